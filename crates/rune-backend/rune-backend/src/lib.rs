@@ -1,0 +1,1 @@
+//! The backend seam: where replicas run.

@@ -1,0 +1,2 @@
+//! The `rune` binary.
+fn main() {}

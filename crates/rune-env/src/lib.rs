@@ -1,0 +1,1 @@
+//! Platform configuration: defaults, file, environment and flags, read once into typed structs.

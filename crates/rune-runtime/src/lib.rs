@@ -1,0 +1,1 @@
+//! The engine: planner, models, dispatch, sessions, reconcile loop, replica router.

@@ -1,0 +1,1 @@
+//! File formats of Rune: Runefile, tools, workflows, compose files, channels, packages.

@@ -1,0 +1,1 @@
+//! SQLite implementation of the store and the content-addressed object store.

@@ -1,0 +1,1 @@
+//! The store seam: records, commands and the RuntimeStore traits.

@@ -1,0 +1,1 @@
+//! Test support: scripted model server, fake store, store suite, daemon, virtual clock.
