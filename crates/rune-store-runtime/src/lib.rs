@@ -1,1 +1,71 @@
-//! The store seam: records, commands and the RuntimeStore traits.
+//! The store seam: the records of Rune, the commands that change them and the
+//! traits that read them.
+//!
+//! * [`Command`] is the only way to change anything. It is a serialisable value
+//!   that already holds every id, time and random number it needs, so that
+//!   applying it is deterministic on every node.
+//! * [`RuntimeStore`] is what the engine, the gateway and a replica hold. It is
+//!   one write method ([`CommandLog::submit`]) and one small read trait per
+//!   aggregate.
+//! * [`Store`] is the cheap handle that stamps commands and types their replies.
+//! * [`Entry`] is a line of a request's journal; everything else a request
+//!   leaves behind (messages, tool invocations, usage) is projected from it in
+//!   the same commit.
+//!
+//! What is not here: SQLite, Raft, HTTP. A replica links this crate and not
+//! `rune-storage`.
+
+mod audit;
+mod cache;
+mod clock;
+mod command;
+mod deployment;
+mod error;
+mod id;
+mod journal;
+mod memory;
+mod message;
+mod page;
+mod registry;
+mod replica;
+mod request;
+mod schedule;
+mod session;
+mod store;
+mod tool_invocation;
+mod usage;
+
+pub use audit::{AuditFilter, AuditRow, AuditVerdict, RecordAudit};
+pub use cache::{CachePut, CacheRemove, CacheRow, CacheSweep};
+pub use clock::{Clock, SystemClock, Timestamp};
+pub use command::{Command, Op, Operation, Reply};
+pub use deployment::{
+    ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentRow, DeploymentState,
+    ScaleDeployment, SetDeploymentState,
+};
+pub use error::{Reject, StoreError};
+pub use id::{
+    AuditId, CommandId, DeploymentId, IdError, ReplicaId, RequestId, ScheduleId, SessionId,
+    VersionId,
+};
+pub use journal::{Entry, EntryBody, ErrorCode, Failure, ModelReply, ToolIntent, ToolOutcome};
+pub use memory::{MemoryForget, MemoryPut, MemoryQuery, MemoryRow, MemoryScope};
+pub use message::{Block, Message, MessageRow, NativeBlock, Role, StopReason, Usage};
+pub use page::{Page, PageRequest};
+pub use registry::{PublishVersion, VersionFilter, VersionRow};
+pub use replica::{PutReplica, RemoveReplica, ReplicaFilter, ReplicaRow, ReplicaState};
+pub use request::{
+    AcceptRequest, Accepted, AppendEntries, Appended, CheckpointPolicy, IdempotencyKey,
+    RequestCancel, RequestFilter, RequestRow, RequestStatus,
+};
+pub use schedule::{
+    DeleteSchedule, FireSchedule, PutSchedule, ScheduleFilter, ScheduleFireRow, ScheduleKind,
+    ScheduleRow,
+};
+pub use session::{CreateSession, DeleteSession, SessionFilter, SessionRow};
+pub use store::{
+    AuditReader, CacheReader, CommandLog, DeploymentReader, MemoryReader, RegistryReader,
+    RequestReader, RuntimeStore, ScheduleReader, SessionReader, Store, UsageReader,
+};
+pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};
+pub use usage::{UsageFilter, UsageRow};

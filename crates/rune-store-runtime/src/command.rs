@@ -1,0 +1,172 @@
+//! Commands: the only way to change anything.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AcceptRequest, Accepted, AppendEntries, Appended, ApplyDeployment, CachePut, CacheRemove,
+    CacheSweep, CommandId, CreateSession, DeleteDeployment, DeleteSchedule, DeleteSession,
+    DeploymentRow, FireSchedule, MemoryForget, MemoryPut, PublishVersion, PutReplica, PutSchedule,
+    RecordAudit, RemoveReplica, RequestCancel, ScaleDeployment, SetDeploymentState, StoreError,
+    Timestamp, VersionRow,
+};
+
+/// A change, complete with everything it depends on: applying the same commands
+/// in the same order gives the same state on every node, whenever it is done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// Version of the command format; [`Command::VERSION`] when made here.
+    pub v: u16,
+    /// The same for every retry of one change.
+    pub id: CommandId,
+    /// The time of the change, from the clock of whoever made it.
+    pub at: Timestamp,
+    /// The change.
+    pub op: Op,
+}
+
+impl Command {
+    /// The version of the command format that this code writes.
+    pub const VERSION: u16 = 1;
+
+    /// A command made at `at`.
+    pub fn new(at: Timestamp, op: impl Into<Op>) -> Self {
+        Self {
+            v: Self::VERSION,
+            id: CommandId::generate(),
+            at,
+            op: op.into(),
+        }
+    }
+}
+
+/// A change that a command can carry, with the type of its reply.
+pub trait Operation: Into<Op> + Send {
+    /// What applying it answers.
+    type Reply;
+
+    /// The typed form of the reply.
+    ///
+    /// # Errors
+    /// [`StoreError::Protocol`] where the reply belongs to another change.
+    fn reply(reply: Reply) -> Result<Self::Reply, StoreError>;
+}
+
+macro_rules! replies {
+    ($($(#[$doc:meta])* $variant:ident($ty:ty)),+ $(,)?) => {
+        /// What applying a command answers.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "reply", content = "value", rename_all = "snake_case")]
+        pub enum Reply {
+            $($(#[$doc])* $variant($ty),)+
+        }
+
+        impl Reply {
+            const fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => stringify!($variant),)+ }
+            }
+        }
+    };
+}
+
+replies! {
+    /// The change has nothing to say.
+    Unit(()),
+    /// A request was accepted, now or earlier.
+    Accepted(Accepted),
+    /// Entries were added.
+    Appended(Appended),
+    /// A deployment as it is now.
+    Deployment(DeploymentRow),
+    /// A version as it is now.
+    Version(VersionRow),
+    /// Whether this command was the first of its kind.
+    First(bool),
+    /// How many rows were touched.
+    Count(u64),
+}
+
+macro_rules! operations {
+    ($($(#[$doc:meta])* $variant:ident => $reply:ident($ty:ty)),+ $(,)?) => {
+        /// Every change there is. The tag is the stored name; it is never renamed.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "op", content = "args", rename_all = "snake_case")]
+        pub enum Op {
+            $($(#[$doc])* $variant($variant),)+
+        }
+
+        impl Op {
+            /// The name of the change, for metrics and logs.
+            #[must_use]
+            pub const fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => stringify!($variant),)+ }
+            }
+        }
+
+        $(
+            impl From<$variant> for Op {
+                fn from(op: $variant) -> Self {
+                    Self::$variant(op)
+                }
+            }
+
+            impl Operation for $variant {
+                type Reply = $ty;
+
+                fn reply(reply: Reply) -> Result<$ty, StoreError> {
+                    match reply {
+                        Reply::$reply(value) => Ok(value),
+                        other => Err(StoreError::Protocol {
+                            expected: stringify!($reply),
+                            found: other.name(),
+                        }),
+                    }
+                }
+            }
+        )+
+    };
+}
+
+operations! {
+    /// Accepts a request.
+    AcceptRequest => Accepted(Accepted),
+    /// Adds entries to a journal.
+    AppendEntries => Appended(Appended),
+    /// Asks for a request to be cancelled.
+    RequestCancel => Appended(Appended),
+    /// Creates a session.
+    CreateSession => Unit(()),
+    /// Deletes a session.
+    DeleteSession => Unit(()),
+    /// Registers a package.
+    PublishVersion => Version(VersionRow),
+    /// Creates or changes a deployment.
+    ApplyDeployment => Deployment(DeploymentRow),
+    /// Changes how many replicas are wanted.
+    ScaleDeployment => Deployment(DeploymentRow),
+    /// Records what was observed of a deployment.
+    SetDeploymentState => Unit(()),
+    /// Deletes a deployment.
+    DeleteDeployment => Unit(()),
+    /// Writes a replica's row.
+    PutReplica => Unit(()),
+    /// Removes a replica's row.
+    RemoveReplica => Unit(()),
+    /// Puts a value into the cache.
+    CachePut => Unit(()),
+    /// Removes a key from the cache.
+    CacheRemove => Unit(()),
+    /// Deletes expired cache rows.
+    CacheSweep => Count(u64),
+    /// Creates or replaces a schedule.
+    PutSchedule => Unit(()),
+    /// Records a fire.
+    FireSchedule => First(bool),
+    /// Deletes a schedule.
+    DeleteSchedule => Unit(()),
+    /// Adds an audit row.
+    RecordAudit => Unit(()),
+    /// Remembers a value.
+    MemoryPut => Unit(()),
+    /// Forgets a key.
+    MemoryForget => Unit(()),
+}

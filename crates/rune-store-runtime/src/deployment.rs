@@ -1,0 +1,144 @@
+//! Deployments: the desired replicas of an agent version.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DeploymentId, Timestamp, VersionId};
+
+/// Creates the deployment of (namespace, agent, alias), or moves the one that is
+/// there to this version, replica count and environment. Reply: the row.
+/// Rejected with `not_found` where the version does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyDeployment {
+    /// Id of the deployment where it is new; an existing one keeps its own.
+    pub deployment_id: DeploymentId,
+    /// Namespace, such as `dev`.
+    pub namespace: String,
+    /// Name of the agent.
+    pub agent: String,
+    /// Alias, such as `stable`.
+    pub alias: String,
+    /// The version to run.
+    pub version_id: VersionId,
+    /// Replicas wanted.
+    pub replicas: u32,
+    /// Variables for the agent, over the daemon's own.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// Changes how many replicas are wanted. Reply: the row. Rejected with `not_found`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleDeployment {
+    /// The deployment.
+    pub deployment_id: DeploymentId,
+    /// Replicas wanted; 0 stops it.
+    pub replicas: u32,
+}
+
+/// Records what the reconcile loop observed. Reply: unit. Rejected with `not_found`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetDeploymentState {
+    /// The deployment.
+    pub deployment_id: DeploymentId,
+    /// The spec generation the observation belongs to; an older one is ignored.
+    pub generation: u64,
+    /// What was observed.
+    pub state: DeploymentState,
+    /// Why, for a person.
+    pub reason: String,
+}
+
+/// Deletes a deployment and its replica rows. Reply: unit. Rejected with `not_found`.
+/// Requests and sessions stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteDeployment {
+    /// The deployment.
+    pub deployment_id: DeploymentId,
+}
+
+/// What the reconcile loop observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeploymentState {
+    /// Nothing was observed yet, or replicas are on their way.
+    Pending,
+    /// Every wanted replica is ready.
+    Ready,
+    /// Some replicas are ready, or an older version serves.
+    Degraded,
+    /// No replica can be started; the reason says why.
+    Failed,
+    /// None is wanted and none runs.
+    Stopped,
+}
+
+impl DeploymentState {
+    /// All states.
+    pub const ALL: [Self; 5] = [
+        Self::Pending,
+        Self::Ready,
+        Self::Degraded,
+        Self::Failed,
+        Self::Stopped,
+    ];
+
+    /// The stored word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// The state with this stored word.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// A deployment as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentRow {
+    /// The deployment.
+    pub id: DeploymentId,
+    /// Namespace.
+    pub namespace: String,
+    /// Name of the agent.
+    pub agent: String,
+    /// Alias.
+    pub alias: String,
+    /// The version to run.
+    pub version_id: VersionId,
+    /// Replicas wanted.
+    pub replicas: u32,
+    /// Variables for the agent. May hold secrets: never listed, never logged.
+    pub env: BTreeMap<String, String>,
+    /// 1 at first, one more with every change of version, replicas or environment.
+    pub generation: u64,
+    /// What was last observed.
+    pub state: DeploymentState,
+    /// Why, for a person.
+    pub reason: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When spec or status last changed.
+    pub updated_at: Timestamp,
+}
+
+/// Which deployments to list, by namespace, agent, alias. Empty fields match everything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeploymentFilter {
+    /// Only in this namespace.
+    pub namespace: Option<String>,
+    /// Only of this agent.
+    pub agent: Option<String>,
+    /// Only with this alias.
+    pub alias: Option<String>,
+}

@@ -1,0 +1,89 @@
+//! What can go wrong with a store.
+
+use serde::{Deserialize, Serialize};
+
+/// A command that is well formed but not allowed in the present state. It is an
+/// answer, not a fault: every node gives the same one and goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Reject {
+    /// What the command names does not exist.
+    #[error("{kind} `{id}` does not exist")]
+    NotFound {
+        /// Such as `session`.
+        kind: String,
+        /// The id or name that was looked for.
+        id: String,
+    },
+    /// The command contradicts what is there.
+    #[error("{message}")]
+    Conflict {
+        /// What stands in the way, for the caller to read.
+        message: String,
+    },
+    /// The request has ended, nothing can be added to its journal.
+    #[error("request `{id}` has ended")]
+    RequestEnded {
+        /// The request.
+        id: String,
+    },
+    /// The command breaks a rule that every command must keep.
+    #[error("{message}")]
+    Invalid {
+        /// The rule, for the caller to read.
+        message: String,
+    },
+}
+
+impl Reject {
+    /// A [`Reject::NotFound`].
+    pub fn not_found(kind: &str, id: &impl ToString) -> Self {
+        Self::NotFound {
+            kind: kind.to_owned(),
+            id: id.to_string(),
+        }
+    }
+
+    /// A [`Reject::Conflict`].
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::Conflict {
+            message: message.into(),
+        }
+    }
+
+    /// A [`Reject::Invalid`].
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::Invalid {
+            message: message.into(),
+        }
+    }
+}
+
+/// A store operation that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The command was refused; see [`Reject`].
+    #[error(transparent)]
+    Rejected(#[from] Reject),
+    /// The store cannot answer now; the same command may be sent again.
+    #[error("store is unavailable: {0}")]
+    Unavailable(String),
+    /// A stored row cannot be read back.
+    #[error("stored {what} cannot be read: {reason}")]
+    Corrupt {
+        /// Which row.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// The page cursor is not one this store made.
+    #[error("page cursor `{0}` is not valid")]
+    Cursor(String),
+    /// The store answered with a reply of another command.
+    #[error("store answered {found} to a command that expects {expected}")]
+    Protocol {
+        /// The reply that the command has.
+        expected: &'static str,
+        /// The reply that came.
+        found: &'static str,
+    },
+}

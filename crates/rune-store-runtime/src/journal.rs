@@ -1,0 +1,258 @@
+//! The run journal: everything that happens to a request, in the order it was
+//! committed.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    Block, DeploymentId, ReplicaId, RequestId, RequestStatus, StopReason, Timestamp, Usage,
+};
+
+/// A committed line of a request's journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The request.
+    pub request_id: RequestId,
+    /// Position in the journal: 1 for the first, without gaps. It is the id of
+    /// the SSE event.
+    pub seq: u64,
+    /// When the command that wrote it was made.
+    pub at: Timestamp,
+    /// What happened.
+    #[serde(flatten)]
+    pub body: EntryBody,
+}
+
+/// What happened. The tag is the stored name; it is never renamed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum EntryBody {
+    /// The request was accepted. Always the first entry, written by
+    /// [`crate::AcceptRequest`].
+    Accepted {
+        /// The input as the caller sent it.
+        input: Value,
+    },
+    /// A replica took the request. More than one of these means that it was
+    /// taken up again after a crash.
+    Started {
+        /// The replica.
+        replica_id: ReplicaId,
+        /// The deployment the replica belongs to.
+        deployment_id: DeploymentId,
+        /// 1 for the first.
+        attempt: u32,
+    },
+    /// The model answered.
+    ModelReply(ModelReply),
+    /// A model call failed and the engine goes on with another provider or gives up.
+    ModelFailed {
+        /// The model turn, from 1.
+        step: u32,
+        /// The provider that failed.
+        provider: String,
+        /// The model id that was asked for.
+        model: String,
+        /// Why.
+        failure: Failure,
+        /// The provider that is asked next, if there is one.
+        next_provider: Option<String>,
+    },
+    /// A tool is about to run. It runs only after this entry is committed.
+    ToolIntent(ToolIntent),
+    /// A tool ran, failed, or was not run; the outcome is what the model is told.
+    ToolResult(ToolOutcome),
+    /// Something the reader of the journal should know and the model need not.
+    Notice {
+        /// A stable word for programs, such as `loop_detected`.
+        code: String,
+        /// For a person.
+        message: String,
+    },
+    /// Somebody asked for the request to be cancelled.
+    CancelRequested {
+        /// Who or why, for a person.
+        reason: String,
+    },
+    /// The request ended. Always the last entry.
+    Finished {
+        /// One of the terminal states.
+        status: RequestStatus,
+        /// What the agent answered; absent unless completed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<Value>,
+        /// Why it did not complete.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<Failure>,
+        /// Tokens of the whole request.
+        usage: Usage,
+    },
+}
+
+impl EntryBody {
+    /// The stored name of the kind.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::Started { .. } => "started",
+            Self::ModelReply(_) => "model_reply",
+            Self::ModelFailed { .. } => "model_failed",
+            Self::ToolIntent(_) => "tool_intent",
+            Self::ToolResult(_) => "tool_result",
+            Self::Notice { .. } => "notice",
+            Self::CancelRequested { .. } => "cancel_requested",
+            Self::Finished { .. } => "finished",
+        }
+    }
+}
+
+/// One finished answer of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelReply {
+    /// The model turn, from 1.
+    pub step: u32,
+    /// The provider that answered, as named in the Runefile.
+    pub provider: String,
+    /// The model id the provider was asked for.
+    pub model: String,
+    /// What it said.
+    pub blocks: Vec<Block>,
+    /// Why it stopped.
+    pub stop: StopReason,
+    /// Tokens of this call.
+    pub usage: Usage,
+    /// From sending the call to its end, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// A tool call that is about to run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToolIntent {
+    /// The model turn that asked for it.
+    pub step: u32,
+    /// The id of the call in the model's reply.
+    pub call_id: String,
+    /// The tool's name in the package, such as `rune@file-read`.
+    pub tool: String,
+    /// The validated input.
+    pub input: Value,
+    /// Whether the tool may be run again after an unknown outcome.
+    pub idempotent: bool,
+    /// The same for every run of this call; handed to the tool.
+    pub idempotency_key: String,
+}
+
+/// How a tool call ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToolOutcome {
+    /// The model turn that asked for it.
+    pub step: u32,
+    /// The id of the call in the model's reply.
+    pub call_id: String,
+    /// The tool's name in the package; the name the model used where no tool has it.
+    pub tool: String,
+    /// The output, where the tool succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Value>,
+    /// Why not, where it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// What the model is shown; a shortened form of a long output says so.
+    pub content: String,
+    /// From start to end, in milliseconds; 0 where the tool was not run.
+    pub duration_ms: u64,
+    /// How often it was run: more than 1 after retries, 0 where it was not run.
+    pub attempts: u32,
+}
+
+/// A failure as it is stored and shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For the caller. Holds no secret and no internal detail.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with this code and message.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+/// The closed list of error codes. Each maps to one HTTP status, one exit code and
+/// one metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The input or a parameter is wrong.
+    InvalidInput,
+    /// No or wrong credentials.
+    Unauthenticated,
+    /// Not allowed.
+    Denied,
+    /// Does not exist.
+    NotFound,
+    /// Contradicts the present state.
+    Conflict,
+    /// Larger than a limit.
+    TooLarge,
+    /// A budget, cap or rate was reached.
+    LimitExceeded,
+    /// Somebody cancelled it.
+    Cancelled,
+    /// A fault of Rune or of a tool.
+    Internal,
+    /// No model provider answered.
+    ModelUnavailable,
+    /// Cannot be served now.
+    Unavailable,
+    /// A time limit was reached.
+    Timeout,
+}
+
+impl ErrorCode {
+    /// The stable word, as in the error body.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidInput => "invalid_input",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Denied => "denied",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::TooLarge => "too_large",
+            Self::LimitExceeded => "limit_exceeded",
+            Self::Cancelled => "cancelled",
+            Self::Internal => "internal",
+            Self::ModelUnavailable => "model_unavailable",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+        }
+    }
+
+    /// The HTTP status of the error body.
+    #[must_use]
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::InvalidInput => 400,
+            Self::Unauthenticated => 401,
+            Self::Denied => 403,
+            Self::NotFound => 404,
+            Self::Conflict => 409,
+            Self::TooLarge => 413,
+            Self::LimitExceeded => 429,
+            Self::Cancelled => 499,
+            Self::Internal => 500,
+            Self::ModelUnavailable => 502,
+            Self::Unavailable => 503,
+            Self::Timeout => 504,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The traits a store implements and the handle the rest of Rune holds.
+
+use std::future::Future;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{
+    AuditFilter, AuditRow, CacheRow, Clock, Command, DeploymentFilter, DeploymentId, DeploymentRow,
+    Entry, MemoryQuery, MemoryRow, MemoryScope, MessageRow, Operation, Page, PageRequest,
+    ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestRow,
+    ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow,
+    StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageRow, VersionFilter, VersionId,
+    VersionRow,
+};
+
+/// The write side. Implementations keep four promises:
+///
+/// * the reply comes only after the change is durable;
+/// * commands submitted one after another by one caller are applied in that order;
+///   a command counts as submitted when the returned future is first polled;
+/// * the same command id is applied once, a retry gets the first reply
+///   (within the window the implementation documents);
+/// * a caller that drops the future has not undone the change.
+#[async_trait]
+pub trait CommandLog: Send + Sync {
+    /// Applies a command.
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] where the present state forbids it; any other
+    /// error leaves open whether the change was made, and the same command may be
+    /// submitted again.
+    async fn submit(&self, command: Command) -> Result<Reply, StoreError>;
+}
+
+/// Requests, their journals and what is projected from them.
+#[async_trait]
+pub trait RequestReader: Send + Sync {
+    /// One request.
+    async fn request(&self, id: RequestId) -> Result<Option<RequestRow>, StoreError>;
+    /// Requests, newest first.
+    async fn requests(
+        &self,
+        filter: &RequestFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RequestRow>, StoreError>;
+    /// Journal entries with `seq > after`, in order, at the most `limit`.
+    async fn journal(
+        &self,
+        id: RequestId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<Entry>, StoreError>;
+    /// Tool invocations of a request, in the order of their intents.
+    async fn tool_invocations(&self, id: RequestId) -> Result<Vec<ToolInvocationRow>, StoreError>;
+}
+
+/// Sessions and their messages.
+#[async_trait]
+pub trait SessionReader: Send + Sync {
+    /// One session.
+    async fn session(&self, id: &SessionId) -> Result<Option<SessionRow>, StoreError>;
+    /// Sessions, newest first.
+    async fn sessions(
+        &self,
+        filter: &SessionFilter,
+        page: &PageRequest,
+    ) -> Result<Page<SessionRow>, StoreError>;
+    /// Messages of a session in the order they were committed, oldest first.
+    async fn messages(
+        &self,
+        id: &SessionId,
+        page: &PageRequest,
+    ) -> Result<Page<MessageRow>, StoreError>;
+    /// The newest `limit` messages of a session, oldest first.
+    async fn recent_messages(
+        &self,
+        id: &SessionId,
+        limit: u32,
+    ) -> Result<Vec<MessageRow>, StoreError>;
+}
+
+/// Deployments and replicas.
+#[async_trait]
+pub trait DeploymentReader: Send + Sync {
+    /// One deployment.
+    async fn deployment(&self, id: DeploymentId) -> Result<Option<DeploymentRow>, StoreError>;
+    /// Deployments by namespace, agent, alias.
+    async fn deployments(
+        &self,
+        filter: &DeploymentFilter,
+        page: &PageRequest,
+    ) -> Result<Page<DeploymentRow>, StoreError>;
+    /// One replica.
+    async fn replica(&self, id: ReplicaId) -> Result<Option<ReplicaRow>, StoreError>;
+    /// Replicas, oldest first.
+    async fn replicas(
+        &self,
+        filter: &ReplicaFilter,
+        page: &PageRequest,
+    ) -> Result<Page<ReplicaRow>, StoreError>;
+}
+
+/// The registry of agent versions.
+#[async_trait]
+pub trait RegistryReader: Send + Sync {
+    /// One version.
+    async fn version(&self, id: VersionId) -> Result<Option<VersionRow>, StoreError>;
+    /// Versions, newest first.
+    async fn versions(
+        &self,
+        filter: &VersionFilter,
+        page: &PageRequest,
+    ) -> Result<Page<VersionRow>, StoreError>;
+}
+
+/// The cache.
+#[async_trait]
+pub trait CacheReader: Send + Sync {
+    /// The value of a key, unless it has expired at `now`.
+    async fn cached(&self, key: &str, now: Timestamp) -> Result<Option<CacheRow>, StoreError>;
+}
+
+/// Schedules and their fires.
+#[async_trait]
+pub trait ScheduleReader: Send + Sync {
+    /// One schedule.
+    async fn schedule(&self, id: ScheduleId) -> Result<Option<ScheduleRow>, StoreError>;
+    /// Schedules by namespace and name.
+    async fn schedules(
+        &self,
+        filter: &ScheduleFilter,
+        page: &PageRequest,
+    ) -> Result<Page<ScheduleRow>, StoreError>;
+    /// Fires of a schedule, newest planned time first.
+    async fn schedule_fires(
+        &self,
+        id: ScheduleId,
+        page: &PageRequest,
+    ) -> Result<Page<ScheduleFireRow>, StoreError>;
+}
+
+/// The audit trail.
+#[async_trait]
+pub trait AuditReader: Send + Sync {
+    /// Audit rows, newest first.
+    async fn audit(
+        &self,
+        filter: &AuditFilter,
+        page: &PageRequest,
+    ) -> Result<Page<AuditRow>, StoreError>;
+}
+
+/// The usage ledger.
+#[async_trait]
+pub trait UsageReader: Send + Sync {
+    /// Rows of the ledger, newest first.
+    async fn usage(
+        &self,
+        filter: &UsageFilter,
+        page: &PageRequest,
+    ) -> Result<Page<UsageRow>, StoreError>;
+}
+
+/// What agents remember.
+#[async_trait]
+pub trait MemoryReader: Send + Sync {
+    /// One memory.
+    async fn memory(&self, scope: &MemoryScope, key: &str)
+    -> Result<Option<MemoryRow>, StoreError>;
+    /// Memories by key.
+    async fn memories(
+        &self,
+        scope: &MemoryScope,
+        query: &MemoryQuery,
+        page: &PageRequest,
+    ) -> Result<Page<MemoryRow>, StoreError>;
+}
+
+/// A whole store.
+pub trait RuntimeStore:
+    CommandLog
+    + RequestReader
+    + SessionReader
+    + DeploymentReader
+    + RegistryReader
+    + CacheReader
+    + ScheduleReader
+    + AuditReader
+    + UsageReader
+    + MemoryReader
+{
+}
+
+impl<T> RuntimeStore for T where
+    T: CommandLog
+        + RequestReader
+        + SessionReader
+        + DeploymentReader
+        + RegistryReader
+        + CacheReader
+        + ScheduleReader
+        + AuditReader
+        + UsageReader
+        + MemoryReader
+{
+}
+
+/// A store and the clock that stamps what is written to it. Cheap to clone; reads
+/// go straight to the [`RuntimeStore`] behind it.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<dyn RuntimeStore>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Store {
+    /// A handle on a store.
+    pub fn new(inner: Arc<dyn RuntimeStore>, clock: Arc<dyn Clock>) -> Self {
+        Self { inner, clock }
+    }
+
+    /// The time that the next write is stamped with.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Stamps a change, submits it and waits until it is durable. The change is
+    /// submitted when the future is first polled.
+    ///
+    /// # Errors
+    /// As [`CommandLog::submit`].
+    pub fn write<O: Operation>(
+        &self,
+        operation: O,
+    ) -> impl Future<Output = Result<O::Reply, StoreError>> + Send + use<O> {
+        let command = Command::new(self.now(), operation);
+        let inner = Arc::clone(&self.inner);
+        async move { O::reply(inner.submit(command).await?) }
+    }
+}
+
+impl Deref for Store {
+    type Target = dyn RuntimeStore;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.inner
+    }
+}
