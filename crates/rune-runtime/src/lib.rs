@@ -1,1 +1,4 @@
-//! The engine: planner, models, dispatch, sessions, reconcile loop, replica router.
+//! The engine.
+
+pub mod model;
+pub mod task;

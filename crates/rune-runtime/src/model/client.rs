@@ -1,0 +1,119 @@
+//! The provider seam.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::Stream;
+use rune_store_runtime::{Block, StopReason, Usage};
+
+use super::ModelRequest;
+
+/// What a model says, as it says it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelEvent {
+    /// More of the answer.
+    Text(String),
+    /// More of the reasoning.
+    Reasoning(String),
+    /// The whole reply. Always the last event, exactly once.
+    Done(ModelOutput),
+}
+
+/// A whole reply.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelOutput {
+    /// Text, reasoning and tool calls, in order. The ids of the calls are unique
+    /// and not empty.
+    pub blocks: Vec<Block>,
+    /// Why the model stopped. `ToolUse` exactly where `blocks` holds a call.
+    pub stop: StopReason,
+    /// Tokens of the call, as the provider counted them.
+    pub usage: Usage,
+}
+
+/// The reply of a model as it arrives. Dropping it ends the call: the connection is
+/// closed. It ends with [`ModelEvent::Done`] or an error.
+pub type ModelStream = Pin<Box<dyn Stream<Item = Result<ModelEvent, ModelError>> + Send>>;
+
+/// A provider. Cheap to share; connections are reused between calls.
+#[async_trait]
+pub trait LlmClient: Send + Sync {
+    /// The provider's name in the Runefile.
+    fn provider(&self) -> &str;
+
+    /// Asks the model. Retries inside, as the protocol advises, until the first event
+    /// is available; the stream itself is never resumed.
+    ///
+    /// # Errors
+    /// A [`ModelError`]; the stream yields one where the reply breaks off.
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError>;
+}
+
+/// Why a model call failed; decides what the engine does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ModelErrorKind {
+    /// No or a refused key. Not retried; the next provider may do.
+    Unauthenticated,
+    /// The account has no money or quota left. Not retried.
+    QuotaExhausted,
+    /// The model does not exist or may not be used. Not retried.
+    ModelNotFound,
+    /// The provider refuses the request as it is. Not retried.
+    InvalidRequest,
+    /// The conversation does not fit the model's window. Not retried.
+    ContextOverflow,
+    /// Too many calls. Retried after the time the provider names.
+    RateLimited,
+    /// The provider has no capacity or an internal fault. Retried.
+    Overloaded,
+    /// The provider cannot be reached, or the connection broke. Retried.
+    Transport,
+    /// The provider was silent for too long. Retried.
+    Timeout,
+    /// The reply ended before its end marker. Retried unless something was shown.
+    Truncated,
+    /// The reply is not what the protocol says. Retried once.
+    Malformed,
+}
+
+/// A failed model call. The message names the provider and what to do and holds no
+/// secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{provider}: {message}")]
+pub struct ModelError {
+    /// Decides what happens next.
+    pub kind: ModelErrorKind,
+    /// The provider's name in the Runefile.
+    pub provider: String,
+    /// For the caller.
+    pub message: String,
+    /// How long the provider asks to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl ModelError {
+    /// A failure of `provider`.
+    pub fn new(kind: ModelErrorKind, provider: &str, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            provider: provider.to_owned(),
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    /// Whether the same call may succeed when sent again.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(
+            self.kind,
+            ModelErrorKind::RateLimited
+                | ModelErrorKind::Overloaded
+                | ModelErrorKind::Transport
+                | ModelErrorKind::Timeout
+                | ModelErrorKind::Truncated
+                | ModelErrorKind::Malformed
+        )
+    }
+}

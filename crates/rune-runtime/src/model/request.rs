@@ -1,0 +1,35 @@
+//! What a model is asked.
+
+use rune_store_runtime::Message;
+use serde_json::Value;
+
+/// One call of a model, the same for every provider.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelRequest {
+    /// The provider's id of the model.
+    pub model: String,
+    /// The system prompt. The same text for every call of an agent version, so that
+    /// the provider's prompt cache can hold it.
+    pub system: String,
+    /// The conversation. Every tool call in it is followed by its result.
+    pub messages: Vec<Message>,
+    /// The tools, sorted by name.
+    pub tools: Vec<ToolDefinition>,
+    /// Output tokens at the most.
+    pub max_output_tokens: Option<u32>,
+    /// Sampling temperature; left to the provider where absent.
+    pub temperature: Option<f64>,
+    /// How hard to think, in the provider's words; left to it where absent.
+    pub reasoning_effort: Option<String>,
+}
+
+/// A tool as the model sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolDefinition {
+    /// Matches `[A-Za-z0-9_-]{1,64}`.
+    pub name: String,
+    /// When and how to use it.
+    pub description: String,
+    /// JSON Schema of the input, an object.
+    pub input_schema: Value,
+}

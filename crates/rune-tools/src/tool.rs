@@ -1,0 +1,53 @@
+//! The built-in seam.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::ToolError;
+
+/// Everything a tool call may touch.
+#[derive(Clone)]
+pub struct ToolContext {
+    /// The request the call belongs to.
+    pub request_id: RequestId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// Whose memory the call sees.
+    pub scope: MemoryScope,
+    /// The same for every run of this call.
+    pub idempotency_key: String,
+    /// The directory that the agent may read and write; it exists.
+    pub workspace: PathBuf,
+    /// The store, for tools that keep something in it.
+    pub store: Store,
+    /// Fires when the request is cancelled or out of time. A tool ends within a
+    /// second of it and leaves nothing running.
+    pub cancel: CancellationToken,
+    /// The longest the call may take.
+    pub timeout: Duration,
+    /// The largest output in bytes.
+    pub output_limit: usize,
+}
+
+/// A built-in tool.
+///
+/// An implementation checks what a schema cannot say, stays inside its
+/// [`ToolContext`], and ends soon after `cancel` fires. The dispatcher has validated
+/// the input against the descriptor's schema and enforces the timeout around the
+/// call by firing `cancel`.
+#[async_trait]
+pub trait BuiltinTool: Send + Sync {
+    /// The name after `rune@`, such as `file-read`.
+    fn name(&self) -> &'static str;
+
+    /// Runs the tool.
+    ///
+    /// # Errors
+    /// A [`ToolError`] that tells the model what failed and what to do.
+    async fn call(&self, context: &ToolContext, input: Value) -> Result<Value, ToolError>;
+}
