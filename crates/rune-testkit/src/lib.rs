@@ -1,1 +1,26 @@
-//! Test support: scripted model server, fake store, store suite, daemon, virtual clock.
+//! What the tests of several crates share.
+//!
+//! * [`ModelServer`] plays a [`ModelScript`] on the wire protocols of the real model providers (Anthropic Messages,
+//!   OpenAI Chat Completions, Gemini), streaming and whole, with faults on demand. It checks what clients send as the
+//!   providers do and records it. The binary `rune-model-server` is the same server with a script from a file.
+//! * [`TestDaemon`] runs a `rune` binary as a child process with a home of its own.
+//! * [`VirtualClock`] is a clock that moves only by hand.
+//!
+//! It is not a simulator of a model's mind: an answer is what the script says, or an echo of the last user text.
+//!
+//! Invariants: no fixed ports, no inherited environment, nothing left behind after a drop; the same script means the
+//! same on every protocol; a wait has a deadline and its error says what was seen instead.
+
+mod clock;
+mod daemon;
+mod error;
+mod model_server;
+mod task;
+
+pub use clock::VirtualClock;
+pub use daemon::{TestDaemon, TestDaemonBuilder};
+pub use error::TestkitError;
+pub use model_server::{
+    CutAt, Fault, FaultKind, Garbage, ModelScript, ModelServer, Otherwise, Protocol,
+    RecordedRequest, Reply, Rule, Stop, Text, ToolCall, Usage, When,
+};
