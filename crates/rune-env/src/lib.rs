@@ -1,1 +1,32 @@
 //! Platform configuration: defaults, file, environment and flags, read once into typed structs.
+//!
+//! This is the only crate that reads the environment. Precedence: defaults < `~/.rune/config.toml` < environment <
+//! flags. An unknown key, an unreadable file or a value of the wrong shape is fatal and says where it stands. A
+//! variable that is set but empty counts as not set.
+//!
+//! What this crate is not: it opens nothing, connects to nothing, and does not know the files of agents. `${VAR}` in
+//! those is resolved with [`Config::variable`].
+//!
+//! Entry points: [`Config::from_process`] (the real environment), [`Config::load`] (any environment; tests),
+//! [`Config::redacted`] (`rune config show`), [`schema`].
+//!
+//! Invariants:
+//! * Every key exists exactly once, in the key table; file, environment, flags, schema and `config show` are views of it.
+//! * A secret never appears in `Debug`, `Display` or [`Config::redacted`].
+
+mod config;
+mod error;
+mod file;
+mod keys;
+mod provider;
+mod resolve;
+mod schema;
+
+pub use config::{
+    Config, ConfigSources, ControlPlaneConfig, Environment, GatewayConfig, LogFormat,
+    ObservabilityConfig, ProvidersConfig, RateLimit, RuntimeConfig, StorageConfig,
+};
+pub use error::ConfigError;
+pub use provider::Provider;
+pub use resolve::{ConfigEntry, Origin, Overrides};
+pub use schema::schema;

@@ -1,0 +1,443 @@
+//! The typed configuration.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::error::ConfigError;
+use crate::resolve::{ConfigEntry, Overrides, Resolved};
+
+/// Largest configuration file, in bytes.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// How environment variables are looked up.
+pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Where the configuration comes from.
+#[derive(Clone)]
+pub struct ConfigSources {
+    /// The environment.
+    pub env: Environment,
+    /// An explicitly named file, which must exist; `None`: `~/.rune/config.toml`, if there is one.
+    pub file: Option<PathBuf>,
+    /// Values given by flags.
+    pub overrides: Overrides,
+}
+
+/// The configuration of one Rune process. Cheap enough to clone at start, not per request.
+#[derive(Clone)]
+pub struct Config {
+    /// Model providers.
+    pub providers: ProvidersConfig,
+    /// The public API.
+    pub gateway: GatewayConfig,
+    /// The control-plane API.
+    pub control_plane: ControlPlaneConfig,
+    /// Where data is.
+    pub storage: StorageConfig,
+    /// Logs and traces.
+    pub observability: ObservabilityConfig,
+    /// Running agents.
+    pub runtime: RuntimeConfig,
+    entries: Vec<ConfigEntry>,
+    env: Environment,
+}
+
+/// Keys and base URLs of model providers. Base URLs have no trailing slash.
+#[derive(Debug, Clone)]
+pub struct ProvidersConfig {
+    /// `ANTHROPIC_API_KEY`
+    pub anthropic_api_key: Option<SecretString>,
+    /// `ANTHROPIC_BASE_URL`, without `/v1`.
+    pub anthropic_base_url: String,
+    /// `CLAUDE_API_KEY`
+    pub claude_api_key: Option<SecretString>,
+    /// `GEMINI_API_KEY`
+    pub gemini_api_key: Option<SecretString>,
+    /// `GEMINI_BASE_URL`, without a version.
+    pub gemini_base_url: String,
+    /// `GEMINI_MODEL`
+    pub gemini_model: Option<String>,
+    /// `COPILOT_TOKEN`, else `GITHUB_TOKEN`.
+    pub copilot_token: Option<SecretString>,
+    /// `COPILOT_BASE_URL`; absent: what the token exchange says.
+    pub copilot_base_url: Option<String>,
+    /// `GITHUB_API_BASE_URL`
+    pub github_api_base_url: String,
+    /// `OPENAI_API_KEY`
+    pub openai_api_key: Option<SecretString>,
+    /// `OPENAI_BASE_URL`, ending in `/v1`.
+    pub openai_base_url: String,
+    /// `OPENAI_MODEL`
+    pub openai_model: Option<String>,
+}
+
+/// The public API.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// `RUNE_GATEWAY_BASE_URL`: its public URL.
+    pub base_url: Option<String>,
+    /// `RUNE_API_KEY`
+    pub api_key: Option<SecretString>,
+    /// `RUNE_JWT_SECRET`
+    pub jwt_secret: Option<SecretString>,
+    /// `RUNE_JWKS_URL`
+    pub jwks_url: Option<String>,
+    /// `RUNE_JWT_AUDIENCE`
+    pub jwt_audience: Option<String>,
+    /// `RUNE_RATE_LIMIT_RPS` and `RUNE_RATE_LIMIT_BURST`; absent: no limit.
+    pub rate_limit: Option<RateLimit>,
+    /// `RUNE_WEBHOOK_SECRET`
+    pub webhook_secret: Option<SecretString>,
+}
+
+impl GatewayConfig {
+    /// Whether callers must prove who they are.
+    pub fn has_auth(&self) -> bool {
+        self.api_key.is_some() || self.jwt_secret.is_some() || self.jwks_url.is_some()
+    }
+}
+
+/// A token bucket per caller.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateLimit {
+    /// Requests per second.
+    pub rps: f64,
+    /// Requests at once.
+    pub burst: u32,
+}
+
+/// The control-plane API.
+#[derive(Debug, Clone)]
+pub struct ControlPlaneConfig {
+    /// Where it listens.
+    pub addr: SocketAddr,
+}
+
+/// Where data is.
+#[derive(Debug, Clone)]
+pub struct StorageConfig {
+    /// `RUNE_DATA_DIR`
+    pub data_dir: PathBuf,
+    /// `DATABASE_URL`; by default `sqlite:` and `rune.db` in the data directory.
+    pub database_url: String,
+    /// `RUNE_OBJECT_STORE_URL`; absent: [`StorageConfig::object_dir`].
+    pub object_store_url: Option<String>,
+}
+
+impl StorageConfig {
+    /// The object store without a URL: `objects` in the data directory.
+    pub fn object_dir(&self) -> PathBuf {
+        self.data_dir.join("objects")
+    }
+}
+
+/// Logs and traces.
+#[derive(Debug, Clone)]
+pub struct ObservabilityConfig {
+    /// `RUST_LOG`
+    pub log: String,
+    /// `RUNE_LOG_FORMAT`
+    pub log_format: LogFormat,
+    /// `OTEL_ENDPOINT`, else `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub otel_endpoint: Option<String>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// For machines.
+    Json,
+}
+
+/// Running agents.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// `RUNE_WORKSPACE_DIR`; by default `workspaces` in the data directory.
+    pub workspace_dir: PathBuf,
+    /// `RUNE_DRAIN_GRACE_SECS`
+    pub drain_grace: Duration,
+    /// `RUNE_REPLICA_IMAGE`
+    pub replica_image: String,
+    /// `RUNE_CHROME_PATH`
+    pub chrome_path: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the real environment and the configuration file.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the environment"
+    )]
+    pub fn from_process(file: Option<PathBuf>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let env: Environment = Arc::new(|name| {
+            // A name with `=` or NUL cannot be set; asking for it would panic on some platforms.
+            let askable = !name.is_empty() && !name.contains(['=', '\0']);
+            askable.then(|| std::env::var(name).ok()).flatten()
+        });
+        Self::load(ConfigSources {
+            env,
+            file,
+            overrides,
+        })
+    }
+
+    /// Resolves defaults < file < environment < flags.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first key or value that is not right, or a file that cannot be read. Only the default
+    /// file may be missing.
+    pub fn load(sources: ConfigSources) -> Result<Self, ConfigError> {
+        let ConfigSources {
+            env,
+            file,
+            overrides,
+        } = sources;
+        let home = env("HOME")
+            .filter(|home| !home.is_empty())
+            .map(PathBuf::from);
+        let (path, text) = read(file, home.as_deref())?;
+        let resolved = Resolved::new(path, text.as_deref(), &*env, &overrides)?;
+        let reader = Reader { resolved, home };
+        Ok(Self {
+            providers: reader.providers()?,
+            gateway: reader.gateway()?,
+            control_plane: ControlPlaneConfig {
+                addr: reader.address("control_plane.addr")?,
+            },
+            storage: reader.storage()?,
+            observability: reader.observability()?,
+            runtime: reader.runtime()?,
+            entries: reader.resolved.entries(),
+            env,
+        })
+    }
+
+    /// Every key with its value (`***` for secrets) and where it comes from, for `rune config show`.
+    pub fn redacted(&self) -> &[ConfigEntry] {
+        &self.entries
+    }
+
+    /// The environment variable of this name, for `${VAR}` in the files of agents.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        (self.env)(name)
+    }
+
+    /// `RUNE_MCP_{SERVER}_URL`: where the MCP server of this name is. Letters count as upper case, everything that is
+    /// neither letter nor digit as `_`.
+    pub fn mcp_server_url(&self, server: &str) -> Option<String> {
+        let name: String = server
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() {
+                    c.to_ascii_uppercase()
+                } else {
+                    '_'
+                }
+            })
+            .collect();
+        self.variable(&format!("RUNE_MCP_{name}_URL"))
+            .filter(|url| !url.trim().is_empty())
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut map = f.debug_map();
+        for entry in &self.entries {
+            map.entry(&entry.key, &entry.value.as_deref().unwrap_or_default());
+        }
+        map.finish()
+    }
+}
+
+/// The file's path and text. Only the default file may be missing.
+fn read(
+    file: Option<PathBuf>,
+    home: Option<&Path>,
+) -> Result<(PathBuf, Option<String>), ConfigError> {
+    let (path, named) = match (file, home) {
+        (Some(path), _) => (path, true),
+        (None, Some(home)) => (home.join(".rune/config.toml"), false),
+        (None, None) => return Ok((PathBuf::new(), None)),
+    };
+    let text = std::fs::metadata(&path).and_then(|meta| {
+        if !meta.is_file() || meta.len() > MAX_FILE_BYTES {
+            let message = format!("not a regular file of at most {MAX_FILE_BYTES} bytes");
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                message,
+            ));
+        }
+        std::fs::read_to_string(&path)
+    });
+    match text {
+        Ok(text) => Ok((path, Some(text))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok((path, None)),
+        Err(source) => Err(ConfigError::Read { path, source }),
+    }
+}
+
+/// Reads typed values out of the resolved ones.
+struct Reader {
+    resolved: Resolved,
+    home: Option<PathBuf>,
+}
+
+impl Reader {
+    fn providers(&self) -> Result<ProvidersConfig, ConfigError> {
+        Ok(ProvidersConfig {
+            anthropic_api_key: self.secret("providers.anthropic_api_key"),
+            anthropic_base_url: self
+                .base_url("providers.anthropic_base_url")?
+                .unwrap_or_default(),
+            claude_api_key: self.secret("providers.claude_api_key"),
+            gemini_api_key: self.secret("providers.gemini_api_key"),
+            gemini_base_url: self
+                .base_url("providers.gemini_base_url")?
+                .unwrap_or_default(),
+            gemini_model: self.resolved.text("providers.gemini_model"),
+            copilot_token: self.secret("providers.copilot_token"),
+            copilot_base_url: self.base_url("providers.copilot_base_url")?,
+            github_api_base_url: self
+                .base_url("providers.github_api_base_url")?
+                .unwrap_or_default(),
+            openai_api_key: self.secret("providers.openai_api_key"),
+            openai_base_url: self
+                .base_url("providers.openai_base_url")?
+                .unwrap_or_default(),
+            openai_model: self.resolved.text("providers.openai_model"),
+        })
+    }
+
+    fn gateway(&self) -> Result<GatewayConfig, ConfigError> {
+        let positive = |text: &str| {
+            text.parse::<f64>()
+                .ok()
+                .filter(|rate| rate.is_finite() && *rate > 0.0)
+        };
+        let rps = self.resolved.parse("gateway.rate_limit_rps", positive)?;
+        let burst = self
+            .resolved
+            .parse("gateway.rate_limit_burst", |text| text.parse::<u32>().ok())?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "float casts saturate"
+        )]
+        let rate_limit = rps.map(|rps| RateLimit {
+            rps,
+            burst: burst.unwrap_or(rps.ceil() as u32).max(1),
+        });
+        Ok(GatewayConfig {
+            addr: self.address("gateway.addr")?,
+            base_url: self.base_url("gateway.base_url")?,
+            api_key: self.secret("gateway.api_key"),
+            jwt_secret: self.secret("gateway.jwt_secret"),
+            jwks_url: self.base_url("gateway.jwks_url")?,
+            jwt_audience: self.resolved.text("gateway.jwt_audience"),
+            rate_limit,
+            webhook_secret: self.secret("gateway.webhook_secret"),
+        })
+    }
+
+    fn storage(&self) -> Result<StorageConfig, ConfigError> {
+        let data_dir = self.data_dir()?;
+        let database_url = self
+            .resolved
+            .text("storage.database_url")
+            .unwrap_or_else(|| format!("sqlite:{}", data_dir.join("rune.db").display()));
+        Ok(StorageConfig {
+            data_dir,
+            database_url,
+            object_store_url: self.resolved.text("storage.object_store_url"),
+        })
+    }
+
+    fn observability(&self) -> Result<ObservabilityConfig, ConfigError> {
+        let format = |text: &str| match text {
+            "pretty" => Some(LogFormat::Pretty),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        };
+        Ok(ObservabilityConfig {
+            log: self.resolved.text("observability.log").unwrap_or_default(),
+            log_format: self
+                .resolved
+                .parse("observability.log_format", format)?
+                .unwrap_or(LogFormat::Pretty),
+            otel_endpoint: self.base_url("observability.otel_endpoint")?,
+        })
+    }
+
+    fn runtime(&self) -> Result<RuntimeConfig, ConfigError> {
+        let workspace_dir = match self.path("runtime.workspace_dir")? {
+            Some(path) => path,
+            None => self.data_dir()?.join("workspaces"),
+        };
+        let seconds = self
+            .resolved
+            .parse("runtime.drain_grace_secs", |text| text.parse::<u32>().ok())?;
+        Ok(RuntimeConfig {
+            workspace_dir,
+            drain_grace: Duration::from_secs(seconds.unwrap_or_default().into()),
+            replica_image: self
+                .resolved
+                .text("runtime.replica_image")
+                .unwrap_or_default(),
+            chrome_path: self.path("runtime.chrome_path")?,
+        })
+    }
+
+    fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        Ok(self.path("storage.data_dir")?.unwrap_or_default())
+    }
+
+    fn secret(&self, key: &'static str) -> Option<SecretString> {
+        // A line end is easily picked up from a file and never part of a key.
+        self.resolved
+            .text(key)
+            .map(|text| SecretString::from(text.trim().to_owned()))
+    }
+
+    fn base_url(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
+        self.resolved.parse(key, |text| {
+            let text = text.trim().trim_end_matches('/');
+            let rest = text
+                .strip_prefix("https://")
+                .or_else(|| text.strip_prefix("http://"))?;
+            (!rest.is_empty() && !rest.contains(char::is_whitespace)).then(|| text.to_owned())
+        })
+    }
+
+    fn address(&self, key: &'static str) -> Result<SocketAddr, ConfigError> {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let parse = |text: &str| text.replacen("localhost:", "127.0.0.1:", 1).parse().ok();
+        Ok(self.resolved.parse(key, parse)?.unwrap_or(loopback))
+    }
+
+    fn path(&self, key: &'static str) -> Result<Option<PathBuf>, ConfigError> {
+        let Some(text) = self.resolved.text(key) else {
+            return Ok(None);
+        };
+        let below_home = text
+            .strip_prefix('~')
+            .filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        match (below_home, &self.home) {
+            (None, _) => Ok(Some(PathBuf::from(text))),
+            (Some(rest), Some(home)) => Ok(Some(home.join(rest.trim_start_matches('/')))),
+            (Some(_), None) => Err(ConfigError::NoHome { key }),
+        }
+    }
+}

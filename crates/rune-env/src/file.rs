@@ -1,0 +1,124 @@
+//! `config.toml`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use crate::error::ConfigError;
+use crate::keys::{KEYS, Kind, find};
+
+/// A value of the file and where it stands.
+#[derive(Debug)]
+pub(crate) struct FileValue {
+    pub(crate) text: String,
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+}
+
+/// Parses the text of a configuration file into values by key.
+pub(crate) fn parse(
+    path: &Path,
+    text: &str,
+) -> Result<BTreeMap<&'static str, FileValue>, ConfigError> {
+    let document = DeTable::parse(text).map_err(|error| {
+        let (line, column) = position(text, error.span());
+        ConfigError::Syntax {
+            path: path.to_owned(),
+            line,
+            column,
+            message: error.message().to_owned(),
+        }
+    })?;
+    let unknown = |key: String, span: Range<usize>| {
+        let (line, column) = position(text, Some(span));
+        ConfigError::UnknownKey {
+            path: path.to_owned(),
+            line,
+            column,
+            suggestion: nearest(&key),
+            key,
+        }
+    };
+    let mut values = BTreeMap::new();
+    for (table, entries) in document.get_ref() {
+        let DeValue::Table(entries) = entries.get_ref() else {
+            return Err(unknown(table.get_ref().to_string(), table.span()));
+        };
+        if !KEYS.iter().any(|key| key.parts().0 == table.get_ref()) {
+            return Err(unknown(table.get_ref().to_string(), table.span()));
+        }
+        for (name, value) in entries {
+            let dotted = format!("{}.{}", table.get_ref(), name.get_ref());
+            let Some(key) = find(&dotted) else {
+                return Err(unknown(dotted, name.span()));
+            };
+            let (line, column) = position(text, Some(value.span()));
+            let Some(text) = scalar(value.get_ref(), key.kind) else {
+                return Err(ConfigError::FileValue {
+                    path: path.to_owned(),
+                    line,
+                    column,
+                    key: key.name,
+                    message: format!("must be {}", expected(key.kind)),
+                });
+            };
+            values.insert(key.name, FileValue { text, line, column });
+        }
+    }
+    Ok(values)
+}
+
+fn scalar(value: &DeValue<'_>, kind: Kind) -> Option<String> {
+    match (value, kind) {
+        (DeValue::String(text), _) => Some(text.to_string()),
+        (DeValue::Integer(number), Kind::Count | Kind::Rate) => Some(number.to_string()),
+        (DeValue::Float(number), Kind::Rate) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// What a value of this kind looks like, for messages.
+pub(crate) fn expected(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text | Kind::Secret | Kind::Path => "text",
+        Kind::Url => "a URL such as `https://example.org`",
+        Kind::Address => "an address and port such as `127.0.0.1:8080`",
+        Kind::Count => "a whole number that is not negative",
+        Kind::Rate => "a number greater than 0",
+        Kind::LogFormat => "`pretty` or `json`",
+    }
+}
+
+/// Line and column, both from 1.
+fn position(text: &str, span: Option<Range<usize>>) -> (usize, usize) {
+    let start = span.map_or(0, |span| span.start).min(text.len());
+    let before = text.get(..start).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
+    (line, column)
+}
+
+/// The key, or the table, nearest to `word`. A key in the wrong table is found too.
+fn nearest(word: &str) -> Option<&'static str> {
+    let last = word.rsplit('.').next().unwrap_or(word);
+    let tables = KEYS.iter().map(|key| key.parts().0);
+    let candidates = KEYS.iter().map(|key| key.name).chain(tables);
+    candidates
+        .map(|name| {
+            let inner = name.rsplit('.').next().unwrap_or(name);
+            let distance = strsim::damerau_levenshtein(word, name)
+                .min(strsim::damerau_levenshtein(last, inner) + 1);
+            (distance, name)
+        })
+        .filter(|(distance, _)| *distance <= 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}

@@ -1,0 +1,284 @@
+//! The table of every key.
+
+/// What a value looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Text,
+    Secret,
+    Url,
+    Path,
+    Address,
+    Count,
+    Rate,
+    LogFormat,
+}
+
+/// One key: `TABLE.NAME` in the file and for flags.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// Dotted name.
+    pub(crate) name: &'static str,
+    /// Environment variables; the first one that is set wins.
+    pub(crate) env: &'static [&'static str],
+    pub(crate) kind: Kind,
+    pub(crate) default: Option<&'static str>,
+    pub(crate) doc: &'static str,
+}
+
+impl Key {
+    /// The table and the key inside it.
+    pub(crate) fn parts(&self) -> (&'static str, &'static str) {
+        self.name.split_once('.').unwrap_or((self.name, ""))
+    }
+}
+
+/// The key of this dotted name.
+pub(crate) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+const fn key(
+    name: &'static str,
+    env: &'static [&'static str],
+    kind: Kind,
+    default: Option<&'static str>,
+    doc: &'static str,
+) -> Key {
+    Key {
+        name,
+        env,
+        kind,
+        default,
+        doc,
+    }
+}
+
+const STOCK_IMAGE: &str = concat!("rune:", env!("CARGO_PKG_VERSION"));
+
+/// Every key, by table.
+pub(crate) const KEYS: &[Key] = &[
+    key(
+        "providers.anthropic_api_key",
+        &["ANTHROPIC_API_KEY"],
+        Kind::Secret,
+        None,
+        "Key of Anthropic.",
+    ),
+    key(
+        "providers.anthropic_base_url",
+        &["ANTHROPIC_BASE_URL"],
+        Kind::Url,
+        Some("https://api.anthropic.com"),
+        "Base URL of Anthropic, without `/v1`.",
+    ),
+    key(
+        "providers.claude_api_key",
+        &["CLAUDE_API_KEY"],
+        Kind::Secret,
+        None,
+        "Key of the claude-code provider.",
+    ),
+    key(
+        "providers.gemini_api_key",
+        &["GEMINI_API_KEY"],
+        Kind::Secret,
+        None,
+        "Key of Gemini.",
+    ),
+    key(
+        "providers.gemini_base_url",
+        &["GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"],
+        Kind::Url,
+        Some("https://generativelanguage.googleapis.com"),
+        "Base URL of Gemini, without a version.",
+    ),
+    key(
+        "providers.gemini_model",
+        &["GEMINI_MODEL"],
+        Kind::Text,
+        None,
+        "Gemini model for aliases without a mapping.",
+    ),
+    key(
+        "providers.copilot_token",
+        &["COPILOT_TOKEN", "GITHUB_TOKEN"],
+        Kind::Secret,
+        None,
+        "GitHub token that is exchanged for a Copilot token.",
+    ),
+    key(
+        "providers.copilot_base_url",
+        &["COPILOT_BASE_URL"],
+        Kind::Url,
+        None,
+        "Base URL of Copilot; absent: what the token exchange says.",
+    ),
+    key(
+        "providers.github_api_base_url",
+        &["GITHUB_API_BASE_URL"],
+        Kind::Url,
+        Some("https://api.github.com"),
+        "Base URL of the GitHub API, used for the token exchange.",
+    ),
+    key(
+        "providers.openai_api_key",
+        &["OPENAI_API_KEY"],
+        Kind::Secret,
+        None,
+        "Key of OpenAI.",
+    ),
+    key(
+        "providers.openai_base_url",
+        &["OPENAI_BASE_URL"],
+        Kind::Url,
+        Some("https://api.openai.com/v1"),
+        "Base URL of OpenAI, ending in `/v1`.",
+    ),
+    key(
+        "providers.openai_model",
+        &["OPENAI_MODEL"],
+        Kind::Text,
+        None,
+        "OpenAI model for aliases without a mapping.",
+    ),
+    key(
+        "gateway.addr",
+        &[],
+        Kind::Address,
+        Some("127.0.0.1:8080"),
+        "Where the gateway listens.",
+    ),
+    key(
+        "gateway.base_url",
+        &["RUNE_GATEWAY_BASE_URL"],
+        Kind::Url,
+        None,
+        "Public URL of the gateway, for cards and links.",
+    ),
+    key(
+        "gateway.api_key",
+        &["RUNE_API_KEY"],
+        Kind::Secret,
+        None,
+        "Key that callers present.",
+    ),
+    key(
+        "gateway.jwt_secret",
+        &["RUNE_JWT_SECRET"],
+        Kind::Secret,
+        None,
+        "Secret that signs callers' tokens.",
+    ),
+    key(
+        "gateway.jwks_url",
+        &["RUNE_JWKS_URL"],
+        Kind::Url,
+        None,
+        "Where the keys of callers' tokens are published.",
+    ),
+    key(
+        "gateway.jwt_audience",
+        &["RUNE_JWT_AUDIENCE"],
+        Kind::Text,
+        None,
+        "Audience that callers' tokens must name.",
+    ),
+    key(
+        "gateway.rate_limit_rps",
+        &["RUNE_RATE_LIMIT_RPS"],
+        Kind::Rate,
+        None,
+        "Requests per second and caller; absent: no limit.",
+    ),
+    key(
+        "gateway.rate_limit_burst",
+        &["RUNE_RATE_LIMIT_BURST"],
+        Kind::Count,
+        None,
+        "Requests a caller may send at once; absent: the rate, rounded up.",
+    ),
+    key(
+        "gateway.webhook_secret",
+        &["RUNE_WEBHOOK_SECRET"],
+        Kind::Secret,
+        None,
+        "Secret that signs generic webhooks.",
+    ),
+    key(
+        "control_plane.addr",
+        &[],
+        Kind::Address,
+        Some("127.0.0.1:8081"),
+        "Where the control plane listens.",
+    ),
+    key(
+        "storage.data_dir",
+        &["RUNE_DATA_DIR"],
+        Kind::Path,
+        Some("~/.rune"),
+        "Where Rune keeps its data.",
+    ),
+    key(
+        "storage.database_url",
+        &["DATABASE_URL"],
+        Kind::Url,
+        None,
+        "`sqlite:PATH`; absent: `rune.db` in the data directory.",
+    ),
+    key(
+        "storage.object_store_url",
+        &["RUNE_OBJECT_STORE_URL"],
+        Kind::Url,
+        None,
+        "`file:`, `s3:`, `gs:` or `az:` URL; absent: `objects` in the data directory.",
+    ),
+    key(
+        "observability.log",
+        &["RUST_LOG"],
+        Kind::Text,
+        Some("info"),
+        "Log filter, as in `info,rune_runtime=debug`.",
+    ),
+    key(
+        "observability.log_format",
+        &["RUNE_LOG_FORMAT"],
+        Kind::LogFormat,
+        Some("pretty"),
+        "`pretty` or `json`.",
+    ),
+    key(
+        "observability.otel_endpoint",
+        &["OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"],
+        Kind::Url,
+        None,
+        "OTLP gRPC endpoint for traces; absent: none are sent.",
+    ),
+    key(
+        "runtime.workspace_dir",
+        &["RUNE_WORKSPACE_DIR"],
+        Kind::Path,
+        None,
+        "Agents' workspaces; absent: `workspaces` in the data directory.",
+    ),
+    key(
+        "runtime.drain_grace_secs",
+        &["RUNE_DRAIN_GRACE_SECS"],
+        Kind::Count,
+        Some("30"),
+        "Longest time running requests get at shutdown, in seconds.",
+    ),
+    key(
+        "runtime.replica_image",
+        &["RUNE_REPLICA_IMAGE"],
+        Kind::Text,
+        Some(STOCK_IMAGE),
+        "Stock image of docker and kubernetes replicas.",
+    ),
+    key(
+        "runtime.chrome_path",
+        &["RUNE_CHROME_PATH"],
+        Kind::Path,
+        None,
+        "Chrome for the browser tools; absent: searched for.",
+    ),
+];

@@ -1,0 +1,48 @@
+//! The JSON Schema of the configuration file.
+
+use serde_json::{Map, Value, json};
+
+use crate::keys::{KEYS, Key, Kind};
+
+/// The JSON Schema (2020-12) of `config.toml`.
+pub fn schema() -> Value {
+    let mut tables: Map<String, Value> = Map::new();
+    for key in KEYS {
+        let (table, name) = key.parts();
+        let entry = tables.entry(table).or_insert_with(
+            || json!({ "type": "object", "additionalProperties": false, "properties": {} }),
+        );
+        entry["properties"][name] = property(key);
+    }
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Rune configuration",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": tables,
+    })
+}
+
+fn property(key: &Key) -> Value {
+    let mut property = match key.kind {
+        Kind::Text | Kind::Secret | Kind::Url | Kind::Path | Kind::Address => {
+            json!({ "type": "string" })
+        }
+        Kind::Count => json!({ "type": "integer", "minimum": 0 }),
+        Kind::Rate => json!({ "type": "number", "exclusiveMinimum": 0 }),
+        Kind::LogFormat => json!({ "enum": ["pretty", "json"] }),
+    };
+    let variables = key.env.join(", ");
+    property["description"] = match key.env {
+        [] => Value::from(key.doc),
+        _ => Value::from(format!("{} Environment: {variables}.", key.doc)),
+    };
+    if let Some(default) = key.default {
+        let number = default
+            .parse::<u64>()
+            .ok()
+            .filter(|_| key.kind == Kind::Count);
+        property["default"] = number.map_or_else(|| Value::from(default), Value::from);
+    }
+    property
+}

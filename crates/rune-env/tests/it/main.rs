@@ -1,0 +1,285 @@
+//! Configuration as an operator meets it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed assumption fails the test"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rune_env::{
+    Config, ConfigError, ConfigSources, LogFormat, Origin, Overrides, Provider, schema,
+};
+use secrecy::ExposeSecret as _;
+use tempfile::TempDir;
+
+struct Case {
+    home: TempDir,
+    env: BTreeMap<String, String>,
+    file: Option<PathBuf>,
+    overrides: Overrides,
+}
+
+impl Case {
+    fn new(env: &[(&str, &str)]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut env: BTreeMap<String, String> = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        env.insert("HOME".to_owned(), home.path().to_str().unwrap().to_owned());
+        Self {
+            home,
+            env,
+            file: None,
+            overrides: Overrides::new(),
+        }
+    }
+
+    fn default_file(self, text: &str) -> Self {
+        fs::create_dir(self.home.path().join(".rune")).unwrap();
+        fs::write(self.home.path().join(".rune/config.toml"), text).unwrap();
+        self
+    }
+
+    fn flag(mut self, key: &str, value: &str) -> Self {
+        self.overrides = self.overrides.with(key, Some(value));
+        self
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        let env = self.env.clone();
+        Config::load(ConfigSources {
+            env: Arc::new(move |name| env.get(name).cloned()),
+            file: self.file.clone(),
+            overrides: self.overrides.clone(),
+        })
+    }
+
+    fn error(&self) -> String {
+        self.load().unwrap_err().to_string()
+    }
+}
+
+#[test]
+fn has_usable_defaults() {
+    let case = Case::new(&[]);
+    let config = case.load().unwrap();
+    let data = case.home.path().join(".rune");
+    assert_eq!(config.gateway.addr.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.control_plane.addr.to_string(), "127.0.0.1:8081");
+    assert_eq!(config.storage.data_dir, data);
+    assert_eq!(
+        config.storage.database_url,
+        format!("sqlite:{}", data.join("rune.db").display())
+    );
+    assert_eq!(config.runtime.workspace_dir, data.join("workspaces"));
+    assert_eq!(config.runtime.drain_grace, Duration::from_secs(30));
+    assert_eq!(config.observability.log_format, LogFormat::Pretty);
+    assert_eq!(
+        config.providers.openai_base_url,
+        "https://api.openai.com/v1"
+    );
+    assert_eq!(config.providers.preferred(), Provider::Offline);
+    assert!(!config.gateway.has_auth());
+}
+
+#[test]
+fn flags_win_over_environment_over_file() {
+    let case = Case::new(&[("RUNE_DRAIN_GRACE_SECS", "7"), ("RUST_LOG", "debug")])
+        .default_file("[runtime]\ndrain_grace_secs = 5\nreplica_image = \"own:1\"\n[observability]\nlog = \"warn\"\n")
+        .flag("observability.log", "trace");
+    let config = case.load().unwrap();
+    assert_eq!(config.runtime.replica_image, "own:1");
+    assert_eq!(config.runtime.drain_grace, Duration::from_secs(7));
+    assert_eq!(config.observability.log, "trace");
+    let origin = |key: &str| {
+        config
+            .redacted()
+            .iter()
+            .find(|entry| entry.key == key)
+            .unwrap()
+            .origin
+            .clone()
+    };
+    let path = case.home.path().join(".rune/config.toml");
+    assert_eq!(
+        origin("runtime.replica_image"),
+        Origin::File { path, line: 3 }
+    );
+    assert_eq!(
+        origin("runtime.drain_grace_secs"),
+        Origin::Env("RUNE_DRAIN_GRACE_SECS")
+    );
+    assert_eq!(origin("observability.log"), Origin::Flag);
+    assert_eq!(origin("gateway.addr"), Origin::Default);
+}
+
+#[test]
+fn chooses_the_first_provider_with_a_key() {
+    let preferred = |env: &[(&str, &str)]| Case::new(env).load().unwrap().providers.preferred();
+    assert_eq!(
+        preferred(&[("OPENAI_API_KEY", "k"), ("GITHUB_TOKEN", "k")]),
+        Provider::Copilot
+    );
+    assert_eq!(
+        preferred(&[("GEMINI_API_KEY", "k"), ("CLAUDE_API_KEY", "k")]),
+        Provider::ClaudeCode
+    );
+    assert_eq!(
+        preferred(&[("OPENAI_API_KEY", "k"), ("ANTHROPIC_API_KEY", "k")]),
+        Provider::Anthropic
+    );
+    assert_eq!(preferred(&[("ANTHROPIC_API_KEY", "  ")]), Provider::Offline);
+}
+
+#[test]
+fn reads_either_name_of_a_variable() {
+    let config = Case::new(&[
+        ("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:9/"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317"),
+        ("COPILOT_TOKEN", "one\n"),
+        ("GITHUB_TOKEN", "two"),
+        ("RUNE_MCP_MY_SERVER_URL", "http://mcp"),
+    ])
+    .load()
+    .unwrap();
+    assert_eq!(config.providers.gemini_base_url, "http://127.0.0.1:9");
+    assert_eq!(
+        config.observability.otel_endpoint.as_deref(),
+        Some("http://otel:4317")
+    );
+    assert_eq!(
+        config
+            .providers
+            .copilot_token
+            .as_ref()
+            .unwrap()
+            .expose_secret(),
+        "one"
+    );
+    assert_eq!(
+        config.mcp_server_url("my-server").as_deref(),
+        Some("http://mcp")
+    );
+    assert_eq!(config.variable("GITHUB_TOKEN").as_deref(), Some("two"));
+}
+
+#[test]
+fn refuses_unknown_keys_with_place_and_suggestion() {
+    let check = |text: &str, expected: &str| {
+        let error = Case::new(&[]).default_file(text).error();
+        assert!(error.ends_with(expected), "{error}");
+    };
+    check(
+        "[gateway]\nadr = \"x\"\n",
+        "config.toml:2:1: unknown key `gateway.adr` (did you mean `gateway.addr`?)",
+    );
+    check(
+        "[gatway]\naddr = \"x\"\n",
+        "config.toml:1:2: unknown key `gatway` (did you mean `gateway`?)",
+    );
+    check(
+        "addr = \"x\"\n",
+        "config.toml:1:1: unknown key `addr` (did you mean `gateway.addr`?)",
+    );
+    check(
+        "[gateway]\naddr = \n",
+        "config.toml:2:8: string values must be quoted, expected literal string",
+    );
+}
+
+#[test]
+fn refuses_values_of_the_wrong_shape_and_says_where() {
+    let file = |text: &str| Case::new(&[]).default_file(text).error();
+    assert!(
+        file("[gateway]\n  addr = 8080\n")
+            .contains("config.toml:2:10: `gateway.addr` must be an address")
+    );
+    assert!(
+        file("[gateway]\naddr = \"x\"\n")
+            .contains("config.toml:2:8: `gateway.addr` must be an address")
+    );
+    let env = |name: &str, value: &str| Case::new(&[(name, value)]).error();
+    assert_eq!(
+        env("RUNE_LOG_FORMAT", "xml"),
+        "environment variable `RUNE_LOG_FORMAT` must be `pretty` or `json`"
+    );
+    assert!(env("OPENAI_BASE_URL", "localhost").contains("`OPENAI_BASE_URL` must be a URL"));
+    assert!(env("RUNE_RATE_LIMIT_RPS", "0").contains("greater than 0"));
+    assert!(
+        Case::new(&[])
+            .flag("gateway.addr", "nowhere")
+            .error()
+            .starts_with("`gateway.addr` must be")
+    );
+    assert!(
+        Case::new(&[])
+            .flag("gateway.nothing", "x")
+            .error()
+            .contains("no configuration key")
+    );
+}
+
+#[test]
+fn an_explicitly_named_file_must_exist() {
+    let mut case = Case::new(&[]);
+    case.file = Some(case.home.path().join("missing.toml"));
+    assert!(case.error().contains("missing.toml"));
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let config = Case::new(&[
+        ("OPENAI_API_KEY", "sk-very-secret"),
+        ("RUNE_API_KEY", "sk-very-secret"),
+        (
+            "RUNE_JWKS_URL",
+            "https://user:sk-very-secret@host/keys?token=sk-very-secret",
+        ),
+    ])
+    .load()
+    .unwrap();
+    let shown = serde_json::to_string(config.redacted()).unwrap();
+    assert!(shown.contains("***@host/keys?***"), "{shown}");
+    for text in [
+        shown,
+        format!("{config:?}"),
+        format!("{:?}", config.providers),
+    ] {
+        assert!(!text.contains("very-secret"), "{text}");
+    }
+}
+
+#[test]
+fn rate_limit_has_a_burst() {
+    let limit = |env: &[(&str, &str)]| Case::new(env).load().unwrap().gateway.rate_limit;
+    assert_eq!(limit(&[("RUNE_RATE_LIMIT_BURST", "5")]), None);
+    assert_eq!(limit(&[("RUNE_RATE_LIMIT_RPS", "2.5")]).unwrap().burst, 3);
+    assert_eq!(
+        limit(&[("RUNE_RATE_LIMIT_RPS", "2"), ("RUNE_RATE_LIMIT_BURST", "9")])
+            .unwrap()
+            .burst,
+        9
+    );
+}
+
+#[test]
+fn schema_lists_every_key() {
+    let schema = schema();
+    for entry in Case::new(&[]).load().unwrap().redacted() {
+        let (table, name) = entry.key.split_once('.').unwrap();
+        assert!(
+            schema["properties"][table]["properties"][name]["type"].is_string()
+                || name == "log_format",
+            "{}",
+            entry.key
+        );
+        assert_eq!(schema["properties"][table]["additionalProperties"], false);
+    }
+}
