@@ -1,1 +1,68 @@
 //! File formats of Rune: Runefile, tools, workflows, compose files, channels, packages.
+//!
+//! Every format exists twice: a *document* (what a person may write, serde with unknown fields denied, the source of
+//! the JSON Schema) and a *validated form* (typed, defaults applied, references checked), which is what the rest of
+//! Rune sees. Parsing goes one way only: text → document → validated form.
+//!
+//! What this crate is not: it does not read the environment (`${VAR}` stays raw text; [`interpolate`] resolves it where
+//! a value is used), does not run anything, and knows no network.
+//!
+//! Entry points: [`Runefile::parse`], [`ToolDescriptor::parse`], [`Workflow::parse`], [`Compose::parse`],
+//! [`Channels::parse`], [`Script::parse`], [`AgentPackage::load`], [`package::pack`], [`package::unpack`], [`schema`],
+//! [`scaffold`].
+//!
+//! Invariants:
+//! * A validated value cannot be built from text that breaks a rule of its format.
+//! * Every error names the file, and line and column wherever the text has them; all semantic errors of a file are
+//!   reported at once.
+//! * No input text makes a parser panic, and every size is bounded by a named constant.
+//! * The same directory content always packs to the same bytes.
+
+mod agent_ref;
+mod builtin;
+mod capability;
+mod channels;
+mod checker;
+mod compose;
+mod document;
+mod error;
+mod graph;
+mod interpolate;
+mod name;
+pub mod package;
+mod policy;
+mod runefile;
+mod schema;
+mod script;
+mod suggest;
+mod template;
+mod tool;
+mod tool_ref;
+mod workflow;
+
+pub use agent_ref::AgentRef;
+pub use builtin::{builtin, builtins};
+pub use capability::{Access, Capability};
+pub use channels::{CHANNEL_TYPES, Channel, ChannelAccess, Channels};
+pub use compose::{Compose, ComposeAgent, ComposeSource};
+pub use document::{MAX_DEPTH, MAX_FILE_BYTES};
+pub use error::{InvalidValue, SpecError, SpecErrors};
+pub use interpolate::{MissingVariable, interpolate};
+pub use name::AgentName;
+pub use package::{AgentPackage, McpSelection, PackageError, PackageTool, PackedPackage};
+pub use policy::{Glob, Policy, PolicyMode, PolicyRule};
+pub use runefile::{
+    Budget, CheckpointPolicy, Endpoint, FallbackPolicy, HealthProbe, Instructions, McpServer,
+    McpTransport, MemoryProfile, ModelName, Models, Protocol, ReasoningEffort, ResourceProfile,
+    Runefile, RuntimeSettings, SafetyPolicy,
+};
+pub use schema::{SchemaKind, schema};
+pub use script::{
+    Script, ScriptError, ScriptFault, ScriptFaultKind, ScriptReply, ScriptToolCall,
+    ScriptToolResult, ScriptTurn,
+};
+pub use suggest::nearest;
+pub use template::{ScaffoldError, TEMPLATES, Template, scaffold};
+pub use tool::{Limits, RetryPolicy, ToolDescriptor, ToolRuntime};
+pub use tool_ref::ToolRef;
+pub use workflow::{Condition, OutputStep, Step, Workflow};

@@ -1,0 +1,67 @@
+//! The descriptors of the built-in tools.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use crate::tool::ToolDescriptor;
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        [$((concat!("builtin/", $name, ".yaml"), include_str!(concat!("../builtin/", $name, ".yaml")))),*]
+    };
+}
+
+/// One file per tool, in the format of `tools/*.yaml`.
+const FILES: [(&str, &str); 10] = files![
+    "apply-patch",
+    "file-list",
+    "file-read",
+    "file-write",
+    "memory-list",
+    "memory-recall",
+    "memory-store",
+    "shell-exec",
+    "system-time",
+    "web-fetch",
+];
+
+// A descriptor that did not parse would be missing here; a test holds that none is.
+static BUILTINS: LazyLock<Vec<ToolDescriptor>> = LazyLock::new(|| {
+    FILES
+        .iter()
+        .filter_map(|(path, text)| ToolDescriptor::parse(Path::new(path), text).ok())
+        .collect()
+});
+
+/// Every built-in tool, sorted by name (without `rune@`).
+pub fn builtins() -> &'static [ToolDescriptor] {
+    &BUILTINS
+}
+
+/// The built-in tool `rune@NAME`.
+pub fn builtin(name: &str) -> Option<&'static ToolDescriptor> {
+    BUILTINS.iter().find(|tool| tool.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tool::ToolRuntime;
+
+    #[test]
+    fn every_descriptor_is_valid_and_complete() {
+        for (path, text) in FILES {
+            let tool = ToolDescriptor::parse(Path::new(path), text)
+                .unwrap_or_else(|errors| panic!("{errors}"));
+            assert_eq!(format!("builtin/{}.yaml", tool.name), path);
+            assert_eq!(tool.runtime, ToolRuntime::Builtin);
+            assert!(tool.description.len() > 40, "{path} needs a description");
+            assert_eq!(tool.input_schema["additionalProperties"], false, "{path}");
+            assert!(
+                tool.primary_argument.is_some(),
+                "{path} needs a primary argument"
+            );
+        }
+        assert!(builtins().is_sorted_by(|a, b| a.name < b.name));
+    }
+}

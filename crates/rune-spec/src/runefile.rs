@@ -1,0 +1,161 @@
+//! The Runefile: what one agent is.
+
+mod document;
+mod models;
+mod settings;
+mod validate;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::document::Document;
+use crate::error::SpecErrors;
+use crate::name::AgentName;
+use crate::policy::Policy;
+use crate::tool_ref::ToolRef;
+
+pub(crate) use document::RunefileDocument;
+pub use models::{
+    Endpoint, FallbackPolicy, ModelName, Models, Protocol, ReasoningEffort, SafetyPolicy,
+};
+pub use settings::{CheckpointPolicy, HealthProbe, ResourceProfile, RuntimeSettings};
+
+/// A valid Runefile.
+///
+/// Strings that may hold `${VAR}` are raw: instructions, MCP URLs, headers and arguments, `runtime.env`,
+/// `runtime.image`, endpoint URLs and keys.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Runefile {
+    /// Routing key.
+    pub name: AgentName,
+    /// The agent's version.
+    pub version: semver::Version,
+    /// Shown in cards and lists.
+    pub description: Option<String>,
+    /// The system prompt, or the file that holds it.
+    pub instructions: Instructions,
+    /// Alias in `models.model_mapping`, or a model id when there is no mapping.
+    pub default_model: String,
+    /// The tools the model may call, in the order of the file.
+    pub toolset: Vec<ToolRef>,
+    /// How much of a session the model sees.
+    pub memory_profile: MemoryProfile,
+    /// Model turns per request, hard.
+    pub max_steps: u32,
+    /// Hard limit per request; time parked for approval is not counted.
+    #[serde(rename = "timeout_ms", serialize_with = "crate::tool::as_millis")]
+    pub timeout: Duration,
+    /// Passed to the router.
+    pub routing_hints: BTreeMap<String, Value>,
+    /// Two agents may call each other only when they share one.
+    pub networks: Vec<String>,
+    /// MCP servers whose tools the toolset may name.
+    pub mcp_servers: Vec<McpServer>,
+    /// JSON Schema the input is validated against.
+    pub input_schema: Option<Value>,
+    /// JSON Schema the output is made to conform to.
+    pub output_schema: Option<Value>,
+    /// Which calls run, ask or are refused.
+    pub policy: Policy,
+    /// Hard limits of consumption.
+    pub budget: Budget,
+    /// A WASM component exporting `rune:agent`, instead of the built-in planner.
+    pub entrypoint: Option<PathBuf>,
+    /// How replicas run.
+    pub runtime: RuntimeSettings,
+    /// Which models answer.
+    pub models: Models,
+}
+
+impl Runefile {
+    /// Parses and validates the text of a Runefile. `path` only serves the messages.
+    ///
+    /// # Errors
+    /// The first error of the YAML, or every error of meaning.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, SpecErrors> {
+        Self::parse_with_source(path, text).map(|(runefile, _)| runefile)
+    }
+
+    pub(crate) fn parse_with_source(
+        path: &Path,
+        text: &str,
+    ) -> Result<(Self, Document), SpecErrors> {
+        let (document, source) = Document::parse::<RunefileDocument>(path, text)?;
+        Ok((validate::validate(document, &source)?, source))
+    }
+}
+
+/// Where the system prompt comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Instructions {
+    /// In the Runefile.
+    Text(String),
+    /// In this file of the package; [`crate::AgentPackage`] holds its text.
+    File(PathBuf),
+}
+
+/// How much of a session the model sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryProfile {
+    /// Only this turn.
+    Minimal,
+    /// A recent window.
+    #[default]
+    Standard,
+    /// All, up to the token budget, with compaction.
+    Extended,
+}
+
+/// An MCP server of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct McpServer {
+    /// The name used in `toolset` before the `/`.
+    pub name: String,
+    /// How to reach it.
+    #[serde(flatten)]
+    pub transport: McpTransport,
+}
+
+/// How to reach an MCP server. Every text is raw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum McpTransport {
+    /// Streamable HTTP.
+    Http {
+        /// The endpoint.
+        url: String,
+        /// Sent with each request.
+        headers: BTreeMap<String, String>,
+    },
+    /// A child process speaking over stdin and stdout.
+    Stdio {
+        /// The program.
+        command: String,
+        /// Its arguments.
+        args: Vec<String>,
+        /// Variables added to its otherwise empty environment.
+        env: BTreeMap<String, String>,
+    },
+}
+
+/// Hard limits of consumption; absent means no limit of this kind.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Budget {
+    /// Input and output tokens per request.
+    pub tokens: Option<u64>,
+    /// Cost per request, in US dollars.
+    pub cost_usd: Option<f64>,
+    /// Tool calls per request.
+    pub tool_calls: Option<u64>,
+    /// Wall time per request, in milliseconds.
+    pub wall_ms: Option<u64>,
+    /// Cost per day of the deployment, in US dollars.
+    pub cost_usd_per_day: Option<f64>,
+}
