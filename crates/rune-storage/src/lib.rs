@@ -1,1 +1,51 @@
-//! SQLite implementation of the store and the content-addressed object store.
+//! The store of a single node in one SQLite database, and the object store.
+//!
+//! * [`SqliteStore`] implements [`rune_store_runtime::RuntimeStore`]: one writer
+//!   thread with group commit and full fsync, a pool of readers, checkpoints off the
+//!   hot path.
+//! * [`apply`] turns a command into rows. It is the only code that writes,
+//!   deterministic and total, so that the same code can stand behind a replicated
+//!   log.
+//! * [`ObjectStore`] keeps packages and large payloads under their SHA-256.
+//!
+//! What must hold:
+//!
+//! * A command is answered only after its transaction is on disk.
+//! * A rejected command has written nothing.
+//! * After an I/O error nothing is written any more until the store is opened anew.
+//! * JSON of the journal is stored once; messages, tool invocations, outputs and
+//!   failures refer to it.
+//!
+//! What is not here: replication, HTTP, and any reading of the clock.
+
+mod apply;
+mod checkpoint;
+mod config;
+mod connection;
+mod cursor;
+mod digest;
+mod dump;
+mod error;
+mod health;
+mod key;
+mod lock;
+mod metrics;
+mod migration;
+mod object;
+mod query;
+mod read;
+mod reader;
+mod row;
+mod size;
+mod store;
+mod writer;
+
+pub use apply::apply;
+pub use config::{Durability, StorageConfig};
+pub use connection::open_in_memory;
+pub use digest::{Digest, DigestError};
+pub use dump::logical_digest;
+pub use error::{ApplyError, StorageError};
+pub use lock::DataDirLock;
+pub use object::{MAX_OBJECT_BYTES, ObjectError, ObjectStore};
+pub use store::{SqliteStore, StoreStats};

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Block, DeploymentId, ReplicaId, RequestId, RequestStatus, StopReason, Timestamp, Usage,
+    Block, DeploymentId, Message, ReplicaId, RequestId, RequestStatus, Role, StopReason, Timestamp,
+    Usage,
 };
 
 /// A committed line of a request's journal.
@@ -103,6 +104,32 @@ impl EntryBody {
             Self::Notice { .. } => "notice",
             Self::CancelRequested { .. } => "cancel_requested",
             Self::Finished { .. } => "finished",
+        }
+    }
+
+    /// The message that the session's history shows for this entry, if it shows
+    /// one. `tool` is the name by which the model called the tool of a result.
+    #[must_use]
+    pub fn into_message(self, tool: Option<String>) -> Option<Message> {
+        match self {
+            Self::Accepted { input } => Some(Message::user(match input {
+                Value::String(text) => text,
+                other => other.to_string(),
+            })),
+            Self::ModelReply(reply) => Some(Message {
+                role: Role::Assistant,
+                blocks: reply.blocks,
+            }),
+            Self::ToolResult(outcome) => Some(Message {
+                role: Role::Tool,
+                blocks: vec![Block::ToolResult {
+                    call_id: outcome.call_id,
+                    name: tool.unwrap_or(outcome.tool),
+                    content: outcome.content,
+                    is_error: outcome.failure.is_some(),
+                }],
+            }),
+            _ => None,
         }
     }
 }

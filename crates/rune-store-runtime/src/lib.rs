@@ -23,6 +23,7 @@ mod deployment;
 mod error;
 mod id;
 mod journal;
+pub mod limits;
 mod memory;
 mod message;
 mod page;

@@ -61,3 +61,25 @@ pub struct MemoryQuery {
     /// JSON text, without regard to ASCII case.
     pub text: Option<String>,
 }
+
+impl MemoryQuery {
+    /// Whether the query asks for this row.
+    #[must_use]
+    pub fn matches(&self, row: &MemoryRow) -> bool {
+        if let Some(prefix) = &self.prefix
+            && !row.key.starts_with(prefix.as_str())
+        {
+            return false;
+        }
+        let Some(text) = &self.text else {
+            return true;
+        };
+        let key = row.key.to_ascii_lowercase();
+        let value = row.value.to_string().to_ascii_lowercase();
+        text.split_whitespace().all(|word| {
+            let word = word.to_ascii_lowercase();
+            let tagged = |tag: &String| tag.to_ascii_lowercase().contains(&word);
+            key.contains(&word) || value.contains(&word) || row.tags.iter().any(tagged)
+        })
+    }
+}

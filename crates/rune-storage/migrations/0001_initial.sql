@@ -1,0 +1,213 @@
+-- Schema 1.
+--
+-- Ids are 16-byte blobs behind a unique index; rows refer to each other by the
+-- integer key. The two hot tables need no secondary index, because their integer
+-- key is composed (src/key.rs):
+--   journal.id  = requests.id * 2^20 + seq
+--   messages.id = sessions.id * 2^24 + n
+-- JSON is stored once, in the journal; projections refer to it.
+
+CREATE TABLE sessions (
+    id         INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL UNIQUE,
+    namespace  TEXT NOT NULL,
+    agent      TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    metadata   TEXT NOT NULL
+);
+
+CREATE TABLE requests (
+    id                INTEGER PRIMARY KEY,
+    request_id        BLOB NOT NULL UNIQUE,
+    session           INTEGER NOT NULL,
+    status            TEXT NOT NULL,
+    last_seq          INTEGER NOT NULL,
+    -- The command that wrote last and the first entry it wrote: the receipt of
+    -- AcceptRequest and AppendEntries.
+    command_id        BLOB NOT NULL,
+    command_seq       INTEGER NOT NULL,
+    cancel_requested  INTEGER NOT NULL,
+    attempts          INTEGER NOT NULL,
+    model_calls       INTEGER NOT NULL,
+    tool_calls        INTEGER NOT NULL,
+    input_tokens      INTEGER NOT NULL,
+    output_tokens     INTEGER NOT NULL,
+    cached_tokens     INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
+    reasoning_tokens  INTEGER NOT NULL,
+    created_at        INTEGER NOT NULL,
+    updated_at        INTEGER NOT NULL,
+    replica_id        BLOB,
+    deployment_id     BLOB NOT NULL,
+    version_id        BLOB NOT NULL,
+    checkpoint        TEXT NOT NULL,
+    namespace         TEXT NOT NULL,
+    agent             TEXT NOT NULL,
+    caller            TEXT NOT NULL,
+    metadata          TEXT NOT NULL
+);
+CREATE INDEX requests_by_session ON requests (session);
+CREATE INDEX requests_live ON requests (session)
+    WHERE status IN ('accepted', 'running', 'input-required');
+
+CREATE TABLE journal (
+    id   INTEGER PRIMARY KEY,
+    at   INTEGER NOT NULL,
+    body TEXT NOT NULL
+);
+
+CREATE TABLE messages (
+    id      INTEGER PRIMARY KEY,
+    journal INTEGER NOT NULL,
+    -- The name by which the model called the tool, in the message of a result.
+    tool    TEXT
+);
+
+-- One row per tool call in a model's reply. It is a tool invocation once it has
+-- an intent or a result; both are positions in the journal.
+CREATE TABLE tool_calls (
+    id      INTEGER PRIMARY KEY,
+    request INTEGER NOT NULL,
+    call_id TEXT NOT NULL,
+    name    TEXT NOT NULL,
+    intent  INTEGER,
+    result  INTEGER,
+    UNIQUE (request, call_id)
+);
+
+-- Outlives its request, so that deleting a session does not hide a cost.
+CREATE TABLE usage (
+    id                 INTEGER PRIMARY KEY,
+    request_id         BLOB NOT NULL,
+    seq                INTEGER NOT NULL,
+    at                 INTEGER NOT NULL,
+    namespace          TEXT NOT NULL,
+    agent              TEXT NOT NULL,
+    provider           TEXT NOT NULL,
+    model              TEXT NOT NULL,
+    input_tokens       INTEGER NOT NULL,
+    output_tokens      INTEGER NOT NULL,
+    cached_tokens      INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
+    reasoning_tokens   INTEGER NOT NULL
+);
+CREATE INDEX usage_by_request ON usage (request_id);
+
+CREATE TABLE idempotency_keys (
+    id          INTEGER PRIMARY KEY,
+    scope       TEXT NOT NULL,
+    key         TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    request_id  BLOB NOT NULL,
+    at          INTEGER NOT NULL,
+    UNIQUE (scope, key)
+);
+
+CREATE TABLE receipts (
+    id         INTEGER PRIMARY KEY,
+    command_id BLOB NOT NULL UNIQUE,
+    at         INTEGER NOT NULL,
+    reply      TEXT NOT NULL
+);
+
+CREATE TABLE versions (
+    id          INTEGER PRIMARY KEY,
+    version_id  BLOB NOT NULL UNIQUE,
+    agent       TEXT NOT NULL,
+    version     TEXT NOT NULL,
+    description TEXT NOT NULL,
+    digest      TEXT NOT NULL,
+    size        INTEGER NOT NULL,
+    image       TEXT,
+    signature   TEXT,
+    created_at  INTEGER NOT NULL,
+    UNIQUE (agent, digest)
+);
+
+CREATE TABLE deployments (
+    id            INTEGER PRIMARY KEY,
+    deployment_id BLOB NOT NULL UNIQUE,
+    namespace     TEXT NOT NULL,
+    agent         TEXT NOT NULL,
+    alias         TEXT NOT NULL,
+    version_id    BLOB NOT NULL,
+    replicas      INTEGER NOT NULL,
+    env           TEXT NOT NULL,
+    generation    INTEGER NOT NULL,
+    state         TEXT NOT NULL,
+    reason        TEXT NOT NULL,
+    created_at    INTEGER NOT NULL,
+    updated_at    INTEGER NOT NULL,
+    UNIQUE (namespace, agent, alias)
+);
+
+CREATE TABLE replicas (
+    id            INTEGER PRIMARY KEY,
+    replica_id    BLOB NOT NULL UNIQUE,
+    deployment_id BLOB NOT NULL,
+    version_id    BLOB NOT NULL,
+    state         TEXT NOT NULL,
+    reason        TEXT NOT NULL,
+    backend       TEXT NOT NULL,
+    endpoint      TEXT,
+    created_at    INTEGER NOT NULL,
+    updated_at    INTEGER NOT NULL
+);
+CREATE INDEX replicas_by_deployment ON replicas (deployment_id);
+
+CREATE TABLE cache (
+    id         INTEGER PRIMARY KEY,
+    key        TEXT NOT NULL UNIQUE,
+    value      TEXT NOT NULL,
+    expires_at INTEGER NOT NULL
+);
+CREATE INDEX cache_by_expiry ON cache (expires_at);
+
+CREATE TABLE schedules (
+    id           INTEGER PRIMARY KEY,
+    schedule_id  BLOB NOT NULL UNIQUE,
+    namespace    TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    agent        TEXT NOT NULL,
+    input        TEXT NOT NULL,
+    kind         TEXT NOT NULL,
+    paused       INTEGER NOT NULL,
+    next_fire_at INTEGER,
+    created_at   INTEGER NOT NULL,
+    updated_at   INTEGER NOT NULL,
+    UNIQUE (namespace, name)
+);
+
+CREATE TABLE schedule_fires (
+    id         INTEGER PRIMARY KEY,
+    schedule   INTEGER NOT NULL,
+    planned_at INTEGER NOT NULL,
+    fired_at   INTEGER NOT NULL,
+    request_id BLOB NOT NULL,
+    UNIQUE (schedule, planned_at)
+);
+
+CREATE TABLE audit (
+    id         INTEGER PRIMARY KEY,
+    audit_id   BLOB NOT NULL UNIQUE,
+    at         INTEGER NOT NULL,
+    kind       TEXT NOT NULL,
+    resource   TEXT NOT NULL,
+    verdict    TEXT NOT NULL,
+    reason     TEXT NOT NULL,
+    caller     TEXT NOT NULL,
+    request_id BLOB
+);
+CREATE INDEX audit_by_request ON audit (request_id) WHERE request_id IS NOT NULL;
+
+CREATE TABLE memories (
+    id         INTEGER PRIMARY KEY,
+    namespace  TEXT NOT NULL,
+    agent      TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    value      TEXT NOT NULL,
+    tags       TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (namespace, agent, key)
+);

@@ -1,0 +1,116 @@
+//! Applying a command: the only code that writes.
+//!
+//! * Deterministic: it reads the command and the database, nothing else. The
+//!   writing connection refuses to prepare a statement that calls a function of
+//!   chance or clock.
+//! * Total: what the present state forbids is a [`Reject`], decided before the
+//!   first row is written, so that a rejected command needs no rollback and a
+//!   batch needs no savepoint. Whatever else fails, fails the transaction.
+//! * Applied once: a retry of a command is recognised by its receipt. For the two
+//!   commands of a plain request the receipt is two columns of the request's row
+//!   (see [`request`] and [`journal`]); for the others a row of its own.
+
+mod audit;
+mod cache;
+mod deployment;
+mod journal;
+mod memory;
+mod receipt;
+mod registry;
+mod replica;
+mod request;
+mod schedule;
+mod session;
+
+use rune_store_runtime::limits::{MAX_COMMAND_MILLIS, MAX_JSON_DEPTH, json_depth};
+use rune_store_runtime::{Command, CommandId, Op, Reject, Reply, Timestamp};
+use rusqlite::{Connection, Transaction};
+use serde::Serialize;
+
+use crate::ApplyError;
+
+/// What every change knows of the command that carries it.
+#[derive(Clone, Copy)]
+struct Context {
+    id: CommandId,
+    at: Timestamp,
+}
+
+/// Applies a command within a transaction on a connection of this crate.
+///
+/// # Errors
+/// [`ApplyError::Reject`] is the command's reply and nothing was written; after any
+/// other error the transaction must be rolled back and no further command applied.
+pub fn apply(transaction: &Transaction<'_>, command: &Command) -> Result<Reply, ApplyError> {
+    if command.v != Command::VERSION {
+        return Err(ApplyError::UnknownVersion {
+            found: command.v,
+            supported: Command::VERSION,
+        });
+    }
+    if !(0..=MAX_COMMAND_MILLIS).contains(&command.at.as_millis()) {
+        return Err(Reject::invalid("the command's time is not between 1970 and 9999").into());
+    }
+    let context = Context {
+        id: command.id,
+        at: command.at,
+    };
+    match &command.op {
+        Op::AcceptRequest(op) => request::accept(transaction, context, op).map(Reply::Accepted),
+        Op::AppendEntries(op) => journal::append(transaction, context, op).map(Reply::Appended),
+        op => receipt::once(transaction, context, || change(transaction, context, op)),
+    }
+}
+
+/// The changes whose receipt is a row.
+fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyError> {
+    let unit = |()| Reply::Unit(());
+    match op {
+        Op::AcceptRequest(op) => request::accept(db, context, op).map(Reply::Accepted),
+        Op::AppendEntries(op) => journal::append(db, context, op).map(Reply::Appended),
+        Op::RequestCancel(op) => request::cancel(db, context, op).map(Reply::Appended),
+        Op::CreateSession(op) => session::create(db, context, op).map(unit),
+        Op::DeleteSession(op) => session::delete(db, op).map(unit),
+        Op::PublishVersion(op) => registry::publish(db, context, op).map(Reply::Version),
+        Op::ApplyDeployment(op) => deployment::put(db, context, op).map(Reply::Deployment),
+        Op::ScaleDeployment(op) => deployment::scale(db, context, op).map(Reply::Deployment),
+        Op::SetDeploymentState(op) => deployment::set_state(db, context, op).map(unit),
+        Op::DeleteDeployment(op) => deployment::delete(db, op).map(unit),
+        Op::PutReplica(op) => replica::put(db, context, op).map(unit),
+        Op::RemoveReplica(op) => replica::remove(db, op).map(unit),
+        Op::CachePut(op) => cache::put(db, op).map(unit),
+        Op::CacheRemove(op) => cache::remove(db, op).map(unit),
+        Op::CacheSweep(op) => cache::sweep(db, context, op).map(Reply::Count),
+        Op::PutSchedule(op) => schedule::put(db, context, op).map(unit),
+        Op::FireSchedule(op) => schedule::fire(db, context, op).map(Reply::First),
+        Op::DeleteSchedule(op) => schedule::delete(db, op).map(unit),
+        Op::RecordAudit(op) => audit::record(db, context, op).map(unit),
+        Op::MemoryPut(op) => memory::put(db, context, op).map(unit),
+        Op::MemoryForget(op) => memory::forget(db, op).map(unit),
+    }
+}
+
+/// A value as the JSON text that is stored, rejected where it could not be read
+/// back.
+fn encode<T: Serialize>(value: &T) -> Result<String, Reject> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| Reject::invalid(format!("cannot be written as JSON: {error}")))?;
+    if json_depth(&text) > MAX_JSON_DEPTH {
+        return Err(Reject::invalid(format!(
+            "JSON may nest {MAX_JSON_DEPTH} levels deep"
+        )));
+    }
+    Ok(text)
+}
+
+/// [`encode`] with a limit on the length.
+fn encode_within<T: Serialize>(value: &T, what: &str, limit: usize) -> Result<String, Reject> {
+    let text = encode(value)?;
+    if text.len() > limit {
+        return Err(Reject::invalid(format!(
+            "{what} has {} bytes of JSON, the limit is {limit}",
+            text.len()
+        )));
+    }
+    Ok(text)
+}

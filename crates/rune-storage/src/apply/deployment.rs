@@ -1,0 +1,175 @@
+//! Deployments.
+
+use rune_store_runtime::limits::MAX_ENTRY_BYTES;
+use rune_store_runtime::{
+    ApplyDeployment, DeleteDeployment, DeploymentId, DeploymentRow, DeploymentState, Reject,
+    ScaleDeployment, SetDeploymentState,
+};
+use rusqlite::{Connection, OptionalExtension, Params, params};
+
+use super::{Context, encode_within, registry};
+use crate::ApplyError;
+use crate::read::deployment::{DEPLOYMENT, deployment_row};
+
+/// Creates the deployment of (namespace, agent, alias) or moves it.
+pub(super) fn put(
+    db: &Connection,
+    context: Context,
+    op: &ApplyDeployment,
+) -> Result<DeploymentRow, ApplyError> {
+    if !registry::exists(db, op.version_id)? {
+        return Err(Reject::not_found("version", &op.version_id).into());
+    }
+    let env = encode_within(&op.env, "the environment", MAX_ENTRY_BYTES)?;
+    let found = find(
+        db,
+        "namespace = ?1 AND agent = ?2 AND alias = ?3",
+        [&op.namespace, &op.agent, &op.alias],
+    )?;
+    let Some(mut row) = found else {
+        return create(db, context, op, &env);
+    };
+    let same = row.version_id == op.version_id && row.replicas == op.replicas && row.env == op.env;
+    if !same {
+        row.version_id = op.version_id;
+        row.replicas = op.replicas;
+        row.env = op.env.clone();
+        update_spec(db, context, &mut row, &env)?;
+    }
+    Ok(row)
+}
+
+/// Changes how many replicas are wanted.
+pub(super) fn scale(
+    db: &Connection,
+    context: Context,
+    op: &ScaleDeployment,
+) -> Result<DeploymentRow, ApplyError> {
+    let mut row = by_id(db, op.deployment_id)?;
+    if row.replicas != op.replicas {
+        row.replicas = op.replicas;
+        let env = encode_within(&row.env, "the environment", MAX_ENTRY_BYTES)?;
+        update_spec(db, context, &mut row, &env)?;
+    }
+    Ok(row)
+}
+
+/// Records what was observed, unless it was of an older generation.
+pub(super) fn set_state(
+    db: &Connection,
+    context: Context,
+    op: &SetDeploymentState,
+) -> Result<(), ApplyError> {
+    let row = by_id(db, op.deployment_id)?;
+    if op.generation < row.generation || (row.state == op.state && row.reason == op.reason) {
+        return Ok(());
+    }
+    db.prepare_cached(
+        "UPDATE deployments SET state = ?2, reason = ?3, updated_at = ?4 WHERE deployment_id = ?1",
+    )?
+    .execute(params![
+        op.deployment_id.as_bytes(),
+        op.state.as_str(),
+        op.reason,
+        context.at.as_millis()
+    ])?;
+    Ok(())
+}
+
+/// Deletes a deployment and its replica rows.
+pub(super) fn delete(db: &Connection, op: &DeleteDeployment) -> Result<(), ApplyError> {
+    by_id(db, op.deployment_id)?;
+    db.prepare_cached("DELETE FROM replicas WHERE deployment_id = ?1")?
+        .execute([op.deployment_id.as_bytes()])?;
+    db.prepare_cached("DELETE FROM deployments WHERE deployment_id = ?1")?
+        .execute([op.deployment_id.as_bytes()])?;
+    Ok(())
+}
+
+/// The deployment, rejected where it does not exist.
+pub(super) fn by_id(db: &Connection, id: DeploymentId) -> Result<DeploymentRow, ApplyError> {
+    find(db, "deployment_id = ?1", [id.as_bytes()])?
+        .ok_or_else(|| Reject::not_found("deployment", &id).into())
+}
+
+fn find(
+    db: &Connection,
+    condition: &str,
+    params: impl Params,
+) -> rusqlite::Result<Option<DeploymentRow>> {
+    db.prepare_cached(&format!("{DEPLOYMENT} WHERE {condition}"))?
+        .query_row(params, deployment_row)
+        .optional()
+}
+
+fn create(
+    db: &Connection,
+    context: Context,
+    op: &ApplyDeployment,
+    env: &str,
+) -> Result<DeploymentRow, ApplyError> {
+    if find(db, "deployment_id = ?1", [op.deployment_id.as_bytes()])?.is_some() {
+        return Err(Reject::conflict(format!(
+            "deployment `{}` exists already with another name",
+            op.deployment_id
+        ))
+        .into());
+    }
+    let row = DeploymentRow {
+        id: op.deployment_id,
+        namespace: op.namespace.clone(),
+        agent: op.agent.clone(),
+        alias: op.alias.clone(),
+        version_id: op.version_id,
+        replicas: op.replicas,
+        env: op.env.clone(),
+        generation: 1,
+        state: DeploymentState::Pending,
+        reason: String::new(),
+        created_at: context.at,
+        updated_at: context.at,
+    };
+    db.prepare_cached(
+        "INSERT INTO deployments (deployment_id, namespace, agent, alias, version_id, replicas,
+             env, generation, state, reason, created_at, updated_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11)",
+    )?
+    .execute(params![
+        row.id.as_bytes(),
+        row.namespace,
+        row.agent,
+        row.alias,
+        row.version_id.as_bytes(),
+        row.replicas,
+        env,
+        row.generation,
+        row.state.as_str(),
+        row.reason,
+        context.at.as_millis()
+    ])?;
+    Ok(row)
+}
+
+fn update_spec(
+    db: &Connection,
+    context: Context,
+    row: &mut DeploymentRow,
+    env: &str,
+) -> rusqlite::Result<()> {
+    row.generation += 1;
+    row.updated_at = context.at;
+    db.prepare_cached(
+        "UPDATE deployments SET version_id = ?2, replicas = ?3, env = ?4, generation = ?5,
+             updated_at = ?6
+         WHERE deployment_id = ?1",
+    )?
+    .execute(params![
+        row.id.as_bytes(),
+        row.version_id.as_bytes(),
+        row.replicas,
+        env,
+        row.generation,
+        context.at.as_millis()
+    ])?;
+    Ok(())
+}

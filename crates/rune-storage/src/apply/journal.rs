@@ -1,0 +1,142 @@
+//! Appending to a journal, with every projection of the entries.
+//!
+//! First the entries are checked against the state and collected into an
+//! [`Append`]; only then is anything written.
+
+mod plan;
+mod state;
+
+use rune_store_runtime::{
+    AppendEntries, Appended, EntryBody, ModelReply, Reject, limits::MAX_ENTRY_BYTES,
+};
+use rusqlite::{Connection, params};
+
+use self::plan::{Append, Call};
+pub(super) use self::state::RequestState;
+use super::{Context, encode_within, session};
+use crate::{ApplyError, key};
+
+/// Appends entries. A retry finds its command id in the request's row: only this
+/// command and the accepting one write it, and a request has one writer that waits
+/// for the answer before it goes on.
+pub(super) fn append(
+    db: &Connection,
+    context: Context,
+    op: &AppendEntries,
+) -> Result<Appended, ApplyError> {
+    let state = RequestState::load(db, op.request_id)?;
+    if let Some(seq) = state.receipt(context.id) {
+        return Ok(state.appended(seq));
+    }
+    let first_seq = state.last_seq + 1;
+    let append = Append::plan(db, state, &op.entries)?;
+    let message = match append.messages.len() {
+        0 => 0,
+        count => session::next_message(db, append.state.session, count as u64)?,
+    };
+    write(db, context, op, &append, first_seq, message)?;
+    Ok(append.state.appended(first_seq))
+}
+
+fn write(
+    db: &Connection,
+    context: Context,
+    op: &AppendEntries,
+    append: &Append<'_>,
+    first_seq: u64,
+    first_message: u64,
+) -> rusqlite::Result<()> {
+    let state = &append.state;
+    for (seq, body) in (first_seq..).zip(&append.bodies) {
+        insert_entry(db, key::entry(state.row, seq), context, body)?;
+    }
+    for (n, (seq, tool)) in (first_message..).zip(&append.messages) {
+        let id = key::message(state.session, n);
+        insert_message(db, id, key::entry(state.row, *seq), tool.as_deref())?;
+    }
+    for (seq, reply) in &append.usage {
+        insert_usage(db, context, op, state, *seq, reply)?;
+    }
+    for (call_id, call) in &append.calls {
+        write_call(db, state.row, call_id, call)?;
+    }
+    state.update(db, context, first_seq)
+}
+
+/// An entry as it is stored, rejected where it is too large.
+pub(super) fn encode_entry(entry: &EntryBody) -> Result<String, Reject> {
+    encode_within(entry, entry.kind(), MAX_ENTRY_BYTES)
+}
+
+pub(super) fn insert_entry(
+    db: &Connection,
+    id: i64,
+    context: Context,
+    body: &str,
+) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT INTO journal (id, at, body) VALUES (?1, ?2, ?3)")?
+        .execute(params![id, context.at.as_millis(), body])?;
+    Ok(())
+}
+
+pub(super) fn insert_message(
+    db: &Connection,
+    id: i64,
+    entry: i64,
+    tool: Option<&str>,
+) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT INTO messages (id, journal, tool) VALUES (?1, ?2, ?3)")?
+        .execute(params![id, entry, tool])?;
+    Ok(())
+}
+
+fn insert_usage(
+    db: &Connection,
+    context: Context,
+    op: &AppendEntries,
+    state: &RequestState,
+    seq: u64,
+    reply: &ModelReply,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT INTO usage (request_id, seq, at, namespace, agent, provider, model, input_tokens,
+             output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+    )?
+    .execute(params![
+        op.request_id.as_bytes(),
+        seq,
+        context.at.as_millis(),
+        state.namespace,
+        state.agent,
+        reply.provider,
+        reply.model,
+        reply.usage.input_tokens,
+        reply.usage.output_tokens,
+        reply.usage.cached_tokens,
+        reply.usage.cache_write_tokens,
+        reply.usage.reasoning_tokens,
+    ])?;
+    Ok(())
+}
+
+fn write_call(db: &Connection, request: i64, call_id: &str, call: &Call) -> rusqlite::Result<()> {
+    match call.row {
+        Some(row) => db
+            .prepare_cached("UPDATE tool_calls SET intent = ?2, result = ?3 WHERE id = ?1")?
+            .execute(params![row, call.intent, call.result])?,
+        None => db
+            .prepare_cached(
+                "INSERT INTO tool_calls (request, call_id, name, intent, result)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                request,
+                call_id,
+                call.name,
+                call.intent,
+                call.result
+            ])?,
+    };
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! Checking entries against a journal and collecting what they change.
+
+use std::collections::BTreeMap;
+
+use rune_store_runtime::limits::MAX_CALL_TOKENS;
+use rune_store_runtime::{Block, EntryBody, ModelReply, Reject, RequestStatus, Usage};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{RequestState, encode_entry};
+use crate::ApplyError;
+use crate::row::get;
+
+/// What a command appends, checked.
+pub(super) struct Append<'a> {
+    /// The request after the entries.
+    pub(super) state: RequestState,
+    /// The entries as stored.
+    pub(super) bodies: Vec<String>,
+    /// Entries that are messages, with the model's name of the tool for results.
+    pub(super) messages: Vec<(u64, Option<String>)>,
+    /// Model replies, for the usage ledger.
+    pub(super) usage: Vec<(u64, &'a ModelReply)>,
+    /// Tool calls that are new or changed.
+    pub(super) calls: BTreeMap<&'a str, Call>,
+}
+
+/// A tool call of the model.
+pub(super) struct Call {
+    /// Absent where it is new.
+    pub(super) row: Option<i64>,
+    /// The name the model used.
+    pub(super) name: String,
+    /// The entry of its intent.
+    pub(super) intent: Option<u64>,
+    /// The entry of its result.
+    pub(super) result: Option<u64>,
+}
+
+impl<'a> Append<'a> {
+    /// Checks the entries.
+    pub(super) fn plan(
+        db: &Connection,
+        state: RequestState,
+        entries: &'a [EntryBody],
+    ) -> Result<Self, ApplyError> {
+        if entries.is_empty() {
+            return Err(Reject::invalid("there is no entry to append").into());
+        }
+        state.room_for(entries.len())?;
+        let mut plan = Self {
+            state,
+            bodies: Vec::with_capacity(entries.len()),
+            messages: Vec::new(),
+            usage: Vec::new(),
+            calls: BTreeMap::new(),
+        };
+        for entry in entries {
+            plan.add(db, entry)?;
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, db: &Connection, entry: &'a EntryBody) -> Result<(), ApplyError> {
+        if self.state.status.is_terminal() {
+            return Err(Reject::RequestEnded {
+                id: self.state.id.to_string(),
+            }
+            .into());
+        }
+        self.bodies.push(encode_entry(entry)?);
+        self.state.last_seq += 1;
+        let seq = self.state.last_seq;
+        match entry {
+            EntryBody::Accepted { .. } | EntryBody::CancelRequested { .. } => {
+                return Err(Reject::invalid(format!(
+                    "a {} entry cannot be appended",
+                    entry.kind()
+                ))
+                .into());
+            }
+            EntryBody::Started { replica_id, .. } => {
+                self.state.status = RequestStatus::Running;
+                self.state.attempts = self.state.attempts.saturating_add(1);
+                self.state.replica_id = Some(*replica_id);
+            }
+            EntryBody::ModelReply(reply) => self.model_reply(db, seq, reply)?,
+            EntryBody::ToolIntent(intent) => {
+                let call = self.call(db, &intent.call_id)?;
+                if call.intent.is_some() || call.result.is_some() {
+                    return Err(twice("intent or result", &intent.call_id).into());
+                }
+                call.intent = Some(seq);
+                self.state.tool_calls = self.state.tool_calls.saturating_add(1);
+            }
+            EntryBody::ToolResult(outcome) => {
+                let call = self.call(db, &outcome.call_id)?;
+                if call.result.is_some() {
+                    return Err(twice("result", &outcome.call_id).into());
+                }
+                call.result = Some(seq);
+                let refused = call.intent.is_none();
+                let name = call.name.clone();
+                self.messages.push((seq, Some(name)));
+                self.state.tool_calls = self.state.tool_calls.saturating_add(refused.into());
+            }
+            EntryBody::ModelFailed { .. } | EntryBody::Notice { .. } => {}
+            EntryBody::Finished { status, .. } => {
+                if !status.is_terminal() {
+                    return Err(Reject::invalid(format!(
+                        "a request cannot finish as `{}`",
+                        status.as_str()
+                    ))
+                    .into());
+                }
+                self.state.status = *status;
+            }
+        }
+        Ok(())
+    }
+
+    fn model_reply(
+        &mut self,
+        db: &Connection,
+        seq: u64,
+        reply: &'a ModelReply,
+    ) -> Result<(), ApplyError> {
+        check_usage(&reply.usage)?;
+        for block in &reply.blocks {
+            let Block::ToolCall { id, name, .. } = block else {
+                continue;
+            };
+            if self.calls.contains_key(id.as_str()) || find(db, self.state.row, id)?.is_some() {
+                return Err(twice("call", id).into());
+            }
+            let call = Call {
+                row: None,
+                name: name.clone(),
+                intent: None,
+                result: None,
+            };
+            self.calls.insert(id, call);
+        }
+        self.usage.push((seq, reply));
+        self.messages.push((seq, None));
+        self.state.model_calls = self.state.model_calls.saturating_add(1);
+        self.state.usage.add(&reply.usage);
+        Ok(())
+    }
+
+    /// The call with this id, in these entries or earlier ones.
+    fn call(&mut self, db: &Connection, id: &'a str) -> Result<&mut Call, ApplyError> {
+        use std::collections::btree_map::Entry;
+
+        match self.calls.entry(id) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(free) => match find(db, self.state.row, id)? {
+                Some(call) => Ok(free.insert(call)),
+                None => {
+                    Err(Reject::invalid(format!("no model reply has a tool call `{id}`")).into())
+                }
+            },
+        }
+    }
+}
+
+fn find(db: &Connection, request: i64, call_id: &str) -> rusqlite::Result<Option<Call>> {
+    db.prepare_cached(
+        "SELECT id, name, intent, result FROM tool_calls WHERE request = ?1 AND call_id = ?2",
+    )?
+    .query_row(params![request, call_id], |row| {
+        Ok(Call {
+            row: get(row, 0)?,
+            name: get(row, 1)?,
+            intent: get(row, 2)?,
+            result: get(row, 3)?,
+        })
+    })
+    .optional()
+}
+
+fn check_usage(usage: &Usage) -> Result<(), Reject> {
+    let counts = [
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+    ];
+    if counts.into_iter().any(|count| count > MAX_CALL_TOKENS) {
+        return Err(Reject::invalid(format!(
+            "a model call may report {MAX_CALL_TOKENS} tokens"
+        )));
+    }
+    Ok(())
+}
+
+fn twice(what: &str, call_id: &str) -> Reject {
+    Reject::invalid(format!("tool call `{call_id}` has its {what} already"))
+}

@@ -1,0 +1,199 @@
+//! Checkpoints: moving the write-ahead log into the database, off the hot path.
+//!
+//! Under load a passive checkpoint runs whenever the log has grown by
+//! [`STEP`]; it does not stop the writer. Where the log keeps growing beyond
+//! [`CEILING`], because the writer never paused, the writer is made to wait for the
+//! rest. A store that has been idle for [`IDLE`] has its log emptied.
+
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::health::Health;
+use crate::{Durability, StorageError, connection, metrics};
+
+/// Pages of log after which a passive checkpoint runs: 16 MiB.
+const STEP: u32 = 4096;
+
+/// Pages of log beyond which the writer has to wait: 128 MiB.
+const CEILING: u32 = 32_768;
+
+/// Without a commit for this long the store counts as idle.
+const IDLE: Duration = Duration::from_secs(2);
+
+const NAME: &str = "rune-store-checkpoint";
+
+#[derive(Clone, Copy)]
+enum Mode {
+    Passive,
+    Restart,
+    Truncate,
+}
+
+impl Mode {
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            Self::Restart => "PRAGMA wal_checkpoint(RESTART)",
+            Self::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// Pages in the log.
+    frames: u32,
+    /// Pages of it that a checkpoint has moved.
+    moved: u32,
+    commits: u64,
+    closing: bool,
+}
+
+impl State {
+    const fn pending(&self) -> u32 {
+        // Fewer than were moved: the log was begun anew.
+        if self.frames >= self.moved {
+            self.frames - self.moved
+        } else {
+            self.frames
+        }
+    }
+}
+
+/// How the writer and the store talk to the checkpoint thread.
+#[derive(Clone, Default)]
+pub(crate) struct CheckpointHandle(Arc<(Mutex<State>, Condvar)>);
+
+impl CheckpointHandle {
+    /// Called by the writer after each commit with the pages in the log.
+    pub(crate) fn committed(&self, frames: u32) {
+        let mut state = self.lock();
+        let was = state.pending();
+        state.frames = frames;
+        state.commits += 1;
+        let wakes = was == 0 || (was < STEP && state.pending() >= STEP);
+        drop(state);
+        if wakes {
+            self.0.1.notify_all();
+        }
+    }
+
+    /// Pages in the log.
+    pub(crate) fn frames(&self) -> u32 {
+        self.lock().frames
+    }
+
+    /// Lets the thread empty the log and end.
+    pub(crate) fn close(&self) {
+        self.lock().closing = true;
+        self.0.1.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Waits for work: the mode of the next checkpoint, or nothing at the end.
+    fn next(&self) -> Option<Mode> {
+        let mut state = self.lock();
+        loop {
+            if state.closing {
+                return None;
+            }
+            if state.pending() >= STEP {
+                let over = state.frames >= CEILING;
+                return Some(if over { Mode::Restart } else { Mode::Passive });
+            }
+            if state.frames == 0 {
+                state = self.0.1.wait(state).unwrap_or_else(|e| e.into_inner());
+                continue;
+            }
+            let commits = state.commits;
+            let (after, timeout) = self
+                .0
+                .1
+                .wait_timeout(state, IDLE)
+                .unwrap_or_else(|e| e.into_inner());
+            state = after;
+            if timeout.timed_out() && state.commits == commits {
+                return Some(Mode::Truncate);
+            }
+        }
+    }
+
+    /// Notes what a checkpoint found and moved, unless a commit came meanwhile.
+    fn done(&self, commits: u64, frames: u32, moved: u32) {
+        let mut state = self.lock();
+        state.moved = moved;
+        if state.commits == commits {
+            state.frames = frames;
+        }
+    }
+}
+
+/// Starts the thread.
+pub(crate) fn start(
+    path: &Path,
+    durability: Durability,
+    health: Health,
+    handle: CheckpointHandle,
+) -> Result<JoinHandle<()>, StorageError> {
+    let connection =
+        connection::checkpointer(path, durability).map_err(|source| StorageError::Sqlite {
+            action: "open",
+            path: path.to_owned(),
+            source,
+        })?;
+    std::thread::Builder::new()
+        .name(NAME.to_owned())
+        .spawn(move || run(&connection, &health, &handle))
+        .map_err(|error| StorageError::Thread {
+            name: NAME,
+            problem: format!("cannot start: {error}"),
+        })
+}
+
+fn run(connection: &Connection, health: &Health, handle: &CheckpointHandle) {
+    while let Some(mode) = handle.next() {
+        checkpoint(connection, health, handle, mode);
+    }
+    if health.failure().is_none() {
+        checkpoint(connection, health, handle, Mode::Truncate);
+    }
+}
+
+fn checkpoint(connection: &Connection, health: &Health, handle: &CheckpointHandle, mode: Mode) {
+    let commits = handle.lock().commits;
+    let start = Instant::now();
+    let result = connection.query_row(mode.sql(), [], |row| Ok((row.get(1)?, row.get(2)?)));
+    metrics::checkpoint(start.elapsed());
+    match result {
+        Ok((frames, moved)) => {
+            let count = |pages: i64| u32::try_from(pages).unwrap_or(0);
+            handle.done(commits, count(frames), count(moved));
+        }
+        Err(rusqlite::Error::SqliteFailure(error, _))
+            if matches!(
+                error.code,
+                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull
+            ) =>
+        {
+            // The log keeps everything; the next step tries again.
+            let frames = handle.frames();
+            handle.done(commits, frames, frames);
+            tracing::warn!(%error, "checkpoint put off");
+        }
+        Err(error) => {
+            let frames = handle.frames();
+            handle.done(commits, frames, frames);
+            health.fail(format!("checkpoint failed: {error}"));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The three kinds of connections: one that writes, some that read, one that
+//! checkpoints.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::{Durability, StorageError, migration};
+
+/// The first version without the WAL-reset corruption bug.
+const MIN_SQLITE: i32 = 3_051_003;
+
+/// How long a connection waits for a lock that another holds. Only the end of a
+/// checkpoint and the writer ever meet.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Prepared statements that a connection keeps; more than there are.
+const STATEMENTS: usize = 128;
+
+/// Functions whose value is not decided by the command and the state.
+const NONDETERMINISTIC: &[&str] = &[
+    "random",
+    "randomblob",
+    "date",
+    "time",
+    "datetime",
+    "julianday",
+    "unixepoch",
+    "strftime",
+    "timediff",
+    "current_date",
+    "current_time",
+    "current_timestamp",
+    "last_insert_rowid",
+    "changes",
+    "total_changes",
+    "sqlite_version",
+    "sqlite_source_id",
+];
+
+/// Opens the writing connection, creating and migrating the database.
+pub(crate) fn writer(path: &Path, durability: Durability) -> Result<Connection, StorageError> {
+    check_version()?;
+    let sqlite = |source| StorageError::Sqlite {
+        action: "open",
+        path: path.to_owned(),
+        source,
+    };
+    let mut connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(sqlite)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(sqlite)?;
+    connection
+        .pragma_update(None, "synchronous", durability.pragma())
+        .map_err(sqlite)?;
+    migration::migrate(&mut connection, path)?;
+    prepare_writer(&mut connection).map_err(sqlite)?;
+    Ok(connection)
+}
+
+/// An empty database in memory on which [`crate::apply`] works as on the real
+/// one, for tests and fuzzing.
+///
+/// # Errors
+/// As opening a file.
+pub fn open_in_memory(page_size: u32) -> Result<Connection, StorageError> {
+    let path = Path::new(":memory:");
+    let sqlite = |source| StorageError::Sqlite {
+        action: "open",
+        path: path.to_owned(),
+        source,
+    };
+    let mut connection = Connection::open_in_memory().map_err(sqlite)?;
+    connection
+        .pragma_update(None, "page_size", page_size)
+        .map_err(sqlite)?;
+    migration::migrate(&mut connection, path)?;
+    prepare_writer(&mut connection).map_err(sqlite)?;
+    Ok(connection)
+}
+
+/// Opens a connection that cannot write.
+pub(crate) fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+/// Opens the connection that moves the write-ahead log into the database.
+pub(crate) fn checkpointer(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "synchronous", durability.pragma())?;
+    Ok(connection)
+}
+
+fn prepare_writer(connection: &mut Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.authorizer(Some(deny_nondeterminism))
+}
+
+/// Asked while a statement is prepared, so that it costs nothing afterwards.
+fn deny_nondeterminism(context: AuthContext<'_>) -> Authorization {
+    match context.action {
+        AuthAction::Function { function_name }
+            if NONDETERMINISTIC
+                .iter()
+                .any(|name| name.eq_ignore_ascii_case(function_name)) =>
+        {
+            Authorization::Deny
+        }
+        _ => Authorization::Allow,
+    }
+}
+
+fn check_version() -> Result<(), StorageError> {
+    if rusqlite::version_number() < MIN_SQLITE {
+        return Err(StorageError::SqliteVersion(rusqlite::version().to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_writer_refuses_what_depends_on_chance_or_clock() {
+        let db = open_in_memory(4096).unwrap();
+        for sql in [
+            "SELECT random()",
+            "SELECT RANDOMBLOB(4)",
+            "SELECT datetime('now')",
+            "SELECT strftime('%s', 'now')",
+            "SELECT CURRENT_TIMESTAMP",
+            "SELECT last_insert_rowid()",
+        ] {
+            assert!(db.prepare(sql).is_err(), "{sql}");
+        }
+        assert!(db.prepare("SELECT coalesce(1, 2)").is_ok());
+    }
+}

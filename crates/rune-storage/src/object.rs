@@ -1,0 +1,257 @@
+//! The object store: bytes under their SHA-256, in a local directory or, in builds
+//! with the backend, in a bucket.
+
+use std::path::Path as FsPath;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore as Backend, ObjectStoreExt as _, PutMode, PutOptions};
+use url::Url;
+
+use crate::Digest;
+
+/// The largest object, in bytes.
+pub const MAX_OBJECT_BYTES: usize = 256 << 20;
+
+/// An object operation that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// The URL names no store that this build can open.
+    #[error("cannot open object store `{location}`: {reason}")]
+    Open {
+        /// The URL or directory, without credentials.
+        location: String,
+        /// Why.
+        reason: String,
+    },
+    /// There is no such object.
+    #[error("object {0} does not exist")]
+    NotFound(Digest),
+    /// The object is larger than the limit.
+    #[error("object has {size} bytes, the limit is {MAX_OBJECT_BYTES}")]
+    TooLarge {
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// The bytes are not those that were stored.
+    #[error("object {expected} is damaged, its content has digest {found}")]
+    Damaged {
+        /// The digest it is stored under.
+        expected: Digest,
+        /// The digest of what is there.
+        found: Digest,
+    },
+    /// The backend failed.
+    #[error("cannot {action} object {digest}")]
+    Backend {
+        /// What was tried.
+        action: &'static str,
+        /// Which object.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: object_store::Error,
+    },
+}
+
+/// Content-addressed objects. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ObjectStore {
+    backend: Arc<dyn Backend>,
+    prefix: Path,
+}
+
+impl ObjectStore {
+    /// Opens a store by URL (`file:///…`, and `s3://…` and the like in builds that
+    /// have them) or by a directory's path, which is created.
+    ///
+    /// # Errors
+    /// [`ObjectError::Open`].
+    pub fn open(location: &str) -> Result<Self, ObjectError> {
+        match Url::parse(location) {
+            Ok(url) if url.scheme() == "file" => match url.to_file_path() {
+                Ok(directory) => Self::open_directory(&directory),
+                Err(()) => Err(open_error(location, "the URL has no local path")),
+            },
+            Ok(url) if location.contains("://") => {
+                let shown = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
+                let (backend, prefix) =
+                    object_store::parse_url(&url).map_err(|error| open_error(&shown, error))?;
+                Ok(Self {
+                    backend: Arc::from(backend),
+                    prefix,
+                })
+            }
+            _ => Self::open_directory(FsPath::new(location)),
+        }
+    }
+
+    /// Opens a store in a directory, which is created. An object is on disk, with
+    /// its directory entry, before [`ObjectStore::put`] answers.
+    ///
+    /// # Errors
+    /// [`ObjectError::Open`].
+    pub fn open_directory(directory: &FsPath) -> Result<Self, ObjectError> {
+        let shown = directory.display();
+        std::fs::create_dir_all(directory).map_err(|error| open_error(&shown, error))?;
+        let backend = LocalFileSystem::new_with_prefix(directory)
+            .map_err(|error| open_error(&shown, error))?
+            .with_fsync(true);
+        Ok(Self {
+            backend: Arc::new(backend),
+            prefix: Path::default(),
+        })
+    }
+
+    /// Stores bytes and answers their digest. Storing them again changes nothing.
+    ///
+    /// # Errors
+    /// [`ObjectError::TooLarge`], [`ObjectError::Backend`].
+    pub async fn put(&self, bytes: Bytes) -> Result<Digest, ObjectError> {
+        if bytes.len() > MAX_OBJECT_BYTES {
+            return Err(ObjectError::TooLarge {
+                size: bytes.len() as u64,
+            });
+        }
+        let digest = Digest::of(&bytes);
+        let create = PutOptions::from(PutMode::Create);
+        match self
+            .backend
+            .put_opts(&self.path(digest), bytes.into(), create)
+            .await
+        {
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(digest),
+            Err(source) => Err(backend_error("put", digest, source)),
+        }
+    }
+
+    /// The bytes of an object, checked against the digest.
+    ///
+    /// # Errors
+    /// [`ObjectError::NotFound`], [`ObjectError::Damaged`], [`ObjectError::TooLarge`],
+    /// [`ObjectError::Backend`].
+    pub async fn get(&self, digest: Digest) -> Result<Bytes, ObjectError> {
+        let failed = |source| backend_error("get", digest, source);
+        let object = self.backend.get(&self.path(digest)).await.map_err(failed)?;
+        if object.meta.size > MAX_OBJECT_BYTES as u64 {
+            return Err(ObjectError::TooLarge {
+                size: object.meta.size,
+            });
+        }
+        let bytes = object.bytes().await.map_err(failed)?;
+        let found = Digest::of(&bytes);
+        if found != digest {
+            return Err(ObjectError::Damaged {
+                expected: digest,
+                found,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// The size of an object in bytes, or nothing where it does not exist.
+    ///
+    /// # Errors
+    /// [`ObjectError::Backend`].
+    pub async fn head(&self, digest: Digest) -> Result<Option<u64>, ObjectError> {
+        match self.backend.head(&self.path(digest)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(backend_error("look up", digest, source)),
+        }
+    }
+
+    /// Deletes an object. Deleting one that is gone is no error.
+    ///
+    /// # Errors
+    /// [`ObjectError::Backend`].
+    pub async fn delete(&self, digest: Digest) -> Result<(), ObjectError> {
+        match self.backend.delete(&self.path(digest)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(backend_error("delete", digest, source)),
+        }
+    }
+
+    fn path(&self, digest: Digest) -> Path {
+        let hex = digest.hex();
+        let (fan, rest) = hex.split_at(2);
+        self.prefix.clone().join("sha256").join(fan).join(rest)
+    }
+}
+
+fn open_error(location: &(impl ToString + ?Sized), reason: impl ToString) -> ObjectError {
+    ObjectError::Open {
+        location: location.to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+fn backend_error(action: &'static str, digest: Digest, source: object_store::Error) -> ObjectError {
+    match source {
+        object_store::Error::NotFound { .. } => ObjectError::NotFound(digest),
+        source => ObjectError::Backend {
+            action,
+            digest,
+            source,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, ObjectStore) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = ObjectStore::open(directory.path().to_str().unwrap()).unwrap();
+        (directory, store)
+    }
+
+    #[tokio::test]
+    async fn an_object_is_found_under_its_digest() {
+        let (directory, store) = store();
+        let digest = store.put(Bytes::from_static(b"abc")).await.unwrap();
+        assert_eq!(digest, Digest::of(b"abc"));
+        assert_eq!(store.put(Bytes::from_static(b"abc")).await.unwrap(), digest);
+        assert_eq!(store.get(digest).await.unwrap(), "abc");
+        assert_eq!(store.head(digest).await.unwrap(), Some(3));
+        let (fan, rest) = (&digest.hex()[..2], &digest.hex()[2..]);
+        assert!(
+            directory
+                .path()
+                .join("sha256")
+                .join(fan)
+                .join(rest)
+                .is_file()
+        );
+        store.delete(digest).await.unwrap();
+        store.delete(digest).await.unwrap();
+        assert_eq!(store.head(digest).await.unwrap(), None);
+        assert!(matches!(
+            store.get(digest).await,
+            Err(ObjectError::NotFound(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_object_is_not_handed_out() {
+        let (directory, store) = store();
+        let digest = store.put(Bytes::from_static(b"abc")).await.unwrap();
+        let (fan, rest) = (&digest.hex()[..2], &digest.hex()[2..]);
+        std::fs::write(directory.path().join("sha256").join(fan).join(rest), "abd").unwrap();
+        assert!(matches!(
+            store.get(digest).await,
+            Err(ObjectError::Damaged { .. })
+        ));
+    }
+
+    #[test]
+    fn an_unknown_store_is_refused_by_name() {
+        let error = ObjectStore::open("gopher://host/x")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("gopher://host"), "{error}");
+    }
+}

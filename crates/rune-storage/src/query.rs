@@ -1,0 +1,90 @@
+//! A query whose conditions depend on a filter.
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, Row, params_from_iter};
+
+/// The text of a query and the values of its parameters. The texts are few (one
+/// for each set of conditions), so that statements stay prepared.
+pub(crate) struct Query {
+    sql: String,
+    values: Vec<Value>,
+    conditions: usize,
+}
+
+impl Query {
+    /// A query without conditions.
+    pub(crate) fn new(select: &str) -> Self {
+        Self {
+            sql: select.to_owned(),
+            values: Vec::new(),
+            conditions: 0,
+        }
+    }
+
+    /// Adds a condition with one `?` for each value.
+    pub(crate) fn and<V: Into<Value>>(
+        &mut self,
+        condition: &str,
+        values: impl IntoIterator<Item = V>,
+    ) {
+        self.sql.push_str(if self.conditions == 0 {
+            " WHERE "
+        } else {
+            " AND "
+        });
+        self.sql.push_str(condition);
+        self.values.extend(values.into_iter().map(Into::into));
+        self.conditions += 1;
+    }
+
+    /// Adds a condition where there is a value for it.
+    pub(crate) fn and_maybe<V: Into<Value>>(&mut self, condition: &str, value: Option<V>) {
+        if let Some(value) = value {
+            self.and(condition, [value]);
+        }
+    }
+
+    /// The query in this order.
+    pub(crate) fn order_by(mut self, order: &str) -> Self {
+        self.sql.push_str(" ORDER BY ");
+        self.sql.push_str(order);
+        self
+    }
+
+    /// The first `limit` rows that `keep` wants, and the key of the last of them
+    /// where there are more. Rows are read one by one, so that the rest of a long
+    /// list costs nothing.
+    pub(crate) fn collect<K, T>(
+        &self,
+        db: &Connection,
+        limit: usize,
+        map: fn(&Row<'_>) -> rusqlite::Result<(K, T)>,
+        keep: impl Fn(&T) -> bool,
+    ) -> rusqlite::Result<(Vec<T>, Option<K>)> {
+        let mut statement = db.prepare_cached(&self.sql)?;
+        let mut rows = statement.query(params_from_iter(&self.values))?;
+        let (mut items, mut last) = (Vec::new(), None);
+        while let Some(row) = rows.next()? {
+            let (key, item) = map(row)?;
+            if !keep(&item) {
+                continue;
+            }
+            if items.len() == limit {
+                return Ok((items, last));
+            }
+            items.push(item);
+            last = Some(key);
+        }
+        Ok((items, None))
+    }
+}
+
+/// The value of an id.
+pub(crate) fn blob(bytes: &[u8; 16]) -> Value {
+    Value::Blob(bytes.to_vec())
+}
+
+/// The value of a text that may be absent.
+pub(crate) fn text(text: Option<&String>) -> Option<Value> {
+    text.map(|text| Value::Text(text.clone()))
+}

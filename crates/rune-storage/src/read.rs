@@ -1,0 +1,12 @@
+//! The read side of the store, one file per aggregate.
+
+mod audit;
+mod cache;
+pub(crate) mod deployment;
+mod memory;
+pub(crate) mod registry;
+mod replica;
+mod request;
+mod schedule;
+mod session;
+mod usage;

@@ -1,0 +1,205 @@
+//! Requests, their journals and tool invocations.
+
+use async_trait::async_trait;
+use rune_store_runtime::{
+    DeploymentId, Entry, EntryBody, Page, PageRequest, ReplicaId, RequestFilter, RequestId,
+    RequestReader, RequestRow, RequestStatus, SessionId, StoreError, ToolInvocationRow,
+    ToolInvocationState, Usage, VersionId,
+};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::query::{Query, blob, text};
+use crate::row::{self, get};
+use crate::{SqliteStore, cursor, key};
+
+const LIST: &str = "requests";
+
+/// Output and failure are read from the last entry, where it is `finished`.
+const REQUEST: &str = "SELECT r.id, r.request_id, s.session_id, r.namespace, r.agent, \
+     r.deployment_id, r.version_id, r.replica_id, r.status, r.attempts, r.cancel_requested, \
+     r.caller, r.metadata, r.checkpoint, r.last_seq, r.input_tokens, r.output_tokens, \
+     r.cached_tokens, r.cache_write_tokens, r.reasoning_tokens, r.model_calls, r.tool_calls, \
+     r.created_at, r.updated_at, j.body \
+     FROM requests r JOIN sessions s ON s.id = r.session \
+     LEFT JOIN journal j ON j.id = (r.id << 20) + r.last_seq \
+         AND r.status IN ('completed', 'failed', 'cancelled')";
+
+#[async_trait]
+impl RequestReader for SqliteStore {
+    async fn request(&self, id: RequestId) -> Result<Option<RequestRow>, StoreError> {
+        self.readers
+            .run(move |db| {
+                db.prepare_cached(&format!("{REQUEST} WHERE r.request_id = ?1"))?
+                    .query_row([id.as_bytes()], |row| Ok(request_row(row)?.1))
+                    .optional()
+            })
+            .await
+    }
+
+    async fn requests(
+        &self,
+        filter: &RequestFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RequestRow>, StoreError> {
+        let mut query = Query::new(REQUEST);
+        query.and_maybe("r.namespace = ?", text(filter.namespace.as_ref()));
+        query.and_maybe("r.agent = ?", text(filter.agent.as_ref()));
+        let session = filter.session_id.as_ref().map(SessionId::as_str);
+        query.and_maybe(
+            "r.session = (SELECT id FROM sessions WHERE session_id = ?)",
+            session.map(|id| Value::Text(id.to_owned())),
+        );
+        let deployment = filter.deployment_id.as_ref().map(DeploymentId::as_bytes);
+        query.and_maybe("r.deployment_id = ?", deployment.map(blob));
+        if !filter.statuses.is_empty() {
+            let marks = vec!["?"; filter.statuses.len()].join(", ");
+            let words = filter
+                .statuses
+                .iter()
+                .map(|status| status.as_str().to_owned());
+            query.and(&format!("r.status IN ({marks})"), words);
+            if !filter.statuses.iter().any(|status| status.is_terminal()) {
+                // Implied by the line above; lets SQLite use the index of live requests.
+                query.and::<Value>("r.status IN ('accepted', 'running', 'input-required')", []);
+            }
+        }
+        query.and_maybe("r.id < ?", cursor::decode::<i64>(LIST, page)?);
+        self.readers
+            .page(LIST, page, query.order_by("r.id DESC"), request_row, |_| {
+                true
+            })
+            .await
+    }
+
+    async fn journal(
+        &self,
+        id: RequestId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<Entry>, StoreError> {
+        self.readers
+            .run(move |db| {
+                let Some(request) = find(db, id)? else {
+                    return Ok(Vec::new());
+                };
+                let (first, last) = key::entries(request);
+                let after = i64::try_from(after).map_or(last, |after| (first + after).min(last));
+                db.prepare_cached(
+                    "SELECT id, at, body FROM journal WHERE id > ?1 AND id <= ?2
+                     ORDER BY id LIMIT ?3",
+                )?
+                .query_map(params![after, last, limit], |found| {
+                    Ok(Entry {
+                        request_id: id,
+                        seq: key::split_entry(get(found, 0)?).1,
+                        at: row::time(found, 1)?,
+                        body: row::json(found, 2)?,
+                    })
+                })?
+                .collect()
+            })
+            .await
+    }
+
+    async fn tool_invocations(&self, id: RequestId) -> Result<Vec<ToolInvocationRow>, StoreError> {
+        self.readers
+            .run(move |db| {
+                let Some(request) = find(db, id)? else {
+                    return Ok(Vec::new());
+                };
+                db.prepare_cached(
+                    "SELECT c.call_id, c.name, i.at, i.body, o.at, o.body FROM tool_calls c
+                     LEFT JOIN journal i ON i.id = (c.request << 20) + c.intent
+                     LEFT JOIN journal o ON o.id = (c.request << 20) + c.result
+                     WHERE c.request = ?1 AND coalesce(c.intent, c.result) IS NOT NULL
+                     ORDER BY coalesce(c.intent, c.result)",
+                )?
+                .query_map([request], |row| invocation_row(id, row))?
+                .collect()
+            })
+            .await
+    }
+}
+
+fn find(db: &Connection, id: RequestId) -> rusqlite::Result<Option<i64>> {
+    db.prepare_cached("SELECT id FROM requests WHERE request_id = ?1")?
+        .query_row([id.as_bytes()], |row| get(row, 0))
+        .optional()
+}
+
+fn request_row(found: &Row<'_>) -> rusqlite::Result<(i64, RequestRow)> {
+    let last: Option<String> = get(found, 24)?;
+    let last: Option<EntryBody> = last.map(|_| row::json(found, 24)).transpose()?;
+    let (output, failure) = match last {
+        Some(EntryBody::Finished {
+            output, failure, ..
+        }) => (output, failure),
+        _ => (None, None),
+    };
+    let row = RequestRow {
+        id: row::request_id(found, 1)?,
+        session_id: row::session_id(found, 2)?,
+        namespace: get(found, 3)?,
+        agent: get(found, 4)?,
+        deployment_id: row::id(found, 5, DeploymentId::from_bytes)?,
+        version_id: row::id(found, 6, VersionId::from_bytes)?,
+        replica_id: row::maybe_id(found, 7, ReplicaId::from_bytes)?,
+        status: row::word(found, 8, RequestStatus::parse)?,
+        attempts: get(found, 9)?,
+        cancel_requested: get(found, 10)?,
+        caller: get(found, 11)?,
+        metadata: row::json(found, 12)?,
+        checkpoint: row::word(found, 13, row::parse_checkpoint)?,
+        last_seq: get(found, 14)?,
+        output,
+        failure,
+        usage: Usage {
+            input_tokens: get(found, 15)?,
+            output_tokens: get(found, 16)?,
+            cached_tokens: get(found, 17)?,
+            cache_write_tokens: get(found, 18)?,
+            reasoning_tokens: get(found, 19)?,
+        },
+        model_calls: get(found, 20)?,
+        tool_calls: get(found, 21)?,
+        created_at: row::time(found, 22)?,
+        updated_at: row::time(found, 23)?,
+    };
+    Ok((get(found, 0)?, row))
+}
+
+fn invocation_row(id: RequestId, found: &Row<'_>) -> rusqlite::Result<ToolInvocationRow> {
+    let entry = |index| -> rusqlite::Result<Option<EntryBody>> {
+        let text: Option<String> = get(found, index)?;
+        text.map(|_| row::json(found, index)).transpose()
+    };
+    let (intended_at, finished_at) = (row::maybe_time(found, 2)?, row::maybe_time(found, 4)?);
+    let mut invocation = ToolInvocationRow {
+        request_id: id,
+        call_id: get(found, 0)?,
+        tool: get(found, 1)?,
+        input: None,
+        state: ToolInvocationState::Intended,
+        failure: None,
+        attempts: 0,
+        duration_ms: None,
+        started_at: intended_at.or(finished_at).unwrap_or_default(),
+        finished_at,
+    };
+    if let Some(EntryBody::ToolIntent(intent)) = entry(3)? {
+        invocation.tool = intent.tool;
+        invocation.input = Some(intent.input);
+    }
+    if let Some(EntryBody::ToolResult(outcome)) = entry(5)? {
+        invocation.tool = outcome.tool;
+        invocation.state = match outcome.failure {
+            None => ToolInvocationState::Succeeded,
+            Some(_) => ToolInvocationState::Failed,
+        };
+        invocation.failure = outcome.failure;
+        invocation.attempts = outcome.attempts;
+        invocation.duration_ms = Some(outcome.duration_ms);
+    }
+    Ok(invocation)
+}

@@ -1,0 +1,297 @@
+//! The store: its threads, its write method and its maintenance.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rune_store_runtime::{Command, CommandLog, Reject, Reply, StoreError};
+use rusqlite::Connection;
+use rusqlite::backup::Backup;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::checkpoint::CheckpointHandle;
+use crate::health::Health;
+use crate::reader::Readers;
+use crate::row::get;
+use crate::size::json_size;
+use crate::writer::Job;
+use crate::{DataDirLock, StorageConfig, StorageError, checkpoint, connection, writer};
+
+/// The largest command, in bytes of its JSON: room for the journal of a long
+/// request that is written at its end.
+const MAX_COMMAND_BYTES: usize = 32 << 20;
+
+/// Pages that a backup copies before it lets others read.
+const BACKUP_STEP: i32 = 256;
+
+/// A store in one SQLite database, with one process as its only user.
+///
+/// Retries: a command is recognised by its id for ten minutes of command time;
+/// [`rune_store_runtime::AppendEntries`] and [`rune_store_runtime::AcceptRequest`]
+/// for as long as no later command of these two kinds was applied to the request.
+pub struct SqliteStore {
+    pub(crate) readers: Readers,
+    path: PathBuf,
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    threads: Mutex<Option<Threads>>,
+    health: Health,
+    checkpoint: CheckpointHandle,
+}
+
+/// What ends when the store is closed; the lock last.
+struct Threads {
+    writer: JoinHandle<()>,
+    checkpoint: JoinHandle<()>,
+    _lock: DataDirLock,
+}
+
+/// What a store says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Bytes of the database file, without the write-ahead log.
+    pub database_bytes: u64,
+    /// Pages in the write-ahead log.
+    pub wal_pages: u32,
+    /// Commands that wait for the writer.
+    pub queue: usize,
+}
+
+impl SqliteStore {
+    /// Opens the database, creating or migrating it, and starts its threads.
+    ///
+    /// # Errors
+    /// [`StorageError`]; [`StorageError::Locked`] where another process has it open.
+    pub fn open(config: StorageConfig) -> Result<Self, StorageError> {
+        let StorageConfig {
+            path,
+            durability,
+            readers,
+            queue,
+        } = config;
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        std::fs::create_dir_all(directory).map_err(|source| StorageError::Io {
+            action: "create",
+            path: directory.to_owned(),
+            source,
+        })?;
+        let lock = DataDirLock::acquire(directory)?;
+        let health = Health::default();
+        let handle = CheckpointHandle::default();
+        let connection = connection::writer(&path, durability)?;
+        let readers = Readers::start(&path, readers)?;
+        let checkpoint = checkpoint::start(&path, durability, health.clone(), handle.clone())?;
+        let (jobs, writer) = writer::start(connection, queue, health.clone(), handle.clone())?;
+        Ok(Self {
+            readers,
+            path,
+            jobs: Mutex::new(Some(jobs)),
+            threads: Mutex::new(Some(Threads {
+                writer,
+                checkpoint,
+                _lock: lock,
+            })),
+            health,
+            checkpoint: handle,
+        })
+    }
+
+    /// Takes no more commands, finishes those that wait, moves the write-ahead log
+    /// into the database and gives the data directory free. Waits for all of it;
+    /// doing it again, or dropping the store afterwards, does nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::Thread`] where a thread panicked.
+    pub async fn close(self: &Arc<Self>) -> Result<(), StorageError> {
+        let store = Arc::clone(self);
+        tokio::task::spawn_blocking(move || store.stop())
+            .await
+            .map_err(|error| StorageError::Thread {
+                name: "close",
+                problem: error.to_string(),
+            })?
+    }
+
+    /// Why the store takes no commands any more; nothing where it works.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.health.failure().map(str::to_owned)
+    }
+
+    /// What the store says of itself.
+    ///
+    /// # Errors
+    /// As a read.
+    pub async fn stats(&self) -> Result<StoreStats, StoreError> {
+        let database_bytes = self
+            .readers
+            .run(|db| {
+                db.query_row(
+                    "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+                    [],
+                    |row| get(row, 0),
+                )
+            })
+            .await?;
+        let queue = self
+            .sender()
+            .map_or(0, |jobs| jobs.max_capacity() - jobs.capacity());
+        Ok(StoreStats {
+            database_bytes,
+            wal_pages: self.checkpoint.frames(),
+            queue,
+        })
+    }
+
+    /// Checks every page and index. Takes a time that grows with the database, on
+    /// a connection of its own.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] with what was found.
+    pub async fn integrity_check(&self) -> Result<(), StorageError> {
+        self.maintain("check", |path, db| {
+            let report: Vec<String> = db
+                .prepare("PRAGMA integrity_check(10)")?
+                .query_map([], |row| get(row, 0))?
+                .collect::<rusqlite::Result<_>>()?;
+            let sound = report.len() == 1 && report.iter().all(|line| line == "ok");
+            Ok(if sound {
+                Ok(())
+            } else {
+                Err(StorageError::Damaged {
+                    path: path.to_owned(),
+                    report: report.join("; "),
+                })
+            })
+        })
+        .await
+    }
+
+    /// Copies the database as it is now to a new file while it is in use.
+    ///
+    /// # Errors
+    /// [`StorageError::Sqlite`] or [`StorageError::Io`], where the file exists or
+    /// cannot be written.
+    pub async fn backup(&self, target: PathBuf) -> Result<(), StorageError> {
+        self.maintain("back up", move |_, db| {
+            let io = |action| {
+                let path = target.clone();
+                move |source| StorageError::Io {
+                    action,
+                    path,
+                    source,
+                }
+            };
+            if let Err(error) = std::fs::File::create_new(&target) {
+                return Ok(Err(io("create")(error)));
+            }
+            let mut copy = Connection::open(&target)?;
+            Backup::new(db, &mut copy)?.run_to_completion(BACKUP_STEP, Duration::ZERO, None)?;
+            drop(copy);
+            let synced = std::fs::File::open(&target).and_then(|file| file.sync_all());
+            Ok(synced.map_err(io("sync")))
+        })
+        .await
+    }
+
+    /// Runs long work on a connection of its own, outside the read pool.
+    async fn maintain(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Path, &Connection) -> rusqlite::Result<Result<(), StorageError>>
+        + Send
+        + 'static,
+    ) -> Result<(), StorageError> {
+        let path = self.path.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let result = connection::reader(&path).and_then(|db| work(&path, &db));
+            result.map_err(|source| StorageError::Sqlite {
+                action,
+                path,
+                source,
+            })?
+        });
+        task.await.map_err(|error| StorageError::Thread {
+            name: action,
+            problem: error.to_string(),
+        })?
+    }
+
+    fn sender(&self) -> Option<mpsc::Sender<Job>> {
+        let jobs = self.jobs.lock();
+        jobs.unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
+    }
+
+    fn stop(&self) -> Result<(), StorageError> {
+        let jobs = self.jobs.lock();
+        jobs.unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let threads = self.threads.lock();
+        let threads = threads
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .take();
+        let Some(threads) = threads else {
+            return Ok(());
+        };
+        let written = join("rune-store-writer", threads.writer);
+        self.readers.stop();
+        self.checkpoint.close();
+        let moved = join("rune-store-checkpoint", threads.checkpoint);
+        written.and(moved)
+    }
+}
+
+#[async_trait]
+impl CommandLog for SqliteStore {
+    async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
+        self.health.check()?;
+        if command.v != Command::VERSION {
+            // Refused before it is ordered; once ordered it would halt the writer.
+            let known = Command::VERSION;
+            return Err(Reject::invalid(format!(
+                "command version {} is not known, this rune knows {known}",
+                command.v
+            ))
+            .into());
+        }
+        let bytes = json_size(&command);
+        if bytes > MAX_COMMAND_BYTES {
+            return Err(Reject::invalid(format!(
+                "a command has {bytes} bytes of JSON, the limit is {MAX_COMMAND_BYTES}"
+            ))
+            .into());
+        }
+        let closed = || StoreError::Unavailable("the store is closed".to_owned());
+        let jobs = self.sender().ok_or_else(closed)?;
+        let (answer, answered) = oneshot::channel();
+        let job = Job {
+            command,
+            bytes,
+            answer,
+        };
+        jobs.send(job).await.map_err(|_| closed())?;
+        drop(jobs);
+        answered.await.map_err(|_| {
+            StoreError::Unavailable("the writer ended before it answered".to_owned())
+        })?
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            tracing::error!(%error, "store did not end well");
+        }
+    }
+}
+
+fn join(name: &'static str, thread: JoinHandle<()>) -> Result<(), StorageError> {
+    thread.join().map_err(|_| StorageError::Thread {
+        name,
+        problem: "panicked".to_owned(),
+    })
+}

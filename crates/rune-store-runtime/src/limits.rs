@@ -1,0 +1,69 @@
+//! The limits that every store keeps. A command beyond one of them is rejected
+//! with [`crate::Reject::Invalid`].
+
+use std::time::Duration;
+
+/// The largest journal entry, in bytes of its JSON. Larger payloads go to the
+/// object store and the entry keeps the digest.
+pub const MAX_ENTRY_BYTES: usize = 1 << 20;
+
+/// The most entries in one journal.
+pub const MAX_ENTRIES: u64 = (1 << 20) - 1;
+
+/// The most messages in one session.
+pub const MAX_SESSION_MESSAGES: u64 = (1 << 24) - 1;
+
+/// The largest token count that one model call may report. Small enough that the
+/// sum over the longest journal fits a signed 64-bit integer.
+pub const MAX_CALL_TOKENS: u64 = 1 << 40;
+
+/// The longest memory key, in bytes.
+pub const MAX_MEMORY_KEY_BYTES: usize = 256;
+
+/// The largest memory value with its tags, in bytes of JSON.
+pub const MAX_MEMORY_VALUE_BYTES: usize = 256 << 10;
+
+/// The latest time a command may carry: the end of the year 9999.
+pub const MAX_COMMAND_MILLIS: i64 = 253_402_300_799_999;
+
+/// How long an idempotency key is kept, by the time of the commands.
+pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a retry of a command is recognised, by the time of the commands.
+pub const RECEIPT_WINDOW: Duration = Duration::from_secs(10 * 60);
+
+/// How deep stored JSON may nest, so that every reader can parse it back.
+pub const MAX_JSON_DEPTH: usize = 100;
+
+/// How deep arrays and objects nest in a valid JSON text.
+#[must_use]
+pub fn json_depth(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0usize);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_in_strings_do_not_nest() {
+        assert_eq!(json_depth("1"), 0);
+        assert_eq!(json_depth(r#"{"a":[{"b":"]]{{\"[["}]}"#), 3);
+    }
+}
