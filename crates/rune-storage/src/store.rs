@@ -273,7 +273,11 @@ impl CommandLog for SqliteStore {
             bytes,
             answer,
         };
-        jobs.send(job).await.map_err(|_| closed())?;
+        // Outside tokio's budget, which could make the first poll return without
+        // having queued the command, and so let a later one overtake it.
+        tokio::task::unconstrained(jobs.send(job))
+            .await
+            .map_err(|_| closed())?;
         drop(jobs);
         answered.await.map_err(|_| {
             StoreError::Unavailable("the writer ended before it answered".to_owned())

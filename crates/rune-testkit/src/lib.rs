@@ -16,6 +16,7 @@ mod daemon;
 mod error;
 mod model_server;
 mod task;
+pub mod store;
 
 pub use clock::VirtualClock;
 pub use daemon::{TestDaemon, TestDaemonBuilder};

@@ -1,0 +1,5 @@
+//! Integration tests of the SQLite store.
+
+mod apply;
+mod crash;
+mod store;

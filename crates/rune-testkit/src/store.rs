@@ -1,0 +1,82 @@
+//! Stores for tests: an in-memory [`FakeStore`], the suite that every store must
+//! pass ([`crate::store_suite`]), and random command sequences.
+
+mod fake;
+mod script;
+mod snapshot;
+pub mod suite;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use rune_store_runtime::RuntimeStore;
+
+pub use fake::FakeStore;
+pub use script::random_commands;
+pub use snapshot::snapshot;
+
+/// A store under test with whatever must live as long as it does.
+pub struct TestStore {
+    /// The store.
+    pub store: Arc<dyn RuntimeStore>,
+    _guard: Box<dyn Any + Send>,
+}
+
+impl TestStore {
+    /// A store and its guard, such as a temporary directory.
+    pub fn new(store: Arc<dyn RuntimeStore>, guard: impl Any + Send) -> Self {
+        Self {
+            store,
+            _guard: Box::new(guard),
+        }
+    }
+}
+
+/// Runs the conformance suite: one test for each promise of the store's traits.
+/// `$make` is a function that answers a fresh, empty [`TestStore`].
+#[macro_export]
+macro_rules! store_suite {
+    ($make:path) => {
+        $crate::store_suite! { @each $make;
+            accepting_a_request_writes_everything_in_one_step,
+            a_retried_accept_is_the_same_request,
+            an_idempotency_key_answers_the_earlier_request,
+            an_idempotency_key_is_forgotten_after_its_window,
+            a_session_of_another_agent_is_a_conflict,
+            a_plain_request_runs_to_its_end,
+            a_tool_call_is_projected_from_intent_and_result,
+            a_refused_tool_call_has_no_input,
+            entries_that_break_the_journal_are_rejected,
+            a_rejected_command_writes_nothing,
+            nothing_follows_the_end,
+            a_retried_append_writes_once,
+            cancel_is_asked_for_once,
+            journals_are_read_from_any_position,
+            requests_are_listed_newest_first_by_filter,
+            messages_are_paged_in_order,
+            a_session_is_created_once_and_deleted_whole,
+            a_version_is_published_once,
+            deployments_count_their_changes,
+            an_observation_of_an_older_generation_is_ignored,
+            replicas_belong_to_a_deployment,
+            cached_values_expire,
+            a_schedule_fires_once_per_planned_time,
+            schedules_are_found_by_name_and_due_time,
+            audit_rows_are_listed_newest_first,
+            the_usage_ledger_sums_up_to_the_request,
+            memories_are_found_by_prefix_and_words,
+            limits_are_rejections,
+            a_cursor_of_another_list_is_refused,
+            a_write_is_seen_by_the_next_read,
+            commands_of_one_caller_keep_their_order,
+        }
+    };
+    (@each $make:path; $($name:ident),+ $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                $crate::store::suite::$name($make()).await;
+            }
+        )+
+    };
+}

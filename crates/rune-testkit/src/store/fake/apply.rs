@@ -1,0 +1,401 @@
+//! Applying commands, all but those of the journal.
+
+use std::collections::BTreeMap;
+
+use rune_store_runtime::limits::{
+    MAX_COMMAND_MILLIS, MAX_ENTRY_BYTES, MAX_JSON_DEPTH, MAX_MEMORY_KEY_BYTES,
+    MAX_MEMORY_VALUE_BYTES, RECEIPT_WINDOW, json_depth,
+};
+use rune_store_runtime::{
+    ApplyDeployment, AuditRow, CacheRow, CacheSweep, Command, DeleteSession, DeploymentId,
+    DeploymentRow, DeploymentState, FireSchedule, MemoryPut, MemoryRow, Op, PublishVersion,
+    PutReplica, PutSchedule, RecordAudit, Reject, ReplicaRow, Reply, ScheduleFireRow, ScheduleRow,
+    SessionId, SessionRow, SetDeploymentState, VersionId, VersionRow,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Schedule, Session, State};
+
+/// Rejects a value whose JSON is too long or too deep.
+pub(super) fn check_json<T: Serialize>(value: &T, limit: usize) -> Result<(), Reject> {
+    let text = serde_json::to_string(value).map_err(|error| Reject::invalid(error.to_string()))?;
+    if text.len() > limit || json_depth(&text) > MAX_JSON_DEPTH {
+        return Err(Reject::invalid("the value is too large"));
+    }
+    Ok(())
+}
+
+impl State {
+    pub(super) fn apply(&mut self, command: &Command) -> Result<Reply, Reject> {
+        if command.v != Command::VERSION {
+            return Err(Reject::invalid("the command's version is not known"));
+        }
+        if !(0..=MAX_COMMAND_MILLIS).contains(&command.at.as_millis()) {
+            return Err(Reject::invalid("the command's time is out of range"));
+        }
+        match &command.op {
+            Op::AcceptRequest(op) => self.accept(command, op).map(Reply::Accepted),
+            Op::AppendEntries(op) => self.append(command, op).map(Reply::Appended),
+            op => {
+                let oldest = command.at.minus(RECEIPT_WINDOW);
+                if let Some((at, reply)) = self.receipts.get(&command.id)
+                    && *at >= oldest
+                {
+                    return Ok(reply.clone());
+                }
+                let reply = self.change(command, op)?;
+                self.receipts
+                    .insert(command.id, (command.at, reply.clone()));
+                Ok(reply)
+            }
+        }
+    }
+
+    fn change(&mut self, command: &Command, op: &Op) -> Result<Reply, Reject> {
+        let unit = |()| Reply::Unit(());
+        match op {
+            Op::AcceptRequest(op) => self.accept(command, op).map(Reply::Accepted),
+            Op::AppendEntries(op) => self.append(command, op).map(Reply::Appended),
+            Op::RequestCancel(op) => self.cancel(command, op).map(Reply::Appended),
+            Op::CreateSession(op) => {
+                check_json(&op.metadata, MAX_ENTRY_BYTES)?;
+                self.session(
+                    command,
+                    &op.session_id,
+                    &op.namespace,
+                    &op.agent,
+                    &op.metadata,
+                )
+                .map(unit)
+            }
+            Op::DeleteSession(op) => self.delete_session(op).map(unit),
+            Op::PublishVersion(op) => self.publish(command, op).map(Reply::Version),
+            Op::ApplyDeployment(op) => self.deploy(command, op).map(Reply::Deployment),
+            Op::ScaleDeployment(op) => {
+                let row = self.deployment(op.deployment_id)?;
+                if row.replicas != op.replicas {
+                    row.replicas = op.replicas;
+                    row.generation += 1;
+                    row.updated_at = command.at;
+                }
+                Ok(Reply::Deployment(row.clone()))
+            }
+            Op::SetDeploymentState(op) => self.observe(command, op).map(unit),
+            Op::DeleteDeployment(op) => {
+                self.deployment(op.deployment_id)?;
+                self.deployments.retain(|_, row| row.id != op.deployment_id);
+                self.replicas
+                    .retain(|(_, row)| row.deployment_id != op.deployment_id);
+                Ok(unit(()))
+            }
+            Op::PutReplica(op) => self.put_replica(command, op).map(unit),
+            Op::RemoveReplica(op) => {
+                self.replicas.retain(|(_, row)| row.id != op.replica_id);
+                Ok(unit(()))
+            }
+            Op::CachePut(op) => {
+                check_json(&op.value, MAX_ENTRY_BYTES)?;
+                let row = CacheRow {
+                    key: op.key.clone(),
+                    value: op.value.clone(),
+                    expires_at: op.expires_at,
+                };
+                self.created += 1;
+                let created = self.cache.get(&op.key).map_or(self.created, |(n, _)| *n);
+                self.cache.insert(op.key.clone(), (created, row));
+                Ok(unit(()))
+            }
+            Op::CacheRemove(op) => {
+                self.cache.remove(&op.key);
+                Ok(unit(()))
+            }
+            Op::CacheSweep(op) => Ok(Reply::Count(self.sweep(command, op))),
+            Op::PutSchedule(op) => self.put_schedule(command, op).map(unit),
+            Op::FireSchedule(op) => self.fire(command, op).map(Reply::First),
+            Op::DeleteSchedule(op) => match self.schedules.remove(&op.schedule_id) {
+                Some(_) => Ok(unit(())),
+                None => Err(Reject::not_found("schedule", &op.schedule_id)),
+            },
+            Op::RecordAudit(op) => self.record(command, op).map(unit),
+            Op::MemoryPut(op) => self.remember(command, op).map(unit),
+            Op::MemoryForget(op) => {
+                self.memories.remove(&(op.scope.clone(), op.key.clone()));
+                Ok(unit(()))
+            }
+        }
+    }
+
+    /// Finds or creates a session.
+    pub(super) fn session(
+        &mut self,
+        command: &Command,
+        id: &SessionId,
+        namespace: &str,
+        agent: &str,
+        metadata: &BTreeMap<String, Value>,
+    ) -> Result<(), Reject> {
+        if let Some(session) = self.sessions.get(id) {
+            let same = session.row.namespace == namespace && session.row.agent == agent;
+            return if same {
+                Ok(())
+            } else {
+                Err(Reject::conflict("the session belongs to another agent"))
+            };
+        }
+        self.created += 1;
+        let session = Session {
+            created: self.created,
+            row: SessionRow {
+                id: id.clone(),
+                namespace: namespace.to_owned(),
+                agent: agent.to_owned(),
+                metadata: metadata.clone(),
+                messages: 0,
+                requests: 0,
+                created_at: command.at,
+                updated_at: command.at,
+            },
+            messages: Vec::new(),
+        };
+        self.sessions.insert(id.clone(), session);
+        Ok(())
+    }
+
+    fn delete_session(&mut self, op: &DeleteSession) -> Result<(), Reject> {
+        if !self.sessions.contains_key(&op.session_id) {
+            return Err(Reject::not_found("session", &op.session_id));
+        }
+        let of = |row: &rune_store_runtime::RequestRow| row.session_id == op.session_id;
+        if self
+            .requests
+            .values()
+            .any(|r| of(&r.row) && !r.row.status.is_terminal())
+        {
+            return Err(Reject::conflict(
+                "the session has a request that has not ended",
+            ));
+        }
+        self.requests.retain(|_, request| !of(&request.row));
+        self.sessions.remove(&op.session_id);
+        Ok(())
+    }
+
+    fn publish(&mut self, command: &Command, op: &PublishVersion) -> Result<VersionRow, Reject> {
+        let same = |row: &&VersionRow| row.agent == op.agent && row.digest == op.digest;
+        if let Some(row) = self.versions.iter().find(same) {
+            return Ok(row.clone());
+        }
+        if self.has_version(op.version_id) {
+            return Err(Reject::conflict("the version exists already"));
+        }
+        if i64::try_from(op.size).is_err() {
+            return Err(Reject::invalid("the package is too large"));
+        }
+        let row = VersionRow {
+            id: op.version_id,
+            agent: op.agent.clone(),
+            version: op.version.clone(),
+            description: op.description.clone(),
+            digest: op.digest.clone(),
+            size: op.size,
+            image: op.image.clone(),
+            signature: op.signature.clone(),
+            created_at: command.at,
+        };
+        self.versions.push(row.clone());
+        Ok(row)
+    }
+
+    fn has_version(&self, id: VersionId) -> bool {
+        self.versions.iter().any(|row| row.id == id)
+    }
+
+    fn deployment(&mut self, id: DeploymentId) -> Result<&mut DeploymentRow, Reject> {
+        let mut rows = self.deployments.values_mut();
+        rows.find(|row| row.id == id)
+            .ok_or_else(|| Reject::not_found("deployment", &id))
+    }
+
+    fn deploy(&mut self, command: &Command, op: &ApplyDeployment) -> Result<DeploymentRow, Reject> {
+        if !self.has_version(op.version_id) {
+            return Err(Reject::not_found("version", &op.version_id));
+        }
+        check_json(&op.env, MAX_ENTRY_BYTES)?;
+        let key = (op.namespace.clone(), op.agent.clone(), op.alias.clone());
+        if let Some(row) = self.deployments.get_mut(&key) {
+            let was = (row.version_id, row.replicas, row.env.clone());
+            let wanted = (op.version_id, op.replicas, op.env.clone());
+            if was != wanted {
+                (row.version_id, row.replicas, row.env) = wanted;
+                row.generation += 1;
+                row.updated_at = command.at;
+            }
+            return Ok(row.clone());
+        }
+        if self.deployment(op.deployment_id).is_ok() {
+            return Err(Reject::conflict("the deployment has another name"));
+        }
+        let row = DeploymentRow {
+            id: op.deployment_id,
+            namespace: op.namespace.clone(),
+            agent: op.agent.clone(),
+            alias: op.alias.clone(),
+            version_id: op.version_id,
+            replicas: op.replicas,
+            env: op.env.clone(),
+            generation: 1,
+            state: DeploymentState::Pending,
+            reason: String::new(),
+            created_at: command.at,
+            updated_at: command.at,
+        };
+        self.deployments.insert(key, row.clone());
+        Ok(row)
+    }
+
+    fn observe(&mut self, command: &Command, op: &SetDeploymentState) -> Result<(), Reject> {
+        let row = self.deployment(op.deployment_id)?;
+        let same = row.state == op.state && row.reason == op.reason;
+        if op.generation >= row.generation && !same {
+            row.state = op.state;
+            row.reason.clone_from(&op.reason);
+            row.updated_at = command.at;
+        }
+        Ok(())
+    }
+
+    fn put_replica(&mut self, command: &Command, op: &PutReplica) -> Result<(), Reject> {
+        self.deployment(op.deployment_id)?;
+        let mut row = ReplicaRow {
+            id: op.replica_id,
+            deployment_id: op.deployment_id,
+            version_id: op.version_id,
+            state: op.state,
+            reason: op.reason.clone(),
+            backend: op.backend.clone(),
+            endpoint: op.endpoint.clone(),
+            created_at: command.at,
+            updated_at: command.at,
+        };
+        match self
+            .replicas
+            .iter_mut()
+            .find(|(_, row)| row.id == op.replica_id)
+        {
+            Some((_, old)) => {
+                row.created_at = old.created_at;
+                *old = row;
+            }
+            None => {
+                self.created += 1;
+                self.replicas.push((self.created, row));
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep(&mut self, command: &Command, op: &CacheSweep) -> u64 {
+        let expired = self
+            .cache
+            .values()
+            .filter(|(_, row)| row.expires_at <= command.at);
+        let mut expired: Vec<_> = expired
+            .map(|(created, row)| (row.expires_at, *created, row.key.clone()))
+            .collect();
+        expired.sort();
+        expired.truncate(op.limit as usize);
+        for (_, _, key) in &expired {
+            self.cache.remove(key);
+        }
+        expired.len() as u64
+    }
+
+    fn put_schedule(&mut self, command: &Command, op: &PutSchedule) -> Result<(), Reject> {
+        check_json(&op.input, MAX_ENTRY_BYTES)?;
+        let taken = self.schedules.values().any(|schedule| {
+            let row = &schedule.row;
+            row.namespace == op.namespace && row.name == op.name && row.id != op.schedule_id
+        });
+        if taken {
+            return Err(Reject::conflict("another schedule has the name"));
+        }
+        let old = self.schedules.remove(&op.schedule_id);
+        let created_at = old.as_ref().map_or(command.at, |old| old.row.created_at);
+        let row = ScheduleRow {
+            id: op.schedule_id,
+            namespace: op.namespace.clone(),
+            name: op.name.clone(),
+            agent: op.agent.clone(),
+            input: op.input.clone(),
+            kind: op.kind.clone(),
+            paused: op.paused,
+            next_fire_at: op.next_fire_at,
+            created_at,
+            updated_at: command.at,
+        };
+        let fires = old.map(|old| old.fires).unwrap_or_default();
+        self.schedules
+            .insert(op.schedule_id, Schedule { row, fires });
+        Ok(())
+    }
+
+    fn fire(&mut self, command: &Command, op: &FireSchedule) -> Result<bool, Reject> {
+        let schedule = self
+            .schedules
+            .get_mut(&op.schedule_id)
+            .ok_or_else(|| Reject::not_found("schedule", &op.schedule_id))?;
+        if schedule.fires.contains_key(&op.planned_at) {
+            return Ok(false);
+        }
+        let fire = ScheduleFireRow {
+            schedule_id: op.schedule_id,
+            planned_at: op.planned_at,
+            fired_at: command.at,
+            request_id: op.request_id,
+        };
+        schedule.fires.insert(op.planned_at, fire);
+        schedule.row.next_fire_at = op.next_fire_at;
+        schedule.row.updated_at = command.at;
+        Ok(true)
+    }
+
+    fn record(&mut self, command: &Command, op: &RecordAudit) -> Result<(), Reject> {
+        if self.audit.iter().any(|row| row.id == op.audit_id) {
+            return Err(Reject::conflict("the audit row exists already"));
+        }
+        self.audit.push(AuditRow {
+            id: op.audit_id,
+            at: command.at,
+            kind: op.kind.clone(),
+            resource: op.resource.clone(),
+            verdict: op.verdict,
+            reason: op.reason.clone(),
+            caller: op.caller.clone(),
+            request_id: op.request_id,
+        });
+        Ok(())
+    }
+
+    fn remember(&mut self, command: &Command, op: &MemoryPut) -> Result<(), Reject> {
+        if op.key.is_empty() || op.key.len() > MAX_MEMORY_KEY_BYTES {
+            return Err(Reject::invalid("the key is empty or too long"));
+        }
+        check_json(&op.value, MAX_MEMORY_VALUE_BYTES)?;
+        check_json(&op.tags, MAX_MEMORY_VALUE_BYTES)?;
+        let key = (op.scope.clone(), op.key.clone());
+        let created_at = self
+            .memories
+            .get(&key)
+            .map_or(command.at, |row| row.created_at);
+        let row = MemoryRow {
+            key: op.key.clone(),
+            value: op.value.clone(),
+            tags: op.tags.clone(),
+            created_at,
+            updated_at: command.at,
+        };
+        self.memories.insert(key, row);
+        Ok(())
+    }
+}

@@ -1,0 +1,348 @@
+//! Requests and their journals.
+
+use std::collections::BTreeMap;
+
+use rune_store_runtime::limits::{
+    IDEMPOTENCY_WINDOW, MAX_CALL_TOKENS, MAX_ENTRIES, MAX_ENTRY_BYTES,
+};
+use rune_store_runtime::{
+    AcceptRequest, Accepted, AppendEntries, Appended, Block, Command, Entry, EntryBody, ModelReply,
+    Reject, RequestCancel, RequestId, RequestRow, RequestStatus, Usage, UsageRow,
+};
+
+use super::apply::check_json;
+use super::{Call, Key, Line, Request, State};
+
+impl State {
+    pub(super) fn accept(
+        &mut self,
+        command: &Command,
+        op: &AcceptRequest,
+    ) -> Result<Accepted, Reject> {
+        let body = EntryBody::Accepted {
+            input: op.input.clone(),
+        };
+        check_json(&body, MAX_ENTRY_BYTES)?;
+        check_json(&op.metadata, MAX_ENTRY_BYTES)?;
+        if let Some(earlier) = self.earlier(command, op)? {
+            return Ok(earlier);
+        }
+        let accepted = Accepted {
+            request_id: op.request_id,
+            session_id: op.session_id.clone(),
+            duplicate: false,
+        };
+        if let Some(request) = self.requests.get(&op.request_id) {
+            return if request.command.0 == command.id {
+                Ok(accepted)
+            } else {
+                Err(Reject::conflict("the request exists already"))
+            };
+        }
+        let metadata = BTreeMap::new();
+        self.session(command, &op.session_id, &op.namespace, &op.agent, &metadata)?;
+        self.created += 1;
+        let request = Request {
+            created: self.created,
+            row: accepted_row(command, op),
+            journal: Vec::new(),
+            calls: BTreeMap::new(),
+            command: (command.id, 1),
+        };
+        self.requests.insert(op.request_id, request);
+        self.write(command, op.request_id, &[body], &[(1, None)]);
+        if let Some(key) = &op.idempotency {
+            let value = Key {
+                fingerprint: key.fingerprint.clone(),
+                request_id: op.request_id,
+                at: command.at,
+            };
+            self.keys
+                .insert((key.scope.clone(), key.key.clone()), value);
+        }
+        Ok(accepted)
+    }
+
+    fn earlier(&self, command: &Command, op: &AcceptRequest) -> Result<Option<Accepted>, Reject> {
+        let Some(wanted) = &op.idempotency else {
+            return Ok(None);
+        };
+        let found = self.keys.get(&(wanted.scope.clone(), wanted.key.clone()));
+        let Some(key) = found.filter(|key| key.at >= command.at.minus(IDEMPOTENCY_WINDOW)) else {
+            return Ok(None);
+        };
+        let Some(request) = self.requests.get(&key.request_id) else {
+            return Ok(None);
+        };
+        if key.fingerprint != wanted.fingerprint {
+            return Err(Reject::conflict(
+                "the idempotency key was used with another body",
+            ));
+        }
+        Ok(Some(Accepted {
+            request_id: request.row.id,
+            session_id: request.row.session_id.clone(),
+            duplicate: request.row.id != op.request_id,
+        }))
+    }
+
+    pub(super) fn append(
+        &mut self,
+        command: &Command,
+        op: &AppendEntries,
+    ) -> Result<Appended, Reject> {
+        let request = self
+            .requests
+            .get(&op.request_id)
+            .ok_or_else(|| Reject::not_found("request", &op.request_id))?;
+        if request.command.0 == command.id {
+            return Ok(appended(&request.row, request.command.1));
+        }
+        let mut plan = Plan {
+            row: request.row.clone(),
+            calls: request.calls.clone(),
+            messages: Vec::new(),
+            usage: Vec::new(),
+        };
+        let first_seq = plan.row.last_seq + 1;
+        plan.all(&op.entries)?;
+        plan.row.updated_at = command.at;
+        let reply = appended(&plan.row, first_seq);
+        for (seq, model) in plan.usage {
+            self.usage.push(usage_row(command, &plan.row, seq, &model));
+        }
+        if let Some(request) = self.requests.get_mut(&op.request_id) {
+            request.row = plan.row;
+            request.calls = plan.calls;
+            request.command = (command.id, first_seq);
+        }
+        self.write(command, op.request_id, &op.entries, &plan.messages);
+        Ok(reply)
+    }
+
+    pub(super) fn cancel(
+        &mut self,
+        command: &Command,
+        op: &RequestCancel,
+    ) -> Result<Appended, Reject> {
+        let body = EntryBody::CancelRequested {
+            reason: op.reason.clone(),
+        };
+        let request = self
+            .requests
+            .get_mut(&op.request_id)
+            .ok_or_else(|| Reject::not_found("request", &op.request_id))?;
+        check_json(&body, MAX_ENTRY_BYTES)?;
+        let seq = request.row.last_seq + 1;
+        if request.row.status.is_terminal() || request.row.cancel_requested {
+            return Ok(appended(&request.row, seq));
+        }
+        room_for(&request.row, 1)?;
+        request.row.cancel_requested = true;
+        request.row.last_seq = seq;
+        request.row.updated_at = command.at;
+        let reply = appended(&request.row, seq);
+        self.write(command, op.request_id, &[body], &[]);
+        Ok(reply)
+    }
+
+    /// Adds entries that were checked, and their messages.
+    fn write(
+        &mut self,
+        command: &Command,
+        id: RequestId,
+        bodies: &[EntryBody],
+        messages: &[(u64, Option<String>)],
+    ) {
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        for body in bodies {
+            request.journal.push(Entry {
+                request_id: id,
+                seq: request.journal.len() as u64 + 1,
+                at: command.at,
+                body: body.clone(),
+            });
+        }
+        if let Some(session) = self.sessions.get_mut(&request.row.session_id) {
+            let lines = messages.iter().map(|(seq, tool)| Line {
+                request_id: id,
+                seq: *seq,
+                tool: tool.clone(),
+            });
+            session.messages.extend(lines);
+        }
+    }
+}
+
+/// A request's row and calls after the entries.
+struct Plan {
+    row: RequestRow,
+    calls: BTreeMap<String, Call>,
+    messages: Vec<(u64, Option<String>)>,
+    usage: Vec<(u64, ModelReply)>,
+}
+
+impl Plan {
+    fn all(&mut self, entries: &[EntryBody]) -> Result<(), Reject> {
+        if entries.is_empty() {
+            return Err(Reject::invalid("there is no entry"));
+        }
+        room_for(&self.row, entries.len() as u64)?;
+        entries.iter().try_for_each(|entry| self.add(entry))
+    }
+
+    fn add(&mut self, entry: &EntryBody) -> Result<(), Reject> {
+        let row = &mut self.row;
+        if row.status.is_terminal() {
+            return Err(Reject::RequestEnded {
+                id: row.id.to_string(),
+            });
+        }
+        check_json(entry, MAX_ENTRY_BYTES)?;
+        row.last_seq += 1;
+        let seq = row.last_seq;
+        match entry {
+            EntryBody::Accepted { .. } | EntryBody::CancelRequested { .. } => {
+                return Err(Reject::invalid("such an entry cannot be appended"));
+            }
+            EntryBody::Started { replica_id, .. } => {
+                row.status = RequestStatus::Running;
+                row.attempts += 1;
+                row.replica_id = Some(*replica_id);
+            }
+            EntryBody::ModelReply(reply) => self.model_reply(seq, reply)?,
+            EntryBody::ToolIntent(intent) => {
+                let call = called(&mut self.calls, &intent.call_id)?;
+                if call.intent.or(call.result).is_some() {
+                    return Err(Reject::invalid("the call has its intent or result"));
+                }
+                call.intent = Some(seq);
+                row.tool_calls += 1;
+            }
+            EntryBody::ToolResult(outcome) => {
+                let call = called(&mut self.calls, &outcome.call_id)?;
+                if call.result.is_some() {
+                    return Err(Reject::invalid("the call has its result"));
+                }
+                call.result = Some(seq);
+                row.tool_calls += u32::from(call.intent.is_none());
+                self.messages.push((seq, Some(call.name.clone())));
+            }
+            EntryBody::ModelFailed { .. } | EntryBody::Notice { .. } => {}
+            EntryBody::Finished {
+                status,
+                output,
+                failure,
+                ..
+            } => {
+                if !status.is_terminal() {
+                    return Err(Reject::invalid("the status is not terminal"));
+                }
+                row.status = *status;
+                row.output.clone_from(output);
+                row.failure.clone_from(failure);
+            }
+        }
+        Ok(())
+    }
+
+    fn model_reply(&mut self, seq: u64, reply: &ModelReply) -> Result<(), Reject> {
+        let Usage {
+            input_tokens,
+            output_tokens,
+            cached_tokens,
+            cache_write_tokens,
+            reasoning_tokens,
+        } = reply.usage;
+        let counts = [
+            input_tokens,
+            output_tokens,
+            cached_tokens,
+            cache_write_tokens,
+            reasoning_tokens,
+        ];
+        if counts.into_iter().any(|count| count > MAX_CALL_TOKENS) {
+            return Err(Reject::invalid("too many tokens"));
+        }
+        for block in &reply.blocks {
+            if let Block::ToolCall { id, name, .. } = block {
+                let call = Call {
+                    name: name.clone(),
+                    intent: None,
+                    result: None,
+                };
+                if self.calls.insert(id.clone(), call).is_some() {
+                    return Err(Reject::invalid("the call is there already"));
+                }
+            }
+        }
+        self.row.usage.add(&reply.usage);
+        self.row.model_calls += 1;
+        self.messages.push((seq, None));
+        self.usage.push((seq, reply.clone()));
+        Ok(())
+    }
+}
+
+fn called<'a>(calls: &'a mut BTreeMap<String, Call>, id: &str) -> Result<&'a mut Call, Reject> {
+    calls
+        .get_mut(id)
+        .ok_or_else(|| Reject::invalid("no model reply has the call"))
+}
+
+fn room_for(row: &RequestRow, count: u64) -> Result<(), Reject> {
+    if row.last_seq + count > MAX_ENTRIES {
+        return Err(Reject::invalid("the journal is full"));
+    }
+    Ok(())
+}
+
+fn appended(row: &RequestRow, first_seq: u64) -> Appended {
+    Appended {
+        first_seq,
+        last_seq: row.last_seq,
+        status: row.status,
+        cancel_requested: row.cancel_requested,
+    }
+}
+
+fn accepted_row(command: &Command, op: &AcceptRequest) -> RequestRow {
+    RequestRow {
+        id: op.request_id,
+        session_id: op.session_id.clone(),
+        namespace: op.namespace.clone(),
+        agent: op.agent.clone(),
+        deployment_id: op.deployment_id,
+        version_id: op.version_id,
+        replica_id: None,
+        status: RequestStatus::Accepted,
+        attempts: 0,
+        cancel_requested: false,
+        caller: op.caller.clone(),
+        metadata: op.metadata.clone(),
+        checkpoint: op.checkpoint,
+        last_seq: 1,
+        output: None,
+        failure: None,
+        usage: Usage::default(),
+        model_calls: 0,
+        tool_calls: 0,
+        created_at: command.at,
+        updated_at: command.at,
+    }
+}
+
+fn usage_row(command: &Command, row: &RequestRow, seq: u64, reply: &ModelReply) -> UsageRow {
+    UsageRow {
+        request_id: row.id,
+        namespace: row.namespace.clone(),
+        agent: row.agent.clone(),
+        seq,
+        at: command.at,
+        provider: reply.provider.clone(),
+        model: reply.model.clone(),
+        usage: reply.usage,
+    }
+}

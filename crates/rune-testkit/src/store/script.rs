@@ -1,0 +1,400 @@
+//! Random command sequences from a seed. Ids and names come from small pools, so
+//! that commands meet and collide.
+
+use rune_store_runtime::limits::{MAX_CALL_TOKENS, MAX_JSON_DEPTH};
+use rune_store_runtime::{
+    AcceptRequest, AppendEntries, ApplyDeployment, AuditId, AuditVerdict, Block, CachePut,
+    CacheRemove, CacheSweep, CheckpointPolicy, Command, CommandId, CreateSession, DeleteDeployment,
+    DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure,
+    FireSchedule, IdempotencyKey, MemoryForget, MemoryPut, MemoryScope, ModelReply, Op,
+    PublishVersion, PutReplica, PutSchedule, RecordAudit, RemoveReplica, ReplicaId, ReplicaState,
+    RequestCancel, RequestId, RequestStatus, ScaleDeployment, ScheduleId, ScheduleKind, SessionId,
+    SetDeploymentState, StopReason, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
+};
+use serde_json::{Value, json};
+
+/// Ids of one kind in the pool.
+const IDS: u64 = 5;
+
+/// `count` commands; the same for the same seed.
+#[must_use]
+pub fn random_commands(seed: u64, count: usize) -> Vec<Command> {
+    let mut random = Random(seed | 1);
+    let mut commands: Vec<Command> = Vec::with_capacity(count);
+    for number in 0..count {
+        let retried = random.below(commands.len() as u64 * 12);
+        let retry = usize::try_from(retried)
+            .ok()
+            .and_then(|at| commands.get(at));
+        let command = match retry {
+            Some(command) => command.clone(),
+            None => Command {
+                v: Command::VERSION,
+                id: CommandId::from_bytes(bytes(number as u64, 0xff)),
+                at: random.time(),
+                op: random.op(),
+            },
+        };
+        commands.push(command);
+    }
+    commands
+}
+
+fn bytes(id: u64, kind: u8) -> [u8; 16] {
+    let mut bytes = [kind; 16];
+    bytes[8..].copy_from_slice(&id.to_be_bytes());
+    bytes
+}
+
+/// xorshift64*: good enough, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let next = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16;
+        if limit == 0 { u64::MAX } else { next % limit }
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T], default: T) -> T {
+        let at = self.below(from.len() as u64);
+        let found = usize::try_from(at).ok().and_then(|at| from.get(at));
+        found.cloned().unwrap_or(default)
+    }
+
+    fn id(&mut self, kind: u8) -> [u8; 16] {
+        bytes(self.below(IDS), kind)
+    }
+
+    fn time(&mut self) -> Timestamp {
+        if self.one_in(60) {
+            return self.pick(&[Timestamp::from_millis(-1)], Timestamp::default());
+        }
+        // Jumps of hours now and then, so that windows pass.
+        let hours = if self.one_in(4) { self.below(40) } else { 0 };
+        let millis = 1_795_000_000_000 + hours * 3_600_000 + self.below(5000);
+        Timestamp::from_millis(i64::try_from(millis).unwrap_or(0))
+    }
+
+    fn word(&mut self) -> String {
+        let words = ["a", "b", "echo", "x y", "Größe", "nul\0l", "'\"\\", ""];
+        self.pick(&words, "a").to_owned()
+    }
+
+    fn value(&mut self) -> Value {
+        match self.below(7) {
+            0 => Value::Null,
+            1 => json!(self.below(1000)),
+            2 => json!({"k": self.word(), "list": [1, true, null]}),
+            3 if self.one_in(4) => {
+                (0..MAX_JSON_DEPTH + 2).fold(Value::Null, |inner, _| json!([inner]))
+            }
+            _ => json!(self.word()),
+        }
+    }
+
+    fn session(&mut self) -> SessionId {
+        let id = format!("session-{}", self.below(IDS));
+        id.parse().unwrap_or_else(|_| SessionId::generate())
+    }
+
+    fn request(&mut self) -> RequestId {
+        RequestId::from_bytes(self.id(1))
+    }
+
+    fn agent(&mut self) -> String {
+        self.pick(&["echo", "echo", "echo", "other"], "echo")
+            .to_owned()
+    }
+
+    fn deployment(&mut self) -> DeploymentId {
+        DeploymentId::from_bytes(self.id(2))
+    }
+
+    fn version(&mut self) -> VersionId {
+        VersionId::from_bytes(self.id(3))
+    }
+
+    fn failure(&mut self) -> Option<Failure> {
+        self.one_in(2)
+            .then(|| Failure::new(ErrorCode::Internal, self.word()))
+    }
+
+    fn call_id(&mut self) -> String {
+        format!("call-{}", self.below(4))
+    }
+
+    fn op(&mut self) -> Op {
+        match self.below(30) {
+            0..=5 => self.accept(),
+            6..=14 => self.append(),
+            15 => RequestCancel {
+                request_id: self.request(),
+                reason: self.word(),
+            }
+            .into(),
+            16 => CreateSession {
+                session_id: self.session(),
+                namespace: "dev".to_owned(),
+                agent: self.agent(),
+                metadata: [(self.word(), self.value())].into(),
+            }
+            .into(),
+            17 => DeleteSession {
+                session_id: self.session(),
+            }
+            .into(),
+            18 | 19 => self.control_plane(),
+            20..=22 => self.replica(),
+            23 | 24 => self.cache(),
+            25 | 26 => self.schedule(),
+            27 => RecordAudit {
+                audit_id: AuditId::from_bytes(self.id(4)),
+                kind: self.word(),
+                resource: self.word(),
+                verdict: self.pick(&AuditVerdict::ALL, AuditVerdict::Asked),
+                reason: self.word(),
+                caller: self.word(),
+                request_id: self.one_in(2).then(|| self.request()),
+            }
+            .into(),
+            _ => self.memory(),
+        }
+    }
+
+    fn accept(&mut self) -> Op {
+        let idempotency = self.one_in(3).then(|| IdempotencyKey {
+            scope: "caller".to_owned(),
+            key: self.word(),
+            fingerprint: self.pick(&["f", "f", "g"], "f").to_owned(),
+        });
+        AcceptRequest {
+            request_id: self.request(),
+            session_id: self.session(),
+            namespace: "dev".to_owned(),
+            agent: self.agent(),
+            deployment_id: self.deployment(),
+            version_id: self.version(),
+            input: self.value(),
+            metadata: [(self.word(), self.value())].into(),
+            caller: self.word(),
+            checkpoint: CheckpointPolicy::EachStep,
+            idempotency,
+        }
+        .into()
+    }
+
+    fn append(&mut self) -> Op {
+        let count = self.below(4);
+        AppendEntries {
+            request_id: self.request(),
+            entries: (0..count).map(|_| self.entry()).collect(),
+        }
+        .into()
+    }
+
+    fn entry(&mut self) -> EntryBody {
+        match self.below(16) {
+            0 => EntryBody::Accepted {
+                input: self.value(),
+            },
+            1 => EntryBody::CancelRequested {
+                reason: self.word(),
+            },
+            2 => EntryBody::Notice {
+                code: self.word(),
+                message: self.word(),
+            },
+            3 => EntryBody::ModelFailed {
+                step: 1,
+                provider: self.word(),
+                model: self.word(),
+                failure: Failure::new(ErrorCode::Timeout, self.word()),
+                next_provider: None,
+            },
+            4 | 5 => EntryBody::Started {
+                replica_id: ReplicaId::from_bytes(self.id(5)),
+                deployment_id: self.deployment(),
+                attempt: 1,
+            },
+            6..=9 => self.model_reply(),
+            10 | 11 => EntryBody::ToolIntent(ToolIntent {
+                step: 1,
+                call_id: self.call_id(),
+                tool: self.word(),
+                input: self.value(),
+                idempotent: self.one_in(2),
+                idempotency_key: self.word(),
+            }),
+            12..=14 => EntryBody::ToolResult(ToolOutcome {
+                step: 1,
+                call_id: self.call_id(),
+                tool: self.word(),
+                output: None,
+                failure: self.failure(),
+                content: self.word(),
+                duration_ms: u64::MAX,
+                attempts: 1,
+            }),
+            _ => EntryBody::Finished {
+                status: self.pick(&RequestStatus::ALL, RequestStatus::Completed),
+                output: self.one_in(2).then(|| json!(self.word())),
+                failure: self.failure(),
+                usage: Usage::default(),
+            },
+        }
+    }
+
+    fn model_reply(&mut self) -> EntryBody {
+        let tokens = if self.one_in(20) {
+            MAX_CALL_TOKENS + 1
+        } else {
+            self.below(100)
+        };
+        let call = Block::ToolCall {
+            id: self.call_id(),
+            name: self.word(),
+            input: self.value(),
+            native: None,
+        };
+        EntryBody::ModelReply(ModelReply {
+            step: 1,
+            provider: self.word(),
+            model: self.word(),
+            blocks: vec![Block::text(self.word()), call],
+            stop: StopReason::ToolUse,
+            usage: Usage {
+                input_tokens: tokens,
+                ..Usage::default()
+            },
+            duration_ms: 1,
+        })
+    }
+
+    fn control_plane(&mut self) -> Op {
+        match self.below(6) {
+            0..=2 => PublishVersion {
+                version_id: self.version(),
+                agent: self.agent(),
+                version: "1.0.0".to_owned(),
+                description: self.word(),
+                digest: self.word(),
+                size: if self.one_in(9) { u64::MAX } else { 1 },
+                image: None,
+                signature: None,
+            }
+            .into(),
+            3 => ScaleDeployment {
+                deployment_id: self.deployment(),
+                replicas: 2,
+            }
+            .into(),
+            4 => DeleteDeployment {
+                deployment_id: self.deployment(),
+            }
+            .into(),
+            _ => SetDeploymentState {
+                deployment_id: self.deployment(),
+                generation: self.pick(&[0, 1, 2, u64::MAX], 1),
+                state: self.pick(&DeploymentState::ALL, DeploymentState::Ready),
+                reason: self.word(),
+            }
+            .into(),
+        }
+    }
+
+    fn replica(&mut self) -> Op {
+        match self.below(4) {
+            0 => RemoveReplica {
+                replica_id: ReplicaId::from_bytes(self.id(5)),
+            }
+            .into(),
+            1 => PutReplica {
+                replica_id: ReplicaId::from_bytes(self.id(5)),
+                deployment_id: self.deployment(),
+                version_id: self.version(),
+                state: self.pick(&ReplicaState::ALL, ReplicaState::Ready),
+                reason: self.word(),
+                backend: "wasm".to_owned(),
+                endpoint: None,
+            }
+            .into(),
+            _ => ApplyDeployment {
+                deployment_id: self.deployment(),
+                namespace: "dev".to_owned(),
+                agent: self.agent(),
+                alias: self.pick(&["stable", "canary"], "stable").to_owned(),
+                version_id: self.version(),
+                replicas: 1,
+                env: [("KEY".to_owned(), self.word())].into(),
+            }
+            .into(),
+        }
+    }
+
+    fn cache(&mut self) -> Op {
+        match self.below(5) {
+            0 => CacheRemove { key: self.word() }.into(),
+            1 => CacheSweep { limit: 2 }.into(),
+            _ => CachePut {
+                key: self.word(),
+                value: self.value(),
+                expires_at: self.time(),
+            }
+            .into(),
+        }
+    }
+
+    fn schedule(&mut self) -> Op {
+        let schedule_id = ScheduleId::from_bytes(self.id(6));
+        match self.below(5) {
+            0 => DeleteSchedule { schedule_id }.into(),
+            1 | 2 => FireSchedule {
+                schedule_id,
+                planned_at: Timestamp::from_millis(i64::from(self.one_in(2))),
+                request_id: self.request(),
+                next_fire_at: None,
+            }
+            .into(),
+            _ => PutSchedule {
+                schedule_id,
+                namespace: "dev".to_owned(),
+                name: self.word(),
+                agent: self.agent(),
+                input: self.value(),
+                kind: ScheduleKind::Interval { every_ms: 1000 },
+                paused: self.one_in(2),
+                next_fire_at: Some(self.time()),
+            }
+            .into(),
+        }
+    }
+
+    fn memory(&mut self) -> Op {
+        let scope = MemoryScope {
+            namespace: "dev".to_owned(),
+            agent: self.agent(),
+        };
+        if self.one_in(4) {
+            return MemoryForget {
+                scope,
+                key: self.word(),
+            }
+            .into();
+        }
+        let (key, value) = (self.word(), self.value());
+        MemoryPut {
+            scope,
+            key,
+            value,
+            tags: vec![self.word()],
+        }
+        .into()
+    }
+}

@@ -1,0 +1,66 @@
+//! Everything that a store answers, as text, to compare two stores.
+
+use std::fmt::Write;
+
+use rune_store_runtime::{
+    AuditFilter, DeploymentFilter, MemoryQuery, MemoryScope, PageRequest, ReplicaFilter,
+    RequestFilter, RuntimeStore, ScheduleFilter, SessionFilter, StoreError, Timestamp, UsageFilter,
+    VersionFilter,
+};
+
+/// Every list of the store and everything below its rows, read in small pages;
+/// of cache and memory the given keys and scopes.
+///
+/// # Errors
+/// As reading.
+pub async fn snapshot(
+    store: &dyn RuntimeStore,
+    cache: &[&str],
+    scopes: &[MemoryScope],
+) -> Result<String, StoreError> {
+    let mut text = String::new();
+    macro_rules! list {
+        ($list:ident($($filter:expr),*)) => {{
+            let mut page = PageRequest::first(3);
+            let mut rows = Vec::new();
+            loop {
+                let part = store.$list($($filter,)* &page).await?;
+                rows.extend(part.items);
+                page.cursor = part.next;
+                if page.cursor.is_none() { break rows; }
+            }
+        }};
+    }
+    macro_rules! show {
+        ($value:expr) => {{
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{:?}", $value);
+        }};
+    }
+    for row in list!(sessions(&SessionFilter::default())) {
+        show!(list!(messages(&row.id)));
+        show!(store.recent_messages(&row.id, 2).await?);
+        show!(row);
+    }
+    for row in list!(requests(&RequestFilter::default())) {
+        show!(store.journal(row.id, 0, 1000).await?);
+        show!(store.tool_invocations(row.id).await?);
+        show!(row);
+    }
+    show!(list!(deployments(&DeploymentFilter::default())));
+    show!(list!(replicas(&ReplicaFilter::default())));
+    show!(list!(versions(&VersionFilter::default())));
+    for row in list!(schedules(&ScheduleFilter::default())) {
+        show!(list!(schedule_fires(row.id)));
+        show!(row);
+    }
+    show!(list!(audit(&AuditFilter::default())));
+    show!(list!(usage(&UsageFilter::default())));
+    for scope in scopes {
+        show!(list!(memories(scope, &MemoryQuery::default())));
+    }
+    for key in cache {
+        show!(store.cached(key, Timestamp::from_millis(0)).await?);
+    }
+    Ok(text)
+}

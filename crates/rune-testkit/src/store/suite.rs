@@ -1,0 +1,42 @@
+//! The conformance suite of a store; [`crate::store_suite`] makes tests of it.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a suite is test code, only called by tests"
+)]
+#![expect(missing_docs, reason = "the name of a test says what it tests")]
+
+mod control_plane;
+mod fixture;
+mod journal;
+mod records;
+mod reject;
+mod session;
+
+pub use control_plane::{
+    a_schedule_fires_once_per_planned_time, a_version_is_published_once,
+    an_observation_of_an_older_generation_is_ignored, deployments_count_their_changes,
+    replicas_belong_to_a_deployment, schedules_are_found_by_name_and_due_time,
+};
+pub use journal::{
+    a_plain_request_runs_to_its_end, a_refused_tool_call_has_no_input,
+    a_retried_append_writes_once, a_tool_call_is_projected_from_intent_and_result,
+    cancel_is_asked_for_once, commands_of_one_caller_keep_their_order,
+    journals_are_read_from_any_position, the_usage_ledger_sums_up_to_the_request,
+};
+pub use records::{
+    a_cursor_of_another_list_is_refused, a_write_is_seen_by_the_next_read,
+    audit_rows_are_listed_newest_first, cached_values_expire,
+    memories_are_found_by_prefix_and_words,
+};
+pub use reject::{
+    a_rejected_command_writes_nothing, entries_that_break_the_journal_are_rejected,
+    limits_are_rejections, nothing_follows_the_end,
+};
+pub use session::{
+    a_retried_accept_is_the_same_request, a_session_is_created_once_and_deleted_whole,
+    a_session_of_another_agent_is_a_conflict, accepting_a_request_writes_everything_in_one_step,
+    an_idempotency_key_answers_the_earlier_request,
+    an_idempotency_key_is_forgotten_after_its_window, messages_are_paged_in_order,
+    requests_are_listed_newest_first_by_filter,
+};

@@ -1,0 +1,290 @@
+//! Versions, deployments, replicas and schedules.
+
+use rune_store_runtime::{
+    ApplyDeployment, DeleteDeployment, DeleteSchedule, DeploymentFilter, DeploymentId,
+    DeploymentState, FireSchedule, PageRequest, PutReplica, PutSchedule, Reject, RemoveReplica,
+    ReplicaFilter, ReplicaId, ReplicaState, RequestId, ScaleDeployment, ScheduleFilter, ScheduleId,
+    ScheduleKind, SetDeploymentState, Timestamp, VersionFilter, VersionId,
+};
+use serde_json::json;
+
+use super::fixture::Fixture;
+use crate::store::TestStore;
+
+fn deployment(version_id: VersionId, alias: &str) -> ApplyDeployment {
+    ApplyDeployment {
+        deployment_id: DeploymentId::generate(),
+        namespace: "dev".to_owned(),
+        agent: "echo".to_owned(),
+        alias: alias.to_owned(),
+        version_id,
+        replicas: 1,
+        env: [("KEY".to_owned(), "value".to_owned())].into(),
+    }
+}
+
+pub async fn a_version_is_published_once(test: TestStore) {
+    let f = Fixture::new(test);
+    let first = f.publish("sha256:1").await;
+    assert_eq!(f.publish("sha256:1").await, first);
+    let second = f.publish("sha256:2").await;
+    assert_ne!(second.id, first.id);
+    assert_eq!(
+        f.store.version(first.id).await.unwrap(),
+        Some(first.clone())
+    );
+    let all = f
+        .store
+        .versions(&VersionFilter::default(), &PageRequest::default())
+        .await
+        .unwrap();
+    assert_eq!(all.items, [second, first.clone()]);
+    let filter = VersionFilter {
+        agent: None,
+        digest: Some(first.digest.clone()),
+    };
+    let found = f
+        .store
+        .versions(&filter, &PageRequest::default())
+        .await
+        .unwrap();
+    assert_eq!(found.items, [first]);
+}
+
+pub async fn deployments_count_their_changes(test: TestStore) {
+    let f = Fixture::new(test);
+    let version = f.publish("sha256:1").await.id;
+    let unknown = deployment(VersionId::generate(), "stable");
+    assert!(matches!(f.rejected(unknown).await, Reject::NotFound { .. }));
+    let first = f.write(deployment(version, "stable")).await;
+    assert_eq!(
+        (first.generation, first.state),
+        (1, DeploymentState::Pending)
+    );
+    let same = f.write(deployment(version, "stable")).await;
+    assert_eq!(same, first);
+    let newer = f.publish("sha256:2").await.id;
+    let moved = f.write(deployment(newer, "stable")).await;
+    assert_eq!(
+        (moved.id, moved.generation, moved.version_id),
+        (first.id, 2, newer)
+    );
+    let scale = ScaleDeployment {
+        deployment_id: first.id,
+        replicas: 3,
+    };
+    assert_eq!(f.write(scale.clone()).await.generation, 3);
+    assert_eq!(f.write(scale).await.generation, 3);
+    assert_eq!(
+        f.store
+            .deployment(first.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .replicas,
+        3
+    );
+    f.write(deployment(version, "canary")).await;
+    let filter = DeploymentFilter {
+        agent: Some("echo".to_owned()),
+        ..DeploymentFilter::default()
+    };
+    let mut page = PageRequest::first(1);
+    let one = f.store.deployments(&filter, &page).await.unwrap();
+    page.cursor = one.next;
+    let two = f.store.deployments(&filter, &page).await.unwrap();
+    assert_eq!(
+        (one.items[0].alias.as_str(), two.items[0].alias.as_str()),
+        ("canary", "stable")
+    );
+    assert_eq!(two.next, None);
+    f.write(DeleteDeployment {
+        deployment_id: first.id,
+    })
+    .await;
+    let gone = ScaleDeployment {
+        deployment_id: first.id,
+        replicas: 3,
+    };
+    assert!(matches!(f.rejected(gone).await, Reject::NotFound { .. }));
+}
+
+pub async fn an_observation_of_an_older_generation_is_ignored(test: TestStore) {
+    let f = Fixture::new(test);
+    let version = f.publish("sha256:1").await.id;
+    let id = f.write(deployment(version, "stable")).await.id;
+    f.write(ScaleDeployment {
+        deployment_id: id,
+        replicas: 2,
+    })
+    .await;
+    let observe = |generation, state| SetDeploymentState {
+        deployment_id: id,
+        generation,
+        state,
+        reason: "seen".to_owned(),
+    };
+    f.write(observe(2, DeploymentState::Ready)).await;
+    f.write(observe(1, DeploymentState::Failed)).await;
+    let row = f.store.deployment(id).await.unwrap().unwrap();
+    assert_eq!((row.state, row.generation), (DeploymentState::Ready, 2));
+    let unknown = SetDeploymentState {
+        deployment_id: DeploymentId::generate(),
+        ..observe(1, DeploymentState::Ready)
+    };
+    assert!(matches!(f.rejected(unknown).await, Reject::NotFound { .. }));
+}
+
+pub async fn replicas_belong_to_a_deployment(test: TestStore) {
+    let f = Fixture::new(test);
+    let version_id = f.publish("sha256:1").await.id;
+    let deployment_id = f.write(deployment(version_id, "stable")).await.id;
+    let put = |replica_id, state| PutReplica {
+        replica_id,
+        deployment_id,
+        version_id,
+        state,
+        reason: String::new(),
+        backend: "wasm".to_owned(),
+        endpoint: None,
+    };
+    let (a, b) = (ReplicaId::generate(), ReplicaId::generate());
+    f.write(put(a, ReplicaState::Starting)).await;
+    f.write(put(b, ReplicaState::Starting)).await;
+    f.write(put(a, ReplicaState::Ready)).await;
+    let row = f.store.replica(a).await.unwrap().unwrap();
+    assert_eq!(row.state, ReplicaState::Ready);
+    assert!(row.updated_at > row.created_at);
+    let filter = ReplicaFilter {
+        deployment_id: Some(deployment_id),
+    };
+    let list = async || {
+        let rows = f
+            .store
+            .replicas(&filter, &PageRequest::default())
+            .await
+            .unwrap();
+        rows.items.iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list().await, [a, b]);
+    f.write(RemoveReplica { replica_id: a }).await;
+    f.write(RemoveReplica { replica_id: a }).await;
+    assert_eq!(list().await, [b]);
+    f.write(DeleteDeployment { deployment_id }).await;
+    assert!(list().await.is_empty());
+    let orphan = put(a, ReplicaState::Ready);
+    assert!(matches!(f.rejected(orphan).await, Reject::NotFound { .. }));
+}
+
+fn schedule(name: &str, next: i64) -> PutSchedule {
+    PutSchedule {
+        schedule_id: ScheduleId::generate(),
+        namespace: "dev".to_owned(),
+        name: name.to_owned(),
+        agent: "echo".to_owned(),
+        input: json!("tick"),
+        kind: ScheduleKind::Interval { every_ms: 1000 },
+        paused: false,
+        next_fire_at: Some(Timestamp::from_millis(next)),
+    }
+}
+
+pub async fn a_schedule_fires_once_per_planned_time(test: TestStore) {
+    let f = Fixture::new(test);
+    let op = schedule("tick", 1000);
+    let schedule_id = op.schedule_id;
+    f.write(op.clone()).await;
+    let fire = |planned| FireSchedule {
+        schedule_id,
+        planned_at: Timestamp::from_millis(planned),
+        request_id: RequestId::generate(),
+        next_fire_at: Some(Timestamp::from_millis(planned + 1000)),
+    };
+    let command = f.command(fire(1000));
+    let first = f.store.submit(command.clone()).await.unwrap();
+    assert_eq!(f.store.submit(command).await.unwrap(), first);
+    assert!(!f.write(fire(1000)).await);
+    assert!(f.write(fire(2000)).await);
+    let row = f.store.schedule(schedule_id).await.unwrap().unwrap();
+    assert_eq!(row.next_fire_at, Some(Timestamp::from_millis(3000)));
+    let fires = f
+        .store
+        .schedule_fires(schedule_id, &PageRequest::first(1))
+        .await
+        .unwrap();
+    assert_eq!(fires.items[0].planned_at, Timestamp::from_millis(2000));
+    let rest = PageRequest {
+        limit: 1,
+        cursor: fires.next,
+    };
+    let rest = f.store.schedule_fires(schedule_id, &rest).await.unwrap();
+    assert_eq!(
+        (rest.items[0].planned_at.as_millis(), rest.next),
+        (1000, None)
+    );
+    f.write(DeleteSchedule { schedule_id }).await;
+    assert!(matches!(
+        f.rejected(fire(3000)).await,
+        Reject::NotFound { .. }
+    ));
+    let delete = DeleteSchedule { schedule_id };
+    assert!(matches!(f.rejected(delete).await, Reject::NotFound { .. }));
+    f.write(op).await;
+    let fires = f
+        .store
+        .schedule_fires(schedule_id, &PageRequest::default())
+        .await
+        .unwrap();
+    assert!(fires.items.is_empty());
+}
+
+pub async fn schedules_are_found_by_name_and_due_time(test: TestStore) {
+    let f = Fixture::new(test);
+    let later = schedule("a", 5000);
+    f.write(later.clone()).await;
+    f.write(schedule("b", 1000)).await;
+    f.write(PutSchedule {
+        paused: true,
+        ..schedule("c", 1000)
+    })
+    .await;
+    assert!(matches!(
+        f.rejected(schedule("a", 1)).await,
+        Reject::Conflict { .. }
+    ));
+    f.write(PutSchedule {
+        agent: "other".to_owned(),
+        ..later
+    })
+    .await;
+    let list = async |filter: ScheduleFilter| {
+        let rows = f
+            .store
+            .schedules(&filter, &PageRequest::default())
+            .await
+            .unwrap();
+        rows.items
+            .into_iter()
+            .map(|row| row.name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(list(ScheduleFilter::default()).await, ["a", "b", "c"]);
+    let due_by = Some(Timestamp::from_millis(1000));
+    assert_eq!(
+        list(ScheduleFilter {
+            due_by,
+            ..ScheduleFilter::default()
+        })
+        .await,
+        ["b"]
+    );
+    let agent = Some("other".to_owned());
+    assert_eq!(
+        list(ScheduleFilter {
+            agent,
+            ..ScheduleFilter::default()
+        })
+        .await,
+        ["a"]
+    );
+}

@@ -1,0 +1,255 @@
+//! Journals and what is projected from them.
+
+use futures_util::future::join_all;
+use rune_store_runtime::{
+    AppendEntries, Block, DeploymentId, EntryBody, ErrorCode, Failure, PageRequest, ReplicaId,
+    Reply, RequestCancel, RequestStatus, Role, ToolInvocationState, ToolOutcome, UsageFilter,
+};
+use serde_json::json;
+
+use super::fixture::{Fixture, call, finished, intent, reply, result, session, usage};
+use crate::store::TestStore;
+
+pub async fn a_plain_request_runs_to_its_end(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    let replica_id = ReplicaId::generate();
+    let started = EntryBody::Started {
+        replica_id,
+        deployment_id: DeploymentId::generate(),
+        attempt: 1,
+    };
+    let appended = f.append(id, vec![started]).await;
+    assert_eq!((appended.first_seq, appended.last_seq), (2, 2));
+    assert_eq!(appended.status, RequestStatus::Running);
+    let end = vec![reply(vec![Block::text("hi")]), finished(json!("hi"))];
+    let appended = f.append(id, end).await;
+    assert_eq!((appended.first_seq, appended.last_seq), (3, 4));
+    assert_eq!(appended.status, RequestStatus::Completed);
+    let row = f.store.request(id).await.unwrap().unwrap();
+    assert_eq!(
+        (row.status, row.output),
+        (RequestStatus::Completed, Some(json!("hi")))
+    );
+    assert_eq!((row.replica_id, row.attempts), (Some(replica_id), 1));
+    assert_eq!(
+        (row.model_calls, row.tool_calls, row.usage),
+        (1, 0, usage(10, 2))
+    );
+    assert!(row.updated_at > row.created_at && row.failure.is_none());
+    let messages = f.store.recent_messages(&session("s"), 10).await.unwrap();
+    assert_eq!(messages[1].message.role, Role::Assistant);
+    assert_eq!(
+        (messages[1].seq, messages[1].message.text().as_str()),
+        (3, "hi")
+    );
+}
+
+pub async fn a_tool_call_is_projected_from_intent_and_result(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    f.append(id, vec![reply(vec![call("a"), call("b")])]).await;
+    assert!(f.store.tool_invocations(id).await.unwrap().is_empty());
+    f.append(id, vec![intent("b"), intent("a")]).await;
+    let rows = f.store.tool_invocations(id).await.unwrap();
+    let calls: Vec<&str> = rows.iter().map(|row| row.call_id.as_str()).collect();
+    assert_eq!(calls, ["b", "a"]);
+    assert_eq!(rows[0].state, ToolInvocationState::Intended);
+    assert_eq!(rows[0].input, Some(json!({"path": "a"})));
+    let failed = ToolOutcome {
+        failure: Some(Failure::new(ErrorCode::Timeout, "too slow")),
+        output: None,
+        ..result("b")
+    };
+    f.append(
+        id,
+        vec![
+            EntryBody::ToolResult(result("a")),
+            EntryBody::ToolResult(failed),
+        ],
+    )
+    .await;
+    let rows = f.store.tool_invocations(id).await.unwrap();
+    assert_eq!(rows[1].state, ToolInvocationState::Succeeded);
+    assert_eq!((rows[1].duration_ms, rows[1].attempts), (Some(7), 1));
+    assert!(rows[1].finished_at > Some(rows[1].started_at));
+    assert_eq!(rows[0].state, ToolInvocationState::Failed);
+    assert_eq!(
+        rows[0].failure.as_ref().map(|f| f.code),
+        Some(ErrorCode::Timeout)
+    );
+    let messages = f.store.recent_messages(&session("s"), 1).await.unwrap();
+    let expected = Block::ToolResult {
+        call_id: "b".to_owned(),
+        name: "rune__file-read".to_owned(),
+        content: "content".to_owned(),
+        is_error: true,
+    };
+    assert_eq!(messages[0].message.role, Role::Tool);
+    assert_eq!(messages[0].message.blocks, [expected]);
+    assert_eq!(f.store.request(id).await.unwrap().unwrap().tool_calls, 2);
+}
+
+pub async fn a_refused_tool_call_has_no_input(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    let refused = ToolOutcome {
+        failure: Some(Failure::new(ErrorCode::Denied, "not allowed")),
+        output: None,
+        attempts: 0,
+        duration_ms: 0,
+        ..result("a")
+    };
+    f.append(
+        id,
+        vec![reply(vec![call("a")]), EntryBody::ToolResult(refused)],
+    )
+    .await;
+    let rows = f.store.tool_invocations(id).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(
+        (rows[0].input.as_ref(), rows[0].state),
+        (None, ToolInvocationState::Failed)
+    );
+    assert_eq!(rows[0].finished_at, Some(rows[0].started_at));
+}
+
+pub async fn a_retried_append_writes_once(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    let op = AppendEntries {
+        request_id: id,
+        entries: vec![reply(vec![]), finished(json!(1))],
+    };
+    let command = f.command(op);
+    let first = f.store.submit(command.clone()).await.unwrap();
+    let again = f.store.submit(command).await.unwrap();
+    assert_eq!(first, again);
+    assert_eq!(f.store.journal(id, 0, 10).await.unwrap().len(), 3);
+    assert_eq!(
+        f.store.request(id).await.unwrap().unwrap().usage,
+        usage(10, 2)
+    );
+}
+
+pub async fn cancel_is_asked_for_once(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    let cancel = || RequestCancel {
+        request_id: id,
+        reason: "changed my mind".to_owned(),
+    };
+    let command = f.command(cancel());
+    let first = f.store.submit(command.clone()).await.unwrap();
+    assert_eq!(f.store.submit(command).await.unwrap(), first);
+    let Reply::Appended(first) = first else {
+        unreachable!("cancel answers Appended")
+    };
+    assert_eq!(
+        (first.first_seq, first.last_seq, first.cancel_requested),
+        (2, 2, true)
+    );
+    let second = f.write(cancel()).await;
+    assert_eq!((second.first_seq, second.last_seq), (3, 2));
+    assert!(
+        f.append(id, vec![finished(json!(1))])
+            .await
+            .cancel_requested
+    );
+    let after = f.write(cancel()).await;
+    assert_eq!(
+        (after.last_seq, after.status),
+        (3, RequestStatus::Completed)
+    );
+
+    let ended = f.accept("s").await.request_id;
+    f.append(ended, vec![finished(json!(1))]).await;
+    let late = f
+        .write(RequestCancel {
+            request_id: ended,
+            reason: String::new(),
+        })
+        .await;
+    assert!(!late.cancel_requested);
+}
+
+pub async fn journals_are_read_from_any_position(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    let other = f.accept("s").await.request_id;
+    for n in 0..9 {
+        let notice = EntryBody::Notice {
+            code: n.to_string(),
+            message: String::new(),
+        };
+        f.append(id, vec![notice.clone()]).await;
+        f.append(other, vec![notice]).await;
+    }
+    let seqs = async |after, limit| {
+        let entries = f.store.journal(id, after, limit).await.unwrap();
+        assert!(entries.iter().all(|entry| entry.request_id == id));
+        entries.iter().map(|entry| entry.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(seqs(0, 100).await, (1..=10).collect::<Vec<_>>());
+    assert_eq!(seqs(4, 3).await, [5, 6, 7]);
+    assert!(seqs(10, 3).await.is_empty());
+    assert!(seqs(u64::MAX, 3).await.is_empty());
+}
+
+pub async fn the_usage_ledger_sums_up_to_the_request(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    f.append(id, vec![reply(vec![]), reply(vec![])]).await;
+    let middle = f.store.now();
+    f.append(id, vec![reply(vec![]), finished(json!(1))]).await;
+    let list = async |filter: UsageFilter| {
+        f.store
+            .usage(&filter, &PageRequest::default())
+            .await
+            .unwrap()
+            .items
+    };
+    let rows = list(UsageFilter {
+        request_id: Some(id),
+        ..UsageFilter::default()
+    })
+    .await;
+    assert_eq!(
+        rows.iter().map(|row| row.seq).collect::<Vec<_>>(),
+        [4, 3, 2]
+    );
+    let mut sum = usage(0, 0);
+    rows.iter().for_each(|row| sum.add(&row.usage));
+    assert_eq!(f.store.request(id).await.unwrap().unwrap().usage, sum);
+    let late = list(UsageFilter {
+        since: Some(middle),
+        ..UsageFilter::default()
+    })
+    .await;
+    assert_eq!(late.len(), 1);
+    let none = list(UsageFilter {
+        agent: Some("x".to_owned()),
+        ..UsageFilter::default()
+    })
+    .await;
+    assert!(none.is_empty());
+}
+
+pub async fn commands_of_one_caller_keep_their_order(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    let writes = (0..200).map(|n| {
+        let notice = EntryBody::Notice {
+            code: n.to_string(),
+            message: String::new(),
+        };
+        f.store.write(AppendEntries {
+            request_id: id,
+            entries: vec![notice],
+        })
+    });
+    let replies = join_all(writes).await;
+    for (n, reply) in (2..).zip(replies) {
+        assert_eq!(reply.unwrap().first_seq, n);
+    }
+}
