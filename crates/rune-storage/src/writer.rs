@@ -222,7 +222,6 @@ mod tests {
         assert!(matches!(submit(9).await, Err(StoreError::Unavailable(_))));
         assert!(health.failure().unwrap().contains("version 9"));
         assert!(matches!(submit(1).await, Err(StoreError::Unavailable(_))));
-        drop(submit);
         drop(sender);
         thread.join().unwrap();
     }

@@ -32,6 +32,10 @@ pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a retry of a command is recognised, by the time of the commands.
 pub const RECEIPT_WINDOW: Duration = Duration::from_secs(10 * 60);
 
+/// How many of the oldest receipts, and of the oldest idempotency keys, a command
+/// that writes one looks at to drop those that have expired by its own time.
+pub const PRUNE_BATCH: u32 = 8;
+
 /// How deep stored JSON may nest, so that every reader can parse it back.
 pub const MAX_JSON_DEPTH: usize = 100;
 

@@ -5,7 +5,7 @@
 //! judged by the state it meets.
 
 use rune_store_runtime::Reply;
-use rune_store_runtime::limits::RECEIPT_WINDOW;
+use rune_store_runtime::limits::{PRUNE_BATCH, RECEIPT_WINDOW};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Context, encode};
@@ -13,10 +13,6 @@ use crate::{ApplyError, row};
 
 /// Receipts kept at the most, whatever their age.
 const MAX_RECEIPTS: i64 = 100_000;
-
-/// The oldest receipts that a command looks at to drop the expired ones. More
-/// than one, so that the table shrinks after a burst.
-const PRUNE: i64 = 8;
 
 /// Applies `change` unless a receipt says that it was applied.
 pub(super) fn once(
@@ -40,7 +36,7 @@ pub(super) fn once(
              SELECT id FROM (SELECT id, at FROM receipts ORDER BY id LIMIT ?1) WHERE at < ?2)
          OR id <= (SELECT max(id) FROM receipts) - ?3",
     )?
-    .execute(params![PRUNE, expired, MAX_RECEIPTS])?;
+    .execute(params![PRUNE_BATCH, expired, MAX_RECEIPTS])?;
     db.prepare_cached(
         "INSERT OR REPLACE INTO receipts (command_id, at, reply) VALUES (?1, ?2, ?3)",
     )?

@@ -1,6 +1,6 @@
 //! Accepting and cancelling requests.
 
-use rune_store_runtime::limits::{IDEMPOTENCY_WINDOW, MAX_ENTRY_BYTES};
+use rune_store_runtime::limits::{IDEMPOTENCY_WINDOW, MAX_ENTRY_BYTES, PRUNE_BATCH};
 use rune_store_runtime::{
     AcceptRequest, Accepted, Appended, EntryBody, IdempotencyKey, Reject, RequestCancel,
     RequestStatus, SessionId,
@@ -13,9 +13,6 @@ use super::journal::{self, RequestState};
 use super::{Context, encode_within, session};
 use crate::row::{self, checkpoint_word, get};
 use crate::{ApplyError, key};
-
-/// The oldest idempotency keys that a command looks at to drop the expired ones.
-const PRUNE: i64 = 8;
 
 /// [`EntryBody::Accepted`] without a copy of the input.
 #[derive(Serialize)]
@@ -191,7 +188,7 @@ fn remember(
              WHERE at < ?2)",
     )?
     .execute(params![
-        PRUNE,
+        PRUNE_BATCH,
         context.at.minus(IDEMPOTENCY_WINDOW).as_millis()
     ])?;
     db.prepare_cached(

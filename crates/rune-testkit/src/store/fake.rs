@@ -3,6 +3,7 @@
 
 mod apply;
 mod journal;
+mod oldest;
 mod page;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use rune_store_runtime::{
     ToolInvocationState, UsageFilter, UsageReader, UsageRow, VersionFilter, VersionId, VersionRow,
 };
 
+use self::oldest::Oldest;
 use self::page::page;
 
 /// The store. Nothing of it is durable.
@@ -34,8 +36,8 @@ struct State {
     sessions: BTreeMap<SessionId, Session>,
     requests: BTreeMap<RequestId, Request>,
     usage: Vec<UsageRow>,
-    keys: BTreeMap<(String, String), Key>,
-    receipts: BTreeMap<CommandId, (Timestamp, Reply)>,
+    keys: Oldest<(String, String), (String, RequestId)>,
+    receipts: Oldest<CommandId, Reply>,
     versions: Vec<VersionRow>,
     deployments: BTreeMap<(String, String, String), DeploymentRow>,
     replicas: Vec<(i64, ReplicaRow)>,
@@ -74,13 +76,6 @@ struct Call {
     name: String,
     intent: Option<u64>,
     result: Option<u64>,
-}
-
-#[derive(Debug)]
-struct Key {
-    fingerprint: String,
-    request_id: RequestId,
-    at: Timestamp,
 }
 
 #[derive(Debug)]

@@ -38,15 +38,12 @@ impl State {
             Op::AcceptRequest(op) => self.accept(command, op).map(Reply::Accepted),
             Op::AppendEntries(op) => self.append(command, op).map(Reply::Appended),
             op => {
-                let oldest = command.at.minus(RECEIPT_WINDOW);
-                if let Some((at, reply)) = self.receipts.get(&command.id)
-                    && *at >= oldest
-                {
+                let (id, now) = (command.id, command.at);
+                if let Some(reply) = self.receipts.get(&id, now, RECEIPT_WINDOW) {
                     return Ok(reply.clone());
                 }
                 let reply = self.change(command, op)?;
-                self.receipts
-                    .insert(command.id, (command.at, reply.clone()));
+                self.receipts.put(id, now, RECEIPT_WINDOW, reply.clone());
                 Ok(reply)
             }
         }

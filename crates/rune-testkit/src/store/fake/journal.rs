@@ -11,7 +11,7 @@ use rune_store_runtime::{
 };
 
 use super::apply::check_json;
-use super::{Call, Key, Line, Request, State};
+use super::{Call, Line, Request, State};
 
 impl State {
     pub(super) fn accept(
@@ -52,13 +52,9 @@ impl State {
         self.requests.insert(op.request_id, request);
         self.write(command, op.request_id, &[body], &[(1, None)]);
         if let Some(key) = &op.idempotency {
-            let value = Key {
-                fingerprint: key.fingerprint.clone(),
-                request_id: op.request_id,
-                at: command.at,
-            };
-            self.keys
-                .insert((key.scope.clone(), key.key.clone()), value);
+            let name = (key.scope.clone(), key.key.clone());
+            let value = (key.fingerprint.clone(), op.request_id);
+            self.keys.put(name, command.at, IDEMPOTENCY_WINDOW, value);
         }
         Ok(accepted)
     }
@@ -67,14 +63,15 @@ impl State {
         let Some(wanted) = &op.idempotency else {
             return Ok(None);
         };
-        let found = self.keys.get(&(wanted.scope.clone(), wanted.key.clone()));
-        let Some(key) = found.filter(|key| key.at >= command.at.minus(IDEMPOTENCY_WINDOW)) else {
+        let name = (wanted.scope.clone(), wanted.key.clone());
+        let found = self.keys.get(&name, command.at, IDEMPOTENCY_WINDOW);
+        let Some((fingerprint, request_id)) = found else {
             return Ok(None);
         };
-        let Some(request) = self.requests.get(&key.request_id) else {
+        let Some(request) = self.requests.get(request_id) else {
             return Ok(None);
         };
-        if key.fingerprint != wanted.fingerprint {
+        if *fingerprint != wanted.fingerprint {
             return Err(Reject::conflict(
                 "the idempotency key was used with another body",
             ));
