@@ -6,7 +6,7 @@
 //! rest. A store that has been idle for [`IDLE`] has its log emptied.
 
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -94,10 +94,7 @@ impl CheckpointHandle {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for work: the mode of the next checkpoint, or nothing at the end.
@@ -112,7 +109,7 @@ impl CheckpointHandle {
                 return Some(if over { Mode::Restart } else { Mode::Passive });
             }
             if state.frames == 0 {
-                state = self.0.1.wait(state).unwrap_or_else(|e| e.into_inner());
+                state = self.0.1.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             let commits = state.commits;
@@ -120,7 +117,7 @@ impl CheckpointHandle {
                 .0
                 .1
                 .wait_timeout(state, IDLE)
-                .unwrap_or_else(|e| e.into_inner());
+                .unwrap_or_else(PoisonError::into_inner);
             state = after;
             if timeout.timed_out() && state.commits == commits {
                 return Some(Mode::Truncate);

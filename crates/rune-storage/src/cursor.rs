@@ -37,7 +37,7 @@ pub(crate) fn decode<K: DeserializeOwned>(
 }
 
 fn parse<K: DeserializeOwned>(list: &str, text: &str) -> Option<K> {
-    if text.len() > MAX_LEN || text.len() % 2 != 0 || !text.is_ascii() {
+    if text.len() > MAX_LEN || !text.len().is_multiple_of(2) || !text.is_ascii() {
         return None;
     }
     let bytes = (0..text.len())

@@ -78,7 +78,7 @@ impl ObjectStore {
             Ok(url) if location.contains("://") => {
                 let shown = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
                 let (backend, prefix) =
-                    object_store::parse_url(&url).map_err(|error| open_error(&shown, error))?;
+                    object_store::parse_url(&url).map_err(|error| open_error(&shown, &error))?;
                 Ok(Self {
                     backend: Arc::from(backend),
                     prefix,
@@ -95,9 +95,9 @@ impl ObjectStore {
     /// [`ObjectError::Open`].
     pub fn open_directory(directory: &FsPath) -> Result<Self, ObjectError> {
         let shown = directory.display();
-        std::fs::create_dir_all(directory).map_err(|error| open_error(&shown, error))?;
+        std::fs::create_dir_all(directory).map_err(|error| open_error(&shown, &error))?;
         let backend = LocalFileSystem::new_with_prefix(directory)
-            .map_err(|error| open_error(&shown, error))?
+            .map_err(|error| open_error(&shown, &error))?
             .with_fsync(true);
         Ok(Self {
             backend: Arc::new(backend),
@@ -181,7 +181,10 @@ impl ObjectStore {
     }
 }
 
-fn open_error(location: &(impl ToString + ?Sized), reason: impl ToString) -> ObjectError {
+fn open_error(
+    location: &(impl ToString + ?Sized),
+    reason: &(impl ToString + ?Sized),
+) -> ObjectError {
     ObjectError::Open {
         location: location.to_string(),
         reason: reason.to_string(),

@@ -1,7 +1,7 @@
 //! The store: its threads, its write method and its maintenance.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -223,17 +223,14 @@ impl SqliteStore {
 
     fn sender(&self) -> Option<mpsc::Sender<Job>> {
         let jobs = self.jobs.lock();
-        jobs.unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clone()
+        jobs.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn stop(&self) -> Result<(), StorageError> {
         let jobs = self.jobs.lock();
-        jobs.unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        jobs.unwrap_or_else(PoisonError::into_inner).take();
         let threads = self.threads.lock();
-        let threads = threads
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .take();
+        let threads = threads.unwrap_or_else(PoisonError::into_inner).take();
         let Some(threads) = threads else {
             return Ok(());
         };

@@ -15,8 +15,8 @@ mod clock;
 mod daemon;
 mod error;
 mod model_server;
-mod task;
 pub mod store;
+mod task;
 
 pub use clock::VirtualClock;
 pub use daemon::{TestDaemon, TestDaemonBuilder};

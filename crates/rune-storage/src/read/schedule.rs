@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use rune_store_runtime::{
     Page, PageRequest, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow,
-    StoreError,
+    StoreError, Timestamp,
 };
 use rusqlite::{OptionalExtension, Row};
 
@@ -39,7 +39,7 @@ impl ScheduleReader for SqliteStore {
         query.and_maybe("agent = ?", text(filter.agent.as_ref()));
         query.and_maybe(
             "paused = 0 AND next_fire_at <= ?",
-            filter.due_by.map(|time| time.as_millis()),
+            filter.due_by.map(Timestamp::as_millis),
         );
         if let Some((namespace, name)) = cursor::decode::<(String, String)>(LIST, page)? {
             query.and("(namespace, name) > (?, ?)", [namespace, name]);

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use rune_store_runtime::{
-    Page, PageRequest, RequestId, StoreError, Usage, UsageFilter, UsageReader, UsageRow,
+    Page, PageRequest, RequestId, StoreError, Timestamp, Usage, UsageFilter, UsageReader, UsageRow,
 };
 use rusqlite::Row;
 
@@ -28,7 +28,7 @@ impl UsageReader for SqliteStore {
         query.and_maybe("request_id = ?", request.map(blob));
         query.and_maybe("namespace = ?", text(filter.namespace.as_ref()));
         query.and_maybe("agent = ?", text(filter.agent.as_ref()));
-        query.and_maybe("at >= ?", filter.since.map(|time| time.as_millis()));
+        query.and_maybe("at >= ?", filter.since.map(Timestamp::as_millis));
         query.and_maybe("id < ?", cursor::decode::<i64>(LIST, page)?);
         self.readers
             .page(LIST, page, query.order_by("id DESC"), usage_row, |_| true)
