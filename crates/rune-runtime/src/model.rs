@@ -4,12 +4,26 @@
 //! * [`LlmClient`] is a provider; a call answers a [`ModelStream`] of live deltas
 //!   that ends with the whole reply.
 //! * The wire clients are [`AnthropicClient`], [`OpenAiClient`] (Chat Completions)
-//!   and [`GeminiClient`]; [`OfflineClient`] needs no network.
+//!   and [`GeminiClient`].
 //! * A client retries only before it has shown anything; from the first delta on a
 //!   failure is the caller's to judge.
+//! * What a provider wants back unchanged is kept beside each block as
+//!   [`NativeBlock`](rune_store_runtime::NativeBlock) and never shown to another.
 
+mod anthropic;
 mod client;
+mod gemini;
+mod http;
+mod openai;
 mod request;
+mod retry;
+pub mod wire;
 
+pub use anthropic::AnthropicClient;
 pub use client::{LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelStream};
+pub use gemini::GeminiClient;
+pub use http::HttpClient;
+pub use openai::OpenAiClient;
 pub use request::{ModelRequest, ToolDefinition};
+pub use retry::RetryPolicy;
+pub use wire::{ClientConfig, Protocol, Timeouts};

@@ -1,0 +1,142 @@
+//! The request.
+
+use rune_store_runtime::{Block, Message, Role};
+use serde_json::{Map, Value, json};
+
+use crate::model::wire::{Protocol, arguments_object, native_json, ordered_results};
+use crate::model::{ModelRequest, ToolDefinition};
+
+/// Output tokens where the Runefile sets no limit: the field is required, and thinking
+/// counts.
+const DEFAULT_MAX_TOKENS: u32 = 32_000;
+
+/// The JSON of a streaming call.
+pub(in crate::model) fn encode(request: &ModelRequest) -> Value {
+    let mut body = Map::new();
+    body.insert("model".into(), request.model.as_str().into());
+    let max_tokens = request.max_output_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+    body.insert("max_tokens".into(), max_tokens.into());
+    body.insert("stream".into(), true.into());
+    if !request.system.is_empty() {
+        let mut system = json!({"type": "text", "text": request.system});
+        mark_cached(&mut system);
+        body.insert("system".into(), json!([system]));
+    }
+    if !request.tools.is_empty() {
+        let mut tools: Vec<Value> = request.tools.iter().map(tool).collect();
+        tools.last_mut().into_iter().for_each(mark_cached);
+        body.insert("tools".into(), tools.into());
+    }
+    body.insert("messages".into(), messages(&request.messages).into());
+    if let Some(temperature) = request.temperature {
+        body.insert("temperature".into(), temperature.into());
+    }
+    if let Some(effort) = &request.reasoning_effort {
+        body.insert("output_config".into(), json!({ "effort": effort }));
+    }
+    Value::Object(body)
+}
+
+fn tool(tool: &ToolDefinition) -> Value {
+    json!({
+        "name": tool.name,
+        "description": tool.description,
+        "input_schema": tool.input_schema,
+    })
+}
+
+/// Ends a cached prefix here.
+fn mark_cached(block: &mut Value) {
+    block["cache_control"] = json!({"type": "ephemeral"});
+}
+
+fn messages(messages: &[Message]) -> Vec<Value> {
+    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
+    let mut calls: Vec<&str> = Vec::new();
+    for message in messages {
+        let (role, blocks) = match message.role {
+            Role::User => ("user", message.blocks.iter().filter_map(block).collect()),
+            Role::Assistant => {
+                calls = call_ids(message);
+                let blocks: Vec<Value> = message.blocks.iter().filter_map(block).collect();
+                ("assistant", blocks)
+            }
+            Role::Tool => {
+                let results = ordered_results(&calls, &message.blocks);
+                ("user", results.into_iter().filter_map(block).collect())
+            }
+        };
+        match turns.last_mut() {
+            _ if blocks.is_empty() => {}
+            Some((last, turn)) if *last == role => turn.extend(blocks),
+            _ => turns.push((role, blocks)),
+        }
+    }
+    // Within a tool loop the next call repeats everything up to here.
+    if messages.last().is_some_and(|last| last.role == Role::Tool) {
+        let last = turns.last_mut().and_then(|(_, blocks)| blocks.last_mut());
+        last.into_iter().for_each(mark_cached);
+    }
+    turns
+        .into_iter()
+        .map(|(role, content)| json!({"role": role, "content": content}))
+        .collect()
+}
+
+fn call_ids(message: &Message) -> Vec<&str> {
+    let ids = message.blocks.iter().filter_map(|block| match block {
+        Block::ToolCall { id, .. } => Some(id.as_str()),
+        _ => None,
+    });
+    ids.collect()
+}
+
+fn block(block: &Block) -> Option<Value> {
+    let own = |native| native_json(native, Protocol::Anthropic).cloned();
+    match block {
+        Block::Text { text, native } => own(native.as_ref())
+            .or_else(|| (!text.is_empty()).then(|| json!({"type": "text", "text": text}))),
+        Block::Reasoning { native, .. } => own(native.as_ref()),
+        Block::ToolCall {
+            id,
+            name,
+            input,
+            native,
+        } => {
+            let rebuilt =
+                || json!({"type": "tool_use", "name": name, "input": arguments_object(input)});
+            let mut call = own(native.as_ref()).unwrap_or_else(rebuilt);
+            call["id"] = legal_id(id).into();
+            Some(call)
+        }
+        Block::ToolResult {
+            call_id,
+            content,
+            is_error,
+            ..
+        } => {
+            let mut result = json!({
+                "type": "tool_result",
+                "tool_use_id": legal_id(call_id),
+                "content": content,
+            });
+            if *is_error {
+                result["is_error"] = true.into();
+            }
+            Some(result)
+        }
+        Block::Opaque { native } => own(Some(native)),
+    }
+}
+
+/// Ids of other vendors may hold characters that this one refuses.
+fn legal_id(id: &str) -> String {
+    let legal = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '-' {
+            c
+        } else {
+            '_'
+        }
+    };
+    id.chars().map(legal).collect()
+}

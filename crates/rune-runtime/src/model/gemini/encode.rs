@@ -1,0 +1,153 @@
+//! The request.
+
+use std::collections::HashMap;
+
+use rune_store_runtime::{Block, Message, Role};
+use serde_json::{Map, Value, json};
+
+use crate::model::wire::{Protocol, arguments_object, native_json, ordered_results};
+use crate::model::{ModelRequest, ToolDefinition};
+
+/// What the vendor documents for calls that another model made: newer models demand a
+/// signature on the first call of every step.
+const FOREIGN_SIGNATURE: &str = "skip_thought_signature_validator";
+
+/// The JSON of a streaming call; the model is in the URL.
+pub(in crate::model) fn encode(request: &ModelRequest) -> Value {
+    let mut body = Map::new();
+    if !request.system.is_empty() {
+        let system = json!({"parts": [{"text": request.system}]});
+        body.insert("systemInstruction".into(), system);
+    }
+    if !request.tools.is_empty() {
+        let tools: Vec<Value> = request.tools.iter().map(tool).collect();
+        body.insert("tools".into(), json!([{ "functionDeclarations": tools }]));
+    }
+    body.insert("contents".into(), contents(&request.messages).into());
+    let config = generation_config(request);
+    if !config.is_empty() {
+        body.insert("generationConfig".into(), config.into());
+    }
+    Value::Object(body)
+}
+
+fn generation_config(request: &ModelRequest) -> Map<String, Value> {
+    let mut config = Map::new();
+    if let Some(limit) = request.max_output_tokens {
+        config.insert("maxOutputTokens".into(), limit.into());
+    }
+    if let Some(temperature) = request.temperature {
+        config.insert("temperature".into(), temperature.into());
+    }
+    if let Some(effort) = &request.reasoning_effort {
+        let thinking = json!({"includeThoughts": true, "thinkingLevel": effort.to_uppercase()});
+        config.insert("thinkingConfig".into(), thinking);
+    }
+    config
+}
+
+fn tool(tool: &ToolDefinition) -> Value {
+    json!({
+        "name": tool.name,
+        "description": tool.description,
+        "parametersJsonSchema": tool.input_schema,
+    })
+}
+
+fn contents(messages: &[Message]) -> Vec<Value> {
+    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
+    let mut calls: Vec<&str> = Vec::new();
+    // The provider's own id of each call, where it gave one.
+    let mut own_ids: HashMap<&str, Value> = HashMap::new();
+    for message in messages {
+        let (role, parts) = match message.role {
+            Role::User => (
+                "user",
+                message.blocks.iter().filter_map(text_part).collect(),
+            ),
+            Role::Assistant => {
+                calls.clear();
+                for block in &message.blocks {
+                    if let Block::ToolCall { id, native, .. } = block {
+                        calls.push(id);
+                        let native = native_json(native.as_ref(), Protocol::Gemini);
+                        let own = native.and_then(|json| json.pointer("/functionCall/id"));
+                        own.into_iter().for_each(|own| {
+                            own_ids.insert(id, own.clone());
+                        });
+                    }
+                }
+                ("model", model_parts(message))
+            }
+            Role::Tool => {
+                let results = ordered_results(&calls, &message.blocks).into_iter();
+                let parts = results.filter_map(|block| result_part(block, &own_ids));
+                ("user", parts.collect::<Vec<_>>())
+            }
+        };
+        match turns.last_mut() {
+            _ if parts.is_empty() => {}
+            // Text after results starts a turn of its own: results stand alone.
+            Some((last, turn)) if *last == role && message.role != Role::User => turn.extend(parts),
+            _ => turns.push((role, parts)),
+        }
+    }
+    turns
+        .into_iter()
+        .map(|(role, parts)| json!({"role": role, "parts": parts}))
+        .collect()
+}
+
+fn text_part(block: &Block) -> Option<Value> {
+    match block {
+        Block::Text { text, .. } if !text.is_empty() => Some(json!({ "text": text })),
+        _ => None,
+    }
+}
+
+fn model_parts(message: &Message) -> Vec<Value> {
+    let mut first_call = true;
+    let mut parts = Vec::new();
+    for block in &message.blocks {
+        let (Block::Text { native, .. }
+        | Block::Reasoning { native, .. }
+        | Block::ToolCall { native, .. }) = block
+        else {
+            if let Block::Opaque { native } = block {
+                parts.extend(native_json(Some(native), Protocol::Gemini).cloned());
+            }
+            continue;
+        };
+        if let Some(own) = native_json(native.as_ref(), Protocol::Gemini) {
+            parts.push(own.clone());
+        } else if let Block::ToolCall { name, input, .. } = block {
+            let mut part = json!({"functionCall": {"name": name, "args": arguments_object(input)}});
+            if first_call {
+                part["thoughtSignature"] = FOREIGN_SIGNATURE.into();
+            }
+            parts.push(part);
+        } else {
+            parts.extend(text_part(block));
+        }
+        first_call &= !matches!(block, Block::ToolCall { .. });
+    }
+    parts
+}
+
+fn result_part(block: &Block, own_ids: &HashMap<&str, Value>) -> Option<Value> {
+    let Block::ToolResult {
+        call_id,
+        name,
+        content,
+        is_error,
+    } = block
+    else {
+        return None;
+    };
+    let key = if *is_error { "error" } else { "output" };
+    let mut response = json!({"name": name, "response": {key: content}});
+    if let Some(id) = own_ids.get(call_id.as_str()) {
+        response["id"] = id.clone();
+    }
+    Some(json!({ "functionResponse": response }))
+}

@@ -1,0 +1,28 @@
+//! What the three wire protocols share: the stream decoder, the call itself, errors.
+//!
+//! [`decode()`] is the whole way from bytes to [`ModelEvent`](super::ModelEvent)s and knows no socket, clock
+//! or runtime, so that tests and fuzzers can drive it; [`decode_chunks`] does so for
+//! bytes in memory.
+
+mod arguments;
+mod body;
+mod call_ids;
+mod classify;
+mod client;
+mod decode;
+mod history;
+mod meter;
+mod protocol;
+mod reply;
+
+pub use client::{ClientConfig, Timeouts};
+pub use decode::{DecodeContext, decode, decode_chunks};
+pub use protocol::Protocol;
+
+pub(super) use arguments::{arguments_object, parse_arguments};
+pub(super) use call_ids::CallIds;
+pub(super) use classify::Fault;
+pub(super) use client::WireClient;
+pub(super) use decode::{Decode, Step};
+pub(super) use history::{native_json, ordered_results};
+pub(super) use reply::Reply;

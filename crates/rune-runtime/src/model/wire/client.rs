@@ -1,0 +1,254 @@
+//! One call on the wire.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{DecodeContext, Protocol, body, classify, decode};
+use crate::model::retry::{Failure, RetryPolicy};
+use crate::model::{HttpClient, ModelError, ModelErrorKind, ModelEvent, ModelRequest, ModelStream};
+
+/// Bytes of an error body that are read.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+/// How long the end of a finished reply's body is waited for, so that the connection can
+/// be used again.
+const END_OF_BODY: Duration = Duration::from_millis(50);
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// How long a provider may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From sending to the first byte of the reply's body.
+    pub first_byte: Duration,
+    /// Between two chunks of the body. Pings and comments count: they are sent to show
+    /// that the provider still works.
+    pub idle: Duration,
+    /// Between two events that have something to show. Ends a reply of nothing but pings.
+    pub progress: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_secs(120),
+            idle: Duration::from_secs(60),
+            progress: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A provider that is reached over HTTP.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// Its name in the Runefile.
+    pub provider: String,
+    /// The base URL as the vendor's SDK takes it (OpenAI's ends in `/v1`, the others have
+    /// no version); the vendor's own where absent.
+    pub base_url: Option<String>,
+    /// The key. A server of one's own may need none; the vendor's own always does.
+    pub api_key: Option<SecretString>,
+    /// How long it may take.
+    pub timeouts: Timeouts,
+    /// How failures are retried.
+    pub retry: RetryPolicy,
+}
+
+impl ClientConfig {
+    /// A provider at the vendor's own address with the default limits.
+    #[must_use]
+    pub fn new(provider: &str) -> Self {
+        Self {
+            provider: provider.to_owned(),
+            base_url: None,
+            api_key: None,
+            timeouts: Timeouts::default(),
+            retry: RetryPolicy::default(),
+        }
+    }
+
+    /// With this base URL.
+    #[must_use]
+    pub fn base_url(mut self, url: impl Into<String>) -> Self {
+        self.base_url = Some(url.into());
+        self
+    }
+
+    /// With this key.
+    #[must_use]
+    pub fn api_key(mut self, key: impl Into<SecretString>) -> Self {
+        self.api_key = Some(key.into());
+        self
+    }
+}
+
+/// What the clients of the three protocols are.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct WireClient {
+    protocol: Protocol,
+    config: ClientConfig,
+    http: HttpClient,
+}
+
+impl WireClient {
+    pub(in crate::model) const fn new(
+        protocol: Protocol,
+        config: ClientConfig,
+        http: HttpClient,
+    ) -> Self {
+        Self {
+            protocol,
+            config,
+            http,
+        }
+    }
+
+    pub(in crate::model) fn provider(&self) -> &str {
+        &self.config.provider
+    }
+
+    pub(in crate::model) async fn stream(
+        &self,
+        request: &ModelRequest,
+    ) -> Result<ModelStream, ModelError> {
+        let key = self.config.api_key.as_ref();
+        let key = key.filter(|key| !key.expose_secret().is_empty());
+        if key.is_none() && self.config.base_url.is_none() {
+            return Err(self.error(ModelErrorKind::Unauthenticated, "no API key is configured"));
+        }
+        let headers = self.protocol.headers(key).ok_or_else(|| {
+            let message = "the API key has characters that a header cannot hold";
+            self.error(ModelErrorKind::Unauthenticated, message)
+        })?;
+        let default = self.protocol.default_base_url();
+        let base = self.config.base_url.as_deref().unwrap_or(default);
+        let url = self.protocol.url(base, &request.model);
+        let payload = Bytes::from(self.protocol.request_body(request).to_string());
+        let context = DecodeContext::new(&self.config.provider, &request.messages, payload.len());
+        let call = self
+            .http
+            .for_url(&url)
+            .map_err(|message| self.error(ModelErrorKind::Transport, message))?
+            .post(&url)
+            .headers(headers)
+            .header(CONTENT_TYPE, JSON)
+            .body(payload);
+        self.config
+            .retry
+            .run(|| Box::pin(self.attempt(call.try_clone(), context.clone())))
+            .await
+            .map_err(|error| redact(error, key))
+    }
+
+    /// Sends the call and waits for the first event.
+    async fn attempt(
+        &self,
+        call: Option<reqwest::RequestBuilder>,
+        context: DecodeContext,
+    ) -> Result<ModelStream, Failure> {
+        let call = call.ok_or_else(|| {
+            self.error(ModelErrorKind::Transport, "the request cannot be repeated")
+        })?;
+        let limits = self.config.timeouts;
+        let provider = &self.config.provider;
+        let first_byte = Instant::now() + limits.first_byte;
+        let response = timeout_at(first_byte, call.send())
+            .await
+            .map_err(|_| body::silent(provider))?
+            .map_err(|error| self.unreachable(error))?;
+        let status = response.status().as_u16();
+        if !response.status().is_success() {
+            let headers = response.headers().clone();
+            let text = body::text(response, MAX_ERROR_BYTES, first_byte).await;
+            let fault = classify::response(status, &headers, &text);
+            return Err(Failure::of_response(
+                fault.into_error(provider),
+                status,
+                &headers,
+            ));
+        }
+        let chunks = body::chunks(provider, response, first_byte, limits.idle);
+        let key = self.config.api_key.clone();
+        let events = decode(self.protocol, context, chunks)
+            .map(move |event| event.map_err(|error| redact(error, key.as_ref())))
+            .boxed();
+        let mut events = with_progress(events, provider.clone(), limits.progress).boxed();
+        match events.next().await {
+            Some(Ok(first)) => Ok(stream::once(async { Ok(first) }).chain(events).boxed()),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(self
+                .error(ModelErrorKind::Truncated, "the reply is empty")
+                .into()),
+        }
+    }
+
+    fn error(&self, kind: ModelErrorKind, message: impl Into<String>) -> ModelError {
+        ModelError::new(kind, &self.config.provider, message)
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> ModelError {
+        // The URL may hold a password.
+        let error = error.without_url();
+        let what = if error.is_timeout() {
+            "the connection timed out".to_owned()
+        } else {
+            root_cause(&error)
+        };
+        let message = format!("cannot reach the provider: {what}");
+        self.error(ModelErrorKind::Transport, message)
+    }
+}
+
+/// Takes the key out of a message in which the provider repeats it.
+fn redact(mut error: ModelError, key: Option<&SecretString>) -> ModelError {
+    let key = key.map_or("", |key| key.expose_secret());
+    if !key.is_empty() && error.message.contains(key) {
+        error.message = error.message.replace(key, "[key]");
+    }
+    error
+}
+
+/// The innermost source: it names what happened.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+struct Watched {
+    events: BoxStream<'static, Result<ModelEvent, ModelError>>,
+    provider: String,
+    done: bool,
+}
+
+/// `events`, each within `limit` of the one before.
+fn with_progress(
+    events: BoxStream<'static, Result<ModelEvent, ModelError>>,
+    provider: String,
+    limit: Duration,
+) -> impl Stream<Item = Result<ModelEvent, ModelError>> + Send {
+    let watched = Watched {
+        events,
+        provider,
+        done: false,
+    };
+    stream::unfold(watched, move |mut watched| async move {
+        if watched.done {
+            // Nothing is shown any more; see `END_OF_BODY`.
+            let _ = timeout(END_OF_BODY, watched.events.next()).await;
+            return None;
+        }
+        let item = match timeout(limit, watched.events.next()).await {
+            Ok(item) => item?,
+            Err(_) => Err(body::silent(&watched.provider)),
+        };
+        watched.done = !matches!(item, Ok(ModelEvent::Text(_) | ModelEvent::Reasoning(_)));
+        Some((item, watched))
+    })
+}

@@ -1,0 +1,138 @@
+//! The provider clients, against the scripted model server and on bytes.
+
+mod connections;
+mod decoding;
+mod faults;
+mod replies;
+mod requests;
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use rune_runtime::model::{
+    AnthropicClient, ClientConfig, GeminiClient, HttpClient, LlmClient, ModelError, ModelEvent,
+    ModelOutput, ModelRequest, ModelStream, OpenAiClient, Protocol, Timeouts, ToolDefinition,
+};
+use rune_store_runtime::{Block, Message, Role};
+use rune_testkit::ModelServer;
+use serde_json::json;
+
+/// Long enough for a busy machine; a test that waits for one sets it shorter.
+const LIMITS: Timeouts = Timeouts {
+    first_byte: Duration::from_secs(20),
+    idle: Duration::from_secs(20),
+    progress: Duration::from_secs(20),
+};
+
+/// The same protocol as the server calls it.
+const fn on_server(protocol: Protocol) -> rune_testkit::Protocol {
+    match protocol {
+        Protocol::Anthropic => rune_testkit::Protocol::Anthropic,
+        Protocol::OpenAi => rune_testkit::Protocol::Openai,
+        Protocol::Gemini => rune_testkit::Protocol::Gemini,
+    }
+}
+
+fn config(server: &ModelServer, protocol: Protocol) -> ClientConfig {
+    let base = server.base_url(on_server(protocol));
+    let mut config = ClientConfig::new(protocol.name())
+        .base_url(base)
+        .api_key("test-key");
+    config.timeouts = LIMITS;
+    config
+}
+
+fn client_of(protocol: Protocol, config: ClientConfig) -> Box<dyn LlmClient> {
+    let http = HttpClient::new();
+    match protocol {
+        Protocol::Anthropic => Box::new(AnthropicClient::new(config, http)),
+        Protocol::OpenAi => Box::new(OpenAiClient::new(config, http)),
+        Protocol::Gemini => Box::new(GeminiClient::new(config, http)),
+    }
+}
+
+fn client(server: &ModelServer, protocol: Protocol) -> Box<dyn LlmClient> {
+    client_of(protocol, config(server, protocol))
+}
+
+fn tool(name: &str) -> ToolDefinition {
+    ToolDefinition {
+        name: name.to_owned(),
+        description: format!("The tool {name}."),
+        input_schema: json!({"type": "object", "properties": {"city": {"type": "string"}}}),
+    }
+}
+
+fn request(messages: Vec<Message>) -> ModelRequest {
+    ModelRequest {
+        model: "test-model".to_owned(),
+        system: "Be brief.".to_owned(),
+        messages,
+        tools: vec![tool("time"), tool("weather")],
+        max_output_tokens: None,
+        temperature: None,
+        reasoning_effort: None,
+    }
+}
+
+fn ask(text: &str) -> ModelRequest {
+    request(vec![Message::user(text)])
+}
+
+fn message(role: Role, blocks: Vec<Block>) -> Message {
+    Message { role, blocks }
+}
+
+fn result(call_id: &str, name: &str, content: &str) -> Block {
+    Block::ToolResult {
+        call_id: call_id.to_owned(),
+        name: name.to_owned(),
+        content: content.to_owned(),
+        is_error: false,
+    }
+}
+
+/// A reply as it was shown.
+#[derive(Debug, Default)]
+struct Shown {
+    text: String,
+    reasoning: String,
+    output: Option<ModelOutput>,
+    error: Option<ModelError>,
+}
+
+impl Shown {
+    async fn of(mut stream: ModelStream) -> Self {
+        let mut shown = Self::default();
+        while let Some(event) = stream.next().await {
+            assert!(shown.output.is_none(), "an event after the last one");
+            match event {
+                Ok(ModelEvent::Text(text)) => shown.text.push_str(&text),
+                Ok(ModelEvent::Reasoning(text)) => shown.reasoning.push_str(&text),
+                Ok(ModelEvent::Done(output)) => shown.output = Some(output),
+                Err(error) => shown.error = Some(error),
+            }
+        }
+        shown
+    }
+
+    /// The whole reply of a call that succeeds.
+    async fn output(client: &dyn LlmClient, request: &ModelRequest) -> (Self, ModelOutput) {
+        let stream = client.stream(request).await.unwrap();
+        let mut shown = Self::of(stream).await;
+        assert_eq!(shown.error, None);
+        let output = shown.output.take().unwrap();
+        (shown, output)
+    }
+}
+
+/// The calls among `blocks` as (id, name, input).
+fn calls(blocks: &[Block]) -> Vec<(String, String, serde_json::Value)> {
+    let calls = blocks.iter().filter_map(|block| match block {
+        Block::ToolCall {
+            id, name, input, ..
+        } => Some((id.clone(), name.clone(), input.clone())),
+        _ => None,
+    });
+    calls.collect()
+}
