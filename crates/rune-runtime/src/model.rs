@@ -4,7 +4,8 @@
 //! * [`LlmClient`] is a provider; a call answers a [`ModelStream`] of live deltas
 //!   that ends with the whole reply.
 //! * The wire clients are [`AnthropicClient`], [`OpenAiClient`] (Chat Completions)
-//!   and [`GeminiClient`].
+//!   and [`GeminiClient`]; [`OfflineClient`] needs no network.
+//! * [`Providers`] are the clients of an agent in order, with fallback.
 //! * A client retries only before it has shown anything; from the first delta on a
 //!   failure is the caller's to judge.
 //! * What a provider wants back unchanged is kept beside each block as
@@ -14,7 +15,9 @@ mod anthropic;
 mod client;
 mod gemini;
 mod http;
+mod offline;
 mod openai;
+mod providers;
 mod request;
 mod retry;
 pub mod wire;
@@ -23,7 +26,12 @@ pub use anthropic::AnthropicClient;
 pub use client::{LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelStream};
 pub use gemini::GeminiClient;
 pub use http::HttpClient;
+pub use offline::{OFFLINE_NOTICE, OFFLINE_PROVIDER, OfflineClient};
 pub use openai::OpenAiClient;
+pub use providers::{
+    Account, CallError, Candidate, Endpoint, FallbackPolicy, ModelIds, Providers, ProvidersConfig,
+    ProvidersError, ReplyStream,
+};
 pub use request::{ModelRequest, ToolDefinition};
 pub use retry::RetryPolicy;
 pub use wire::{ClientConfig, Protocol, Timeouts};

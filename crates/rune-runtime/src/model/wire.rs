@@ -25,4 +25,4 @@ pub(super) use classify::Fault;
 pub(super) use client::WireClient;
 pub(super) use decode::{Decode, Step};
 pub(super) use history::{native_json, ordered_results};
-pub(super) use reply::Reply;
+pub(super) use reply::{Reply, estimate_tokens};

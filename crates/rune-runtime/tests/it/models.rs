@@ -2,7 +2,9 @@
 
 mod connections;
 mod decoding;
+mod fallback;
 mod faults;
+mod offline;
 mod replies;
 mod requests;
 

@@ -8,7 +8,7 @@ use crate::model::ModelOutput;
 const BYTES_PER_TOKEN: usize = 4;
 
 /// Tokens of a text of `bytes` bytes, roughly.
-fn estimate_tokens(bytes: usize) -> u64 {
+pub(in crate::model) fn estimate_tokens(bytes: usize) -> u64 {
     u64::try_from(bytes.div_ceil(BYTES_PER_TOKEN)).unwrap_or(u64::MAX)
 }
 

@@ -1,0 +1,138 @@
+//! The providers of an agent, in order.
+
+mod config;
+mod fallback;
+
+use std::sync::Arc;
+
+use super::wire::{ClientConfig, Protocol};
+use super::{
+    AnthropicClient, GeminiClient, HttpClient, LlmClient, ModelError, ModelErrorKind,
+    OFFLINE_PROVIDER, OfflineClient, OpenAiClient,
+};
+
+pub use config::{Account, Endpoint, FallbackPolicy, ModelIds, ProvidersConfig, ProvidersError};
+pub use fallback::{CallError, ReplyStream};
+
+/// A provider and the model to ask there.
+#[derive(Clone)]
+pub struct Candidate {
+    /// The provider.
+    pub client: Arc<dyn LlmClient>,
+    /// The provider's id of the model.
+    pub model: String,
+}
+
+impl Candidate {
+    /// Whether it is the `offline` model, of which the user is told
+    /// ([`OFFLINE_NOTICE`](super::OFFLINE_NOTICE)).
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.client.provider() == OFFLINE_PROVIDER
+    }
+}
+
+impl std::fmt::Debug for Candidate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Candidate")
+            .field("provider", &self.client.provider())
+            .field("model", &self.model)
+            .finish()
+    }
+}
+
+/// The providers of an agent in order of preference; never empty. See
+/// [`Providers::call`].
+#[derive(Debug, Clone)]
+pub struct Providers {
+    first: Candidate,
+    rest: Vec<Candidate>,
+    policy: FallbackPolicy,
+}
+
+impl Providers {
+    /// What `config` says.
+    ///
+    /// # Errors
+    /// An unknown provider, or a model that no provider has.
+    pub fn new(config: &ProvidersConfig, http: &HttpClient) -> Result<Self, ProvidersError> {
+        let mut candidates = Vec::new();
+        for name in config.order() {
+            let client = client(config, name, http)?;
+            // A provider without a model under this alias is left out.
+            if let Some(model) = config.model_for(name) {
+                candidates.push(Candidate { client, model });
+            }
+        }
+        Self::from_candidates(candidates, config.fallback).ok_or_else(|| ProvidersError::NoModel {
+            alias: config.default_model.clone(),
+        })
+    }
+
+    /// These candidates; `None` where there is none.
+    #[must_use]
+    pub fn from_candidates(candidates: Vec<Candidate>, policy: FallbackPolicy) -> Option<Self> {
+        let mut candidates = candidates.into_iter();
+        Some(Self {
+            first: candidates.next()?,
+            rest: candidates.collect(),
+            policy,
+        })
+    }
+
+    /// In order of preference.
+    pub fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    /// Whether the next provider is asked after this failure, where there is one.
+    ///
+    /// It is after every failure but two, which another provider would only hide: a
+    /// request that is refused as it is (`InvalidRequest`) is a fault of the agent or of
+    /// this program, and a conversation that does not fit (`ContextOverflow`) has to be
+    /// made shorter.
+    #[must_use]
+    pub fn goes_on(&self, error: &ModelError) -> bool {
+        self.policy == FallbackPolicy::NextProvider
+            && !matches!(
+                error.kind,
+                ModelErrorKind::InvalidRequest | ModelErrorKind::ContextOverflow
+            )
+    }
+}
+
+fn client(
+    config: &ProvidersConfig,
+    name: &str,
+    http: &HttpClient,
+) -> Result<Arc<dyn LlmClient>, ProvidersError> {
+    if let Some(endpoint) = config.endpoints.get(name) {
+        let mut client = ClientConfig::new(name).base_url(&endpoint.base_url);
+        client.api_key.clone_from(&endpoint.api_key);
+        client.timeouts = config.timeouts;
+        return Ok(wire_client(endpoint.protocol, client, http));
+    }
+    let protocol = match name {
+        OFFLINE_PROVIDER => return Ok(Arc::new(OfflineClient::new(config.script.clone()))),
+        "anthropic" => Protocol::Anthropic,
+        "openai" => Protocol::OpenAi,
+        "gemini" => Protocol::Gemini,
+        _ => return Err(config.unknown(name)),
+    };
+    let mut client = ClientConfig::new(name);
+    client.timeouts = config.timeouts;
+    if let Some(account) = config.accounts.get(name) {
+        client.base_url.clone_from(&account.base_url);
+        client.api_key.clone_from(&account.api_key);
+    }
+    Ok(wire_client(protocol, client, http))
+}
+
+fn wire_client(protocol: Protocol, config: ClientConfig, http: &HttpClient) -> Arc<dyn LlmClient> {
+    let http = http.clone();
+    match protocol {
+        Protocol::Anthropic => Arc::new(AnthropicClient::new(config, http)),
+        Protocol::OpenAi => Arc::new(OpenAiClient::new(config, http)),
+        Protocol::Gemini => Arc::new(GeminiClient::new(config, http)),
+    }
+}

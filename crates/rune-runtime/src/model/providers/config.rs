@@ -1,0 +1,140 @@
+//! What the providers of an agent are built from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rune_spec::Script;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::model::OFFLINE_PROVIDER;
+use crate::model::wire::{Protocol, Timeouts};
+
+/// Built-in providers that need an account, in the order in which one with a key is
+/// chosen where the Runefile names none.
+const WITH_ACCOUNT: [&str; 3] = ["anthropic", "gemini", "openai"];
+
+/// Everything about models that an agent's Runefile and the platform's configuration say.
+/// It stands between their formats and this module; whoever reads them fills it.
+#[derive(Debug, Clone, Default)]
+pub struct ProvidersConfig {
+    /// `models.providers`. Where it is empty: the first built-in provider with a key,
+    /// else `offline`.
+    pub providers: Vec<String>,
+    /// `models.endpoints`, by name. A name may hide a built-in provider.
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// What the platform knows of the built-in providers, by name.
+    pub accounts: BTreeMap<String, Account>,
+    /// `default_model`: an alias of `model_mapping`, or a model id.
+    pub default_model: String,
+    /// `models.model_mapping`.
+    pub model_mapping: BTreeMap<String, ModelIds>,
+    /// `models.fallback_policy`.
+    pub fallback: FallbackPolicy,
+    /// What the `offline` model plays.
+    pub script: Option<Arc<Script>>,
+    /// How long a provider may take.
+    pub timeouts: Timeouts,
+}
+
+/// A provider that the Runefile defines.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// How it is spoken to.
+    pub protocol: Protocol,
+    /// Where, in the form the vendor's SDK takes.
+    pub base_url: String,
+    /// The key, where it wants one.
+    pub api_key: Option<SecretString>,
+}
+
+/// What the platform knows of a built-in provider.
+#[derive(Debug, Clone, Default)]
+pub struct Account {
+    /// The key.
+    pub api_key: Option<SecretString>,
+    /// Instead of the vendor's own address.
+    pub base_url: Option<String>,
+    /// The model to ask where `model_mapping` has none for this provider
+    /// (`OPENAI_MODEL`, `GEMINI_MODEL`).
+    pub model: Option<String>,
+}
+
+/// What an alias means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelIds {
+    /// The same id with every provider.
+    Same(String),
+    /// The id by provider.
+    ByProvider(BTreeMap<String, String>),
+}
+
+/// What happens when a provider fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FallbackPolicy {
+    /// The next one is asked.
+    #[default]
+    NextProvider,
+    /// The call fails.
+    Fail,
+}
+
+/// The providers of an agent cannot be set up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProvidersError {
+    /// A name that is neither built in nor an endpoint.
+    #[error("unknown model provider {name:?}; there are {}", known.join(", "))]
+    UnknownProvider {
+        /// The name.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// No provider has the model.
+    #[error(
+        "no provider has the model {alias:?}; map it in models.model_mapping for a provider listed in models.providers"
+    )]
+    NoModel {
+        /// `default_model`.
+        alias: String,
+    },
+}
+
+impl ProvidersConfig {
+    /// The providers in order.
+    pub(super) fn order(&self) -> Vec<&str> {
+        if !self.providers.is_empty() {
+            return self.providers.iter().map(String::as_str).collect();
+        }
+        let has_key = |name: &&str| {
+            let account = self.accounts.get(*name);
+            let key = account.and_then(|account| account.api_key.as_ref());
+            key.is_some_and(|key| !key.expose_secret().is_empty())
+        };
+        let first = WITH_ACCOUNT.into_iter().find(has_key);
+        vec![first.unwrap_or(OFFLINE_PROVIDER)]
+    }
+
+    /// The id of the default model with `provider`; `None` where it has none.
+    pub(super) fn model_for(&self, provider: &str) -> Option<String> {
+        let own = || self.accounts.get(provider)?.model.clone();
+        match self.model_mapping.get(&self.default_model) {
+            Some(ModelIds::Same(id)) => Some(id.clone()),
+            Some(ModelIds::ByProvider(ids)) => {
+                let id = ids.get(provider).cloned().or_else(own);
+                // The offline model is none: every name will do.
+                let offline = provider == OFFLINE_PROVIDER;
+                id.or_else(|| offline.then(|| self.default_model.clone()))
+            }
+            None => own().or_else(|| Some(self.default_model.clone())),
+        }
+    }
+
+    pub(super) fn unknown(&self, name: &str) -> ProvidersError {
+        let built_in = WITH_ACCOUNT.into_iter().chain([OFFLINE_PROVIDER]);
+        let endpoints = self.endpoints.keys().map(String::as_str);
+        ProvidersError::UnknownProvider {
+            name: name.to_owned(),
+            known: built_in.chain(endpoints).map(str::to_owned).collect(),
+        }
+    }
+}
