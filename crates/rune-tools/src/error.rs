@@ -1,6 +1,6 @@
 //! How a tool call fails.
 
-use rune_store_runtime::ErrorCode;
+use rune_store_runtime::{ErrorCode, Reject, StoreError};
 
 /// The kinds of failure that the engine treats differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,5 +65,56 @@ impl ToolError {
             ToolErrorKind::Failed => ErrorCode::Internal,
             ToolErrorKind::Unavailable => ErrorCode::Unavailable,
         }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ToolErrorKind::InvalidInput, message)
+    }
+
+    pub(crate) fn denied(message: impl Into<String>) -> Self {
+        Self::new(ToolErrorKind::Denied, message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(ToolErrorKind::NotFound, message)
+    }
+
+    pub(crate) fn timeout(message: impl Into<String>) -> Self {
+        Self::new(ToolErrorKind::Timeout, message)
+    }
+
+    pub(crate) fn cancelled() -> Self {
+        Self::new(
+            ToolErrorKind::Cancelled,
+            "the request was cancelled; the tool was stopped",
+        )
+    }
+
+    pub(crate) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(ToolErrorKind::OutputTooLarge, message)
+    }
+
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(ToolErrorKind::Failed, message)
+    }
+
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ToolErrorKind::Unavailable, message)
+    }
+}
+
+impl From<StoreError> for ToolError {
+    fn from(error: StoreError) -> Self {
+        let kind = match &error {
+            StoreError::Rejected(Reject::NotFound { .. }) => ToolErrorKind::NotFound,
+            StoreError::Rejected(Reject::Invalid { .. }) | StoreError::Cursor(_) => {
+                ToolErrorKind::InvalidInput
+            }
+            StoreError::Unavailable(_) => ToolErrorKind::Unavailable,
+            StoreError::Rejected(Reject::Conflict { .. } | Reject::RequestEnded { .. })
+            | StoreError::Corrupt { .. }
+            | StoreError::Protocol { .. } => ToolErrorKind::Failed,
+        };
+        Self::new(kind, error.to_string())
     }
 }

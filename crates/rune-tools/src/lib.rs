@@ -5,12 +5,39 @@
 //!   `rune-spec`; this crate holds what they do.
 //! * [`ToolContext`] is everything a call may touch: a tool never reads the
 //!   environment, the clock of the machine or a path outside its workspace.
+//! * [`ProcessRunner`] runs a tool that is a program of the agent's package.
+//! * [`EgressPolicy`] says where outgoing requests may go.
+//! * [`parse_patch`] and [`apply_hunks`] are the pure part of `apply-patch`.
 //!
 //! What is not here: validation against schemas, policy, the journal and retries.
 //! The engine's dispatcher does those before and after it calls into this crate.
+//!
+//! # Invariants
+//!
+//! * A call ends within a second of `cancel`, and no process of its group is left
+//!   running, also where the call's future is dropped.
+//! * A process inherits nothing of the daemon's environment.
+//! * A file tool cannot leave the workspace: paths are resolved by an open directory.
+//! * An HTTP request goes to an address that was checked, not to a name that was.
+//! * A patch changes all of its files or none.
 
+mod blocking;
+mod builtin;
+mod builtins;
+mod egress;
 mod error;
+mod glob;
+mod patch;
+mod process;
+mod text;
 mod tool;
+mod web;
+mod workspace;
 
+pub(crate) use blocking::blocking;
+pub use builtins::{Builtins, BuiltinsConfig};
+pub use egress::{EgressError, EgressException, EgressPolicy};
 pub use error::{ToolError, ToolErrorKind};
+pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
+pub use process::{Grant, ProcessRunner, ProcessTool};
 pub use tool::{BuiltinTool, ToolContext};

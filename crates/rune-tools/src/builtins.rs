@@ -1,0 +1,72 @@
+//! The built-in tools by name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::builtin::{
+    ApplyPatch, FileList, FileRead, FileWrite, MemoryList, MemoryRecall, MemoryStore, ShellExec,
+    SystemTime, WebFetch,
+};
+use crate::egress::EgressPolicy;
+use crate::tool::BuiltinTool;
+use crate::web::WebClient;
+
+/// Where programs are looked for when nothing else is configured.
+const DEFAULT_SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What an operator can set about the built-in tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltinsConfig {
+    /// Where the web tools may go.
+    pub egress: EgressPolicy,
+    /// The `PATH` of commands: absolute directories, separated by `:`.
+    pub search_path: String,
+}
+
+impl Default for BuiltinsConfig {
+    fn default() -> Self {
+        Self {
+            egress: EgressPolicy::default(),
+            search_path: DEFAULT_SEARCH_PATH.to_owned(),
+        }
+    }
+}
+
+/// The built-in tools.
+#[derive(Clone)]
+pub struct Builtins {
+    tools: BTreeMap<&'static str, Arc<dyn BuiltinTool>>,
+}
+
+impl Builtins {
+    /// All built-in tools. Nothing is opened or connected before a tool is called.
+    #[must_use]
+    pub fn new(config: BuiltinsConfig) -> Self {
+        let all: [Arc<dyn BuiltinTool>; 10] = [
+            Arc::new(ApplyPatch),
+            Arc::new(FileList),
+            Arc::new(FileRead),
+            Arc::new(FileWrite),
+            Arc::new(MemoryList),
+            Arc::new(MemoryRecall),
+            Arc::new(MemoryStore),
+            Arc::new(ShellExec::new(config.search_path)),
+            Arc::new(SystemTime),
+            Arc::new(WebFetch::new(WebClient::new(config.egress))),
+        ];
+        Self {
+            tools: all.into_iter().map(|tool| (tool.name(), tool)).collect(),
+        }
+    }
+
+    /// The tool `rune@NAME`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn BuiltinTool>> {
+        self.tools.get(name)
+    }
+
+    /// The names after `rune@`, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.tools.keys().copied()
+    }
+}

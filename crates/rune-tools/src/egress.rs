@@ -1,0 +1,8 @@
+//! Where outgoing HTTP requests may go.
+
+mod address;
+mod policy;
+mod resolver;
+
+pub use policy::{EgressError, EgressException, EgressPolicy};
+pub(crate) use resolver::CheckedResolver;

@@ -1,0 +1,14 @@
+//! Child processes: one group per call, bounded output, no survivors.
+
+mod capture;
+mod exec;
+mod group;
+mod program;
+mod runner;
+mod tool;
+
+pub(crate) use capture::Keep;
+pub(crate) use exec::{Ending, Job, run};
+pub(crate) use program::{base_environment, find_program};
+pub use runner::ProcessRunner;
+pub use tool::{Grant, ProcessTool};

@@ -1,0 +1,43 @@
+//! Which program runs, and in which environment.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::ToolContext;
+
+/// The program of this name in a `PATH`-like list of directories.
+pub(crate) fn find_program(name: &str, search_path: &str) -> Option<PathBuf> {
+    search_path
+        .split(':')
+        .filter(|directory| directory.starts_with('/'))
+        .map(|directory| Path::new(directory).join(name))
+        .find(|path| is_executable(path))
+}
+
+/// Whether the path names a regular file with an execute bit.
+pub(crate) fn is_executable(path: &Path) -> bool {
+    std::fs::metadata(path)
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// What every process gets: nothing of the daemon's own environment.
+pub(crate) fn base_environment(context: &ToolContext, search_path: &str) -> Vec<(String, String)> {
+    [
+        ("PATH", search_path.to_owned()),
+        ("HOME", context.workspace.to_string_lossy().into_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+    ]
+    .into_iter()
+    .chain(request_environment(context))
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+/// The variables that tell a process for whom it runs.
+fn request_environment(context: &ToolContext) -> [(&'static str, String); 3] {
+    [
+        ("RUNE_REQUEST_ID", context.request_id.to_string()),
+        ("RUNE_SESSION_ID", context.session_id.to_string()),
+        ("RUNE_IDEMPOTENCY_KEY", context.idempotency_key.clone()),
+    ]
+}

@@ -1,0 +1,217 @@
+//! Runs tools of the `process` runtime: JSON in, JSON out.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+use serde_json::Value;
+
+use super::exec::{Ending, Finished, Job, run};
+use super::program::{base_environment, find_program, is_executable};
+use super::{Keep, ProcessTool};
+use crate::{ToolContext, ToolError, blocking, text};
+
+/// Bytes of standard error kept as diagnostics: its end, where errors are.
+const STDERR_TAIL_BYTES: usize = 8 * 1024;
+
+/// More standard error than this stops the tool.
+const STDERR_TOTAL_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Bytes of a text that is not JSON shown in the error.
+const SHOWN_BYTES: usize = 300;
+
+/// Runs tools whose `runtime` is `process`.
+///
+/// A tool gets its input as one JSON value on standard input, answers one JSON value
+/// on standard output and ends with exit code 0; standard error is diagnostics. It
+/// runs in the workspace, in a process group of its own, with an environment that
+/// holds only what it is granted. Nothing of the group outlives the call.
+#[derive(Debug, Clone)]
+pub struct ProcessRunner {
+    search_path: String,
+}
+
+impl ProcessRunner {
+    /// A runner that looks for interpreters in these directories, separated by `:`;
+    /// tools get the same value as their `PATH`.
+    pub fn new(search_path: impl Into<String>) -> Self {
+        Self {
+            search_path: search_path.into(),
+        }
+    }
+
+    /// Runs a tool.
+    ///
+    /// # Errors
+    /// [`ToolErrorKind::Failed`](crate::ToolErrorKind::Failed) with the end of standard
+    /// error where the tool ends with another exit code or answers something else
+    /// than one JSON value; `Timeout`, `Cancelled` and `OutputTooLarge` where it had to
+    /// be stopped; `NotFound` or `Unavailable` where it cannot be started.
+    pub async fn run(
+        &self,
+        tool: &ProcessTool,
+        context: &ToolContext,
+        input: &Value,
+    ) -> Result<Value, ToolError> {
+        if context.cancel.is_cancelled() {
+            return Err(ToolError::cancelled());
+        }
+        let module = tool.module.clone();
+        let search_path = self.search_path.clone();
+        let (program, args) = blocking(move || command_for(&module, &search_path)).await?;
+        let limit = context.output_limit;
+        let job = Job {
+            program,
+            args,
+            env: self.environment(tool, context),
+            cwd: context.workspace.clone(),
+            stdin: input.to_string().into_bytes(),
+            stdout: Keep {
+                head: limit,
+                tail: 0,
+                total: limit as u64,
+            },
+            stderr: Keep {
+                head: 0,
+                tail: STDERR_TAIL_BYTES,
+                total: STDERR_TOTAL_BYTES,
+            },
+            timeout: context.timeout,
+        };
+        let finished = run(job, &context.cancel)
+            .await
+            .map_err(|error| cannot_start(&tool.module, &error))?;
+        answer(tool, context, &finished)
+    }
+
+    fn environment(&self, tool: &ProcessTool, context: &ToolContext) -> Vec<(String, String)> {
+        let mut env = base_environment(context, &self.search_path);
+        // Otherwise python writes `__pycache__` into the package.
+        env.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()));
+        env.extend(tool.env.iter().cloned());
+        env
+    }
+}
+
+/// The program and arguments that run a module.
+fn command_for(module: &Path, search_path: &str) -> Result<(PathBuf, Vec<PathBuf>), ToolError> {
+    let shown = module.display();
+    if !module.is_absolute() {
+        return Err(ToolError::failed(format!(
+            "module {shown} is not an absolute path"
+        )));
+    }
+    match std::fs::metadata(module) {
+        Ok(meta) if meta.is_file() => {}
+        Ok(_) => {
+            return Err(ToolError::failed(format!(
+                "module {shown} is not a regular file"
+            )));
+        }
+        Err(error) => {
+            return Err(ToolError::not_found(format!(
+                "module {shown} cannot be read: {error}"
+            )));
+        }
+    }
+    let extension = module.extension().and_then(|extension| extension.to_str());
+    let interpreter = match extension {
+        Some("py") => "python3",
+        Some("js" | "mjs") => "node",
+        Some("sh") => "sh",
+        _ if is_executable(module) => return Ok((module.to_owned(), Vec::new())),
+        _ => {
+            return Err(ToolError::failed(format!(
+                "module {shown} is not executable; run `chmod +x` on it, or give it the extension \
+                 .py, .js, .mjs or .sh"
+            )));
+        }
+    };
+    let program = find_program(interpreter, search_path).ok_or_else(|| {
+        ToolError::unavailable(format!(
+            "module {shown} needs `{interpreter}`, which is not installed in {search_path}"
+        ))
+    })?;
+    Ok((program, vec![module.to_owned()]))
+}
+
+fn cannot_start(module: &Path, error: &io::Error) -> ToolError {
+    // ENOEXEC: the kernel does not know the format of the file.
+    let hint = match error.raw_os_error() {
+        Some(8) => "; a script needs a `#!` line",
+        Some(2) => "; the interpreter of its `#!` line or the workspace does not exist",
+        _ => "",
+    };
+    ToolError::failed(format!(
+        "module {} cannot be started: {error}{hint}",
+        module.display()
+    ))
+}
+
+fn answer(
+    tool: &ProcessTool,
+    context: &ToolContext,
+    finished: &Finished,
+) -> Result<Value, ToolError> {
+    let diagnostics = tool.redact(finished.stderr.to_text(STDERR_TAIL_BYTES).0);
+    let diagnostics = diagnostics.trim();
+    match &finished.ending {
+        Ending::Exited(status) if status.success() => {
+            if !diagnostics.is_empty() {
+                tracing::debug!(module = %tool.module.display(), stderr = diagnostics, "tool wrote diagnostics");
+            }
+            parse(tool, finished.stdout.head(), diagnostics)
+        }
+        Ending::Exited(status) => Err(ToolError::failed(format!(
+            "the tool {}{}",
+            describe(*status),
+            said(diagnostics)
+        ))),
+        Ending::Timeout => Err(ToolError::timeout(format!(
+            "the tool did not end within {} ms and was stopped{}",
+            context.timeout.as_millis(),
+            said(diagnostics)
+        ))),
+        Ending::Cancelled => Err(ToolError::cancelled()),
+        Ending::TooMuchOutput => Err(ToolError::too_large(format!(
+            "the tool wrote more than {} bytes and was stopped",
+            context.output_limit
+        ))),
+    }
+}
+
+fn parse(tool: &ProcessTool, stdout: &[u8], diagnostics: &str) -> Result<Value, ToolError> {
+    if stdout.trim_ascii().is_empty() {
+        return Err(ToolError::failed(format!(
+            "the tool wrote nothing to standard output; it must write one JSON value, such as \
+             `null`{}",
+            said(diagnostics)
+        )));
+    }
+    serde_json::from_slice(stdout).map_err(|error| {
+        let shown = tool.redact(text::decode_cut(stdout).into_owned());
+        let head = text::prefix(&shown, SHOWN_BYTES);
+        let more = if head.len() < shown.len() { "…" } else { "" };
+        ToolError::failed(format!(
+            "the tool's standard output is not one JSON value ({error}); it begins with: \
+             {head}{more}\ndiagnostics belong on standard error"
+        ))
+    })
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with exit code {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended abnormally".to_owned(),
+    }
+}
+
+fn said(diagnostics: &str) -> String {
+    if diagnostics.is_empty() {
+        String::new()
+    } else {
+        format!("; standard error ends with:\n{diagnostics}")
+    }
+}
