@@ -115,6 +115,9 @@ mod tests {
         let (shown, cut) = elide(&text, &text, None, 164);
         assert!(cut);
         assert!(shown.contains("[… 900 bytes left out …]"), "{shown}");
-        assert_eq!(elide("short", "short", None, 164), ("short".to_owned(), false));
+        assert_eq!(
+            elide("short", "short", None, 164),
+            ("short".to_owned(), false)
+        );
     }
 }

@@ -184,9 +184,7 @@ impl Workspace {
         let temporary = PathBuf::from(format!(".{}.tmp", CommandId::generate()));
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
-        let mut file = directory
-            .open_with(&temporary, &options)
-            .map_err(failed)?;
+        let mut file = directory.open_with(&temporary, &options).map_err(failed)?;
         let staged = StagedFile {
             directory,
             temporary,
@@ -224,8 +222,7 @@ pub(crate) struct StagedFile {
 impl StagedFile {
     /// Changes the permissions that the file will have.
     pub(crate) fn set_permissions(&self, permissions: Permissions) -> io::Result<()> {
-        self.directory
-            .set_permissions(&self.temporary, permissions)
+        self.directory.set_permissions(&self.temporary, permissions)
     }
 
     /// Puts the new version in place, in one step, and syncs the directory.
@@ -271,9 +268,9 @@ pub(crate) fn io_error(action: &str, path: &str, error: &io::Error) -> ToolError
             ToolError::denied(format!("no permission to {action} `{path}`"))
         }
         io::ErrorKind::IsADirectory => ToolError::invalid(format!("`{path}` is a directory")),
-        io::ErrorKind::NotADirectory => {
-            ToolError::invalid(format!("`{path}` goes through something that is no directory"))
-        }
+        io::ErrorKind::NotADirectory => ToolError::invalid(format!(
+            "`{path}` goes through something that is no directory"
+        )),
         _ => ToolError::failed(format!("cannot {action} `{path}`: {error}")),
     }
 }

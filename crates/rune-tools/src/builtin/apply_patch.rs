@@ -93,7 +93,9 @@ impl Plan {
             return if new.is_empty() {
                 Ok(())
             } else {
-                Err(wrong("the patch deletes it but does not remove all its lines"))
+                Err(wrong(
+                    "the patch deletes it but does not remove all its lines",
+                ))
             };
         };
         let mode = match (&file.old, file.executable) {
@@ -115,9 +117,10 @@ impl Plan {
         if !self.changes.contains_key(&path) {
             let before = if workspace.root().symlink_metadata(&path).is_ok() {
                 let bytes = workspace.read(name)?;
-                Some(String::from_utf8(bytes).map_err(|_| {
-                    refused(&format!("`{name}`: it is not UTF-8 text"))
-                })?)
+                Some(
+                    String::from_utf8(bytes)
+                        .map_err(|_| refused(&format!("`{name}`: it is not UTF-8 text")))?,
+                )
             } else {
                 None
             };
@@ -215,8 +218,12 @@ fn executable(workspace: &Workspace, name: &str) -> Option<bool> {
 
 fn report(file: &FilePatch) -> Value {
     let lines = || file.hunks.iter().flat_map(|hunk| &hunk.lines);
-    let added = lines().filter(|line| matches!(line, HunkLine::Insert(_))).count();
-    let removed = lines().filter(|line| matches!(line, HunkLine::Delete(_))).count();
+    let added = lines()
+        .filter(|line| matches!(line, HunkLine::Insert(_)))
+        .count();
+    let removed = lines()
+        .filter(|line| matches!(line, HunkLine::Delete(_)))
+        .count();
     let (action, path, from) = match (&file.old, &file.new) {
         (None, new) => ("created", new, None),
         (old, None) => ("deleted", old, None),

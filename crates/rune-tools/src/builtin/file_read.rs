@@ -52,9 +52,9 @@ fn show(input: &Input, bytes: &[u8], budget: usize) -> Value {
     };
     let total = text.split_inclusive('\n').count() as u64;
     let skip = usize::try_from(input.offset - 1).unwrap_or(usize::MAX);
-    let take = input
-        .limit
-        .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let take = input.limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    });
     let mut content = String::new();
     let mut left = budget;
     let mut lines = 0_u64;

@@ -41,7 +41,10 @@ impl BuiltinTool for MemoryList {
             cursor: input.cursor,
             ..PageRequest::first(input.limit)
         };
-        let page = context.store.memories(&context.scope, &filter, &page).await?;
+        let page = context
+            .store
+            .memories(&context.scope, &filter, &page)
+            .await?;
         let rows: Vec<Value> = page
             .items
             .iter()

@@ -23,8 +23,8 @@ fn default_limit() -> usize {
     10
 }
 
-/// Gets the value of a key, or those that match all words of a query, best first. A
-/// key that is not there is an answer, not an error.
+/// Gets the value of a key, or those that match all words of a query, best first; a key
+/// is more exact and wins. Finding nothing is an answer, not an error.
 pub(crate) struct MemoryRecall;
 
 #[async_trait]
@@ -36,13 +36,13 @@ impl BuiltinTool for MemoryRecall {
     async fn call(&self, context: &ToolContext, input: Value) -> Result<Value, ToolError> {
         let input: Input = parse(input)?;
         match (input.key, input.query) {
-            (Some(key), None) => {
+            (Some(key), _) => {
                 let row = context.store.memory(&context.scope, &key).await?;
                 let rows: Vec<Value> = row.iter().map(show).collect();
                 Ok(json!({ "memories": rows, "truncated": false }))
             }
             (None, Some(query)) => search(context, &query, input.limit).await,
-            _ => Err(ToolError::invalid("give either `key` or `query`")),
+            (None, None) => Err(ToolError::invalid("give `key` or `query`")),
         }
     }
 }
@@ -54,7 +54,10 @@ async fn search(context: &ToolContext, query: &str, limit: usize) -> Result<Valu
     };
     // Ranked among the first matches by key; an agent with more is told so.
     let page = PageRequest::first(PageRequest::MAX_LIMIT);
-    let page = context.store.memories(&context.scope, &filter, &page).await?;
+    let page = context
+        .store
+        .memories(&context.scope, &filter, &page)
+        .await?;
     let mut rows = page.items;
     rows.sort_by_cached_key(|row| Reverse((score(row, query), row.updated_at)));
     let matches = rows.len();

@@ -25,9 +25,7 @@ pub enum EgressError {
     #[error("port {0} is not allowed")]
     Port(u16),
     /// The host is, or its name resolves to, an address that is not public.
-    #[error(
-        "`{host}` is not allowed: {address} is a {kind} address; an operator can allow it"
-    )]
+    #[error("`{host}` is not allowed: {address} is a {kind} address; an operator can allow it")]
     Address {
         /// The host of the URL.
         host: String,

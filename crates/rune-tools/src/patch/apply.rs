@@ -34,7 +34,9 @@ pub fn apply_hunks(text: &str, hunks: &[Hunk]) -> Result<String, PatchError> {
         };
         let expected = named.saturating_add_signed(shift);
         let at = locate(&lines, &old, done, expected).map_err(mismatch)?;
-        shift = shift.saturating_add_unsigned(at) .saturating_sub_unsigned(expected);
+        shift = shift
+            .saturating_add_unsigned(at)
+            .saturating_sub_unsigned(expected);
         result.extend(lines[done..at].iter().copied());
         for line in &hunk.lines {
             match line {
@@ -57,7 +59,10 @@ pub fn apply_hunks(text: &str, hunks: &[Hunk]) -> Result<String, PatchError> {
             let hunk = hunks.len();
             return Err(PatchError::Mismatch {
                 hunk,
-                header: hunks.last().map(|hunk| hunk.header.clone()).unwrap_or_default(),
+                header: hunks
+                    .last()
+                    .map(|hunk| hunk.header.clone())
+                    .unwrap_or_default(),
                 problem: "it ends without a line ending, but the file goes on".to_owned(),
             });
         }
@@ -122,7 +127,9 @@ fn difference(lines: &[&str], old: &[&str], expected: usize) -> String {
             shown(wanted),
             lines.len()
         ),
-        Some(found) if found.trim_end_matches(['\r', '\n']) == wanted.trim_end_matches(['\r', '\n']) => {
+        Some(found)
+            if found.trim_end_matches(['\r', '\n']) == wanted.trim_end_matches(['\r', '\n']) =>
+        {
             format!(
                 "line {line} differs in its line ending: the hunk has {}, the file {}",
                 ending(wanted),

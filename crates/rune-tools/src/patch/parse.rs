@@ -179,7 +179,8 @@ impl<'a> Parser<'a> {
         let old = self.name("--- ")?;
         let new = self.name("+++ ")?;
         let prefixed = git
-            || (old == NO_FILE || old.starts_with("a/")) && (new == NO_FILE || new.starts_with("b/"));
+            || (old == NO_FILE || old.starts_with("a/"))
+                && (new == NO_FILE || new.starts_with("b/"));
         file.old = real_name(old, "a/", prefixed);
         file.new = real_name(new, "b/", prefixed);
         if file.old.is_none() && file.new.is_none() {
@@ -220,7 +221,10 @@ impl<'a> Parser<'a> {
 
     /// A name as git quotes it: `"tab\there"`, with octal escapes.
     fn unquote(&self, name: &str) -> Result<String, PatchError> {
-        let Some(inner) = name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) else {
+        let Some(inner) = name
+            .strip_prefix('"')
+            .and_then(|name| name.strip_suffix('"'))
+        else {
             return Ok(name.to_owned());
         };
         unescape(inner.as_bytes())
@@ -275,14 +279,19 @@ impl<'a> Parser<'a> {
             let problem = if more {
                 format!("it announces fewer lines than follow (seen at line {less})")
             } else {
-                format!("it announces {old_len} old and {new_len} new lines, {old} and {new} follow")
+                format!(
+                    "it announces {old_len} old and {new_len} new lines, {old} and {new} follow"
+                )
             };
             return Err(PatchError::Syntax {
                 line: header_line + 1,
                 problem: format!("hunk `{header}`: {problem}; correct the counts"),
             });
         }
-        if lines.iter().all(|line| matches!(line, HunkLine::Context(_))) {
+        if lines
+            .iter()
+            .all(|line| matches!(line, HunkLine::Context(_)))
+        {
             return Err(PatchError::Syntax {
                 line: header_line + 1,
                 problem: format!("hunk `{header}` changes nothing"),

@@ -63,14 +63,14 @@ impl WebClient {
         let client = self.client()?;
         for _ in 0..=MAX_REDIRECTS {
             // Before every hop: the client does not resolve a host that is an address.
-            self.policy.check_url(&url).map_err(refused)?;
+            self.policy.check_url(&url).map_err(|error| refused(&error))?;
             url.set_fragment(None);
             let response = client
                 .get(url.clone())
                 .header(ACCEPT, ACCEPTED)
                 .send()
                 .await
-                .map_err(|error| unreachable(&url, error))?;
+                .map_err(|error| unreachable(&url, &error.without_url()))?;
             match redirect(&url, &response)? {
                 Some(next) => url = next,
                 None => return read(url, response, max_bytes).await,
@@ -126,7 +126,7 @@ async fn read(url: Url, mut response: Response, max_bytes: usize) -> Result<Fetc
     while let Some(chunk) = response
         .chunk()
         .await
-        .map_err(|error| unreachable(&url, error))?
+        .map_err(|error| unreachable(&url, &error.without_url()))?
     {
         let room = max_bytes - body.len();
         if chunk.len() > room {
@@ -153,7 +153,7 @@ fn content_type(headers: &HeaderMap) -> String {
         .to_ascii_lowercase()
 }
 
-fn refused(error: EgressError) -> ToolError {
+fn refused(error: &EgressError) -> ToolError {
     let kind = match error {
         EgressError::NoHost | EgressError::Scheme(_) => ToolErrorKind::InvalidInput,
         EgressError::NoAddress(_) => ToolErrorKind::NotFound,
@@ -164,11 +164,11 @@ fn refused(error: EgressError) -> ToolError {
     ToolError::new(kind, error.to_string())
 }
 
-fn unreachable(url: &Url, error: reqwest::Error) -> ToolError {
-    let mut source: Option<&(dyn Error + 'static)> = Some(&error);
+fn unreachable(url: &Url, error: &reqwest::Error) -> ToolError {
+    let mut source: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(cause) = source {
         if let Some(egress) = cause.downcast_ref::<EgressError>() {
-            return refused(egress.clone());
+            return refused(egress);
         }
         source = cause.source();
     }
@@ -176,8 +176,7 @@ fn unreachable(url: &Url, error: reqwest::Error) -> ToolError {
     if error.is_timeout() {
         ToolError::timeout(format!("`{host}` did not answer in time"))
     } else {
-        let error = error.without_url();
-        ToolError::unavailable(format!("cannot fetch from `{host}`: {}", causes(&error)))
+        ToolError::unavailable(format!("cannot fetch from `{host}`: {}", causes(error)))
     }
 }
 

@@ -36,7 +36,12 @@ pub(crate) enum Format {
 pub(crate) fn render(page: &Fetched, format: Format) -> Result<String, ToolError> {
     let kind = page.content_type.split(';').next().unwrap_or_default();
     let kind = kind.trim();
-    if !is_text(kind) && !(kind.is_empty() && looks_like_text(&page.body)) {
+    let readable = if kind.is_empty() {
+        looks_like_text(&page.body)
+    } else {
+        is_text(kind)
+    };
+    if !readable {
         let kind = if kind.is_empty() { "unknown" } else { kind };
         return Err(ToolError::failed(format!(
             "{} answered with status {} and content of type {kind}; only text, HTML, JSON and XML \
@@ -47,7 +52,12 @@ pub(crate) fn render(page: &Fetched, format: Format) -> Result<String, ToolError
     let text = decode(page);
     let is_html = matches!(kind, "text/html" | "application/xhtml+xml");
     match format {
-        Format::Markdown if is_html => convert(&text, &HtmlToMarkdown::builder().skip_tags(SKIPPED.to_vec()).build()),
+        Format::Markdown if is_html => convert(
+            &text,
+            &HtmlToMarkdown::builder()
+                .skip_tags(SKIPPED.to_vec())
+                .build(),
+        ),
         Format::Text if is_html => convert(&text, &without_links()),
         Format::Markdown | Format::Text | Format::Raw => Ok(text.into_owned()),
     }
@@ -121,7 +131,10 @@ fn without_links() -> HtmlToMarkdown {
         .build()
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the signature is the converter's")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature is the converter's"
+)]
 fn inner_text(handlers: &dyn Handlers, element: Element<'_>) -> Option<HandlerResult> {
     Some(handlers.walk_children(element.node))
 }

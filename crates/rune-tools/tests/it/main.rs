@@ -1,0 +1,18 @@
+//! The tools through their public interface, with real files, processes and sockets.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the helpers of tests fail the test"
+)]
+
+mod apply_patch;
+mod egress;
+mod files;
+mod memory;
+mod process;
+mod shell;
+mod store;
+mod support;
+mod time;
+mod web;
