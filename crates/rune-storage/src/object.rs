@@ -4,10 +4,12 @@
 use std::path::Path as FsPath;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore as Backend, ObjectStoreExt as _, PutMode, PutOptions};
+use rune_store_runtime::{BlobStore, Reject, StoreError};
 use url::Url;
 
 use crate::Digest;
@@ -54,6 +56,35 @@ pub enum ObjectError {
         #[source]
         source: object_store::Error,
     },
+}
+
+impl From<ObjectError> for StoreError {
+    fn from(error: ObjectError) -> Self {
+        match &error {
+            ObjectError::NotFound(digest) => Reject::not_found("object", digest).into(),
+            ObjectError::TooLarge { .. } => Reject::invalid(error.to_string()).into(),
+            ObjectError::Damaged { expected, .. } => Self::Corrupt {
+                what: format!("object {expected}"),
+                reason: error.to_string(),
+            },
+            ObjectError::Backend { source, .. } => Self::Unavailable(format!("{error}: {source}")),
+            ObjectError::Open { .. } => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for ObjectStore {
+    async fn put(&self, bytes: Bytes) -> Result<String, StoreError> {
+        Ok(Self::put(self, bytes).await?.to_string())
+    }
+
+    async fn get(&self, digest: &str) -> Result<Bytes, StoreError> {
+        let digest: Digest = digest
+            .parse()
+            .map_err(|_| Reject::not_found("object", &digest))?;
+        Ok(Self::get(self, digest).await?)
+    }
 }
 
 /// Content-addressed objects. Cheap to clone.

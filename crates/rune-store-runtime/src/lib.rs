@@ -16,6 +16,7 @@
 //! `rune-storage`.
 
 mod audit;
+mod blob;
 mod cache;
 mod clock;
 mod command;
@@ -37,6 +38,7 @@ mod tool_invocation;
 mod usage;
 
 pub use audit::{AuditFilter, AuditRow, AuditVerdict, RecordAudit};
+pub use blob::BlobStore;
 pub use cache::{CachePut, CacheRemove, CacheRow, CacheSweep};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use command::{Command, Op, Operation, Reply};
