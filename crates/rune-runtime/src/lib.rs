@@ -1,4 +1,45 @@
-//! The engine.
+//! The engine: runs requests of agents over the journal.
+//!
+//! Follow a request: [`Engine::invoke`] accepts it and starts its task; the task gets a
+//! place on a replica from the [`ReplicaRouter`], then the planner asks the model
+//! ([`model`]), runs the tools and writes every step to the journal; whoever follows
+//! ([`RequestEvents`]) reads the journal and its live tail.
+//!
+//! Beside it: [`ReconcileLoop`] keeps the replicas that the deployments ask for, on a
+//! backend ([`LocalBackend`] is this process); [`AgentLoader`] makes an [`Agent`] of a
+//! package; [`Tasks`] is where every task of the process starts.
+//!
+//! Invariants:
+//! * a tool runs only after its intent is committed, and every call gets a result;
+//! * nothing leaves the engine before the entry it stands for is committed, but for
+//!   live text, which becomes an entry when it is whole;
+//! * a request runs to its end whether or not somebody follows it; only cancel, its
+//!   limits or the end of the process stop it, and the next start takes it up again.
+//!
+//! What is not here: HTTP, SQL, and any platform but this process.
 
+mod agent;
+mod dispatch;
+mod engine;
+mod event;
+mod feed;
+mod history;
+mod journal;
+mod local_backend;
 pub mod model;
-pub mod task;
+mod package_cache;
+mod planner;
+mod reconcile;
+mod replica;
+mod router;
+mod task;
+
+pub use agent::{Agent, AgentError, AgentLoader, SchemaMismatch, Tool, ToolRunner, VariableLookup};
+pub use engine::{Engine, EngineError, Invocation, Invoked, RequestEvents, store_code};
+pub use event::{RequestEvent, SequencedEvent};
+pub use local_backend::LocalBackend;
+pub use package_cache::{PackageCache, PackageCacheError};
+pub use reconcile::{ReconcileHandle, ReconcileLoop};
+pub use replica::LocalReplica;
+pub use router::{Lease, ReplicaRouter, Route, RouteError};
+pub use task::Tasks;

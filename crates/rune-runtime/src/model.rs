@@ -29,8 +29,8 @@ pub use http::HttpClient;
 pub use offline::{OFFLINE_NOTICE, OFFLINE_PROVIDER, OfflineClient};
 pub use openai::OpenAiClient;
 pub use providers::{
-    Account, CallError, Candidate, Endpoint, FallbackPolicy, ModelIds, Providers, ProvidersConfig,
-    ProvidersError, ReplyStream,
+    Account, Candidate, Endpoint, FallbackPolicy, ModelIds, Providers, ProvidersConfig,
+    ProvidersError,
 };
 pub use request::{ModelRequest, ToolDefinition};
 pub use retry::RetryPolicy;

@@ -1,7 +1,6 @@
 //! The providers of an agent, in order.
 
 mod config;
-mod fallback;
 
 use std::sync::Arc;
 
@@ -12,7 +11,6 @@ use super::{
 };
 
 pub use config::{Account, Endpoint, FallbackPolicy, ModelIds, ProvidersConfig, ProvidersError};
-pub use fallback::{CallError, ReplyStream};
 
 /// A provider and the model to ask there.
 #[derive(Clone)]
@@ -41,8 +39,7 @@ impl std::fmt::Debug for Candidate {
     }
 }
 
-/// The providers of an agent in order of preference; never empty. See
-/// [`Providers::call`].
+/// The providers of an agent in order of preference; never empty.
 #[derive(Debug, Clone)]
 pub struct Providers {
     first: Candidate,

@@ -2,9 +2,9 @@
 
 mod connections;
 mod decoding;
-mod fallback;
 mod faults;
 mod offline;
+mod providers;
 mod replies;
 mod requests;
 

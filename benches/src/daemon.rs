@@ -1,0 +1,208 @@
+//! The servers of a benchmark, each a process of its own.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::Method;
+
+use crate::client::Connection;
+use crate::error::BenchError;
+
+/// Longest a server may take to answer.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// How often a starting server is asked.
+const POLL: Duration = Duration::from_millis(1);
+
+/// A running server; killed when dropped.
+pub(crate) struct Server {
+    child: Child,
+    /// `http://HOST:PORT`.
+    pub(crate) base: String,
+    /// From the start of the process to its first good answer.
+    pub(crate) ready_after: Duration,
+}
+
+impl Server {
+    /// Starts `rune bench --serve KIND`, which prints its address.
+    pub(crate) async fn floor(rune: &Path, args: &[&str]) -> Result<Self, BenchError> {
+        let started = Instant::now();
+        let mut child = Command::new(rune)
+            .args(["bench", "--serve"])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(BenchError::io("start a floor"))?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout)
+                .read_line(&mut line)
+                .map_err(BenchError::io("read the floor's address"))?;
+        }
+        let mut server = Self {
+            child,
+            base: line.trim().to_owned(),
+            ready_after: Duration::ZERO,
+        };
+        if args.first() != Some(&"model") {
+            answers(&server.base, "/ready").await?;
+        }
+        server.ready_after = started.elapsed();
+        Ok(server)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Already gone is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A Rune daemon with a data directory of its own.
+pub(crate) struct Daemon {
+    child: Child,
+    rune: PathBuf,
+    data_dir: PathBuf,
+    env: Vec<(String, String)>,
+    pub(crate) gateway: String,
+    pub(crate) control_plane: String,
+    /// From the start of the process to its first good answer.
+    pub(crate) ready_after: Duration,
+}
+
+impl Daemon {
+    pub(crate) async fn start(
+        rune: &Path,
+        data_dir: &Path,
+        env: &[(&str, String)],
+    ) -> Result<Self, BenchError> {
+        let env: Vec<(String, String)> = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect();
+        let started = Instant::now();
+        let mut command = Command::new(rune);
+        command
+            .args(["daemon", "start", "--foreground"])
+            .args([
+                "--gateway-addr",
+                "127.0.0.1:0",
+                "--control-plane-addr",
+                "127.0.0.1:0",
+            ])
+            .arg("--data-dir")
+            .arg(data_dir)
+            .env_clear()
+            .env("HOME", data_dir)
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("RUST_LOG", "warn")
+            .envs(env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit());
+        let child = command
+            .spawn()
+            .map_err(BenchError::io("start the daemon"))?;
+        let mut daemon = Self {
+            child,
+            rune: rune.to_owned(),
+            data_dir: data_dir.to_owned(),
+            env,
+            gateway: String::new(),
+            control_plane: String::new(),
+            ready_after: Duration::ZERO,
+        };
+        (daemon.gateway, daemon.control_plane) = daemon.addresses(started).await?;
+        answers(&daemon.gateway, "/ready").await?;
+        daemon.ready_after = started.elapsed();
+        Ok(daemon)
+    }
+
+    /// Kills the daemon and starts it again on the same data.
+    pub(crate) async fn kill_and_restart(mut self) -> Result<Self, BenchError> {
+        self.kill();
+        let env: Vec<(&str, String)> = self
+            .env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.clone()))
+            .collect();
+        Self::start(&self.rune, &self.data_dir, &env).await
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn kill(&mut self) {
+        // SIGKILL; already gone is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// What the daemon wrote about itself; the file of an earlier one does not count.
+    async fn addresses(&mut self, started: Instant) -> Result<(String, String), BenchError> {
+        let path = self.data_dir.join("daemon.json");
+        let pid = u64::from(self.child.id());
+        while started.elapsed() < START_DEADLINE {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(not_started(
+                    "the daemon",
+                    &format!("it ended with {status}"),
+                ));
+            }
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let info: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+            if info["pid"].as_u64() == Some(pid) {
+                let url = |key: &str| info[key].as_str().unwrap_or_default().to_owned();
+                return Ok((url("gateway"), url("control_plane")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Err(not_started("the daemon", "it wrote no daemon.json"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Asks until a server answers 200.
+async fn answers(base: &str, path: &str) -> Result<(), BenchError> {
+    let deadline = Instant::now() + START_DEADLINE;
+    let mut last = String::new();
+    while Instant::now() < deadline {
+        let answer = match Connection::open(base).await {
+            Ok(mut connection) => {
+                connection
+                    .send(Method::GET, path, Bytes::new(), |_| false)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(answer) if answer.status == 200 => return Ok(()),
+            Ok(answer) => last = format!("{path} answers {}", answer.status),
+            Err(error) => last = error.to_string(),
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Err(not_started(base, &last))
+}
+
+fn not_started(what: &str, reason: &str) -> BenchError {
+    BenchError::Start {
+        what: what.to_owned(),
+        reason: reason.to_owned(),
+    }
+}

@@ -1,0 +1,192 @@
+//! The floors: what the machine gives when nothing is done but the unavoidable.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use bytes::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use rusqlite::Connection;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::error::BenchError;
+
+/// Commands one transaction of the floor takes at the most.
+const MAX_BATCH: usize = 512;
+/// The rows a plain request of Rune writes, in tables without an index but their keys:
+/// request, session, four journal entries, two messages, one usage row.
+const SCHEMA: &str = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; \
+     CREATE TABLE IF NOT EXISTS request(id INTEGER PRIMARY KEY, body TEXT); \
+     CREATE TABLE IF NOT EXISTS session(id INTEGER PRIMARY KEY, body TEXT); \
+     CREATE TABLE IF NOT EXISTS journal(id INTEGER PRIMARY KEY, body TEXT); \
+     CREATE TABLE IF NOT EXISTS message(id INTEGER PRIMARY KEY, body TEXT); \
+     CREATE TABLE IF NOT EXISTS ledger(id INTEGER PRIMARY KEY, body TEXT);";
+/// Rows per request, by table.
+const ROWS: [(&str, usize); 5] = [
+    ("request", 1),
+    ("session", 1),
+    ("journal", 4),
+    ("message", 2),
+    ("ledger", 1),
+];
+
+/// A floor that runs as a server.
+#[derive(Debug, Clone)]
+pub enum Floor {
+    /// axum that answers a fixed body.
+    Axum,
+    /// axum that commits the rows of a request, with full fsync, before it answers.
+    AxumSqlite(PathBuf),
+    /// axum that forwards to a model and streams its reply back.
+    Proxy(String),
+}
+
+/// Serves a floor until the process ends. Prints the address it listens on.
+///
+/// # Errors
+/// Where the listener or the database fails.
+pub async fn serve(listener: TcpListener, floor: Floor) -> Result<(), BenchError> {
+    let router = match floor {
+        Floor::Axum => Router::new().route("/invoke", post(echo)),
+        Floor::AxumSqlite(path) => {
+            let writer = GroupCommit::start(&path)?;
+            Router::new()
+                .route("/invoke", post(commit))
+                .with_state(writer)
+        }
+        Floor::Proxy(upstream) => {
+            let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+            let mut connector = hyper_util::client::legacy::connect::HttpConnector::new();
+            connector.set_nodelay(true);
+            let proxy = Proxy {
+                client: client.build(connector),
+                upstream,
+            };
+            Router::new()
+                .route("/invoke", post(forward))
+                .with_state(proxy)
+        }
+    };
+    let router = router.route("/ready", get(|| async { "ok" }));
+    serve_router(listener, router)
+        .await
+        .map_err(BenchError::io("serve"))
+}
+
+/// Serves a router with TCP_NODELAY, as every listener of Rune does.
+pub(crate) async fn serve_router(listener: TcpListener, router: Router) -> std::io::Result<()> {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let service = TowerToHyperService::new(router.clone());
+        connections.spawn(async move {
+            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            // A client that goes away is no fault of the floor.
+            let _ = builder
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// The size of the body that Rune answers to the same request.
+const ANSWER: &str = r#"{"request_id":"req_00000000000000000000000000000000","session_id":"ses_00000000000000000000000000000000","output":"Echo: ping","usage":{"input_tokens":1,"output_tokens":3,"cached_tokens":0,"cache_write_tokens":0,"reasoning_tokens":0},"status":"completed"}"#;
+
+async fn echo(body: Bytes) -> impl IntoResponse {
+    drop(body);
+    ([("content-type", "application/json")], ANSWER)
+}
+
+async fn commit(State(writer): State<GroupCommit>, body: Bytes) -> impl IntoResponse {
+    writer.commit(body).await;
+    ([("content-type", "application/json")], ANSWER)
+}
+
+#[derive(Clone)]
+struct Proxy {
+    client: hyper_util::client::legacy::Client<
+        hyper_util::client::legacy::connect::HttpConnector,
+        Body,
+    >,
+    upstream: String,
+}
+
+async fn forward(State(proxy): State<Proxy>, body: Bytes) -> axum::response::Response {
+    let request = hyper::Request::post(&proxy.upstream)
+        .header("content-type", "application/json")
+        .body(Body::from(body));
+    let response = match request {
+        Ok(request) => proxy.client.request(request).await,
+        Err(error) => {
+            return (axum::http::StatusCode::BAD_GATEWAY, error.to_string()).into_response();
+        }
+    };
+    match response {
+        Ok(response) => response.map(Body::new),
+        Err(error) => (axum::http::StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+    }
+}
+
+/// A thread that commits whatever waits in one transaction.
+#[derive(Clone)]
+pub(crate) struct GroupCommit {
+    queue: Sender<(Bytes, oneshot::Sender<()>)>,
+}
+
+impl GroupCommit {
+    pub(crate) fn start(path: &std::path::Path) -> Result<Self, BenchError> {
+        let connection = Connection::open(path)?;
+        connection.execute_batch(SCHEMA)?;
+        let (queue, waiting) = channel();
+        std::thread::Builder::new()
+            .name("floor-writer".to_owned())
+            .spawn(move || {
+                // A failed commit answers nobody; the requests that wait for it fail.
+                let _ = write(&connection, &waiting);
+            })
+            .map_err(BenchError::io("start a thread"))?;
+        Ok(Self { queue })
+    }
+
+    pub(crate) async fn commit(&self, body: Bytes) {
+        let (sender, receiver) = oneshot::channel();
+        if self.queue.send((body, sender)).is_ok() {
+            let _ = receiver.await;
+        }
+    }
+}
+
+fn write(
+    connection: &Connection,
+    waiting: &Receiver<(Bytes, oneshot::Sender<()>)>,
+) -> rusqlite::Result<()> {
+    let mut batch = Vec::with_capacity(MAX_BATCH);
+    while let Ok(first) = waiting.recv() {
+        batch.push(first);
+        batch.extend(waiting.try_iter().take(MAX_BATCH - 1));
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        for (body, _) in &batch {
+            let text = std::str::from_utf8(body).unwrap_or_default();
+            for (table, rows) in ROWS {
+                let sql = format!("INSERT INTO {table}(body) VALUES (?1)");
+                let mut insert = connection.prepare_cached(&sql)?;
+                for _ in 0..rows {
+                    insert.execute([text])?;
+                }
+            }
+        }
+        connection.prepare_cached("COMMIT")?.execute([])?;
+        for (_, answer) in batch.drain(..) {
+            let _ = answer.send(());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! Benchmarks: Rune against the floors of the machine it runs on.
+//!
+//! Absolute figures say more about the machine than about the program, so every figure
+//! is a ratio to a floor measured in the same run, in turns: bare axum answering the
+//! same body, bare SQLite committing the same rows with full fsync, both together, and
+//! a bare proxy in front of the same model. Servers are processes of their own, driven
+//! over loopback sockets; figures are medians of rounds.
+//!
+//! After every throughput run the daemon is killed and started again, and every
+//! acknowledged request has to be there.
+//!
+//! What is not here: a verdict. The report prints ratios beside their targets.
+
+mod client;
+mod daemon;
+mod error;
+mod floor;
+mod load;
+mod measure;
+mod model;
+mod report;
+mod suite;
+
+pub use error::BenchError;
+pub use floor::{Floor, serve as serve_floor};
+pub use model::serve as serve_model;
+pub use report::{Report, Row};
+pub use suite::{BenchConfig, run};

@@ -1,0 +1,421 @@
+//! An agent that is ready to run: its package, its tools with their runners and
+//! validators, its models and its limits.
+
+mod models;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonschema::Validator;
+use rune_spec::{AgentPackage, MissingVariable, Runefile, SpecErrors, ToolDescriptor, ToolRuntime};
+use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
+use serde_json::Value;
+
+use crate::model::{HttpClient, Providers, ProvidersError, Timeouts, ToolDefinition};
+
+/// Why a package cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A file of the package is not valid.
+    #[error(transparent)]
+    Spec(#[from] SpecErrors),
+    /// A `${VAR}` has no value.
+    #[error("{place}: {source}")]
+    Variable {
+        /// Where it is used.
+        place: String,
+        /// Which one.
+        #[source]
+        source: MissingVariable,
+    },
+    /// A schema of the package is not a JSON Schema.
+    #[error("{place} is not a valid JSON Schema: {reason}")]
+    Schema {
+        /// Which schema.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// The package asks for something that this Rune cannot run.
+    #[error("{place} needs {what}, which this version of Rune cannot run")]
+    Unsupported {
+        /// Who asks.
+        place: String,
+        /// For what.
+        what: String,
+    },
+    /// The models cannot be set up.
+    #[error(transparent)]
+    Providers(#[from] ProvidersError),
+    /// A tool cannot be granted what it asks for.
+    #[error("tool `{tool}`: {source}")]
+    Grant {
+        /// The tool.
+        tool: String,
+        /// Why.
+        #[source]
+        source: ToolError,
+    },
+}
+
+/// A tool that is ready to run.
+pub struct Tool {
+    /// The name in the package, such as `rune@file-read`.
+    pub name: String,
+    /// Its description.
+    pub descriptor: ToolDescriptor,
+    /// What runs it.
+    pub runner: ToolRunner,
+    input: Validator,
+    output: Option<Validator>,
+}
+
+/// What runs a tool.
+pub enum ToolRunner {
+    /// A part of Rune.
+    Builtin(Arc<dyn BuiltinTool>),
+    /// A child process.
+    Process(ProcessTool),
+}
+
+impl Tool {
+    /// The first way in which the input breaks the schema.
+    ///
+    /// # Errors
+    /// A sentence for the model.
+    pub fn check_input(&self, input: &Value) -> Result<(), SchemaMismatch> {
+        check(&self.input, input)
+    }
+
+    /// The first way in which the output breaks the schema.
+    ///
+    /// # Errors
+    /// A sentence for the model.
+    pub fn check_output(&self, output: &Value) -> Result<(), SchemaMismatch> {
+        self.output
+            .as_ref()
+            .map_or(Ok(()), |validator| check(validator, output))
+    }
+}
+
+/// A value that breaks its schema.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message} (at `{path}`)")]
+pub struct SchemaMismatch {
+    /// JSON Pointer of the offending part.
+    pub path: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Longest part of a mismatch message that is shown.
+const MISMATCH_MESSAGE_CHARS: usize = 300;
+
+fn check(validator: &Validator, value: &Value) -> Result<(), SchemaMismatch> {
+    validator.validate(value).map_err(|error| {
+        let path = error.instance_path().to_string();
+        SchemaMismatch {
+            path: if path.is_empty() {
+                "/".to_owned()
+            } else {
+                path
+            },
+            message: error
+                .to_string()
+                .chars()
+                .take(MISMATCH_MESSAGE_CHARS)
+                .collect(),
+        }
+    })
+}
+
+/// An agent that is ready to run. Immutable and shared by every request it serves.
+pub struct Agent {
+    package: AgentPackage,
+    system: String,
+    tools: BTreeMap<String, Tool>,
+    definitions: Vec<ToolDefinition>,
+    models: Providers,
+    runner: ProcessRunner,
+    input: Option<Validator>,
+    workspace: PathBuf,
+}
+
+impl Agent {
+    /// What the Runefile says.
+    #[must_use]
+    pub const fn spec(&self) -> &Runefile {
+        &self.package.runefile
+    }
+
+    /// The package.
+    #[must_use]
+    pub const fn package(&self) -> &AgentPackage {
+        &self.package
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.package.runefile.name.as_str()
+    }
+
+    /// The system prompt.
+    #[must_use]
+    pub fn system(&self) -> &str {
+        &self.system
+    }
+
+    /// The tool with this model-visible name.
+    #[must_use]
+    pub fn tool(&self, visible_name: &str) -> Option<&Tool> {
+        self.tools.get(visible_name)
+    }
+
+    /// Its tools by model-visible name.
+    pub fn tools(&self) -> impl Iterator<Item = (&str, &Tool)> {
+        self.tools.iter().map(|(name, tool)| (name.as_str(), tool))
+    }
+
+    /// What the model is told about the tools, sorted by name.
+    #[must_use]
+    pub fn definitions(&self) -> &[ToolDefinition] {
+        &self.definitions
+    }
+
+    /// The models that answer, in order of preference.
+    #[must_use]
+    pub const fn models(&self) -> &Providers {
+        &self.models
+    }
+
+    /// What runs its process tools.
+    #[must_use]
+    pub const fn runner(&self) -> &ProcessRunner {
+        &self.runner
+    }
+
+    /// The directory its tools may read and write.
+    #[must_use]
+    pub fn workspace(&self) -> &Path {
+        &self.workspace
+    }
+
+    /// Requests a replica runs at the most.
+    #[must_use]
+    pub const fn concurrency_limit(&self) -> u32 {
+        self.package.runefile.runtime.concurrency_limit
+    }
+
+    /// Longest time a request may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        let spec = self.spec();
+        spec.budget.wall_ms.map_or(spec.timeout, |wall| {
+            spec.timeout.min(Duration::from_millis(wall))
+        })
+    }
+
+    /// Tokens a request may use.
+    #[must_use]
+    pub fn token_budget(&self) -> u64 {
+        let spec = self.spec();
+        spec.budget.tokens.map_or(spec.models.token_budget, |cap| {
+            cap.min(spec.models.token_budget)
+        })
+    }
+
+    /// The first way in which the input of a request breaks `input_schema`.
+    ///
+    /// # Errors
+    /// A sentence for the caller.
+    pub fn check_input(&self, input: &Value) -> Result<(), SchemaMismatch> {
+        self.input
+            .as_ref()
+            .map_or(Ok(()), |validator| check(validator, input))
+    }
+}
+
+/// Looks up a variable for `${VAR}`.
+pub type VariableLookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Makes agents from packages.
+pub struct AgentLoader {
+    /// The platform's model providers.
+    pub providers: rune_env::ProvidersConfig,
+    /// How long a provider may take.
+    pub timeouts: Timeouts,
+    /// Shared by every provider.
+    pub http: HttpClient,
+    /// The built-in tools.
+    pub builtins: Builtins,
+    /// Runs process tools.
+    pub runner: ProcessRunner,
+    /// The daemon's variables.
+    pub variables: VariableLookup,
+    /// Below it every agent gets its workspace.
+    pub workspaces: PathBuf,
+}
+
+impl AgentLoader {
+    /// Makes the agent of the package in `dir` for a namespace. `env` holds the
+    /// deployment's variables; they win over the daemon's.
+    ///
+    /// # Errors
+    /// An [`AgentError`] that says which file or field is in the way.
+    pub fn load(
+        &self,
+        dir: &Path,
+        namespace: &str,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Agent, AgentError> {
+        let package = AgentPackage::load(dir)?;
+        let spec = &package.runefile;
+        if spec.entrypoint.is_some() {
+            return Err(unsupported("`entrypoint`", "the WASM backend"));
+        }
+        if !spec.mcp_servers.is_empty() {
+            return Err(unsupported("`mcp_servers`", "the MCP client"));
+        }
+        let lookup = |name: &str| env.get(name).cloned().or_else(|| (self.variables)(name));
+        let agent_env = resolve_all(&spec.runtime.env, "runtime.env", &lookup)?;
+        let lookup = |name: &str| agent_env.get(name).cloned().or_else(|| lookup(name));
+
+        let system = resolve(&package.instructions, "instructions", &lookup)?;
+        let mut tools = BTreeMap::new();
+        for tool in &package.tools {
+            let ready = self.tool(
+                &package,
+                &tool.reference.to_string(),
+                &tool.descriptor,
+                &lookup,
+            )?;
+            tools.insert(tool.visible_name.clone(), ready);
+        }
+        let definitions = tools
+            .iter()
+            .map(|(name, tool)| ToolDefinition {
+                name: name.clone(),
+                description: tool.descriptor.description.clone(),
+                input_schema: tool.descriptor.input_schema.clone(),
+            })
+            .collect();
+        let input = spec
+            .input_schema
+            .as_ref()
+            .map(|s| compile(s, "input_schema"))
+            .transpose()?;
+        let models = models::providers(
+            &package,
+            &self.providers,
+            self.timeouts,
+            &self.http,
+            &lookup,
+        )?;
+        let workspace = self.workspaces.join(namespace).join(spec.name.as_str());
+        let runner = self.runner.clone();
+        Ok(Agent {
+            package,
+            system,
+            tools,
+            definitions,
+            models,
+            runner,
+            input,
+            workspace,
+        })
+    }
+
+    fn tool(
+        &self,
+        package: &AgentPackage,
+        name: &str,
+        descriptor: &ToolDescriptor,
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Tool, AgentError> {
+        let place = format!("tool `{name}`");
+        let runner = match &descriptor.runtime {
+            ToolRuntime::Builtin => {
+                let builtin = self.builtins.get(&descriptor.name);
+                let builtin = builtin.ok_or_else(|| unsupported(&place, "an unknown built-in"))?;
+                ToolRunner::Builtin(Arc::clone(builtin))
+            }
+            ToolRuntime::Process { module } => {
+                let granted: Vec<String> = descriptor
+                    .capabilities
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
+                let process = ProcessTool::new(package.dir.join(module)).with_capabilities(
+                    granted.iter().map(String::as_str),
+                    |grant| match grant {
+                        Grant::Env(name) | Grant::Secret(name) => lookup(name),
+                    },
+                );
+                let grant = |source| AgentError::Grant {
+                    tool: name.to_owned(),
+                    source,
+                };
+                ToolRunner::Process(process.map_err(grant)?)
+            }
+            ToolRuntime::Wasm { .. } => return Err(unsupported(&place, "`runtime: wasm`")),
+            ToolRuntime::Container { .. } => {
+                return Err(unsupported(&place, "`runtime: container`"));
+            }
+            ToolRuntime::Agent { .. } => return Err(unsupported(&place, "`runtime: agent`")),
+            ToolRuntime::Mcp { .. } => return Err(unsupported(&place, "`runtime: mcp`")),
+        };
+        let output = descriptor.output_schema.as_ref();
+        Ok(Tool {
+            name: name.to_owned(),
+            input: compile(&descriptor.input_schema, &format!("{place}: input_schema"))?,
+            output: output
+                .map(|s| compile(s, &format!("{place}: output_schema")))
+                .transpose()?,
+            descriptor: descriptor.clone(),
+            runner,
+        })
+    }
+}
+
+fn unsupported(place: &str, what: &str) -> AgentError {
+    AgentError::Unsupported {
+        place: place.to_owned(),
+        what: what.to_owned(),
+    }
+}
+
+fn compile(schema: &Value, place: &str) -> Result<Validator, AgentError> {
+    jsonschema::validator_for(schema).map_err(|error| AgentError::Schema {
+        place: place.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+fn resolve(
+    text: &str,
+    place: &str,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, AgentError> {
+    rune_spec::interpolate(text, lookup).map_err(|source| AgentError::Variable {
+        place: place.to_owned(),
+        source,
+    })
+}
+
+fn resolve_all(
+    map: &BTreeMap<String, String>,
+    place: &str,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, String>, AgentError> {
+    map.iter()
+        .map(|(key, text)| {
+            Ok((
+                key.clone(),
+                resolve(text, &format!("{place}.{key}"), lookup)?,
+            ))
+        })
+        .collect()
+}

@@ -1,0 +1,97 @@
+//! From the Runefile and the platform's configuration to the providers of an agent.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rune_spec::{
+    AgentPackage, FallbackPolicy as SpecFallback, ModelName, Protocol as SpecProtocol,
+};
+use secrecy::SecretString;
+
+use super::{AgentError, resolve};
+use crate::model::{
+    Account, Endpoint, FallbackPolicy, HttpClient, ModelIds, Protocol, Providers, ProvidersConfig,
+    Timeouts,
+};
+
+/// The providers of the package, in order of preference.
+pub(super) fn providers(
+    package: &AgentPackage,
+    platform: &rune_env::ProvidersConfig,
+    timeouts: Timeouts,
+    http: &HttpClient,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<Providers, AgentError> {
+    let spec = &package.runefile.models;
+    let mut endpoints = BTreeMap::new();
+    for (name, endpoint) in &spec.endpoints {
+        if !spec.providers.contains(name) {
+            continue;
+        }
+        let place = format!("models.endpoints.{name}");
+        let key = endpoint.api_key.as_ref();
+        let key = key
+            .map(|key| resolve(key, &format!("{place}.api_key"), lookup))
+            .transpose()?;
+        let ready = Endpoint {
+            protocol: match endpoint.protocol {
+                SpecProtocol::Anthropic => Protocol::Anthropic,
+                SpecProtocol::Openai => Protocol::OpenAi,
+                SpecProtocol::Gemini => Protocol::Gemini,
+            },
+            base_url: resolve(&endpoint.base_url, &format!("{place}.base_url"), lookup)?,
+            api_key: key.map(SecretString::from),
+        };
+        endpoints.insert(name.clone(), ready);
+    }
+    let mapping = spec.model_mapping.iter().map(|(alias, name)| {
+        let ids = match name {
+            ModelName::Any(id) => ModelIds::Same(id.clone()),
+            ModelName::PerProvider(ids) => ModelIds::ByProvider(ids.clone()),
+        };
+        (alias.clone(), ids)
+    });
+    let config = ProvidersConfig {
+        providers: spec.providers.clone(),
+        endpoints,
+        accounts: accounts(platform),
+        default_model: package.runefile.default_model.clone(),
+        model_mapping: mapping.collect(),
+        fallback: match spec.fallback_policy {
+            SpecFallback::NextProvider => FallbackPolicy::NextProvider,
+            SpecFallback::Fail => FallbackPolicy::Fail,
+        },
+        script: package.script.clone().map(Arc::new),
+        timeouts,
+    };
+    Ok(Providers::new(&config, http)?)
+}
+
+/// What the platform knows of the built-in providers.
+fn accounts(platform: &rune_env::ProvidersConfig) -> BTreeMap<String, Account> {
+    let account = |key: &Option<SecretString>, url: &str, model: &Option<String>| Account {
+        api_key: key.clone(),
+        base_url: Some(url.to_owned()),
+        model: model.clone(),
+    };
+    let anthropic = account(
+        &platform.anthropic_api_key,
+        &platform.anthropic_base_url,
+        &None,
+    );
+    let gemini = account(
+        &platform.gemini_api_key,
+        &platform.gemini_base_url,
+        &platform.gemini_model,
+    );
+    let openai = account(
+        &platform.openai_api_key,
+        &platform.openai_base_url,
+        &platform.openai_model,
+    );
+    BTreeMap::from([
+        ("anthropic".to_owned(), anthropic),
+        ("gemini".to_owned(), gemini),
+        ("openai".to_owned(), openai),
+    ])
+}

@@ -1,0 +1,265 @@
+//! The tool dispatcher: from a model's call to an outcome the model is told.
+//!
+//! It resolves the name, validates the input, runs the tool under its limits and
+//! retry policy, validates the output. It writes nothing: the planner commits the
+//! intent before [`ToolDispatcher::run`] and the outcome after it.
+
+use std::time::Duration;
+
+use rune_store_runtime::ErrorCode;
+use rune_store_runtime::{
+    Block, Failure, MemoryScope, RequestId, SessionId, Store, ToolIntent, ToolOutcome,
+};
+use rune_tools::{ToolContext, ToolError, ToolErrorKind};
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{Agent, Tool, ToolRunner};
+
+/// Longest tool result the model is shown, in bytes; the rest is cut, visibly.
+const CONTENT_LIMIT: usize = 64 * 1024;
+/// Largest output of a tool whose descriptor does not say, in bytes.
+const DEFAULT_OUTPUT_LIMIT: usize = 1024 * 1024;
+/// How long a tool may take to end after it was told to.
+const STOP_GRACE: Duration = Duration::from_millis(800);
+/// Longest wait between two attempts.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// What a model's call became.
+pub(crate) enum Plan {
+    /// It may run once this intent is committed.
+    Run(ToolIntent),
+    /// It is answered without running anything.
+    Refuse(ToolOutcome),
+}
+
+/// Runs the tools of one request.
+pub(crate) struct ToolDispatcher<'a> {
+    pub(crate) agent: &'a Agent,
+    pub(crate) request_id: RequestId,
+    pub(crate) session_id: &'a SessionId,
+    pub(crate) namespace: &'a str,
+    pub(crate) store: &'a Store,
+    /// Fires when the request is cancelled or out of time.
+    pub(crate) stop: &'a CancellationToken,
+}
+
+impl ToolDispatcher<'_> {
+    /// Decides what a call of the model becomes. `None` for a block that is no call.
+    pub(crate) fn plan(&self, step: u32, block: &Block) -> Option<Plan> {
+        let Block::ToolCall {
+            id, name, input, ..
+        } = block
+        else {
+            return None;
+        };
+        let refuse = |tool: &str, code, message: String| {
+            Plan::Refuse(refusal(step, id, tool, Failure::new(code, message)))
+        };
+        let Some(tool) = self.agent.tool(name) else {
+            let known: Vec<&str> = self.agent.tools().map(|(name, _)| name).collect();
+            let message = match known.as_slice() {
+                [] => format!("there is no tool `{name}`; this agent has no tools"),
+                known => format!(
+                    "there is no tool `{name}`; the tools are: {}",
+                    known.join(", ")
+                ),
+            };
+            return Some(refuse(name, ErrorCode::NotFound, message));
+        };
+        if let Value::String(text) = input {
+            let head: String = text.chars().take(200).collect();
+            let message = format!("the arguments are not a JSON object: {head}");
+            return Some(refuse(&tool.name, ErrorCode::InvalidInput, message));
+        }
+        if let Err(mismatch) = tool.check_input(input) {
+            let message = format!("the input does not match the tool's schema: {mismatch}");
+            return Some(refuse(&tool.name, ErrorCode::InvalidInput, message));
+        }
+        Some(Plan::Run(ToolIntent {
+            step,
+            call_id: id.clone(),
+            tool: tool.name.clone(),
+            input: input.clone(),
+            idempotent: tool.descriptor.idempotent || tool.descriptor.read_only,
+            idempotency_key: format!("{}-{id}", self.request_id),
+        }))
+    }
+
+    /// Runs a tool whose intent is committed. Always ends within the tool's timeouts
+    /// and, once `stop` has fired, within a second.
+    pub(crate) async fn run(&self, visible_name: &str, intent: ToolIntent) -> ToolOutcome {
+        let started = Instant::now();
+        let mut attempts = 0;
+        let result = match self.agent.tool(visible_name) {
+            Some(tool) => self.run_with_retries(tool, &intent, &mut attempts).await,
+            None => Err(ToolError::new(
+                ToolErrorKind::NotFound,
+                format!("tool `{}` is no longer part of the agent", intent.tool),
+            )),
+        };
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (output, failure, content) = match result {
+            Ok(output) => {
+                let content = shown(&output);
+                (Some(output), None, content)
+            }
+            Err(error) => {
+                let failure = Failure::new(error.code(), error.message);
+                let content = format!("error: {}", failure.message);
+                (None, Some(failure), content)
+            }
+        };
+        ToolOutcome {
+            step: intent.step,
+            call_id: intent.call_id,
+            tool: intent.tool,
+            output,
+            failure,
+            content,
+            duration_ms,
+            attempts,
+        }
+    }
+
+    async fn run_with_retries(
+        &self,
+        tool: &Tool,
+        intent: &ToolIntent,
+        attempts: &mut u32,
+    ) -> Result<Value, ToolError> {
+        let policy = &tool.descriptor.retry_policy;
+        let mut wait = policy.backoff;
+        loop {
+            *attempts += 1;
+            let result = self.attempt(tool, intent).await;
+            match result {
+                Err(error) if error.is_retryable() && *attempts < policy.max_attempts => {
+                    tracing::debug!(tool = %tool.name, attempt = *attempts, %error, "tool failed");
+                }
+                result => return result,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait.min(MAX_BACKOFF)) => {}
+                () = self.stop.cancelled() => return Err(cancelled()),
+            }
+            wait = wait.saturating_mul(2);
+        }
+    }
+
+    async fn attempt(&self, tool: &Tool, intent: &ToolIntent) -> Result<Value, ToolError> {
+        let cancel = self.stop.child_token();
+        let timeout = tool.descriptor.timeout;
+        let limit = tool.descriptor.limits.output_bytes;
+        let context = ToolContext {
+            request_id: self.request_id,
+            session_id: self.session_id.clone(),
+            scope: MemoryScope {
+                namespace: self.namespace.to_owned(),
+                agent: self.agent.name().to_owned(),
+            },
+            idempotency_key: intent.idempotency_key.clone(),
+            workspace: self.agent.workspace().to_owned(),
+            store: self.store.clone(),
+            cancel: cancel.clone(),
+            timeout,
+            output_limit: limit
+                .and_then(|bytes| usize::try_from(bytes).ok())
+                .unwrap_or(DEFAULT_OUTPUT_LIMIT),
+        };
+        let input = intent.input.clone();
+        let call = async {
+            match &tool.runner {
+                ToolRunner::Builtin(builtin) => builtin.call(&context, input).await,
+                ToolRunner::Process(process) => {
+                    self.agent.runner().run(process, &context, &input).await
+                }
+            }
+        };
+        tokio::pin!(call);
+        let timed_out = tokio::select! {
+            result = &mut call => return check_output(tool, result),
+            () = tokio::time::sleep(timeout) => true,
+            () = self.stop.cancelled() => false,
+        };
+        cancel.cancel();
+        // The tool cleans up; if it does not, dropping the call ends it.
+        let late = tokio::time::timeout(STOP_GRACE, call).await;
+        match late {
+            Ok(Ok(output)) => check_output(tool, Ok(output)),
+            _ if timed_out => Err(ToolError::new(
+                ToolErrorKind::Timeout,
+                format!("the tool did not end within {} ms", timeout.as_millis()),
+            )),
+            _ => Err(cancelled()),
+        }
+    }
+}
+
+fn cancelled() -> ToolError {
+    ToolError::new(
+        ToolErrorKind::Cancelled,
+        "the request was stopped while the tool ran",
+    )
+}
+
+fn check_output(tool: &Tool, result: Result<Value, ToolError>) -> Result<Value, ToolError> {
+    let output = result?;
+    match tool.check_output(&output) {
+        Ok(()) => Ok(output),
+        Err(mismatch) => Err(ToolError::new(
+            ToolErrorKind::Failed,
+            format!("the tool's output does not match its schema: {mismatch}"),
+        )),
+    }
+}
+
+/// The outcome of a call that was not run.
+pub(crate) fn refusal(step: u32, call_id: &str, tool: &str, failure: Failure) -> ToolOutcome {
+    ToolOutcome {
+        step,
+        call_id: call_id.to_owned(),
+        tool: tool.to_owned(),
+        output: None,
+        content: format!("error: {}", failure.message),
+        failure: Some(failure),
+        duration_ms: 0,
+        attempts: 0,
+    }
+}
+
+/// An output as the model is shown it.
+fn shown(output: &Value) -> String {
+    let mut text = match output {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    if text.len() > CONTENT_LIMIT {
+        let full = text.len();
+        text.truncate(text.floor_char_boundary(CONTENT_LIMIT));
+        text.push_str(&format!(
+            "\n[cut: {CONTENT_LIMIT} of {full} bytes are shown]"
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_output_is_cut_between_characters_and_says_so() {
+        let text = "é".repeat(CONTENT_LIMIT);
+        let shown = shown(&Value::String(text));
+        assert!(shown.len() < CONTENT_LIMIT + 100);
+        assert!(shown.ends_with("[cut: 65536 of 131072 bytes are shown]"));
+    }
+
+    #[test]
+    fn a_string_output_is_shown_without_quotes() {
+        assert_eq!(shown(&Value::String("a\nb".to_owned())), "a\nb");
+        assert_eq!(shown(&serde_json::json!({"a": 1})), r#"{"a":1}"#);
+    }
+}

@@ -1,0 +1,233 @@
+//! The engine: accepts requests, runs them on replicas, lets callers follow and
+//! cancel them, and takes up again what a crash interrupted.
+
+mod active;
+mod follow;
+mod invoke;
+mod recover;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rune_store_runtime::{
+    AppendEntries, EntryBody, ErrorCode, Failure, RequestCancel, RequestId, RequestRow,
+    RequestStatus, Store, StoreError, Usage,
+};
+
+use crate::router::{ReplicaRouter, RouteError};
+use crate::task::Tasks;
+
+pub use follow::RequestEvents;
+pub use invoke::{Invocation, Invoked};
+
+use active::{ActiveRequests, SessionLocks};
+
+/// Longest a request may wait for a replica to become ready or free.
+pub(crate) const QUEUE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Why the engine did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No replica could take the request.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// The input does not match the agent's schema.
+    #[error("the input does not match the agent's `input_schema`: {0}")]
+    Input(crate::agent::SchemaMismatch),
+    /// The daemon is about to end and takes nothing new.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+    /// The request does not exist.
+    #[error("request `{0}` does not exist")]
+    NotFound(RequestId),
+    /// The store did not do its part.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl EngineError {
+    /// The code under which the error is answered.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Route(RouteError::NotDeployed { .. }) | Self::NotFound(_) => ErrorCode::NotFound,
+            Self::Route(RouteError::QueueFull(_)) => ErrorCode::LimitExceeded,
+            Self::Route(_) | Self::ShuttingDown => ErrorCode::Unavailable,
+            Self::Input(_) => ErrorCode::InvalidInput,
+            Self::Store(error) => store_code(error),
+        }
+    }
+}
+
+/// The code under which a store error is answered.
+#[must_use]
+pub const fn store_code(error: &StoreError) -> ErrorCode {
+    use rune_store_runtime::Reject;
+    match error {
+        StoreError::Rejected(Reject::NotFound { .. }) => ErrorCode::NotFound,
+        StoreError::Rejected(Reject::Conflict { .. } | Reject::RequestEnded { .. }) => {
+            ErrorCode::Conflict
+        }
+        StoreError::Rejected(Reject::Invalid { .. }) | StoreError::Cursor(_) => {
+            ErrorCode::InvalidInput
+        }
+        StoreError::Unavailable(_) => ErrorCode::Unavailable,
+        StoreError::Corrupt { .. } | StoreError::Protocol { .. } => ErrorCode::Internal,
+    }
+}
+
+/// Runs requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    router: ReplicaRouter,
+    tasks: Tasks,
+    active: ActiveRequests,
+    sessions: SessionLocks,
+}
+
+impl Engine {
+    /// An engine that runs nothing yet.
+    #[must_use]
+    pub fn new(store: Store, router: ReplicaRouter, tasks: Tasks) -> Self {
+        let inner = Inner {
+            store,
+            router,
+            tasks,
+            active: ActiveRequests::default(),
+            sessions: SessionLocks::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The store behind the engine.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The router behind the engine.
+    #[must_use]
+    pub fn router(&self) -> &ReplicaRouter {
+        &self.inner.router
+    }
+
+    /// Fires when the daemon is asked to end; long answers end with it.
+    #[must_use]
+    pub fn shutdown(&self) -> tokio_util::sync::CancellationToken {
+        self.inner.tasks.shutdown()
+    }
+
+    /// Requests that run or wait for a replica.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.inner.active.len()
+    }
+
+    /// One request: as stored, or as it is in memory where its journal is never stored.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] and [`EngineError::Store`].
+    pub async fn request(&self, id: RequestId) -> Result<RequestRow, EngineError> {
+        if let Some(row) = self.inner.active.unstored_row(id) {
+            return Ok(row);
+        }
+        self.inner
+            .store
+            .request(id)
+            .await?
+            .ok_or(EngineError::NotFound(id))
+    }
+
+    /// Asks for a request to be cancelled and answers its state. Its model stream and
+    /// its tools end within a second. Cancelling twice, or after the end, is no error.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] and [`EngineError::Store`].
+    pub async fn cancel(&self, id: RequestId, reason: &str) -> Result<RequestRow, EngineError> {
+        let inner = &self.inner;
+        if let Some(run) = inner.active.get(id) {
+            if run.is_stored_each_step() {
+                self.record_cancel(id, reason, Some(&run.feed)).await?;
+            }
+            run.cancel.cancel();
+            run.ended().await;
+        } else {
+            let row = inner
+                .store
+                .request(id)
+                .await?
+                .ok_or(EngineError::NotFound(id))?;
+            if !row.status.is_terminal() {
+                self.record_cancel(id, reason, None).await?;
+                self.end_idle(id, row.usage).await?;
+            }
+        }
+        match self.request(id).await {
+            // A request that is never stored is gone once it has ended.
+            Err(EngineError::NotFound(_)) => Err(EngineError::NotFound(id)),
+            other => other,
+        }
+    }
+
+    /// Ends a cancelled request that no task of this process runs.
+    async fn end_idle(&self, id: RequestId, usage: Usage) -> Result<(), EngineError> {
+        let failure = Failure::new(ErrorCode::Cancelled, "the request was cancelled");
+        let finished = EntryBody::Finished {
+            status: RequestStatus::Cancelled,
+            output: None,
+            failure: Some(failure),
+            usage,
+        };
+        let append = AppendEntries {
+            request_id: id,
+            entries: vec![finished],
+        };
+        match self.inner.store.write(append).await {
+            Ok(_) | Err(StoreError::Rejected(rune_store_runtime::Reject::RequestEnded { .. })) => {
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn record_cancel(
+        &self,
+        id: RequestId,
+        reason: &str,
+        feed: Option<&crate::feed::Feed>,
+    ) -> Result<(), EngineError> {
+        let at = self.inner.store.now();
+        let reason = reason.to_owned();
+        let cancel = RequestCancel {
+            request_id: id,
+            reason: reason.clone(),
+        };
+        let appended = self.inner.store.write(cancel).await?;
+        if let Some(feed) = feed.filter(|_| appended.first_seq <= appended.last_seq) {
+            feed.publish([rune_store_runtime::Entry {
+                request_id: id,
+                seq: appended.first_seq,
+                at,
+                body: EntryBody::CancelRequested { reason },
+            }]);
+        }
+        Ok(())
+    }
+
+    /// Stops taking requests and waits for those that run, `grace` at the longest.
+    /// What has not ended by then is unfinished in the store and is taken up again
+    /// by the next start. Answers whether everything ended.
+    pub async fn drain(&self, grace: Duration) -> bool {
+        self.inner.active.close();
+        tokio::time::timeout(grace, self.inner.active.idle())
+            .await
+            .is_ok()
+    }
+}

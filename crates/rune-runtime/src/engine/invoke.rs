@@ -1,0 +1,380 @@
+//! Accepting a request and starting it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use rune_store_runtime::{
+    AcceptRequest, Accepted, CheckpointPolicy, Entry, EntryBody, ErrorCode, Failure,
+    IdempotencyKey, RequestId, RequestRow, RequestStatus, SessionId, StoreError, Usage,
+};
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::active::ActiveRequest;
+use super::{Engine, EngineError, QUEUE_DEADLINE, RequestEvents};
+use crate::feed::Feed;
+use crate::journal::JournalWriter;
+use crate::planner::{Planner, RunState};
+use crate::replica::LocalReplica;
+use crate::router::RouteError;
+
+/// What a caller asks for.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// Namespace of the agent.
+    pub namespace: String,
+    /// Name of the agent.
+    pub agent: String,
+    /// Alias of the deployment.
+    pub alias: String,
+    /// The input; a string or what the agent's `input_schema` asks for.
+    pub input: Value,
+    /// The conversation; a new one where absent.
+    pub session_id: Option<SessionId>,
+    /// The caller's own notes.
+    pub metadata: BTreeMap<String, Value>,
+    /// Who asks.
+    pub caller: String,
+    /// Makes the invocation idempotent.
+    pub idempotency: Option<IdempotencyKey>,
+}
+
+/// An accepted request.
+pub struct Invoked {
+    /// The request.
+    pub request_id: RequestId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// What happens to it, from the beginning.
+    pub events: RequestEvents,
+}
+
+impl Engine {
+    /// Accepts a request and starts it. Returns once the acceptance is durable; the
+    /// request then runs to its end whether or not the caller follows it.
+    ///
+    /// # Errors
+    /// Any [`EngineError`]; nothing was accepted then.
+    pub async fn invoke(&self, invocation: Invocation) -> Result<Invoked, EngineError> {
+        let route =
+            self.inner
+                .router
+                .route(&invocation.namespace, &invocation.agent, &invocation.alias)?;
+        let replica = self
+            .inner
+            .router
+            .ready(route.deployment.id, QUEUE_DEADLINE)
+            .await?;
+        replica
+            .agent()
+            .check_input(&invocation.input)
+            .map_err(EngineError::Input)?;
+
+        let new_session = invocation.session_id.is_none();
+        let accept = AcceptRequest {
+            request_id: RequestId::generate(),
+            session_id: invocation.session_id.unwrap_or_else(SessionId::generate),
+            namespace: invocation.namespace,
+            agent: invocation.agent,
+            deployment_id: route.deployment.id,
+            version_id: replica.version_id(),
+            input: invocation.input,
+            metadata: invocation.metadata,
+            caller: invocation.caller,
+            checkpoint: checkpoint(&replica),
+            idempotency: invocation.idempotency,
+        };
+        self.accept(accept, &replica, new_session).await
+    }
+
+    async fn accept(
+        &self,
+        accept: AcceptRequest,
+        replica: &LocalReplica,
+        new_session: bool,
+    ) -> Result<Invoked, EngineError> {
+        let (request_id, session_id) = (accept.request_id, accept.session_id.clone());
+        let at = self.inner.store.now();
+        let body = EntryBody::Accepted {
+            input: accept.input.clone(),
+        };
+        let mut state = RunState::default();
+        state.apply(&body);
+        let entry = Entry {
+            request_id,
+            seq: 1,
+            at,
+            body,
+        };
+        let stored = accept.checkpoint != CheckpointPolicy::Never;
+        let run = Arc::new(ActiveRequest {
+            session_id: session_id.clone(),
+            checkpoint: accept.checkpoint,
+            feed: Feed::new(1),
+            cancel: CancellationToken::new(),
+            done: CancellationToken::new(),
+            unstored: (!stored).then(|| Box::new(unstored_row(&accept, at))),
+        });
+        if !self.inner.active.insert(request_id, Arc::clone(&run)) {
+            return Err(EngineError::ShuttingDown);
+        }
+        let events =
+            RequestEvents::live(request_id, &session_id, self.inner.store.clone(), &run.feed);
+        let invoked = Invoked {
+            request_id,
+            session_id,
+            events,
+        };
+        let start = Start {
+            request_id,
+            session_id: accept.session_id.clone(),
+            namespace: accept.namespace.clone(),
+            deployment_id: accept.deployment_id,
+            checkpoint: accept.checkpoint,
+            state,
+            next_seq: 2,
+            new_session,
+            timeout: replica.agent().timeout(),
+        };
+        if !stored {
+            run.feed.publish([entry]);
+            self.start(start, run);
+            return Ok(invoked);
+        }
+        // Accepting belongs to the request's own task: a caller that goes away in the
+        // meantime must not leave an accepted request behind that nobody runs.
+        let (sender, receiver) = oneshot::channel();
+        let engine = self.clone();
+        self.spawn(request_id, &Arc::clone(&run), async move {
+            engine
+                .accept_and_run(accept, entry, start, run, sender)
+                .await
+        });
+        match receiver.await {
+            Ok(Ok(accepted)) if accepted.duplicate => Ok(Invoked {
+                events: self.events(accepted.request_id, 0).await?,
+                request_id: accepted.request_id,
+                session_id: accepted.session_id,
+            }),
+            Ok(Ok(_)) => Ok(invoked),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(EngineError::ShuttingDown),
+        }
+    }
+
+    /// Commits the acceptance, answers it to `reply` and runs the request.
+    ///
+    /// The model is asked while the acceptance is being committed: the command is queued
+    /// first, ahead of everything the run will commit, and nothing leaves the engine
+    /// before it is durable. Only a request with an idempotency key waits, because the
+    /// key may have been used before.
+    async fn accept_and_run(
+        &self,
+        accept: AcceptRequest,
+        entry: Entry,
+        start: Start,
+        run: Arc<ActiveRequest>,
+        reply: oneshot::Sender<Result<Accepted, StoreError>>,
+    ) -> Result<(), EngineError> {
+        let keyed = accept.idempotency.is_some();
+        let accepting = self.inner.store.write(accept);
+        let running = self.run(start, &run);
+        tokio::pin!(accepting, running);
+        let early = if keyed {
+            None
+        } else {
+            tokio::select! {
+                biased;
+                accepted = &mut accepting => Some((accepted, None)),
+                ended = &mut running => Some(((&mut accepting).await, Some(ended))),
+            }
+        };
+        let (accepted, ended) = match early {
+            Some(early) => early,
+            None => (accepting.await, None),
+        };
+        let goes_on = accepted.as_ref().is_ok_and(|accepted| !accepted.duplicate);
+        if goes_on {
+            run.feed.publish([entry]);
+        }
+        // The caller may be gone; the request runs all the same.
+        let _ = reply.send(accepted);
+        match ended {
+            Some(ended) if goes_on => ended,
+            None if goes_on => running.await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts the task that runs a request.
+    pub(super) fn start(&self, start: Start, run: Arc<ActiveRequest>) {
+        let engine = self.clone();
+        let request_id = start.request_id;
+        self.spawn(request_id, &Arc::clone(&run), async move {
+            engine.run(start, &run).await
+        });
+    }
+
+    fn spawn(
+        &self,
+        request_id: RequestId,
+        run: &ActiveRequest,
+        work: impl Future<Output = Result<(), EngineError>> + Send + 'static,
+    ) {
+        let span = tracing::info_span!("request", id = %request_id, session = %run.session_id);
+        // Whatever happens in the run, the request leaves the table.
+        let leave = Leave {
+            engine: self.clone(),
+            request_id,
+        };
+        let task = async move {
+            let _leave = leave;
+            if let Err(error) = work.await {
+                tracing::error!(%error, "request stopped before its end was stored");
+            }
+        };
+        self.inner
+            .tasks
+            .spawn("request", tracing::Instrument::instrument(task, span));
+    }
+
+    async fn run(&self, start: Start, run: &ActiveRequest) -> Result<(), EngineError> {
+        let inner = &self.inner;
+        let deadline = Instant::now() + start.timeout;
+        let mut journal = JournalWriter::new(
+            start.request_id,
+            start.checkpoint,
+            inner.store.clone(),
+            Arc::clone(&run.feed),
+            start.next_seq,
+        );
+        let usage = start.state.usage;
+        let place = async {
+            let turn = if start.new_session {
+                None
+            } else {
+                Some(inner.sessions.acquire(&start.session_id).await)
+            };
+            let router = &inner.router;
+            let lease = router.lease(start.deployment_id, &start.session_id, QUEUE_DEADLINE);
+            Ok((turn, lease.await.map_err(|error| route_failure(&error))?))
+        };
+        let place = tokio::select! {
+            place = place => place,
+            () = run.cancel.cancelled() => {
+                Err(Failure::new(ErrorCode::Cancelled, "the request was cancelled"))
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                let message = "no replica became free before the request's `timeout_ms`";
+                Err(Failure::new(ErrorCode::Timeout, message))
+            }
+        };
+        let (_turn, lease) = match place {
+            Ok(place) => place,
+            Err(failure) => return Ok(journal.finish(vec![not_run(failure, usage)]).await?),
+        };
+        let planner = Planner {
+            request_id: start.request_id,
+            session_id: start.session_id.clone(),
+            namespace: start.namespace,
+            deployment_id: start.deployment_id,
+            replica_id: lease.replica().id(),
+            agent: Arc::clone(lease.replica().agent()),
+            store: inner.store.clone(),
+            feed: Arc::clone(&run.feed),
+            journal,
+            state: start.state,
+            cancel: run.cancel.clone(),
+            deadline,
+            stop: run.cancel.child_token(),
+        };
+        let skip = |id| inner.active.contains(id);
+        Ok(planner.run(skip, start.new_session).await?)
+    }
+}
+
+/// What the task that runs a request needs to begin.
+pub(super) struct Start {
+    pub(super) request_id: RequestId,
+    pub(super) session_id: SessionId,
+    pub(super) namespace: String,
+    pub(super) deployment_id: rune_store_runtime::DeploymentId,
+    pub(super) checkpoint: CheckpointPolicy,
+    pub(super) state: RunState,
+    pub(super) next_seq: u64,
+    pub(super) new_session: bool,
+    pub(super) timeout: std::time::Duration,
+}
+
+struct Leave {
+    engine: Engine,
+    request_id: RequestId,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.engine.inner.active.remove(self.request_id);
+    }
+}
+
+/// The end of a request that got no replica.
+fn not_run(failure: Failure, usage: Usage) -> EntryBody {
+    let status = if failure.code == ErrorCode::Cancelled {
+        RequestStatus::Cancelled
+    } else {
+        RequestStatus::Failed
+    };
+    EntryBody::Finished {
+        status,
+        output: None,
+        failure: Some(failure),
+        usage,
+    }
+}
+
+fn route_failure(error: &RouteError) -> Failure {
+    let code = match error {
+        RouteError::NotDeployed { .. } | RouteError::Removed => ErrorCode::NotFound,
+        RouteError::QueueFull(_) => ErrorCode::LimitExceeded,
+        RouteError::Deadline(_) | RouteError::Stopped => ErrorCode::Unavailable,
+    };
+    Failure::new(code, error.to_string())
+}
+
+fn checkpoint(replica: &LocalReplica) -> CheckpointPolicy {
+    use rune_spec::CheckpointPolicy as Spec;
+    match replica.agent().spec().runtime.checkpoint_policy {
+        Spec::EachStep => CheckpointPolicy::EachStep,
+        Spec::OnFinish => CheckpointPolicy::OnFinish,
+        Spec::Never => CheckpointPolicy::Never,
+    }
+}
+
+fn unstored_row(accept: &AcceptRequest, at: rune_store_runtime::Timestamp) -> RequestRow {
+    RequestRow {
+        id: accept.request_id,
+        session_id: accept.session_id.clone(),
+        namespace: accept.namespace.clone(),
+        agent: accept.agent.clone(),
+        deployment_id: accept.deployment_id,
+        version_id: accept.version_id,
+        replica_id: None,
+        status: RequestStatus::Accepted,
+        attempts: 0,
+        cancel_requested: false,
+        caller: accept.caller.clone(),
+        metadata: accept.metadata.clone(),
+        checkpoint: accept.checkpoint,
+        last_seq: 1,
+        output: None,
+        failure: None,
+        usage: Usage::default(),
+        model_calls: 0,
+        tool_calls: 0,
+        created_at: at,
+        updated_at: at,
+    }
+}

@@ -1,0 +1,368 @@
+//! Request events: what a client of a request sees, over SSE or in process.
+
+use std::sync::Arc;
+
+use rune_store_runtime::{
+    Block, Entry, EntryBody, ErrorCode, Failure, ModelReply, RequestId, RequestStatus, SessionId,
+    Usage,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::feed::FeedItem;
+
+/// An event. The variant names and fields are those of the SSE events of the public
+/// API; [`RequestEvent::name`] is the event name.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum RequestEvent {
+    /// The request is committed.
+    Accepted {
+        /// The request.
+        request_id: RequestId,
+        /// Its session.
+        session_id: SessionId,
+    },
+    /// A replica took the request.
+    Started {
+        /// 1 for the first time, more after a crash.
+        attempt: u32,
+    },
+    /// More of the answer.
+    Token {
+        /// The text.
+        text: String,
+    },
+    /// More of the reasoning.
+    Reasoning {
+        /// The text.
+        text: String,
+    },
+    /// A tool is about to run.
+    ToolStart {
+        /// The id of the call.
+        id: String,
+        /// The tool's name in the package.
+        name: String,
+        /// Its input.
+        input: Value,
+    },
+    /// A tool call has ended.
+    ToolDone {
+        /// The id of the call.
+        id: String,
+        /// The tool's name in the package.
+        name: String,
+        /// The output, where it succeeded.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        output: Option<Value>,
+        /// Why not, where it did not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<Failure>,
+        /// How long it ran, in milliseconds.
+        duration_ms: u64,
+    },
+    /// A model call has ended.
+    Usage {
+        /// The model turn, from 1.
+        step: u32,
+        /// The provider that answered.
+        provider: String,
+        /// The model id.
+        model: String,
+        /// Tokens of the call.
+        #[serde(flatten)]
+        usage: Usage,
+    },
+    /// A model call failed.
+    ModelFailed {
+        /// The provider that failed.
+        provider: String,
+        /// Why.
+        error: Failure,
+        /// The provider that is asked next.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next_provider: Option<String>,
+    },
+    /// Something worth knowing.
+    Notice {
+        /// For programs.
+        code: String,
+        /// For a person.
+        message: String,
+    },
+    /// Somebody asked for the request to be cancelled.
+    CancelRequested {
+        /// Who or why.
+        reason: String,
+    },
+    /// The request completed. The last event.
+    Done {
+        /// The request.
+        request_id: RequestId,
+        /// Its session.
+        session_id: SessionId,
+        /// The answer.
+        output: Value,
+        /// `completed`.
+        status: RequestStatus,
+        /// Tokens of the whole request.
+        usage: Usage,
+    },
+    /// The request did not complete. The last event.
+    Error {
+        /// The request.
+        request_id: RequestId,
+        /// Its session.
+        session_id: SessionId,
+        /// For programs.
+        code: ErrorCode,
+        /// For a person.
+        message: String,
+        /// `failed` or `cancelled`.
+        status: RequestStatus,
+        /// Tokens of the whole request.
+        usage: Usage,
+    },
+}
+
+impl RequestEvent {
+    /// The name of the SSE event.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::Started { .. } => "started",
+            Self::Token { .. } => "token",
+            Self::Reasoning { .. } => "reasoning",
+            Self::ToolStart { .. } => "tool_start",
+            Self::ToolDone { .. } => "tool_done",
+            Self::Usage { .. } => "usage",
+            Self::ModelFailed { .. } => "model_failed",
+            Self::Notice { .. } => "notice",
+            Self::CancelRequested { .. } => "cancel_requested",
+            Self::Done { .. } => "done",
+            Self::Error { .. } => "error",
+        }
+    }
+
+    /// Whether no event follows.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        matches!(self, Self::Done { .. } | Self::Error { .. })
+    }
+}
+
+/// An event with the journal sequence number it stands for; live deltas have none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SequencedEvent {
+    /// The id of the SSE event.
+    pub seq: Option<u64>,
+    /// The event.
+    pub event: RequestEvent,
+}
+
+/// Turns what a feed or a journal yields into events. Every entry becomes exactly
+/// one event with its sequence number. The text of a reply that the reader did not
+/// see live precedes it, without a number of its own.
+#[derive(Debug)]
+pub(crate) struct EventMapper {
+    session_id: SessionId,
+    saw_text: bool,
+    saw_reasoning: bool,
+}
+
+impl EventMapper {
+    /// A mapper for one reader of one request.
+    #[must_use]
+    pub(crate) const fn new(session_id: SessionId) -> Self {
+        Self {
+            session_id,
+            saw_text: false,
+            saw_reasoning: false,
+        }
+    }
+
+    /// The events of an item, in order.
+    pub(crate) fn map(&mut self, item: &FeedItem) -> Vec<SequencedEvent> {
+        match item {
+            FeedItem::Text(text) => {
+                self.saw_text = true;
+                vec![live(RequestEvent::Token {
+                    text: text.to_string(),
+                })]
+            }
+            FeedItem::Reasoning(text) => {
+                self.saw_reasoning = true;
+                vec![live(RequestEvent::Reasoning {
+                    text: text.to_string(),
+                })]
+            }
+            FeedItem::Entry(entry) => self.map_entry(entry),
+        }
+    }
+
+    fn map_entry(&mut self, entry: &Arc<Entry>) -> Vec<SequencedEvent> {
+        let mut events = Vec::with_capacity(1);
+        if let EntryBody::ModelReply(reply) = &entry.body {
+            self.missed_blocks(reply, &mut events);
+        }
+        if matches!(
+            entry.body,
+            EntryBody::Started { .. } | EntryBody::ModelFailed { .. }
+        ) {
+            // What was said so far belongs to an attempt that did not count.
+            (self.saw_text, self.saw_reasoning) = (false, false);
+        }
+        events.push(SequencedEvent {
+            seq: Some(entry.seq),
+            event: self.event(entry),
+        });
+        events
+    }
+
+    fn missed_blocks(&mut self, reply: &ModelReply, events: &mut Vec<SequencedEvent>) {
+        for block in &reply.blocks {
+            match block {
+                Block::Text { text, .. } if !self.saw_text && !text.is_empty() => {
+                    events.push(live(RequestEvent::Token { text: text.clone() }));
+                }
+                Block::Reasoning { text, .. } if !self.saw_reasoning && !text.is_empty() => {
+                    events.push(live(RequestEvent::Reasoning { text: text.clone() }));
+                }
+                _ => {}
+            }
+        }
+        (self.saw_text, self.saw_reasoning) = (false, false);
+    }
+
+    fn event(&self, entry: &Entry) -> RequestEvent {
+        let session_id = self.session_id.clone();
+        let request_id = entry.request_id;
+        match entry.body.clone() {
+            EntryBody::Accepted { .. } => RequestEvent::Accepted {
+                request_id,
+                session_id,
+            },
+            EntryBody::Started { attempt, .. } => RequestEvent::Started { attempt },
+            EntryBody::ModelReply(reply) => RequestEvent::Usage {
+                step: reply.step,
+                provider: reply.provider,
+                model: reply.model,
+                usage: reply.usage,
+            },
+            EntryBody::ModelFailed {
+                provider,
+                failure,
+                next_provider,
+                ..
+            } => RequestEvent::ModelFailed {
+                provider,
+                error: failure,
+                next_provider,
+            },
+            EntryBody::ToolIntent(intent) => RequestEvent::ToolStart {
+                id: intent.call_id,
+                name: intent.tool,
+                input: intent.input,
+            },
+            EntryBody::ToolResult(outcome) => RequestEvent::ToolDone {
+                id: outcome.call_id,
+                name: outcome.tool,
+                output: outcome.output,
+                error: outcome.failure,
+                duration_ms: outcome.duration_ms,
+            },
+            EntryBody::Notice { code, message } => RequestEvent::Notice { code, message },
+            EntryBody::CancelRequested { reason } => RequestEvent::CancelRequested { reason },
+            EntryBody::Finished {
+                status: RequestStatus::Completed,
+                output,
+                usage,
+                ..
+            } => RequestEvent::Done {
+                request_id,
+                session_id,
+                output: output.unwrap_or_default(),
+                status: RequestStatus::Completed,
+                usage,
+            },
+            EntryBody::Finished {
+                status,
+                failure,
+                usage,
+                ..
+            } => {
+                let failure = failure.unwrap_or_else(|| {
+                    Failure::new(ErrorCode::Internal, "the request ended without a reason")
+                });
+                RequestEvent::Error {
+                    request_id,
+                    session_id,
+                    code: failure.code,
+                    message: failure.message,
+                    status,
+                    usage,
+                }
+            }
+        }
+    }
+}
+
+const fn live(event: RequestEvent) -> SequencedEvent {
+    SequencedEvent { seq: None, event }
+}
+
+#[cfg(test)]
+mod tests {
+    use rune_store_runtime::{StopReason, Timestamp};
+
+    use super::*;
+
+    fn reply(seq: u64) -> FeedItem {
+        FeedItem::Entry(Arc::new(Entry {
+            request_id: RequestId::from_bytes([1; 16]),
+            seq,
+            at: Timestamp::from_millis(0),
+            body: EntryBody::ModelReply(ModelReply {
+                step: 1,
+                provider: "offline".to_owned(),
+                model: "offline".to_owned(),
+                blocks: vec![Block::text("hello")],
+                stop: StopReason::EndTurn,
+                usage: Usage::default(),
+                duration_ms: 1,
+            }),
+        }))
+    }
+
+    fn names(items: &[FeedItem]) -> Vec<(&'static str, Option<u64>)> {
+        let mut mapper = EventMapper::new(SessionId::generate());
+        let events = items
+            .iter()
+            .flat_map(|item| mapper.map(item))
+            .collect::<Vec<_>>();
+        events
+            .iter()
+            .map(|event| (event.event.name(), event.seq))
+            .collect()
+    }
+
+    #[test]
+    fn a_reader_of_the_journal_gets_the_text_of_a_finished_reply() {
+        assert_eq!(names(&[reply(2)]), [("token", None), ("usage", Some(2))]);
+    }
+
+    #[test]
+    fn a_live_reader_gets_the_text_once() {
+        let live = [
+            FeedItem::Text("hel".into()),
+            FeedItem::Text("lo".into()),
+            reply(2),
+        ];
+        assert_eq!(
+            names(&live),
+            [("token", None), ("token", None), ("usage", Some(2))]
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! The live feed of a running request: what was committed and what is being said,
+//! in one order, for any number of readers.
+//!
+//! The feed keeps everything it was given for as long as the request runs, so a
+//! slow reader loses nothing and a late one starts where it likes. Its size is
+//! bounded by the request's own limits: tokens, steps and tool output.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rune_store_runtime::Entry;
+use tokio::sync::watch;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum FeedItem {
+    /// A committed journal entry.
+    Entry(Arc<Entry>),
+    /// More of the model's answer. It becomes part of a `model_reply` entry later.
+    Text(Arc<str>),
+    /// More of the model's reasoning.
+    Reasoning(Arc<str>),
+}
+
+/// The feed of one request.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+    first_seq: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    items: Vec<FeedItem>,
+    /// The entry that comes next; one that is ahead of it waits in `held`.
+    next_seq: u64,
+    held: BTreeMap<u64, Arc<Entry>>,
+    closed: bool,
+}
+
+impl Feed {
+    /// A feed whose first entry will have the sequence number `first_seq`: 1 for a
+    /// new request, more for one that is taken up again.
+    #[must_use]
+    pub(crate) fn new(first_seq: u64) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                items: Vec::new(),
+                next_seq: first_seq,
+                held: BTreeMap::new(),
+                closed: false,
+            }),
+            changed: watch::Sender::new(()),
+            first_seq,
+        })
+    }
+
+    /// Sequence number of the first entry that the feed can hold.
+    #[must_use]
+    pub(crate) const fn first_seq(&self) -> u64 {
+        self.first_seq
+    }
+
+    /// Publishes committed entries. Two writers of one journal may report their
+    /// commits out of order; readers see the order of the journal all the same.
+    pub(crate) fn publish(&self, entries: impl IntoIterator<Item = Entry>) {
+        let mut state = self.lock();
+        for entry in entries {
+            if entry.seq >= state.next_seq {
+                state.held.insert(entry.seq, Arc::new(entry));
+            }
+        }
+        loop {
+            let next = state.next_seq;
+            let Some(entry) = state.held.remove(&next) else {
+                break;
+            };
+            state.items.push(FeedItem::Entry(entry));
+            state.next_seq += 1;
+        }
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// Publishes more of the model's answer.
+    pub(crate) fn text(&self, text: &str) {
+        self.push(FeedItem::Text(text.into()));
+    }
+
+    /// Publishes more of the model's reasoning.
+    pub(crate) fn reasoning(&self, text: &str) {
+        self.push(FeedItem::Reasoning(text.into()));
+    }
+
+    /// Ends the feed: readers get what is there and then the end.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.send_replace(());
+    }
+
+    /// A reader that starts behind the entry `after` (0 for the beginning).
+    #[must_use]
+    pub(crate) fn reader(self: &Arc<Self>, after: u64) -> FeedReader {
+        let state = self.lock();
+        let position = if after < self.first_seq {
+            0
+        } else {
+            let found = state
+                .items
+                .iter()
+                .position(|item| matches!(item, FeedItem::Entry(entry) if entry.seq == after));
+            found.map_or(state.items.len(), |index| index + 1)
+        };
+        drop(state);
+        FeedReader {
+            feed: Arc::clone(self),
+            position,
+            after,
+            changed: self.changed.subscribe(),
+        }
+    }
+
+    fn push(&self, item: FeedItem) {
+        self.lock().items.push(item);
+        self.changed.send_replace(());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a feed at its own pace.
+#[derive(Debug)]
+pub(crate) struct FeedReader {
+    feed: Arc<Feed>,
+    position: usize,
+    after: u64,
+    changed: watch::Receiver<()>,
+}
+
+impl FeedReader {
+    /// The next item; `None` once the feed has ended. Dropping the future loses
+    /// nothing.
+    pub(crate) async fn next(&mut self) -> Option<FeedItem> {
+        loop {
+            self.changed.mark_unchanged();
+            {
+                let state = self.feed.lock();
+                if let Some(item) = state.items.get(self.position) {
+                    self.position += 1;
+                    match item {
+                        FeedItem::Entry(entry) if entry.seq <= self.after => continue,
+                        item => return Some(item.clone()),
+                    }
+                }
+                if state.closed {
+                    return None;
+                }
+            }
+            // The sender lives as long as `self.feed`, so this cannot fail.
+            let _ = self.changed.changed().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rune_store_runtime::{EntryBody, RequestId, Timestamp};
+
+    use super::*;
+
+    fn entry(seq: u64) -> Entry {
+        Entry {
+            request_id: RequestId::from_bytes([7; 16]),
+            seq,
+            at: Timestamp::from_millis(0),
+            body: EntryBody::Notice {
+                code: "test".to_owned(),
+                message: seq.to_string(),
+            },
+        }
+    }
+
+    async fn drain(reader: &mut FeedReader) -> Vec<String> {
+        let mut seen = Vec::new();
+        while let Some(item) = reader.next().await {
+            seen.push(match item {
+                FeedItem::Entry(entry) => format!("#{}", entry.seq),
+                FeedItem::Text(text) | FeedItem::Reasoning(text) => text.to_string(),
+            });
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn a_late_reader_sees_what_an_early_one_saw() {
+        let feed = Feed::new(1);
+        let mut early = feed.reader(0);
+        feed.publish([entry(1)]);
+        feed.text("he");
+        feed.text("llo");
+        feed.publish([entry(2)]);
+        feed.close();
+        let expected = ["#1", "he", "llo", "#2"];
+        assert_eq!(drain(&mut early).await, expected);
+        assert_eq!(drain(&mut feed.reader(0)).await, expected);
+        assert_eq!(drain(&mut feed.reader(1)).await, expected[1..]);
+        assert!(drain(&mut feed.reader(2)).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn entries_reported_out_of_order_are_read_in_order() {
+        let feed = Feed::new(5);
+        feed.publish([entry(7)]);
+        feed.publish([entry(5), entry(6)]);
+        feed.publish([entry(6)]);
+        feed.close();
+        assert_eq!(drain(&mut feed.reader(0)).await, ["#5", "#6", "#7"]);
+        assert_eq!(drain(&mut feed.reader(5)).await, ["#6", "#7"]);
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_is_woken() {
+        let feed = Feed::new(1);
+        let mut reader = feed.reader(0);
+        let (item, ()) = tokio::join!(reader.next(), async { feed.text("x") });
+        assert_eq!(item, Some(FeedItem::Text("x".into())));
+    }
+}

@@ -1,0 +1,133 @@
+//! The writing end of one request's journal.
+//!
+//! Entries are committed first and published to the feed after. What may be
+//! committed together is written together: an entry without an outside effect
+//! waits for the next one that has to be durable.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rune_store_runtime::{
+    AppendEntries, Appended, CheckpointPolicy, Entry, EntryBody, RequestId, Store, StoreError,
+    Timestamp,
+};
+
+use crate::feed::Feed;
+
+/// How long an entry that nobody waits for may stay in memory while the request is
+/// busy elsewhere, so that a reader sees a long model call start.
+pub(crate) const FLUSH_DELAY: Duration = Duration::from_millis(50);
+
+/// Writes one request's journal. The engine holds one per running request.
+pub(crate) struct JournalWriter {
+    request_id: RequestId,
+    policy: CheckpointPolicy,
+    store: Store,
+    feed: Arc<Feed>,
+    /// Entries not yet committed, with the time they were made.
+    buffer: Vec<(Timestamp, EntryBody)>,
+    /// The sequence number after the last entry known here; used where the engine is
+    /// the journal's only writer.
+    next_seq: u64,
+}
+
+impl JournalWriter {
+    /// A writer behind the entries before `next_seq`.
+    pub(crate) fn new(
+        request_id: RequestId,
+        policy: CheckpointPolicy,
+        store: Store,
+        feed: Arc<Feed>,
+        next_seq: u64,
+    ) -> Self {
+        Self {
+            request_id,
+            policy,
+            store,
+            feed,
+            buffer: Vec::new(),
+            next_seq,
+        }
+    }
+
+    /// Whether entries are waiting to be written that could be written now.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.buffer.is_empty() && self.policy == CheckpointPolicy::EachStep
+    }
+
+    /// Adds an entry that nobody has to wait for.
+    pub(crate) fn note(&mut self, body: EntryBody) {
+        let at = self.store.now();
+        if self.policy != CheckpointPolicy::EachStep {
+            self.publish_alone(at, body.clone());
+        }
+        if self.policy != CheckpointPolicy::Never {
+            self.buffer.push((at, body));
+        }
+    }
+
+    /// Adds entries at a boundary. With `each_step` it returns once they, and
+    /// everything noted before, are durable.
+    pub(crate) async fn commit(&mut self, entries: Vec<EntryBody>) -> Result<(), StoreError> {
+        for body in entries {
+            self.note(body);
+        }
+        if self.policy == CheckpointPolicy::EachStep {
+            self.flush().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Adds the last entries; with `each_step` and `on_finish` it returns once the
+    /// whole journal is durable.
+    pub(crate) async fn finish(&mut self, entries: Vec<EntryBody>) -> Result<(), StoreError> {
+        for body in entries {
+            self.note(body);
+        }
+        match self.policy {
+            CheckpointPolicy::Never => Ok(()),
+            CheckpointPolicy::EachStep | CheckpointPolicy::OnFinish => self.flush().await,
+        }
+    }
+
+    /// Writes what is waiting.
+    pub(crate) async fn flush(&mut self) -> Result<(), StoreError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let buffered = std::mem::take(&mut self.buffer);
+        let at = self.store.now();
+        let append = AppendEntries {
+            request_id: self.request_id,
+            entries: buffered.iter().map(|(_, body)| body.clone()).collect(),
+        };
+        let Appended { first_seq, .. } = self.store.write(append).await?;
+        if self.policy == CheckpointPolicy::EachStep {
+            let entries = buffered
+                .into_iter()
+                .zip(first_seq..)
+                .map(|((_, body), seq)| Entry {
+                    request_id: self.request_id,
+                    seq,
+                    at,
+                    body,
+                });
+            self.feed.publish(entries);
+        }
+        Ok(())
+    }
+
+    /// Publishes an entry that is not durable yet: the engine is the only writer of
+    /// such a journal, so it knows the number the entry will have.
+    fn publish_alone(&mut self, at: Timestamp, body: EntryBody) {
+        let entry = Entry {
+            request_id: self.request_id,
+            seq: self.next_seq,
+            at,
+            body,
+        };
+        self.next_seq += 1;
+        self.feed.publish([entry]);
+    }
+}

@@ -1,0 +1,367 @@
+//! The planner: the loop that runs a declarative agent.
+//!
+//! Ask the model, commit its reply and the intents of its calls, run the tools,
+//! commit their results, repeat. It ends with an answer, a hard cap, a failure or
+//! because it was told to stop; in every case each call in the journal has a result
+//! and the last entry is `finished`.
+
+mod ask;
+mod state;
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use rune_store_runtime::{
+    DeploymentId, EntryBody, ErrorCode, Failure, ReplicaId, RequestId, RequestStatus, SessionId,
+    Store, StoreError,
+};
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::Agent;
+use crate::dispatch::{Plan, ToolDispatcher, refusal};
+use crate::feed::Feed;
+use crate::history::{self, History};
+use crate::journal::JournalWriter;
+
+pub(crate) use state::RunState;
+
+/// Part of the token budget that earlier messages may fill.
+const HISTORY_SHARE: u64 = 2;
+
+/// What the model is told about a call that may have run before a crash.
+const UNKNOWN_OUTCOME: &str = "The outcome of this call is unknown: the runtime was interrupted \
+     while the tool ran. It was not repeated. Check whether it had its effect before you call it \
+     again.";
+
+/// One run of one request.
+pub(crate) struct Planner {
+    pub(crate) request_id: RequestId,
+    pub(crate) session_id: SessionId,
+    pub(crate) namespace: String,
+    pub(crate) deployment_id: DeploymentId,
+    pub(crate) replica_id: ReplicaId,
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) store: Store,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) journal: JournalWriter,
+    pub(crate) state: RunState,
+    /// Fires when somebody cancels the request.
+    pub(crate) cancel: CancellationToken,
+    /// When the request is out of time.
+    pub(crate) deadline: Instant,
+    /// Fires for `cancel` and at `deadline`; what the model and the tools watch.
+    pub(crate) stop: CancellationToken,
+}
+
+/// How the loop ended.
+enum Ended {
+    /// `stop` has fired.
+    Stopped,
+    /// It cannot go on.
+    Failed(Failure),
+    /// The store did not take an entry.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Ended {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Planner {
+    /// Runs the request to its end. `skip` says which requests of the session are not
+    /// part of its history.
+    ///
+    /// # Errors
+    /// A [`StoreError`] where the end could not be committed; the request is then
+    /// unfinished and is taken up again later.
+    pub(crate) async fn run(
+        mut self,
+        skip: impl Fn(RequestId) -> bool + Send,
+        new_session: bool,
+    ) -> Result<(), StoreError> {
+        self.note(EntryBody::Started {
+            replica_id: self.replica_id,
+            deployment_id: self.deployment_id,
+            attempt: self.state.attempts + 1,
+        });
+        let deadline = self.deadline;
+        let stop = self.stop.clone();
+        let mut timed_out = false;
+        let mut last = Vec::new();
+        let ended = {
+            let work = self.work(skip, new_session, &mut last);
+            tokio::pin!(work);
+            tokio::select! {
+                ended = &mut work => ended,
+                () = tokio::time::sleep_until(deadline) => {
+                    timed_out = true;
+                    stop.cancel();
+                    work.await
+                }
+            }
+        };
+        self.finish(ended, timed_out, last).await
+    }
+
+    /// The loop. `last` gets the entries that belong into the commit of the end.
+    async fn work(
+        &mut self,
+        skip: impl Fn(RequestId) -> bool + Send,
+        new_session: bool,
+        last: &mut Vec<EntryBody>,
+    ) -> Result<Value, Ended> {
+        if self.state.cancel_requested {
+            return Err(Ended::Stopped);
+        }
+        let earlier = self.history(skip, new_session).await?;
+        self.settle_interrupted_calls().await?;
+        loop {
+            if !self.state.open.is_empty() {
+                self.run_tools().await?;
+            }
+            if let Some(answer) = self.state.answer.take() {
+                return Ok(Value::String(answer));
+            }
+            self.check_caps(&earlier)?;
+            let reply = self.ask(&earlier).await?;
+            self.report_stop(&reply);
+            let body = EntryBody::ModelReply(reply);
+            self.state.apply(&body);
+            if self.state.answer.is_some() {
+                last.push(body);
+                continue;
+            }
+            let mut entries = vec![body];
+            self.plan_calls(&mut entries)?;
+            self.journal.commit(entries).await?;
+        }
+    }
+
+    async fn history(
+        &mut self,
+        skip: impl Fn(RequestId) -> bool + Send,
+        new_session: bool,
+    ) -> Result<History, Ended> {
+        let window = history::window(self.agent.spec().memory_profile);
+        if new_session || window == 0 {
+            return Ok(History::default());
+        }
+        let rows = self.store.recent_messages(&self.session_id, window).await?;
+        let own = self.request_id;
+        let limit = self.agent.token_budget() / HISTORY_SHARE;
+        let history = history::build(rows, |id| id == own || skip(id), window, limit);
+        if history.repairs > 0 {
+            self.note(EntryBody::Notice {
+                code: "history_repaired".to_owned(),
+                message: format!(
+                    "{} tool calls or results without their counterpart were repaired",
+                    history.repairs
+                ),
+            });
+        }
+        Ok(history)
+    }
+
+    /// Calls with an intent from before a crash: the tool may have run. One that is
+    /// idempotent runs again under the same key, any other is not repeated.
+    async fn settle_interrupted_calls(&mut self) -> Result<(), Ended> {
+        let unknown = self.state.open.iter().filter_map(|call| {
+            let intent = call.intent.as_ref().filter(|intent| !intent.idempotent)?;
+            let failure = Failure::new(ErrorCode::Unavailable, UNKNOWN_OUTCOME);
+            Some(EntryBody::ToolResult(refusal(
+                call.step,
+                call.id(),
+                &intent.tool,
+                failure,
+            )))
+        });
+        let entries: Vec<EntryBody> = unknown.collect();
+        if !entries.is_empty() {
+            self.commit(entries).await?;
+        }
+        let fresh = self.state.open.iter().any(|call| call.intent.is_none());
+        if fresh {
+            let mut entries = Vec::new();
+            self.plan_calls(&mut entries)?;
+            self.journal.commit(entries).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds, for every open call without an intent, its intent or its refusal.
+    fn plan_calls(&mut self, entries: &mut Vec<EntryBody>) -> Result<(), Failure> {
+        let cap = self.agent.spec().budget.tool_calls;
+        if let Some(cap) = cap.filter(|cap| self.state.tool_calls > *cap) {
+            // The reply is kept, its calls are answered by `finish`.
+            for body in std::mem::take(entries) {
+                self.journal.note(body);
+            }
+            return Err(limit(format!(
+                "the request reached its limit of {cap} tool calls"
+            )));
+        }
+        let dispatcher = self.dispatcher();
+        let open = self.state.open.iter().filter(|call| call.intent.is_none());
+        let plans: Vec<EntryBody> = open
+            .filter_map(|call| dispatcher.plan(call.step, &call.block))
+            .map(|plan| match plan {
+                Plan::Run(intent) => EntryBody::ToolIntent(intent),
+                Plan::Refuse(outcome) => EntryBody::ToolResult(outcome),
+            })
+            .collect();
+        for body in &plans {
+            self.state.apply(body);
+        }
+        entries.extend(plans);
+        Ok(())
+    }
+
+    /// Runs every open call at the same time and commits each result as it comes.
+    async fn run_tools(&mut self) -> Result<(), Ended> {
+        let store = self.store.clone();
+        let agent = Arc::clone(&self.agent);
+        let (session_id, namespace) = (self.session_id.clone(), self.namespace.clone());
+        let stop = self.stop.clone();
+        let dispatcher = ToolDispatcher {
+            agent: &agent,
+            request_id: self.request_id,
+            session_id: &session_id,
+            namespace: &namespace,
+            store: &store,
+            stop: &stop,
+        };
+        let calls = self
+            .state
+            .open
+            .iter()
+            .filter_map(|call| Some((call.visible_name().to_owned(), call.intent.clone()?)));
+        let mut running: FuturesUnordered<_> = calls
+            .map(|(name, intent)| {
+                let dispatcher = &dispatcher;
+                async move { dispatcher.run(&name, intent).await }
+            })
+            .collect();
+        while let Some(outcome) = running.next().await {
+            self.commit(vec![EntryBody::ToolResult(outcome)]).await?;
+        }
+        if stop.is_cancelled() {
+            Err(Ended::Stopped)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_caps(&self, earlier: &History) -> Result<(), Failure> {
+        let spec = self.agent.spec();
+        if self.state.steps >= spec.max_steps {
+            return Err(limit(format!(
+                "the request reached its limit of {} model turns (`max_steps`) without an answer",
+                spec.max_steps
+            )));
+        }
+        let budget = self.agent.token_budget();
+        let next = self.prompt_estimate(earlier);
+        if self.state.usage.total().saturating_add(next) >= budget {
+            return Err(limit(format!(
+                "the next model call would exceed the budget of {budget} tokens (`token_budget`): \
+                 {} are used and the prompt has about {next}",
+                self.state.usage.total()
+            )));
+        }
+        Ok(())
+    }
+
+    fn prompt_estimate(&self, earlier: &History) -> u64 {
+        let messages = earlier.messages.iter().chain(&self.state.messages);
+        messages.map(history::estimate_tokens).sum()
+    }
+
+    /// Commits the end of the request.
+    async fn finish(
+        &mut self,
+        ended: Result<Value, Ended>,
+        timed_out: bool,
+        mut entries: Vec<EntryBody>,
+    ) -> Result<(), StoreError> {
+        let (status, output, failure) = match ended {
+            Ok(output) => (RequestStatus::Completed, Some(output), None),
+            Err(Ended::Failed(failure)) => (RequestStatus::Failed, None, Some(failure)),
+            Err(Ended::Store(error)) => return Err(error),
+            Err(Ended::Stopped) if timed_out && !self.cancel.is_cancelled() => {
+                let message = format!(
+                    "the request did not end within {} ms (`timeout_ms`)",
+                    self.agent.timeout().as_millis()
+                );
+                (
+                    RequestStatus::Failed,
+                    None,
+                    Some(Failure::new(ErrorCode::Timeout, message)),
+                )
+            }
+            Err(Ended::Stopped) => {
+                let failure = Failure::new(ErrorCode::Cancelled, "the request was cancelled");
+                (RequestStatus::Cancelled, None, Some(failure))
+            }
+        };
+        let reason = failure
+            .as_ref()
+            .map_or("", |failure| failure.message.as_str());
+        for call in &self.state.open {
+            let tool = self.agent.tool(call.visible_name());
+            let name = tool.map_or(call.visible_name(), |tool| tool.name.as_str());
+            let failure = Failure::new(ErrorCode::Cancelled, format!("not run: {reason}"));
+            entries.push(EntryBody::ToolResult(refusal(
+                call.step,
+                call.id(),
+                name,
+                failure,
+            )));
+        }
+        let usage = self.state.usage;
+        entries.push(EntryBody::Finished {
+            status,
+            output,
+            failure,
+            usage,
+        });
+        self.journal.finish(entries).await
+    }
+
+    fn dispatcher(&self) -> ToolDispatcher<'_> {
+        ToolDispatcher {
+            agent: &self.agent,
+            request_id: self.request_id,
+            session_id: &self.session_id,
+            namespace: &self.namespace,
+            store: &self.store,
+            stop: &self.stop,
+        }
+    }
+
+    async fn commit(&mut self, entries: Vec<EntryBody>) -> Result<(), StoreError> {
+        for body in &entries {
+            self.state.apply(body);
+        }
+        self.journal.commit(entries).await
+    }
+
+    fn note(&mut self, body: EntryBody) {
+        self.state.apply(&body);
+        self.journal.note(body);
+    }
+}
+
+fn limit(message: String) -> Failure {
+    Failure::new(ErrorCode::LimitExceeded, message)
+}

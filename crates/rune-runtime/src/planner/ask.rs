@@ -1,0 +1,182 @@
+//! One model turn: the call, its live deltas, and what happens when it fails.
+
+use futures_util::StreamExt;
+use rune_store_runtime::{Block, EntryBody, ErrorCode, Failure, ModelReply, StopReason};
+use tokio::time::Instant;
+
+use super::{Ended, Planner};
+use crate::history::History;
+use crate::journal::FLUSH_DELAY;
+use crate::model::{Candidate, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelRequest};
+
+/// Output tokens of one call where the Runefile does not say.
+const DEFAULT_MAX_OUTPUT_TOKENS: u64 = 16_384;
+/// How often one model is asked again after its reply broke off in the middle. The
+/// client itself retries whatever fails before the reply begins.
+const BROKEN_REPLY_RETRIES: u32 = 1;
+
+impl Planner {
+    /// Asks the models in order of preference until one has answered.
+    pub(super) async fn ask(&mut self, earlier: &History) -> Result<ModelReply, Ended> {
+        let agent = std::sync::Arc::clone(&self.agent);
+        let candidates: Vec<&Candidate> = agent.models().candidates().collect();
+        let mut position = 0;
+        let mut retries = 0;
+        loop {
+            let Some(candidate) = candidates.get(position).copied() else {
+                let message = "no model provider is configured for this agent";
+                return Err(Failure::new(ErrorCode::ModelUnavailable, message).into());
+            };
+            let started = Instant::now();
+            let error = match self.ask_one(candidate, earlier).await? {
+                Ok(output) => {
+                    let duration = started.elapsed().as_millis();
+                    return Ok(ModelReply {
+                        step: self.state.steps + 1,
+                        provider: candidate.client.provider().to_owned(),
+                        model: candidate.model.clone(),
+                        blocks: output.blocks,
+                        stop: output.stop,
+                        usage: output.usage,
+                        duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
+                    });
+                }
+                Err(error) => error,
+            };
+            let again = is_broken_reply(&error) && retries < BROKEN_REPLY_RETRIES;
+            if again {
+                retries += 1;
+            } else {
+                position += 1;
+                retries = 0;
+            }
+            let next = candidates
+                .get(position)
+                .filter(|_| again || agent.models().goes_on(&error));
+            let failure = failure(&error);
+            self.note(EntryBody::ModelFailed {
+                step: self.state.steps + 1,
+                provider: candidate.client.provider().to_owned(),
+                model: candidate.model.clone(),
+                failure: failure.clone(),
+                next_provider: next.map(|next| next.client.provider().to_owned()),
+            });
+            tracing::warn!(request = %self.request_id, %error, "model call failed");
+            if next.is_none() {
+                return Err(failure.into());
+            }
+        }
+    }
+
+    async fn ask_one(
+        &mut self,
+        candidate: &Candidate,
+        earlier: &History,
+    ) -> Result<Result<ModelOutput, ModelError>, Ended> {
+        let request = self.model_request(candidate, earlier);
+        let stop = self.stop.clone();
+        let call = candidate.client.stream(&request);
+        tokio::pin!(call);
+        let flush = tokio::time::sleep(FLUSH_DELAY);
+        tokio::pin!(flush);
+        let mut stream = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Ended::Stopped),
+                stream = &mut call => match stream {
+                    Ok(stream) => break stream,
+                    Err(error) => return Ok(Err(error)),
+                },
+                () = &mut flush, if self.journal.has_pending() => self.journal.flush().await?,
+            }
+        };
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Ended::Stopped),
+                event = stream.next() => event,
+                () = &mut flush, if self.journal.has_pending() => {
+                    self.journal.flush().await?;
+                    continue;
+                }
+            };
+            match event {
+                Some(Ok(ModelEvent::Text(text))) => self.feed.text(&text),
+                Some(Ok(ModelEvent::Reasoning(text))) => self.feed.reasoning(&text),
+                Some(Ok(ModelEvent::Done(output))) => return Ok(Ok(output)),
+                Some(Err(error)) => return Ok(Err(error)),
+                None => {
+                    let provider = candidate.client.provider();
+                    let message = "the reply ended before it was complete";
+                    return Ok(Err(ModelError::new(
+                        ModelErrorKind::Truncated,
+                        provider,
+                        message,
+                    )));
+                }
+            }
+        }
+    }
+
+    fn model_request(&self, candidate: &Candidate, earlier: &History) -> ModelRequest {
+        let spec = self.agent.spec();
+        let budget = self.agent.token_budget();
+        let used = self
+            .state
+            .usage
+            .total()
+            .saturating_add(self.prompt_estimate(earlier));
+        let output = spec
+            .models
+            .max_output_tokens
+            .unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS);
+        let output = output.min(budget.saturating_sub(used)).max(1);
+        let mut messages = earlier.messages.clone();
+        messages.extend(self.state.messages.iter().cloned());
+        ModelRequest {
+            model: candidate.model.clone(),
+            system: self.agent.system().to_owned(),
+            messages,
+            tools: self.agent.definitions().to_vec(),
+            max_output_tokens: Some(u32::try_from(output).unwrap_or(u32::MAX)),
+            temperature: spec.models.temperature,
+            reasoning_effort: spec.models.reasoning_effort.map(|e| e.as_str().to_owned()),
+        }
+    }
+
+    /// Tells the reader of the journal about an answer that is not whole.
+    pub(super) fn report_stop(&mut self, reply: &ModelReply) {
+        let has_calls = reply
+            .blocks
+            .iter()
+            .any(|b| matches!(b, Block::ToolCall { .. }));
+        let (code, message) = match reply.stop {
+            StopReason::MaxTokens => ("output_truncated", "the model reached its output limit"),
+            StopReason::Refusal => ("refused", "the model or its provider declined to answer"),
+            StopReason::EndTurn | StopReason::ToolUse | StopReason::Pause => return,
+        };
+        if !has_calls {
+            self.note(EntryBody::Notice {
+                code: code.to_owned(),
+                message: message.to_owned(),
+            });
+        }
+    }
+}
+
+/// Whether the reply had begun when it failed; the client does not retry those.
+const fn is_broken_reply(error: &ModelError) -> bool {
+    matches!(
+        error.kind,
+        ModelErrorKind::Truncated | ModelErrorKind::Malformed
+    )
+}
+
+fn failure(error: &ModelError) -> Failure {
+    let code = match error.kind {
+        ModelErrorKind::InvalidRequest | ModelErrorKind::ContextOverflow => ErrorCode::InvalidInput,
+        ModelErrorKind::Timeout => ErrorCode::Timeout,
+        _ => ErrorCode::ModelUnavailable,
+    };
+    Failure::new(code, error.to_string())
+}

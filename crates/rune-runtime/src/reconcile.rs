@@ -1,0 +1,457 @@
+//! The reconcile loop: makes what runs match what is deployed.
+//!
+//! It looks at every deployment when it is woken and at an interval, starts what is
+//! missing, replaces what is outdated or unhealthy, drains before it stops, and writes
+//! what it saw, with the reason, into the deployment's row. A failing start is tried
+//! again with growing pauses, at once when the deployment changes.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
+use rune_store_runtime::{
+    DeploymentFilter, DeploymentId, DeploymentRow, DeploymentState, PageRequest, PutReplica,
+    RemoveReplica, ReplicaFilter, ReplicaId, ReplicaRow, ReplicaState, SetDeploymentState, Store,
+    StoreError, VersionId, VersionRow,
+};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::router::ReplicaRouter;
+use crate::task::Tasks;
+
+/// How often the loop looks without being woken.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Pause after the first failing start; doubles with every further one.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// Longest pause between two starts.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// Wakes the loop and tells when it has looked. Cheap to clone.
+#[derive(Clone)]
+pub struct ReconcileHandle {
+    wake: Arc<Notify>,
+    passes: watch::Receiver<u64>,
+}
+
+impl ReconcileHandle {
+    /// Makes the loop look now.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Returns once the loop has looked at everything at least once.
+    pub async fn first_pass(&self) {
+        let mut passes = self.passes.clone();
+        // An error means that the loop has ended; nothing more will happen then.
+        let _ = passes.wait_for(|passes| *passes > 0).await;
+    }
+}
+
+/// The loop.
+pub struct ReconcileLoop {
+    store: Store,
+    backend: Arc<dyn Backend>,
+    router: ReplicaRouter,
+    tasks: Tasks,
+    drain_grace: Duration,
+    wake: Arc<Notify>,
+    passes: watch::Sender<u64>,
+    /// What each replica of this process was started from.
+    started_from: HashMap<ReplicaId, Template>,
+    draining: HashSet<ReplicaId>,
+    backoff: HashMap<DeploymentId, Backoff>,
+}
+
+/// The part of a deployment that a replica is made from: a replica with another one is
+/// outdated.
+#[derive(Clone, PartialEq, Eq)]
+struct Template {
+    version_id: VersionId,
+    env: BTreeMap<String, String>,
+}
+
+struct Backoff {
+    generation: u64,
+    failures: u32,
+    not_before: Instant,
+    reason: String,
+}
+
+impl ReconcileLoop {
+    /// A loop that has not looked yet.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        backend: Arc<dyn Backend>,
+        router: ReplicaRouter,
+        tasks: Tasks,
+        drain_grace: Duration,
+    ) -> (Self, ReconcileHandle) {
+        let wake = Arc::new(Notify::new());
+        let passes = watch::Sender::new(0);
+        let handle = ReconcileHandle {
+            wake: Arc::clone(&wake),
+            passes: passes.subscribe(),
+        };
+        let this = Self {
+            store,
+            backend,
+            router,
+            tasks,
+            drain_grace,
+            wake,
+            passes,
+            started_from: HashMap::new(),
+            draining: HashSet::new(),
+            backoff: HashMap::new(),
+        };
+        (this, handle)
+    }
+
+    /// Runs until the shutdown.
+    pub async fn run(mut self) {
+        let shutdown = self.tasks.shutdown();
+        loop {
+            if let Err(error) = self.pass().await {
+                tracing::error!(%error, "reconcile pass failed");
+            }
+            self.passes.send_modify(|passes| *passes += 1);
+            let pause = self.pause();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Until the next look: the interval, or less where a start is to be tried again.
+    fn pause(&self) -> Duration {
+        let now = Instant::now();
+        let next = self
+            .backoff
+            .values()
+            .map(|b| b.not_before.saturating_duration_since(now))
+            .min();
+        next.map_or(INTERVAL, |next| {
+            next.clamp(Duration::from_millis(10), INTERVAL)
+        })
+    }
+
+    async fn pass(&mut self) -> Result<(), StoreError> {
+        let deployments = self.deployments().await?;
+        let wanted: HashSet<DeploymentId> = deployments.iter().map(|d| d.id).collect();
+        for known in self.router.deployments() {
+            if !wanted.contains(&known.id) {
+                for replica in self.router.replicas(known.id) {
+                    self.retire(replica.id());
+                }
+                self.router.remove_deployment(known.id);
+                self.backoff.remove(&known.id);
+            }
+        }
+        for deployment in deployments {
+            self.router.set_deployment(deployment.clone());
+            if let Err(error) = self.reconcile(&deployment).await {
+                tracing::warn!(deployment = %deployment.id, %error, "reconcile failed");
+            }
+        }
+        Ok(())
+    }
+
+    async fn deployments(&self) -> Result<Vec<DeploymentRow>, StoreError> {
+        let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
+        let mut rows = Vec::new();
+        loop {
+            let found = self
+                .store
+                .deployments(&DeploymentFilter::default(), &page)
+                .await?;
+            rows.extend(found.items);
+            match found.next {
+                Some(cursor) => page.cursor = Some(cursor),
+                None => return Ok(rows),
+            }
+        }
+    }
+
+    async fn reconcile(&mut self, deployment: &DeploymentRow) -> Result<(), StoreError> {
+        let template = Template {
+            version_id: deployment.version_id,
+            env: deployment.env.clone(),
+        };
+        let (mut current, outdated) = self.sort_replicas(deployment, &template).await?;
+        let wanted = deployment.replicas as usize;
+        while current.len() > wanted {
+            if let Some(id) = current.pop() {
+                self.retire(id);
+            }
+        }
+        let missing = wanted - current.len();
+        let failure = if missing == 0 {
+            self.backoff.remove(&deployment.id);
+            None
+        } else {
+            self.start(deployment, &template, missing, &mut current)
+                .await?
+        };
+        if current.len() == wanted || (wanted > 0 && !current.is_empty()) {
+            for id in &outdated {
+                self.retire(*id);
+            }
+        }
+        let (state, reason) = judge(wanted, current.len(), outdated.len(), failure);
+        if deployment.state != state || deployment.reason != reason {
+            let seen = SetDeploymentState {
+                deployment_id: deployment.id,
+                generation: deployment.generation,
+                state,
+                reason,
+            };
+            self.store.write(seen).await?;
+        }
+        Ok(())
+    }
+
+    /// The deployment's live replicas: those that are as they should be, and the rest.
+    /// Rows of replicas that are gone are removed.
+    async fn sort_replicas(
+        &mut self,
+        deployment: &DeploymentRow,
+        template: &Template,
+    ) -> Result<(Vec<ReplicaId>, Vec<ReplicaId>), StoreError> {
+        let filter = ReplicaFilter {
+            deployment_id: Some(deployment.id),
+        };
+        let page = PageRequest::first(PageRequest::MAX_LIMIT);
+        let rows = self.store.replicas(&filter, &page).await?.items;
+        let (mut current, mut outdated) = (Vec::new(), Vec::new());
+        for row in rows {
+            if self.draining.contains(&row.id) {
+                continue;
+            }
+            match self.backend.health(row.id).await {
+                Ok(ReplicaHealth::Ready | ReplicaHealth::Starting) => {
+                    if self.started_from.get(&row.id) == Some(template) {
+                        current.push(row.id);
+                    } else {
+                        outdated.push(row.id);
+                    }
+                }
+                Ok(ReplicaHealth::Gone) => {
+                    self.started_from.remove(&row.id);
+                    self.store
+                        .write(RemoveReplica { replica_id: row.id })
+                        .await?;
+                }
+                Ok(ReplicaHealth::Unhealthy(reason)) => {
+                    tracing::warn!(replica = %row.id, reason, "replica is unhealthy");
+                    self.write_state(&row, ReplicaState::Unhealthy, reason)
+                        .await?;
+                    self.retire(row.id);
+                }
+                // Nothing is known about the replica, so nothing is done to it.
+                Err(error) => {
+                    tracing::warn!(replica = %row.id, %error, "backend does not answer");
+                    current.push(row.id);
+                }
+            }
+        }
+        Ok((current, outdated))
+    }
+
+    /// Starts `missing` replicas at the same time and answers why one of them failed.
+    async fn start(
+        &mut self,
+        deployment: &DeploymentRow,
+        template: &Template,
+        missing: usize,
+        current: &mut Vec<ReplicaId>,
+    ) -> Result<Option<String>, StoreError> {
+        let held = self.backoff.get(&deployment.id);
+        let held = held.filter(|b| b.generation == deployment.generation);
+        if let Some(held) = held.filter(|b| Instant::now() < b.not_before) {
+            return Ok(Some(held.reason.clone()));
+        }
+        let Some(version) = self.store.version(deployment.version_id).await? else {
+            return Ok(Some(format!(
+                "version `{}` does not exist",
+                deployment.version_id
+            )));
+        };
+        let starts = (0..missing).map(|_| self.start_one(deployment, &version));
+        let mut failure = None;
+        for (id, result) in join_all(starts).await {
+            match result {
+                Ok(()) => {
+                    self.started_from.insert(id, template.clone());
+                    current.push(id);
+                }
+                Err(StartError::Store(error)) => return Err(error),
+                Err(StartError::Backend(error)) => failure = Some(error.to_string()),
+            }
+        }
+        match &failure {
+            None => {
+                self.backoff.remove(&deployment.id);
+            }
+            Some(reason) => self.note_failure(deployment, reason),
+        }
+        Ok(failure)
+    }
+
+    async fn start_one(
+        &self,
+        deployment: &DeploymentRow,
+        version: &VersionRow,
+    ) -> (ReplicaId, Result<(), StartError>) {
+        let id = ReplicaId::generate();
+        let spec = ReplicaSpec::new(id, deployment, version);
+        let put = |state, endpoint| PutReplica {
+            replica_id: id,
+            deployment_id: deployment.id,
+            version_id: version.id,
+            state,
+            reason: String::new(),
+            backend: self.backend.name().to_owned(),
+            endpoint,
+        };
+        let result = async {
+            self.store.write(put(ReplicaState::Starting, None)).await?;
+            match self.backend.start(&spec).await {
+                Ok(endpoint) => {
+                    self.store.write(put(ReplicaState::Ready, endpoint)).await?;
+                    Ok(())
+                }
+                Err(error) => {
+                    if let Err(error) = self.backend.stop(id).await {
+                        tracing::warn!(replica = %id, %error, "failed replica was not removed");
+                    }
+                    self.store.write(RemoveReplica { replica_id: id }).await?;
+                    Err(StartError::Backend(error))
+                }
+            }
+        };
+        (id, result.await)
+    }
+
+    fn note_failure(&mut self, deployment: &DeploymentRow, reason: &str) {
+        let entry = self
+            .backoff
+            .entry(deployment.id)
+            .or_insert_with(|| Backoff {
+                generation: deployment.generation,
+                failures: 0,
+                not_before: Instant::now(),
+                reason: String::new(),
+            });
+        if entry.generation != deployment.generation {
+            entry.generation = deployment.generation;
+            entry.failures = 0;
+        }
+        let pause = FIRST_BACKOFF
+            .saturating_mul(1 << entry.failures.min(6))
+            .min(MAX_BACKOFF);
+        entry.failures += 1;
+        entry.not_before = Instant::now() + pause;
+        reason.clone_into(&mut entry.reason);
+        tracing::warn!(
+            deployment = %deployment.id,
+            agent = deployment.agent,
+            failures = entry.failures,
+            reason,
+            "replica did not start"
+        );
+    }
+
+    async fn write_state(
+        &self,
+        row: &ReplicaRow,
+        state: ReplicaState,
+        reason: String,
+    ) -> Result<(), StoreError> {
+        let put = PutReplica {
+            replica_id: row.id,
+            deployment_id: row.deployment_id,
+            version_id: row.version_id,
+            state,
+            reason,
+            backend: row.backend.clone(),
+            endpoint: row.endpoint.clone(),
+        };
+        self.store.write(put).await
+    }
+
+    /// Drains and stops a replica without holding up the loop.
+    fn retire(&mut self, id: ReplicaId) {
+        if !self.draining.insert(id) {
+            return;
+        }
+        self.started_from.remove(&id);
+        let (backend, store) = (Arc::clone(&self.backend), self.store.clone());
+        let (grace, wake) = (self.drain_grace, Arc::clone(&self.wake));
+        self.tasks.spawn("drain", async move {
+            let drained = async {
+                if let Ok(Some(row)) = store.replica(id).await {
+                    let put = PutReplica {
+                        replica_id: id,
+                        deployment_id: row.deployment_id,
+                        version_id: row.version_id,
+                        state: ReplicaState::Draining,
+                        reason: String::new(),
+                        backend: row.backend,
+                        endpoint: row.endpoint,
+                    };
+                    store.write(put).await.map_err(|error| error.to_string())?;
+                }
+                let idle = backend
+                    .drain(id, grace)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                if !idle {
+                    tracing::warn!(replica = %id, "replica was not idle in time and is stopped");
+                }
+                backend.stop(id).await.map_err(|error| error.to_string())?;
+                let removed = store.write(RemoveReplica { replica_id: id }).await;
+                removed.map_err(|error| error.to_string())
+            };
+            if let Err(error) = drained.await {
+                tracing::warn!(replica = %id, error, "replica was not stopped");
+            }
+            wake.notify_one();
+        });
+    }
+}
+
+enum StartError {
+    Backend(BackendError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What the deployment's row says.
+fn judge(
+    wanted: usize,
+    current: usize,
+    outdated: usize,
+    failure: Option<String>,
+) -> (DeploymentState, String) {
+    match failure {
+        Some(reason) if current + outdated == 0 => (DeploymentState::Failed, reason),
+        Some(reason) => (DeploymentState::Degraded, reason),
+        None if wanted == 0 => (DeploymentState::Stopped, String::new()),
+        None if current < wanted => (
+            DeploymentState::Degraded,
+            format!("{current} of {wanted} replicas are ready"),
+        ),
+        None => (DeploymentState::Ready, String::new()),
+    }
+}

@@ -1,0 +1,109 @@
+//! A replica that lives in this process: one running copy of a deployment, with its
+//! own concurrency limit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rune_store_runtime::{DeploymentId, ReplicaId, VersionId};
+use tokio::sync::watch;
+
+use crate::agent::Agent;
+
+/// A running copy of a deployment.
+pub struct LocalReplica {
+    id: ReplicaId,
+    deployment_id: DeploymentId,
+    version_id: VersionId,
+    agent: Arc<Agent>,
+    limit: u32,
+    in_flight: watch::Sender<u32>,
+    draining: AtomicBool,
+}
+
+impl LocalReplica {
+    /// A replica that takes requests at once.
+    #[must_use]
+    pub fn new(
+        id: ReplicaId,
+        deployment_id: DeploymentId,
+        version_id: VersionId,
+        agent: Arc<Agent>,
+    ) -> Arc<Self> {
+        let limit = agent.concurrency_limit();
+        Arc::new(Self {
+            id,
+            deployment_id,
+            version_id,
+            agent,
+            limit,
+            in_flight: watch::Sender::new(0),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// The replica.
+    #[must_use]
+    pub const fn id(&self) -> ReplicaId {
+        self.id
+    }
+
+    /// Its deployment.
+    #[must_use]
+    pub const fn deployment_id(&self) -> DeploymentId {
+        self.deployment_id
+    }
+
+    /// The version it runs.
+    #[must_use]
+    pub const fn version_id(&self) -> VersionId {
+        self.version_id
+    }
+
+    /// What it runs.
+    #[must_use]
+    pub const fn agent(&self) -> &Arc<Agent> {
+        &self.agent
+    }
+
+    /// Requests it runs at the most.
+    #[must_use]
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Requests it runs now.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        *self.in_flight.borrow()
+    }
+
+    /// Whether it finishes what it has and takes nothing new.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Returns once it runs nothing.
+    pub(crate) async fn idle(&self) {
+        let mut in_flight = self.in_flight.subscribe();
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = in_flight.wait_for(|n| *n == 0).await;
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it can take one more.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.is_draining() && self.in_flight() < self.limit
+    }
+
+    pub(crate) fn take(&self) {
+        self.in_flight.send_modify(|n| *n += 1);
+    }
+
+    pub(crate) fn give_back(&self) {
+        self.in_flight.send_modify(|n| *n -= 1);
+    }
+}

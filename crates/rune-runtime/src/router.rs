@@ -1,0 +1,343 @@
+//! The replica router: which replica takes a request.
+//!
+//! A request gets the replica its session used before, else the least loaded one
+//! with room; where none has room it waits in line, up to a deadline. The router
+//! knows only what the reconcile loop tells it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rune_store_runtime::{DeploymentId, DeploymentRow, ReplicaId, SessionId};
+use tokio::sync::{oneshot, watch};
+
+use crate::replica::LocalReplica;
+
+/// Requests that wait for one deployment at the most.
+const MAX_WAITING: usize = 10_000;
+/// Sessions whose replica is remembered per deployment at the most.
+const MAX_STICKY: usize = 10_000;
+
+/// Why a request got no replica.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// No deployment has the name.
+    #[error("agent `{namespace}/{agent}:{alias}` is not deployed")]
+    NotDeployed {
+        /// Namespace that was asked for.
+        namespace: String,
+        /// Name that was asked for.
+        agent: String,
+        /// Alias that was asked for.
+        alias: String,
+    },
+    /// The deployment went away while the request waited.
+    #[error("the deployment was removed while the request waited for a replica")]
+    Removed,
+    /// Every replica is busy and the line is full.
+    #[error("all replicas are busy and {0} requests wait already")]
+    QueueFull(usize),
+    /// No replica had room in time.
+    #[error("no replica became free within {} ms", .0.as_millis())]
+    Deadline(Duration),
+    /// The deployment is scaled to zero.
+    #[error("the deployment is stopped: it is scaled to 0 replicas")]
+    Stopped,
+}
+
+/// Where requests for a name go.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// The deployment as the reconcile loop last saw it.
+    pub deployment: Arc<DeploymentRow>,
+}
+
+/// Chooses replicas. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct ReplicaRouter {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    pools: HashMap<DeploymentId, Pool>,
+    names: HashMap<(String, String, String), DeploymentId>,
+}
+
+struct Pool {
+    deployment: Arc<DeploymentRow>,
+    replicas: Vec<Arc<LocalReplica>>,
+    waiting: VecDeque<oneshot::Sender<Lease>>,
+    sticky: HashMap<SessionId, ReplicaId>,
+    /// Fires whenever a replica becomes ready, for those who need the agent itself.
+    ready: watch::Sender<()>,
+}
+
+impl ReplicaRouter {
+    /// A router that knows nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where requests for a name go.
+    ///
+    /// # Errors
+    /// [`RouteError::NotDeployed`].
+    pub fn route(&self, namespace: &str, agent: &str, alias: &str) -> Result<Route, RouteError> {
+        let state = self.lock();
+        let key = (namespace.to_owned(), agent.to_owned(), alias.to_owned());
+        match state.names.get(&key).and_then(|id| state.pools.get(id)) {
+            Some(pool) => Ok(Route {
+                deployment: Arc::clone(&pool.deployment),
+            }),
+            None => Err(RouteError::NotDeployed {
+                namespace: key.0,
+                agent: key.1,
+                alias: key.2,
+            }),
+        }
+    }
+
+    /// Tells the router about a deployment, new or changed.
+    pub fn set_deployment(&self, deployment: DeploymentRow) {
+        let mut state = self.lock();
+        let key = (
+            deployment.namespace.clone(),
+            deployment.agent.clone(),
+            deployment.alias.clone(),
+        );
+        state.names.insert(key, deployment.id);
+        let deployment = Arc::new(deployment);
+        match state.pools.get_mut(&deployment.id) {
+            Some(pool) => pool.deployment = deployment,
+            None => {
+                let pool = Pool {
+                    deployment: Arc::clone(&deployment),
+                    replicas: Vec::new(),
+                    waiting: VecDeque::new(),
+                    sticky: HashMap::new(),
+                    ready: watch::Sender::new(()),
+                };
+                state.pools.insert(deployment.id, pool);
+            }
+        }
+    }
+
+    /// Forgets a deployment; those who wait for it are told.
+    pub fn remove_deployment(&self, id: DeploymentId) {
+        let mut state = self.lock();
+        state.pools.remove(&id);
+        state.names.retain(|_, deployment| *deployment != id);
+    }
+
+    /// The deployments the router knows.
+    #[must_use]
+    pub fn deployments(&self) -> Vec<Arc<DeploymentRow>> {
+        self.lock()
+            .pools
+            .values()
+            .map(|pool| Arc::clone(&pool.deployment))
+            .collect()
+    }
+
+    /// Adds a ready replica; waiting requests go to it at once.
+    pub fn add_replica(&self, replica: Arc<LocalReplica>) {
+        let id = replica.deployment_id();
+        if let Some(pool) = self.lock().pools.get_mut(&id) {
+            pool.replicas.push(replica);
+            pool.ready.send_replace(());
+        }
+        self.serve_waiting(id);
+    }
+
+    /// Removes a replica; what it runs goes on.
+    pub fn remove_replica(&self, deployment_id: DeploymentId, id: ReplicaId) {
+        if let Some(pool) = self.lock().pools.get_mut(&deployment_id) {
+            pool.replicas.retain(|replica| replica.id() != id);
+            pool.sticky.retain(|_, replica| *replica != id);
+        }
+    }
+
+    /// The replicas of a deployment.
+    #[must_use]
+    pub fn replicas(&self, id: DeploymentId) -> Vec<Arc<LocalReplica>> {
+        self.lock()
+            .pools
+            .get(&id)
+            .map(|pool| pool.replicas.clone())
+            .unwrap_or_default()
+    }
+
+    /// One replica by its id.
+    #[must_use]
+    pub fn replica(&self, id: ReplicaId) -> Option<Arc<LocalReplica>> {
+        let state = self.lock();
+        state
+            .pools
+            .values()
+            .flat_map(|pool| &pool.replicas)
+            .find(|r| r.id() == id)
+            .cloned()
+    }
+
+    /// Waits until the deployment has a replica that takes requests and answers it,
+    /// without taking a place on it.
+    ///
+    /// # Errors
+    /// Any [`RouteError`] but `QueueFull`.
+    pub async fn ready(
+        &self,
+        id: DeploymentId,
+        deadline: Duration,
+    ) -> Result<Arc<LocalReplica>, RouteError> {
+        let wait = async {
+            loop {
+                let mut changed = {
+                    let state = self.lock();
+                    let pool = state.pools.get(&id).ok_or(RouteError::Removed)?;
+                    if let Some(replica) = pool.replicas.iter().rev().find(|r| !r.is_draining()) {
+                        return Ok(Arc::clone(replica));
+                    }
+                    if pool.deployment.replicas == 0 {
+                        return Err(RouteError::Stopped);
+                    }
+                    pool.ready.subscribe()
+                };
+                changed.changed().await.map_err(|_| RouteError::Removed)?;
+            }
+        };
+        tokio::time::timeout(deadline, wait)
+            .await
+            .unwrap_or(Err(RouteError::Deadline(deadline)))
+    }
+
+    /// A place on a replica, at once or after waiting in line.
+    ///
+    /// # Errors
+    /// Any [`RouteError`].
+    pub async fn lease(
+        &self,
+        id: DeploymentId,
+        session: &SessionId,
+        deadline: Duration,
+    ) -> Result<Lease, RouteError> {
+        let waiting = {
+            let mut state = self.lock();
+            let pool = state.pools.get_mut(&id).ok_or(RouteError::Removed)?;
+            if let Some(replica) = pool.choose(session) {
+                return Ok(self.lease_on(replica));
+            }
+            if pool.deployment.replicas == 0 {
+                return Err(RouteError::Stopped);
+            }
+            pool.waiting.retain(|waiter| !waiter.is_closed());
+            if pool.waiting.len() >= MAX_WAITING {
+                return Err(RouteError::QueueFull(pool.waiting.len()));
+            }
+            let (sender, receiver) = oneshot::channel();
+            pool.waiting.push_back(sender);
+            receiver
+        };
+        match tokio::time::timeout(deadline, waiting).await {
+            Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(_)) => Err(RouteError::Removed),
+            Err(_) => Err(RouteError::Deadline(deadline)),
+        }
+    }
+
+    fn lease_on(&self, replica: Arc<LocalReplica>) -> Lease {
+        replica.take();
+        Lease {
+            replica,
+            router: self.clone(),
+        }
+    }
+
+    /// Hands free places to those who wait, first come first served.
+    fn serve_waiting(&self, id: DeploymentId) {
+        loop {
+            let unclaimed = {
+                let mut state = self.lock();
+                let Some(pool) = state.pools.get_mut(&id) else {
+                    return;
+                };
+                pool.waiting.retain(|waiter| !waiter.is_closed());
+                if pool.waiting.is_empty() {
+                    return;
+                }
+                let Some(replica) = pool.least_loaded() else {
+                    return;
+                };
+                let Some(waiter) = pool.waiting.pop_front() else {
+                    return;
+                };
+                waiter.send(self.lease_on(replica)).err()
+            };
+            // Whoever waited is gone: dropping the lease, outside the lock, gives the place back.
+            drop(unclaimed);
+        }
+    }
+
+    fn release(&self, replica: &LocalReplica) {
+        replica.give_back();
+        self.serve_waiting(replica.deployment_id());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pool {
+    fn choose(&mut self, session: &SessionId) -> Option<Arc<LocalReplica>> {
+        if !self.waiting.is_empty() && self.waiting.iter().any(|waiter| !waiter.is_closed()) {
+            return None;
+        }
+        if self.replicas.len() < 2 {
+            return self.least_loaded();
+        }
+        let sticky = self.sticky.get(session).copied();
+        let known = sticky.and_then(|id| self.replicas.iter().find(|r| r.id() == id));
+        if let Some(replica) = known.filter(|replica| replica.has_room()) {
+            return Some(Arc::clone(replica));
+        }
+        let chosen = self.least_loaded()?;
+        if self.sticky.len() >= MAX_STICKY {
+            self.sticky.clear();
+        }
+        self.sticky.insert(session.clone(), chosen.id());
+        Some(chosen)
+    }
+
+    fn least_loaded(&self) -> Option<Arc<LocalReplica>> {
+        let free = self.replicas.iter().filter(|replica| replica.has_room());
+        free.min_by_key(|replica| replica.in_flight()).cloned()
+    }
+}
+
+/// A place on a replica; given back when dropped.
+pub struct Lease {
+    replica: Arc<LocalReplica>,
+    router: ReplicaRouter,
+}
+
+impl Lease {
+    /// The replica.
+    #[must_use]
+    pub const fn replica(&self) -> &Arc<LocalReplica> {
+        &self.replica
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lease({})", self.replica.id())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.router.release(&self.replica);
+    }
+}
