@@ -4,6 +4,7 @@
     reason = "the helpers of tests are part of the tests"
 )]
 
+mod architecture;
 mod binary;
 mod client;
 mod clock;

@@ -63,7 +63,9 @@ impl WebClient {
         let client = self.client()?;
         for _ in 0..=MAX_REDIRECTS {
             // Before every hop: the client does not resolve a host that is an address.
-            self.policy.check_url(&url).map_err(|error| refused(&error))?;
+            self.policy
+                .check_url(&url)
+                .map_err(|error| refused(&error))?;
             url.set_fragment(None);
             let response = client
                 .get(url.clone())
