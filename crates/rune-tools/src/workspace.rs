@@ -121,7 +121,7 @@ impl Workspace {
     /// Opens a regular file for appending; it is created where it does not exist.
     /// Never blocks.
     pub(crate) fn open_append(&self, path: &str) -> Result<File, ToolError> {
-        let relative = self.relative(path)?;
+        let relative = self.target(path)?;
         self.create_parent(path, &relative)?;
         let mut options = OpenOptions::new();
         options.append(true).create(true);

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use rune_store_runtime::*;
 
 #[derive(Default)]
-pub struct MemoryRows {
+pub(crate) struct MemoryRows {
     rows: Mutex<BTreeMap<(MemoryScope, String), MemoryRow>>,
 }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::store::MemoryRows;
 
 /// 2026-11-22T21:12:27.123Z, a Sunday.
-pub const NOW_MILLIS: i64 = 1_795_381_947_123;
+pub(crate) const NOW_MILLIS: i64 = 1_795_381_947_123;
 
 struct FixedClock;
 
@@ -23,19 +23,19 @@ impl Clock for FixedClock {
     }
 }
 
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     // Holds the workspace and, beside it, what must stay out of reach.
     outer: tempfile::TempDir,
-    pub context: ToolContext,
+    pub(crate) context: ToolContext,
     builtins: Builtins,
 }
 
 impl Sandbox {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(BuiltinsConfig::default())
     }
 
-    pub fn with(config: BuiltinsConfig) -> Self {
+    pub(crate) fn with(config: BuiltinsConfig) -> Self {
         let outer = tempfile::tempdir().unwrap();
         let workspace = outer.path().join("workspace");
         fs::create_dir(&workspace).unwrap();
@@ -61,32 +61,32 @@ impl Sandbox {
         }
     }
 
-    pub fn outer(&self) -> &Path {
+    pub(crate) fn outer(&self) -> &Path {
         self.outer.path()
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.context.workspace.join(name)
     }
 
-    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, content).unwrap();
         path
     }
 
-    pub fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    pub async fn call(&self, tool: &str, input: Value) -> Result<Value, ToolError> {
+    pub(crate) async fn call(&self, tool: &str, input: Value) -> Result<Value, ToolError> {
         let tool = self.builtins.get(tool).unwrap();
         tool.call(&self.context, input).await
     }
 
     /// Calls a tool that must fail in this way; answers the message.
-    pub async fn refused(&self, tool: &str, input: Value, kind: ToolErrorKind) -> String {
+    pub(crate) async fn refused(&self, tool: &str, input: Value, kind: ToolErrorKind) -> String {
         let error = self
             .call(tool, input.clone())
             .await
@@ -96,7 +96,7 @@ impl Sandbox {
     }
 
     /// Everything in the workspace, by path.
-    pub fn tree(&self) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn tree(&self) -> Vec<(String, Vec<u8>)> {
         let mut found = Vec::new();
         let mut waiting = vec![self.context.workspace.clone()];
         while let Some(directory) = waiting.pop() {
@@ -116,7 +116,7 @@ impl Sandbox {
 }
 
 /// Whether a process runs; a zombie does not.
-pub fn is_running(pid: i32) -> bool {
+pub(crate) fn is_running(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         let state = stat.rsplit(')').next().unwrap().trim();
         !state.starts_with(['Z', 'X'])
@@ -124,7 +124,7 @@ pub fn is_running(pid: i32) -> bool {
 }
 
 /// Waits until a file has a line in it, and answers it as a number.
-pub async fn number_in(path: &Path) -> i32 {
+pub(crate) async fn number_in(path: &Path) -> i32 {
     until(|| {
         let text = fs::read_to_string(path).ok()?;
         text.ends_with('\n').then(|| text.trim().parse().unwrap())
@@ -133,7 +133,7 @@ pub async fn number_in(path: &Path) -> i32 {
 }
 
 /// Polls until the check answers something, for at the most ten seconds.
-pub async fn until<T>(mut check: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(mut check: impl FnMut() -> Option<T>) -> T {
     let mut ticks = tokio::time::interval(Duration::from_millis(5));
     for _ in 0..2000 {
         ticks.tick().await;

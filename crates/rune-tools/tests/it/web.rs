@@ -90,6 +90,7 @@ async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
             stream.write_all(endless("text/plain", "").as_bytes()).await?;
             loop {
                 stream.write_all(&[b'x'; 65536]).await?;
+                tokio::task::yield_now().await;
             }
         }
         ("/bomb", _) => {
@@ -97,11 +98,14 @@ async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
                 .write_all(endless("text/plain", "Content-Encoding: gzip\r\n").as_bytes())
                 .await?;
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-            let zeros = vec![b'0'; 1 << 20];
+            let zeros = vec![b'0'; 1 << 16];
             loop {
                 encoder.write_all(&zeros)?;
                 encoder.flush()?;
-                stream.write_all(&std::mem::take(encoder.get_mut())).await?;
+                stream
+                    .write_all(&std::mem::take(encoder.get_mut()))
+                    .await?;
+                tokio::task::yield_now().await;
             }
         }
         ("/slow", _) => {
