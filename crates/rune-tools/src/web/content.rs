@@ -14,6 +14,17 @@ use crate::ToolError;
 /// Elements nested deeper than this are not converted: the converter recurses.
 const MAX_HTML_DEPTH: usize = 200;
 
+/// More tags left open than this are not even parsed: the parser looks through all open
+/// elements at each tag, which takes quadratic time.
+const MAX_OPEN_TAGS: usize = 2000;
+
+/// Tags that need no end tag and so say nothing about nesting.
+const UNNESTED: [&str; 29] = [
+    "area", "base", "body", "br", "col", "dd", "dt", "embed", "head", "hr", "html", "img", "input",
+    "li", "link", "meta", "optgroup", "option", "p", "param", "source", "tbody", "td", "tfoot",
+    "th", "thead", "tr", "track", "wbr",
+];
+
 /// Elements without text for a reader.
 const SKIPPED: [&str; 8] = [
     "script", "style", "noscript", "template", "svg", "iframe", "head", "nav",
@@ -100,15 +111,47 @@ fn decode(page: &Fetched) -> Cow<'_, str> {
 }
 
 fn convert(html: &str, converter: &HtmlToMarkdown) -> Result<String, ToolError> {
+    let too_deep = || {
+        ToolError::failed(format!(
+            "the HTML is nested deeper than {MAX_HTML_DEPTH} elements; fetch it with format `raw`"
+        ))
+    };
+    if open_tags(html) > MAX_OPEN_TAGS {
+        return Err(too_deep());
+    }
     let tree = converter
         .html_to_tree(html)
         .map_err(|error| ToolError::failed(format!("the HTML cannot be read: {error}")))?;
     if is_deeper_than(&tree, MAX_HTML_DEPTH) {
-        return Err(ToolError::failed(format!(
-            "the HTML is nested deeper than {MAX_HTML_DEPTH} elements; fetch it with format `raw`"
-        )));
+        return Err(too_deep());
     }
     Ok(converter.tree_to_markdown(&tree))
+}
+
+/// The most tags that are open at once, without a parser: an estimate for a limit.
+fn open_tags(html: &str) -> usize {
+    let (mut open, mut most) = (0_usize, 0);
+    for tag in html.split('<').skip(1) {
+        let (name, closes) = match tag.strip_prefix('/') {
+            Some(rest) => (rest, true),
+            None => (tag, false),
+        };
+        let end = name
+            .find(|c: char| !c.is_ascii_alphanumeric())
+            .unwrap_or(name.len());
+        let name = name[..end].to_ascii_lowercase();
+        if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || UNNESTED.contains(&name.as_str())
+        {
+            continue;
+        }
+        open = if closes {
+            open.saturating_sub(1)
+        } else {
+            open + 1
+        };
+        most = most.max(open);
+    }
+    most
 }
 
 fn is_deeper_than(tree: &Rc<Node>, limit: usize) -> bool {
@@ -137,4 +180,40 @@ fn without_links() -> HtmlToMarkdown {
 )]
 fn inner_text(handlers: &dyn Handlers, element: Element<'_>) -> Option<HandlerResult> {
     Some(handlers.walk_children(element.node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(html: &str) -> Fetched {
+        Fetched {
+            url: reqwest::Url::parse("https://example.com/").unwrap(),
+            status: 200,
+            content_type: "text/html".to_owned(),
+            body: html.as_bytes().to_vec(),
+            truncated: false,
+        }
+    }
+
+    #[test]
+    fn converts_up_to_the_depth_limit_and_refuses_beyond() {
+        for (tag, depth, converted) in [
+            ("<div>", MAX_HTML_DEPTH - 10, true),
+            ("<blockquote>", MAX_HTML_DEPTH - 10, true),
+            ("<div>", MAX_HTML_DEPTH + 10, false),
+            ("<b>", 100_000, false),
+        ] {
+            let html = format!("{}text", tag.repeat(depth));
+            let result = render(&page(&html), Format::Markdown);
+            assert_eq!(result.is_ok(), converted, "{depth} {tag}");
+        }
+    }
+
+    #[test]
+    fn long_flat_pages_are_converted() {
+        let html = format!("<ul>{}</ul>", "<li>item<p>more<br>".repeat(5000));
+        let text = render(&page(&html), Format::Text).unwrap();
+        assert_eq!(text.matches("item").count(), 5000);
+    }
 }
