@@ -7,12 +7,12 @@
 )]
 
 mod apply_patch;
+mod descriptors;
 mod egress;
 mod files;
 mod memory;
 mod process;
 mod shell;
-mod store;
 mod support;
 mod time;
 mod web;

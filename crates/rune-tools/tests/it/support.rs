@@ -10,7 +10,7 @@ use rune_tools::{Builtins, BuiltinsConfig, ToolContext, ToolError, ToolErrorKind
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::MemoryRows;
+use rune_testkit::store::FakeStore;
 
 /// 2026-11-22T21:12:27.123Z, a Sunday.
 pub(crate) const NOW_MILLIS: i64 = 1_795_381_947_123;
@@ -49,7 +49,7 @@ impl Sandbox {
             },
             idempotency_key: "key-1".to_owned(),
             workspace,
-            store: Store::new(Arc::new(MemoryRows::default()), Arc::new(FixedClock)),
+            store: Store::new(Arc::new(FakeStore::new()), Arc::new(FixedClock)),
             cancel: CancellationToken::new(),
             timeout: Duration::from_secs(20),
             output_limit: 256 * 1024,

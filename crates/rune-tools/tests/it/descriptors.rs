@@ -1,0 +1,105 @@
+use std::collections::BTreeMap;
+
+use rune_tools::{Builtins, BuiltinsConfig, ToolErrorKind};
+use serde_json::{Value, json};
+
+use crate::support::Sandbox;
+
+/// Inputs that a model may send, one set per tool.
+fn examples() -> BTreeMap<&'static str, Vec<Value>> {
+    let patch = "--- /dev/null\n+++ b/new.txt\n@@ -0,0 +1 @@\n+x\n";
+    [
+        ("apply-patch", vec![json!({"patch": patch})]),
+        (
+            "file-list",
+            vec![
+                json!({}),
+                json!({"path": ".", "recursive": true, "pattern": "*.md", "limit": 5}),
+            ],
+        ),
+        (
+            "file-read",
+            vec![
+                json!({"path": "a.txt"}),
+                json!({"path": "a.txt", "offset": 1, "limit": 1}),
+            ],
+        ),
+        (
+            "file-write",
+            vec![
+                json!({"path": "b.txt", "content": "x"}),
+                json!({"path": "b.txt", "content": "x", "append": true}),
+            ],
+        ),
+        (
+            "memory-list",
+            vec![json!({}), json!({"prefix": "k", "limit": 3})],
+        ),
+        (
+            "memory-recall",
+            vec![json!({"key": "k"}), json!({"query": "k", "limit": 3})],
+        ),
+        (
+            "memory-store",
+            vec![json!({"key": "k", "value": {"a": [1]}, "tags": ["t"]})],
+        ),
+        (
+            "shell-exec",
+            vec![
+                json!({"command": "true"}),
+                json!({"command": "true", "timeout_ms": 5000, "cwd": "."}),
+            ],
+        ),
+        ("system-time", vec![json!({}), json!({"timezone": "UTC"})]),
+        (
+            "web-fetch",
+            vec![json!({"url": "http://127.0.0.1/", "format": "text", "max_bytes": 10})],
+        ),
+    ]
+    .into_iter()
+    .collect()
+}
+
+#[test]
+fn every_tool_has_a_descriptor_and_every_descriptor_a_tool() {
+    let builtins = Builtins::new(BuiltinsConfig::default());
+    let described: Vec<&str> = rune_spec::builtins()
+        .iter()
+        .map(|tool| tool.name.as_str())
+        .collect();
+    assert_eq!(builtins.names().collect::<Vec<_>>(), described);
+    assert_eq!(examples().into_keys().collect::<Vec<_>>(), described);
+}
+
+#[tokio::test]
+async fn what_a_descriptor_accepts_the_tool_takes() {
+    let sandbox = Sandbox::new();
+    sandbox.write("a.txt", "one\n");
+    for (name, inputs) in examples() {
+        let schema = &rune_spec::builtin(name).unwrap().input_schema;
+        for input in inputs {
+            jsonschema::validate(schema, &input)
+                .unwrap_or_else(|error| panic!("{name} {input}: {error}"));
+            let outcome = sandbox.call(name, input.clone()).await;
+            match name {
+                // The input is fine; the policy is not.
+                "web-fetch" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Denied),
+                _ => assert!(outcome.is_ok(), "{name} {input}: {outcome:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tool_knows_no_argument_that_its_descriptor_does_not() {
+    let sandbox = Sandbox::new();
+    for (name, inputs) in examples() {
+        let mut input = inputs[0].clone();
+        input["surprise"] = 1.into();
+        let schema = &rune_spec::builtin(name).unwrap().input_schema;
+        assert!(jsonschema::validate(schema, &input).is_err(), "{name}");
+        sandbox
+            .refused(name, input, ToolErrorKind::InvalidInput)
+            .await;
+    }
+}
