@@ -349,9 +349,11 @@ fn ranges(header: &str) -> Option<(Range, Range)> {
 }
 
 fn range(text: &str) -> Option<Range> {
+    // 32 bits: line numbers can then be added without an overflow.
+    let number = |text: &str| text.parse::<u32>().ok()?.try_into().ok();
     match text.split_once(',') {
-        Some((start, len)) => Some((start.parse().ok()?, len.parse().ok()?)),
-        None => Some((text.parse().ok()?, 1)),
+        Some((start, len)) => Some((number(start)?, number(len)?)),
+        None => Some((number(text)?, 1)),
     }
 }
 

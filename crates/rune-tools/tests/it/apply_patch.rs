@@ -238,6 +238,20 @@ async fn two_patches_of_one_file_build_on_each_other() {
 }
 
 #[test]
+fn a_huge_line_number_is_refused() {
+    for (start, parsed) in [("18446744073709551615", false), ("4294967295", true)] {
+        let patch = format!("--- a/x\n+++ b/x\n@@ -{start} +1 @@\n-a\n+b\n");
+        let files = parse_patch(&patch);
+        assert_eq!(files.is_ok(), parsed);
+        if let Ok(files) = files {
+            // Line 1 is the only place where it fits.
+            assert_eq!(apply_hunks("a\n", &files[0].hunks).unwrap(), "b\n");
+            assert!(apply_hunks("c\n", &files[0].hunks).is_err());
+        }
+    }
+}
+
+#[test]
 fn reads_quoted_names() {
     let patch =
         "--- \"a/tab\\there \\303\\274\"\n+++ \"b/tab\\there \\303\\274\"\n@@ -1 +1 @@\n-a\n+b\n";
