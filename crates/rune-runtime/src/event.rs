@@ -209,7 +209,7 @@ impl EventMapper {
         }
         if matches!(
             entry.body,
-            EntryBody::Started { .. } | EntryBody::ModelFailed { .. }
+            EntryBody::Started { attempt: 2.., .. } | EntryBody::ModelFailed { .. }
         ) {
             // What was said so far belongs to an attempt that did not count.
             (self.saw_text, self.saw_reasoning) = (false, false);

@@ -36,6 +36,8 @@ struct State {
     /// The entry that comes next; one that is ahead of it waits in `held`.
     next_seq: u64,
     held: BTreeMap<u64, Arc<Entry>>,
+    /// What was said before the first entry was committed; nobody sees it earlier.
+    early: Vec<FeedItem>,
     closed: bool,
 }
 
@@ -49,6 +51,7 @@ impl Feed {
                 items: Vec::new(),
                 next_seq: first_seq,
                 held: BTreeMap::new(),
+                early: Vec::new(),
                 closed: false,
             }),
             changed: watch::Sender::new(()),
@@ -78,6 +81,8 @@ impl Feed {
             };
             state.items.push(FeedItem::Entry(entry));
             state.next_seq += 1;
+            let early = std::mem::take(&mut state.early);
+            state.items.extend(early);
         }
         drop(state);
         self.changed.send_replace(());
@@ -122,7 +127,13 @@ impl Feed {
     }
 
     fn push(&self, item: FeedItem) {
-        self.lock().items.push(item);
+        let mut state = self.lock();
+        if state.next_seq == self.first_seq {
+            state.early.push(item);
+            return;
+        }
+        state.items.push(item);
+        drop(state);
         self.changed.send_replace(());
     }
 
