@@ -1,1 +1,19 @@
-//! The control-plane HTTP API.
+//! The control-plane HTTP API: versions, deployments, replicas, nodes, audit, usage.
+//!
+//! [`ControlPlane::router`] is where every route is listed; `routes/` has one file per
+//! resource, and a handler there extracts, writes one command, and maps.
+//!
+//! Invariants:
+//! * a package that this Rune could not load is refused before anything is stored;
+//! * every change of a deployment leaves an audit row and wakes the reconcile loop;
+//! * values of a deployment's environment are never answered, only their names.
+//!
+//! What is not here: running agents, and making what runs match what is deployed (the
+//! reconcile loop).
+
+mod audit;
+mod control_plane;
+mod package;
+mod routes;
+
+pub use control_plane::{ControlPlane, NodeInfo, PUBLIC_ROUTES};

@@ -1,1 +1,22 @@
-//! The public HTTP API.
+//! The public HTTP API: agents, sessions, requests, their events.
+//!
+//! [`Gateway::router`] is where every route is listed; `routes/` has one file per resource,
+//! and a handler there extracts, calls the engine or the store, and maps. Serving,
+//! authentication, limits and errors come from `rune-http`.
+//!
+//! Invariants:
+//! * a request whose id was answered is durable, and runs to its end whether or not the
+//!   client stays;
+//! * the events of a request are its journal: a client that returns with `Last-Event-ID`
+//!   gets every entry exactly once and in order;
+//! * only `/health` and `/ready` answer without credentials where credentials are
+//!   configured.
+//!
+//! What is not here: deployments and versions (the control plane), and running agents.
+
+mod event_body;
+mod fingerprint;
+mod gateway;
+mod routes;
+
+pub use gateway::{Gateway, PUBLIC_ROUTES};

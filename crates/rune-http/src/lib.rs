@@ -1,1 +1,44 @@
 //! What every HTTP listener of Rune shares: serving, authentication, limits, errors.
+//!
+//! * [`Server`] serves a router on a socket and ends gracefully.
+//! * [`Edge`] is the one layer around every route: request id, authentication, browser
+//!   protection, panics, span and metrics. [`Edge::protect`] puts it on.
+//! * [`Auth`] says who a caller is; [`check_bind`] refuses to expose a listener without it.
+//! * [`ApiError`] is the only way to answer an error; [`Json`], [`JsonOrDefault`], [`Query`]
+//!   and [`Path`] refuse bad input with it.
+//!
+//! Invariants:
+//! * every answer carries `x-request-id`, and every error of a handler, an extractor or the
+//!   router has the documented body;
+//! * what went wrong inside is logged and never sent;
+//! * headers, bodies and queries are never logged.
+//!
+//! What is not here: routes, and what they mean.
+
+mod auth;
+mod bind;
+mod body;
+mod caller;
+mod edge;
+mod error;
+mod extract;
+mod metrics;
+mod openapi;
+mod origin;
+mod page;
+mod readiness;
+mod server;
+mod view;
+
+pub use auth::{Auth, AuthConfigError};
+pub use bind::{BindError, check_bind};
+pub use body::{MAX_BODY_BYTES, MAX_PACKAGE_BYTES, read_body};
+pub use caller::Caller;
+pub use edge::{Edge, MAX_HEADER_BYTES, MAX_URI_BYTES, REQUEST_ID};
+pub use error::ApiError;
+pub use extract::{Json, JsonOrDefault, Path, Query};
+pub use openapi::{ErrorBody, ErrorDetail, public_operations, secure};
+pub use page::page_request;
+pub use readiness::{Health, PartStatus, Readiness, ReadyPart, ReadyReport};
+pub use server::{Server, ServerLimits};
+pub use view::{ReplicaView, TokenUsage};

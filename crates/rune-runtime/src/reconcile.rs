@@ -6,6 +6,7 @@
 //! again with growing pauses, at once when the deployment changes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,14 @@ impl ReconcileHandle {
     /// Makes the loop look now.
     pub fn wake(&self) {
         self.wake.notify_one();
+    }
+
+    /// Returns once a pass has ended, counted from this call on; `false` where the loop has
+    /// ended. The pass under way may not see what was just written, the one after it does.
+    pub fn next_pass(&self) -> impl Future<Output = bool> + Send + use<> {
+        let mut passes = self.passes.clone();
+        passes.mark_unchanged();
+        async move { passes.changed().await.is_ok() }
     }
 
     /// Returns once the loop has looked at everything at least once.

@@ -1,0 +1,106 @@
+//! The router of the control-plane API.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use bytes::Bytes;
+use rune_http::{Auth, Edge, Readiness, secure};
+use rune_runtime::{ReconcileHandle, ReplicaRouter};
+use rune_store_runtime::{BlobStore, Store, Timestamp};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::routes::{agent_versions, audit, deployments, nodes, replicas, status, usage};
+
+/// The routes that answer without credentials.
+pub const PUBLIC_ROUTES: &[&str] = &["/health", "/ready"];
+
+/// What the control-plane API needs.
+pub struct ControlPlane {
+    /// Where everything is kept.
+    pub store: Store,
+    /// Where packages are kept.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Knows the load of replicas.
+    pub router: ReplicaRouter,
+    /// Woken by every change.
+    pub reconcile: ReconcileHandle,
+    /// This node.
+    pub node: NodeInfo,
+    /// Who may call.
+    pub auth: Auth,
+    /// What `/ready` reports.
+    pub readiness: Readiness,
+}
+
+/// A node of Rune.
+#[derive(Debug, Clone)]
+pub struct NodeInfo {
+    /// Its id.
+    pub id: String,
+    /// Where its public API listens.
+    pub gateway_addr: Option<SocketAddr>,
+    /// Where its control plane listens.
+    pub control_plane_addr: Option<SocketAddr>,
+    /// When it was started.
+    pub started_at: Timestamp,
+}
+
+/// What handlers share.
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) blobs: Arc<dyn BlobStore>,
+    pub(crate) router: ReplicaRouter,
+    pub(crate) reconcile: ReconcileHandle,
+    pub(crate) node: NodeInfo,
+    pub(crate) readiness: Readiness,
+    pub(crate) document: Bytes,
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Rune control plane",
+    description = "Publish and deploy agents. Every error has the body `ErrorBody`."
+))]
+struct Document;
+
+impl ControlPlane {
+    /// Every route of the control-plane API, protected.
+    #[must_use]
+    pub fn router(self) -> Router {
+        let (router, document) = all_routes();
+        let shared = Shared {
+            store: self.store,
+            blobs: self.blobs,
+            router: self.router,
+            reconcile: self.reconcile,
+            node: self.node,
+            readiness: self.readiness,
+            document: document.to_json().map(Bytes::from).unwrap_or_default(),
+        };
+        let router = router.with_state(Arc::new(shared));
+        Edge::new("control-plane", self.auth, PUBLIC_ROUTES).protect(router)
+    }
+}
+
+/// The one list of routes, and the document that describes it.
+fn all_routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
+    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(agent_versions::publish, agent_versions::list))
+        .routes(routes!(agent_versions::get))
+        .routes(routes!(deployments::apply, deployments::list))
+        .routes(routes!(deployments::get, deployments::delete))
+        .routes(routes!(deployments::scale))
+        .routes(routes!(replicas::list))
+        .routes(routes!(nodes::list))
+        .routes(routes!(audit::list))
+        .routes(routes!(usage::list))
+        .routes(routes!(status::health))
+        .routes(routes!(status::ready))
+        .routes(routes!(status::openapi))
+        .split_for_parts();
+    secure(&mut document, PUBLIC_ROUTES);
+    (router, document)
+}

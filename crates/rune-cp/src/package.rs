@@ -1,0 +1,49 @@
+//! Checking an uploaded package.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use rune_http::ApiError;
+use rune_spec::{AgentPackage, package};
+
+/// What the registry keeps of a Runefile.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Checked {
+    pub(crate) agent: String,
+    pub(crate) version: String,
+    pub(crate) description: String,
+}
+
+/// Unpacks and loads the package, so that nothing gets into the registry that could not run.
+pub(crate) async fn check(bytes: Bytes) -> Result<Checked, ApiError> {
+    let checked = tokio::task::spawn_blocking(move || unpack_and_load(&bytes)).await;
+    checked.map_err(|error| ApiError::internal(format!("package check: {error}")))?
+}
+
+fn unpack_and_load(bytes: &[u8]) -> Result<Checked, ApiError> {
+    let dir = tempfile::tempdir()
+        .map_err(|error| ApiError::internal(format!("temporary directory: {error}")))?;
+    let content = dir.path().join("package");
+    package::unpack(bytes, &content).map_err(|error| match &error {
+        package::PackageError::Io { source, .. } => {
+            ApiError::internal(format!("{error}: {source}"))
+        }
+        package::PackageError::Archive(source) => ApiError::invalid(format!("{error}: {source}")),
+        _ => ApiError::invalid(error.to_string()),
+    })?;
+    let loaded = AgentPackage::load(&content)
+        .map_err(|errors| ApiError::invalid(relative(&errors.to_string(), &content)))?;
+    Ok(Checked {
+        agent: loaded.runefile.name.to_string(),
+        version: loaded.runefile.version.to_string(),
+        description: loaded.runefile.description.unwrap_or_default(),
+    })
+}
+
+/// The message with the paths of the package, not those of the temporary directory.
+fn relative(message: &str, dir: &Path) -> String {
+    let prefix = format!("{}/", dir.display());
+    message
+        .replace(&prefix, "")
+        .replace(&dir.display().to_string(), "the package")
+}

@@ -1,0 +1,9 @@
+//! Handlers, one file per resource: extract, call, map.
+
+pub(crate) mod agent_versions;
+pub(crate) mod audit;
+pub(crate) mod deployments;
+pub(crate) mod nodes;
+pub(crate) mod replicas;
+pub(crate) mod status;
+pub(crate) mod usage;

@@ -1,0 +1,184 @@
+//! The registry of agent versions.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use rune_http::{
+    ApiError, Caller, ErrorBody, Json, MAX_PACKAGE_BYTES, Path, Query, page_request, read_body,
+};
+use rune_store_runtime::{PublishVersion, Timestamp, VersionFilter, VersionId, VersionRow};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::audit;
+use crate::control_plane::Shared;
+use crate::package::check;
+
+/// The types a package may be sent as.
+const PACKAGE_TYPES: [&str; 2] = ["application/octet-stream", "application/x-tar"];
+
+/// An immutable version of an agent package.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VersionView {
+    #[schema(value_type = String)]
+    id: VersionId,
+    agent: String,
+    /// Semantic version, from the Runefile.
+    version: String,
+    description: String,
+    /// `sha256:` and 64 hexadecimal digits.
+    digest: String,
+    /// Size of the package in bytes.
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<String>,
+    #[schema(value_type = String)]
+    created_at: Timestamp,
+}
+
+impl From<VersionRow> for VersionView {
+    fn from(row: VersionRow) -> Self {
+        Self {
+            id: row.id,
+            agent: row.agent,
+            version: row.version,
+            description: row.description,
+            digest: row.digest,
+            size: row.size,
+            image: row.image,
+            signature: row.signature,
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// Versions, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VersionPage {
+    items: Vec<VersionView>,
+    /// The `cursor` of the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// Which versions to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    /// Only of this agent.
+    agent: Option<String>,
+    /// Only with this digest.
+    digest: Option<String>,
+    /// Rows at the most: 1 to 1000, 50 by default.
+    limit: Option<u32>,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// Publishes a package (a tar archive, as `rune build` makes it, 64 MiB at the most).
+/// Publishing the same bytes again answers the version that is there.
+#[utoipa::path(
+    post, path = "/v1/agent-versions", tag = "agent versions",
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses(
+        (status = 201, body = VersionView, description = "Published"),
+        (status = 200, body = VersionView, description = "It was there already"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn publish(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    request: Request,
+) -> Result<(StatusCode, Json<VersionView>), ApiError> {
+    let sent_as = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    if !sent_as.is_some_and(|sent| PACKAGE_TYPES.contains(&sent)) {
+        let types = PACKAGE_TYPES.join("` or `");
+        return Err(ApiError::invalid(format!(
+            "the package needs `content-type: {types}`"
+        )));
+    }
+    let bytes = read_body(request, MAX_PACKAGE_BYTES).await?;
+    let size = bytes.len() as u64;
+    let checked = check(bytes.clone()).await?;
+    let digest = shared.blobs.put(bytes).await?;
+    let publish = PublishVersion {
+        version_id: VersionId::generate(),
+        agent: checked.agent,
+        version: checked.version,
+        description: checked.description,
+        digest,
+        size,
+        image: None,
+        signature: None,
+    };
+    let new_id = publish.version_id;
+    let row = shared.store.write(publish).await?;
+    if row.id != new_id {
+        return Ok((StatusCode::OK, Json(row.into())));
+    }
+    let resource = format!("{} {}", row.agent, row.version);
+    audit::record(
+        &shared.store,
+        &caller,
+        "version.publish",
+        resource,
+        row.digest.clone(),
+    )
+    .await?;
+    Ok((StatusCode::CREATED, Json(row.into())))
+}
+
+/// Versions, newest first.
+#[utoipa::path(
+    get, path = "/v1/agent-versions", tag = "agent versions", params(ListQuery),
+    responses(
+        (status = 200, body = VersionPage, description = "A part of the list"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn list(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<VersionPage>, ApiError> {
+    let page = page_request(query.limit, query.cursor)?;
+    let filter = VersionFilter {
+        agent: query.agent,
+        digest: query.digest,
+    };
+    let found = shared
+        .store
+        .versions(&filter, &page)
+        .await?
+        .map(VersionView::from);
+    Ok(Json(VersionPage {
+        items: found.items,
+        next: found.next,
+    }))
+}
+
+/// One version.
+#[utoipa::path(
+    get, path = "/v1/agent-versions/{id}", tag = "agent versions",
+    params(("id" = String, Path, description = "The version")),
+    responses(
+        (status = 200, body = VersionView, description = "The version"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn get(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<VersionId>,
+) -> Result<Json<VersionView>, ApiError> {
+    let row = shared.store.version(id).await?;
+    row.map(|row| Json(row.into()))
+        .ok_or_else(|| ApiError::not_found("version", &id))
+}

@@ -1,0 +1,493 @@
+//! Deployments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use http::StatusCode;
+use rune_http::{ApiError, Caller, ErrorBody, Json, Path, Query, page_request};
+use rune_spec::AgentName;
+use rune_store_runtime::{
+    ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentId, DeploymentRow,
+    DeploymentState, ErrorCode, PageRequest, ScaleDeployment, Timestamp, VersionFilter, VersionId,
+    VersionRow,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::audit;
+use crate::control_plane::Shared;
+
+/// Replicas of a deployment at the most.
+const MAX_REPLICAS: u32 = 100;
+/// Variables of a deployment at the most.
+const MAX_ENV_VARIABLES: usize = 256;
+/// Names and values of a deployment's variables together, in bytes.
+const MAX_ENV_BYTES: usize = 64 * 1024;
+/// How long `?wait=ready` waits where no time is given, in milliseconds.
+const DEFAULT_WAIT_MS: u64 = 30_000;
+/// How long `?wait=ready` waits at the most, in milliseconds.
+const MAX_WAIT_MS: u64 = 300_000;
+/// The namespace where a version may change its content.
+const DEV: &str = "dev";
+
+/// What to deploy: `agent_version`, or `agent` with `version` or `digest`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ApplyRequest {
+    /// Id of the version.
+    #[schema(value_type = Option<String>)]
+    agent_version: Option<VersionId>,
+    /// Name of the agent.
+    agent: Option<String>,
+    /// Its semantic version; the one published last where several packages carry it.
+    version: Option<String>,
+    /// Its digest.
+    digest: Option<String>,
+    /// Namespace, `dev` by default.
+    #[serde(default = "dev")]
+    #[schema(required = false)]
+    namespace: String,
+    /// Alias, `stable` by default.
+    #[serde(default = "stable")]
+    #[schema(required = false)]
+    alias: String,
+    /// Replicas, 0 to 100, 1 by default.
+    #[serde(default = "one")]
+    #[schema(required = false)]
+    replicas: u32,
+    /// Variables for the agent, over the daemon's own.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+}
+
+fn dev() -> String {
+    DEV.to_owned()
+}
+
+fn stable() -> String {
+    "stable".to_owned()
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// How many replicas are wanted.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ScaleRequest {
+    /// 0 to 100.
+    replicas: u32,
+}
+
+/// The desired replicas of an agent version, and what was observed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeploymentView {
+    #[schema(value_type = String)]
+    id: DeploymentId,
+    namespace: String,
+    agent: String,
+    alias: String,
+    #[schema(value_type = String)]
+    version_id: VersionId,
+    /// Replicas wanted.
+    replicas: u32,
+    /// Names of the variables; values are never shown.
+    env: Vec<String>,
+    /// One more with every change.
+    generation: u64,
+    /// `pending`, `ready`, `degraded`, `failed` or `stopped`.
+    state: &'static str,
+    /// Why, for a person.
+    reason: String,
+    #[schema(value_type = String)]
+    created_at: Timestamp,
+    #[schema(value_type = String)]
+    updated_at: Timestamp,
+}
+
+impl From<DeploymentRow> for DeploymentView {
+    fn from(row: DeploymentRow) -> Self {
+        Self {
+            id: row.id,
+            namespace: row.namespace,
+            agent: row.agent,
+            alias: row.alias,
+            version_id: row.version_id,
+            replicas: row.replicas,
+            env: row.env.into_keys().collect(),
+            generation: row.generation,
+            state: row.state.as_str(),
+            reason: row.reason,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
+}
+
+/// Deployments by namespace, agent, alias.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeploymentPage {
+    items: Vec<DeploymentView>,
+    /// The `cursor` of the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// Which deployments to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    /// Only in this namespace.
+    namespace: Option<String>,
+    /// Only of this agent.
+    agent: Option<String>,
+    /// Only with this alias.
+    alias: Option<String>,
+    /// Rows at the most: 1 to 1000, 50 by default.
+    limit: Option<u32>,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// Whether to wait for the outcome.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WaitQuery {
+    /// `ready`: answer once the deployment is ready, stopped or failed, or the time is over.
+    wait: Option<Wait>,
+    /// How long to wait: 30000 by default, 300000 at the most.
+    timeout_ms: Option<u64>,
+}
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Wait {
+    /// Until the outcome is known.
+    Ready,
+}
+
+impl WaitQuery {
+    fn duration(&self) -> Result<Option<Duration>, ApiError> {
+        let millis = self.timeout_ms.unwrap_or(DEFAULT_WAIT_MS);
+        if millis > MAX_WAIT_MS {
+            return Err(ApiError::invalid(format!(
+                "`timeout_ms` must be 0 to {MAX_WAIT_MS}"
+            )));
+        }
+        Ok(self.wait.map(|Wait::Ready| Duration::from_millis(millis)))
+    }
+}
+
+/// Creates the deployment of (namespace, agent, alias), or moves the one that is there.
+#[utoipa::path(
+    post, path = "/v1/deployments", tag = "deployments", params(WaitQuery),
+    request_body = ApplyRequest,
+    responses(
+        (status = 201, body = DeploymentView, description = "Created"),
+        (status = 200, body = DeploymentView, description = "Changed, or as it was"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn apply(
+    State(shared): State<Arc<Shared>>,
+    Query(wait): Query<WaitQuery>,
+    caller: Caller,
+    Json(body): Json<ApplyRequest>,
+) -> Result<(StatusCode, Json<DeploymentView>), ApiError> {
+    let wait = wait.duration()?;
+    check_label("namespace", &body.namespace)?;
+    check_label("alias", &body.alias)?;
+    check_replicas(body.replicas)?;
+    check_env(&body.env)?;
+    let version = find_version(&shared, &body).await?;
+    if body.namespace != DEV {
+        check_immutable(&shared, &body.namespace, &version).await?;
+    }
+    let apply = ApplyDeployment {
+        deployment_id: DeploymentId::generate(),
+        namespace: body.namespace,
+        agent: version.agent,
+        alias: body.alias,
+        version_id: version.id,
+        replicas: body.replicas,
+        env: body.env,
+    };
+    let new_id = apply.deployment_id;
+    let row = shared.store.write(apply).await?;
+    let status = if row.id == new_id {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    let reason = format!(
+        "version {} ({}), {} replicas",
+        version.version, version.id, row.replicas
+    );
+    let row = changed(&shared, &caller, "deployment.apply", reason, row, wait).await?;
+    Ok((status, Json(row.into())))
+}
+
+/// Changes how many replicas are wanted; 0 stops the deployment.
+#[utoipa::path(
+    post, path = "/v1/deployments/{id}/scale", tag = "deployments",
+    params(("id" = String, Path, description = "The deployment"), WaitQuery),
+    request_body = ScaleRequest,
+    responses(
+        (status = 200, body = DeploymentView, description = "The deployment as it is now"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn scale(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<DeploymentId>,
+    Query(wait): Query<WaitQuery>,
+    caller: Caller,
+    Json(body): Json<ScaleRequest>,
+) -> Result<Json<DeploymentView>, ApiError> {
+    let wait = wait.duration()?;
+    check_replicas(body.replicas)?;
+    let scale = ScaleDeployment {
+        deployment_id: id,
+        replicas: body.replicas,
+    };
+    let row = shared.store.write(scale).await?;
+    let reason = format!("{} replicas", row.replicas);
+    let row = changed(&shared, &caller, "deployment.scale", reason, row, wait).await?;
+    Ok(Json(row.into()))
+}
+
+/// Deployments by namespace, agent, alias.
+#[utoipa::path(
+    get, path = "/v1/deployments", tag = "deployments", params(ListQuery),
+    responses(
+        (status = 200, body = DeploymentPage, description = "A part of the list"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn list(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<DeploymentPage>, ApiError> {
+    let page = page_request(query.limit, query.cursor)?;
+    let filter = DeploymentFilter {
+        namespace: query.namespace,
+        agent: query.agent,
+        alias: query.alias,
+    };
+    let found = shared
+        .store
+        .deployments(&filter, &page)
+        .await?
+        .map(DeploymentView::from);
+    Ok(Json(DeploymentPage {
+        items: found.items,
+        next: found.next,
+    }))
+}
+
+/// One deployment.
+#[utoipa::path(
+    get, path = "/v1/deployments/{id}", tag = "deployments",
+    params(("id" = String, Path, description = "The deployment")),
+    responses(
+        (status = 200, body = DeploymentView, description = "The deployment"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn get(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<DeploymentId>,
+) -> Result<Json<DeploymentView>, ApiError> {
+    find(&shared, id).await.map(|row| Json(row.into()))
+}
+
+/// Deletes a deployment; its replicas finish what they have. Requests and sessions stay.
+#[utoipa::path(
+    delete, path = "/v1/deployments/{id}", tag = "deployments",
+    params(("id" = String, Path, description = "The deployment")),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn delete(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<DeploymentId>,
+    caller: Caller,
+) -> Result<StatusCode, ApiError> {
+    let row = find(&shared, id).await?;
+    shared
+        .store
+        .write(DeleteDeployment { deployment_id: id })
+        .await?;
+    shared.reconcile.wake();
+    let (resource, reason) = (audit::resource(&row), id.to_string());
+    audit::record(
+        &shared.store,
+        &caller,
+        "deployment.delete",
+        resource,
+        reason,
+    )
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn find(shared: &Shared, id: DeploymentId) -> Result<DeploymentRow, ApiError> {
+    let row = shared.store.deployment(id).await?;
+    row.ok_or_else(|| ApiError::not_found("deployment", &id))
+}
+
+/// What follows every change: the loop looks, the audit trail knows, and the caller waits
+/// if it likes.
+async fn changed(
+    shared: &Shared,
+    caller: &Caller,
+    kind: &str,
+    reason: String,
+    row: DeploymentRow,
+    wait: Option<Duration>,
+) -> Result<DeploymentRow, ApiError> {
+    shared.reconcile.wake();
+    audit::record(&shared.store, caller, kind, audit::resource(&row), reason).await?;
+    let Some(wait) = wait else { return Ok(row) };
+    let waiting = settled(shared, row.id);
+    match tokio::time::timeout(wait, waiting).await {
+        Ok(row) => row,
+        Err(_) => find(shared, row.id).await,
+    }
+}
+
+/// The deployment once its outcome is known.
+async fn settled(shared: &Shared, id: DeploymentId) -> Result<DeploymentRow, ApiError> {
+    // The pass under way may not have seen the change; the one after it has.
+    for _ in 0..2 {
+        let pass = shared.reconcile.next_pass();
+        shared.reconcile.wake();
+        pass.await;
+    }
+    loop {
+        let pass = shared.reconcile.next_pass();
+        let row = find(shared, id).await?;
+        match row.state {
+            DeploymentState::Ready | DeploymentState::Stopped | DeploymentState::Failed => {
+                return Ok(row);
+            }
+            DeploymentState::Pending | DeploymentState::Degraded => {}
+        }
+        if !pass.await {
+            return Ok(row);
+        }
+    }
+}
+
+async fn find_version(shared: &Shared, body: &ApplyRequest) -> Result<VersionRow, ApiError> {
+    let choice = "name what to deploy: `agent_version`, or `agent` with `version` or `digest`";
+    if let Some(id) = body.agent_version {
+        if body.agent.is_some() || body.version.is_some() || body.digest.is_some() {
+            return Err(ApiError::invalid(choice));
+        }
+        let row = shared.store.version(id).await?;
+        return row.ok_or_else(|| ApiError::not_found("version", &id));
+    }
+    let (Some(agent), true) = (&body.agent, body.version.is_some() != body.digest.is_some()) else {
+        return Err(ApiError::invalid(choice));
+    };
+    let filter = VersionFilter {
+        agent: Some(agent.clone()),
+        digest: body.digest.clone(),
+    };
+    let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
+    loop {
+        let found = shared.store.versions(&filter, &page).await?;
+        let wanted = |row: &VersionRow| body.version.as_ref().is_none_or(|v| *v == row.version);
+        if let Some(row) = found.items.into_iter().find(wanted) {
+            return Ok(row);
+        }
+        page.cursor = found.next;
+        if page.cursor.is_none() {
+            let wanted = body.version.as_ref().or(body.digest.as_ref());
+            let name = format!("{agent} {}", wanted.map_or("", String::as_str));
+            return Err(ApiError::not_found("version", &name));
+        }
+    }
+}
+
+/// Outside `dev` a semantic version means one package: another one needs a new version.
+async fn check_immutable(
+    shared: &Shared,
+    namespace: &str,
+    version: &VersionRow,
+) -> Result<(), ApiError> {
+    let filter = DeploymentFilter {
+        namespace: Some(namespace.to_owned()),
+        agent: Some(version.agent.clone()),
+        alias: None,
+    };
+    let page = PageRequest::first(PageRequest::MAX_LIMIT);
+    for deployment in shared.store.deployments(&filter, &page).await?.items {
+        let deployed = shared.store.version(deployment.version_id).await?;
+        let other =
+            |row: &VersionRow| row.version == version.version && row.digest != version.digest;
+        if let Some(row) = deployed.filter(other) {
+            return Err(ApiError::new(
+                ErrorCode::Conflict,
+                format!(
+                    "`{}` {} is deployed in `{namespace}` with another content ({}); give the \
+                     changed package a new version",
+                    row.agent, row.version, row.digest
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_label(what: &str, text: &str) -> Result<(), ApiError> {
+    match text.parse::<AgentName>() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ApiError::invalid(format!("`{what}`: {error}"))),
+    }
+}
+
+fn check_replicas(replicas: u32) -> Result<(), ApiError> {
+    if replicas > MAX_REPLICAS {
+        let message = format!("`replicas` must be 0 to {MAX_REPLICAS}, not {replicas}");
+        return Err(ApiError::invalid(message));
+    }
+    Ok(())
+}
+
+fn check_env(env: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    let bytes: usize = env
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if env.len() > MAX_ENV_VARIABLES || bytes > MAX_ENV_BYTES {
+        return Err(ApiError::new(
+            ErrorCode::TooLarge,
+            format!("`env` has more than {MAX_ENV_VARIABLES} variables or {MAX_ENV_BYTES} bytes"),
+        ));
+    }
+    let start = |c: char| c.is_ascii_alphabetic() || c == '_';
+    let name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for (key, value) in env {
+        if !key.starts_with(start) || !key.chars().all(name) {
+            return Err(ApiError::invalid(format!(
+                "`env`: {key:?} is not a variable's name"
+            )));
+        }
+        if value.contains('\0') {
+            return Err(ApiError::invalid(format!(
+                "`env`: the value of `{key}` has a NUL"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! The process itself: liveness, readiness, the API document.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use http::header::CONTENT_TYPE;
+use rune_http::{ErrorBody, Health, Json, ReadyReport};
+
+use crate::control_plane::Shared;
+
+/// Whether the process lives.
+#[utoipa::path(
+    get, path = "/health", tag = "status",
+    responses((status = 200, body = Health, description = "It does"))
+)]
+pub(crate) async fn health() -> Json<Health> {
+    Json(Health::new(env!("CARGO_PKG_VERSION")))
+}
+
+/// Whether every part of the process is ready.
+#[utoipa::path(
+    get, path = "/ready", tag = "status",
+    responses(
+        (status = 200, body = ReadyReport, description = "Every part is ready"),
+        (status = 503, body = ReadyReport, description = "Some part is not"),
+    )
+)]
+pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    ReadyReport::new(&shared.readiness).into_response()
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "status",
+    responses(
+        (status = 200, body = Object, description = "OpenAPI 3.1"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn openapi(State(shared): State<Arc<Shared>>) -> Response {
+    (
+        [(CONTENT_TYPE, "application/json")],
+        shared.document.clone(),
+    )
+        .into_response()
+}

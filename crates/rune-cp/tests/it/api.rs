@@ -1,0 +1,227 @@
+//! What a user of the control plane sees.
+
+use std::collections::BTreeSet;
+
+use rune_cp::PUBLIC_ROUTES;
+use rune_http::Auth;
+use serde_json::json;
+
+use crate::control_plane::{TestControlPlane, answer, refusal};
+
+/// Every route of this API. A new one is added here with its rule.
+const ROUTES: [(&str, &str, bool); 15] = [
+    ("POST", "/v1/agent-versions", true),
+    ("GET", "/v1/agent-versions", true),
+    ("GET", "/v1/agent-versions/{id}", true),
+    ("POST", "/v1/deployments", true),
+    ("GET", "/v1/deployments", true),
+    ("GET", "/v1/deployments/{id}", true),
+    ("DELETE", "/v1/deployments/{id}", true),
+    ("POST", "/v1/deployments/{id}/scale", true),
+    ("GET", "/v1/replicas", true),
+    ("GET", "/v1/nodes", true),
+    ("GET", "/v1/audit", true),
+    ("GET", "/v1/usage", true),
+    ("GET", "/openapi.json", true),
+    ("GET", "/health", false),
+    ("GET", "/ready", false),
+];
+
+#[tokio::test]
+async fn only_health_and_readiness_answer_without_credentials() {
+    let auth = Auth::new(Some(&"key".to_owned().into()), None, None).unwrap();
+    let cp = TestControlPlane::start(auth).await;
+    for (method, path, protected) in ROUTES {
+        let request = || cp.client.request(method.parse().unwrap(), cp.url(path));
+        let (status, code, _) = refusal(request()).await;
+        if protected {
+            assert_eq!(
+                (status, code.as_str()),
+                (401, "unauthenticated"),
+                "{method} {path}"
+            );
+            let right = refusal(request().header("x-api-key", "key")).await;
+            assert!(
+                right.0 != 401 && right.0 != 405,
+                "{method} {path}: {right:?}"
+            );
+        } else {
+            assert_eq!(status, 200, "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_document_lists_exactly_the_routes_and_their_rules() {
+    let cp = TestControlPlane::start(Auth::Anonymous).await;
+    let (_, document) = answer(cp.get("/openapi.json")).await;
+    let mut found = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let rules = operation["security"].as_array().unwrap();
+            assert_eq!(
+                rules.is_empty(),
+                PUBLIC_ROUTES.contains(&path.as_str()),
+                "{path}"
+            );
+            found.insert((method.to_uppercase(), path.clone(), !rules.is_empty()));
+        }
+    }
+    let rule = |(m, p, rule): &(&str, &str, bool)| ((*m).to_owned(), (*p).to_owned(), *rule);
+    assert_eq!(found, ROUTES.iter().map(rule).collect());
+}
+
+#[tokio::test]
+async fn a_package_is_published_once() {
+    let cp = TestControlPlane::start(Auth::Anonymous).await;
+    let package = cp.platform.package("hello", "1.2.3", "");
+    let (status, version) = answer(cp.publish(package.clone())).await;
+    assert_eq!(status, 201, "{version}");
+    assert_eq!(
+        (&version["agent"], &version["version"]),
+        (&json!("hello"), &json!("1.2.3"))
+    );
+    assert_eq!(answer(cp.publish(package)).await, (200, version.clone()));
+    let path = format!("/v1/agent-versions/{}", version["id"].as_str().unwrap());
+    assert_eq!(answer(cp.get(&path)).await, (200, version.clone()));
+    let (_, list) = answer(cp.get("/v1/agent-versions?agent=hello")).await;
+    assert_eq!(list["items"], json!([version]));
+    let unknown = cp.get(&format!("/v1/agent-versions/ver_{}", "0".repeat(32)));
+    assert_eq!(refusal(unknown).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_package_that_is_not_valid_is_refused_with_the_place() {
+    let cp = TestControlPlane::start(Auth::Anonymous).await;
+    let (status, code, message) = refusal(cp.publish(b"not a tar archive".repeat(100))).await;
+    assert_eq!((status, code.as_str()), (400, "invalid_input"), "{message}");
+    let package = cp.platform.package("Hello", "1.2.3", "");
+    let (status, code, message) = refusal(cp.publish(package)).await;
+    assert_eq!((status, code.as_str()), (400, "invalid_input"));
+    assert!(message.contains("Runefile:1:"), "{message}");
+    assert!(!message.contains("/tmp"), "{message}");
+    let (_, list) = answer(cp.get("/v1/agent-versions")).await;
+    assert_eq!(list["items"], json!([]));
+    let json = cp.post("/v1/agent-versions", &json!({}));
+    assert_eq!(refusal(json).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_deployment_is_made_moved_scaled_and_deleted_and_all_of_it_is_audited() {
+    let cp = TestControlPlane::start(Auth::Anonymous).await;
+    answer(cp.publish(cp.platform.package("hello", "1.0.0", ""))).await;
+    let body = json!({"agent": "hello", "version": "1.0.0", "env": {"TOKEN": "secret-value"}});
+    let (status, row) = answer(cp.post("/v1/deployments?wait=ready", &body)).await;
+    assert_eq!((status, &row["state"]), (201, &json!("ready")), "{row}");
+    assert_eq!(
+        (&row["namespace"], &row["alias"]),
+        (&json!("dev"), &json!("stable"))
+    );
+    assert_eq!(row["env"], json!(["TOKEN"]));
+    assert!(!row.to_string().contains("secret-value"));
+    let (status, again) = answer(cp.post("/v1/deployments", &body)).await;
+    assert_eq!((status, &again["generation"]), (200, &json!(1)));
+
+    let path = format!("/v1/deployments/{}", row["id"].as_str().unwrap());
+    let scale = cp.post(&format!("{path}/scale?wait=ready"), &json!({"replicas": 2}));
+    assert_eq!(answer(scale).await.1["state"], "ready");
+    let deployment = row["id"].as_str().unwrap();
+    let (_, replicas) = answer(cp.get(&format!("/v1/replicas?deployment={deployment}"))).await;
+    assert_eq!(replicas["items"].as_array().unwrap().len(), 2);
+    assert_eq!(replicas["items"][0]["in_flight"], 0);
+    let stop = cp.post(&format!("{path}/scale?wait=ready"), &json!({"replicas": 0}));
+    assert_eq!(answer(stop).await.1["state"], "stopped");
+    let (_, list) = answer(cp.get("/v1/deployments?namespace=dev&agent=hello&alias=stable")).await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
+
+    assert_eq!(answer(cp.client.delete(cp.url(&path))).await.0, 204);
+    assert_eq!(refusal(cp.get(&path)).await.0, 404);
+    assert_eq!(refusal(cp.client.delete(cp.url(&path))).await.0, 404);
+    let (_, audit) = answer(cp.get("/v1/audit")).await;
+    let kinds: Vec<_> = audit["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| &row["kind"])
+        .collect();
+    let expected = [
+        "deployment.delete",
+        "deployment.scale",
+        "deployment.scale",
+        "deployment.apply",
+        "deployment.apply",
+        "version.publish",
+    ];
+    assert_eq!(kinds, expected);
+    let (_, some) = answer(cp.get("/v1/audit?kind=deployment.apply&limit=1")).await;
+    assert_eq!(some["items"][0]["resource"], "dev/hello:stable");
+    assert!(some["next"].is_string());
+}
+
+#[tokio::test]
+async fn outside_dev_a_version_keeps_its_content() {
+    let cp = TestControlPlane::start(Auth::Anonymous).await;
+    let script = "rules:\n  - respond: changed\n";
+    let (_, one) = answer(cp.publish(cp.platform.package("hello", "1.0.0", ""))).await;
+    let (_, two) = answer(cp.publish(cp.platform.package("hello", "1.0.0", script))).await;
+    let deploy = |id: &serde_json::Value, namespace: &str| {
+        cp.post(
+            "/v1/deployments",
+            &json!({"agent_version": id, "namespace": namespace}),
+        )
+    };
+    for namespace in ["dev", "prod"] {
+        assert_eq!(answer(deploy(&one["id"], namespace)).await.0, 201);
+    }
+    assert_eq!(answer(deploy(&two["id"], "dev")).await.0, 200);
+    let (status, code, message) = refusal(deploy(&two["id"], "prod")).await;
+    assert_eq!((status, code.as_str()), (409, "conflict"), "{message}");
+}
+
+#[tokio::test]
+async fn wrong_deployments_are_refused() {
+    let cp = TestControlPlane::start(Auth::Anonymous).await;
+    answer(cp.publish(cp.platform.package("hello", "1.0.0", ""))).await;
+    let hello = |extra: serde_json::Value| {
+        let mut body = json!({"agent": "hello", "version": "1.0.0"});
+        body.as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        body
+    };
+    for (body, status) in [
+        (json!({}), 400),
+        (json!({"agent": "hello"}), 400),
+        (json!({"agent": "hello", "version": "9.9.9"}), 404),
+        (
+            json!({"agent_version": format!("ver_{}", "0".repeat(32))}),
+            404,
+        ),
+        (json!({"agent_version": "hello"}), 400),
+        (hello(json!({"replicas": 101})), 400),
+        (hello(json!({"namespace": "Prod"})), 400),
+        (hello(json!({"alias": ""})), 400),
+        (hello(json!({"env": {"A=B": "x"}})), 400),
+        (hello(json!({"env": {"A": "x".repeat(70_000)}})), 413),
+        (hello(json!({"replica": 1})), 400),
+    ] {
+        let refused = refusal(cp.post("/v1/deployments", &body)).await;
+        assert_eq!(refused.0, status, "{refused:?}");
+    }
+    let late = cp.post(
+        "/v1/deployments?wait=ready&timeout_ms=999999999",
+        &hello(json!({})),
+    );
+    assert_eq!(refusal(late).await.0, 400);
+}
+
+#[tokio::test]
+async fn nodes_and_usage_are_shown() {
+    let cp = TestControlPlane::start(Auth::Anonymous).await;
+    let (_, nodes) = answer(cp.get("/v1/nodes")).await;
+    assert_eq!(nodes["items"][0]["id"], "node-1");
+    let (status, usage) = answer(cp.get("/v1/usage?since=2026-01-01T00:00:00Z")).await;
+    assert_eq!(status, 200, "{usage}");
+    assert_eq!(usage["totals"], json!({"items": [], "complete": true}));
+    assert_eq!(refusal(cp.get("/v1/usage?since=yesterday")).await.0, 400);
+}

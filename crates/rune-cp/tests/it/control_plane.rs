@@ -1,0 +1,93 @@
+//! A control plane and a client of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Client, RequestBuilder};
+use rune_cp::{ControlPlane, NodeInfo};
+use rune_http::{Auth, Readiness, Server};
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::platform::Platform;
+
+pub(crate) struct TestControlPlane {
+    pub(crate) platform: Platform,
+    pub(crate) client: Client,
+    base: String,
+}
+
+impl TestControlPlane {
+    pub(crate) async fn start(auth: Auth) -> Self {
+        let platform = Platform::start();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let control_plane = ControlPlane {
+            store: platform.store.clone(),
+            blobs: Arc::clone(&platform.blobs),
+            router: platform.engine.router().clone(),
+            reconcile: platform.reconcile.clone(),
+            node: NodeInfo {
+                id: "node-1".to_owned(),
+                gateway_addr: None,
+                control_plane_addr: Some(addr),
+                started_at: platform.store.now(),
+            },
+            auth,
+            readiness: Readiness::default(),
+        };
+        let tasks = platform.tasks.clone();
+        let server = Server::new(
+            "control-plane",
+            listener,
+            control_plane.router(),
+            tasks.clone(),
+        );
+        tasks.spawn(
+            "server",
+            server.run(tasks.shutdown(), Duration::from_secs(5)),
+        );
+        Self {
+            platform,
+            client: Client::new(),
+            base: format!("http://{addr}"),
+        }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(self.url(path))
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.client.post(self.url(path)).json(body)
+    }
+
+    pub(crate) fn publish(&self, package: Vec<u8>) -> RequestBuilder {
+        let request = self.client.post(self.url("/v1/agent-versions"));
+        request
+            .header("content-type", "application/x-tar")
+            .body(package)
+    }
+}
+
+/// Status and body.
+pub(crate) async fn answer(request: RequestBuilder) -> (u16, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    let text = response.text().await.unwrap();
+    (
+        status,
+        serde_json::from_str(&text).unwrap_or(Value::String(text)),
+    )
+}
+
+/// Status, code and message of an error.
+pub(crate) async fn refusal(request: RequestBuilder) -> (u16, String, String) {
+    let (status, body) = answer(request).await;
+    let text = |name: &str| body["error"][name].as_str().unwrap_or_default().to_owned();
+    (status, text("code"), text("message"))
+}

@@ -1,0 +1,11 @@
+//! The control-plane API behind a real listener.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of tests are part of the tests"
+)]
+
+mod api;
+mod control_plane;
+#[path = "../../../rune-gateway/tests/it/platform.rs"]
+mod platform;

@@ -1,0 +1,209 @@
+//! Invoking an agent.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, State};
+use axum::response::{IntoResponse as _, Response};
+use http::StatusCode;
+use http::request::Parts;
+use rune_http::{ApiError, Caller, ErrorBody, Json, Path, Query, TokenUsage};
+use rune_runtime::{Invocation, Invoked, RequestEvent};
+use rune_store_runtime::{ErrorCode, Failure, IdempotencyKey, RequestId, RequestStatus, SessionId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::Target;
+use crate::event_body::event_stream;
+use crate::fingerprint::fingerprint;
+use crate::gateway::Shared;
+
+/// Longest idempotency key in bytes.
+const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
+
+/// What an agent is asked.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InvokeRequest {
+    /// The input: text, or what the agent's `input_schema` asks for.
+    input: Value,
+    /// The conversation; a new one where absent.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    session_id: Option<SessionId>,
+    /// Answer with events (`text/event-stream`).
+    #[serde(default)]
+    stream: bool,
+    /// Answer at once with 202; the request goes on.
+    #[serde(default)]
+    background: bool,
+    /// The caller's own notes, kept with the request.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    metadata: BTreeMap<String, Value>,
+}
+
+/// A finished request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct InvokeAnswer {
+    /// The request.
+    #[schema(value_type = String)]
+    request_id: RequestId,
+    /// Its session.
+    #[schema(value_type = String)]
+    session_id: SessionId,
+    /// What the agent answered.
+    output: Value,
+    /// Tokens of the whole request.
+    usage: TokenUsage,
+    /// `completed`.
+    #[schema(value_type = String)]
+    status: RequestStatus,
+}
+
+/// A request that goes on.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BackgroundAnswer {
+    /// The request.
+    #[schema(value_type = String)]
+    request_id: RequestId,
+    /// Its session.
+    #[schema(value_type = String)]
+    session_id: SessionId,
+}
+
+/// Invokes an agent. The request is durable before anything is answered and runs to its end
+/// even if the client leaves; the same `Idempotency-Key` with the same body answers the
+/// first request again.
+#[utoipa::path(
+    post, path = "/v1/agents/{name}/invoke", tag = "agents",
+    params(
+        ("name" = String, Path, description = "Name of the agent"),
+        Target,
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters"),
+    ),
+    request_body = InvokeRequest,
+    responses(
+        (status = 200, body = InvokeAnswer, description = "The answer, or events with `stream: true`"),
+        (status = 202, body = BackgroundAnswer, description = "Accepted, with `background: true`"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn invoke(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    Query(target): Query<Target>,
+    caller: Caller,
+    key: KeyHeader,
+    Json(body): Json<InvokeRequest>,
+) -> Result<Response, ApiError> {
+    if body.stream && body.background {
+        return Err(ApiError::invalid(
+            "`stream` and `background` exclude each other",
+        ));
+    }
+    let idempotency = key.with(&body, &caller, &target, &name)?;
+    let (stream, background) = (body.stream, body.background);
+    let invocation = Invocation {
+        namespace: target.ns,
+        agent: name,
+        alias: target.alias,
+        input: body.input,
+        session_id: body.session_id,
+        metadata: body.metadata,
+        caller: caller.id.as_ref().to_owned(),
+        idempotency,
+    };
+    let invoked = shared.engine.invoke(invocation).await?;
+    if stream {
+        return Ok(event_stream(invoked.events, shared.engine.shutdown()));
+    }
+    if background {
+        let Invoked {
+            request_id,
+            session_id,
+            ..
+        } = invoked;
+        let answer = Json(BackgroundAnswer {
+            request_id,
+            session_id,
+        });
+        return Ok((StatusCode::ACCEPTED, answer).into_response());
+    }
+    let request_id = invoked.request_id;
+    let last = invoked.events.last().await;
+    let last = last.map_err(|error| ApiError::from(error).of_request(request_id))?;
+    answer(request_id, last).map(Json).map(Json::into_response)
+}
+
+/// What the last event says.
+fn answer(id: RequestId, last: Option<RequestEvent>) -> Result<InvokeAnswer, ApiError> {
+    match last {
+        Some(RequestEvent::Done {
+            request_id,
+            session_id,
+            output,
+            status,
+            usage,
+        }) => Ok(InvokeAnswer {
+            request_id,
+            session_id,
+            output,
+            usage: usage.into(),
+            status,
+        }),
+        Some(RequestEvent::Error { code, message, .. }) => {
+            Err(ApiError::from(Failure { code, message }).of_request(id))
+        }
+        _ => {
+            let message = "the daemon ends before the request does; it is taken up again by \
+                           the next start, see `/v1/requests/{request_id}`";
+            Err(ApiError::new(ErrorCode::Unavailable, message).of_request(id))
+        }
+    }
+}
+
+/// The `Idempotency-Key` header, unchecked.
+pub(crate) struct KeyHeader(Option<Vec<u8>>);
+
+impl<S: Sync> FromRequestParts<S> for KeyHeader {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let value = parts.headers.get("idempotency-key");
+        Ok(Self(value.map(|value| value.as_bytes().to_owned())))
+    }
+}
+
+impl KeyHeader {
+    /// The key for this caller, agent and body.
+    fn with(
+        self,
+        body: &InvokeRequest,
+        caller: &Caller,
+        target: &Target,
+        agent: &str,
+    ) -> Result<Option<IdempotencyKey>, ApiError> {
+        let Some(key) = self.0 else { return Ok(None) };
+        let visible = key.iter().all(u8::is_ascii_graphic);
+        let key = String::from_utf8(key)
+            .ok()
+            .filter(|key| visible && (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()));
+        let Some(key) = key else {
+            return Err(ApiError::invalid(format!(
+                "`Idempotency-Key` must be 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters"
+            )));
+        };
+        let value = serde_json::to_value(body);
+        let print = value
+            .map_err(std::io::Error::from)
+            .and_then(|value| fingerprint(&value));
+        Ok(Some(IdempotencyKey {
+            scope: format!("{}\n{}/{agent}:{}", caller.id, target.ns, target.alias),
+            key,
+            fingerprint: print.map_err(|error| ApiError::internal(error.to_string()))?,
+        }))
+    }
+}

@@ -1,0 +1,351 @@
+//! Requests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use rune_http::{
+    ApiError, Caller, ErrorBody, Json, JsonOrDefault, Path, Query, TokenUsage, page_request,
+};
+use rune_store_runtime::{
+    DeploymentId, EntryBody, Failure, PageRequest, ReplicaId, RequestFilter, RequestId, RequestRow,
+    RequestStatus, SessionId, Timestamp, ToolInvocationRow, Usage, UsageFilter, UsageRow,
+    VersionId,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::gateway::Shared;
+
+/// Longest reason of a cancellation in bytes.
+const MAX_REASON_BYTES: usize = 1024;
+
+/// One invocation of an agent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RequestView {
+    #[schema(value_type = String)]
+    id: RequestId,
+    #[schema(value_type = String)]
+    session_id: SessionId,
+    namespace: String,
+    agent: String,
+    #[schema(value_type = String)]
+    deployment_id: DeploymentId,
+    #[schema(value_type = String)]
+    version_id: VersionId,
+    /// The replica that last took it.
+    #[schema(value_type = Option<String>)]
+    replica_id: Option<ReplicaId>,
+    /// `accepted`, `running`, `input-required`, `completed`, `failed` or `cancelled`.
+    status: &'static str,
+    /// How often a replica took it.
+    attempts: u32,
+    cancel_requested: bool,
+    /// Who asked.
+    caller: String,
+    #[schema(value_type = Object)]
+    metadata: BTreeMap<String, Value>,
+    /// Sequence number of the last journal entry.
+    last_seq: u64,
+    /// The answer, once completed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<Value>,
+    /// Why it did not complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<FailureView>,
+    /// Tokens so far.
+    usage: TokenUsage,
+    /// Model calls so far.
+    model_calls: u32,
+    /// Tool calls so far.
+    tool_calls: u32,
+    #[schema(value_type = String)]
+    created_at: Timestamp,
+    #[schema(value_type = String)]
+    updated_at: Timestamp,
+}
+
+/// Why something failed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FailureView {
+    /// One of the codes of `ErrorDetail`.
+    code: &'static str,
+    message: String,
+}
+
+impl From<Failure> for FailureView {
+    fn from(failure: Failure) -> Self {
+        Self {
+            code: failure.code.as_str(),
+            message: failure.message,
+        }
+    }
+}
+
+impl From<RequestRow> for RequestView {
+    fn from(row: RequestRow) -> Self {
+        Self {
+            id: row.id,
+            session_id: row.session_id,
+            namespace: row.namespace,
+            agent: row.agent,
+            deployment_id: row.deployment_id,
+            version_id: row.version_id,
+            replica_id: row.replica_id,
+            status: row.status.as_str(),
+            attempts: row.attempts,
+            cancel_requested: row.cancel_requested,
+            caller: row.caller,
+            metadata: row.metadata,
+            last_seq: row.last_seq,
+            output: row.output,
+            error: row.failure.map(Into::into),
+            usage: row.usage.into(),
+            model_calls: row.model_calls,
+            tool_calls: row.tool_calls,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
+}
+
+/// A request with everything it left behind.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RequestDetail {
+    #[serde(flatten)]
+    request: RequestView,
+    /// The input; absent where its journal is not stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<Value>,
+    /// Tokens by model.
+    models: Vec<ModelUsage>,
+    /// Tool calls, in order.
+    tools: Vec<ToolCallView>,
+}
+
+/// Tokens of one model.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelUsage {
+    provider: String,
+    model: String,
+    /// How often it was called.
+    calls: u32,
+    usage: TokenUsage,
+}
+
+/// One tool call.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ToolCallView {
+    /// The id of the call in the model's reply.
+    id: String,
+    /// The tool's name in the package.
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<Value>,
+    /// `intended`, `succeeded` or `failed`.
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<FailureView>,
+    /// How often it was run.
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<u64>,
+    #[schema(value_type = String)]
+    started_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    finished_at: Option<Timestamp>,
+}
+
+impl From<ToolInvocationRow> for ToolCallView {
+    fn from(row: ToolInvocationRow) -> Self {
+        Self {
+            id: row.call_id,
+            name: row.tool,
+            input: row.input,
+            state: row.state.as_str(),
+            error: row.failure.map(Into::into),
+            attempts: row.attempts,
+            duration_ms: row.duration_ms,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+        }
+    }
+}
+
+/// Requests, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RequestPage {
+    items: Vec<RequestView>,
+    /// The `cursor` of the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// Which requests to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    /// Only of agents in this namespace.
+    ns: Option<String>,
+    /// Only of this agent.
+    agent: Option<String>,
+    /// Only in one of these states, separated by commas.
+    status: Option<String>,
+    /// Only of this session.
+    #[param(value_type = Option<String>)]
+    session: Option<SessionId>,
+    /// Rows at the most: 1 to 1000, 50 by default.
+    limit: Option<u32>,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// Why a request is cancelled.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CancelRequest {
+    /// For a person; kept in the journal.
+    reason: Option<String>,
+}
+
+/// Requests, newest first.
+#[utoipa::path(
+    get, path = "/v1/requests", tag = "requests", params(ListQuery),
+    responses(
+        (status = 200, body = RequestPage, description = "A part of the list"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn list(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<RequestPage>, ApiError> {
+    let page = page_request(query.limit, query.cursor)?;
+    let filter = RequestFilter {
+        namespace: query.ns,
+        agent: query.agent,
+        session_id: query.session,
+        deployment_id: None,
+        statuses: query
+            .status
+            .as_deref()
+            .map(statuses)
+            .transpose()?
+            .unwrap_or_default(),
+    };
+    let found = shared.engine.store().requests(&filter, &page).await?;
+    let found = found.map(RequestView::from);
+    Ok(Json(RequestPage {
+        items: found.items,
+        next: found.next,
+    }))
+}
+
+fn statuses(text: &str) -> Result<Vec<RequestStatus>, ApiError> {
+    let parse = |word: &str| {
+        RequestStatus::parse(word.trim()).ok_or_else(|| {
+            let known = RequestStatus::ALL.map(RequestStatus::as_str).join(", ");
+            ApiError::invalid(format!("`status` has `{word}`, expected {known}"))
+        })
+    };
+    text.split(',').map(parse).collect()
+}
+
+/// One request, with its tokens by model and its tool calls.
+#[utoipa::path(
+    get, path = "/v1/requests/{id}", tag = "requests",
+    params(("id" = String, Path, description = "The request")),
+    responses(
+        (status = 200, body = RequestDetail, description = "The request"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn get(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<RequestId>,
+) -> Result<Json<RequestDetail>, ApiError> {
+    let row = shared.engine.request(id).await?;
+    let store = shared.engine.store();
+    let input = store
+        .journal(id, 0, 1)
+        .await?
+        .into_iter()
+        .find_map(|entry| match entry.body {
+            EntryBody::Accepted { input } => Some(input),
+            _ => None,
+        });
+    let tools = store.tool_invocations(id).await?;
+    Ok(Json(RequestDetail {
+        request: row.into(),
+        input,
+        models: by_model(&shared, id).await?,
+        tools: tools.into_iter().map(Into::into).collect(),
+    }))
+}
+
+/// The ledger of a request, summed by model. Its length is bounded by `max_steps`.
+async fn by_model(shared: &Shared, id: RequestId) -> Result<Vec<ModelUsage>, ApiError> {
+    let filter = UsageFilter {
+        request_id: Some(id),
+        ..UsageFilter::default()
+    };
+    let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
+    let mut sums: BTreeMap<(String, String), (u32, Usage)> = BTreeMap::new();
+    loop {
+        let found = shared.engine.store().usage(&filter, &page).await?;
+        for UsageRow {
+            provider,
+            model,
+            usage,
+            ..
+        } in found.items
+        {
+            let (calls, sum) = sums.entry((provider, model)).or_default();
+            *calls += 1;
+            sum.add(&usage);
+        }
+        page.cursor = found.next;
+        if page.cursor.is_none() {
+            break;
+        }
+    }
+    let view = |((provider, model), (calls, usage)): ((String, String), (u32, Usage))| ModelUsage {
+        provider,
+        model,
+        calls,
+        usage: usage.into(),
+    };
+    Ok(sums.into_iter().map(view).collect())
+}
+
+/// Cancels a request: its model stream and its tools end within a second. Cancelling twice,
+/// or after the end, is no error.
+#[utoipa::path(
+    post, path = "/v1/requests/{id}/cancel", tag = "requests",
+    params(("id" = String, Path, description = "The request")),
+    request_body = CancelRequest,
+    responses(
+        (status = 200, body = RequestView, description = "The request as it is now"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn cancel(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<RequestId>,
+    caller: Caller,
+    JsonOrDefault(body): JsonOrDefault<CancelRequest>,
+) -> Result<Json<RequestView>, ApiError> {
+    let reason = match body.reason {
+        Some(reason) if reason.len() > MAX_REASON_BYTES => {
+            let message = format!("`reason` is longer than {MAX_REASON_BYTES} bytes");
+            return Err(ApiError::invalid(message));
+        }
+        Some(reason) => reason,
+        None => format!("cancelled by {}", caller.id),
+    };
+    let row = shared.engine.cancel(id, &reason).await?;
+    Ok(Json(row.into()))
+}

@@ -1,0 +1,276 @@
+//! Sessions and their messages.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use http::StatusCode;
+use rune_http::{ApiError, ErrorBody, Json, JsonOrDefault, Path, Query, page_request};
+use rune_runtime::EngineError;
+use rune_store_runtime::{
+    Block, CreateSession, DeleteSession, MessageRow, Page, RequestId, Role, SessionId, SessionRow,
+    Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use super::Target;
+use crate::gateway::Shared;
+
+/// A new session.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateSessionRequest {
+    /// The caller's own notes.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    metadata: BTreeMap<String, Value>,
+}
+
+/// The new session.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CreateSessionResponse {
+    /// Its id.
+    #[schema(value_type = String)]
+    session_id: SessionId,
+}
+
+/// A conversation with one agent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SessionView {
+    #[schema(value_type = String)]
+    id: SessionId,
+    namespace: String,
+    agent: String,
+    /// The caller's own notes.
+    #[schema(value_type = Object)]
+    metadata: BTreeMap<String, Value>,
+    /// Messages in its history.
+    messages: u64,
+    /// Requests so far.
+    requests: u64,
+    #[schema(value_type = String)]
+    created_at: Timestamp,
+    #[schema(value_type = String)]
+    updated_at: Timestamp,
+}
+
+impl From<SessionRow> for SessionView {
+    fn from(row: SessionRow) -> Self {
+        Self {
+            id: row.id,
+            namespace: row.namespace,
+            agent: row.agent,
+            metadata: row.metadata,
+            messages: row.messages,
+            requests: row.requests,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
+}
+
+/// One message of a history.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct MessageView {
+    /// The journal entry of the request that it comes from.
+    seq: u64,
+    /// The request it belongs to.
+    #[schema(value_type = String)]
+    request_id: RequestId,
+    /// `user`, `assistant` or `tool`.
+    #[schema(value_type = String)]
+    role: Role,
+    /// What is said, in order.
+    blocks: Vec<BlockView>,
+    #[schema(value_type = String)]
+    created_at: Timestamp,
+}
+
+/// A part of a message.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum BlockView {
+    /// Plain text.
+    Text { text: String },
+    /// What the model thought.
+    Reasoning { text: String },
+    /// A tool call by the model.
+    ToolCall {
+        id: String,
+        name: String,
+        input: Value,
+    },
+    /// Its result.
+    ToolResult {
+        call_id: String,
+        name: String,
+        content: String,
+        is_error: bool,
+    },
+}
+
+impl BlockView {
+    /// The block without the provider's own form; none where nothing is left.
+    fn new(block: Block) -> Option<Self> {
+        match block {
+            Block::Text { text, .. } => Some(Self::Text { text }),
+            Block::Reasoning { text, .. } => Some(Self::Reasoning { text }),
+            Block::ToolCall {
+                id, name, input, ..
+            } => Some(Self::ToolCall { id, name, input }),
+            Block::ToolResult {
+                call_id,
+                name,
+                content,
+                is_error,
+            } => Some(Self::ToolResult {
+                call_id,
+                name,
+                content,
+                is_error,
+            }),
+            Block::Opaque { .. } => None,
+        }
+    }
+}
+
+impl From<MessageRow> for MessageView {
+    fn from(row: MessageRow) -> Self {
+        Self {
+            seq: row.seq,
+            request_id: row.request_id,
+            role: row.message.role,
+            blocks: row
+                .message
+                .blocks
+                .into_iter()
+                .filter_map(BlockView::new)
+                .collect(),
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// Messages, oldest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct MessagePage {
+    items: Vec<MessageView>,
+    /// The `cursor` of the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// A part of a list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PageQuery {
+    /// Rows at the most: 1 to 1000, 50 by default.
+    limit: Option<u32>,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// Creates a session without a request.
+#[utoipa::path(
+    post, path = "/v1/agents/{name}/sessions", tag = "sessions",
+    params(("name" = String, Path, description = "Name of the agent"), Target),
+    request_body = CreateSessionRequest,
+    responses(
+        (status = 201, body = CreateSessionResponse, description = "Created"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn create(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    Query(target): Query<Target>,
+    JsonOrDefault(body): JsonOrDefault<CreateSessionRequest>,
+) -> Result<(StatusCode, Json<CreateSessionResponse>), ApiError> {
+    let route = shared
+        .engine
+        .router()
+        .route(&target.ns, &name, &target.alias);
+    route.map_err(EngineError::from)?;
+    let session_id = SessionId::generate();
+    let create = CreateSession {
+        session_id: session_id.clone(),
+        namespace: target.ns,
+        agent: name,
+        metadata: body.metadata,
+    };
+    shared.engine.store().write(create).await?;
+    Ok((
+        StatusCode::CREATED,
+        Json(CreateSessionResponse { session_id }),
+    ))
+}
+
+/// One session.
+#[utoipa::path(
+    get, path = "/v1/sessions/{id}", tag = "sessions",
+    params(("id" = String, Path, description = "The session")),
+    responses(
+        (status = 200, body = SessionView, description = "The session"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn get(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<SessionId>,
+) -> Result<Json<SessionView>, ApiError> {
+    find(&shared, &id).await.map(|row| Json(row.into()))
+}
+
+/// The history of a session, oldest first.
+#[utoipa::path(
+    get, path = "/v1/sessions/{id}/messages", tag = "sessions",
+    params(("id" = String, Path, description = "The session"), PageQuery),
+    responses(
+        (status = 200, body = MessagePage, description = "A part of the history"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn messages(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<SessionId>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<MessagePage>, ApiError> {
+    let page = page_request(query.limit, query.cursor)?;
+    find(&shared, &id).await?;
+    let Page { items, next } = shared
+        .engine
+        .store()
+        .messages(&id, &page)
+        .await?
+        .map(Into::into);
+    Ok(Json(MessagePage { items, next }))
+}
+
+/// Deletes a session with its messages, requests and journals.
+#[utoipa::path(
+    delete, path = "/v1/sessions/{id}", tag = "sessions",
+    params(("id" = String, Path, description = "The session")),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn delete(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<SessionId>,
+) -> Result<StatusCode, ApiError> {
+    shared
+        .engine
+        .store()
+        .write(DeleteSession { session_id: id })
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn find(shared: &Shared, id: &SessionId) -> Result<SessionRow, ApiError> {
+    let row = shared.engine.store().session(id).await?;
+    row.ok_or_else(|| ApiError::not_found("session", id))
+}

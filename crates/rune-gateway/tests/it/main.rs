@@ -1,0 +1,13 @@
+//! The public API behind a real listener.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of tests are part of the tests"
+)]
+
+mod events;
+mod gateway;
+mod invoke;
+mod platform;
+mod resources;
+mod rules;

@@ -1,0 +1,160 @@
+//! The one layer around every route.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
+use http::header::ALLOW;
+use http::{HeaderName, HeaderValue, StatusCode};
+use rune_store_runtime::ErrorCode;
+use tracing::Instrument as _;
+use tracing::field::Empty;
+use uuid::Uuid;
+
+use crate::metrics::{method_label, record};
+use crate::{ApiError, Auth, Caller, origin};
+
+/// The header that names an HTTP request in every answer and in the log.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest path and query in bytes.
+pub const MAX_URI_BYTES: usize = 8 * 1024;
+
+/// Names and values of all headers together in bytes.
+pub const MAX_HEADER_BYTES: usize = 32 * 1024;
+
+/// What happens to every request before and after its handler. Cheap to clone.
+#[derive(Clone)]
+pub struct Edge {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    listener: &'static str,
+    auth: Auth,
+    public: &'static [&'static str],
+}
+
+impl Edge {
+    /// An edge for the listener of this name. The routes in `public` need no credentials.
+    #[must_use]
+    pub fn new(listener: &'static str, auth: Auth, public: &'static [&'static str]) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                listener,
+                auth,
+                public,
+            }),
+        }
+    }
+
+    /// Puts the edge around every route and the answers to paths and methods without one.
+    /// Nothing can be added to the router afterwards that would not be protected.
+    pub fn protect(self, router: Router) -> Router {
+        router
+            .fallback(|| async { ApiError::new(ErrorCode::NotFound, "there is no such path") })
+            .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+            .layer(from_fn_with_state(self, handle))
+    }
+
+    fn admit(&self, request: &Request, route: &str) -> Result<Caller, ApiError> {
+        let inner = &*self.inner;
+        let length = request
+            .uri()
+            .path_and_query()
+            .map_or(0, |uri| uri.as_str().len());
+        if length > MAX_URI_BYTES {
+            let message = format!("path and query are longer than {MAX_URI_BYTES} bytes");
+            return Err(ApiError::new(ErrorCode::TooLarge, message));
+        }
+        let headers = request.headers().iter();
+        let length: usize = headers
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        if length > MAX_HEADER_BYTES {
+            let message = format!("the headers are longer than {MAX_HEADER_BYTES} bytes");
+            return Err(ApiError::new(ErrorCode::TooLarge, message));
+        }
+        if inner.auth.is_anonymous() {
+            origin::check(request)?;
+        } else if inner.public.contains(&route) {
+            return Ok(Caller::new("anonymous"));
+        }
+        inner.auth.authenticate(request.headers())
+    }
+}
+
+async fn handle(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let mut id = [0; uuid::fmt::Simple::LENGTH];
+    let id: &str = Uuid::now_v7().as_simple().encode_lower(&mut id);
+    let method = method_label(request.method());
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let listener = edge.inner.listener;
+    let span = tracing::info_span!(
+        "http",
+        listener,
+        method,
+        route,
+        id,
+        status = Empty,
+        latency_ms = Empty
+    );
+
+    let response = match edge.admit(&request, route) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            let answer = next.run(request).instrument(span.clone());
+            AssertUnwindSafe(answer)
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|panic| {
+                    let text = panic_message(&*panic);
+                    ApiError::internal(format!("handler panicked: {text}")).into_response()
+                })
+        }
+        Err(error) => error.into_response(),
+    };
+
+    let _entered = span.enter();
+    let mut response = finish(response, id);
+    if let Ok(id) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    let (status, latency) = (response.status(), started.elapsed());
+    span.record("status", status.as_u16());
+    span.record("latency_ms", latency.as_secs_f64() * 1000.0);
+    tracing::debug!("answered");
+    record(listener, route, method, status, latency);
+    response
+}
+
+/// Gives an error its body, and logs what the caller does not see.
+fn finish(mut response: Response, id: &str) -> Response {
+    let Some(error) = response.extensions_mut().remove::<ApiError>() else {
+        return response;
+    };
+    match error.detail() {
+        Some(detail) => tracing::error!(code = error.code().as_str(), detail, "request failed"),
+        None if response.status() == StatusCode::INTERNAL_SERVER_ERROR => {
+            tracing::error!(
+                code = error.code().as_str(),
+                message = error.message(),
+                "request failed"
+            );
+        }
+        None => {}
+    }
+    error.render(id, response.headers_mut().remove(ALLOW))
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,194 @@
+//! The one way to answer an error.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use rune_runtime::{EngineError, store_code};
+use rune_store_runtime::{ErrorCode, Failure, IdError, RequestId, StoreError};
+
+use crate::openapi::{ErrorBody, ErrorDetail};
+
+/// Seconds after which a caller that met a limit may try again.
+const LIMIT_RETRY_SECS: u32 = 1;
+/// Seconds after which a caller that met a part that is down may try again.
+const UNAVAILABLE_RETRY_SECS: u32 = 2;
+
+/// An error as the caller sees it, with what only the log may see beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    code: ErrorCode,
+    /// A status that the code alone does not give.
+    status: Option<StatusCode>,
+    message: Cow<'static, str>,
+    detail: Option<String>,
+    request_id: Option<RequestId>,
+}
+
+impl ApiError {
+    /// An error with a message for the caller.
+    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            status: None,
+            message: message.into(),
+            detail: None,
+            request_id: None,
+        }
+    }
+
+    /// The caller sent something wrong.
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorCode::InvalidInput, message)
+    }
+
+    /// Something does not exist.
+    #[must_use]
+    pub fn not_found(kind: &str, id: &impl std::fmt::Display) -> Self {
+        Self::new(ErrorCode::NotFound, format!("{kind} `{id}` does not exist"))
+    }
+
+    /// A fault of Rune: the detail is logged, the caller learns nothing of it.
+    pub fn internal(detail: impl Into<String>) -> Self {
+        let mut error = Self::new(
+            ErrorCode::Internal,
+            "internal error; the log has the details",
+        );
+        error.detail = Some(detail.into());
+        error
+    }
+
+    /// Part of Rune does not answer: the detail is logged, the caller may try again.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        let message = "a part of Rune is not available now, try again";
+        let mut error = Self::new(ErrorCode::Unavailable, message);
+        error.detail = Some(detail.into());
+        error
+    }
+
+    /// The path exists, but not for this method. The router adds the `Allow` header.
+    pub(crate) fn method_not_allowed() -> Self {
+        let mut error =
+            Self::invalid("this path does not support the method, see the `allow` header");
+        error.status = Some(StatusCode::METHOD_NOT_ALLOWED);
+        error
+    }
+
+    /// Names the agent request that the error belongs to; the body carries its id.
+    #[must_use]
+    pub const fn of_request(mut self, id: RequestId) -> Self {
+        self.request_id = Some(id);
+        self
+    }
+
+    /// The code.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// What the caller reads.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What only the log may say.
+    pub(crate) fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
+    fn status(&self) -> StatusCode {
+        let by_code = || StatusCode::from_u16(self.code.http_status());
+        self.status
+            .or_else(|| by_code().ok())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Seconds to wait before trying again, for codes that have a `Retry-After`.
+    const fn retry_after(&self) -> Option<u32> {
+        match self.code {
+            ErrorCode::LimitExceeded => Some(LIMIT_RETRY_SECS),
+            ErrorCode::Unavailable => Some(UNAVAILABLE_RETRY_SECS),
+            _ => None,
+        }
+    }
+
+    /// The finished answer. `http_id` fills in where no agent request is known; `allow` is
+    /// the header the router set.
+    pub(crate) fn render(self, http_id: &str, allow: Option<HeaderValue>) -> Response {
+        let request_id = match self.request_id {
+            Some(id) => id.to_string(),
+            None => http_id.to_owned(),
+        };
+        let (status, retry_after) = (self.status(), self.retry_after());
+        let body = ErrorBody {
+            error: ErrorDetail {
+                code: self.code.as_str().to_owned(),
+                message: self.message.into_owned(),
+                request_id,
+            },
+        };
+        // Three strings always serialise.
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(allow) = allow {
+            headers.insert(ALLOW, allow);
+        }
+        response
+    }
+}
+
+/// Carries the error to [`crate::Edge`], which knows the id of the HTTP request and writes
+/// the body.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Store(error) => error.into(),
+            error => Self::new(error.code(), error.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match store_code(&error) {
+            ErrorCode::Internal => Self::internal(error.to_string()),
+            ErrorCode::Unavailable => Self::unavailable(error.to_string()),
+            code => Self::new(code, error.to_string()),
+        }
+    }
+}
+
+/// How a request of an agent failed; its message is for the caller already.
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.code, failure.message)
+    }
+}
+
+impl From<IdError> for ApiError {
+    fn from(error: IdError) -> Self {
+        Self::invalid(error.to_string())
+    }
+}

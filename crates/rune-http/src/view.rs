@@ -1,0 +1,85 @@
+//! Records that both APIs show, as they show them.
+
+use rune_runtime::ReplicaRouter;
+use rune_store_runtime::{DeploymentId, ReplicaId, ReplicaRow, Timestamp, Usage, VersionId};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// Tokens of model calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
+pub struct TokenUsage {
+    /// Prompt tokens, all of them.
+    pub input_tokens: u64,
+    /// Completion tokens, reasoning included.
+    pub output_tokens: u64,
+    /// Prompt tokens read from the provider's cache.
+    pub cached_tokens: u64,
+    /// Prompt tokens written to the provider's cache.
+    pub cache_write_tokens: u64,
+    /// Completion tokens spent on reasoning.
+    pub reasoning_tokens: u64,
+}
+
+impl From<Usage> for TokenUsage {
+    fn from(usage: Usage) -> Self {
+        Self {
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            cached_tokens: usage.cached_tokens,
+            cache_write_tokens: usage.cache_write_tokens,
+            reasoning_tokens: usage.reasoning_tokens,
+        }
+    }
+}
+
+/// A running copy of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ReplicaView {
+    /// The replica.
+    #[schema(value_type = String)]
+    pub id: ReplicaId,
+    /// Its deployment.
+    #[schema(value_type = String)]
+    pub deployment_id: DeploymentId,
+    /// The version it runs.
+    #[schema(value_type = String)]
+    pub version_id: VersionId,
+    /// `starting`, `ready`, `draining` or `unhealthy`.
+    pub state: &'static str,
+    /// Why, for a person.
+    pub reason: String,
+    /// Name of the backend.
+    pub backend: String,
+    /// Requests it runs now; absent where this process does not route to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u32>,
+    /// Requests it runs at the most; absent where this process does not route to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// When it was created.
+    #[schema(value_type = String)]
+    pub created_at: Timestamp,
+    /// When it last changed.
+    #[schema(value_type = String)]
+    pub updated_at: Timestamp,
+}
+
+impl ReplicaView {
+    /// A replica as stored, with what the router knows of it.
+    #[must_use]
+    pub fn new(row: ReplicaRow, router: &ReplicaRouter) -> Self {
+        let live = router.replica(row.id);
+        Self {
+            id: row.id,
+            deployment_id: row.deployment_id,
+            version_id: row.version_id,
+            state: row.state.as_str(),
+            reason: row.reason,
+            backend: row.backend,
+            in_flight: live.as_ref().map(|replica| replica.in_flight()),
+            limit: live.as_ref().map(|replica| replica.limit()),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
+}
