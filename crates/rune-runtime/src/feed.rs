@@ -235,8 +235,23 @@ mod tests {
     #[tokio::test]
     async fn a_waiting_reader_is_woken() {
         let feed = Feed::new(1);
-        let mut reader = feed.reader(0);
+        feed.publish([entry(1)]);
+        let mut reader = feed.reader(1);
         let (item, ()) = tokio::join!(reader.next(), async { feed.text("x") });
         assert_eq!(item, Some(FeedItem::Text("x".into())));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_seen_before_the_first_entry_is_committed() {
+        let feed = Feed::new(1);
+        feed.text("he");
+        feed.publish([entry(1)]);
+        feed.text("llo");
+        feed.close();
+        assert_eq!(drain(&mut feed.reader(0)).await, ["#1", "he", "llo"]);
+        let refused = Feed::new(1);
+        refused.text("he");
+        refused.close();
+        assert!(drain(&mut refused.reader(0)).await.is_empty());
     }
 }

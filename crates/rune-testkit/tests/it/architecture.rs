@@ -25,7 +25,7 @@ const TEST_SUPPORT: &str = "rune-testkit";
 const OWNERS: &[(&str, &[&str])] = &[
     ("rusqlite", &["rune-storage", "rune-bench"]),
     ("object_store", &["rune-storage"]),
-    ("jsonwebtoken", &["rune-http"]),
+    ("jsonwebtoken", &["rune-http", "rune-cmd"]),
     ("sse-stream", &["rune-runtime", "rune-cmd"]),
     ("serde-saphyr", &["rune-spec", "rune-cmd", "rune-testkit"]),
     ("cap-std", &["rune-tools"]),

@@ -1,0 +1,135 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::with_query;
+use crate::commands::{
+    agent, bench, chat, completions, config, daemon, debug, doctor, init, requests, rm, run,
+    schema, sessions, status, stop, validate,
+};
+use crate::output::Format;
+
+/// Packages, deploys, runs and connects AI agents.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rune",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Examples:
+  rune init hello && rune run hello \"What time is it?\"    one answer, no daemon and no key needed
+  rune daemon start && rune run hello                      deploy
+  rune run --agent hello \"What time is it?\" --stream       ask the deployed agent
+
+Exit codes: 0 ok, 1 failed, 2 usage or invalid file, 3 denied, 4 budget or limit,
+5 waiting for approval, 6 daemon or dependency unavailable."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Base URL of the control plane [default: the running daemon's, else http://127.0.0.1:8081]
+    #[arg(long, global = true, value_name = "URL", value_parser = base_url)]
+    pub(crate) control_plane: Option<String>,
+    /// Base URL of the gateway [default: the running daemon's, else http://127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "URL", value_parser = base_url)]
+    pub(crate) gateway: Option<String>,
+    /// Where the daemon keeps its data [default: ~/.rune]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// How to print data
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value = "table",
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
+    /// No colours
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a new agent directory
+    Init(init::InitArgs),
+    /// Check an agent directory
+    Validate(validate::ValidateArgs),
+    /// Print the JSON Schema of a file format
+    Schema(schema::SchemaArgs),
+    /// Deploy an agent, ask a deployed one, or ask one without a daemon
+    Run(run::RunArgs),
+    /// Talk to a deployed agent
+    Chat(chat::ChatArgs),
+    /// Deployed agents
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
+    /// The daemon and what is deployed
+    Status(status::StatusArgs),
+    /// A session and its messages
+    Sessions(sessions::SessionsArgs),
+    /// Requests and their journals
+    #[command(subcommand)]
+    Requests(requests::RequestsCommand),
+    /// Stop a deployment: scale it to 0 replicas
+    Stop(stop::StopArgs),
+    /// Remove a deployment
+    Rm(rm::RmArgs),
+    /// Start and stop the daemon
+    #[command(subcommand)]
+    Daemon(daemon::DaemonCommand),
+    /// Follow the daemon's log, or restart it with another log level
+    Debug(debug::DebugArgs),
+    /// The configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Measure this Rune on this machine, beside bare floors
+    Bench(bench::BenchArgs),
+    /// Check this machine and the daemon
+    Doctor(doctor::DoctorArgs),
+    /// Print the completions of a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// Which deployment of an agent.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Target {
+    /// Namespace of the agent
+    #[arg(long, visible_alias = "ns", default_value = "dev")]
+    pub(crate) namespace: String,
+    /// Alias of the deployment
+    #[arg(long, default_value = "stable")]
+    pub(crate) alias: String,
+}
+
+impl Target {
+    /// The path with this target behind it.
+    pub(crate) fn query(&self, path: &str) -> String {
+        with_query(path, &[("ns", &self.namespace), ("alias", &self.alias)])
+    }
+}
+
+fn base_url(text: &str) -> Result<String, String> {
+    match reqwest::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        _ => Err("expected a URL such as http://127.0.0.1:8080".to_owned()),
+    }
+}

@@ -1,0 +1,59 @@
+//! The verbs, one file each.
+
+pub(crate) mod agent;
+pub(crate) mod bench;
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod daemon;
+pub(crate) mod debug;
+pub(crate) mod doctor;
+pub(crate) mod init;
+pub(crate) mod requests;
+pub(crate) mod rm;
+pub(crate) mod run;
+pub(crate) mod schema;
+pub(crate) mod sessions;
+pub(crate) mod status;
+pub(crate) mod stop;
+pub(crate) mod validate;
+
+use rune_env::Overrides;
+
+use crate::cli::{Cli, Command};
+use crate::context::Context;
+use crate::failure::Outcome;
+
+/// Runs what was typed.
+pub(crate) fn run(cli: Cli) -> Outcome {
+    let overrides = match &cli.command {
+        Command::Daemon(daemon) => daemon.overrides(),
+        _ => Overrides::new(),
+    };
+    // A broken config.toml must not keep anybody from the schema that repairs it.
+    match cli.command {
+        Command::Schema(args) => return schema::run(&args),
+        Command::Completions(args) => return completions::run(&args),
+        _ => {}
+    }
+    let context = Context::new(cli.global, overrides)?;
+    match cli.command {
+        Command::Init(args) => init::run(&context, &args),
+        Command::Validate(args) => validate::run(&context, &args),
+        Command::Run(args) => run::run(&context, args),
+        Command::Chat(args) => context.block_on(chat::run(&context, &args)),
+        Command::Agent(command) => context.block_on(agent::run(&context, command)),
+        Command::Status(_) => context.block_on(status::run(&context)),
+        Command::Sessions(args) => context.block_on(sessions::run(&context, &args)),
+        Command::Requests(command) => context.block_on(requests::run(&context, command)),
+        Command::Stop(args) => context.block_on(stop::run(&context, &args)),
+        Command::Rm(args) => context.block_on(rm::run(&context, &args)),
+        Command::Daemon(command) => daemon::run(&context, command),
+        Command::Debug(args) => debug::run(&context, &args),
+        Command::Config(command) => config::run(&context, &command),
+        Command::Bench(args) => bench::run(&context, args),
+        Command::Doctor(_) => context.block_on(doctor::run(&context)),
+        Command::Schema(args) => schema::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    }
+}

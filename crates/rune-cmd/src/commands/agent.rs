@@ -1,0 +1,211 @@
+//! `rune agent`
+
+mod logs;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{rm, stop};
+use crate::cli::Target;
+use crate::client::{Api, Client, part};
+use crate::context::Context;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::Column;
+
+/// Most rows of a list.
+const MAX_ROWS: usize = 1000;
+
+/// How deployments are shown.
+pub(crate) const DEPLOYMENT_COLUMNS: [Column; 7] = [
+    ("AGENT", "/agent"),
+    ("NAMESPACE", "/namespace"),
+    ("ALIAS", "/alias"),
+    ("REPLICAS", "/replicas"),
+    ("STATE", "/state"),
+    ("REASON", "/reason"),
+    ("DEPLOYMENT", "/id"),
+];
+
+/// Deployed agents.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// List what is deployed
+    #[command(after_help = "Examples:\n  rune agent ls\n  rune agent ls --ns prod -o json")]
+    Ls {
+        /// Only of this namespace
+        #[arg(long, visible_alias = "ns")]
+        namespace: Option<String>,
+    },
+    /// Show one agent with the health of its replicas
+    #[command(
+        after_help = "Examples:\n  rune agent inspect hello\n  rune agent inspect hello --ns prod --alias canary"
+    )]
+    Inspect(Named),
+    /// List the sessions of an agent's last 1000 requests, newest first
+    #[command(after_help = "Examples:\n  rune agent sessions hello")]
+    Sessions(Named),
+    /// Stop an agent: scale it to 0 replicas
+    #[command(after_help = "Examples:\n  rune agent stop hello")]
+    Stop(Named),
+    /// Remove an agent's deployment; sessions and requests stay readable
+    #[command(after_help = "Examples:\n  rune agent rm hello\n  rune agent rm hello --force")]
+    Rm {
+        #[command(flatten)]
+        named: Named,
+        /// Also while requests of the agent run
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print the journals of an agent's requests as log lines
+    #[command(after_help = "Examples:\n  rune agent logs hello\n  rune agent logs hello -f")]
+    Logs {
+        #[command(flatten)]
+        named: Named,
+        /// Go on with what happens from now on
+        #[arg(short, long)]
+        follow: bool,
+        /// Requests to begin with
+        #[arg(long, default_value_t = 20)]
+        tail: usize,
+    },
+}
+
+/// One agent.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Name of the agent
+    name: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(crate) async fn run(context: &Context, command: AgentCommand) -> Outcome {
+    let client = context.client()?;
+    match command {
+        AgentCommand::Ls { namespace } => ls(context, &client, namespace).await,
+        AgentCommand::Inspect(named) => inspect(context, &client, &named).await,
+        AgentCommand::Sessions(named) => sessions(context, &client, &named).await,
+        AgentCommand::Stop(named) => {
+            let row = deployment(&client, &named).await?;
+            stop::report(context, &stop::scale_to_zero(&client, id_of(&row)).await?)
+        }
+        AgentCommand::Rm { named, force } => remove(context, &client, &named, force).await,
+        AgentCommand::Logs {
+            named,
+            follow,
+            tail,
+        } => logs::run(context, &client, &named, follow, tail).await,
+    }
+}
+
+async fn ls(context: &Context, client: &Client, namespace: Option<String>) -> Outcome {
+    let mut rows = super::status::deployments(client).await?;
+    rows.retain(|row| {
+        namespace
+            .as_deref()
+            .is_none_or(|namespace| row["namespace"] == namespace)
+    });
+    context.output.list(&rows, &DEPLOYMENT_COLUMNS)?;
+    if rows.is_empty() && !context.output.is_machine() {
+        context
+            .output
+            .note("nothing is deployed; `rune run DIR` deploys an agent");
+    }
+    Ok(Exit::Ok)
+}
+
+async fn inspect(context: &Context, client: &Client, named: &Named) -> Outcome {
+    let path = format!("/v1/agents/{}", part(&named.name));
+    let agent = client.get(Api::Gateway, &named.target.query(&path)).await?;
+    context.output.object(&agent)?;
+    Ok(Exit::Ok)
+}
+
+/// The sessions of the agent's newest requests.
+async fn sessions(context: &Context, client: &Client, named: &Named) -> Outcome {
+    let query = [
+        ("ns", named.target.namespace.as_str()),
+        ("agent", &named.name),
+    ];
+    let requests = client
+        .list(Api::Gateway, "/v1/requests", &query, MAX_ROWS)
+        .await?;
+    let mut rows: Vec<Value> = Vec::new();
+    for request in requests {
+        match rows
+            .iter_mut()
+            .find(|row| row["id"] == request["session_id"])
+        {
+            Some(row) => {
+                let count = row["requests"].as_u64().unwrap_or_default() + 1;
+                row["requests"] = count.into();
+            }
+            None => rows.push(json!({
+                "id": request["session_id"],
+                "requests": 1,
+                "last_status": request["status"],
+                "updated_at": request["updated_at"],
+            })),
+        }
+    }
+    let columns = [
+        ("SESSION", "/id"),
+        ("REQUESTS", "/requests"),
+        ("LAST", "/last_status"),
+        ("UPDATED", "/updated_at"),
+    ];
+    context.output.list(&rows, &columns)?;
+    Ok(Exit::Ok)
+}
+
+async fn remove(context: &Context, client: &Client, named: &Named, force: bool) -> Outcome {
+    let row = deployment(client, named).await?;
+    if !force {
+        let query = [
+            ("ns", named.target.namespace.as_str()),
+            ("agent", named.name.as_str()),
+            ("status", "running"),
+        ];
+        let running = client
+            .list(Api::Gateway, "/v1/requests", &query, MAX_ROWS)
+            .await?;
+        let here = running
+            .iter()
+            .filter(|request| request["deployment_id"] == row["id"])
+            .count();
+        if here > 0 {
+            let message = format!("{here} requests of `{}` are running", named.name);
+            return Err(Failure::new(Exit::Failed, message)
+                .help("wait for them, `rune requests cancel ID`, or use --force"));
+        }
+    }
+    rm::remove(client, id_of(&row)).await?;
+    rm::report(
+        context,
+        &format!(
+            "{}/{}:{}",
+            named.target.namespace, named.name, named.target.alias
+        ),
+    )
+}
+
+/// The deployment of an agent.
+async fn deployment(client: &Client, named: &Named) -> Outcome<Value> {
+    let Target { namespace, alias } = &named.target;
+    let query = [
+        ("namespace", namespace.as_str()),
+        ("agent", &named.name),
+        ("alias", alias),
+    ];
+    let rows = client
+        .list(Api::ControlPlane, "/v1/deployments", &query, 1)
+        .await?;
+    rows.into_iter().next().ok_or_else(|| {
+        let message = format!("agent `{namespace}/{}:{alias}` is not deployed", named.name);
+        Failure::new(Exit::Failed, message).help("`rune agent ls` lists what is deployed")
+    })
+}
+
+fn id_of(row: &Value) -> &str {
+    row["id"].as_str().unwrap_or_default()
+}

@@ -1,0 +1,113 @@
+//! `rune bench`
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use rune_bench::{BenchConfig, BenchError, Floor};
+use tokio::net::TcpListener;
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure, Outcome, chain};
+
+/// Measures this Rune on this machine, beside the floors of the same run.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rune bench\n  rune bench --clients 64 --seconds 10 --rounds 5\n  rune bench -o json > bench.json"
+)]
+pub(crate) struct BenchArgs {
+    /// Clients of the throughput runs, one run each
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256")]
+    clients: Vec<usize>,
+    /// Length of one throughput run
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Rounds per figure; the median counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    rounds: u64,
+    /// Idle sessions whose memory is measured
+    #[arg(long, default_value_t = 10_000)]
+    sessions: usize,
+    /// Directory on the disk to measure [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Serve a part of the benchmark: axum | axum-sqlite FILE | proxy URL | model MILLIS
+    #[arg(long, num_args = 1..=2, hide = true)]
+    serve: Vec<String>,
+}
+
+pub(crate) fn run(context: &Context, args: BenchArgs) -> Outcome {
+    // Load and floors use every core, as the daemon does.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because("cannot start the runtime", &error))?;
+    if args.serve.is_empty() {
+        runtime.block_on(measure(context, args))
+    } else {
+        runtime.block_on(serve(&args.serve))
+    }
+}
+
+async fn measure(context: &Context, args: BenchArgs) -> Outcome {
+    let rune = std::env::current_exe()?;
+    let config = BenchConfig {
+        rune,
+        dir: args.dir.unwrap_or_else(std::env::temp_dir),
+        clients: args.clients,
+        duration: Duration::from_secs(args.seconds),
+        rounds: usize::try_from(args.rounds).unwrap_or(1),
+        starts: STARTS,
+        sessions: args.sessions,
+    };
+    let output = context.output;
+    let mut progress = |what: &str| output.note(&format!("measuring {what}"));
+    let report = rune_bench::run(&config, &mut progress)
+        .await
+        .map_err(|e| failed(&e))?;
+    let value = serde_json::to_value(&report)
+        .map_err(|error| Failure::because("cannot print the report", &error))?;
+    output.data(&value, |_| report.to_string())?;
+    Ok(Exit::Ok)
+}
+
+/// Starts per kind of start.
+const STARTS: usize = 20;
+
+/// Serves a part of the benchmark on a free port and prints its address.
+async fn serve(what: &[String]) -> Outcome {
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "http://{}", listener.local_addr()?)?;
+    drop(stdout);
+    let argument = what.get(1).map(String::as_str);
+    let floor = match (what.first().map(String::as_str), argument) {
+        (Some("axum"), None) => Floor::Axum,
+        (Some("axum-sqlite"), Some(path)) => Floor::AxumSqlite(PathBuf::from(path)),
+        (Some("proxy"), Some(url)) => Floor::Proxy(url.to_owned()),
+        (Some("model"), Some(millis)) => {
+            let millis = millis.parse().map_err(|_| {
+                Failure::new(
+                    Exit::Usage,
+                    format!("`{millis}` is not a number of milliseconds"),
+                )
+            })?;
+            rune_bench::serve_model(listener, Duration::from_millis(millis)).await?;
+            return Ok(Exit::Ok);
+        }
+        _ => {
+            let message = format!("cannot serve `{}`", what.join(" "));
+            return Err(Failure::new(Exit::Usage, message));
+        }
+    };
+    rune_bench::serve_floor(listener, floor)
+        .await
+        .map_err(|e| failed(&e))?;
+    Ok(Exit::Ok)
+}
+
+fn failed(error: &BenchError) -> Failure {
+    Failure::new(Exit::Failed, chain(error))
+}

@@ -1,0 +1,167 @@
+//! `rune requests`
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::client::{Api, Client, Follow, part};
+use crate::context::Context;
+use crate::events::as_line;
+use crate::failure::{Exit, Outcome};
+use crate::output::{one_line, shortened};
+
+/// Longest line of an event for people.
+const LINE_CHARS: usize = 400;
+
+/// Requests and their journals.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RequestsCommand {
+    /// List requests, newest first
+    #[command(
+        after_help = "Examples:\n  rune requests ls\n  rune requests ls --agent hello --status failed -o json"
+    )]
+    Ls {
+        /// Only of this agent
+        #[arg(long)]
+        agent: Option<String>,
+        /// Only of agents in this namespace
+        #[arg(long, visible_alias = "ns")]
+        namespace: Option<String>,
+        /// Only in this state
+        #[arg(long, value_parser = ["accepted", "running", "input-required", "completed", "failed", "cancelled"])]
+        status: Option<String>,
+        /// Only of this session
+        #[arg(long)]
+        session_id: Option<String>,
+        /// Requests at the most
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Show one request with its usage
+    #[command(after_help = "Examples:\n  rune requests show req_0198c0ffee0198c0ffee0198c0ffee01")]
+    Show {
+        /// The request
+        id: String,
+    },
+    /// Print the journal of a request
+    #[command(
+        after_help = "Examples:\n  rune requests events req_0198c0ffee0198c0ffee0198c0ffee01\n  rune requests events req_0198c0ffee0198c0ffee0198c0ffee01 -f -o json"
+    )]
+    Events {
+        /// The request
+        id: String,
+        /// Go on until the request ends
+        #[arg(short, long)]
+        follow: bool,
+        /// Only what comes after this entry
+        #[arg(long, default_value_t = 0, value_name = "SEQ")]
+        after: u64,
+    },
+    /// Cancel a request: its model call and its tools end
+    #[command(
+        after_help = "Examples:\n  rune requests cancel req_0198c0ffee0198c0ffee0198c0ffee01"
+    )]
+    Cancel {
+        /// The request
+        id: String,
+    },
+}
+
+pub(crate) async fn run(context: &Context, command: RequestsCommand) -> Outcome {
+    let client = context.client()?;
+    match command {
+        RequestsCommand::Ls {
+            agent,
+            namespace,
+            status,
+            session_id,
+            limit,
+        } => {
+            let filters = [
+                ("agent", agent),
+                ("ns", namespace),
+                ("status", status),
+                ("session", session_id),
+            ];
+            ls(context, &client, &filters, limit).await
+        }
+        RequestsCommand::Show { id } => {
+            let request = get(&client, &id).await?;
+            context.output.object(&request)?;
+            Ok(Exit::Ok)
+        }
+        RequestsCommand::Events { id, follow, after } => {
+            events(context, &client, &id, follow, after).await
+        }
+        RequestsCommand::Cancel { id } => cancel(context, &client, &id).await,
+    }
+}
+
+async fn ls(
+    context: &Context,
+    client: &Client,
+    filters: &[(&str, Option<String>)],
+    limit: usize,
+) -> Outcome {
+    let query: Vec<(&str, &str)> = filters
+        .iter()
+        .filter_map(|(name, value)| Some((*name, value.as_deref()?)))
+        .collect();
+    let rows = client
+        .list(Api::Gateway, "/v1/requests", &query, limit)
+        .await?;
+    let columns = [
+        ("REQUEST", "/id"),
+        ("AGENT", "/agent"),
+        ("STATUS", "/status"),
+        ("SESSION", "/session_id"),
+        ("TOOLS", "/tool_calls"),
+        ("CREATED", "/created_at"),
+    ];
+    context.output.list(&rows, &columns)?;
+    Ok(Exit::Ok)
+}
+
+async fn get(client: &Client, id: &str) -> Outcome<Value> {
+    client
+        .get(Api::Gateway, &format!("/v1/requests/{}", part(id)))
+        .await
+}
+
+async fn events(context: &Context, client: &Client, id: &str, follow: bool, after: u64) -> Outcome {
+    let request = get(client, id).await?;
+    // Without -f: what is there. The events of a running request do not end by themselves.
+    let until = if follow {
+        u64::MAX
+    } else {
+        request["last_seq"].as_u64().unwrap_or_default()
+    };
+    if after >= until {
+        return Ok(Exit::Ok);
+    }
+    let mut events = Follow::request(client.clone(), Some(id.to_owned()), after);
+    while let Some(event) = events.next().await? {
+        if context.output.is_machine() {
+            context.output.text(&as_line(&event).to_string())?;
+        } else {
+            let seq = event.seq.map(|seq| seq.to_string()).unwrap_or_default();
+            let line = format!("{seq:>4}  {:<16} {}", event.name, event.data);
+            context
+                .output
+                .text(&shortened(&one_line(&line), LINE_CHARS))?;
+        }
+        if event.seq.is_some_and(|seq| seq >= until) {
+            break;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+async fn cancel(context: &Context, client: &Client, id: &str) -> Outcome {
+    let path = format!("/v1/requests/{}/cancel", part(id));
+    let request = client.post(Api::Gateway, &path, &json!({})).await?;
+    context.output.data(&request, |request| {
+        let status = request["status"].as_str().unwrap_or("?");
+        format!("request {id} is {status}")
+    })?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,145 @@
+//! `rune run`: deploy, ask a deployed agent, or ask one without a daemon.
+
+mod deploy;
+mod invoke;
+mod one_shot;
+
+pub(crate) use invoke::{Question, ask};
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::validate::{agent_dir, invalid};
+use crate::cli::Target;
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+
+/// Deploys an agent, asks a deployed one, or asks one without a daemon.
+///
+/// With SPEC alone the agent is deployed to the daemon. With SPEC and PROMPT it answers at once: no daemon is needed.
+/// With --agent and PROMPT a deployed agent answers.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "rune run SPEC [--namespace NS] [--alias ALIAS] [--replicas N] [--env K=V]...\n       rune run SPEC PROMPT [--stream]\n       rune run --agent NAME PROMPT [--stream] [--session-id ID] [--background]",
+    after_help = "Examples:\n  rune run ./hello                                    deploy\n  rune run ./hello \"What time is it?\" --stream        one answer without a daemon\n  rune run --agent hello \"What time is it?\"           ask the deployed agent\n  rune run --agent hello \"And now?\" --session-id s1   go on with a conversation"
+)]
+pub(crate) struct RunArgs {
+    /// The agent directory or its Runefile
+    #[arg(required_unless_present = "agent")]
+    spec: Option<String>,
+    /// What to ask
+    prompt: Option<String>,
+    /// Ask this deployed agent
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// Print the answer while it is made
+    #[arg(long)]
+    stream: bool,
+    /// The prompt is JSON, for agents with an `input_schema`
+    #[arg(long)]
+    json: bool,
+    /// Go on with this conversation, or begin it
+    #[arg(long, requires = "agent", value_name = "ID")]
+    session_id: Option<String>,
+    /// Do not wait for the answer: print the request's id
+    #[arg(long, requires = "agent", conflicts_with = "stream")]
+    background: bool,
+    #[command(flatten)]
+    target: Target,
+    /// How many replicas to deploy [default: 1]
+    #[arg(long, conflicts_with_all = ["agent", "prompt"], value_name = "N")]
+    replicas: Option<u32>,
+    /// A variable for the agent's `${VAR}`, over the daemon's own
+    #[arg(long, conflicts_with = "agent", value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+}
+
+pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
+    let RunArgs {
+        spec,
+        prompt,
+        agent,
+        stream,
+        json,
+        target,
+        ..
+    } = args;
+    let env: BTreeMap<String, String> = args.env.into_iter().collect();
+    if let Some(agent) = agent {
+        // With --agent the first word is the prompt.
+        let prompt = match (spec, prompt) {
+            (Some(prompt), None) => prompt,
+            (Some(_), Some(_)) => {
+                return Err(Failure::usage("--agent takes one PROMPT and no SPEC")
+                    .help("quote the prompt: rune run --agent NAME \"What time is it?\""));
+            }
+            (None, _) => {
+                return Err(Failure::usage("there is no PROMPT")
+                    .help(format!("rune run --agent {agent} \"What time is it?\"")));
+            }
+        };
+        let question = invoke::Question {
+            agent,
+            target,
+            input: crate::prompt::input(&prompt, json)?,
+            session_id: args.session_id,
+        };
+        return context.block_on(async {
+            if args.background {
+                invoke::background(context, &question).await
+            } else {
+                invoke::run(context, &question, stream).await
+            }
+        });
+    }
+    let spec = spec.ok_or_else(|| Failure::usage("there is no SPEC"))?;
+    let dir = local(&spec)?;
+    match prompt {
+        Some(prompt) => {
+            let input = crate::prompt::input(&prompt, json)?;
+            one_shot::run(context, &dir, &target, &env, input, stream)
+        }
+        None if stream || json => {
+            let flag = if stream { "--stream" } else { "--json" };
+            Err(Failure::usage(format!("{flag} needs a PROMPT"))
+                .help(format!("rune run {spec} \"What time is it?\" {flag}")))
+        }
+        None => {
+            let replicas = args.replicas.unwrap_or(1);
+            context.block_on(deploy::run(context, &dir, &target, replicas, env))
+        }
+    }
+}
+
+/// The directory a SPEC names.
+fn local(spec: &str) -> Outcome<PathBuf> {
+    if spec.contains("://") {
+        return Err(Failure::usage(format!(
+            "cannot deploy from `{spec}`: this version of Rune takes local directories only"
+        ))
+        .help("git clone it first, then `rune run DIR`"));
+    }
+    let dir = agent_dir(&PathBuf::from(spec));
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    Err(
+        Failure::usage(format!("there is no agent at `{spec}`")).help(format!(
+            "`rune init NAME` makes one; to ask a deployed agent: rune run --agent {spec} \"…\""
+        )),
+    )
+}
+
+/// Loads the agent of a directory, printing what is wrong with it.
+fn load(context: &Context, dir: &std::path::Path) -> Outcome<rune_spec::AgentPackage> {
+    rune_spec::AgentPackage::load(dir).map_err(|errors| invalid(context.output, &errors))
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}

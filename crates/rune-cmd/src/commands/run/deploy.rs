@@ -1,0 +1,189 @@
+//! `rune run SPEC`: deploy to the daemon.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use reqwest::{Method, header};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::load;
+use crate::cli::Target;
+use crate::client::{Api, Client, part};
+use crate::context::Context;
+use crate::failure::{Exit, Failure, Outcome, chain};
+use crate::interrupt::Interrupt;
+use crate::output::Output;
+
+/// Longest wait for replicas beyond the agent's own `startup_timeout_ms`.
+const READY_MARGIN: Duration = Duration::from_secs(20);
+/// How often the deployment is looked at while it starts.
+const POLL: Duration = Duration::from_millis(50);
+/// How long the daemon waits before it answers the deployment as it is, in milliseconds.
+const FIRST_WAIT_MS: u32 = 1000;
+/// How long a deployment may serve with fewer or older replicas without getting on.
+const DEGRADED_PATIENCE: Duration = Duration::from_secs(3);
+/// How often the spinner turns.
+const TICK: Duration = Duration::from_millis(100);
+
+/// One line that changes on a terminal, one line per step elsewhere.
+struct Progress {
+    output: Output,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    fn new(output: Output) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(TICK);
+            bar
+        });
+        Self { output, bar }
+    }
+
+    fn step(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(text.to_owned()),
+            None => self.output.note(text),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+pub(super) async fn run(
+    context: &Context,
+    dir: &Path,
+    target: &Target,
+    replicas: u32,
+    env: BTreeMap<String, String>,
+) -> Outcome {
+    let package = load(context, dir)?;
+    let spec = &package.runefile;
+    let packed = rune_spec::package::pack(dir).map_err(|error| {
+        Failure::usage(format!("cannot pack {}: {}", dir.display(), chain(&error)))
+    })?;
+    let client = context.client()?;
+    let progress = Progress::new(context.output);
+    progress.step(&format!(
+        "uploading {} {} ({} bytes)",
+        spec.name,
+        spec.version,
+        packed.bytes.len()
+    ));
+    let version = upload(&client, packed.bytes).await?;
+    progress.step(&format!("deploying {} {}", spec.name, spec.version));
+    let body = json!({
+        "agent_version": version["id"],
+        "namespace": target.namespace,
+        "alias": target.alias,
+        "replicas": replicas,
+        "env": env,
+    });
+    let mut interrupt = Interrupt::listen()?;
+    let deploying = async {
+        // The answer comes once the loop has looked at the change: a state from before it says nothing.
+        let path = format!("/v1/deployments?wait=ready&timeout_ms={FIRST_WAIT_MS}");
+        let deployment = client.post(Api::ControlPlane, &path, &body).await?;
+        progress.step("waiting for replicas");
+        wait(
+            &client,
+            deployment,
+            spec.runtime.startup_timeout + READY_MARGIN,
+        )
+        .await
+    };
+    let deployment = tokio::select! {
+        deployment = deploying => deployment?,
+        () = interrupt.next() => {
+            return Err(Failure::new(Exit::Interrupted, "stopped waiting; the deployment goes on")
+                .help("`rune status` shows its state"));
+        }
+    };
+    drop(progress);
+    report(context, &deployment)
+}
+
+async fn upload(client: &Client, bytes: Vec<u8>) -> Outcome<Value> {
+    let request = client
+        .request(Api::ControlPlane, Method::POST, "/v1/agent-versions")
+        .header(header::CONTENT_TYPE, "application/x-tar")
+        .body(bytes);
+    client.json(Api::ControlPlane, request).await
+}
+
+/// Waits until the deployment is ready, or says why it is not.
+async fn wait(client: &Client, deployment: Value, limit: Duration) -> Outcome<Value> {
+    let id = deployment["id"].as_str().unwrap_or_default().to_owned();
+    let path = format!("/v1/deployments/{}", part(&id));
+    let deadline = Instant::now() + limit;
+    let mut unchanged = (deployment.clone(), Instant::now());
+    let mut row = deployment;
+    let mut look = tokio::time::interval(POLL);
+    loop {
+        let reason = row["reason"].as_str().unwrap_or_default();
+        let fix = || format!("repair it and run this again, or remove it: rune rm {id}");
+        match row["state"].as_str().unwrap_or_default() {
+            "ready" | "stopped" => return Ok(row),
+            "failed" => {
+                let message = format!("the deployment failed: {reason}");
+                return Err(Failure::new(Exit::Failed, message).help(fix()));
+            }
+            "degraded" if unchanged.1.elapsed() >= DEGRADED_PATIENCE => {
+                let message = format!("not all replicas run what was deployed: {reason}");
+                return Err(Failure::new(Exit::Failed, message).help(fix()));
+            }
+            state if Instant::now() >= deadline => {
+                let secs = limit.as_secs();
+                let message = format!("the deployment is still {state} after {secs} s: {reason}");
+                return Err(Failure::new(Exit::Unavailable, message)
+                    .help("`rune status` shows its state, `rune debug` the daemon's log"));
+            }
+            _ => {}
+        }
+        look.tick().await;
+        row = client.get(Api::ControlPlane, &path).await?;
+        if row["reason"] != unchanged.0["reason"] {
+            unchanged = (row.clone(), Instant::now());
+        }
+    }
+}
+
+fn report(context: &Context, row: &Value) -> Outcome {
+    let word = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    let (namespace, agent, alias) = (word("namespace"), word("agent"), word("alias"));
+    let gateway = context.gateway_url();
+    context.output.data(row, |_| {
+        let mut flags = String::new();
+        let mut query = Vec::new();
+        if namespace != "dev" {
+            flags.push_str(&format!(" --namespace {namespace}"));
+            query.push(format!("ns={namespace}"));
+        }
+        if alias != "stable" {
+            flags.push_str(&format!(" --alias {alias}"));
+            query.push(format!("alias={alias}"));
+        }
+        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+        format!(
+            "[ok] {namespace}/{agent}:{alias} is {} ({} replicas, {})\n\ncall it:\n  rune run --agent {agent}{flags} \"Hello\"\n  curl -s '{gateway}/v1/agents/{agent}/invoke{query}' -H 'content-type: application/json' -d '{{\"input\": \"Hello\"}}'",
+            word("state"),
+            row["replicas"],
+            word("id"),
+        )
+    })?;
+    Ok(Exit::Ok)
+}

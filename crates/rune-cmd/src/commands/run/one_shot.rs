@@ -1,0 +1,191 @@
+//! `rune run SPEC PROMPT`: the embedded mode for the length of one request.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use rune_env::{LogFormat, ObservabilityConfig};
+use rune_runtime::{AgentError, Invocation, LocalReplica, RequestEvents, SequencedEvent};
+use rune_store_runtime::{
+    ApplyDeployment, DeploymentId, PublishVersion, ReplicaId, RequestId, StoreError, VersionId,
+};
+use serde_json::Value;
+
+use crate::cli::Target;
+use crate::client::Event;
+use crate::commands::validate::invalid;
+use crate::context::Context;
+use crate::daemon::node::{Node, Place};
+use crate::daemon::telemetry;
+use crate::events::EventPrinter;
+use crate::failure::{Exit, Failure, Outcome, chain};
+use crate::interrupt::Interrupt;
+
+/// What is logged where nobody asks for more: the request itself is shown by its events.
+const QUIET: &str = "error";
+/// What is logged with -v.
+const VERBOSE: &str = "debug";
+
+pub(super) fn run(
+    context: &Context,
+    dir: &Path,
+    target: &Target,
+    env: &BTreeMap<String, String>,
+    input: Value,
+    stream: bool,
+) -> Outcome {
+    let log = if context.verbose { VERBOSE } else { QUIET };
+    telemetry::start(
+        &ObservabilityConfig {
+            log: log.to_owned(),
+            log_format: LogFormat::Pretty,
+            otel_endpoint: None,
+        },
+        None,
+    )?;
+    let temporary = tempfile::Builder::new()
+        .prefix("rune-run-")
+        .tempdir()
+        .map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
+    context.block_on(async {
+        let node = Node::open(&context.config, &Place::temporary(temporary.path()))?;
+        let ended = ask(context, &node, dir, target, env, input, stream).await;
+        node.tasks.shutdown().cancel();
+        // The store is thrown away: whether it closes well does not matter.
+        let _ = node.database.close().await;
+        ended
+    })
+}
+
+async fn ask(
+    context: &Context,
+    node: &Node,
+    dir: &Path,
+    target: &Target,
+    env: &BTreeMap<String, String>,
+    input: Value,
+    stream: bool,
+) -> Outcome {
+    let mut interrupt = Interrupt::listen()?;
+    let agent = deploy(context, node, dir, target, env).await?;
+    let invocation = Invocation {
+        namespace: target.namespace.clone(),
+        agent,
+        alias: target.alias.clone(),
+        input,
+        session_id: None,
+        metadata: BTreeMap::new(),
+        caller: "cli".to_owned(),
+        idempotency: None,
+    };
+    let invoked = node
+        .engine
+        .invoke(invocation)
+        .await
+        .map_err(|error| crate::client::of_api(error.code(), &chain(&error)))?;
+    let mut printer = EventPrinter::new(context.output, stream, context.verbose);
+    let request_id = invoked.request_id;
+    let follow = follow(invoked.events, &mut printer);
+    tokio::pin!(follow);
+    tokio::select! {
+        ended = &mut follow => ended,
+        () = interrupt.next() => cancel(node, request_id).await,
+    }
+}
+
+/// Makes the agent of the directory the only deployment.
+async fn deploy(
+    context: &Context,
+    node: &Node,
+    dir: &Path,
+    target: &Target,
+    env: &BTreeMap<String, String>,
+) -> Outcome<String> {
+    let agent = node
+        .loader
+        .load(dir, &target.namespace, env)
+        .map_err(|error| match &error {
+            AgentError::Spec(errors) => invalid(context.output, errors),
+            error => Failure::usage(format!("the agent cannot run: {}", chain(error))),
+        })?;
+    std::fs::create_dir_all(agent.workspace()).map_err(|error| {
+        let what = format!("cannot make the workspace {}", agent.workspace().display());
+        Failure::because(what, &error)
+    })?;
+    let spec = agent.spec();
+    let name = spec.name.as_str().to_owned();
+    let publish = PublishVersion {
+        version_id: VersionId::generate(),
+        agent: name.clone(),
+        version: spec.version.to_string(),
+        description: spec.description.clone().unwrap_or_default(),
+        // The package is used where it lies and never stored.
+        digest: rune_spec::package::digest(&[]),
+        size: 0,
+        image: None,
+        signature: None,
+    };
+    let version = node
+        .store
+        .write(publish)
+        .await
+        .map_err(|error| store_failure(&error))?;
+    let apply = ApplyDeployment {
+        deployment_id: DeploymentId::generate(),
+        namespace: target.namespace.clone(),
+        agent: name.clone(),
+        alias: target.alias.clone(),
+        version_id: version.id,
+        replicas: 1,
+        env: BTreeMap::new(),
+    };
+    let deployment = node
+        .store
+        .write(apply)
+        .await
+        .map_err(|error| store_failure(&error))?;
+    let replica = LocalReplica::new(
+        ReplicaId::generate(),
+        deployment.id,
+        version.id,
+        Arc::new(agent),
+    );
+    node.router.set_deployment(deployment);
+    node.router.add_replica(replica);
+    Ok(name)
+}
+
+fn store_failure(error: &StoreError) -> Failure {
+    Failure::because("cannot use the temporary store", error)
+}
+
+async fn follow(mut events: RequestEvents, printer: &mut EventPrinter) -> Outcome {
+    while let Some(event) = events.next().await.map_err(|error| store_failure(&error))? {
+        if let Some(exit) = printer.print(&as_event(&event)?)? {
+            return Ok(exit);
+        }
+    }
+    Err(
+        Failure::new(Exit::Failed, "the request stopped without an end")
+            .help("run it again with -v to see why"),
+    )
+}
+
+/// The event as a client of the gateway sees it.
+fn as_event(event: &SequencedEvent) -> Outcome<Event> {
+    let data = serde_json::to_value(&event.event)
+        .map_err(|error| Failure::because("cannot print an event", &error))?;
+    Ok(Event {
+        seq: event.seq,
+        name: event.event.name().to_owned(),
+        data,
+    })
+}
+
+async fn cancel(node: &Node, request_id: RequestId) -> Outcome {
+    node.engine
+        .cancel(request_id, "Ctrl-C")
+        .await
+        .map_err(|error| Failure::because("cannot cancel the request", &error))?;
+    Err(Failure::new(Exit::Interrupted, "cancelled"))
+}

@@ -1,0 +1,142 @@
+//! `rune validate`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use rune_spec::{AgentPackage, SpecErrors};
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{Output, one_line, shortened, table};
+
+/// Longest description of a tool that is shown.
+const SHOWN_DESCRIPTION_CHARS: usize = 60;
+
+/// Checks every file of an agent directory and prints all errors.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  rune validate hello\n  rune validate -o json")]
+pub(crate) struct ValidateArgs {
+    /// The agent directory, or its Runefile
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+}
+
+pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Outcome {
+    match AgentPackage::load(&agent_dir(&args.dir)) {
+        Ok(package) => {
+            context.output.data(&summary(&package), text)?;
+            Ok(Exit::Ok)
+        }
+        Err(errors) => {
+            if context.output.is_machine() {
+                context
+                    .output
+                    .object(&json!({ "valid": false, "errors": as_json(&errors) }))?;
+            }
+            Err(invalid(context.output, &errors))
+        }
+    }
+}
+
+/// The directory of an agent that was named by its directory or its Runefile.
+pub(crate) fn agent_dir(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if path.is_file() && parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) if path.is_file() => parent.to_owned(),
+        _ => path.to_owned(),
+    }
+}
+
+/// Prints the errors and answers the failure they are.
+pub(crate) fn invalid(output: Output, errors: &SpecErrors) -> Failure {
+    for error in errors {
+        output.note(&format!("{error}\n"));
+    }
+    let count = errors.len();
+    let noun = if count == 1 { "error" } else { "errors" };
+    Failure::usage(format!("the agent is not valid: {count} {noun}"))
+        .help("`rune schema runefile` prints what a Runefile may hold")
+}
+
+fn as_json(errors: &SpecErrors) -> Vec<Value> {
+    let errors = errors.iter().map(|error| {
+        json!({
+            "file": error.path(),
+            "line": error.line(),
+            "column": error.column(),
+            "message": error.message(),
+            "help": error.help(),
+        })
+    });
+    errors.collect()
+}
+
+fn summary(package: &AgentPackage) -> Value {
+    let spec = &package.runefile;
+    let tools: Vec<Value> = package
+        .tools
+        .iter()
+        .map(|tool| {
+            json!({
+                "name": tool.visible_name,
+                "reference": tool.reference.to_string(),
+                "read_only": tool.descriptor.read_only,
+                "description": tool.descriptor.description,
+            })
+        })
+        .collect();
+    json!({
+        "valid": true,
+        "name": spec.name.as_str(),
+        "version": spec.version.to_string(),
+        "description": spec.description,
+        "default_model": spec.default_model,
+        "providers": spec.models.providers,
+        "max_steps": spec.max_steps,
+        "workflow": package.workflow.is_some(),
+        "channels": package.channels.is_some(),
+        "script": package.script.is_some(),
+        "tools": tools,
+    })
+}
+
+fn text(summary: &Value) -> String {
+    let word = |field: &str| summary[field].as_str().unwrap_or_default().to_owned();
+    let files: Vec<&str> = ["workflow", "channels", "script"]
+        .into_iter()
+        .filter(|file| summary[*file] == true)
+        .collect();
+    let with = if files.is_empty() {
+        String::new()
+    } else {
+        format!(", with {}", files.join(", "))
+    };
+    let mut text = format!("[ok] {} {} is valid{with}", word("name"), word("version"));
+    let tools: Vec<Value> = summary["tools"].as_array().cloned().unwrap_or_default();
+    if tools.is_empty() {
+        return text;
+    }
+    let rows: Vec<Value> = tools
+        .into_iter()
+        .map(|mut tool| {
+            let description = one_line(tool["description"].as_str().unwrap_or_default());
+            tool["description"] = shortened(&description, SHOWN_DESCRIPTION_CHARS).into();
+            tool["access"] = if tool["read_only"] == true {
+                "read"
+            } else {
+                "write"
+            }
+            .into();
+            tool
+        })
+        .collect();
+    let columns = [
+        ("TOOL", "/reference"),
+        ("ACCESS", "/access"),
+        ("DESCRIPTION", "/description"),
+    ];
+    text.push_str("\n\n");
+    text.push_str(&table(&rows, &columns));
+    text
+}

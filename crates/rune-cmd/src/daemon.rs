@@ -1,0 +1,12 @@
+//! The daemon: gateway, control plane and engine in one process.
+//!
+//! [`process`] is what runs, from parse to exit code; [`node`] puts the engine together, for the daemon and for the
+//! one-shot mode; [`listeners`] binds; [`instance`] is how others find a running daemon; [`launch`] starts one in the
+//! background.
+
+pub(crate) mod instance;
+pub(crate) mod launch;
+pub(crate) mod listeners;
+pub(crate) mod node;
+pub(crate) mod process;
+pub(crate) mod telemetry;

@@ -1,0 +1,155 @@
+//! The engine with its store and its tools, put together. The daemon and the one-shot mode differ only in where the
+//! data is and in what a power loss may take.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rune_env::Config;
+use rune_runtime::model::{HttpClient, Timeouts};
+use rune_runtime::{AgentLoader, Engine, ReplicaRouter, Tasks};
+use rune_storage::{Durability, ObjectStore, SqliteStore, StorageConfig, StorageError};
+use rune_store_runtime::{BlobStore, Store, SystemClock};
+use rune_tools::{Builtins, BuiltinsConfig, ProcessRunner};
+
+use super::listeners::already_running;
+use crate::failure::{Exit, Failure, Outcome, chain};
+
+/// An engine that runs nothing yet.
+pub(crate) struct Node {
+    pub(crate) database: Arc<SqliteStore>,
+    pub(crate) store: Store,
+    pub(crate) blobs: Arc<dyn BlobStore>,
+    pub(crate) loader: Arc<AgentLoader>,
+    pub(crate) router: ReplicaRouter,
+    pub(crate) tasks: Tasks,
+    pub(crate) engine: Engine,
+}
+
+/// Where the data is.
+pub(crate) struct Place {
+    /// The database file.
+    pub(crate) database: PathBuf,
+    /// URL of the object store, or `None` for `objects`.
+    pub(crate) object_url: Option<String>,
+    /// Directory of the object store without a URL.
+    pub(crate) objects: PathBuf,
+    /// What a power loss may take.
+    pub(crate) durability: Durability,
+}
+
+impl Place {
+    /// Where the configuration says.
+    pub(crate) fn configured(config: &Config) -> Outcome<Self> {
+        Ok(Self {
+            database: database_path(&config.storage.database_url)?,
+            object_url: config.storage.object_store_url.clone(),
+            objects: config.storage.object_dir(),
+            durability: Durability::Full,
+        })
+    }
+
+    /// Below a directory that is removed afterwards.
+    pub(crate) fn temporary(dir: &Path) -> Self {
+        Self {
+            database: dir.join("rune.db"),
+            object_url: None,
+            objects: dir.join("objects"),
+            durability: Durability::Normal,
+        }
+    }
+}
+
+impl Node {
+    /// Opens the data and puts the engine on it.
+    pub(crate) fn open(config: &Config, place: &Place) -> Outcome<Self> {
+        let mut storage = StorageConfig::new(&place.database);
+        storage.durability = place.durability;
+        let database = SqliteStore::open(storage).map_err(|error| match error {
+            StorageError::Locked { path, pid } => already_running(&path, pid),
+            error => {
+                let what = format!("cannot open the database {}", place.database.display());
+                Failure::because(what, &error).help("`rune doctor` checks it")
+            }
+        })?;
+        let database = Arc::new(database);
+        let objects = match &place.object_url {
+            Some(url) => ObjectStore::open(url),
+            None => ObjectStore::open_directory(&place.objects),
+        };
+        let objects = objects.map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                format!("cannot open the object store: {}", chain(&error)),
+            )
+            .help("RUNE_OBJECT_STORE_URL says where it is; leave it out for a local directory")
+        })?;
+        let store = Store::new(database.clone(), Arc::new(SystemClock));
+        let variables = config.clone();
+        let builtins = BuiltinsConfig::default();
+        let runner = ProcessRunner::new(&builtins.search_path);
+        let loader = Arc::new(AgentLoader {
+            providers: config.providers.clone(),
+            timeouts: Timeouts::default(),
+            http: HttpClient::new(),
+            builtins: Builtins::new(builtins),
+            runner,
+            variables: Arc::new(move |name| variables.variable(name)),
+            workspaces: config.runtime.workspace_dir.clone(),
+        });
+        let router = ReplicaRouter::new();
+        let tasks = Tasks::new();
+        let engine = Engine::new(store.clone(), router.clone(), tasks.clone());
+        Ok(Self {
+            database,
+            store,
+            blobs: Arc::new(objects),
+            loader,
+            router,
+            tasks,
+            engine,
+        })
+    }
+}
+
+/// The file of a `sqlite:PATH` URL.
+pub(crate) fn database_path(url: &str) -> Outcome<PathBuf> {
+    let path = url
+        .strip_prefix("sqlite:")
+        .map(|rest| rest.strip_prefix("//").unwrap_or(rest));
+    match path {
+        Some(path) if !path.is_empty() && !path.contains('?') => Ok(PathBuf::from(path)),
+        _ => Err(Failure::usage(format!("the database URL `{}` is not valid", scheme_only(url)))
+            .help("expected sqlite:PATH, such as sqlite:/var/lib/rune/rune.db (DATABASE_URL, --database-url)")),
+    }
+}
+
+/// A URL without what may be a password in it.
+fn scheme_only(url: &str) -> String {
+    match url.split_once(':') {
+        Some((scheme, _)) if scheme != "sqlite" => format!("{scheme}:…"),
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_file_of_a_database_url() {
+        for (url, path) in [
+            ("sqlite:/a/rune.db", "/a/rune.db"),
+            ("sqlite:///a/rune.db", "/a/rune.db"),
+            ("sqlite:rune.db", "rune.db"),
+        ] {
+            assert_eq!(database_path(url).unwrap(), PathBuf::from(path), "{url}");
+        }
+    }
+
+    #[test]
+    fn refuses_other_databases_without_showing_their_password() {
+        let failure = database_path("postgres://me:secret@host/db").unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(!failure.message().contains("secret"), "{failure:?}");
+    }
+}

@@ -1,0 +1,260 @@
+//! The daemon process: parse → telemetry → config → bind → build → spawn → ready → drain → exit code.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use rune_cp::{ControlPlane, NodeInfo};
+use rune_env::Config;
+use rune_gateway::Gateway;
+use rune_http::{Readiness, Server};
+use rune_runtime::{LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, Tasks};
+use rune_storage::{DataDirLock, StorageError};
+use rune_store_runtime::{Clock, SystemClock};
+use tokio::net::TcpListener;
+
+use super::instance::{Address, InstanceFiles};
+use super::launch::{self, Reporter};
+use super::listeners::{Listeners, already_running};
+use super::node::{Node, Place};
+use super::telemetry;
+use crate::commands::daemon::StartOptions;
+use crate::context::{Context, url_of};
+use crate::failure::{Exit, Failure, Outcome, chain};
+use crate::interrupt::Interrupt;
+
+/// Threads that run tasks at the most; the work is I/O.
+const MAX_WORKERS: usize = 8;
+/// How long tasks get to end after the requests have.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How often old samples of the metrics are let go.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+/// Name of the only node.
+const NODE_ID: &str = "local";
+
+/// Runs until it is asked to end.
+pub(crate) fn run(context: &Context, options: &StartOptions, detached: bool) -> Outcome {
+    let mut reporter = Reporter::new(detached)?;
+    let result = start(context, options, detached, &mut reporter);
+    if let Err(failure) = &result {
+        reporter.failed(failure);
+    }
+    result
+}
+
+fn start(
+    context: &Context,
+    options: &StartOptions,
+    detached: bool,
+    reporter: &mut Reporter,
+) -> Outcome {
+    // In the background stderr is the log already.
+    let log = options.log_file.as_deref().filter(|_| !detached);
+    telemetry::start(
+        &context.config.observability,
+        log.map(launch::open_log).transpose()?,
+    )?;
+    let workers = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, MAX_WORKERS);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("rune-worker")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because("cannot start the runtime", &error))?;
+    let result = runtime.block_on(serve(context, options, reporter));
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(context: &Context, options: &StartOptions, reporter: &mut Reporter) -> Outcome {
+    let config = &context.config;
+    let mut interrupt = Interrupt::listen()?;
+    let listeners = Listeners::bind(config).await?;
+    let place = Place::configured(config)?;
+    let lock = lock_data_dir(config, &place)?;
+    let node = Node::open(config, &place)?;
+    let address = address(&listeners, options)?;
+    // The lock on the data directory is ours from here on, so these files are, too.
+    let files = InstanceFiles::write(context.data_dir(), &pid_file(config, options), &address)?;
+
+    let readiness = Readiness::default();
+    let ready = readiness.part("engine");
+    let backend = Arc::new(LocalBackend::new(
+        Arc::clone(&node.loader),
+        PackageCache::new(
+            Arc::clone(&node.blobs),
+            config.storage.data_dir.join("packages"),
+        ),
+        node.router.clone(),
+    ));
+    let (reconcile, reconcile_handle) = ReconcileLoop::new(
+        node.store.clone(),
+        backend,
+        node.router.clone(),
+        node.tasks.clone(),
+        config.runtime.drain_grace,
+    );
+    node.tasks.spawn("reconcile", reconcile.run());
+    // What a crash interrupted is taken up before anything new can be accepted: connections wait in the backlog.
+    reconcile_handle.first_pass().await;
+    let recovered = node.engine.recover().await.map_err(|error| {
+        Failure::because("cannot take up the requests that were interrupted", &error)
+    })?;
+    serve_http(&node, listeners, readiness, reconcile_handle)?;
+    ready.set(true);
+    tracing::info!(
+        version = address.version,
+        gateway = address.gateway,
+        control_plane = address.control_plane,
+        data_dir = %context.data_dir().display(),
+        recovered,
+        "ready"
+    );
+    reporter.ready();
+
+    interrupt.next().await;
+    tracing::info!("shutting down");
+    ready.set(false);
+    tokio::select! {
+        () = shut_down(node, files, lock, config.runtime.drain_grace) => Ok(Exit::Ok),
+        () = interrupt.next() => {
+            tracing::warn!("second signal: ending now");
+            Err(Failure::silent(Exit::Interrupted))
+        }
+    }
+}
+
+/// Puts both APIs on their sockets.
+fn serve_http(
+    node: &Node,
+    listeners: Listeners,
+    readiness: Readiness,
+    reconcile: ReconcileHandle,
+) -> Outcome<()> {
+    let metrics = metrics(&node.tasks)?;
+    let info = NodeInfo {
+        id: NODE_ID.to_owned(),
+        gateway_addr: listeners.gateway.local_addr().ok(),
+        control_plane_addr: listeners.control_plane.local_addr().ok(),
+        started_at: node.store.now(),
+    };
+    let gateway = Gateway {
+        engine: node.engine.clone(),
+        auth: listeners.auth.clone(),
+        readiness: readiness.clone(),
+        metrics,
+    };
+    let control_plane = ControlPlane {
+        store: node.store.clone(),
+        blobs: Arc::clone(&node.blobs),
+        router: node.router.clone(),
+        reconcile,
+        node: info,
+        auth: listeners.auth,
+        readiness,
+    };
+    let apis = [
+        ("gateway", listeners.gateway, gateway.router()),
+        (
+            "control-plane",
+            listeners.control_plane,
+            control_plane.router(),
+        ),
+    ];
+    for (name, listener, router) in apis {
+        let server = Server::new(name, listener, router, node.tasks.clone());
+        let serving = server.run(node.tasks.shutdown(), STOP_GRACE);
+        node.tasks.spawn(name, serving);
+    }
+    Ok(())
+}
+
+/// Collects metrics from here on.
+fn metrics(tasks: &Tasks) -> Outcome<PrometheusHandle> {
+    let handle = PrometheusBuilder::new()
+        .install_recorder()
+        .map_err(|error| Failure::because("cannot collect metrics", &error))?;
+    let (upkeep, shutdown) = (handle.clone(), tasks.shutdown());
+    tasks.spawn("metrics", async move {
+        let mut tick = tokio::time::interval(METRICS_UPKEEP);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = tick.tick() => upkeep.run_upkeep(),
+            }
+        }
+    });
+    Ok(handle)
+}
+
+/// Lets requests end, then tasks, then the store. What does not end in time is in the journal and is taken up by the
+/// next start.
+async fn shut_down(node: Node, files: InstanceFiles, lock: Option<DataDirLock>, grace: Duration) {
+    if !node.engine.drain(grace).await {
+        tracing::warn!(
+            active = node.engine.active(),
+            "requests did not end in time and go on with the next start"
+        );
+    }
+    if !node.tasks.stop(STOP_GRACE).await {
+        tracing::warn!(tasks = node.tasks.len(), "tasks did not end in time");
+    }
+    // While the data directory is still ours.
+    drop(files);
+    if let Err(error) = node.database.close().await {
+        tracing::error!(error = chain(&error), "the store did not close well");
+    }
+    drop(lock);
+    tracing::info!("stopped");
+}
+
+/// The store locks the directory of the database. Where that is not the data directory, the data directory is locked
+/// as well: it is by this lock that a running daemon is found.
+fn lock_data_dir(config: &Config, place: &Place) -> Outcome<Option<DataDirLock>> {
+    let data_dir = &config.storage.data_dir;
+    std::fs::create_dir_all(data_dir)
+        .map_err(|error| Failure::because(format!("cannot make {}", data_dir.display()), &error))?;
+    let is_same = |dir: &Path| match (dir.canonicalize(), data_dir.canonicalize()) {
+        (Ok(dir), Ok(data_dir)) => dir == data_dir,
+        _ => false,
+    };
+    let parent = place.database.parent().map(|dir| {
+        if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        }
+    });
+    if parent.is_some_and(is_same) {
+        return Ok(None);
+    }
+    match DataDirLock::acquire(data_dir) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(StorageError::Locked { path, pid }) => Err(already_running(&path, pid)),
+        Err(error) => Err(Failure::because("cannot lock the data directory", &error)),
+    }
+}
+
+fn address(listeners: &Listeners, options: &StartOptions) -> Outcome<Address> {
+    let local = |listener: &TcpListener| {
+        let addr = listener.local_addr();
+        addr.map(url_of)
+            .map_err(|error| Failure::because("cannot read the own address", &error))
+    };
+    Ok(Address {
+        pid: std::process::id(),
+        gateway: local(&listeners.gateway)?,
+        control_plane: local(&listeners.control_plane)?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: SystemClock.now().to_string(),
+        options: options.clone(),
+    })
+}
+
+fn pid_file(config: &Config, options: &StartOptions) -> PathBuf {
+    let default = || config.storage.data_dir.join("daemon.pid");
+    options.pid_file.clone().unwrap_or_else(default)
+}

@@ -1,0 +1,37 @@
+//! Logs: to stderr, filtered by `RUST_LOG`, for people or for machines.
+
+use std::fs::File;
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use rune_env::{LogFormat, ObservabilityConfig};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use crate::failure::{Failure, Outcome, chain};
+
+/// Starts logging, to `file` or to stderr. Once per process.
+pub(crate) fn start(config: &ObservabilityConfig, file: Option<File>) -> Outcome<()> {
+    let filter = EnvFilter::builder().parse(&config.log).map_err(|error| {
+        let message = format!(
+            "the log filter `{}` is not valid: {}",
+            config.log,
+            chain(&error)
+        );
+        Failure::usage(message).help("RUST_LOG=info,rune_runtime=debug is one that is")
+    })?;
+    let is_terminal = file.is_none() && std::io::stderr().is_terminal();
+    let writer = match file {
+        Some(file) => BoxMakeWriter::new(Arc::new(file)),
+        None => BoxMakeWriter::new(std::io::stderr),
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(is_terminal);
+    let started = match config.log_format {
+        LogFormat::Pretty => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| Failure::because("cannot start logging", &*error))
+}
