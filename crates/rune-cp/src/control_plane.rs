@@ -68,7 +68,6 @@ struct Document;
 
 impl ControlPlane {
     /// Every route of the control-plane API, protected.
-    #[must_use]
     pub fn router(self) -> Router {
         let (router, document) = all_routes();
         let shared = Shared {

@@ -45,7 +45,6 @@ struct Document;
 
 impl Gateway {
     /// Every route of the public API, protected.
-    #[must_use]
     pub fn router(self) -> Router {
         let (router, document) = all_routes();
         let shared = Shared {

@@ -1,7 +1,6 @@
 //! The control-plane API behind a real listener.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "the helpers of tests are part of the tests"
 )]
 

@@ -98,9 +98,9 @@ async fn a_dropped_client_does_not_stop_the_request_and_resumes_live() {
     let follow = gateway
         .get(&format!("{path}/events"))
         .header("last-event-id", last);
-    let follow = tokio::spawn(events(follow));
+    let follow = gateway.platform.tasks.spawn("client", events(follow));
     answer(gateway.client.post(gateway.url(&format!("{path}/cancel")))).await;
-    let rest = follow.await.unwrap();
+    let rest = follow.await.unwrap().unwrap();
     let numbers = ids(&rest);
     assert_eq!(
         numbers,

@@ -20,7 +20,11 @@ async fn an_answer_carries_ids_output_usage_and_status() {
 async fn a_failed_request_answers_its_error_and_id() {
     let gateway = TestGateway::start().await;
     let (status, body) = answer(gateway.invoke(&json!({"input": "broken"}))).await;
-    assert_eq!((status, &body["error"]["code"]), (400, &json!("invalid_input")), "{body}");
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (400, &json!("invalid_input")),
+        "{body}"
+    );
     let id = body["error"]["request_id"].as_str().unwrap();
     assert!(id.starts_with("req_"), "{body}");
     let (_, request) = answer(gateway.get(&format!("/v1/requests/{id}"))).await;

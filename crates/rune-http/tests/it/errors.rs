@@ -5,7 +5,7 @@ use rune_http::{Auth, MAX_BODY_BYTES, MAX_URI_BYTES};
 
 use crate::toy::{Answer, send, start};
 
-fn check(answer: Answer, status: u16, code: &str, message: &str) {
+fn check(answer: &Answer, status: u16, code: &str, message: &str) {
     assert_eq!(answer.status, status, "{}", answer.text);
     let (found, text, request_id) = answer.error();
     assert_eq!(found, code, "{text}");
@@ -24,33 +24,33 @@ async fn bad_bodies_are_explained() {
         send(request.body(body.to_owned()))
     };
     check(
-        post(r#"{"text": "a", "cuont": 1}"#).await,
+        &post(r#"{"text": "a", "cuont": 1}"#).await,
         400,
         "invalid_input",
         "`cuont`",
     );
     check(
-        post("{\"text\": \"a\",\n \"count\": x}").await,
+        &post("{\"text\": \"a\",\n \"count\": x}").await,
         400,
         "invalid_input",
         "line 2 column",
     );
     check(
-        post("{}").await,
+        &post("{}").await,
         400,
         "invalid_input",
         "missing field `text`",
     );
-    check(post("").await, 400, "invalid_input", "EOF");
+    check(&post("").await, 400, "invalid_input", "EOF");
     check(
-        post(&"[".repeat(10_000)).await,
+        &post(&"[".repeat(10_000)).await,
         400,
         "invalid_input",
         "invalid type",
     );
     let plain = client.post(toy.url("/notes")).body(r#"{"text": "a"}"#);
     check(
-        send(plain).await,
+        &send(plain).await,
         400,
         "invalid_input",
         "content-type: application/json",
@@ -92,7 +92,7 @@ async fn limits_are_enforced_before_the_body_is_read() {
     let client = reqwest::Client::new();
     let long = toy.url(&format!("/limit?x={}", "a".repeat(MAX_URI_BYTES)));
     check(
-        send(client.get(long)).await,
+        &send(client.get(long)).await,
         413,
         "too_large",
         "path and query",
@@ -100,7 +100,7 @@ async fn limits_are_enforced_before_the_body_is_read() {
     let headers = client
         .get(toy.url("/health"))
         .header("x-long", "a".repeat(40_000));
-    check(send(headers).await, 413, "too_large", "headers");
+    check(&send(headers).await, 413, "too_large", "headers");
 }
 
 #[tokio::test]
@@ -108,24 +108,24 @@ async fn paths_queries_and_methods_are_checked() {
     let toy = start(Auth::Anonymous).await;
     let client = reqwest::Client::new();
     let get = |path: &str| send(client.get(toy.url(path)));
-    check(get("/nowhere").await, 404, "not_found", "no such path");
-    check(get("/limit?limti=3").await, 400, "invalid_input", "limti");
+    check(&get("/nowhere").await, 404, "not_found", "no such path");
+    check(&get("/limit?limti=3").await, 400, "invalid_input", "limti");
     check(
-        get("/limit?limit=x").await,
+        &get("/limit?limit=x").await,
         400,
         "invalid_input",
         "invalid digit",
     );
     check(
-        get("/requests/req_1").await,
+        &get("/requests/req_1").await,
         400,
         "invalid_input",
         "is not a request id",
     );
-    check(get("/requests/%ff").await, 400, "invalid_input", "UTF-8");
+    check(&get("/requests/%ff").await, 400, "invalid_input", "UTF-8");
     let wrong = send(client.put(toy.url("/notes"))).await;
     assert_eq!(wrong.allow.as_deref(), Some("POST"));
-    check(wrong, 405, "invalid_input", "method");
+    check(&wrong, 405, "invalid_input", "method");
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn what_went_wrong_inside_stays_inside() {
     for path in ["/panic", "/corrupt"] {
         let answer = send(client.get(toy.url(path))).await;
         assert!(!answer.text.contains("secret"), "{}", answer.text);
-        check(answer, 500, "internal", "");
+        check(&answer, 500, "internal", "");
     }
     assert_eq!(send(client.get(toy.url("/who"))).await.text, "anonymous");
 }
@@ -146,7 +146,7 @@ async fn codes_carry_their_headers_and_ids() {
     let client = reqwest::Client::new();
     let full = send(client.get(toy.url("/full"))).await;
     assert_eq!(full.retry_after.as_deref(), Some("1"));
-    check(full, 429, "limit_exceeded", "too many");
+    check(&full, 429, "limit_exceeded", "too many");
     let cancelled = send(client.get(toy.url("/cancelled"))).await;
     assert_eq!(cancelled.status, 499);
     let (code, _, request_id) = cancelled.error();
