@@ -207,11 +207,8 @@ impl EventMapper {
         if let EntryBody::ModelReply(reply) = &entry.body {
             self.missed_blocks(reply, &mut events);
         }
-        if matches!(
-            entry.body,
-            EntryBody::Started { attempt: 2.., .. } | EntryBody::ModelFailed { .. }
-        ) {
-            // What was said so far belongs to an attempt that did not count.
+        if matches!(entry.body, EntryBody::ModelFailed { .. }) {
+            // What was said so far belongs to a reply that did not count.
             (self.saw_text, self.saw_reasoning) = (false, false);
         }
         events.push(SequencedEvent {

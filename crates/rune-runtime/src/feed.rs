@@ -36,7 +36,7 @@ struct State {
     /// The entry that comes next; one that is ahead of it waits in `held`.
     next_seq: u64,
     held: BTreeMap<u64, Arc<Entry>>,
-    /// What was said before the first entry was committed; nobody sees it earlier.
+    /// What was said before the first entry was there: nothing precedes it.
     early: Vec<FeedItem>,
     closed: bool,
 }
@@ -65,6 +65,22 @@ impl Feed {
         self.first_seq
     }
 
+    /// Sequence number of the entry that readers get next.
+    #[must_use]
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.lock().next_seq
+    }
+
+    /// The last entry that readers can see.
+    #[must_use]
+    pub(crate) fn last_entry(&self) -> Option<Arc<Entry>> {
+        let state = self.lock();
+        state.items.iter().rev().find_map(|item| match item {
+            FeedItem::Entry(entry) => Some(Arc::clone(entry)),
+            FeedItem::Text(_) | FeedItem::Reasoning(_) => None,
+        })
+    }
+
     /// Publishes committed entries. Two writers of one journal may report their
     /// commits out of order; readers see the order of the journal all the same.
     pub(crate) fn publish(&self, entries: impl IntoIterator<Item = Entry>) {
@@ -81,8 +97,8 @@ impl Feed {
             };
             state.items.push(FeedItem::Entry(entry));
             state.next_seq += 1;
-            let early = std::mem::take(&mut state.early);
-            state.items.extend(early);
+            let mut early = std::mem::take(&mut state.early);
+            state.items.append(&mut early);
         }
         drop(state);
         self.changed.send_replace(());
@@ -130,9 +146,9 @@ impl Feed {
         let mut state = self.lock();
         if state.next_seq == self.first_seq {
             state.early.push(item);
-            return;
+        } else {
+            state.items.push(item);
         }
-        state.items.push(item);
         drop(state);
         self.changed.send_replace(());
     }
@@ -230,6 +246,17 @@ mod tests {
         feed.close();
         assert_eq!(drain(&mut feed.reader(0)).await, ["#5", "#6", "#7"]);
         assert_eq!(drain(&mut feed.reader(5)).await, ["#6", "#7"]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_said_before_the_first_entry() {
+        let feed = Feed::new(1);
+        feed.text("he");
+        feed.publish([entry(2)]);
+        feed.text("llo");
+        feed.publish([entry(1)]);
+        feed.close();
+        assert_eq!(drain(&mut feed.reader(0)).await, ["#1", "he", "llo", "#2"]);
     }
 
     #[tokio::test]

@@ -104,6 +104,7 @@ impl JournalWriter {
         };
         let Appended { first_seq, .. } = self.store.write(append).await?;
         if self.policy == CheckpointPolicy::EachStep {
+            self.publish_up_to(first_seq).await;
             let entries = buffered
                 .into_iter()
                 .zip(first_seq..)
@@ -116,6 +117,28 @@ impl JournalWriter {
             self.feed.publish(entries);
         }
         Ok(())
+    }
+
+    /// Publishes what somebody else has committed in between, such as the request to
+    /// cancel: whoever wrote it may not get to it before the feed is closed, and
+    /// readers get nothing that is behind a gap.
+    async fn publish_up_to(&self, first_seq: u64) {
+        loop {
+            let next = self.feed.next_seq();
+            if next >= first_seq {
+                return;
+            }
+            let limit = u32::try_from(first_seq - next).unwrap_or(u32::MAX);
+            let read = self.store.journal(self.request_id, next - 1, limit).await;
+            match read {
+                Ok(entries) if !entries.is_empty() => self.feed.publish(entries),
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "live readers miss an entry and have to reconnect");
+                    return;
+                }
+            }
+        }
     }
 
     /// Publishes an entry that is not durable yet: the engine is the only writer of

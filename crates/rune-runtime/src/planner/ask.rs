@@ -54,17 +54,20 @@ impl Planner {
                 .get(position)
                 .filter(|_| again || agent.models().goes_on(&error));
             let failure = failure(&error);
-            self.note(EntryBody::ModelFailed {
+            let failed = EntryBody::ModelFailed {
                 step: self.state.steps + 1,
                 provider: candidate.client.provider().to_owned(),
                 model: candidate.model.clone(),
                 failure: failure.clone(),
                 next_provider: next.map(|next| next.client.provider().to_owned()),
-            });
+            };
             tracing::warn!(request = %self.request_id, %error, "model call failed");
             if next.is_none() {
+                self.note(failed);
                 return Err(failure.into());
             }
+            // Readers learn that the text so far does not count before they see more.
+            self.commit(vec![failed]).await?;
         }
     }
 
