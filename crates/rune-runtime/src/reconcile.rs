@@ -6,8 +6,7 @@
 //! again with growing pauses, at once when the deployment changes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -70,7 +69,8 @@ pub struct ReconcileLoop {
     passes: watch::Sender<u64>,
     /// What each replica of this process was started from.
     started_from: HashMap<ReplicaId, Template>,
-    draining: HashSet<ReplicaId>,
+    /// Shared with the tasks that drain.
+    draining: Arc<Mutex<HashSet<ReplicaId>>>,
     backoff: HashMap<DeploymentId, Backoff>,
 }
 
@@ -114,7 +114,7 @@ impl ReconcileLoop {
             wake,
             passes,
             started_from: HashMap::new(),
-            draining: HashSet::new(),
+            draining: Arc::default(),
             backoff: HashMap::new(),
         };
         (this, handle)
@@ -124,10 +124,10 @@ impl ReconcileLoop {
     pub async fn run(mut self) {
         let shutdown = self.tasks.shutdown();
         loop {
-            if let Err(error) = self.pass().await {
-                tracing::error!(%error, "reconcile pass failed");
+            match self.pass().await {
+                Ok(()) => self.passes.send_modify(|passes| *passes += 1),
+                Err(error) => tracing::error!(%error, "reconcile pass failed"),
             }
-            self.passes.send_modify(|passes| *passes += 1);
             let pause = self.pause();
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -137,17 +137,19 @@ impl ReconcileLoop {
         }
     }
 
-    /// Until the next look: the interval, or less where a start is to be tried again.
+    /// Until the next look: the interval, or less where a start is to be tried again. One
+    /// that is due and was not tried waits for a store that does not answer.
     fn pause(&self) -> Duration {
         let now = Instant::now();
         let next = self
             .backoff
             .values()
-            .map(|b| b.not_before.saturating_duration_since(now))
+            .map(|b| match b.not_before.saturating_duration_since(now) {
+                Duration::ZERO => FIRST_BACKOFF,
+                pause => pause,
+            })
             .min();
-        next.map_or(INTERVAL, |next| {
-            next.clamp(Duration::from_millis(10), INTERVAL)
-        })
+        next.unwrap_or(INTERVAL).min(INTERVAL)
     }
 
     async fn pass(&mut self) -> Result<(), StoreError> {
@@ -239,7 +241,7 @@ impl ReconcileLoop {
         let rows = self.store.replicas(&filter, &page).await?.items;
         let (mut current, mut outdated) = (Vec::new(), Vec::new());
         for row in rows {
-            if self.draining.contains(&row.id) {
+            if self.draining().contains(&row.id) {
                 continue;
             }
             match self.backend.health(row.id).await {
@@ -292,16 +294,19 @@ impl ReconcileLoop {
             )));
         };
         let starts = (0..missing).map(|_| self.start_one(deployment, &version));
-        let mut failure = None;
+        let (mut failure, mut unstored) = (None, None);
         for (id, result) in join_all(starts).await {
             match result {
                 Ok(()) => {
                     self.started_from.insert(id, template.clone());
                     current.push(id);
                 }
-                Err(StartError::Store(error)) => return Err(error),
+                Err(StartError::Store(error)) => unstored = Some(error),
                 Err(StartError::Backend(error)) => failure = Some(error.to_string()),
             }
+        }
+        if let Some(error) = unstored {
+            return Err(error);
         }
         match &failure {
             None => {
@@ -394,14 +399,19 @@ impl ReconcileLoop {
         self.store.write(put).await
     }
 
+    fn draining(&self) -> MutexGuard<'_, HashSet<ReplicaId>> {
+        lock(&self.draining)
+    }
+
     /// Drains and stops a replica without holding up the loop.
     fn retire(&mut self, id: ReplicaId) {
-        if !self.draining.insert(id) {
+        if !self.draining().insert(id) {
             return;
         }
         self.started_from.remove(&id);
         let (backend, store) = (Arc::clone(&self.backend), self.store.clone());
         let (grace, wake) = (self.drain_grace, Arc::clone(&self.wake));
+        let draining = Arc::clone(&self.draining);
         self.tasks.spawn("drain", async move {
             let drained = async {
                 if let Ok(Some(row)) = store.replica(id).await {
@@ -427,12 +437,19 @@ impl ReconcileLoop {
                 let removed = store.write(RemoveReplica { replica_id: id }).await;
                 removed.map_err(|error| error.to_string())
             };
-            if let Err(error) = drained.await {
-                tracing::warn!(replica = %id, error, "replica was not stopped");
+            let ended = drained.await;
+            lock(&draining).remove(&id);
+            match ended {
+                Ok(()) => wake.notify_one(),
+                // The next look at the interval finds the replica and tries again.
+                Err(error) => tracing::warn!(replica = %id, error, "replica was not stopped"),
             }
-            wake.notify_one();
         });
     }
+}
+
+fn lock(draining: &Mutex<HashSet<ReplicaId>>) -> MutexGuard<'_, HashSet<ReplicaId>> {
+    draining.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 enum StartError {

@@ -110,7 +110,14 @@ impl ReplicaRouter {
         state.names.insert(key, deployment.id);
         let deployment = Arc::new(deployment);
         match state.pools.get_mut(&deployment.id) {
-            Some(pool) => pool.deployment = deployment,
+            Some(pool) => {
+                pool.deployment = deployment;
+                if pool.deployment.replicas == 0 {
+                    // Nobody will serve those who wait; they are told.
+                    pool.waiting.clear();
+                    pool.ready.send_replace(());
+                }
+            }
             None => {
                 let pool = Pool {
                     deployment: Arc::clone(&deployment),
@@ -241,6 +248,7 @@ impl ReplicaRouter {
         };
         match tokio::time::timeout(deadline, waiting).await {
             Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(_)) if self.lock().pools.contains_key(&id) => Err(RouteError::Stopped),
             Ok(Err(_)) => Err(RouteError::Removed),
             Err(_) => Err(RouteError::Deadline(deadline)),
         }
