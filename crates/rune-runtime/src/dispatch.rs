@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use rune_store_runtime::ErrorCode;
+use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
     Block, Failure, MemoryScope, RequestId, SessionId, Store, ToolIntent, ToolOutcome,
 };
@@ -21,6 +22,9 @@ use crate::agent::{Agent, Tool, ToolRunner};
 const CONTENT_LIMIT: usize = 64 * 1024;
 /// Largest output of a tool whose descriptor does not say, in bytes.
 const DEFAULT_OUTPUT_LIMIT: usize = 1024 * 1024;
+/// Bytes and levels that a journal entry adds to the outcome in it.
+const ENTRY_OVERHEAD: usize = 1024;
+const ENTRY_DEPTH: usize = 4;
 /// How long a tool may take to end after it was told to.
 const STOP_GRACE: Duration = Duration::from_millis(800);
 /// Longest wait between two attempts.
@@ -111,7 +115,7 @@ impl ToolDispatcher<'_> {
                 (None, Some(failure), content)
             }
         };
-        ToolOutcome {
+        storable(ToolOutcome {
             step: intent.step,
             call_id: intent.call_id,
             tool: intent.tool,
@@ -120,7 +124,7 @@ impl ToolDispatcher<'_> {
             content,
             duration_ms,
             attempts,
-        }
+        })
     }
 
     async fn run_with_retries(
@@ -212,6 +216,25 @@ fn check_output(tool: &Tool, result: Result<Value, ToolError>) -> Result<Value, 
             ToolErrorKind::Failed,
             format!("the tool's output does not match its schema: {mismatch}"),
         )),
+    }
+}
+
+/// The outcome, or a failure that says so where the journal cannot hold it.
+fn storable(outcome: ToolOutcome) -> ToolOutcome {
+    let text = serde_json::to_string(&outcome).unwrap_or_default();
+    let problem = if text.len() > MAX_ENTRY_BYTES - ENTRY_OVERHEAD {
+        format!("has {} bytes, more than the journal can hold", text.len())
+    } else if json_depth(&text) > MAX_JSON_DEPTH - ENTRY_DEPTH {
+        format!("nests deeper than {MAX_JSON_DEPTH} levels")
+    } else {
+        return outcome;
+    };
+    let message = format!("the tool ran, but its output {problem}; the output was dropped");
+    ToolOutcome {
+        output: None,
+        content: format!("error: {message}"),
+        failure: Some(Failure::new(ErrorCode::TooLarge, message)),
+        ..outcome
     }
 }
 

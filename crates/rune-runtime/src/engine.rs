@@ -20,7 +20,9 @@ use crate::task::Tasks;
 pub use follow::RequestEvents;
 pub use invoke::{Invocation, Invoked};
 
-use active::{ActiveRequests, SessionLocks};
+use active::{ActiveRequests, SessionLines};
+
+use crate::planner::RunState;
 
 /// Longest a request may wait for a replica to become ready or free.
 pub(crate) const QUEUE_DEADLINE: Duration = Duration::from_secs(60);
@@ -87,7 +89,7 @@ struct Inner {
     router: ReplicaRouter,
     tasks: Tasks,
     active: ActiveRequests,
-    sessions: SessionLocks,
+    sessions: SessionLines,
 }
 
 impl Engine {
@@ -99,7 +101,7 @@ impl Engine {
             router,
             tasks,
             active: ActiveRequests::default(),
-            sessions: SessionLocks::default(),
+            sessions: SessionLines::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -147,47 +149,67 @@ impl Engine {
 
     /// Asks for a request to be cancelled and answers its state. Its model stream and
     /// its tools end within a second. Cancelling twice, or after the end, is no error.
+    /// Dropping the future does not undo it.
     ///
     /// # Errors
     /// [`EngineError::NotFound`] and [`EngineError::Store`].
     pub async fn cancel(&self, id: RequestId, reason: &str) -> Result<RequestRow, EngineError> {
-        let inner = &self.inner;
-        if let Some(run) = inner.active.get(id) {
-            if run.is_stored_each_step() {
-                self.record_cancel(id, reason, Some(&run.feed)).await?;
-            }
-            run.cancel.cancel();
-            run.ended().await;
-        } else {
-            let row = inner
-                .store
-                .request(id)
-                .await?
-                .ok_or(EngineError::NotFound(id))?;
-            if !row.status.is_terminal() {
-                self.record_cancel(id, reason, None).await?;
-                self.end_idle(id, row.usage).await?;
-            }
+        // In a task of its own: a caller that goes away must not leave a cancel behind
+        // that is in the journal and that the run does not know of.
+        let (engine, reason) = (self.clone(), reason.to_owned());
+        let cancelling =
+            self.inner.tasks.spawn(
+                "cancel",
+                async move { engine.cancel_now(id, &reason).await },
+            );
+        match cancelling.await {
+            Ok(Some(row)) => row,
+            Ok(None) | Err(_) => Err(EngineError::ShuttingDown),
         }
-        match self.request(id).await {
-            // A request that is never stored is gone once it has ended.
-            Err(EngineError::NotFound(_)) => Err(EngineError::NotFound(id)),
-            other => other,
+    }
+
+    async fn cancel_now(&self, id: RequestId, reason: &str) -> Result<RequestRow, EngineError> {
+        let inner = &self.inner;
+        let Some(run) = inner.active.get(id) else {
+            let row = self.request(id).await?;
+            if row.status.is_terminal() {
+                return Ok(row);
+            }
+            self.record_cancel(id, reason, None).await?;
+            self.end_idle(id, row.usage).await?;
+            return self.request(id).await;
+        };
+        let recorded = if run.is_stored_each_step() {
+            self.record_cancel(id, reason, Some(&run.feed)).await
+        } else {
+            Ok(())
+        };
+        // It stops even where the store cannot say so.
+        run.cancel.cancel();
+        run.ended().await;
+        match run.final_row() {
+            Some(row) => Ok(row),
+            None => {
+                recorded?;
+                self.request(id).await
+            }
         }
     }
 
     /// Ends a cancelled request that no task of this process runs.
     async fn end_idle(&self, id: RequestId, usage: Usage) -> Result<(), EngineError> {
         let failure = Failure::new(ErrorCode::Cancelled, "the request was cancelled");
-        let finished = EntryBody::Finished {
+        let state = RunState::load(&self.inner.store, id).await?;
+        let mut entries = state.close_calls(&failure.message, |name| name);
+        entries.push(EntryBody::Finished {
             status: RequestStatus::Cancelled,
             output: None,
             failure: Some(failure),
             usage,
-        };
+        });
         let append = AppendEntries {
             request_id: id,
-            entries: vec![finished],
+            entries,
         };
         match self.inner.store.write(append).await {
             Ok(_) | Err(StoreError::Rejected(rune_store_runtime::Reject::RequestEnded { .. })) => {

@@ -13,15 +13,15 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rune_store_runtime::{
-    DeploymentId, EntryBody, ErrorCode, Failure, ReplicaId, RequestId, RequestStatus, SessionId,
-    Store, StoreError,
+    DeploymentId, EntryBody, ErrorCode, Failure, Reject, ReplicaId, RequestId, RequestStatus,
+    SessionId, Store, StoreError,
 };
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
-use crate::dispatch::{Plan, ToolDispatcher, refusal};
+use crate::dispatch::{Plan, ToolDispatcher};
 use crate::feed::Feed;
 use crate::history::{self, History};
 use crate::journal::JournalWriter;
@@ -30,11 +30,6 @@ pub(crate) use state::RunState;
 
 /// Part of the token budget that earlier messages may fill.
 const HISTORY_SHARE: u64 = 2;
-
-/// What the model is told about a call that may have run before a crash.
-const UNKNOWN_OUTCOME: &str = "The outcome of this call is unknown: the runtime was interrupted \
-     while the tool ran. It was not repeated. Check whether it had its effect before you call it \
-     again.";
 
 /// One run of one request.
 pub(crate) struct Planner {
@@ -178,13 +173,7 @@ impl Planner {
     async fn settle_interrupted_calls(&mut self) -> Result<(), Ended> {
         let unknown = self.state.open.iter().filter_map(|call| {
             let intent = call.intent.as_ref().filter(|intent| !intent.idempotent)?;
-            let failure = Failure::new(ErrorCode::Unavailable, UNKNOWN_OUTCOME);
-            Some(EntryBody::ToolResult(refusal(
-                call.step,
-                call.id(),
-                &intent.tool,
-                failure,
-            )))
+            Some(call.unknown_outcome(intent))
         });
         let entries: Vec<EntryBody> = unknown.collect();
         if !entries.is_empty() {
@@ -297,6 +286,7 @@ impl Planner {
         let (status, output, failure) = match ended {
             Ok(output) => (RequestStatus::Completed, Some(output), None),
             Err(Ended::Failed(failure)) => (RequestStatus::Failed, None, Some(failure)),
+            Err(Ended::Store(StoreError::Rejected(reject))) => return self.give_up(reject).await,
             Err(Ended::Store(error)) => return Err(error),
             Err(Ended::Stopped) if timed_out && !self.cancel.is_cancelled() => {
                 let message = format!(
@@ -317,23 +307,39 @@ impl Planner {
         let reason = failure
             .as_ref()
             .map_or("", |failure| failure.message.as_str());
-        for call in &self.state.open {
-            let tool = self.agent.tool(call.visible_name());
-            let name = tool.map_or(call.visible_name(), |tool| tool.name.as_str());
-            let failure = Failure::new(ErrorCode::Cancelled, format!("not run: {reason}"));
-            entries.push(EntryBody::ToolResult(refusal(
-                call.step,
-                call.id(),
-                name,
-                failure,
-            )));
-        }
+        let agent = &self.agent;
+        let tool = |name| agent.tool(name).map_or(name, |tool| tool.name.as_str());
+        entries.extend(self.state.close_calls(reason, tool));
         let usage = self.state.usage;
         entries.push(EntryBody::Finished {
             status,
             output,
             failure,
             usage,
+        });
+        match self.journal.finish(entries).await {
+            Err(StoreError::Rejected(reject)) => self.give_up(reject).await,
+            other => other,
+        }
+    }
+
+    /// Ends a request of which the store refuses an entry, such as a reply that is too
+    /// large: it would be refused again by every later attempt. What is stored counts.
+    async fn give_up(&mut self, reject: Reject) -> Result<(), StoreError> {
+        if matches!(
+            reject,
+            Reject::RequestEnded { .. } | Reject::NotFound { .. }
+        ) {
+            return Err(reject.into());
+        }
+        let state = RunState::load(&self.store, self.request_id).await?;
+        let message = format!("an entry of the request's journal was refused: {reject}");
+        let mut entries = state.close_calls(&message, |name| name);
+        entries.push(EntryBody::Finished {
+            status: RequestStatus::Failed,
+            output: None,
+            failure: Some(Failure::new(ErrorCode::Internal, message)),
+            usage: self.state.usage,
         });
         self.journal.finish(entries).await
     }

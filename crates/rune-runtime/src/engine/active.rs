@@ -1,10 +1,12 @@
 //! The requests this process runs, and who may use a session now.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rune_store_runtime::{CheckpointPolicy, RequestId, RequestRow, RequestStatus, SessionId};
-use tokio::sync::{OwnedMutexGuard, watch};
+use rune_store_runtime::{
+    CheckpointPolicy, EntryBody, RequestId, RequestRow, RequestStatus, SessionId,
+};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::Feed;
@@ -29,12 +31,38 @@ impl ActiveRequest {
     pub(super) async fn ended(&self) {
         self.done.cancelled().await;
     }
+
+    /// The row at the end, where the store has none.
+    pub(super) fn final_row(&self) -> Option<RequestRow> {
+        let mut row = self.unstored.as_deref()?.clone();
+        let last = self.feed.last_entry()?;
+        row.last_seq = last.seq;
+        row.updated_at = last.at;
+        if let EntryBody::Finished {
+            status,
+            output,
+            failure,
+            usage,
+        } = last.body.clone()
+        {
+            (row.status, row.output, row.failure, row.usage) = (status, output, failure, usage);
+        }
+        Some(row)
+    }
 }
 
 /// All of them.
 pub(super) struct ActiveRequests {
     state: Mutex<State>,
     count: watch::Sender<usize>,
+}
+
+/// What became of a registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inserted {
+    New,
+    RunsAlready,
+    Closed,
 }
 
 #[derive(Default)]
@@ -53,15 +81,18 @@ impl Default for ActiveRequests {
 }
 
 impl ActiveRequests {
-    /// Registers a request; `false` once [`ActiveRequests::close`] was called.
-    pub(super) fn insert(&self, id: RequestId, request: Arc<ActiveRequest>) -> bool {
+    /// Registers a request; not once [`ActiveRequests::close`] was called.
+    pub(super) fn insert(&self, id: RequestId, request: Arc<ActiveRequest>) -> Inserted {
         let mut state = self.lock();
         if state.closed {
-            return false;
+            return Inserted::Closed;
+        }
+        if state.requests.contains_key(&id) {
+            return Inserted::RunsAlready;
         }
         state.requests.insert(id, request);
         self.count.send_replace(state.requests.len());
-        true
+        Inserted::New
     }
 
     /// Ends the request's feed and forgets it.
@@ -116,45 +147,101 @@ impl ActiveRequests {
 
 /// One request of a session runs at a time, in the order they came, so that each sees
 /// what the ones before it said.
-#[derive(Default)]
-pub(super) struct SessionLocks {
-    locks: Mutex<HashMap<SessionId, Arc<tokio::sync::Mutex<()>>>>,
+#[derive(Clone, Default)]
+pub(super) struct SessionLines {
+    lines: Arc<Mutex<HashMap<SessionId, VecDeque<Place>>>>,
 }
 
-/// The right to run in a session.
-pub(super) struct SessionGuard<'a> {
-    locks: &'a SessionLocks,
+/// A request in the line of its session.
+struct Place {
+    request_id: RequestId,
+    /// Fires when it is its turn.
+    turn: CancellationToken,
+}
+
+/// A place in the line of a session; whoever is behind it goes on when it is dropped.
+pub(super) struct SessionTurn {
+    lines: SessionLines,
     session_id: SessionId,
-    guard: Option<OwnedMutexGuard<()>>,
+    request_id: RequestId,
+    turn: CancellationToken,
 }
 
-impl SessionLocks {
-    pub(super) async fn acquire(&self, session_id: &SessionId) -> SessionGuard<'_> {
-        let lock = Arc::clone(self.lock().entry(session_id.clone()).or_default());
-        let mut turn = SessionGuard {
-            locks: self,
-            session_id: session_id.clone(),
-            guard: None,
-        };
-        turn.guard = Some(lock.lock_owned().await);
-        turn
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<tokio::sync::Mutex<()>>>> {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for SessionGuard<'_> {
-    fn drop(&mut self) {
-        self.guard = None;
-        let mut locks = self.locks.lock();
-        // Held by the map alone: nobody waits, an idle session costs nothing.
-        if locks
-            .get(&self.session_id)
-            .is_some_and(|lock| Arc::strong_count(lock) == 1)
-        {
-            locks.remove(&self.session_id);
+impl SessionLines {
+    /// Takes the last place in the line, at once.
+    pub(super) fn line_up(&self, session_id: &SessionId, request_id: RequestId) -> SessionTurn {
+        let turn = CancellationToken::new();
+        let mut lines = self.lock();
+        let line = lines.entry(session_id.clone()).or_default();
+        if line.is_empty() {
+            turn.cancel();
         }
+        line.push_back(Place {
+            request_id,
+            turn: turn.clone(),
+        });
+        drop(lines);
+        SessionTurn {
+            lines: self.clone(),
+            session_id: session_id.clone(),
+            request_id,
+            turn,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, VecDeque<Place>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SessionTurn {
+    /// Fires when it is this request's turn.
+    pub(super) fn token(&self) -> CancellationToken {
+        self.turn.clone()
+    }
+}
+
+impl Drop for SessionTurn {
+    fn drop(&mut self) {
+        let mut lines = self.lines.lock();
+        let Some(line) = lines.get_mut(&self.session_id) else {
+            return;
+        };
+        line.retain(|place| place.request_id != self.request_id);
+        match line.front() {
+            Some(next) => next.turn.cancel(),
+            // An idle session costs nothing.
+            None => {
+                lines.remove(&self.session_id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_used_in_the_order_of_the_line() {
+        let lines = SessionLines::default();
+        let session = SessionId::generate();
+        let mut turns: Vec<_> = (0..4)
+            .map(|_| lines.line_up(&session, RequestId::generate()))
+            .collect();
+        let may_run = |turns: &[SessionTurn]| -> Vec<bool> {
+            turns
+                .iter()
+                .map(|turn| turn.token().is_cancelled())
+                .collect()
+        };
+        assert_eq!(may_run(&turns), [true, false, false, false]);
+        // One that waits gives up, then the first has ended.
+        turns.remove(1);
+        assert_eq!(may_run(&turns), [true, false, false]);
+        turns.remove(0);
+        assert_eq!(may_run(&turns), [true, false]);
+        turns.clear();
+        assert!(lines.lock().is_empty());
     }
 }

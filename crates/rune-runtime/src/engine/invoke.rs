@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::active::ActiveRequest;
+use super::active::{ActiveRequest, Inserted, SessionTurn};
 use super::{Engine, EngineError, QUEUE_DEADLINE, RequestEvents};
 use crate::feed::Feed;
 use crate::journal::JournalWriter;
@@ -118,9 +118,10 @@ impl Engine {
             done: CancellationToken::new(),
             unstored: (!stored).then(|| Box::new(unstored_row(&accept, at))),
         });
-        if !self.inner.active.insert(request_id, Arc::clone(&run)) {
+        if self.inner.active.insert(request_id, Arc::clone(&run)) != Inserted::New {
             return Err(EngineError::ShuttingDown);
         }
+        let turn = self.inner.sessions.line_up(&session_id, request_id);
         let events =
             RequestEvents::live(request_id, &session_id, self.inner.store.clone(), &run.feed);
         let invoked = Invoked {
@@ -138,17 +139,18 @@ impl Engine {
             next_seq: 2,
             new_session,
             timeout: replica.agent().timeout(),
+            turn: turn.token(),
         };
         if !stored {
             run.feed.publish([entry]);
-            self.start(start, run);
+            self.start(start, run, turn);
             return Ok(invoked);
         }
         // Accepting belongs to the request's own task: a caller that goes away in the
         // meantime must not leave an accepted request behind that nobody runs.
         let (sender, receiver) = oneshot::channel();
         let engine = self.clone();
-        self.spawn(request_id, &Arc::clone(&run), async move {
+        self.spawn(request_id, &Arc::clone(&run), turn, async move {
             engine
                 .accept_and_run(accept, entry, start, run, sender)
                 .await
@@ -169,8 +171,9 @@ impl Engine {
     ///
     /// The model is asked while the acceptance is being committed: the command is queued
     /// first, ahead of everything the run will commit, and nothing leaves the engine
-    /// before it is durable. Only a request with an idempotency key waits, because the
-    /// key may have been used before.
+    /// before it is durable. Two kinds of request wait: one with an idempotency key,
+    /// because the key may have been used before, and one with `on_finish`, because its
+    /// tools wait for no commit of their own.
     async fn accept_and_run(
         &self,
         accept: AcceptRequest,
@@ -179,11 +182,11 @@ impl Engine {
         run: Arc<ActiveRequest>,
         reply: oneshot::Sender<Result<Accepted, StoreError>>,
     ) -> Result<(), EngineError> {
-        let keyed = accept.idempotency.is_some();
+        let waits = accept.idempotency.is_some() || accept.checkpoint == CheckpointPolicy::OnFinish;
         let accepting = self.inner.store.write(accept);
         let running = self.run(start, &run);
         tokio::pin!(accepting, running);
-        let early = if keyed {
+        let early = if waits {
             None
         } else {
             tokio::select! {
@@ -210,10 +213,10 @@ impl Engine {
     }
 
     /// Starts the task that runs a request.
-    pub(super) fn start(&self, start: Start, run: Arc<ActiveRequest>) {
+    pub(super) fn start(&self, start: Start, run: Arc<ActiveRequest>, turn: SessionTurn) {
         let engine = self.clone();
         let request_id = start.request_id;
-        self.spawn(request_id, &Arc::clone(&run), async move {
+        self.spawn(request_id, &Arc::clone(&run), turn, async move {
             engine.run(start, &run).await
         });
     }
@@ -222,6 +225,7 @@ impl Engine {
         &self,
         request_id: RequestId,
         run: &ActiveRequest,
+        turn: SessionTurn,
         work: impl Future<Output = Result<(), EngineError>> + Send + 'static,
     ) {
         let span = tracing::info_span!("request", id = %request_id, session = %run.session_id);
@@ -229,6 +233,7 @@ impl Engine {
         let leave = Leave {
             engine: self.clone(),
             request_id,
+            _turn: turn,
         };
         let task = async move {
             let _leave = leave;
@@ -243,7 +248,8 @@ impl Engine {
 
     async fn run(&self, start: Start, run: &ActiveRequest) -> Result<(), EngineError> {
         let inner = &self.inner;
-        let deadline = Instant::now() + start.timeout;
+        let started = Instant::now();
+        let deadline = started + start.timeout;
         let mut journal = JournalWriter::new(
             start.request_id,
             start.checkpoint,
@@ -251,16 +257,12 @@ impl Engine {
             Arc::clone(&run.feed),
             start.next_seq,
         );
-        let usage = start.state.usage;
+        let state = start.state;
         let place = async {
-            let turn = if start.new_session {
-                None
-            } else {
-                Some(inner.sessions.acquire(&start.session_id).await)
-            };
+            start.turn.cancelled().await;
             let router = &inner.router;
             let lease = router.lease(start.deployment_id, &start.session_id, QUEUE_DEADLINE);
-            Ok((turn, lease.await.map_err(|error| route_failure(&error))?))
+            lease.await.map_err(|error| route_failure(&error))
         };
         let place = tokio::select! {
             place = place => place,
@@ -272,9 +274,9 @@ impl Engine {
                 Err(Failure::new(ErrorCode::Timeout, message))
             }
         };
-        let (_turn, lease) = match place {
-            Ok(place) => place,
-            Err(failure) => return Ok(journal.finish(vec![not_run(failure, usage)]).await?),
+        let lease = match place {
+            Ok(lease) => lease,
+            Err(failure) => return Ok(journal.finish(not_run(failure, &state)).await?),
         };
         let planner = Planner {
             request_id: start.request_id,
@@ -286,9 +288,10 @@ impl Engine {
             store: inner.store.clone(),
             feed: Arc::clone(&run.feed),
             journal,
-            state: start.state,
+            state,
             cancel: run.cancel.clone(),
-            deadline,
+            // What a request waits for is part of its time.
+            deadline: started + lease.replica().agent().timeout(),
             stop: run.cancel.child_token(),
         };
         let skip = |id| inner.active.contains(id);
@@ -307,11 +310,16 @@ pub(super) struct Start {
     pub(super) next_seq: u64,
     pub(super) new_session: bool,
     pub(super) timeout: std::time::Duration,
+    /// Fires when it is the request's turn in its session.
+    pub(super) turn: CancellationToken,
 }
 
+/// Takes a request off the table and then lets the next one of its session run, in this
+/// order: a request that is on the table is not part of the history of the next.
 struct Leave {
     engine: Engine,
     request_id: RequestId,
+    _turn: SessionTurn,
 }
 
 impl Drop for Leave {
@@ -321,18 +329,20 @@ impl Drop for Leave {
 }
 
 /// The end of a request that got no replica.
-fn not_run(failure: Failure, usage: Usage) -> EntryBody {
+fn not_run(failure: Failure, state: &RunState) -> Vec<EntryBody> {
     let status = if failure.code == ErrorCode::Cancelled {
         RequestStatus::Cancelled
     } else {
         RequestStatus::Failed
     };
-    EntryBody::Finished {
+    let mut entries = state.close_calls(&failure.message, |name| name);
+    entries.push(EntryBody::Finished {
         status,
         output: None,
         failure: Some(failure),
-        usage,
-    }
+        usage: state.usage,
+    });
+    entries
 }
 
 fn route_failure(error: &RouteError) -> Failure {

@@ -5,18 +5,16 @@ use std::time::Duration;
 
 use rune_store_runtime::{
     AppendEntries, EntryBody, ErrorCode, Failure, PageRequest, RequestFilter, RequestRow,
-    RequestStatus, StoreError,
+    RequestStatus,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::active::ActiveRequest;
+use super::active::{ActiveRequest, Inserted};
 use super::invoke::Start;
 use super::{Engine, EngineError};
 use crate::feed::Feed;
 use crate::planner::RunState;
 
-/// Entries read from the store at a time.
-const JOURNAL_PAGE: u32 = 256;
 /// How often a request is taken up before it is given up as poisonous.
 const MAX_ATTEMPTS: u32 = 5;
 /// Time limit of a request whose agent is not loaded yet when it is taken up.
@@ -24,11 +22,12 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Engine {
     /// Starts every unfinished request from where its journal ends, oldest first, and
-    /// answers how many there were. Called once, after the deployments are known and
-    /// before anything new is accepted.
+    /// answers how many there were; one that runs already goes on. Called after the
+    /// deployments are known and before anything new is accepted.
     ///
     /// # Errors
-    /// [`EngineError::Store`] where the journals cannot be read.
+    /// [`EngineError::Store`] where a journal cannot be read; the others are taken up all
+    /// the same.
     pub async fn recover(&self) -> Result<usize, EngineError> {
         let filter = RequestFilter {
             statuses: vec![RequestStatus::Accepted, RequestStatus::Running],
@@ -46,20 +45,29 @@ impl Engine {
         }
         rows.sort_by_key(|row| row.id);
         let count = rows.len();
+        let mut failed = None;
         for row in rows {
-            self.recover_one(row).await?;
+            let id = row.id;
+            if let Err(error) = self.recover_one(row).await {
+                // One request must not keep the others from being taken up.
+                tracing::error!(request = %id, %error, "request was not taken up again");
+                failed.get_or_insert(error);
+            }
         }
-        Ok(count)
+        failed.map_or(Ok(count), Err)
     }
 
     async fn recover_one(&self, row: RequestRow) -> Result<(), EngineError> {
-        let state = self.read_state(&row).await?;
+        if self.inner.active.contains(row.id) {
+            return Ok(());
+        }
+        let state = RunState::load(&self.inner.store, row.id).await?;
         if state.attempts >= MAX_ATTEMPTS {
             let message = format!(
                 "given up after {MAX_ATTEMPTS} attempts, each ended by a crash or a restart"
             );
             return self
-                .give_up(&row, Failure::new(ErrorCode::Internal, message))
+                .give_up(&row, &state, Failure::new(ErrorCode::Internal, message))
                 .await;
         }
         let known = self.inner.router.deployments();
@@ -69,7 +77,7 @@ impl Engine {
         {
             let message = "the deployment of the request was removed";
             return self
-                .give_up(&row, Failure::new(ErrorCode::NotFound, message))
+                .give_up(&row, &state, Failure::new(ErrorCode::NotFound, message))
                 .await;
         }
         let replicas = self.inner.router.replicas(row.deployment_id);
@@ -84,9 +92,12 @@ impl Engine {
             done: CancellationToken::new(),
             unstored: None,
         });
-        if !self.inner.active.insert(row.id, Arc::clone(&run)) {
-            return Err(EngineError::ShuttingDown);
+        match self.inner.active.insert(row.id, Arc::clone(&run)) {
+            Inserted::New => {}
+            Inserted::RunsAlready => return Ok(()),
+            Inserted::Closed => return Err(EngineError::ShuttingDown),
         }
+        let turn = self.inner.sessions.line_up(&row.session_id, row.id);
         let start = Start {
             request_id: row.id,
             session_id: row.session_id,
@@ -97,40 +108,28 @@ impl Engine {
             next_seq: row.last_seq + 1,
             new_session: false,
             timeout,
+            turn: turn.token(),
         };
-        self.start(start, run);
+        self.start(start, run, turn);
         Ok(())
     }
 
-    async fn read_state(&self, row: &RequestRow) -> Result<RunState, StoreError> {
-        let mut state = RunState::default();
-        let mut after = 0;
-        loop {
-            let entries = self
-                .inner
-                .store
-                .journal(row.id, after, JOURNAL_PAGE)
-                .await?;
-            let Some(last) = entries.last() else {
-                return Ok(state);
-            };
-            after = last.seq;
-            for entry in &entries {
-                state.apply(&entry.body);
-            }
-        }
-    }
-
-    async fn give_up(&self, row: &RequestRow, failure: Failure) -> Result<(), EngineError> {
-        let finished = EntryBody::Finished {
+    async fn give_up(
+        &self,
+        row: &RequestRow,
+        state: &RunState,
+        failure: Failure,
+    ) -> Result<(), EngineError> {
+        let mut entries = state.close_calls(&failure.message, |name| name);
+        entries.push(EntryBody::Finished {
             status: RequestStatus::Failed,
             output: None,
             failure: Some(failure),
             usage: row.usage,
-        };
+        });
         let append = AppendEntries {
             request_id: row.id,
-            entries: vec![finished],
+            entries,
         };
         self.inner.store.write(append).await?;
         Ok(())

@@ -2,8 +2,21 @@
 //! one that is taken up again after a crash hold the same state, because both get
 //! it from the same entries.
 
-use rune_store_runtime::{Block, EntryBody, Message, Role, StopReason, ToolIntent, Usage};
+use rune_store_runtime::{
+    Block, EntryBody, ErrorCode, Failure, Message, RequestId, Role, StopReason, Store, StoreError,
+    ToolIntent, Usage,
+};
 use serde_json::Value;
+
+use crate::dispatch::refusal;
+
+/// Entries read from the store at a time.
+const JOURNAL_PAGE: u32 = 256;
+
+/// What the model is told about a call that may have run before a crash.
+const UNKNOWN_OUTCOME: &str = "The outcome of this call is unknown: the runtime was interrupted \
+     while the tool ran. It was not repeated. Check whether it had its effect before you call it \
+     again.";
 
 /// A call of the last reply that has no result yet.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +43,12 @@ impl OpenCall {
             _ => "",
         }
     }
+
+    /// The result of a call whose tool may or may not have run.
+    pub(crate) fn unknown_outcome(&self, intent: &ToolIntent) -> EntryBody {
+        let failure = Failure::new(ErrorCode::Unavailable, UNKNOWN_OUTCOME);
+        EntryBody::ToolResult(refusal(self.step, self.id(), &intent.tool, failure))
+    }
 }
 
 /// The fold of a request's journal.
@@ -54,6 +73,41 @@ pub(crate) struct RunState {
 }
 
 impl RunState {
+    /// The fold of a stored journal.
+    pub(crate) async fn load(store: &Store, id: RequestId) -> Result<Self, StoreError> {
+        let mut state = Self::default();
+        let mut after = 0;
+        loop {
+            let entries = store.journal(id, after, JOURNAL_PAGE).await?;
+            let Some(last) = entries.last() else {
+                return Ok(state);
+            };
+            after = last.seq;
+            for entry in &entries {
+                state.apply(&entry.body);
+            }
+        }
+    }
+
+    /// A result for every open call of a request that ends: the outcome is unknown where
+    /// the tool may have run, else it was not run, for `reason`. `tool` gives the name in
+    /// the package of a model-visible name.
+    pub(crate) fn close_calls<'a>(
+        &'a self,
+        reason: &str,
+        tool: impl Fn(&'a str) -> &'a str,
+    ) -> Vec<EntryBody> {
+        let results = self.open.iter().map(|call| match &call.intent {
+            Some(intent) => call.unknown_outcome(intent),
+            None => {
+                let failure = Failure::new(ErrorCode::Cancelled, format!("not run: {reason}"));
+                let name = tool(call.visible_name());
+                EntryBody::ToolResult(refusal(call.step, call.id(), name, failure))
+            }
+        });
+        results.collect()
+    }
+
     /// Adds an entry.
     pub(crate) fn apply(&mut self, body: &EntryBody) {
         match body {
