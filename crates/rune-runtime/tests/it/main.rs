@@ -5,4 +5,14 @@
     reason = "the helpers of tests are part of the tests"
 )]
 
+mod cancel;
+mod durability;
+mod events;
+mod faults;
+mod harness;
+mod limits;
 mod models;
+mod reconcile;
+mod recovery;
+mod requests;
+mod tools;

@@ -1,0 +1,208 @@
+//! The fake store, watched: commands are counted, and can be held up or fail.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use rune_runtime::Tasks;
+use rune_store_runtime::*;
+use rune_testkit::store::FakeStore;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+type Job = (Command, oneshot::Sender<Result<Reply, StoreError>>);
+
+/// A [`FakeStore`] whose commands go through a writer task, one after the other.
+pub(crate) struct Spy {
+    inner: Arc<FakeStore>,
+    plan: Arc<Mutex<Plan>>,
+    seen: Arc<watch::Sender<usize>>,
+    jobs: mpsc::UnboundedSender<Job>,
+}
+
+#[derive(Default)]
+struct Plan {
+    commands: Vec<&'static str>,
+    fail: Option<(usize, bool)>,
+    hold: Option<(usize, CancellationToken)>,
+    yields: usize,
+}
+
+impl Spy {
+    pub(crate) fn new(tasks: &Tasks) -> Arc<Self> {
+        let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
+        let spy = Self {
+            inner: Arc::new(FakeStore::new()),
+            plan: Arc::default(),
+            seen: Arc::new(watch::Sender::new(0)),
+            jobs,
+        };
+        let (inner, plan, seen) = (
+            Arc::clone(&spy.inner),
+            Arc::clone(&spy.plan),
+            Arc::clone(&spy.seen),
+        );
+        tasks.spawn("store", async move {
+            while let Some((command, reply)) = queue.recv().await {
+                let (failing, hold, yields) = {
+                    let mut plan = plan.lock().unwrap();
+                    let index = plan.commands.len();
+                    plan.commands.push(command.op.name());
+                    let failing = plan.fail.filter(|(at, _)| *at == index);
+                    let hold = plan.hold.clone().filter(|(at, _)| *at == index);
+                    (failing.map(|(_, applied)| applied), hold, plan.yields)
+                };
+                seen.send_modify(|n| *n += 1);
+                if let Some((_, free)) = hold {
+                    free.cancelled().await;
+                }
+                for _ in 0..yields {
+                    tokio::task::yield_now().await;
+                }
+                let answer = match failing {
+                    Some(false) => Err(StoreError::Unavailable("test".to_owned())),
+                    Some(true) => {
+                        let _ = inner.submit(command).await;
+                        Err(StoreError::Unavailable("test".to_owned()))
+                    }
+                    None => inner.submit(command).await,
+                };
+                let _ = reply.send(answer);
+            }
+        });
+        Arc::new(spy)
+    }
+
+    /// The commands since the last reset.
+    pub(crate) fn commands(&self) -> Vec<&'static str> {
+        self.plan().commands.clone()
+    }
+
+    pub(crate) fn reset(&self) {
+        *self.plan() = Plan::default();
+        self.seen.send_replace(0);
+    }
+
+    /// Command `index` answers that the store is unavailable, applied or not.
+    pub(crate) fn fail(&self, index: usize, applied: bool) {
+        self.plan().fail = Some((index, applied));
+    }
+
+    /// Command `index` waits until the token fires.
+    pub(crate) fn hold(&self, index: usize) -> CancellationToken {
+        let free = CancellationToken::new();
+        self.plan().hold = Some((index, free.clone()));
+        free
+    }
+
+    /// Every command takes this many turns of the scheduler.
+    pub(crate) fn slow(&self, yields: usize) {
+        self.plan().yields = yields;
+    }
+
+    pub(crate) async fn wait_for(&self, commands: usize) {
+        let mut seen = self.seen.subscribe();
+        super::soon("the store", seen.wait_for(|n| *n >= commands))
+            .await
+            .unwrap();
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap()
+    }
+}
+
+/// Writes the journal of a request into another store.
+pub(crate) async fn copy(store: &Store, row: &RequestRow, journal: &[Entry]) {
+    for entry in journal {
+        match &entry.body {
+            EntryBody::Accepted { input } => {
+                let accept = AcceptRequest {
+                    request_id: row.id,
+                    session_id: row.session_id.clone(),
+                    namespace: row.namespace.clone(),
+                    agent: row.agent.clone(),
+                    deployment_id: row.deployment_id,
+                    version_id: row.version_id,
+                    input: input.clone(),
+                    metadata: row.metadata.clone(),
+                    caller: row.caller.clone(),
+                    checkpoint: row.checkpoint,
+                    idempotency: None,
+                };
+                store.write(accept).await.unwrap();
+            }
+            EntryBody::CancelRequested { reason } => {
+                let cancel = RequestCancel {
+                    request_id: row.id,
+                    reason: reason.clone(),
+                };
+                store.write(cancel).await.unwrap();
+            }
+            body => {
+                let append = AppendEntries {
+                    request_id: row.id,
+                    entries: vec![body.clone()],
+                };
+                store.write(append).await.unwrap();
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl CommandLog for Spy {
+    async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || StoreError::Unavailable("the writer is gone".to_owned());
+        self.jobs.send((command, reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+macro_rules! reads {
+    ($($trait:ident { $(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)* })*) => { $(
+        #[async_trait]
+        impl $trait for Spy {
+            $(async fn $name(&self, $($arg: $ty),*) -> Result<$ret, StoreError> {
+                self.inner.$name($($arg),*).await
+            })*
+        }
+    )* };
+}
+
+reads! {
+    RequestReader {
+        fn request(id: RequestId) -> Option<RequestRow>;
+        fn requests(filter: &RequestFilter, page: &PageRequest) -> Page<RequestRow>;
+        fn journal(id: RequestId, after: u64, limit: u32) -> Vec<Entry>;
+        fn tool_invocations(id: RequestId) -> Vec<ToolInvocationRow>;
+    }
+    SessionReader {
+        fn session(id: &SessionId) -> Option<SessionRow>;
+        fn sessions(filter: &SessionFilter, page: &PageRequest) -> Page<SessionRow>;
+        fn messages(id: &SessionId, page: &PageRequest) -> Page<MessageRow>;
+        fn recent_messages(id: &SessionId, limit: u32) -> Vec<MessageRow>;
+    }
+    DeploymentReader {
+        fn deployment(id: DeploymentId) -> Option<DeploymentRow>;
+        fn deployments(filter: &DeploymentFilter, page: &PageRequest) -> Page<DeploymentRow>;
+        fn replica(id: ReplicaId) -> Option<ReplicaRow>;
+        fn replicas(filter: &ReplicaFilter, page: &PageRequest) -> Page<ReplicaRow>;
+    }
+    RegistryReader {
+        fn version(id: VersionId) -> Option<VersionRow>;
+        fn versions(filter: &VersionFilter, page: &PageRequest) -> Page<VersionRow>;
+    }
+    CacheReader { fn cached(key: &str, now: Timestamp) -> Option<CacheRow>; }
+    ScheduleReader {
+        fn schedule(id: ScheduleId) -> Option<ScheduleRow>;
+        fn schedules(filter: &ScheduleFilter, page: &PageRequest) -> Page<ScheduleRow>;
+        fn schedule_fires(id: ScheduleId, page: &PageRequest) -> Page<ScheduleFireRow>;
+    }
+    AuditReader { fn audit(filter: &AuditFilter, page: &PageRequest) -> Page<AuditRow>; }
+    UsageReader { fn usage(filter: &UsageFilter, page: &PageRequest) -> Page<UsageRow>; }
+    MemoryReader {
+        fn memory(scope: &MemoryScope, key: &str) -> Option<MemoryRow>;
+        fn memories(scope: &MemoryScope, query: &MemoryQuery, page: &PageRequest) -> Page<MemoryRow>;
+    }
+}

@@ -1,0 +1,393 @@
+//! The reconcile loop on a backend that does as it is told.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
+use rune_runtime::{
+    Engine, LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, ReplicaRouter, Tasks,
+};
+use rune_store_runtime::{
+    ApplyDeployment, BlobStore, DeleteDeployment, DeploymentId, DeploymentRow, DeploymentState,
+    PageRequest, PublishVersion, Reject, ReplicaFilter, ReplicaId, ReplicaRow, ReplicaState,
+    ScaleDeployment, Store, StoreError, SystemClock, VersionId,
+};
+use rune_testkit::{ModelScript, ModelServer, Protocol};
+use tokio::time::Instant;
+
+use super::harness::{Bot, Spy, call, loader, soon};
+
+/// Starts whatever it is told to, or nothing.
+#[derive(Default)]
+struct FakeBackend {
+    state: Mutex<Fake>,
+}
+
+#[derive(Default)]
+struct Fake {
+    running: BTreeMap<ReplicaId, (VersionId, ReplicaHealth)>,
+    failing: bool,
+    stop_fails: u32,
+    starts: Vec<Instant>,
+    log: Vec<(&'static str, ReplicaId)>,
+}
+
+#[async_trait]
+impl Backend for FakeBackend {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    async fn start(&self, spec: &ReplicaSpec) -> Result<Option<String>, BackendError> {
+        let mut state = self.state.lock().unwrap();
+        state.starts.push(Instant::now());
+        if state.failing {
+            return Err(BackendError::Unavailable("no room".to_owned()));
+        }
+        state.log.push(("start", spec.replica_id));
+        state
+            .running
+            .insert(spec.replica_id, (spec.version_id, ReplicaHealth::Ready));
+        Ok(Some("http://127.0.0.1:1".to_owned()))
+    }
+
+    async fn health(&self, id: ReplicaId) -> Result<ReplicaHealth, BackendError> {
+        let state = self.state.lock().unwrap();
+        let known = state.running.get(&id);
+        Ok(known.map_or(ReplicaHealth::Gone, |(_, health)| health.clone()))
+    }
+
+    async fn drain(&self, id: ReplicaId, _: Duration) -> Result<bool, BackendError> {
+        self.state.lock().unwrap().log.push(("drain", id));
+        Ok(true)
+    }
+
+    async fn stop(&self, id: ReplicaId) -> Result<(), BackendError> {
+        let mut state = self.state.lock().unwrap();
+        if state.stop_fails > 0 {
+            state.stop_fails -= 1;
+            return Err(BackendError::Unavailable("busy".to_owned()));
+        }
+        state.running.remove(&id);
+        state.log.push(("stop", id));
+        Ok(())
+    }
+}
+
+struct Plane {
+    store: Store,
+    router: ReplicaRouter,
+    tasks: Tasks,
+    handle: ReconcileHandle,
+    id: DeploymentId,
+}
+
+impl Plane {
+    fn start(backend: impl FnOnce(&ReplicaRouter) -> Arc<dyn Backend>) -> Self {
+        let (tasks, router) = (Tasks::new(), ReplicaRouter::new());
+        let store = Store::new(Spy::new(&tasks), Arc::new(SystemClock));
+        let backend = backend(&router);
+        let (work, handle) = ReconcileLoop::new(
+            store.clone(),
+            backend,
+            router.clone(),
+            tasks.clone(),
+            Duration::from_secs(1),
+        );
+        tasks.spawn("reconcile", work.run());
+        let id = DeploymentId::generate();
+        Self {
+            store,
+            router,
+            tasks,
+            handle,
+            id,
+        }
+    }
+
+    async fn publish(&self, version: &str, digest: &str) -> VersionId {
+        let version_id = VersionId::generate();
+        let publish = PublishVersion {
+            version_id,
+            agent: "bot".to_owned(),
+            version: version.to_owned(),
+            description: String::new(),
+            digest: digest.to_owned(),
+            size: 1,
+            image: None,
+            signature: None,
+        };
+        self.store.write(publish).await.unwrap();
+        version_id
+    }
+
+    async fn apply(&self, version_id: VersionId, replicas: u32) {
+        let apply = ApplyDeployment {
+            deployment_id: self.id,
+            namespace: "dev".to_owned(),
+            agent: "bot".to_owned(),
+            alias: "stable".to_owned(),
+            version_id,
+            replicas,
+            env: BTreeMap::new(),
+        };
+        self.store.write(apply).await.unwrap();
+        self.handle.wake();
+    }
+
+    async fn scale(&self, replicas: u32) {
+        let scale = ScaleDeployment {
+            deployment_id: self.id,
+            replicas,
+        };
+        self.store.write(scale).await.unwrap();
+        self.handle.wake();
+    }
+
+    async fn row(&self) -> DeploymentRow {
+        self.store.deployment(self.id).await.unwrap().unwrap()
+    }
+
+    async fn replicas(&self) -> Vec<ReplicaRow> {
+        let page = PageRequest::first(PageRequest::MAX_LIMIT);
+        let filter = ReplicaFilter::default();
+        self.store.replicas(&filter, &page).await.unwrap().items
+    }
+
+    /// Waits until the rows are as wanted; the loop is woken in between.
+    async fn settles(
+        &self,
+        what: &str,
+        is: impl Fn(Option<&DeploymentRow>, &[ReplicaRow]) -> bool,
+    ) {
+        for _ in 0..2000 {
+            let row = self.store.deployment(self.id).await.unwrap();
+            let replicas = self.replicas().await;
+            if is(row.as_ref(), &replicas) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!(
+            "{what}: {:?}\n{:?}",
+            self.row().await,
+            self.replicas().await
+        );
+    }
+
+    async fn ready(&self, count: usize) {
+        self.settles(&format!("{count} ready"), |row, replicas| {
+            replicas.len() == count
+                && replicas
+                    .iter()
+                    .all(|replica| replica.state == ReplicaState::Ready)
+                && row.is_some_and(|row| row.state == DeploymentState::Ready)
+        })
+        .await;
+    }
+}
+
+fn digest(n: u8) -> String {
+    format!("sha256:{}", n.to_string().repeat(64))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_is_started_and_what_is_too_much_stopped() {
+    let backend = Arc::new(FakeBackend::default());
+    let plane = Plane::start(|_| Arc::clone(&backend) as Arc<_>);
+    let version = plane.publish("1.0.0", &digest(1)).await;
+    plane.apply(version, 3).await;
+    plane.ready(3).await;
+    plane.scale(1).await;
+    plane.ready(1).await;
+    plane.scale(0).await;
+    plane
+        .settles("stopped", |row, replicas| {
+            replicas.is_empty() && row.is_some_and(|row| row.state == DeploymentState::Stopped)
+        })
+        .await;
+    assert!(backend.state.lock().unwrap().running.is_empty());
+    plane.scale(2).await;
+    plane.ready(2).await;
+    plane
+        .store
+        .write(DeleteDeployment {
+            deployment_id: plane.id,
+        })
+        .await
+        .unwrap();
+    plane.handle.wake();
+    plane
+        .settles("removed", |row, replicas| {
+            row.is_none() && replicas.is_empty()
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_start_is_tried_again_with_growing_pauses_and_says_why() {
+    let backend = Arc::new(FakeBackend::default());
+    backend.state.lock().unwrap().failing = true;
+    let plane = Plane::start(|_| Arc::clone(&backend) as Arc<_>);
+    let version = plane.publish("1.0.0", &digest(1)).await;
+    plane.apply(version, 1).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let row = plane.row().await;
+    assert_eq!(
+        (row.state, row.reason.as_str()),
+        (DeploymentState::Failed, "no room")
+    );
+    assert!(plane.replicas().await.is_empty());
+    let starts = backend.state.lock().unwrap().starts.clone();
+    let pauses: Vec<u64> = starts
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]).as_secs())
+        .collect();
+    assert_eq!(pauses, [1, 2, 4, 8]);
+    // A change is tried at once.
+    backend.state.lock().unwrap().failing = false;
+    let changed = Instant::now();
+    let next = plane.publish("2.0.0", &digest(2)).await;
+    plane.apply(next, 1).await;
+    plane.ready(1).await;
+    assert!(changed.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_is_drained_after_the_new_is_ready() {
+    let backend = Arc::new(FakeBackend::default());
+    let plane = Plane::start(|_| Arc::clone(&backend) as Arc<_>);
+    let one = plane.publish("1.0.0", &digest(1)).await;
+    plane.apply(one, 1).await;
+    plane.ready(1).await;
+    let old = plane.replicas().await[0].id;
+    let two = plane.publish("2.0.0", &digest(2)).await;
+    plane.apply(two, 1).await;
+    plane
+        .settles("new only", |_, replicas| {
+            replicas.len() == 1
+                && replicas[0].version_id == two
+                && replicas[0].state == ReplicaState::Ready
+        })
+        .await;
+    let new = plane.replicas().await[0].id;
+    let log = backend.state.lock().unwrap().log.clone();
+    assert_eq!(
+        log,
+        [
+            ("start", old),
+            ("start", new),
+            ("drain", old),
+            ("stop", old)
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn unhealthy_and_lost_replicas_are_replaced() {
+    let backend = Arc::new(FakeBackend::default());
+    let plane = Plane::start(|_| Arc::clone(&backend) as Arc<_>);
+    let version = plane.publish("1.0.0", &digest(1)).await;
+    plane.apply(version, 2).await;
+    plane.ready(2).await;
+    let old: Vec<ReplicaId> = plane.replicas().await.iter().map(|row| row.id).collect();
+    {
+        let mut state = backend.state.lock().unwrap();
+        state.running.remove(&old[0]);
+        state.running.get_mut(&old[1]).unwrap().1 = ReplicaHealth::Unhealthy("stuck".to_owned());
+        // The first attempt to stop it fails.
+        state.stop_fails = 1;
+    }
+    plane.handle.wake();
+    plane
+        .settles("two new", |_, replicas| {
+            replicas.len() == 2
+                && replicas
+                    .iter()
+                    .all(|row| !old.contains(&row.id) && row.state == ReplicaState::Ready)
+        })
+        .await;
+    assert!(
+        backend
+            .state
+            .lock()
+            .unwrap()
+            .log
+            .contains(&("stop", old[1]))
+    );
+}
+
+/// Packages in memory.
+#[derive(Default)]
+struct MemoryBlobs(Mutex<BTreeMap<String, Bytes>>);
+
+#[async_trait]
+impl BlobStore for MemoryBlobs {
+    async fn put(&self, bytes: Bytes) -> Result<String, StoreError> {
+        let mut blobs = self.0.lock().unwrap();
+        let digest = format!("sha256:{:064}", blobs.len());
+        blobs.insert(digest.clone(), bytes);
+        Ok(digest)
+    }
+
+    async fn get(&self, digest: &str) -> Result<Bytes, StoreError> {
+        let found = self.0.lock().unwrap().get(digest).cloned();
+        found.ok_or_else(|| Reject::not_found("blob", &digest).into())
+    }
+}
+
+#[tokio::test]
+async fn a_redeploy_leaves_running_requests_alone() {
+    let server = ModelServer::start(ModelScript::new().latency(Duration::from_millis(300)))
+        .await
+        .unwrap();
+    let home = tempfile::TempDir::new().unwrap();
+    let blobs = Arc::new(MemoryBlobs::default());
+    let mut digests = Vec::new();
+    for version in ["1.0.0", "2.0.0"] {
+        let dir = home.path().join(version);
+        let bot = Bot::on(&[(&server, Protocol::Openai)]).set("version", version.into());
+        bot.write(&dir);
+        let packed = rune_spec::package::pack(&dir).unwrap();
+        digests.push(blobs.put(packed.bytes.into()).await.unwrap());
+    }
+    let packages = PackageCache::new(blobs, home.path().join("cache"));
+    let loader = Arc::new(loader(home.path()));
+    let plane =
+        Plane::start(|router| Arc::new(LocalBackend::new(loader, packages, router.clone())));
+    let engine = Engine::new(
+        plane.store.clone(),
+        plane.router.clone(),
+        plane.tasks.clone(),
+    );
+    let one = plane.publish("1.0.0", &digests[0]).await;
+    plane.apply(one, 1).await;
+    plane.handle.first_pass().await;
+    plane.ready(1).await;
+    let running = soon("invoke", engine.invoke(call("old"))).await.unwrap();
+    server.wait_for_requests(1).await.unwrap();
+    let two = plane.publish("2.0.0", &digests[1]).await;
+    plane.apply(two, 1).await;
+    plane
+        .settles("the new version", |_, replicas| {
+            replicas
+                .iter()
+                .any(|row| row.version_id == two && row.state == ReplicaState::Ready)
+        })
+        .await;
+    let next = soon("invoke", engine.invoke(call("new"))).await.unwrap();
+    let (old_id, new_id) = (running.request_id, next.request_id);
+    for invoked in [running, next] {
+        let last = soon("the end", invoked.events.last())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(last.name(), "done");
+    }
+    assert_eq!(engine.request(old_id).await.unwrap().version_id, one);
+    assert_eq!(engine.request(new_id).await.unwrap().version_id, two);
+    plane.ready(1).await;
+}
