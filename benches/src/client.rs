@@ -72,6 +72,7 @@ impl Connection {
             .header("content-type", "application/json")
             .body(Full::new(body))
             .map_err(|e| failed(&e))?;
+        self.sender.ready().await.map_err(|e| failed(&e))?;
         let started = Instant::now();
         let response = self
             .sender
