@@ -104,7 +104,6 @@ impl Daemon {
             .env_clear()
             .env("HOME", data_dir)
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("RUST_LOG", "warn")
             .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -19,22 +19,30 @@ use crate::error::BenchError;
 
 /// Commands one transaction of the floor takes at the most.
 const MAX_BATCH: usize = 512;
-/// The rows a plain request of Rune writes, in tables without an index but their keys:
-/// request, session, four journal entries, two messages, one usage row.
+/// Tables without an index but their keys.
 const SCHEMA: &str = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; \
      CREATE TABLE IF NOT EXISTS request(id INTEGER PRIMARY KEY, body TEXT); \
      CREATE TABLE IF NOT EXISTS session(id INTEGER PRIMARY KEY, body TEXT); \
      CREATE TABLE IF NOT EXISTS journal(id INTEGER PRIMARY KEY, body TEXT); \
      CREATE TABLE IF NOT EXISTS message(id INTEGER PRIMARY KEY, body TEXT); \
      CREATE TABLE IF NOT EXISTS ledger(id INTEGER PRIMARY KEY, body TEXT);";
-/// Rows per request, by table.
-const ROWS: [(&str, usize); 5] = [
-    ("request", 1),
-    ("session", 1),
-    ("journal", 4),
-    ("message", 2),
-    ("ledger", 1),
+/// The rows that Rune writes for a plain request, by table, and the bytes of each as
+/// measured in a database of Rune: accepted, started, model reply and finished in the
+/// journal, the messages of the user and the model, one row of the usage ledger.
+const ROWS: [(&str, usize); 9] = [
+    ("session", 54),
+    ("request", 177),
+    ("journal", 34),
+    ("message", 8),
+    ("journal", 137),
+    ("journal", 258),
+    ("journal", 169),
+    ("message", 8),
+    ("ledger", 70),
 ];
+
+/// Bytes of the largest of them.
+const LARGEST_ROW: usize = 258;
 
 /// A floor that runs as a server.
 #[derive(Debug, Clone)]
@@ -106,7 +114,8 @@ async fn echo(body: Bytes) -> impl IntoResponse {
 }
 
 async fn commit(State(writer): State<GroupCommit>, body: Bytes) -> impl IntoResponse {
-    writer.commit(body).await;
+    drop(body);
+    writer.commit().await;
     ([("content-type", "application/json")], ANSWER)
 }
 
@@ -138,7 +147,7 @@ async fn forward(State(proxy): State<Proxy>, body: Bytes) -> axum::response::Res
 /// A thread that commits whatever waits in one transaction.
 #[derive(Clone)]
 pub(crate) struct GroupCommit {
-    queue: Sender<(Bytes, oneshot::Sender<()>)>,
+    queue: Sender<oneshot::Sender<()>>,
 }
 
 impl GroupCommit {
@@ -156,35 +165,31 @@ impl GroupCommit {
         Ok(Self { queue })
     }
 
-    pub(crate) async fn commit(&self, body: Bytes) {
+    pub(crate) async fn commit(&self) {
         let (sender, receiver) = oneshot::channel();
-        if self.queue.send((body, sender)).is_ok() {
+        if self.queue.send(sender).is_ok() {
             let _ = receiver.await;
         }
     }
 }
 
-fn write(
-    connection: &Connection,
-    waiting: &Receiver<(Bytes, oneshot::Sender<()>)>,
-) -> rusqlite::Result<()> {
+fn write(connection: &Connection, waiting: &Receiver<oneshot::Sender<()>>) -> rusqlite::Result<()> {
+    let filler = "x".repeat(LARGEST_ROW);
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while let Ok(first) = waiting.recv() {
         batch.push(first);
         batch.extend(waiting.try_iter().take(MAX_BATCH - 1));
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        for (body, _) in &batch {
-            let text = std::str::from_utf8(body).unwrap_or_default();
-            for (table, rows) in ROWS {
+        for _ in &batch {
+            for (table, bytes) in ROWS {
                 let sql = format!("INSERT INTO {table}(body) VALUES (?1)");
-                let mut insert = connection.prepare_cached(&sql)?;
-                for _ in 0..rows {
-                    insert.execute([text])?;
-                }
+                connection
+                    .prepare_cached(&sql)?
+                    .execute([&filler[..bytes]])?;
             }
         }
         connection.prepare_cached("COMMIT")?.execute([])?;
-        for (_, answer) in batch.drain(..) {
+        for answer in batch.drain(..) {
             let _ = answer.send(());
         }
     }

@@ -98,6 +98,7 @@ impl Planner {
             let work = self.work(skip, new_session, &mut last);
             tokio::pin!(work);
             tokio::select! {
+                biased;
                 ended = &mut work => ended,
                 () = tokio::time::sleep_until(deadline) => {
                     timed_out = true;

@@ -91,6 +91,12 @@ pub enum EntryBody {
 }
 
 impl EntryBody {
+    /// Whether nothing follows it.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        matches!(self, Self::Finished { .. })
+    }
+
     /// The stored name of the kind.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use rune_cp::{ControlPlane, NodeInfo};
 use rune_env::Config;
 use rune_gateway::Gateway;
@@ -33,6 +34,8 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// Name of the only node.
 const NODE_ID: &str = "local";
 
+type Recorder = JoinHandle<Result<PrometheusHandle, BuildError>>;
+
 /// Runs until it is asked to end.
 pub(crate) fn run(context: &Context, options: &StartOptions, detached: bool) -> Outcome {
     let mut reporter = Reporter::new(detached)?;
@@ -55,6 +58,7 @@ fn start(
         &context.config.observability,
         log.map(launch::open_log).transpose()?,
     )?;
+    let recorder = install_recorder();
     let workers = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(2, MAX_WORKERS);
@@ -64,12 +68,17 @@ fn start(
         .enable_all()
         .build()
         .map_err(|error| Failure::because("cannot start the runtime", &error))?;
-    let result = runtime.block_on(serve(context, options, reporter));
+    let result = runtime.block_on(serve(context, options, reporter, recorder));
     runtime.shutdown_background();
     result
 }
 
-async fn serve(context: &Context, options: &StartOptions, reporter: &mut Reporter) -> Outcome {
+async fn serve(
+    context: &Context,
+    options: &StartOptions,
+    reporter: &mut Reporter,
+    recorder: Recorder,
+) -> Outcome {
     let config = &context.config;
     let mut interrupt = Interrupt::listen()?;
     let listeners = Listeners::bind(config).await?;
@@ -103,7 +112,8 @@ async fn serve(context: &Context, options: &StartOptions, reporter: &mut Reporte
     let recovered = node.engine.recover().await.map_err(|error| {
         Failure::because("cannot take up the requests that were interrupted", &error)
     })?;
-    serve_http(&node, listeners, readiness, reconcile_handle)?;
+    let metrics = metrics(recorder, &node.tasks)?;
+    serve_http(&node, listeners, readiness, reconcile_handle, metrics);
     ready.set(true);
     tracing::info!(
         version = address.version,
@@ -133,8 +143,8 @@ fn serve_http(
     listeners: Listeners,
     readiness: Readiness,
     reconcile: ReconcileHandle,
-) -> Outcome<()> {
-    let metrics = metrics(&node.tasks)?;
+    metrics: PrometheusHandle,
+) {
     let info = NodeInfo {
         id: NODE_ID.to_owned(),
         gateway_addr: listeners.gateway.local_addr().ok(),
@@ -169,14 +179,23 @@ fn serve_http(
         let serving = server.run(node.tasks.shutdown(), STOP_GRACE);
         node.tasks.spawn(name, serving);
     }
-    Ok(())
 }
 
-/// Collects metrics from here on.
-fn metrics(tasks: &Tasks) -> Outcome<PrometheusHandle> {
-    let handle = PrometheusBuilder::new()
-        .install_recorder()
-        .map_err(|error| Failure::because("cannot collect metrics", &error))?;
+/// Starts collecting metrics. The recorder calibrates a clock, which takes as long as the rest of the start, so it does
+/// that beside it.
+fn install_recorder() -> Recorder {
+    std::thread::spawn(|| PrometheusBuilder::new().install_recorder())
+}
+
+/// Waits for the recorder and lets old samples go from time to time.
+fn metrics(recorder: Recorder, tasks: &Tasks) -> Outcome<PrometheusHandle> {
+    let installed = recorder.join().map_err(|_| {
+        Failure::new(
+            Exit::Failed,
+            "cannot collect metrics: the recorder panicked",
+        )
+    })?;
+    let handle = installed.map_err(|error| Failure::because("cannot collect metrics", &error))?;
     let (upkeep, shutdown) = (handle.clone(), tasks.shutdown());
     tasks.spawn("metrics", async move {
         let mut tick = tokio::time::interval(METRICS_UPKEEP);

@@ -101,12 +101,29 @@ impl RequestEvents {
     /// # Errors
     /// As [`RequestEvents::next`].
     pub async fn last(mut self) -> Result<Option<RequestEvent>, StoreError> {
-        while let Some(event) = self.next().await? {
-            if event.event.is_last() {
-                return Ok(Some(event.event));
+        loop {
+            // What only a reader of every event wants is not even made.
+            if let (Source::Live(reader), true) = (&mut self.source, self.ready.is_empty()) {
+                let last = loop {
+                    match reader.next().await {
+                        Some(FeedItem::Entry(entry)) if entry.body.is_last() => break Some(entry),
+                        Some(_) => {}
+                        None => break None,
+                    }
+                };
+                let Some(entry) = last else { return Ok(None) };
+                let events = self.mapper.map(&FeedItem::Entry(entry));
+                return Ok(events
+                    .into_iter()
+                    .map(|event| event.event)
+                    .find(RequestEvent::is_last));
+            }
+            match self.next().await? {
+                Some(event) if event.event.is_last() => return Ok(Some(event.event)),
+                Some(_) => {}
+                None => return Ok(None),
             }
         }
-        Ok(None)
     }
 }
 

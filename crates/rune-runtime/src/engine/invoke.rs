@@ -235,6 +235,8 @@ impl Engine {
             request_id,
             _turn: turn,
         };
+        // On the heap once, instead of moved through every layer around it.
+        let work = Box::pin(work);
         let task = async move {
             let _leave = leave;
             if let Err(error) = work.await {
@@ -265,6 +267,8 @@ impl Engine {
             lease.await.map_err(|error| route_failure(&error))
         };
         let place = tokio::select! {
+            // A place that is free needs no timer.
+            biased;
             place = place => place,
             () = run.cancel.cancelled() => {
                 Err(Failure::new(ErrorCode::Cancelled, "the request was cancelled"))
