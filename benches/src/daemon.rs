@@ -26,11 +26,16 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts `rune bench --serve KIND`, which prints its address.
+    /// Starts a part of the benchmark, which prints its address: `rune-floor` beside the
+    /// binary, else the binary itself.
     pub(crate) async fn floor(rune: &Path, args: &[&str]) -> Result<Self, BenchError> {
         let started = Instant::now();
-        let mut child = Command::new(rune)
-            .args(["bench", "--serve"])
+        let own = own_floor(rune);
+        let mut command = Command::new(own.as_deref().unwrap_or(rune));
+        if own.is_none() {
+            command.args(["bench", "--serve"]);
+        }
+        let mut child = command
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -65,6 +70,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The program that serves the parts of the benchmark, where it was built.
+pub(crate) fn own_floor(rune: &Path) -> Option<PathBuf> {
+    Some(rune.with_file_name("rune-floor")).filter(|path| path.is_file())
 }
 
 /// A Rune daemon with a data directory of its own.
@@ -107,7 +117,7 @@ impl Daemon {
             .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::inherit());
+            .stderr(Stdio::null());
         let child = command
             .spawn()
             .map_err(BenchError::io("start the daemon"))?;

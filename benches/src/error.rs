@@ -1,7 +1,6 @@
 //! How a benchmark fails.
 
 use std::io;
-use std::path::PathBuf;
 
 /// A benchmark could not be run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +41,9 @@ pub enum BenchError {
     /// SQLite failed.
     #[error("sqlite: {0}")]
     Sqlite(#[from] rusqlite::Error),
-    /// A file of the benchmark is not there.
-    #[error("{} does not exist", .0.display())]
-    Missing(PathBuf),
+    /// Nothing of the benchmark has this name.
+    #[error("cannot serve `{0}`; there are: axum, axum-sqlite FILE, proxy URL, model MILLIS")]
+    Usage(String),
 }
 
 impl BenchError {

@@ -46,7 +46,7 @@ const LARGEST_ROW: usize = 258;
 
 /// A floor that runs as a server.
 #[derive(Debug, Clone)]
-pub enum Floor {
+pub(crate) enum Floor {
     /// axum that answers a fixed body.
     Axum,
     /// axum that commits the rows of a request, with full fsync, before it answers.
@@ -55,11 +55,11 @@ pub enum Floor {
     Proxy(String),
 }
 
-/// Serves a floor until the process ends. Prints the address it listens on.
+/// Serves a floor until the process ends.
 ///
 /// # Errors
 /// Where the listener or the database fails.
-pub async fn serve(listener: TcpListener, floor: Floor) -> Result<(), BenchError> {
+pub(crate) async fn serve(listener: TcpListener, floor: Floor) -> Result<(), BenchError> {
     let router = match floor {
         Floor::Axum => Router::new().route("/invoke", post(echo)),
         Floor::AxumSqlite(path) => {

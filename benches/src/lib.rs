@@ -19,10 +19,10 @@ mod load;
 mod measure;
 mod model;
 mod report;
+mod serve;
 mod suite;
 
 pub use error::BenchError;
-pub use floor::{Floor, serve as serve_floor};
-pub use model::serve as serve_model;
 pub use report::{Report, Row};
+pub use serve::serve;
 pub use suite::{BenchConfig, run};

@@ -20,7 +20,7 @@ const TEXT: [&str; 4] = ["po", "ng ", "from the ", "model"];
 ///
 /// # Errors
 /// Where the listener fails.
-pub async fn serve(listener: TcpListener, latency: Duration) -> std::io::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, latency: Duration) -> std::io::Result<()> {
     let router = Router::new()
         .route("/v1/chat/completions", post(reply))
         .with_state(latency);

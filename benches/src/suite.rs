@@ -8,7 +8,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::client::Connection;
-use crate::daemon::{Daemon, Server};
+use crate::daemon::{Daemon, Server, own_floor};
 use crate::error::BenchError;
 use crate::floor::GroupCommit;
 use crate::load::{Load, Outcome};
@@ -51,8 +51,15 @@ pub async fn run(
     progress: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Report, BenchError> {
     let (load, processors) = load_average();
+    let mut machine = format!("load average {load:.2} on {processors} processors at the start");
+    if own_floor(&config.rune).is_none() {
+        machine.push_str(
+            "; the floors run inside the rune binary: their start and memory are not those of a \
+             bare server (build rune-floor beside it)",
+        );
+    }
     let mut report = Report {
-        machine: format!("load average {load:.2} on {processors} processors at the start"),
+        machine,
         rows: Vec::new(),
     };
     progress("disk");
@@ -320,8 +327,8 @@ async fn memory(config: &BenchConfig, report: &mut Report) -> Result<(), BenchEr
         "<= 4",
     );
 
-    // The same load once before, so that what it takes at first is not counted as sessions.
-    talk(&daemon, "warm", config.sessions.min(1000)).await?;
+    // The same load once before: it fills caches of a fixed size, which are not the sessions'.
+    talk(&daemon, "warm", config.sessions).await?;
     tokio::time::sleep(SETTLE).await;
     let before = rss_kib(daemon.pid())?;
     talk(&daemon, "idle", config.sessions).await?;

@@ -34,6 +34,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 pub struct ReconcileHandle {
     wake: Arc<Notify>,
     passes: watch::Receiver<u64>,
+    known: watch::Receiver<bool>,
 }
 
 impl ReconcileHandle {
@@ -50,11 +51,12 @@ impl ReconcileHandle {
         async move { passes.changed().await.is_ok() }
     }
 
-    /// Returns once the loop has looked at everything at least once.
-    pub async fn first_pass(&self) {
-        let mut passes = self.passes.clone();
+    /// Returns once the router knows every deployment, whether or not its replicas run
+    /// already: from then on a request for any of them can be accepted, and waits.
+    pub async fn deployments_known(&self) {
+        let mut known = self.known.clone();
         // An error means that the loop has ended; nothing more will happen then.
-        let _ = passes.wait_for(|passes| *passes > 0).await;
+        let _ = known.wait_for(|known| *known).await;
     }
 }
 
@@ -67,6 +69,7 @@ pub struct ReconcileLoop {
     drain_grace: Duration,
     wake: Arc<Notify>,
     passes: watch::Sender<u64>,
+    known: watch::Sender<bool>,
     /// What each replica of this process was started from.
     started_from: HashMap<ReplicaId, Template>,
     /// Shared with the tasks that drain.
@@ -101,9 +104,11 @@ impl ReconcileLoop {
     ) -> (Self, ReconcileHandle) {
         let wake = Arc::new(Notify::new());
         let passes = watch::Sender::new(0);
+        let known = watch::Sender::new(false);
         let handle = ReconcileHandle {
             wake: Arc::clone(&wake),
             passes: passes.subscribe(),
+            known: known.subscribe(),
         };
         let this = Self {
             store,
@@ -113,6 +118,7 @@ impl ReconcileLoop {
             drain_grace,
             wake,
             passes,
+            known,
             started_from: HashMap::new(),
             draining: Arc::default(),
             backoff: HashMap::new(),
@@ -164,8 +170,11 @@ impl ReconcileLoop {
                 self.backoff.remove(&known.id);
             }
         }
-        for deployment in deployments {
+        for deployment in &deployments {
             self.router.set_deployment(deployment.clone());
+        }
+        self.known.send_replace(true);
+        for deployment in deployments {
             if let Err(error) = self.reconcile(&deployment).await {
                 tracing::warn!(deployment = %deployment.id, %error, "reconcile failed");
             }

@@ -1,13 +1,10 @@
 //! `rune bench`
 
-use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use rune_bench::{BenchConfig, BenchError, Floor};
-use tokio::net::TcpListener;
+use rune_bench::{BenchConfig, BenchError};
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome, chain};
@@ -47,7 +44,10 @@ pub(crate) fn run(context: &Context, args: BenchArgs) -> Outcome {
     if args.serve.is_empty() {
         runtime.block_on(measure(context, args))
     } else {
-        runtime.block_on(serve(&args.serve))
+        runtime
+            .block_on(rune_bench::serve(&args.serve))
+            .map_err(|e| failed(&e))?;
+        Ok(Exit::Ok)
     }
 }
 
@@ -75,38 +75,6 @@ async fn measure(context: &Context, args: BenchArgs) -> Outcome {
 
 /// Starts per kind of start.
 const STARTS: usize = 20;
-
-/// Serves a part of the benchmark on a free port and prints its address.
-async fn serve(what: &[String]) -> Outcome {
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "http://{}", listener.local_addr()?)?;
-    drop(stdout);
-    let argument = what.get(1).map(String::as_str);
-    let floor = match (what.first().map(String::as_str), argument) {
-        (Some("axum"), None) => Floor::Axum,
-        (Some("axum-sqlite"), Some(path)) => Floor::AxumSqlite(PathBuf::from(path)),
-        (Some("proxy"), Some(url)) => Floor::Proxy(url.to_owned()),
-        (Some("model"), Some(millis)) => {
-            let millis = millis.parse().map_err(|_| {
-                Failure::new(
-                    Exit::Usage,
-                    format!("`{millis}` is not a number of milliseconds"),
-                )
-            })?;
-            rune_bench::serve_model(listener, Duration::from_millis(millis)).await?;
-            return Ok(Exit::Ok);
-        }
-        _ => {
-            let message = format!("cannot serve `{}`", what.join(" "));
-            return Err(Failure::new(Exit::Usage, message));
-        }
-    };
-    rune_bench::serve_floor(listener, floor)
-        .await
-        .map_err(|e| failed(&e))?;
-    Ok(Exit::Ok)
-}
 
 fn failed(error: &BenchError) -> Failure {
     Failure::new(Exit::Failed, chain(error))

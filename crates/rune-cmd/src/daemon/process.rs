@@ -108,7 +108,7 @@ async fn serve(
     );
     node.tasks.spawn("reconcile", reconcile.run());
     // What a crash interrupted is taken up before anything new can be accepted: connections wait in the backlog.
-    reconcile_handle.first_pass().await;
+    reconcile_handle.deployments_known().await;
     let recovered = node.engine.recover().await.map_err(|error| {
         Failure::because("cannot take up the requests that were interrupted", &error)
     })?;

@@ -365,7 +365,6 @@ async fn a_redeploy_leaves_running_requests_alone() {
     );
     let one = plane.publish("1.0.0", &digests[0]).await;
     plane.apply(one, 1).await;
-    plane.handle.first_pass().await;
     plane.ready(1).await;
     let running = soon("invoke", engine.invoke(call("old"))).await.unwrap();
     server.wait_for_requests(1).await.unwrap();
