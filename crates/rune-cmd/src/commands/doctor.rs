@@ -16,7 +16,7 @@ use crate::daemon::instance::{Address, Holder};
 use crate::daemon::node::database_path;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
-/// Checks this machine and the daemon; every line that is not [ok] says what helps.
+/// Checks this machine and the daemon; every line that is not `ok` says what helps.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  rune doctor\n  rune doctor -o json")]
 pub(crate) struct DoctorArgs {}
