@@ -93,7 +93,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         match axum::extract::Query::try_from_uri(&parts.uri) {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
-            Err(rejection) => Err(ApiError::invalid(sentence(&rejection.body_text()))),
+            Err(rejection) => Err(ApiError::invalid(reason(&rejection.body_text()))),
         }
     }
 }
@@ -108,13 +108,17 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match axum::extract::Path::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(path)) => Ok(Self(path)),
-            Err(rejection) => Err(ApiError::invalid(sentence(&rejection.body_text()))),
+            Err(rejection) => Err(ApiError::invalid(reason(&rejection.body_text()))),
         }
     }
 }
 
-fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    let first = chars.next().map(char::to_lowercase);
-    first.into_iter().flatten().chain(chars).collect()
+/// What is wrong, without the extractor's words before it.
+fn reason(text: &str) -> String {
+    let prefixes = ["Failed to deserialize query string: ", "Invalid URL: "];
+    let text = prefixes
+        .iter()
+        .find_map(|prefix| text.strip_prefix(prefix))
+        .unwrap_or(text);
+    text.to_owned()
 }

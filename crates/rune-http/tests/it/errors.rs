@@ -120,7 +120,7 @@ async fn paths_queries_and_methods_are_checked() {
         &get("/requests/req_1").await,
         400,
         "invalid_input",
-        "is not a request id",
+        "\"`req_1` is not a request id",
     );
     check(&get("/requests/%ff").await, 400, "invalid_input", "UTF-8");
     let wrong = send(client.put(toy.url("/notes"))).await;
