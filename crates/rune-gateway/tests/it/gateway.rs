@@ -1,8 +1,9 @@
 //! A gateway and a client of it.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use reqwest::{Client, RequestBuilder};
 use rune_gateway::Gateway;
 use rune_http::{Auth, Readiness, ReadyPart, Server};
@@ -37,7 +38,7 @@ impl TestGateway {
             engine: platform.engine.clone(),
             auth,
             readiness,
-            metrics: PrometheusBuilder::new().build_recorder().handle(),
+            metrics: metrics(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -70,6 +71,14 @@ impl TestGateway {
     pub(crate) fn invoke(&self, body: &Value) -> RequestBuilder {
         self.post("/v1/agents/hello/invoke", body)
     }
+}
+
+/// What the recorder of this process has collected.
+fn metrics() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| PrometheusBuilder::new().install_recorder().unwrap())
+        .clone()
 }
 
 /// Status and body.

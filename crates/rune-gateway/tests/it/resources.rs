@@ -163,5 +163,18 @@ async fn readiness_is_true_only_after_every_part_reports() {
     assert_eq!(answer(gateway.get("/ready")).await.0, 200);
     let (status, health) = answer(gateway.get("/health")).await;
     assert_eq!((status, &health["status"]), (200, &json!("ok")));
-    assert_eq!(answer(gateway.get("/metrics")).await.0, 200);
+}
+
+#[tokio::test]
+async fn metrics_show_the_requests_that_were_answered() {
+    let gateway = TestGateway::start().await;
+    assert_eq!(
+        answer(gateway.invoke(&json!({ "input": "hi" }))).await.0,
+        200
+    );
+    let (status, metrics) = answer(gateway.get("/metrics")).await;
+    assert_eq!(status, 200);
+    let line = "http_requests_total{listener=\"gateway\",route=\"/v1/agents/{name}/invoke\",method=\"POST\",\
+                status=\"200\"}";
+    assert!(metrics.as_str().unwrap().contains(line), "{metrics}");
 }
