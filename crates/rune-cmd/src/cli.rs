@@ -133,3 +133,73 @@ fn base_url(text: &str) -> Result<String, String> {
         _ => Err("expected a URL such as http://127.0.0.1:8080".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::{CommandFactory, Parser};
+
+    use super::Cli;
+
+    /// The `rune …` command lines in the shell blocks of a page, also those inside `$(…)`.
+    fn documented(page: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut in_shell = false;
+        for line in page.lines() {
+            match line.trim() {
+                "```sh" => in_shell = true,
+                "```" => in_shell = false,
+                line if in_shell => {
+                    let line = line.split("  #").next().unwrap_or(line).trim();
+                    // A command in another one is cut out and checked on its own.
+                    let (outer, inner) = match line.split_once("$(rune ") {
+                        Some((outer, inner)) => (format!("{outer}ID\""), inner.split(" |").next()),
+                        None => (line.to_owned(), None),
+                    };
+                    found.extend(inner.map(|inner| format!("rune {inner}")));
+                    if outer.starts_with("rune ") {
+                        found.push(outer);
+                    }
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// The words of a command line, as a shell splits them where only double quotes occur.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (index, part) in line.split('"').enumerate() {
+            if index % 2 == 1 {
+                words.push(part.to_owned());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_owned));
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn every_documented_command_exists() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let docs = std::fs::read_dir(root.join("docs")).unwrap();
+        let pages = docs.map(|entry| entry.unwrap().path());
+        let mut checked = 0;
+        for page in pages.chain([root.join("README.md"), root.join("CONTRIBUTING.md")]) {
+            for line in documented(&std::fs::read_to_string(&page).unwrap()) {
+                if let Err(error) = Cli::try_parse_from(words(&line)) {
+                    panic!("{}: `{line}`: {error}", page.display());
+                }
+                checked += 1;
+            }
+        }
+        assert!(checked >= 20, "only {checked} commands were found");
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! [`process`] is what runs, from parse to exit code; [`node`] puts the engine together, for the daemon and for the
 //! one-shot mode; [`listeners`] binds; [`instance`] is how others find a running daemon; [`launch`] starts one in the
-//! background.
+//! background; [`unused`] knows the settings that have no effect yet.
 
 pub(crate) mod instance;
 pub(crate) mod launch;
@@ -10,3 +10,4 @@ pub(crate) mod listeners;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod telemetry;
+pub(crate) mod unused;

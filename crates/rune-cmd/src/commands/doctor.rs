@@ -14,6 +14,7 @@ use crate::client::Api;
 use crate::context::Context;
 use crate::daemon::instance::{Address, Holder};
 use crate::daemon::node::database_path;
+use crate::daemon::unused;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
 /// Checks this machine and the daemon; every line that is not `ok` says what helps.
@@ -88,6 +89,7 @@ pub(crate) async fn run(context: &Context) -> Outcome {
     checks.push(database(context, holder).await);
     checks.extend(programs(context));
     checks.extend(providers(context));
+    checks.extend(settings(context));
     checks.push(daemon(context).await);
     let rows: Vec<Value> = checks.iter().map(Check::json).collect();
     context.output.data(&Value::from(rows), |_| text(&checks))?;
@@ -267,6 +269,13 @@ fn providers(context: &Context) -> Vec<Check> {
             with_key.join(", ")
         ),
     )]
+}
+
+fn settings(context: &Context) -> Option<Check> {
+    let set = unused::without_effect(&context.config);
+    let text = format!("this version does not act on {}", set.join(", "));
+    let fix = "leave them out, and do not rely on them";
+    (!set.is_empty()).then(|| Check::bad(Verdict::Warn, "settings", text, fix))
 }
 
 async fn daemon(context: &Context) -> Check {

@@ -20,6 +20,7 @@ use super::launch::{self, Reporter};
 use super::listeners::{Listeners, already_running};
 use super::node::{Node, Place};
 use super::telemetry;
+use super::unused;
 use crate::commands::daemon::StartOptions;
 use crate::context::{Context, url_of};
 use crate::failure::{Exit, Failure, Outcome, chain};
@@ -80,6 +81,9 @@ async fn serve(
     recorder: Recorder,
 ) -> Outcome {
     let config = &context.config;
+    for setting in unused::without_effect(config) {
+        tracing::warn!(setting, "this version of Rune does not act on the setting");
+    }
     let mut interrupt = Interrupt::listen()?;
     let listeners = Listeners::bind(config).await?;
     let place = Place::configured(config)?;
