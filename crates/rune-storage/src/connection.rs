@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, OpenFlags};
 
-use crate::{Durability, StorageError, migration};
+use crate::{Durability, StorageError, migration, private};
 
 /// The first version without the WAL-reset corruption bug.
 const MIN_SQLITE: i32 = 3_051_003;
@@ -48,11 +48,16 @@ pub(crate) fn writer(path: &Path, durability: Durability) -> Result<Connection, 
         path: path.to_owned(),
         source,
     };
+    // Before SQLite makes it readable for everybody; the files beside it take its mode.
+    let created = private::file_options().create(true).open(path);
+    created.map_err(|source| StorageError::Io {
+        action: "create",
+        path: path.to_owned(),
+        source,
+    })?;
     let mut connection = Connection::open_with_flags(
         path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(sqlite)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;

@@ -12,7 +12,7 @@ use object_store::{ObjectStore as Backend, ObjectStoreExt as _, PutMode, PutOpti
 use rune_store_runtime::{BlobStore, Reject, StoreError};
 use url::Url;
 
-use crate::Digest;
+use crate::{Digest, create_private_dir};
 
 /// The largest object, in bytes.
 pub const MAX_OBJECT_BYTES: usize = 256 << 20;
@@ -126,7 +126,7 @@ impl ObjectStore {
     /// [`ObjectError::Open`].
     pub fn open_directory(directory: &FsPath) -> Result<Self, ObjectError> {
         let shown = directory.display();
-        std::fs::create_dir_all(directory).map_err(|error| open_error(&shown, &error))?;
+        create_private_dir(directory).map_err(|error| open_error(&shown, &error))?;
         let backend = LocalFileSystem::new_with_prefix(directory)
             .map_err(|error| open_error(&shown, &error))?
             .with_fsync(true);

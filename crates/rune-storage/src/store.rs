@@ -17,7 +17,10 @@ use crate::reader::Readers;
 use crate::row::get;
 use crate::size::json_size;
 use crate::writer::Job;
-use crate::{DataDirLock, StorageConfig, StorageError, checkpoint, connection, writer};
+use crate::{
+    DataDirLock, StorageConfig, StorageError, checkpoint, connection, create_private_dir, private,
+    writer,
+};
 
 /// The largest command, in bytes of its JSON: room for the journal of a long
 /// request that is written at its end.
@@ -74,7 +77,7 @@ impl SqliteStore {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        std::fs::create_dir_all(directory).map_err(|source| StorageError::Io {
+        create_private_dir(directory).map_err(|source| StorageError::Io {
             action: "create",
             path: directory.to_owned(),
             source,
@@ -186,7 +189,7 @@ impl SqliteStore {
                     source,
                 }
             };
-            if let Err(error) = std::fs::File::create_new(&target) {
+            if let Err(error) = private::file_options().create_new(true).open(&target) {
                 return Ok(Err(io("create")(error)));
             }
             let mut copy = Connection::open(&target)?;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rune_storage::create_private_dir;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -51,7 +52,7 @@ pub(crate) fn open_log(path: &Path) -> Outcome<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let open = || {
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            std::fs::create_dir_all(dir)?;
+            create_private_dir(dir)?;
         }
         OpenOptions::new()
             .create(true)

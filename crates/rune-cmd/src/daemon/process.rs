@@ -11,7 +11,7 @@ use rune_env::Config;
 use rune_gateway::Gateway;
 use rune_http::{Readiness, Server};
 use rune_runtime::{LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, Tasks};
-use rune_storage::{DataDirLock, StorageError};
+use rune_storage::{DataDirLock, StorageError, create_private_dir};
 use rune_store_runtime::{Clock, SystemClock};
 use tokio::net::TcpListener;
 
@@ -238,7 +238,7 @@ async fn shut_down(node: Node, files: InstanceFiles, lock: Option<DataDirLock>, 
 /// as well: it is by this lock that a running daemon is found.
 fn lock_data_dir(config: &Config, place: &Place) -> Outcome<Option<DataDirLock>> {
     let data_dir = &config.storage.data_dir;
-    std::fs::create_dir_all(data_dir)
+    create_private_dir(data_dir)
         .map_err(|error| Failure::because(format!("cannot make {}", data_dir.display()), &error))?;
     let is_same = |dir: &Path| match (dir.canonicalize(), data_dir.canonicalize()) {
         (Ok(dir), Ok(data_dir)) => dir == data_dir,

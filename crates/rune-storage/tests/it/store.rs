@@ -106,6 +106,22 @@ async fn a_closed_store_has_everything_and_takes_nothing() {
 }
 
 #[tokio::test]
+async fn only_the_owner_can_read_what_is_stored() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let store = open(&data);
+    let handle = Store::new(Arc::clone(&store) as _, Arc::new(SystemClock));
+    handle.write(put("k", 10)).await.unwrap();
+    store.backup(data.join("copy.db")).await.unwrap();
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&data), 0o700);
+    for name in ["rune.db", "rune.db-wal", "rune.db-shm", "copy.db"] {
+        assert_eq!(mode(&data.join(name)), 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_backup_is_a_whole_store() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());

@@ -1,0 +1,23 @@
+//! Files and directories for their owner only: they hold conversations, and what a
+//! deployment's environment holds.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// Makes a directory, and those above it that are missing, for its owner only. One that
+/// is there stays as it is.
+///
+/// # Errors
+/// Those of the file system.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// How to make a file that only its owner can read. One that is there keeps its mode.
+pub(crate) fn file_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.append(true).mode(0o600);
+    options
+}
