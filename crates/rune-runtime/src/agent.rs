@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jsonschema::Validator;
-use rune_spec::{AgentPackage, MissingVariable, Runefile, SpecErrors, ToolDescriptor, ToolRuntime};
+use rune_spec::{
+    AgentPackage, MissingVariable, Policy, PolicyMode, Runefile, SpecErrors, ToolDescriptor,
+    ToolRuntime,
+};
 use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
 use serde_json::Value;
 
@@ -279,6 +282,10 @@ impl AgentLoader {
         if !spec.mcp_servers.is_empty() {
             return Err(unsupported("`mcp_servers`", "the MCP client"));
         }
+        if let Some(rule) = restriction(&spec.policy) {
+            // Better not at all than without the rule that somebody relies on.
+            return Err(unsupported(rule, "the policy engine"));
+        }
         let lookup = |name: &str| env.get(name).cloned().or_else(|| (self.variables)(name));
         let agent_env = resolve_all(&spec.runtime.env, "runtime.env", &lookup)?;
         let lookup = |name: &str| agent_env.get(name).cloned().or_else(|| lookup(name));
@@ -392,6 +399,19 @@ fn compile(schema: &Value, place: &str) -> Result<Validator, AgentError> {
         place: place.to_owned(),
         reason: error.to_string(),
     })
+}
+
+/// The part of a policy that keeps a tool from running, if there is one.
+fn restriction(policy: &Policy) -> Option<&'static str> {
+    if policy.mode == PolicyMode::Strict {
+        Some("`policy.mode: strict`")
+    } else if !policy.deny.is_empty() {
+        Some("`policy.deny`")
+    } else if !policy.ask.is_empty() {
+        Some("`policy.ask`")
+    } else {
+        policy.file.as_ref().map(|_| "`policy.file`")
+    }
 }
 
 fn resolve(

@@ -1,8 +1,10 @@
 //! Whatever a tool does, the model gets a result and the session stays usable.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
-use super::harness::{Bot, Ended, Rig};
+use super::harness::{Bot, Ended, Rig, loader};
 
 /// Calls `name` once and then answers.
 async fn call(bot: Bot, name: &str, input: Value) -> (Rig, Ended) {
@@ -119,4 +121,27 @@ async fn retries_use_the_same_key() {
     let keys: Vec<&str> = log.lines().collect();
     assert_eq!(keys.len(), 3);
     assert!(keys.iter().all(|key| *key == keys[0] && !key.is_empty()));
+}
+
+#[test]
+fn a_rule_that_would_not_be_kept_is_refused() {
+    let load = |policy: &str| {
+        let home = tempfile::tempdir().unwrap();
+        let runefile = format!(
+            "name: bot\nversion: 0.1.0\ninstructions: Help.\ndefault_model: default\n\
+             toolset: [rune@shell-exec]\npolicy: {policy}\nmodels: {{providers: [offline]}}\n"
+        );
+        std::fs::write(home.path().join("Runefile"), runefile).unwrap();
+        let loaded = loader(home.path()).load(home.path(), "dev", &BTreeMap::new());
+        loaded.map(drop).map_err(|error| error.to_string())
+    };
+    for (policy, named) in [
+        ("{deny: [rune@shell-exec]}", "`policy.deny`"),
+        ("{ask: [rune@shell-exec]}", "`policy.ask`"),
+        ("{mode: strict}", "`policy.mode: strict`"),
+    ] {
+        let error = load(policy).unwrap_err();
+        assert!(error.contains(named), "{error}");
+    }
+    assert_eq!(load("{mode: listed, allow: [rune@shell-exec]}"), Ok(()));
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rune_env::{LogFormat, ObservabilityConfig};
 use rune_runtime::{AgentError, Invocation, LocalReplica, RequestEvents, SequencedEvent};
+use rune_storage::create_private_dir;
 use rune_store_runtime::{
     ApplyDeployment, DeploymentId, PublishVersion, ReplicaId, RequestId, StoreError, VersionId,
 };
@@ -108,7 +109,7 @@ async fn deploy(
             AgentError::Spec(errors) => invalid(context.output, errors),
             error => Failure::usage(format!("the agent cannot run: {}", chain(error))),
         })?;
-    std::fs::create_dir_all(agent.workspace()).map_err(|error| {
+    create_private_dir(agent.workspace()).map_err(|error| {
         let what = format!("cannot make the workspace {}", agent.workspace().display());
         Failure::because(what, &error)
     })?;
