@@ -46,19 +46,12 @@ pub(crate) struct History {
 pub(crate) fn build(
     rows: Vec<MessageRow>,
     skip: impl Fn(RequestId) -> bool,
-    window: u32,
     token_limit: u64,
 ) -> History {
-    let cut = rows.len() >= window as usize;
     let mut turns = group_by_request(rows);
-    // The oldest request of a full window may have lost its beginning.
-    if cut
-        && turns
-            .first()
-            .is_some_and(|turn| turn.messages.first().is_some_and(|m| m.role != Role::User))
-    {
-        turns.remove(0);
-    }
+    // Requests that waited in line have their inputs ahead of the replies to those before
+    // them, so the window may have cut off the beginning of more than one.
+    turns.retain(|turn| turn.messages.first().is_some_and(|m| m.role == Role::User));
     turns.retain(|turn| !skip(turn.request_id));
 
     let mut size = 0_u64;
@@ -339,17 +332,39 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_oldest_requests_are_left_out_first() {
-        let row = |request: u8, text: &str| MessageRow {
+    fn row(request: u8, message: Message) -> MessageRow {
+        MessageRow {
             session_id: "s".parse::<SessionId>().unwrap(),
             request_id: RequestId::from_bytes([request; 16]),
             seq: 1,
             created_at: Timestamp::from_millis(0),
-            message: Message::user(text),
-        };
-        let rows = vec![row(1, "12345678"), row(2, "1234"), row(3, "1234")];
-        let history = build(rows, |id| id == RequestId::from_bytes([3; 16]), 40, 2);
+            message,
+        }
+    }
+
+    #[test]
+    fn the_oldest_requests_are_left_out_first() {
+        let rows = ["12345678", "1234", "1234"].map(Message::user);
+        let rows = (1..).zip(rows).map(|(n, message)| row(n, message));
+        let last = RequestId::from_bytes([3; 16]);
+        let history = build(rows.collect(), |id| id == last, 2);
         assert_eq!(history.messages, [Message::user("1234")]);
+    }
+
+    #[test]
+    fn requests_whose_beginning_the_window_cut_off_are_left_out() {
+        let reply = |text: &str| {
+            let text = Message::user(text).blocks;
+            message(Role::Assistant, text)
+        };
+        // Three requests waited in line; their inputs came before the first reply.
+        let rows = vec![
+            row(3, Message::user("c")),
+            row(1, reply("A")),
+            row(2, reply("B")),
+            row(3, reply("C")),
+        ];
+        let history = build(rows, |_| false, 1000);
+        assert_eq!(history.messages, [Message::user("c"), reply("C")]);
     }
 }

@@ -156,7 +156,7 @@ impl Planner {
         let rows = self.store.recent_messages(&self.session_id, window).await?;
         let own = self.request_id;
         let limit = self.agent.token_budget() / HISTORY_SHARE;
-        let history = history::build(rows, |id| id == own || skip(id), window, limit);
+        let history = history::build(rows, |id| id == own || skip(id), limit);
         if history.repairs > 0 {
             self.note(EntryBody::Notice {
                 code: "history_repaired".to_owned(),
