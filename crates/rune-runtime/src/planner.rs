@@ -219,6 +219,11 @@ impl Planner {
 
     /// Runs every open call at the same time and commits each result as it comes.
     async fn run_tools(&mut self) -> Result<(), Ended> {
+        if self.journal.has_pending() {
+            // A run that is taken up again in the middle of its calls: that it was counts
+            // from now on, so that a tool that ends the daemon does not do so for ever.
+            self.journal.flush().await?;
+        }
         let store = self.store.clone();
         let agent = Arc::clone(&self.agent);
         let (session_id, namespace) = (self.session_id.clone(), self.namespace.clone());
