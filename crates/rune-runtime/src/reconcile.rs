@@ -229,9 +229,15 @@ impl ReconcileLoop {
                 deployment_id: deployment.id,
                 generation: deployment.generation,
                 state,
-                reason,
+                reason: reason.clone(),
             };
             self.store.write(seen).await?;
+            // Whoever waits for a replica is told now, not at the next look.
+            self.router.set_deployment(DeploymentRow {
+                state,
+                reason,
+                ..deployment.clone()
+            });
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rune_store_runtime::{DeploymentId, DeploymentRow, ReplicaId, SessionId};
+use rune_store_runtime::{DeploymentId, DeploymentRow, DeploymentState, ReplicaId, SessionId};
 use tokio::sync::{oneshot, watch};
 
 use crate::replica::LocalReplica;
@@ -43,6 +43,9 @@ pub enum RouteError {
     /// The deployment is scaled to zero.
     #[error("the deployment is stopped: it is scaled to 0 replicas")]
     Stopped,
+    /// No replica of the deployment can be started.
+    #[error("no replica of the deployment can be started: {0}")]
+    Failed(String),
 }
 
 /// Where requests for a name go.
@@ -115,8 +118,8 @@ impl ReplicaRouter {
                 if pool.deployment.replicas == 0 {
                     // Nobody will serve those who wait; they are told.
                     pool.waiting.clear();
-                    pool.ready.send_replace(());
                 }
+                pool.ready.send_replace(());
             }
             None => {
                 let pool = Pool {
@@ -209,6 +212,9 @@ impl ReplicaRouter {
                     if pool.deployment.replicas == 0 {
                         return Err(RouteError::Stopped);
                     }
+                    if let Some(failed) = pool.failed() {
+                        return Err(failed);
+                    }
                     pool.ready.subscribe()
                 };
                 changed.changed().await.map_err(|_| RouteError::Removed)?;
@@ -250,7 +256,11 @@ impl ReplicaRouter {
             Ok(Ok(lease)) => Ok(lease),
             Ok(Err(_)) if self.lock().pools.contains_key(&id) => Err(RouteError::Stopped),
             Ok(Err(_)) => Err(RouteError::Removed),
-            Err(_) => Err(RouteError::Deadline(deadline)),
+            Err(_) => {
+                // What is accepted already gets all of its time; a start is tried again.
+                let failed = self.lock().pools.get(&id).and_then(Pool::failed);
+                Err(failed.unwrap_or(RouteError::Deadline(deadline)))
+            }
         }
     }
 
@@ -298,6 +308,12 @@ impl ReplicaRouter {
 }
 
 impl Pool {
+    /// Why none of its replicas can be started, where the reconcile loop found so.
+    fn failed(&self) -> Option<RouteError> {
+        let failed = self.deployment.state == DeploymentState::Failed;
+        failed.then(|| RouteError::Failed(self.deployment.reason.clone()))
+    }
+
     fn choose(&mut self, session: &SessionId) -> Option<Arc<LocalReplica>> {
         if !self.waiting.is_empty() && self.waiting.iter().any(|waiter| !waiter.is_closed()) {
             return None;

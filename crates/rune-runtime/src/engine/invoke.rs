@@ -353,7 +353,9 @@ fn route_failure(error: &RouteError) -> Failure {
     let code = match error {
         RouteError::NotDeployed { .. } | RouteError::Removed => ErrorCode::NotFound,
         RouteError::QueueFull(_) => ErrorCode::LimitExceeded,
-        RouteError::Deadline(_) | RouteError::Stopped => ErrorCode::Unavailable,
+        RouteError::Deadline(_) | RouteError::Stopped | RouteError::Failed(_) => {
+            ErrorCode::Unavailable
+        }
     };
     Failure::new(code, error.to_string())
 }
