@@ -9,10 +9,13 @@ mod recover;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rune_store_runtime::{
     AppendEntries, EntryBody, ErrorCode, Failure, RequestCancel, RequestId, RequestRow,
     RequestStatus, Store, StoreError, Usage,
 };
+
+use tokio::sync::Notify;
 
 use crate::router::{ReplicaRouter, RouteError};
 use crate::task::Tasks;
@@ -22,7 +25,7 @@ pub use invoke::{Invocation, Invoked};
 
 use active::{ActiveRequests, SessionLines};
 
-use crate::planner::RunState;
+use crate::planner::{INTERRUPTED, RunState};
 
 /// Longest a request may wait for a replica to become ready or free.
 pub(crate) const QUEUE_DEADLINE: Duration = Duration::from_secs(60);
@@ -90,6 +93,8 @@ struct Inner {
     tasks: Tasks,
     active: ActiveRequests,
     sessions: SessionLines,
+    /// Fires when a request stopped because the store did not answer.
+    stranded: Notify,
 }
 
 impl Engine {
@@ -102,6 +107,7 @@ impl Engine {
             tasks,
             active: ActiveRequests::default(),
             sessions: SessionLines::default(),
+            stranded: Notify::new(),
         };
         Self {
             inner: Arc::new(inner),
@@ -245,11 +251,35 @@ impl Engine {
 
     /// Stops taking requests and waits for those that run, `grace` at the longest.
     /// What has not ended by then is unfinished in the store and is taken up again
-    /// by the next start. Answers whether everything ended.
+    /// by the next start; its journal says that it was interrupted in good order.
+    /// Answers whether everything ended.
     pub async fn drain(&self, grace: Duration) -> bool {
         self.inner.active.close();
-        tokio::time::timeout(grace, self.inner.active.idle())
+        let ended = tokio::time::timeout(grace, self.inner.active.idle())
             .await
-            .is_ok()
+            .is_ok();
+        if !ended {
+            self.note_interruption().await;
+        }
+        ended
+    }
+
+    async fn note_interruption(&self) {
+        let notes = self.inner.active.stored_each_step().into_iter().map(|id| {
+            let notice = EntryBody::Notice {
+                code: INTERRUPTED.to_owned(),
+                message: "the daemon ends; the request goes on with its next start".to_owned(),
+            };
+            self.inner.store.write(AppendEntries {
+                request_id: id,
+                entries: vec![notice],
+            })
+        });
+        for noted in join_all(notes).await {
+            // It may have ended in the meantime, and without the note it goes on all the same.
+            if let Err(error) = noted {
+                tracing::debug!(%error, "an interruption was not noted");
+            }
+        }
     }
 }

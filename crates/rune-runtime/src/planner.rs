@@ -26,7 +26,7 @@ use crate::feed::Feed;
 use crate::history::{self, History};
 use crate::journal::JournalWriter;
 
-pub(crate) use state::RunState;
+pub(crate) use state::{INTERRUPTED, RunState};
 
 /// Part of the token budget that earlier messages may fill.
 const HISTORY_SHARE: u64 = 2;

@@ -113,9 +113,18 @@ async fn serve(
     node.tasks.spawn("reconcile", reconcile.run());
     // What a crash interrupted is taken up before anything new can be accepted: connections wait in the backlog.
     reconcile_handle.deployments_known().await;
-    let recovered = node.engine.recover().await.map_err(|error| {
-        Failure::because("cannot take up the requests that were interrupted", &error)
-    })?;
+    let recovered = match node.engine.recover().await {
+        Ok(count) => count,
+        // What cannot be taken up must not keep everything else from being served.
+        Err(error) => {
+            tracing::error!(
+                error = chain(&error),
+                "not every interrupted request was taken up"
+            );
+            0
+        }
+    };
+    node.tasks.spawn("retake", node.engine.clone().retake());
     let metrics = metrics(recorder, &node.tasks)?;
     serve_http(&node, listeners, readiness, reconcile_handle, metrics);
     ready.set(true);

@@ -115,6 +115,16 @@ impl ActiveRequests {
         self.lock().requests.contains_key(&id)
     }
 
+    /// Those whose journal is stored as it grows.
+    pub(super) fn stored_each_step(&self) -> Vec<RequestId> {
+        let state = self.lock();
+        let stored = state
+            .requests
+            .iter()
+            .filter(|(_, run)| run.is_stored_each_step());
+        stored.map(|(id, _)| *id).collect()
+    }
+
     pub(super) fn unstored_row(&self, id: RequestId) -> Option<RequestRow> {
         let state = self.lock();
         let row = state.requests.get(&id)?.unstored.as_deref()?;

@@ -237,10 +237,16 @@ impl Engine {
         };
         // On the heap once, instead of moved through every layer around it.
         let work = Box::pin(work);
+        let engine = self.clone();
         let task = async move {
-            let _leave = leave;
+            let mut stranded = false;
             if let Err(error) = work.await {
                 tracing::error!(%error, "request stopped before its end was stored");
+                stranded = matches!(error, EngineError::Store(StoreError::Unavailable(_)));
+            }
+            drop(leave);
+            if stranded {
+                engine.inner.stranded.notify_one();
             }
         };
         self.inner

@@ -18,6 +18,9 @@ const UNKNOWN_OUTCOME: &str = "The outcome of this call is unknown: the runtime 
      while the tool ran. It was not repeated. Check whether it had its effect before you call it \
      again.";
 
+/// Code of the notice that the daemon ended in good order while the request ran.
+pub(crate) const INTERRUPTED: &str = "interrupted";
+
 /// A call of the last reply that has no result yet.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct OpenCall {
@@ -68,6 +71,8 @@ pub(crate) struct RunState {
     pub(crate) answer: Option<String>,
     /// How often a replica took the request.
     pub(crate) attempts: u32,
+    /// How many of the attempts so far no orderly end of the daemon interrupted.
+    pub(crate) crashes: u32,
     /// Whether somebody asked for the request to be cancelled.
     pub(crate) cancel_requested: bool,
 }
@@ -112,7 +117,13 @@ impl RunState {
     pub(crate) fn apply(&mut self, body: &EntryBody) {
         match body {
             EntryBody::Accepted { input } => self.messages.push(Message::user(input_text(input))),
-            EntryBody::Started { attempt, .. } => self.attempts = *attempt,
+            EntryBody::Started { attempt, .. } => {
+                self.attempts = *attempt;
+                self.crashes += 1;
+            }
+            EntryBody::Notice { code, .. } if code == INTERRUPTED => {
+                self.crashes = self.crashes.saturating_sub(1);
+            }
             EntryBody::ModelReply(reply) => {
                 self.steps = reply.step;
                 self.usage.add(&reply.usage);
