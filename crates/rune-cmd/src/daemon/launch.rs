@@ -24,6 +24,9 @@ use crate::failure::{Exit, Failure, Outcome};
 
 /// Longest wait until the daemon is ready.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How often, and how many times, the data directory is looked at again while somebody holds it.
+const RELEASE_POLL: Duration = Duration::from_millis(20);
+const RELEASE_LOOKS: u32 = 15;
 /// Name of the log in the data directory.
 const LOG_FILE: &str = "daemon.log";
 
@@ -68,7 +71,7 @@ pub(crate) fn open_log(path: &Path) -> Outcome<File> {
 /// Starts a daemon and waits until it is ready.
 pub(crate) async fn run(context: &Context, options: &StartOptions) -> Outcome {
     let data_dir = context.data_dir();
-    if let Holder::Process(pid) = Holder::of(data_dir)? {
+    if let Holder::Process(pid) = settled_holder(data_dir).await? {
         return Err(already_running(data_dir, pid));
     }
     let log_path = log_file(data_dir, options);
@@ -104,6 +107,19 @@ pub(crate) async fn run(context: &Context, options: &StartOptions) -> Outcome {
         )
     })?;
     Ok(Exit::Ok)
+}
+
+/// Who holds the data directory, once a daemon that was killed a moment ago is gone.
+async fn settled_holder(data_dir: &Path) -> Outcome<Holder> {
+    let mut looks = 0;
+    loop {
+        let holder = Holder::of(data_dir)?;
+        looks += 1;
+        if holder == Holder::Nobody || looks > RELEASE_LOOKS {
+            return Ok(holder);
+        }
+        tokio::time::sleep(RELEASE_POLL).await;
+    }
 }
 
 fn spawn(data_dir: &Path, options: &StartOptions, log: File) -> Outcome<Child> {
