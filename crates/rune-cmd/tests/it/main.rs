@@ -6,7 +6,15 @@
 
 mod agents;
 mod background;
+mod cancel;
+mod crash_loop;
 mod files;
 mod home;
+mod models;
 mod one_shot;
+mod readme;
+mod refusals;
 mod requests;
+mod shutdown;
+mod streams;
+mod wire;

@@ -1,0 +1,141 @@
+//! The commands of README.md, run as they are written there.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::home::{Home, RUNE, Ran};
+
+/// The directory of README.md.
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.join("../..").canonicalize().unwrap()
+}
+
+/// The shell blocks of a section.
+fn blocks(section: &str) -> Vec<String> {
+    let page = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let start = page.find(&format!("## {section}\n")).unwrap() + 3;
+    let text = &page[start..];
+    let text = &text[..text.find("\n## ").unwrap_or(text.len())];
+    let blocks = text.split("```sh\n").skip(1);
+    blocks
+        .map(|block| block.split("```").next().unwrap().to_owned())
+        .collect()
+}
+
+/// A copy of the examples, so that the tour leaves nothing in the source tree.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// A home with the examples and with free ports instead of the default ones.
+struct Tour {
+    home: Home,
+    ports: [u16; 2],
+}
+
+impl Tour {
+    fn new() -> Self {
+        let home = Home::new();
+        copy(&root().join("examples"), &home.path().join("examples"));
+        let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = free.map(|listener| listener.local_addr().unwrap().port());
+        std::fs::create_dir(home.path().join(".rune")).unwrap();
+        let config = format!(
+            "[gateway]\naddr = \"127.0.0.1:{}\"\n[control_plane]\naddr = \"127.0.0.1:{}\"\n",
+            ports[0], ports[1]
+        );
+        std::fs::write(home.path().join(".rune/config.toml"), config).unwrap();
+        Self { home, ports }
+    }
+
+    /// A line of the page as it is run here: this binary, these ports.
+    fn adapt(&self, block: &str) -> String {
+        let lines = block
+            .lines()
+            .filter(|line| !line.starts_with("cargo build"));
+        let lines = lines.filter(|line| !line.starts_with("export PATH="));
+        let text: Vec<&str> = lines.collect();
+        text.join("\n")
+            .replace("cargo run --locked --", "rune")
+            .replace(":8080", &format!(":{}", self.ports[0]))
+            .replace(":8081", &format!(":{}", self.ports[1]))
+    }
+
+    fn run(&self, script: &str) -> String {
+        let bin = Path::new(RUNE).parent().unwrap();
+        let mut command: Command = self.home.command(&[]);
+        command = {
+            let mut sh = Command::new("sh");
+            sh.env_clear()
+                .envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
+            sh.env(
+                "PATH",
+                format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()),
+            );
+            sh.current_dir(command.get_current_dir().unwrap());
+            sh
+        };
+        command.args(["-euc", script]);
+        let ran = Ran::new(command);
+        assert_eq!(ran.code, 0, "{script}\n{}\n{}", ran.stdout, ran.stderr);
+        ran.stdout
+    }
+}
+
+impl Drop for Tour {
+    fn drop(&mut self) {
+        // The tour stops its daemon itself where it gets that far.
+        self.home.rune(&["daemon", "stop"]);
+    }
+}
+
+#[test]
+fn the_first_command_answers_with_a_tool_result() {
+    let tour = Tour::new();
+    let first = tour.adapt(&blocks("Two commands")[0]);
+    let answer = tour.run(&first);
+    assert!(
+        answer.contains("It is ") && answer.contains("UTC"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn five_minutes_work_as_written() {
+    let tour = Tour::new();
+    let printed: Vec<String> = blocks("Five minutes")
+        .iter()
+        .map(|block| tour.run(&tour.adapt(block)))
+        .collect();
+    let all = printed.concat();
+    for part in [
+        "[ok] daemon started",
+        "event: done",
+        "I remember: Please remember that the kettle is green.",
+        "Your text has 5 words",
+        "Your text has 4 words",
+    ] {
+        assert!(all.contains(part), "{part}: {all}");
+    }
+    assert!(printed.len() >= 8, "{}", printed.len());
+}
+
+#[test]
+fn the_examples_are_valid() {
+    let tour = Tour::new();
+    for example in std::fs::read_dir(root().join("examples")).unwrap() {
+        let name = example.unwrap().file_name();
+        let text = tour.run(&format!("rune validate examples/{}", name.display()));
+        assert!(text.contains("is valid"), "{text}");
+    }
+}
