@@ -171,7 +171,12 @@ impl ReconcileLoop {
             }
         }
         for deployment in &deployments {
-            self.router.set_deployment(deployment.clone());
+            let mut seen = deployment.clone();
+            if seen.state == DeploymentState::Failed && !self.backoff.contains_key(&seen.id) {
+                // That it failed is what an earlier process found; this one has not tried.
+                seen.state = DeploymentState::Pending;
+            }
+            self.router.set_deployment(seen);
         }
         self.known.send_replace(true);
         for deployment in deployments {
@@ -232,13 +237,13 @@ impl ReconcileLoop {
                 reason: reason.clone(),
             };
             self.store.write(seen).await?;
-            // Whoever waits for a replica is told now, not at the next look.
-            self.router.set_deployment(DeploymentRow {
-                state,
-                reason,
-                ..deployment.clone()
-            });
         }
+        // Whoever waits for a replica is told now, not at the next look.
+        self.router.set_deployment(DeploymentRow {
+            state,
+            reason,
+            ..deployment.clone()
+        });
         Ok(())
     }
 
