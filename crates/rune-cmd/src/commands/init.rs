@@ -55,7 +55,7 @@ pub(crate) fn run(context: &Context, args: &InitArgs) -> Outcome {
     context.output.data(&data, |_| {
         let listed = files.iter().map(|file| format!("  {name}/{file}\n"));
         let listed: String = listed.collect();
-        format!("made {name}:\n{listed}\nnext:\n  rune run {name} \"What time is it?\"    one answer, no daemon needed\n  rune validate {name}                  check the files")
+        format!("made {name}:\n{listed}\nnext:\n  rune run {name} \"Hello\"    one answer, no daemon needed\n  rune validate {name}       check the files")
     })?;
     Ok(Exit::Ok)
 }
