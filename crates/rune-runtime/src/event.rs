@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use rune_store_runtime::{
-    Block, Entry, EntryBody, ErrorCode, Failure, ModelReply, RequestId, RequestStatus, SessionId,
-    Usage,
+    ApprovalDecision, ApprovalId, AuditVerdict, Block, Entry, EntryBody, ErrorCode, Failure,
+    ModelReply, RequestId, RequestStatus, SessionId, Timestamp, Usage,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -84,6 +84,54 @@ pub enum RequestEvent {
         #[serde(skip_serializing_if = "Option::is_none")]
         next_provider: Option<String>,
     },
+    /// Policy decided.
+    PolicyVerdict {
+        /// What was to be done.
+        action: String,
+        /// To what.
+        resource: String,
+        /// What was decided.
+        verdict: AuditVerdict,
+        /// Why.
+        reason: String,
+    },
+    /// A person is asked.
+    ApprovalRequired {
+        /// The approval.
+        approval_id: ApprovalId,
+        /// The id of the call.
+        id: String,
+        /// The tool's name in the package.
+        tool: String,
+        /// Its input.
+        input: Value,
+        /// Why a person is asked.
+        reason: String,
+        /// When the default counts.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        deadline: Option<Timestamp>,
+    },
+    /// A person, or the deadline, has decided.
+    ApprovalGiven {
+        /// The approval.
+        approval_id: ApprovalId,
+        /// What was decided.
+        decision: ApprovalDecision,
+        /// Who decided.
+        by: String,
+    },
+    /// A tool call invoked another agent.
+    AgentCall {
+        /// The id of the call.
+        id: String,
+        /// The callee.
+        agent: String,
+        /// The callee's request.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<RequestId>,
+        /// How many agents stand between it and the outermost caller.
+        depth: u32,
+    },
     /// Something worth knowing.
     Notice {
         /// For programs.
@@ -139,6 +187,10 @@ impl RequestEvent {
             Self::ToolDone { .. } => "tool_done",
             Self::Usage { .. } => "usage",
             Self::ModelFailed { .. } => "model_failed",
+            Self::PolicyVerdict { .. } => "policy_verdict",
+            Self::ApprovalRequired { .. } => "approval_required",
+            Self::ApprovalGiven { .. } => "approval_given",
+            Self::AgentCall { .. } => "agent_call",
             Self::Notice { .. } => "notice",
             Self::CancelRequested { .. } => "cancel_requested",
             Self::Done { .. } => "done",
@@ -269,6 +321,36 @@ impl EventMapper {
                 output: outcome.output,
                 error: outcome.failure,
                 duration_ms: outcome.duration_ms,
+            },
+            EntryBody::PolicyVerdict(verdict) => RequestEvent::PolicyVerdict {
+                action: verdict.action,
+                resource: verdict.resource,
+                verdict: verdict.verdict,
+                reason: verdict.reason,
+            },
+            EntryBody::ApprovalAsked(question) => RequestEvent::ApprovalRequired {
+                approval_id: question.approval_id,
+                id: question.call_id,
+                tool: question.tool,
+                input: question.input,
+                reason: question.reason,
+                deadline: question.deadline,
+            },
+            EntryBody::ApprovalGiven(answer) => RequestEvent::ApprovalGiven {
+                approval_id: answer.approval_id,
+                decision: answer.decision,
+                by: answer.by,
+            },
+            EntryBody::AgentCalled {
+                call_id,
+                agent,
+                request_id,
+                depth,
+            } => RequestEvent::AgentCall {
+                id: call_id,
+                agent,
+                request_id,
+                depth,
             },
             EntryBody::Notice { code, message } => RequestEvent::Notice { code, message },
             EntryBody::CancelRequested { reason } => RequestEvent::CancelRequested { reason },

@@ -44,8 +44,14 @@ CREATE TABLE requests (
     namespace         TEXT NOT NULL,
     agent             TEXT NOT NULL,
     caller            TEXT NOT NULL,
-    metadata          TEXT NOT NULL
+    metadata          TEXT NOT NULL,
+    -- The tool call that made it, where another request did.
+    parent_id         BLOB,
+    parent_call       TEXT,
+    root_id           BLOB,
+    depth             INTEGER
 );
+CREATE INDEX requests_by_root ON requests (root_id) WHERE root_id IS NOT NULL;
 CREATE INDEX requests_by_session ON requests (session);
 -- On the id, so that the newest live requests are read in order without touching the others.
 CREATE INDEX requests_live ON requests (id)
@@ -75,6 +81,37 @@ CREATE TABLE tool_calls (
     result  INTEGER,
     UNIQUE (request, call_id)
 );
+
+-- Question and answer are journal entries of the request; these are their numbers.
+CREATE TABLE approvals (
+    id          INTEGER PRIMARY KEY,
+    approval_id BLOB NOT NULL UNIQUE,
+    request     INTEGER NOT NULL,
+    asked       INTEGER NOT NULL,
+    given       INTEGER,
+    state       TEXT NOT NULL,
+    deadline    INTEGER,
+    asked_at    INTEGER NOT NULL,
+    decided_at  INTEGER
+);
+CREATE INDEX approvals_by_request ON approvals (request);
+CREATE INDEX approvals_waiting ON approvals (id) WHERE state = 'waiting';
+CREATE INDEX approvals_due ON approvals (deadline) WHERE state = 'waiting' AND deadline IS NOT NULL;
+
+-- Remembered decisions.
+CREATE TABLE grants (
+    id        INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    agent     TEXT NOT NULL,
+    tool      TEXT NOT NULL,
+    session   INTEGER,
+    policies  TEXT NOT NULL,
+    decision  TEXT NOT NULL,
+    by        TEXT NOT NULL,
+    at        INTEGER NOT NULL
+);
+CREATE INDEX grants_by_tool ON grants (namespace, agent, tool);
+CREATE INDEX grants_by_session ON grants (session) WHERE session IS NOT NULL;
 
 -- Outlives its request, so that deleting a session does not hide a cost.
 CREATE TABLE usage (

@@ -10,6 +10,7 @@
 //!   commands of a plain request the receipt is two columns of the request's row
 //!   (see [`request`] and [`journal`]); for the others a row of its own.
 
+mod approval;
 mod audit;
 mod cache;
 mod deployment;
@@ -69,6 +70,7 @@ fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyErro
         Op::AcceptRequest(op) => request::accept(db, context, op).map(Reply::Accepted),
         Op::AppendEntries(op) => journal::append(db, context, op).map(Reply::Appended),
         Op::RequestCancel(op) => request::cancel(db, context, op).map(Reply::Appended),
+        Op::DecideApproval(op) => approval::decide(db, context, op).map(Reply::Approval),
         Op::CreateSession(op) => session::create(db, context, op).map(unit),
         Op::DeleteSession(op) => session::delete(db, op).map(unit),
         Op::PublishVersion(op) => registry::publish(db, context, op).map(Reply::Version),

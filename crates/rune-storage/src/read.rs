@@ -1,5 +1,6 @@
 //! The read side of the store, one file per aggregate.
 
+pub(crate) mod approval;
 mod audit;
 mod cache;
 pub(crate) mod deployment;

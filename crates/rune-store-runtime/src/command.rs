@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AcceptRequest, Accepted, AppendEntries, Appended, ApplyDeployment, CachePut, CacheRemove,
-    CacheSweep, CommandId, CreateSession, DeleteDeployment, DeleteSchedule, DeleteSession,
-    DeploymentRow, FireSchedule, MemoryForget, MemoryPut, PublishVersion, PutReplica, PutSchedule,
-    RecordAudit, RemoveReplica, RequestCancel, ScaleDeployment, SetDeploymentState, StoreError,
-    Timestamp, VersionRow,
+    AcceptRequest, Accepted, AppendEntries, Appended, ApplyDeployment, ApprovalRow, CachePut,
+    CacheRemove, CacheSweep, CommandId, CreateSession, DecideApproval, DeleteDeployment,
+    DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule, MemoryForget, MemoryPut,
+    PublishVersion, PutReplica, PutSchedule, RecordAudit, RemoveReplica, RequestCancel,
+    ScaleDeployment, SetDeploymentState, StoreError, Timestamp, VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -75,6 +75,8 @@ replies! {
     Accepted(Accepted),
     /// Entries were added.
     Appended(Appended),
+    /// An approval as it is now.
+    Approval(ApprovalRow),
     /// A deployment as it is now.
     Deployment(DeploymentRow),
     /// A version as it is now.
@@ -133,6 +135,8 @@ operations! {
     AppendEntries => Appended(Appended),
     /// Asks for a request to be cancelled.
     RequestCancel => Appended(Appended),
+    /// Answers an approval.
+    DecideApproval => Approval(ApprovalRow),
     /// Creates a session.
     CreateSession => Unit(()),
     /// Deletes a session.

@@ -131,6 +131,10 @@ id!(
     AuditId, "audit", "aud_"
 );
 id!(
+    /// One question to a person.
+    ApprovalId, "approval", "apr_"
+);
+id!(
     /// One command; a retry carries the same id and is applied once.
     CommandId, "command", "cmd_"
 );

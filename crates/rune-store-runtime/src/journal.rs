@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Block, DeploymentId, Message, ReplicaId, RequestId, RequestStatus, Role, StopReason, Timestamp,
-    Usage,
+    ApprovalAnswer, ApprovalQuestion, AuditId, AuditVerdict, Block, DeploymentId, Message,
+    ReplicaId, RequestId, RequestStatus, Role, StopReason, Timestamp, Usage,
 };
 
 /// A committed line of a request's journal.
@@ -63,6 +63,26 @@ pub enum EntryBody {
     ToolIntent(ToolIntent),
     /// A tool ran, failed, or was not run; the outcome is what the model is told.
     ToolResult(ToolOutcome),
+    /// Policy decided about something the request wants to do. An audit row is projected
+    /// from it.
+    PolicyVerdict(PolicyVerdict),
+    /// A person is asked whether a call may run. Once the other calls of the turn have
+    /// ended the request is parked until every question is answered.
+    ApprovalAsked(ApprovalQuestion),
+    /// A question was answered. Written by [`crate::DecideApproval`].
+    ApprovalGiven(ApprovalAnswer),
+    /// A tool call invoked another agent.
+    AgentCalled {
+        /// The id of the call in the model's reply.
+        call_id: String,
+        /// The callee: `namespace/name`, or a URL.
+        agent: String,
+        /// The callee's request, where it runs here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request_id: Option<RequestId>,
+        /// How many agents stand between it and the outermost caller, 1 for the first.
+        depth: u32,
+    },
     /// Something the reader of the journal should know and the model need not.
     Notice {
         /// A stable word for programs, such as `loop_detected`.
@@ -107,6 +127,10 @@ impl EntryBody {
             Self::ModelFailed { .. } => "model_failed",
             Self::ToolIntent(_) => "tool_intent",
             Self::ToolResult(_) => "tool_result",
+            Self::PolicyVerdict(_) => "policy_verdict",
+            Self::ApprovalAsked(_) => "approval_asked",
+            Self::ApprovalGiven(_) => "approval_given",
+            Self::AgentCalled { .. } => "agent_called",
             Self::Notice { .. } => "notice",
             Self::CancelRequested { .. } => "cancel_requested",
             Self::Finished { .. } => "finished",
@@ -197,6 +221,30 @@ pub struct ToolOutcome {
     pub duration_ms: u64,
     /// How often it was run: more than 1 after retries, 0 where it was not run.
     pub attempts: u32,
+}
+
+/// What policy decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyVerdict {
+    /// The audit row it becomes.
+    pub audit_id: AuditId,
+    /// The model turn it belongs to.
+    pub step: u32,
+    /// The id of the call in the model's reply, where it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_id: Option<String>,
+    /// What was to be done: `tool`, `model`, `agent_call` or `egress`. The kind of the
+    /// audit row.
+    pub action: String,
+    /// To what, such as the tool's name.
+    pub resource: String,
+    /// What was decided.
+    pub verdict: AuditVerdict,
+    /// Why, for a person.
+    pub reason: String,
+    /// The policies that decided, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
 }
 
 /// A failure as it is stored and shown.

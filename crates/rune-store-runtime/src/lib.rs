@@ -15,6 +15,7 @@
 //! What is not here: SQLite, Raft, HTTP. A replica links this crate and not
 //! `rune-storage`.
 
+mod approval;
 mod audit;
 mod blob;
 mod cache;
@@ -37,6 +38,10 @@ mod store;
 mod tool_invocation;
 mod usage;
 
+pub use approval::{
+    ApprovalAnswer, ApprovalDecision, ApprovalFilter, ApprovalQuestion, ApprovalRow, ApprovalState,
+    DecideApproval, GrantRow, Remember,
+};
 pub use audit::{AuditFilter, AuditRow, AuditVerdict, RecordAudit};
 pub use blob::BlobStore;
 pub use cache::{CachePut, CacheRemove, CacheRow, CacheSweep};
@@ -48,17 +53,19 @@ pub use deployment::{
 };
 pub use error::{Reject, StoreError};
 pub use id::{
-    AuditId, CommandId, DeploymentId, IdError, ReplicaId, RequestId, ScheduleId, SessionId,
-    VersionId,
+    ApprovalId, AuditId, CommandId, DeploymentId, IdError, ReplicaId, RequestId, ScheduleId,
+    SessionId, VersionId,
 };
-pub use journal::{Entry, EntryBody, ErrorCode, Failure, ModelReply, ToolIntent, ToolOutcome};
+pub use journal::{
+    Entry, EntryBody, ErrorCode, Failure, ModelReply, PolicyVerdict, ToolIntent, ToolOutcome,
+};
 pub use memory::{MemoryForget, MemoryPut, MemoryQuery, MemoryRow, MemoryScope};
 pub use message::{Block, Message, MessageRow, NativeBlock, Role, StopReason, Usage};
 pub use page::{Page, PageRequest};
 pub use registry::{PublishVersion, VersionFilter, VersionRow};
 pub use replica::{PutReplica, RemoveReplica, ReplicaFilter, ReplicaRow, ReplicaState};
 pub use request::{
-    AcceptRequest, Accepted, AppendEntries, Appended, CheckpointPolicy, IdempotencyKey,
+    AcceptRequest, Accepted, AppendEntries, Appended, CheckpointPolicy, IdempotencyKey, ParentCall,
     RequestCancel, RequestFilter, RequestRow, RequestStatus,
 };
 pub use schedule::{
@@ -67,8 +74,8 @@ pub use schedule::{
 };
 pub use session::{CreateSession, DeleteSession, SessionFilter, SessionRow};
 pub use store::{
-    AuditReader, CacheReader, CommandLog, DeploymentReader, MemoryReader, RegistryReader,
-    RequestReader, RuntimeStore, ScheduleReader, SessionReader, Store, UsageReader,
+    ApprovalReader, AuditReader, CacheReader, CommandLog, DeploymentReader, MemoryReader,
+    RegistryReader, RequestReader, RuntimeStore, ScheduleReader, SessionReader, Store, UsageReader,
 };
 pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};
 pub use usage::{UsageFilter, UsageRow};

@@ -119,6 +119,22 @@ pub struct AcceptRequest {
     /// The caller's idempotency key.
     #[serde(default)]
     pub idempotency: Option<IdempotencyKey>,
+    /// The tool call of another request that makes this one.
+    #[serde(default)]
+    pub parent: Option<ParentCall>,
+}
+
+/// The tool call that made a request, and where it stands in the tree of requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParentCall {
+    /// The calling request.
+    pub request_id: RequestId,
+    /// The id of the call in it.
+    pub call_id: String,
+    /// The outermost request; budgets are counted over its whole tree.
+    pub root_id: RequestId,
+    /// How many agents stand between this one and the outermost caller, from 1.
+    pub depth: u32,
 }
 
 /// Reply to [`AcceptRequest`].
@@ -201,6 +217,9 @@ pub struct RequestRow {
     pub metadata: BTreeMap<String, Value>,
     /// When its journal entries become durable.
     pub checkpoint: CheckpointPolicy,
+    /// The tool call of another request that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentCall>,
     /// Sequence number of the last journal entry.
     pub last_seq: u64,
     /// The answer, once completed.
@@ -230,6 +249,8 @@ pub struct RequestFilter {
     pub session_id: Option<SessionId>,
     /// Only of this deployment.
     pub deployment_id: Option<DeploymentId>,
+    /// Only those below this outermost request.
+    pub root_id: Option<RequestId>,
     /// Only in one of these states.
     pub statuses: Vec<RequestStatus>,
 }

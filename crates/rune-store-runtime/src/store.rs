@@ -7,12 +7,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    AuditFilter, AuditRow, CacheRow, Clock, Command, DeploymentFilter, DeploymentId, DeploymentRow,
-    Entry, MemoryQuery, MemoryRow, MemoryScope, MessageRow, Operation, Page, PageRequest,
-    ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestRow,
-    ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow,
-    StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageRow, VersionFilter, VersionId,
-    VersionRow,
+    ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, CacheRow, Clock, Command,
+    DeploymentFilter, DeploymentId, DeploymentRow, Entry, GrantRow, MemoryQuery, MemoryRow,
+    MemoryScope, MessageRow, Operation, Page, PageRequest, ReplicaFilter, ReplicaId, ReplicaRow,
+    Reply, RequestFilter, RequestId, RequestRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
+    ScheduleRow, SessionFilter, SessionId, SessionRow, StoreError, Timestamp, ToolInvocationRow,
+    UsageFilter, UsageRow, VersionFilter, VersionId, VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -141,6 +141,27 @@ pub trait ScheduleReader: Send + Sync {
     ) -> Result<Page<ScheduleFireRow>, StoreError>;
 }
 
+/// Approvals and what was remembered of them.
+#[async_trait]
+pub trait ApprovalReader: Send + Sync {
+    /// One approval.
+    async fn approval(&self, id: ApprovalId) -> Result<Option<ApprovalRow>, StoreError>;
+    /// Approvals, oldest first.
+    async fn approvals(
+        &self,
+        filter: &ApprovalFilter,
+        page: &PageRequest,
+    ) -> Result<Page<ApprovalRow>, StoreError>;
+    /// The newest remembered decision about calls of a tool that exactly these
+    /// policies ask about: one of the session, else one of the agent.
+    async fn grant(
+        &self,
+        session: &SessionId,
+        tool: &str,
+        policies: &[String],
+    ) -> Result<Option<GrantRow>, StoreError>;
+}
+
 /// The audit trail.
 #[async_trait]
 pub trait AuditReader: Send + Sync {
@@ -187,6 +208,7 @@ pub trait RuntimeStore:
     + RegistryReader
     + CacheReader
     + ScheduleReader
+    + ApprovalReader
     + AuditReader
     + UsageReader
     + MemoryReader
@@ -201,6 +223,7 @@ impl<T> RuntimeStore for T where
         + RegistryReader
         + CacheReader
         + ScheduleReader
+        + ApprovalReader
         + AuditReader
         + UsageReader
         + MemoryReader

@@ -8,9 +8,9 @@ use rune_http::{
     ApiError, Caller, ErrorBody, Json, JsonOrDefault, Path, Query, TokenUsage, page_request,
 };
 use rune_store_runtime::{
-    DeploymentId, EntryBody, Failure, PageRequest, ReplicaId, RequestFilter, RequestId, RequestRow,
-    RequestStatus, SessionId, Timestamp, ToolInvocationRow, Usage, UsageFilter, UsageRow,
-    VersionId,
+    DeploymentId, EntryBody, Failure, PageRequest, ParentCall, ReplicaId, RequestFilter, RequestId,
+    RequestRow, RequestStatus, SessionId, Timestamp, ToolInvocationRow, Usage, UsageFilter,
+    UsageRow, VersionId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -46,6 +46,10 @@ pub(crate) struct RequestView {
     caller: String,
     #[schema(value_type = Object)]
     metadata: BTreeMap<String, Value>,
+    /// The tool call of another request that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    parent: Option<ParentCall>,
     /// Sequence number of the last journal entry.
     last_seq: u64,
     /// The answer, once completed.
@@ -98,6 +102,7 @@ impl From<RequestRow> for RequestView {
             cancel_requested: row.cancel_requested,
             caller: row.caller,
             metadata: row.metadata,
+            parent: row.parent,
             last_seq: row.last_seq,
             output: row.output,
             error: row.failure.map(Into::into),
@@ -197,6 +202,9 @@ pub(crate) struct ListQuery {
     /// Only of this session.
     #[param(value_type = Option<String>)]
     session: Option<SessionId>,
+    /// Only those that this request made, through any number of agents.
+    #[param(value_type = Option<String>)]
+    root: Option<RequestId>,
     /// Rows at the most: 1 to 1000, 50 by default.
     limit: Option<u32>,
     /// The `next` of the page before.
@@ -229,6 +237,7 @@ pub(crate) async fn list(
         agent: query.agent,
         session_id: query.session,
         deployment_id: None,
+        root_id: query.root,
         statuses: query
             .status
             .as_deref()

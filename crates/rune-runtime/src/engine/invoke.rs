@@ -86,6 +86,7 @@ impl Engine {
             caller: invocation.caller,
             checkpoint: checkpoint(&replica),
             idempotency: invocation.idempotency,
+            parent: None,
         };
         self.accept(accept, &replica, new_session).await
     }
@@ -390,6 +391,7 @@ fn unstored_row(accept: &AcceptRequest, at: rune_store_runtime::Timestamp) -> Re
         caller: accept.caller.clone(),
         metadata: accept.metadata.clone(),
         checkpoint: accept.checkpoint,
+        parent: accept.parent.clone(),
         last_seq: 1,
         output: None,
         failure: None,

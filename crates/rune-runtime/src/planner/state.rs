@@ -178,7 +178,11 @@ impl RunState {
                 }
             }
             EntryBody::CancelRequested { .. } => self.cancel_requested = true,
-            EntryBody::ModelFailed { .. }
+            EntryBody::PolicyVerdict(_)
+            | EntryBody::ApprovalAsked(_)
+            | EntryBody::ApprovalGiven(_)
+            | EntryBody::AgentCalled { .. }
+            | EntryBody::ModelFailed { .. }
             | EntryBody::Notice { .. }
             | EntryBody::Finished { .. } => {}
         }

@@ -1,6 +1,6 @@
 //! The audit trail.
 
-use rune_store_runtime::{RecordAudit, Reject, RequestId};
+use rune_store_runtime::{AuditId, PolicyVerdict, RecordAudit, Reject, RequestId};
 use rusqlite::{Connection, params};
 
 use super::Context;
@@ -13,11 +13,8 @@ pub(super) fn record(
     context: Context,
     op: &RecordAudit,
 ) -> Result<(), ApplyError> {
-    let taken: bool = db
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM audit WHERE audit_id = ?1)")?
-        .query_row([op.audit_id.as_bytes()], |row| get(row, 0))?;
-    if taken {
-        return Err(Reject::conflict(format!("audit row `{}` exists already", op.audit_id)).into());
+    if is_recorded(db, op.audit_id)? {
+        return Err(twice(op.audit_id).into());
     }
     db.prepare_cached(
         "INSERT INTO audit (audit_id, at, kind, resource, verdict, reason, caller, request_id)
@@ -34,4 +31,44 @@ pub(super) fn record(
         op.request_id.as_ref().map(RequestId::as_bytes)
     ])?;
     Ok(())
+}
+
+/// Adds the row of a policy's verdict; its caller is that of the request.
+pub(super) fn project(
+    db: &Connection,
+    context: Context,
+    request: i64,
+    request_id: RequestId,
+    verdict: &PolicyVerdict,
+) -> rusqlite::Result<()> {
+    let reason = match verdict.policies.as_slice() {
+        [] => verdict.reason.clone(),
+        policies => format!("{} [{}]", verdict.reason, policies.join(", ")),
+    };
+    db.prepare_cached(
+        "INSERT INTO audit (audit_id, at, kind, resource, verdict, reason, caller, request_id)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, caller, ?7 FROM requests WHERE id = ?8",
+    )?
+    .execute(params![
+        verdict.audit_id.as_bytes(),
+        context.at.as_millis(),
+        verdict.action,
+        verdict.resource,
+        verdict.verdict.as_str(),
+        reason,
+        request_id.as_bytes(),
+        request
+    ])?;
+    Ok(())
+}
+
+/// Whether there is a row with this id.
+pub(super) fn is_recorded(db: &Connection, id: AuditId) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT EXISTS (SELECT 1 FROM audit WHERE audit_id = ?1)")?
+        .query_row([id.as_bytes()], |row| get(row, 0))
+}
+
+/// The rejection of a second row with the same id.
+pub(super) fn twice(id: AuditId) -> Reject {
+    Reject::conflict(format!("audit row `{id}` exists already"))
 }

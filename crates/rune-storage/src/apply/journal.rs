@@ -13,7 +13,7 @@ use rusqlite::{Connection, params};
 
 use self::plan::{Append, Call};
 pub(super) use self::state::RequestState;
-use super::{Context, encode_within, session};
+use super::{Context, approval, audit, encode_within, session};
 use crate::{ApplyError, key};
 
 /// Appends entries. A retry finds its command id in the request's row: only this
@@ -59,6 +59,15 @@ fn write(
     }
     for (call_id, call) in &append.calls {
         write_call(db, state.row, call_id, call)?;
+    }
+    for verdict in &append.verdicts {
+        audit::project(db, context, state.row, op.request_id, verdict)?;
+    }
+    for (seq, question) in &append.questions {
+        approval::ask(db, context, state.row, *seq, question)?;
+    }
+    if append.withdraws {
+        approval::withdraw(db, context, state.row)?;
     }
     state.update(db, context, first_seq)
 }

@@ -89,10 +89,7 @@ pub(super) fn cancel(
     state.last_seq = seq;
     state.cancel_requested = true;
     journal::insert_entry(db, key::entry(state.row, seq), context, &body)?;
-    db.prepare_cached(
-        "UPDATE requests SET last_seq = ?2, cancel_requested = 1, updated_at = ?3 WHERE id = ?1",
-    )?
-    .execute(params![state.row, seq, context.at.as_millis()])?;
+    state.touch(db, context)?;
     Ok(state.appended(seq))
 }
 
@@ -146,13 +143,15 @@ fn insert(
     session: i64,
     metadata: &str,
 ) -> rusqlite::Result<i64> {
+    let parent = op.parent.as_ref();
     db.prepare_cached(
         "INSERT INTO requests (request_id, session, status, last_seq, command_id, command_seq,
              cancel_requested, attempts, model_calls, tool_calls, input_tokens, output_tokens,
              cached_tokens, cache_write_tokens, reasoning_tokens, created_at, updated_at,
-             deployment_id, version_id, checkpoint, namespace, agent, caller, metadata)
+             deployment_id, version_id, checkpoint, namespace, agent, caller, metadata, parent_id,
+             parent_call, root_id, depth)
          VALUES (?1, ?2, ?3, 1, ?4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?5, ?5, ?6, ?7, ?8, ?9, ?10,
-             ?11, ?12)
+             ?11, ?12, ?13, ?14, ?15, ?16)
          RETURNING id",
     )?
     .query_row(
@@ -169,6 +168,10 @@ fn insert(
             op.agent,
             op.caller,
             metadata,
+            parent.map(|parent| parent.request_id.as_bytes()),
+            parent.map(|parent| parent.call_id.as_str()),
+            parent.map(|parent| parent.root_id.as_bytes()),
+            parent.map(|parent| parent.depth),
         ],
         |row| get(row, 0),
     )

@@ -58,12 +58,16 @@ pub(super) fn delete(db: &Connection, op: &DeleteSession) -> Result<(), ApplyErr
             .execute([first, last])?;
         db.prepare_cached("DELETE FROM tool_calls WHERE request = ?1")?
             .execute([request])?;
+        db.prepare_cached("DELETE FROM approvals WHERE request = ?1")?
+            .execute([request])?;
         db.prepare_cached("DELETE FROM requests WHERE id = ?1")?
             .execute([request])?;
     }
     let (first, last) = key::messages(session);
     db.prepare_cached("DELETE FROM messages WHERE id BETWEEN ?1 AND ?2")?
         .execute([first, last])?;
+    db.prepare_cached("DELETE FROM grants WHERE session = ?1")?
+        .execute([session])?;
     db.prepare_cached("DELETE FROM sessions WHERE id = ?1")?
         .execute([session])?;
     Ok(())

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use rune_store_runtime::{
-    DeploymentId, Entry, EntryBody, Page, PageRequest, ReplicaId, RequestFilter, RequestId,
-    RequestReader, RequestRow, RequestStatus, SessionId, StoreError, ToolInvocationRow,
+    DeploymentId, Entry, EntryBody, Page, PageRequest, ParentCall, ReplicaId, RequestFilter,
+    RequestId, RequestReader, RequestRow, RequestStatus, SessionId, StoreError, ToolInvocationRow,
     ToolInvocationState, Usage, VersionId,
 };
 use rusqlite::types::Value;
@@ -20,7 +20,7 @@ const REQUEST: &str = "SELECT r.id, r.request_id, s.session_id, r.namespace, r.a
      r.deployment_id, r.version_id, r.replica_id, r.status, r.attempts, r.cancel_requested, \
      r.caller, r.metadata, r.checkpoint, r.last_seq, r.input_tokens, r.output_tokens, \
      r.cached_tokens, r.cache_write_tokens, r.reasoning_tokens, r.model_calls, r.tool_calls, \
-     r.created_at, r.updated_at, j.body \
+     r.created_at, r.updated_at, j.body, r.parent_id, r.parent_call, r.root_id, r.depth \
      FROM requests r JOIN sessions s ON s.id = r.session \
      LEFT JOIN journal j ON j.id = (r.id << 20) + r.last_seq \
          AND r.status IN ('completed', 'failed', 'cancelled')";
@@ -52,6 +52,8 @@ impl RequestReader for SqliteStore {
         );
         let deployment = filter.deployment_id.as_ref().map(DeploymentId::as_bytes);
         query.and_maybe("r.deployment_id = ?", deployment.map(blob));
+        let root = filter.root_id.as_ref().map(RequestId::as_bytes);
+        query.and_maybe("r.root_id = ?", root.map(blob));
         if !filter.statuses.is_empty() {
             let marks = vec!["?"; filter.statuses.len()].join(", ");
             let words = filter
@@ -163,10 +165,23 @@ fn request_row(found: &Row<'_>) -> rusqlite::Result<(i64, RequestRow)> {
         },
         model_calls: get(found, 20)?,
         tool_calls: get(found, 21)?,
+        parent: parent(found)?,
         created_at: row::time(found, 22)?,
         updated_at: row::time(found, 23)?,
     };
     Ok((get(found, 0)?, row))
+}
+
+fn parent(found: &Row<'_>) -> rusqlite::Result<Option<ParentCall>> {
+    if get::<Option<[u8; 16]>>(found, 25)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(ParentCall {
+        request_id: row::request_id(found, 25)?,
+        call_id: get(found, 26)?,
+        root_id: row::request_id(found, 27)?,
+        depth: get(found, 28)?,
+    }))
 }
 
 fn invocation_row(id: RequestId, found: &Row<'_>) -> rusqlite::Result<ToolInvocationRow> {

@@ -2,6 +2,7 @@
 //! regard to speed.
 
 mod apply;
+mod approval;
 mod journal;
 mod oldest;
 mod page;
@@ -11,13 +12,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use rune_store_runtime::{
-    AuditFilter, AuditReader, AuditRow, CacheReader, CacheRow, Command, CommandId, CommandLog,
-    DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, Entry, EntryBody, MemoryQuery,
-    MemoryReader, MemoryRow, MemoryScope, MessageRow, Page, PageRequest, RegistryReader,
-    ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader,
-    RequestRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow,
-    SessionFilter, SessionId, SessionReader, SessionRow, StoreError, Timestamp, ToolInvocationRow,
-    ToolInvocationState, UsageFilter, UsageReader, UsageRow, VersionFilter, VersionId, VersionRow,
+    ApprovalRow, AuditFilter, AuditReader, AuditRow, CacheReader, CacheRow, Command, CommandId,
+    CommandLog, DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, Entry, EntryBody,
+    GrantRow, MemoryQuery, MemoryReader, MemoryRow, MemoryScope, MessageRow, Page, PageRequest,
+    RegistryReader, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId,
+    RequestReader, RequestRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader,
+    ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow, StoreError, Timestamp,
+    ToolInvocationRow, ToolInvocationState, UsageFilter, UsageReader, UsageRow, VersionFilter,
+    VersionId, VersionRow,
 };
 
 use self::oldest::Oldest;
@@ -43,6 +45,8 @@ struct State {
     replicas: Vec<(i64, ReplicaRow)>,
     cache: BTreeMap<String, (i64, CacheRow)>,
     schedules: BTreeMap<ScheduleId, Schedule>,
+    approvals: Vec<ApprovalRow>,
+    grants: Vec<GrantRow>,
     audit: Vec<AuditRow>,
     memories: BTreeMap<(MemoryScope, String), MemoryRow>,
 }
@@ -138,6 +142,9 @@ impl RequestReader for FakeStore {
                 && is(filter.agent.as_ref(), &row.agent)
                 && is(filter.session_id.as_ref(), &row.session_id)
                 && is(filter.deployment_id.as_ref(), &row.deployment_id)
+                && filter
+                    .root_id
+                    .is_none_or(|root| row.parent.as_ref().is_some_and(|p| p.root_id == root))
                 && (filter.statuses.is_empty() || filter.statuses.contains(&row.status))
         });
         let rows = rows.map(|request| (-request.created, request.row.clone()));

@@ -3,13 +3,15 @@
 
 use rune_store_runtime::limits::{MAX_CALL_TOKENS, MAX_JSON_DEPTH};
 use rune_store_runtime::{
-    AcceptRequest, AppendEntries, ApplyDeployment, AuditId, AuditVerdict, Block, CachePut,
-    CacheRemove, CacheSweep, CheckpointPolicy, Command, CommandId, CreateSession, DeleteDeployment,
-    DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure,
-    FireSchedule, IdempotencyKey, MemoryForget, MemoryPut, MemoryScope, ModelReply, Op,
-    PublishVersion, PutReplica, PutSchedule, RecordAudit, RemoveReplica, ReplicaId, ReplicaState,
-    RequestCancel, RequestId, RequestStatus, ScaleDeployment, ScheduleId, ScheduleKind, SessionId,
-    SetDeploymentState, StopReason, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
+    AcceptRequest, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalId, ApprovalQuestion,
+    AuditId, AuditVerdict, Block, CachePut, CacheRemove, CacheSweep, CheckpointPolicy, Command,
+    CommandId, CreateSession, DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession,
+    DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure, FireSchedule, IdempotencyKey,
+    MemoryForget, MemoryPut, MemoryScope, ModelReply, Op, ParentCall, PolicyVerdict,
+    PublishVersion, PutReplica, PutSchedule, RecordAudit, Remember, RemoveReplica, ReplicaId,
+    ReplicaState, RequestCancel, RequestId, RequestStatus, ScaleDeployment, ScheduleId,
+    ScheduleKind, SessionId, SetDeploymentState, StopReason, Timestamp, ToolIntent, ToolOutcome,
+    Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -131,7 +133,7 @@ impl Random {
     }
 
     fn op(&mut self) -> Op {
-        match self.below(30) {
+        match self.below(33) {
             0..=5 => self.accept(),
             6..=14 => self.append(),
             15 => RequestCancel {
@@ -151,6 +153,7 @@ impl Random {
             }
             .into(),
             18 | 19 => self.control_plane(),
+            30..=32 => self.decide(),
             20..=22 => self.replica(),
             23 | 24 => self.cache(),
             25 | 26 => self.schedule(),
@@ -186,6 +189,12 @@ impl Random {
             caller: self.word(),
             checkpoint: CheckpointPolicy::EachStep,
             idempotency,
+            parent: self.one_in(4).then(|| ParentCall {
+                request_id: self.request(),
+                call_id: self.call_id(),
+                root_id: self.request(),
+                depth: 1,
+            }),
         }
         .into()
     }
@@ -200,7 +209,7 @@ impl Random {
     }
 
     fn entry(&mut self) -> EntryBody {
-        match self.below(16) {
+        match self.below(20) {
             0 => EntryBody::Accepted {
                 input: self.value(),
             },
@@ -242,6 +251,27 @@ impl Random {
                 duration_ms: u64::MAX,
                 attempts: 1,
             }),
+            15 => EntryBody::PolicyVerdict(PolicyVerdict {
+                audit_id: AuditId::from_bytes(self.id(4)),
+                step: 1,
+                call_id: None,
+                action: self.word(),
+                resource: self.word(),
+                verdict: self.pick(&AuditVerdict::ALL, AuditVerdict::Asked),
+                reason: self.word(),
+                policies: self.policies(),
+            }),
+            16..=18 => EntryBody::ApprovalAsked(ApprovalQuestion {
+                approval_id: self.approval(),
+                step: 1,
+                call_id: self.call_id(),
+                tool: self.word(),
+                input: self.value(),
+                reason: self.word(),
+                policies: self.policies(),
+                deadline: self.one_in(2).then(|| self.time()),
+                default: ApprovalDecision::Deny,
+            }),
             _ => EntryBody::Finished {
                 status: self.pick(&RequestStatus::ALL, RequestStatus::Completed),
                 output: self.one_in(2).then(|| json!(self.word())),
@@ -249,6 +279,27 @@ impl Random {
                 usage: Usage::default(),
             },
         }
+    }
+
+    fn approval(&mut self) -> ApprovalId {
+        ApprovalId::from_bytes(self.id(6))
+    }
+
+    fn policies(&mut self) -> Vec<String> {
+        (0..self.below(2)).map(|_| self.word()).collect()
+    }
+
+    fn decide(&mut self) -> Op {
+        DecideApproval {
+            approval_id: self.approval(),
+            decision: self.pick(&ApprovalDecision::ALL, ApprovalDecision::Deny),
+            by: self.word(),
+            remember: self
+                .one_in(2)
+                .then(|| self.pick(&Remember::ALL, Remember::Agent)),
+            note: self.one_in(2).then(|| self.word()),
+        }
+        .into()
     }
 
     fn model_reply(&mut self) -> EntryBody {

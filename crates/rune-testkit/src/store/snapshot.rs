@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use rune_store_runtime::{
-    AuditFilter, DeploymentFilter, MemoryQuery, MemoryScope, PageRequest, ReplicaFilter,
-    RequestFilter, RuntimeStore, ScheduleFilter, SessionFilter, StoreError, Timestamp, UsageFilter,
-    VersionFilter,
+    ApprovalFilter, AuditFilter, DeploymentFilter, MemoryQuery, MemoryScope, PageRequest,
+    ReplicaFilter, RequestFilter, RuntimeStore, ScheduleFilter, SessionFilter, StoreError,
+    Timestamp, UsageFilter, VersionFilter,
 };
 
 /// Every list of the store and everything below its rows, read in small pages;
@@ -52,6 +52,12 @@ pub async fn snapshot(
     show!(list!(versions(&VersionFilter::default())));
     for row in list!(schedules(&ScheduleFilter::default())) {
         show!(list!(schedule_fires(row.id)));
+        show!(row);
+    }
+    for row in list!(approvals(&ApprovalFilter::default())) {
+        let question = &row.question;
+        let grant = store.grant(&row.session_id, &question.tool, &question.policies);
+        show!(grant.await?);
         show!(row);
     }
     show!(list!(audit(&AuditFilter::default())));

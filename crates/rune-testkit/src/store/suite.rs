@@ -6,6 +6,7 @@
 )]
 #![expect(missing_docs, reason = "the name of a test says what it tests")]
 
+mod approval;
 mod control_plane;
 mod fixture;
 mod journal;
@@ -13,6 +14,11 @@ mod records;
 mod reject;
 mod session;
 
+pub use approval::{
+    a_remembered_decision_is_found_by_its_scope, a_request_knows_its_parent,
+    a_verdict_is_an_audit_row, an_approval_is_withdrawn_with_its_request,
+    an_approval_parks_its_request_and_is_decided_once,
+};
 pub use control_plane::{
     a_schedule_fires_once_per_planned_time, a_version_is_published_once,
     an_observation_of_an_older_generation_is_ignored, deployments_count_their_changes,

@@ -128,6 +128,7 @@ pub(crate) async fn copy(store: &Store, row: &RequestRow, journal: &[Entry]) {
                     caller: row.caller.clone(),
                     checkpoint: row.checkpoint,
                     idempotency: None,
+                    parent: None,
                 };
                 store.write(accept).await.unwrap();
             }
@@ -198,6 +199,11 @@ reads! {
         fn schedule(id: ScheduleId) -> Option<ScheduleRow>;
         fn schedules(filter: &ScheduleFilter, page: &PageRequest) -> Page<ScheduleRow>;
         fn schedule_fires(id: ScheduleId, page: &PageRequest) -> Page<ScheduleFireRow>;
+    }
+    ApprovalReader {
+        fn approval(id: ApprovalId) -> Option<ApprovalRow>;
+        fn approvals(filter: &ApprovalFilter, page: &PageRequest) -> Page<ApprovalRow>;
+        fn grant(session: &SessionId, tool: &str, policies: &[String]) -> Option<GrantRow>;
     }
     AuditReader { fn audit(filter: &AuditFilter, page: &PageRequest) -> Page<AuditRow>; }
     UsageReader { fn usage(filter: &UsageFilter, page: &PageRequest) -> Page<UsageRow>; }

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use rune_store_runtime::limits::MAX_CALL_TOKENS;
-use rune_store_runtime::{Block, EntryBody, ModelReply, Reject, RequestStatus, Usage};
+use rune_store_runtime::{
+    ApprovalQuestion, Block, EntryBody, ModelReply, PolicyVerdict, Reject, RequestStatus, Usage,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{RequestState, encode_entry};
 use crate::ApplyError;
+use crate::apply::{approval, audit};
 use crate::row::get;
 
 /// What a command appends, checked.
@@ -22,6 +25,12 @@ pub(super) struct Append<'a> {
     pub(super) usage: Vec<(u64, &'a ModelReply)>,
     /// Tool calls that are new or changed.
     pub(super) calls: BTreeMap<&'a str, Call>,
+    /// Decisions, for the audit trail.
+    pub(super) verdicts: Vec<&'a PolicyVerdict>,
+    /// Questions to a person.
+    pub(super) questions: Vec<(u64, &'a ApprovalQuestion)>,
+    /// Whether the request ends while it waits for a person.
+    pub(super) withdraws: bool,
 }
 
 /// A tool call of the model.
@@ -53,6 +62,9 @@ impl<'a> Append<'a> {
             messages: Vec::new(),
             usage: Vec::new(),
             calls: BTreeMap::new(),
+            verdicts: Vec::new(),
+            questions: Vec::new(),
+            withdraws: false,
         };
         for entry in entries {
             plan.add(db, entry)?;
@@ -71,7 +83,9 @@ impl<'a> Append<'a> {
         self.state.last_seq += 1;
         let seq = self.state.last_seq;
         match entry {
-            EntryBody::Accepted { .. } | EntryBody::CancelRequested { .. } => {
+            EntryBody::Accepted { .. }
+            | EntryBody::CancelRequested { .. }
+            | EntryBody::ApprovalGiven(_) => {
                 return Err(Reject::invalid(format!(
                     "a {} entry cannot be appended",
                     entry.kind()
@@ -79,6 +93,9 @@ impl<'a> Append<'a> {
                 .into());
             }
             EntryBody::Started { replica_id, .. } => {
+                if self.state.status == RequestStatus::InputRequired {
+                    return Err(Reject::invalid("the request waits for an approval").into());
+                }
                 self.state.status = RequestStatus::Running;
                 self.state.attempts = self.state.attempts.saturating_add(1);
                 self.state.replica_id = Some(*replica_id);
@@ -103,7 +120,33 @@ impl<'a> Append<'a> {
                 self.messages.push((seq, Some(name)));
                 self.state.tool_calls = self.state.tool_calls.saturating_add(refused.into());
             }
-            EntryBody::ModelFailed { .. } | EntryBody::Notice { .. } => {}
+            EntryBody::PolicyVerdict(verdict) => {
+                let known = self.verdicts.iter().any(|v| v.audit_id == verdict.audit_id);
+                if known || audit::is_recorded(db, verdict.audit_id)? {
+                    return Err(audit::twice(verdict.audit_id).into());
+                }
+                self.verdicts.push(verdict);
+            }
+            EntryBody::ApprovalAsked(question) => {
+                let call = self.call(db, &question.call_id)?;
+                if call.intent.is_some() || call.result.is_some() {
+                    return Err(twice("intent or result", &question.call_id).into());
+                }
+                let id = question.approval_id;
+                let known = self.questions.iter().any(|(_, q)| q.approval_id == id);
+                if known || approval::is_asked(db, question)? {
+                    return Err(Reject::conflict(format!(
+                        "approval `{}` exists already",
+                        question.approval_id
+                    ))
+                    .into());
+                }
+                self.questions.push((seq, question));
+                self.state.status = RequestStatus::InputRequired;
+            }
+            EntryBody::AgentCalled { .. }
+            | EntryBody::ModelFailed { .. }
+            | EntryBody::Notice { .. } => {}
             EntryBody::Finished { status, .. } => {
                 if !status.is_terminal() {
                     return Err(Reject::invalid(format!(
@@ -112,6 +155,7 @@ impl<'a> Append<'a> {
                     ))
                     .into());
                 }
+                self.withdraws = self.state.status == RequestStatus::InputRequired;
                 self.state.status = *status;
             }
         }

@@ -92,6 +92,26 @@ impl RequestState {
         }
     }
 
+    /// Writes back what a command moves that is not the request's own.
+    pub(in crate::apply) fn touch(
+        &self,
+        db: &Connection,
+        context: Context,
+    ) -> rusqlite::Result<()> {
+        db.prepare_cached(
+            "UPDATE requests SET status = ?2, last_seq = ?3, cancel_requested = ?4, updated_at = ?5
+             WHERE id = ?1",
+        )?
+        .execute(params![
+            self.row,
+            self.status.as_str(),
+            self.last_seq,
+            self.cancel_requested,
+            context.at.as_millis()
+        ])?;
+        Ok(())
+    }
+
     /// Writes the row back.
     pub(super) fn update(
         &self,

@@ -55,6 +55,7 @@ impl State {
             Op::AcceptRequest(op) => self.accept(command, op).map(Reply::Accepted),
             Op::AppendEntries(op) => self.append(command, op).map(Reply::Appended),
             Op::RequestCancel(op) => self.cancel(command, op).map(Reply::Appended),
+            Op::DecideApproval(op) => self.decide(command, op).map(Reply::Approval),
             Op::CreateSession(op) => {
                 check_json(&op.metadata, MAX_ENTRY_BYTES)?;
                 self.session(
@@ -174,6 +175,9 @@ impl State {
             ));
         }
         self.requests.retain(|_, request| !of(&request.row));
+        self.approvals.retain(|row| row.session_id != op.session_id);
+        let session = Some(&op.session_id);
+        self.grants.retain(|row| row.session_id.as_ref() != session);
         self.sessions.remove(&op.session_id);
         Ok(())
     }

@@ -6,8 +6,9 @@ use rune_store_runtime::limits::{
     IDEMPOTENCY_WINDOW, MAX_CALL_TOKENS, MAX_ENTRIES, MAX_ENTRY_BYTES,
 };
 use rune_store_runtime::{
-    AcceptRequest, Accepted, AppendEntries, Appended, Block, Command, Entry, EntryBody, ModelReply,
-    Reject, RequestCancel, RequestId, RequestRow, RequestStatus, Usage, UsageRow,
+    AcceptRequest, Accepted, AppendEntries, Appended, ApprovalQuestion, AuditRow, Block, Command,
+    Entry, EntryBody, ModelReply, PolicyVerdict, Reject, RequestCancel, RequestId, RequestRow,
+    RequestStatus, Usage, UsageRow,
 };
 
 use super::apply::check_json;
@@ -100,13 +101,25 @@ impl State {
             calls: request.calls.clone(),
             messages: Vec::new(),
             usage: Vec::new(),
+            verdicts: Vec::new(),
+            questions: Vec::new(),
+            withdraws: false,
         };
         let first_seq = plan.row.last_seq + 1;
-        plan.all(&op.entries)?;
+        plan.all(self, &op.entries)?;
         plan.row.updated_at = command.at;
         let reply = appended(&plan.row, first_seq);
         for (seq, model) in plan.usage {
             self.usage.push(usage_row(command, &plan.row, seq, &model));
+        }
+        for verdict in plan.verdicts {
+            self.audit.push(audit_row(command, &plan.row, verdict));
+        }
+        for question in plan.questions {
+            self.ask(command, &plan.row, question);
+        }
+        if plan.withdraws {
+            self.withdraw(command, op.request_id);
         }
         if let Some(request) = self.requests.get_mut(&op.request_id) {
             request.row = plan.row;
@@ -144,7 +157,7 @@ impl State {
     }
 
     /// Adds entries that were checked, and their messages.
-    fn write(
+    pub(super) fn write(
         &mut self,
         command: &Command,
         id: RequestId,
@@ -179,18 +192,21 @@ struct Plan {
     calls: BTreeMap<String, Call>,
     messages: Vec<(u64, Option<String>)>,
     usage: Vec<(u64, ModelReply)>,
+    verdicts: Vec<PolicyVerdict>,
+    questions: Vec<ApprovalQuestion>,
+    withdraws: bool,
 }
 
 impl Plan {
-    fn all(&mut self, entries: &[EntryBody]) -> Result<(), Reject> {
+    fn all(&mut self, state: &State, entries: &[EntryBody]) -> Result<(), Reject> {
         if entries.is_empty() {
             return Err(Reject::invalid("there is no entry"));
         }
         room_for(&self.row, entries.len() as u64)?;
-        entries.iter().try_for_each(|entry| self.add(entry))
+        entries.iter().try_for_each(|entry| self.add(state, entry))
     }
 
-    fn add(&mut self, entry: &EntryBody) -> Result<(), Reject> {
+    fn add(&mut self, state: &State, entry: &EntryBody) -> Result<(), Reject> {
         let row = &mut self.row;
         if row.status.is_terminal() {
             return Err(Reject::RequestEnded {
@@ -201,10 +217,15 @@ impl Plan {
         row.last_seq += 1;
         let seq = row.last_seq;
         match entry {
-            EntryBody::Accepted { .. } | EntryBody::CancelRequested { .. } => {
+            EntryBody::Accepted { .. }
+            | EntryBody::CancelRequested { .. }
+            | EntryBody::ApprovalGiven(_) => {
                 return Err(Reject::invalid("such an entry cannot be appended"));
             }
             EntryBody::Started { replica_id, .. } => {
+                if row.status == RequestStatus::InputRequired {
+                    return Err(Reject::invalid("the request waits for an approval"));
+                }
                 row.status = RequestStatus::Running;
                 row.attempts += 1;
                 row.replica_id = Some(*replica_id);
@@ -227,7 +248,30 @@ impl Plan {
                 row.tool_calls += u32::from(call.intent.is_none());
                 self.messages.push((seq, Some(call.name.clone())));
             }
-            EntryBody::ModelFailed { .. } | EntryBody::Notice { .. } => {}
+            EntryBody::PolicyVerdict(verdict) => {
+                let id = verdict.audit_id;
+                if self.verdicts.iter().any(|v| v.audit_id == id)
+                    || state.audit.iter().any(|row| row.id == id)
+                {
+                    return Err(Reject::conflict("the audit row exists already"));
+                }
+                self.verdicts.push(verdict.clone());
+            }
+            EntryBody::ApprovalAsked(question) => {
+                let call = called(&mut self.calls, &question.call_id)?;
+                if call.intent.or(call.result).is_some() {
+                    return Err(Reject::invalid("the call has its intent or result"));
+                }
+                let id = question.approval_id;
+                if self.questions.iter().any(|q| q.approval_id == id) || state.is_asked(id) {
+                    return Err(Reject::conflict("the approval exists already"));
+                }
+                self.questions.push(question.clone());
+                row.status = RequestStatus::InputRequired;
+            }
+            EntryBody::AgentCalled { .. }
+            | EntryBody::ModelFailed { .. }
+            | EntryBody::Notice { .. } => {}
             EntryBody::Finished {
                 status,
                 output,
@@ -237,6 +281,7 @@ impl Plan {
                 if !status.is_terminal() {
                     return Err(Reject::invalid("the status is not terminal"));
                 }
+                self.withdraws = row.status == RequestStatus::InputRequired;
                 row.status = *status;
                 row.output.clone_from(output);
                 row.failure.clone_from(failure);
@@ -289,7 +334,7 @@ fn called<'a>(calls: &'a mut BTreeMap<String, Call>, id: &str) -> Result<&'a mut
         .ok_or_else(|| Reject::invalid("no model reply has the call"))
 }
 
-fn room_for(row: &RequestRow, count: u64) -> Result<(), Reject> {
+pub(super) fn room_for(row: &RequestRow, count: u64) -> Result<(), Reject> {
     if row.last_seq + count > MAX_ENTRIES {
         return Err(Reject::invalid("the journal is full"));
     }
@@ -320,6 +365,7 @@ fn accepted_row(command: &Command, op: &AcceptRequest) -> RequestRow {
         caller: op.caller.clone(),
         metadata: op.metadata.clone(),
         checkpoint: op.checkpoint,
+        parent: op.parent.clone(),
         last_seq: 1,
         output: None,
         failure: None,
@@ -341,5 +387,23 @@ fn usage_row(command: &Command, row: &RequestRow, seq: u64, reply: &ModelReply) 
         provider: reply.provider.clone(),
         model: reply.model.clone(),
         usage: reply.usage,
+    }
+}
+
+fn audit_row(command: &Command, row: &RequestRow, verdict: PolicyVerdict) -> AuditRow {
+    let reason = if verdict.policies.is_empty() {
+        verdict.reason
+    } else {
+        format!("{} [{}]", verdict.reason, verdict.policies.join(", "))
+    };
+    AuditRow {
+        id: verdict.audit_id,
+        at: command.at,
+        kind: verdict.action,
+        resource: verdict.resource,
+        verdict: verdict.verdict,
+        reason,
+        caller: row.caller.clone(),
+        request_id: Some(row.id),
     }
 }
