@@ -54,8 +54,9 @@ CREATE TABLE requests (
 CREATE INDEX requests_by_root ON requests (root_id) WHERE root_id IS NOT NULL;
 CREATE INDEX requests_by_session ON requests (session);
 -- On the id, so that the newest live requests are read in order without touching the others.
+-- Not `IN (...)`: for that SQLite builds a table of its own with every row it writes.
 CREATE INDEX requests_live ON requests (id)
-    WHERE status IN ('accepted', 'running', 'input-required');
+    WHERE status = 'accepted' OR status = 'running' OR status = 'input-required';
 
 CREATE TABLE journal (
     id   INTEGER PRIMARY KEY,

@@ -151,30 +151,26 @@ fn insert(
              deployment_id, version_id, checkpoint, namespace, agent, caller, metadata, parent_id,
              parent_call, root_id, depth)
          VALUES (?1, ?2, ?3, 1, ?4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?5, ?5, ?6, ?7, ?8, ?9, ?10,
-             ?11, ?12, ?13, ?14, ?15, ?16)
-         RETURNING id",
+             ?11, ?12, ?13, ?14, ?15, ?16)",
     )?
-    .query_row(
-        params![
-            op.request_id.as_bytes(),
-            session,
-            RequestStatus::Accepted.as_str(),
-            context.id.as_bytes(),
-            context.at.as_millis(),
-            op.deployment_id.as_bytes(),
-            op.version_id.as_bytes(),
-            checkpoint_word(op.checkpoint),
-            op.namespace,
-            op.agent,
-            op.caller,
-            metadata,
-            parent.map(|parent| parent.request_id.as_bytes()),
-            parent.map(|parent| parent.call_id.as_str()),
-            parent.map(|parent| parent.root_id.as_bytes()),
-            parent.map(|parent| parent.depth),
-        ],
-        |row| get(row, 0),
-    )
+    .insert(params![
+        op.request_id.as_bytes(),
+        session,
+        RequestStatus::Accepted.as_str(),
+        context.id.as_bytes(),
+        context.at.as_millis(),
+        op.deployment_id.as_bytes(),
+        op.version_id.as_bytes(),
+        checkpoint_word(op.checkpoint),
+        op.namespace,
+        op.agent,
+        op.caller,
+        metadata,
+        parent.map(|parent| parent.request_id.as_bytes()),
+        parent.map(|parent| parent.call_id.as_str()),
+        parent.map(|parent| parent.root_id.as_bytes()),
+        parent.map(|parent| parent.depth),
+    ])
 }
 
 /// Stores the key and drops some of those that have expired. Replacing an expired

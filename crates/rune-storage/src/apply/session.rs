@@ -107,18 +107,15 @@ pub(super) fn insert(
 ) -> rusqlite::Result<i64> {
     db.prepare_cached(
         "INSERT INTO sessions (session_id, namespace, agent, created_at, metadata)
-         VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id",
+         VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
-    .query_row(
-        params![
-            id.as_str(),
-            namespace,
-            agent,
-            context.at.as_millis(),
-            metadata
-        ],
-        |row| get(row, 0),
-    )
+    .insert(params![
+        id.as_str(),
+        namespace,
+        agent,
+        context.at.as_millis(),
+        metadata
+    ])
 }
 
 /// The number of the next message, rejected where `count` more do not fit.

@@ -15,6 +15,9 @@ use crate::{SqliteStore, cursor, key};
 
 const LIST: &str = "requests";
 
+/// The condition of the index `requests_live`, word for word.
+const LIVE: &str = "(r.status = 'accepted' OR r.status = 'running' OR r.status = 'input-required')";
+
 /// Output and failure are read from the last entry, where it is `finished`.
 const REQUEST: &str = "SELECT r.id, r.request_id, s.session_id, r.namespace, r.agent, \
      r.deployment_id, r.version_id, r.replica_id, r.status, r.attempts, r.cancel_requested, \
@@ -63,7 +66,7 @@ impl RequestReader for SqliteStore {
             query.and(&format!("r.status IN ({marks})"), words);
             if !filter.statuses.iter().any(|status| status.is_terminal()) {
                 // Implied by the line above; lets SQLite use the index of live requests.
-                query.and::<Value>("r.status IN ('accepted', 'running', 'input-required')", []);
+                query.and::<Value>(LIVE, []);
             }
         }
         query.and_maybe("r.id < ?", cursor::decode::<i64>(LIST, page)?);
