@@ -3,7 +3,11 @@
 //! Under load a passive checkpoint runs whenever the log has grown by
 //! [`STEP`]; it does not stop the writer. Where the log keeps growing beyond
 //! [`CEILING`], because the writer never paused, the writer is made to wait for the
-//! rest. A store that has been idle for [`IDLE`] has its log emptied.
+//! rest. In a store that has been idle for [`IDLE`] all of the log is moved.
+//!
+//! The file of the log stays, because a commit that writes over a log of which
+//! everything was moved costs half of one that makes the file longer. So a checkpoint
+//! that is only a few commits behind when it ends is followed by another at once.
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,6 +24,13 @@ const STEP: u32 = 4096;
 
 /// Pages of log beyond which the writer has to wait: 128 MiB.
 const CEILING: u32 = 32_768;
+
+/// Pages that commits may have added during a checkpoint for it to be followed by
+/// another at once: few, so that the second one ends before the next commit.
+const NEARLY_ALL: u32 = 64;
+
+/// How often in a row.
+const CHASES: u32 = 4;
 
 /// Without a commit for this long the store counts as idle.
 const IDLE: Duration = Duration::from_secs(2);
@@ -49,18 +60,25 @@ struct State {
     frames: u32,
     /// Pages of it that a checkpoint has moved.
     moved: u32,
+    /// Checkpoints since the log was last longer than [`STEP`] that nearly caught up.
+    chases: u32,
     commits: u64,
     closing: bool,
 }
 
 impl State {
     const fn pending(&self) -> u32 {
-        // Fewer than were moved: the log was begun anew.
-        if self.frames >= self.moved {
-            self.frames - self.moved
-        } else {
-            self.frames
+        self.frames.saturating_sub(self.moved)
+    }
+
+    /// Notes the length of the log after a commit. Every commit makes it longer, unless
+    /// it begins the log anew.
+    const fn grown_to(&mut self, frames: u32) {
+        if frames <= self.frames {
+            self.moved = 0;
         }
+        self.frames = frames;
+        self.commits += 1;
     }
 }
 
@@ -73,8 +91,7 @@ impl CheckpointHandle {
     pub(crate) fn committed(&self, frames: u32) {
         let mut state = self.lock();
         let was = state.pending();
-        state.frames = frames;
-        state.commits += 1;
+        state.grown_to(frames);
         let wakes = was == 0 || (was < STEP && state.pending() >= STEP);
         drop(state);
         if wakes {
@@ -105,12 +122,17 @@ impl CheckpointHandle {
                 return None;
             }
             if state.pending() >= STEP {
+                state.chases = 0;
                 let over = state.frames >= CEILING;
                 return Some(if over { Mode::Restart } else { Mode::Passive });
             }
-            if state.frames == 0 {
+            if state.pending() == 0 {
                 state = self.0.1.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
+            }
+            if state.moved > 0 && state.pending() <= NEARLY_ALL && state.chases < CHASES {
+                state.chases += 1;
+                return Some(Mode::Passive);
             }
             let commits = state.commits;
             let (after, timeout) = self
@@ -120,7 +142,7 @@ impl CheckpointHandle {
                 .unwrap_or_else(PoisonError::into_inner);
             state = after;
             if timeout.timed_out() && state.commits == commits {
-                return Some(Mode::Truncate);
+                return Some(Mode::Passive);
             }
         }
     }
@@ -128,10 +150,11 @@ impl CheckpointHandle {
     /// Notes what a checkpoint found and moved, unless a commit came meanwhile.
     fn done(&self, commits: u64, frames: u32, moved: u32) {
         let mut state = self.lock();
-        state.moved = moved;
         if state.commits == commits {
             state.frames = frames;
         }
+        // Shorter than what was moved: a commit has begun it anew in the meantime.
+        state.moved = if moved <= state.frames { moved } else { 0 };
     }
 }
 
@@ -192,5 +215,32 @@ fn checkpoint(connection: &Connection, health: &Health, handle: &CheckpointHandl
             handle.done(commits, frames, frames);
             health.fail(format!("checkpoint failed: {error}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_was_begun_anew_counts_from_its_beginning() {
+        let mut state = State::default();
+        state.grown_to(300);
+        state.moved = 300;
+        assert_eq!(state.pending(), 0);
+        state.grown_to(14);
+        assert_eq!(state.pending(), 14);
+        state.grown_to(400);
+        assert_eq!(state.pending(), 400);
+    }
+
+    #[test]
+    fn a_checkpoint_that_the_writer_overtook_does_not_hide_what_is_pending() {
+        let handle = CheckpointHandle::default();
+        handle.committed(300);
+        let commits = handle.lock().commits;
+        handle.committed(14);
+        handle.done(commits, 300, 300);
+        assert_eq!(handle.lock().pending(), 14);
     }
 }

@@ -19,6 +19,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Prepared statements that a connection keeps; more than there are.
 const STATEMENTS: usize = 128;
 
+/// What stays of the file of the write-ahead log when it is begun anew after a burst.
+const KEPT_LOG_BYTES: u32 = 32 << 20;
+
 /// Functions whose value is not decided by the command and the state.
 const NONDETERMINISTIC: &[&str] = &[
     "random",
@@ -118,6 +121,7 @@ pub(crate) fn checkpointer(path: &Path, durability: Durability) -> rusqlite::Res
 fn prepare_writer(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "journal_size_limit", KEPT_LOG_BYTES)?;
     connection.authorizer(Some(deny_nondeterminism))
 }
 
