@@ -14,6 +14,7 @@ mod approval;
 mod audit;
 mod cache;
 mod deployment;
+mod encoded;
 mod journal;
 mod memory;
 mod receipt;
@@ -30,6 +31,9 @@ use serde::Serialize;
 
 use crate::ApplyError;
 
+pub(crate) use encoded::Encoded;
+use encoded::EncodedAccept;
+
 /// What every change knows of the command that carries it.
 #[derive(Clone, Copy)]
 struct Context {
@@ -43,6 +47,15 @@ struct Context {
 /// [`ApplyError::Reject`] is the command's reply and nothing was written; after any
 /// other error the transaction must be rolled back and no further command applied.
 pub fn apply(transaction: &Transaction<'_>, command: &Command) -> Result<Reply, ApplyError> {
+    apply_encoded(transaction, command, &Encoded::of(&command.op)?)
+}
+
+/// [`apply`] of a command whose JSON was made before.
+pub(crate) fn apply_encoded(
+    transaction: &Transaction<'_>,
+    command: &Command,
+    encoded: &Encoded,
+) -> Result<Reply, ApplyError> {
     if command.v != Command::VERSION {
         return Err(ApplyError::UnknownVersion {
             found: command.v,
@@ -56,10 +69,14 @@ pub fn apply(transaction: &Transaction<'_>, command: &Command) -> Result<Reply, 
         id: command.id,
         at: command.at,
     };
-    match &command.op {
-        Op::AcceptRequest(op) => request::accept(transaction, context, op).map(Reply::Accepted),
-        Op::AppendEntries(op) => journal::append(transaction, context, op).map(Reply::Appended),
-        op => receipt::once(transaction, context, || change(transaction, context, op)),
+    match (&command.op, encoded) {
+        (Op::AcceptRequest(op), Encoded::Accept(json)) => {
+            request::accept(transaction, context, op, json).map(Reply::Accepted)
+        }
+        (Op::AppendEntries(op), Encoded::Entries(json)) => {
+            journal::append(transaction, context, op, json).map(Reply::Appended)
+        }
+        (op, _) => receipt::once(transaction, context, || change(transaction, context, op)),
     }
 }
 
@@ -67,8 +84,12 @@ pub fn apply(transaction: &Transaction<'_>, command: &Command) -> Result<Reply, 
 fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyError> {
     let unit = |()| Reply::Unit(());
     match op {
-        Op::AcceptRequest(op) => request::accept(db, context, op).map(Reply::Accepted),
-        Op::AppendEntries(op) => journal::append(db, context, op).map(Reply::Appended),
+        Op::AcceptRequest(op) => {
+            request::accept(db, context, op, &EncodedAccept::of(op)?).map(Reply::Accepted)
+        }
+        Op::AppendEntries(op) => {
+            journal::append(db, context, op, &encoded::entries(op)).map(Reply::Appended)
+        }
         Op::RequestCancel(op) => request::cancel(db, context, op).map(Reply::Appended),
         Op::DecideApproval(op) => approval::decide(db, context, op).map(Reply::Approval),
         Op::CreateSession(op) => session::create(db, context, op).map(unit),

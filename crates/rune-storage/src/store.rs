@@ -11,11 +11,11 @@ use rusqlite::Connection;
 use rusqlite::backup::Backup;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::apply::Encoded;
 use crate::checkpoint::CheckpointHandle;
 use crate::health::Health;
 use crate::reader::Readers;
 use crate::row::get;
-use crate::size::json_size;
 use crate::writer::Job;
 use crate::{
     DataDirLock, StorageConfig, StorageError, checkpoint, connection, create_private_dir, private,
@@ -258,7 +258,8 @@ impl CommandLog for SqliteStore {
             ))
             .into());
         }
-        let bytes = json_size(&command);
+        let encoded = Encoded::of(&command.op)?;
+        let bytes = encoded.bytes(&command.op);
         if bytes > MAX_COMMAND_BYTES {
             return Err(Reject::invalid(format!(
                 "a command has {bytes} bytes of JSON, the limit is {MAX_COMMAND_BYTES}"
@@ -270,6 +271,7 @@ impl CommandLog for SqliteStore {
         let (answer, answered) = oneshot::channel();
         let job = Job {
             command,
+            encoded,
             bytes,
             answer,
         };

@@ -11,10 +11,11 @@ use rune_store_runtime::{Command, Reply, StoreError};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::apply::{Encoded, apply_encoded};
 use crate::checkpoint::CheckpointHandle;
 use crate::health::Health;
 use crate::metrics::{self, Outcome};
-use crate::{ApplyError, StorageError, apply};
+use crate::{ApplyError, StorageError};
 
 /// Commands in one transaction at the most.
 const MAX_BATCH: usize = 512;
@@ -27,6 +28,8 @@ const NAME: &str = "rune-store-writer";
 /// A command and where its answer goes.
 pub(crate) struct Job {
     pub(crate) command: Command,
+    /// The JSON that it stores, as far as it was made in advance.
+    pub(crate) encoded: Encoded,
     /// Its size, for the limit of a batch.
     pub(crate) bytes: usize,
     pub(crate) answer: oneshot::Sender<Result<Reply, StoreError>>,
@@ -116,11 +119,13 @@ impl Writer {
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut outcomes = Vec::with_capacity(batch.len());
         for job in batch {
-            outcomes.push(match apply(&transaction, &job.command) {
-                Ok(reply) => Ok(reply),
-                Err(ApplyError::Reject(reject)) => Err(StoreError::Rejected(reject)),
-                Err(error) => return Err(error),
-            });
+            outcomes.push(
+                match apply_encoded(&transaction, &job.command, &job.encoded) {
+                    Ok(reply) => Ok(reply),
+                    Err(ApplyError::Reject(reject)) => Err(StoreError::Rejected(reject)),
+                    Err(error) => return Err(error),
+                },
+            );
         }
         let start = Instant::now();
         transaction.commit()?;
@@ -211,6 +216,7 @@ mod tests {
                 let (answer, answered) = oneshot::channel();
                 let job = Job {
                     command,
+                    encoded: Encoded::None,
                     bytes: 1,
                     answer,
                 };

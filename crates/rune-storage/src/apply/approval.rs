@@ -7,7 +7,7 @@ use rune_store_runtime::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::journal::{self, RequestState};
-use super::{Context, encode};
+use super::{Context, encode, encoded};
 use crate::read::approval::{APPROVAL, approval_row};
 use crate::row::get;
 use crate::{ApplyError, key};
@@ -74,7 +74,7 @@ pub(super) fn decide(
         remember: op.remember,
         note: op.note.clone(),
     };
-    let body = journal::encode_entry(&EntryBody::ApprovalGiven(answer.clone()))?;
+    let body = encoded::entry(&EntryBody::ApprovalGiven(answer.clone()))?;
     state.room_for(1)?;
 
     let seq = state.last_seq + 1;

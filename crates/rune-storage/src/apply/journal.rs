@@ -6,14 +6,12 @@
 mod plan;
 mod state;
 
-use rune_store_runtime::{
-    AppendEntries, Appended, EntryBody, ModelReply, Reject, limits::MAX_ENTRY_BYTES,
-};
+use rune_store_runtime::{AppendEntries, Appended, ModelReply, Reject};
 use rusqlite::{Connection, params};
 
 use self::plan::{Append, Call};
 pub(super) use self::state::RequestState;
-use super::{Context, approval, audit, encode_within, session};
+use super::{Context, approval, audit, session};
 use crate::{ApplyError, key};
 
 /// Appends entries. A retry finds its command id in the request's row: only this
@@ -23,18 +21,19 @@ pub(super) fn append(
     db: &Connection,
     context: Context,
     op: &AppendEntries,
+    json: &[Result<String, Reject>],
 ) -> Result<Appended, ApplyError> {
     let state = RequestState::load(db, op.request_id)?;
     if let Some(seq) = state.receipt(context.id) {
         return Ok(state.appended(seq));
     }
     let first_seq = state.last_seq + 1;
-    let append = Append::plan(db, state, &op.entries)?;
+    let append = Append::plan(db, state, &op.entries, json)?;
     let message = match append.messages.len() {
         0 => 0,
         count => session::next_message(db, append.state.session, count as u64)?,
     };
-    write(db, context, op, &append, first_seq, message)?;
+    write(db, context, op, json, &append, first_seq, message)?;
     Ok(append.state.appended(first_seq))
 }
 
@@ -42,12 +41,13 @@ fn write(
     db: &Connection,
     context: Context,
     op: &AppendEntries,
+    json: &[Result<String, Reject>],
     append: &Append<'_>,
     first_seq: u64,
     first_message: u64,
 ) -> rusqlite::Result<()> {
     let state = &append.state;
-    for (seq, body) in (first_seq..).zip(&append.bodies) {
+    for (seq, body) in (first_seq..).zip(json.iter().flatten()) {
         insert_entry(db, key::entry(state.row, seq), context, body)?;
     }
     for (n, (seq, tool)) in (first_message..).zip(&append.messages) {
@@ -70,11 +70,6 @@ fn write(
         approval::withdraw(db, context, state.row)?;
     }
     state.update(db, context, first_seq)
-}
-
-/// An entry as it is stored, rejected where it is too large.
-pub(super) fn encode_entry(entry: &EntryBody) -> Result<String, Reject> {
-    encode_within(entry, entry.kind(), MAX_ENTRY_BYTES)
 }
 
 pub(super) fn insert_entry(

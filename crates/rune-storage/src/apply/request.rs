@@ -1,25 +1,17 @@
 //! Accepting and cancelling requests.
 
-use rune_store_runtime::limits::{IDEMPOTENCY_WINDOW, MAX_ENTRY_BYTES, PRUNE_BATCH};
+use rune_store_runtime::limits::{IDEMPOTENCY_WINDOW, PRUNE_BATCH};
 use rune_store_runtime::{
     AcceptRequest, Accepted, Appended, EntryBody, IdempotencyKey, Reject, RequestCancel,
     RequestStatus, SessionId,
 };
 use rusqlite::{Connection, OptionalExtension, params};
-use serde::Serialize;
-use serde_json::Value;
 
+use super::encoded::{self, EncodedAccept};
 use super::journal::{self, RequestState};
-use super::{Context, encode_within, session};
+use super::{Context, session};
 use crate::row::{self, checkpoint_word, get};
 use crate::{ApplyError, key};
-
-/// [`EntryBody::Accepted`] without a copy of the input.
-#[derive(Serialize)]
-struct AcceptedBody<'a> {
-    kind: &'static str,
-    input: &'a Value,
-}
 
 /// Accepts a request. A retry finds the request's row and its command id there,
 /// as long as no later command wrote to the journal.
@@ -27,13 +19,8 @@ pub(super) fn accept(
     db: &Connection,
     context: Context,
     op: &AcceptRequest,
+    json: &EncodedAccept,
 ) -> Result<Accepted, ApplyError> {
-    let body = AcceptedBody {
-        kind: "accepted",
-        input: &op.input,
-    };
-    let body = encode_within(&body, "the input", MAX_ENTRY_BYTES)?;
-    let metadata = encode_within(&op.metadata, "the metadata", MAX_ENTRY_BYTES)?;
     if let Some(key) = &op.idempotency
         && let Some(earlier) = earlier(db, context, op, key)?
     {
@@ -61,9 +48,9 @@ pub(super) fn accept(
         Some(row) => row,
         None => session::insert(db, context, &op.session_id, &op.namespace, &op.agent, "{}")?,
     };
-    let request = insert(db, context, op, session, &metadata)?;
+    let request = insert(db, context, op, session, &json.metadata)?;
     let entry = key::entry(request, 1);
-    journal::insert_entry(db, entry, context, &body)?;
+    journal::insert_entry(db, entry, context, &json.entry)?;
     journal::insert_message(db, key::message(session, message), entry, None)?;
     if let Some(key) = &op.idempotency {
         remember(db, context, op, key)?;
@@ -78,7 +65,7 @@ pub(super) fn cancel(
     op: &RequestCancel,
 ) -> Result<Appended, ApplyError> {
     let mut state = RequestState::load(db, op.request_id)?;
-    let body = journal::encode_entry(&EntryBody::CancelRequested {
+    let body = encoded::entry(&EntryBody::CancelRequested {
         reason: op.reason.clone(),
     })?;
     let seq = state.last_seq + 1;

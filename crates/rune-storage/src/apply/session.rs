@@ -1,10 +1,10 @@
 //! Sessions.
 
-use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_SESSION_MESSAGES};
+use rune_store_runtime::limits::MAX_SESSION_MESSAGES;
 use rune_store_runtime::{CreateSession, DeleteSession, Reject, SessionId};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Context, encode_within};
+use super::{Context, encoded};
 use crate::row::get;
 use crate::{ApplyError, key};
 
@@ -14,7 +14,7 @@ pub(super) fn create(
     context: Context,
     op: &CreateSession,
 ) -> Result<(), ApplyError> {
-    let metadata = encode_within(&op.metadata, "the metadata", MAX_ENTRY_BYTES)?;
+    let metadata = encoded::metadata(&op.metadata)?;
     if find(db, &op.session_id, &op.namespace, &op.agent)?.is_none() {
         insert(
             db,

@@ -8,7 +8,7 @@ use rune_store_runtime::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{RequestState, encode_entry};
+use super::RequestState;
 use crate::ApplyError;
 use crate::apply::{approval, audit};
 use crate::row::get;
@@ -17,8 +17,6 @@ use crate::row::get;
 pub(super) struct Append<'a> {
     /// The request after the entries.
     pub(super) state: RequestState,
-    /// The entries as stored.
-    pub(super) bodies: Vec<String>,
     /// Entries that are messages, with the model's name of the tool for results.
     pub(super) messages: Vec<(u64, Option<String>)>,
     /// Model replies, for the usage ledger.
@@ -51,6 +49,7 @@ impl<'a> Append<'a> {
         db: &Connection,
         state: RequestState,
         entries: &'a [EntryBody],
+        json: &[Result<String, Reject>],
     ) -> Result<Self, ApplyError> {
         if entries.is_empty() {
             return Err(Reject::invalid("there is no entry to append").into());
@@ -58,7 +57,6 @@ impl<'a> Append<'a> {
         state.room_for(entries.len())?;
         let mut plan = Self {
             state,
-            bodies: Vec::with_capacity(entries.len()),
             messages: Vec::new(),
             usage: Vec::new(),
             calls: BTreeMap::new(),
@@ -66,20 +64,27 @@ impl<'a> Append<'a> {
             questions: Vec::new(),
             withdraws: false,
         };
-        for entry in entries {
-            plan.add(db, entry)?;
+        for (entry, json) in entries.iter().zip(json) {
+            plan.add(db, entry, json)?;
         }
         Ok(plan)
     }
 
-    fn add(&mut self, db: &Connection, entry: &'a EntryBody) -> Result<(), ApplyError> {
+    fn add(
+        &mut self,
+        db: &Connection,
+        entry: &'a EntryBody,
+        json: &Result<String, Reject>,
+    ) -> Result<(), ApplyError> {
         if self.state.status.is_terminal() {
             return Err(Reject::RequestEnded {
                 id: self.state.id.to_string(),
             }
             .into());
         }
-        self.bodies.push(encode_entry(entry)?);
+        if let Err(reject) = json {
+            return Err(reject.clone().into());
+        }
         self.state.last_seq += 1;
         let seq = self.state.last_seq;
         match entry {
