@@ -46,6 +46,11 @@ impl<'a> Checker<'a> {
             .push(self.document.error(at, message).with_help(help));
     }
 
+    /// The line of `at`, counted from 1.
+    pub(crate) fn line(&self, at: &At) -> usize {
+        self.document.line(at)
+    }
+
     /// Whether a list has at most `most` entries; records an error otherwise.
     pub(crate) fn at_most(&mut self, at: &At, len: usize, most: usize) -> bool {
         if len > most {

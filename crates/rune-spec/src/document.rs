@@ -51,6 +51,11 @@ impl Document {
         ))
     }
 
+    /// The line of the value `at`, counted from 1.
+    pub(crate) fn line(&self, at: &At) -> usize {
+        self.tree.locate(at).line.max(1)
+    }
+
     /// An error at the value `at`, or at the nearest enclosing value that exists.
     pub(crate) fn error(&self, at: &At, message: impl Into<String>) -> SpecError {
         let pos = self.tree.locate(at);
@@ -172,6 +177,21 @@ fn plain(expected: &str) -> &str {
         "mapping start" => "a map",
         other => other,
     }
+}
+
+/// The place of a range of bytes; one that ends outside the text or inside a character is moved to where it fits.
+pub(crate) fn place_of(text: &str, range: std::ops::Range<usize>) -> Place {
+    let start = text.floor_char_boundary(range.start);
+    let end = text.floor_char_boundary(range.end.max(start));
+    let before = &text[..start];
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    let first_line = text[start..end].lines().next().unwrap_or_default();
+    let pos = Pos {
+        line: before.matches('\n').count() + 1,
+        column: text[line_start..start].chars().count() + 1,
+        width: first_line.chars().count(),
+    };
+    place(text, pos)
 }
 
 fn place(text: &str, pos: Pos) -> Place {

@@ -34,6 +34,16 @@ impl SpecError {
         }
     }
 
+    /// An error at a range of bytes of `text`, the content of the file: for formats that are parsed elsewhere.
+    pub fn in_text(
+        file: &Path,
+        text: &str,
+        range: std::ops::Range<usize>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::at(file, crate::document::place_of(text, range), message)
+    }
+
     /// An error at a place in the file.
     pub(crate) fn at(file: &Path, place: Place, message: impl Into<String>) -> Self {
         Self {
@@ -46,7 +56,7 @@ impl SpecError {
 
     /// The same error with a hint how to repair it.
     #[must_use]
-    pub(crate) fn with_help(mut self, help: Option<String>) -> Self {
+    pub fn with_help(mut self, help: Option<String>) -> Self {
         self.help = help;
         self
     }
@@ -138,6 +148,18 @@ impl SpecErrors {
     pub(crate) fn new(errors: Vec<SpecError>) -> Self {
         debug_assert!(!errors.is_empty(), "an error list holds at least one error");
         Self(errors)
+    }
+
+    /// All of these together.
+    ///
+    /// # Errors
+    /// When there is one at all.
+    pub fn check(errors: Vec<SpecError>) -> Result<(), Self> {
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Self(errors))
+        }
     }
 
     /// The errors, in the order of the file.

@@ -49,8 +49,10 @@ pub use document::{MAX_DEPTH, MAX_FILE_BYTES};
 pub use error::{InvalidValue, SpecError, SpecErrors};
 pub use interpolate::{MissingVariable, interpolate};
 pub use name::AgentName;
-pub use package::{AgentPackage, McpSelection, PackageError, PackageTool, PackedPackage};
-pub use policy::{Glob, Policy, PolicyMode, PolicyRule};
+pub use package::{
+    AgentPackage, McpSelection, PackageError, PackageTool, PackedPackage, PolicyFile,
+};
+pub use policy::{Glob, GlobToken, Policy, PolicyMode, PolicyRule, RuleArguments};
 pub use runefile::{
     Budget, CheckpointPolicy, Endpoint, FallbackPolicy, HealthProbe, Instructions, McpServer,
     McpTransport, MemoryProfile, ModelName, Models, Protocol, ReasoningEffort, ResourceProfile,

@@ -41,8 +41,8 @@ pub struct AgentPackage {
     pub channels: Option<Channels>,
     /// `script.yaml`: what the `offline` model answers.
     pub script: Option<Script>,
-    /// The text of the Cedar policy: `policy.file`, else `policy.cedar`.
-    pub policy: Option<String>,
+    /// The Cedar policy: `policy.file`, else `policy.cedar`. Its text is not checked here.
+    pub policy: Option<PolicyFile>,
     /// The files below `evals/`, relative to `dir`, sorted.
     pub evals: Vec<PathBuf>,
 }
@@ -56,6 +56,15 @@ pub struct PackageTool {
     pub visible_name: String,
     /// What the tool is.
     pub descriptor: ToolDescriptor,
+}
+
+/// A Cedar policy file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyFile {
+    /// The file, as messages name it.
+    pub path: PathBuf,
+    /// What it says.
+    pub text: String,
 }
 
 /// `SERVER/TOOL` or `SERVER/*`.

@@ -50,7 +50,7 @@ pub struct ToolDescriptor {
     /// The file `output_schema` comes from; see `input_schema_ref`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_schema_ref: Option<PathBuf>,
-    /// The input property that policy rules `tool(argument-glob)` look at.
+    /// The input property that policy rules `tool(glob)` look at.
     pub primary_argument: Option<String>,
     /// Limits besides time.
     pub limits: Limits,
@@ -76,20 +76,23 @@ impl ToolDescriptor {
     /// The text policy rules match for a call: the primary argument (its schema default when absent), as text when
     /// it is a string, else as compact JSON; the whole input as compact JSON when no argument is primary.
     pub fn policy_argument(&self, input: &Value) -> String {
-        let Some(name) = &self.primary_argument else {
-            return input.to_string();
-        };
-        let default = || {
-            self.input_schema
-                .get("properties")?
-                .get(name)?
-                .get("default")
-        };
-        match input.get(name).or_else(default) {
-            Some(Value::String(text)) => text.clone(),
-            Some(value) => value.to_string(),
-            None => String::new(),
+        match &self.primary_argument {
+            Some(name) => self.argument_text(input, name).unwrap_or_default(),
+            None => input.to_string(),
         }
+    }
+
+    /// The text policy rules match for the argument `name`: the argument, or its schema default when absent, as text
+    /// when it is a string, else as compact JSON.
+    pub fn argument_text(&self, input: &Value, name: &str) -> Option<String> {
+        let default = || {
+            let properties = self.input_schema.get("properties")?;
+            properties.get(name)?.get("default")
+        };
+        Some(match input.get(name).or_else(default)? {
+            Value::String(text) => text.clone(),
+            value => value.to_string(),
+        })
     }
 }
 

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::walk::is_ignored;
-use super::{AgentPackage, McpSelection, PackageError, PackageTool, PackedPackage, RUNEFILE, pack};
+use super::{
+    AgentPackage, McpSelection, PackageError, PackageTool, PackedPackage, PolicyFile, RUNEFILE, pack,
+};
 use crate::channels::Channels;
 use crate::checker::{Checker, check_json_schema};
 use crate::document::{At, Document, read_text};
 use crate::error::{InvalidValue, SpecError, SpecErrors};
+use crate::policy::RuleArguments;
 use crate::runefile::{Instructions, Runefile};
 use crate::script::Script;
 use crate::suggest::help_for;
@@ -80,6 +83,7 @@ impl Loader<'_> {
             checker.take(&At::top("entrypoint"), self.inside(path));
         }
         let (described, mcp_tools) = resolve(&mut checker, &runefile, &tools);
+        check_rule_arguments(&mut checker, &runefile, &described, &mcp_tools);
         if let Err(errors) = checker.finish(()) {
             self.errors.extend(errors);
         }
@@ -212,14 +216,18 @@ impl Loader<'_> {
         }
     }
 
-    fn policy(&self, checker: &mut Checker<'_>, runefile: &Runefile) -> Option<String> {
+    fn policy(&self, checker: &mut Checker<'_>, runefile: &Runefile) -> Option<PolicyFile> {
         let default = Path::new("policy.cedar");
         let (at, path) = match &runefile.policy.file {
             Some(path) => (At::top("policy").field("file"), path.as_path()),
             None if self.root.join(default).exists() => (At::default(), default),
             None => return None,
         };
-        checker.take(&at, self.inner_text(path))
+        let text = checker.take(&at, self.inner_text(path))?;
+        Some(PolicyFile {
+            path: self.dir.join(path),
+            text,
+        })
     }
 
     fn evals(&mut self) -> Vec<PathBuf> {
@@ -373,4 +381,51 @@ fn resolve(
         });
     }
     (described, mcp)
+}
+
+/// A rule about an argument that no tool has protects nothing, so it is a mistake. What an MCP server's tools take is
+/// not known here.
+fn check_rule_arguments(
+    checker: &mut Checker<'_>,
+    runefile: &Runefile,
+    tools: &[PackageTool],
+    mcp: &[McpSelection],
+) {
+    let policy = &runefile.policy;
+    let lists = [
+        ("allow", &policy.allow),
+        ("ask", &policy.ask),
+        ("deny", &policy.deny),
+    ];
+    for (list, rules) in lists {
+        for (index, rule) in rules.iter().enumerate() {
+            let RuleArguments::Named(named) = rule.arguments() else {
+                continue;
+            };
+            let names: Vec<String> = tools
+                .iter()
+                .filter(|tool| rule.tool().is_match(&tool.reference.to_string()))
+                .flat_map(|tool| {
+                    let properties = tool.descriptor.input_schema.get("properties");
+                    let properties = properties.and_then(Value::as_object);
+                    properties.into_iter().flat_map(|map| map.keys().cloned())
+                })
+                .collect();
+            if names.is_empty() || (!mcp.is_empty() && rule.tool().literal().is_none()) {
+                continue;
+            }
+            for (name, _) in named {
+                if names.contains(name) {
+                    continue;
+                }
+                let at = At::top("policy").field(list).index(index);
+                let help = help_for(name, names.iter().map(String::as_str));
+                checker.error_with_help(
+                    &at,
+                    format!("the rule names the argument `{name}`, which the tool does not have"),
+                    help,
+                );
+            }
+        }
+    }
 }

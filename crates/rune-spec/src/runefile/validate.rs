@@ -271,7 +271,8 @@ fn policy(checker: &mut Checker<'_>, document: &PolicyDocument, toolset: &[ToolR
                 continue;
             };
             check_rule(checker, &at, &rule, toolset);
-            rules.push(rule);
+            let line = checker.line(&at);
+            rules.push(rule.at_line(line));
         }
         rules
     };
@@ -292,6 +293,15 @@ fn policy(checker: &mut Checker<'_>, document: &PolicyDocument, toolset: &[ToolR
     }
 }
 
+/// Whether a tool of this entry of the toolset may fit the rule's pattern.
+fn may_match(rule: &PolicyRule, tool: &ToolRef) -> bool {
+    match tool {
+        // Its tools are not known; `server/create_*` and `*_issue` both may fit one.
+        ToolRef::McpAll(server) => rule.tool().may_begin_with(&format!("{server}/")),
+        other => rule.tool().is_match(&other.to_string()),
+    }
+}
+
 /// A rule that names a tool the agent does not have protects nothing, so it is a mistake.
 fn check_rule(checker: &mut Checker<'_>, at: &At, rule: &PolicyRule, toolset: &[ToolRef]) {
     let name = rule.tool().as_str();
@@ -301,7 +311,11 @@ fn check_rule(checker: &mut Checker<'_>, at: &At, rule: &PolicyRule, toolset: &[
             .is_some_and(|(prefix, _)| prefix == server),
         other => other.to_string() == name,
     };
-    if !rule.tool().is_literal() || toolset.iter().any(known) {
+    if rule.tool().literal().is_some() {
+        if toolset.iter().any(known) {
+            return;
+        }
+    } else if toolset.iter().any(|tool| may_match(rule, tool)) {
         return;
     }
     let names: Vec<String> = toolset.iter().map(ToString::to_string).collect();

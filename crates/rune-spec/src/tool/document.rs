@@ -46,7 +46,8 @@ pub(crate) struct ToolDocument {
     pub(crate) output_schema: Option<Value>,
     /// File of the package with the JSON Schema of the output.
     pub(crate) output_schema_ref: Option<String>,
-    /// The input property that policy rules `tool(argument-glob)` look at; the first required one when absent.
+    /// The input property that policy rules `tool(glob)` look at; the first required text when absent, else the first required
+    /// one.
     pub(crate) primary_argument: Option<String>,
     /// `local://NAME` or URL (runtime agent).
     pub(crate) agent_ref: Option<String>,

@@ -114,7 +114,11 @@ pub(crate) fn object_schema(mut schema: Value) -> Result<Value, String> {
 
 /// The property policy rules look at unless the tool says otherwise.
 pub(crate) fn first_required(schema: &Value) -> Option<String> {
-    schema.get("required")?.get(0)?.as_str().map(str::to_owned)
+    let required = schema.get("required")?.as_array()?;
+    let names = required.iter().filter_map(Value::as_str);
+    let is_text = |name: &&str| schema["properties"][*name]["type"] == "string";
+    let text = names.clone().find(is_text);
+    text.or_else(|| names.clone().next()).map(str::to_owned)
 }
 
 fn check_primary_argument(checker: &mut Checker<'_>, name: &str, schema: &Value, in_file: bool) {

@@ -275,3 +275,56 @@ proptest! {
         prop_assert_eq!(package::pack(dest.path()).unwrap().digest, packed.digest);
     }
 }
+
+const POLICY_AGENT: &str = "name: a\nversion: 0.1.0\ninstructions: x\ndefault_model: m\n\
+    toolset: [rune@shell-exec, rune@file-write, rune@file-read, mine]\npolicy:\n";
+const MINE: &str = "name: mine\nmodule: m.sh\ninput_schema: {properties: {count: {type: integer}, \
+    title: {type: string}}, required: [count, title]}\n";
+
+fn policy_error(rules: &str) -> String {
+    load_error(&[
+        ("Runefile", &format!("{POLICY_AGENT}{rules}")),
+        ("tools/mine.yaml", MINE),
+        ("tools/m.sh", ""),
+        ("m.sh", ""),
+    ])
+}
+
+#[test]
+fn points_at_a_rule_about_an_argument_that_no_tool_has() {
+    let error = policy_error("  deny: ['rune@file-*(pth=/etc/*)']\n");
+    assert!(
+        error.contains("the rule names the argument `pth`"),
+        "{error}"
+    );
+    assert!(error.contains("Runefile:7:10"), "{error}");
+    assert!(error.contains("did you mean `path`?"), "{error}");
+    let error = policy_error("  deny: ['rune@memory-*']\n");
+    assert!(error.contains("which is not in the toolset"), "{error}");
+}
+
+#[test]
+fn rules_know_their_line_and_the_primary_argument_is_the_first_required_text() {
+    let dir = agent(&[
+        (
+            "Runefile",
+            &format!("{POLICY_AGENT}  ask: [mine]\n  deny:\n    - mine(x)\n    - rune@file-*(path=/etc/*)\n"),
+        ),
+        ("tools/mine.yaml", MINE),
+        ("m.sh", ""),
+    ]);
+    let package = AgentPackage::load(dir.path()).unwrap();
+    let policy = &package.runefile.policy;
+    let lines: Vec<_> = policy.ask.iter().chain(&policy.deny).collect();
+    let lines: Vec<_> = lines.iter().map(|rule| rule.line()).collect();
+    assert_eq!(lines, [Some(7), Some(9), Some(10)]);
+    let mine = package
+        .tools
+        .iter()
+        .find(|tool| tool.visible_name == "mine");
+    let mine = &mine.unwrap().descriptor;
+    assert_eq!(mine.primary_argument.as_deref(), Some("title"));
+    let input = serde_json::json!({"count": 3, "title": "t"});
+    assert_eq!(mine.policy_argument(&input), "t");
+    assert_eq!(mine.argument_text(&input, "count").as_deref(), Some("3"));
+}
