@@ -29,6 +29,7 @@ mod local_backend;
 pub mod model;
 mod package_cache;
 mod planner;
+mod policy;
 mod reconcile;
 mod replica;
 mod router;
@@ -39,6 +40,10 @@ pub use engine::{Engine, EngineError, Invocation, Invoked, RequestEvents, store_
 pub use event::{RequestEvent, SequencedEvent};
 pub use local_backend::LocalBackend;
 pub use package_cache::{PackageCache, PackageCacheError};
+pub use policy::{
+    JournaledCall, MAX_CACHED_VERDICTS, PolicyChange, PolicyComparison, PolicyDecision,
+    PolicyEngine, PolicyPrincipal, PolicyQuery, PolicyResource, PolicySet, Verdict,
+};
 pub use reconcile::{ReconcileHandle, ReconcileLoop};
 pub use replica::LocalReplica;
 pub use router::{Lease, ReplicaRouter, Route, RouteError};

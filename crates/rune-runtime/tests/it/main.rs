@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 mod limits;
 mod models;
+mod policy;
 mod reconcile;
 mod recovery;
 mod requests;

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::walk::is_ignored;
 use super::{
-    AgentPackage, McpSelection, PackageError, PackageTool, PackedPackage, PolicyFile, RUNEFILE, pack,
+    AgentPackage, McpSelection, PackageError, PackageTool, PackedPackage, PolicyFile, RUNEFILE,
+    pack,
 };
 use crate::channels::Channels;
 use crate::checker::{Checker, check_json_schema};

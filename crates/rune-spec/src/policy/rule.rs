@@ -76,7 +76,7 @@ impl FromStr for PolicyRule {
             Some((tool, rest)) => (tool, Some(rest.strip_suffix(')').ok_or_else(invalid)?)),
             None => (text, None),
         };
-        if tool.is_empty() || !tool.chars().all(is_tool_char) {
+        if tool.is_empty() || !tool.chars().all(is_tool_char) || text.contains(char::is_control) {
             return Err(invalid());
         }
         let arguments = match arguments.map(str::trim) {
@@ -92,7 +92,9 @@ impl FromStr for PolicyRule {
         match &rule.arguments {
             RuleArguments::Any => {}
             RuleArguments::Primary(glob) => check_wildcards(glob)?,
-            RuleArguments::Named(named) => named.iter().try_for_each(|(_, g)| check_wildcards(g))?,
+            RuleArguments::Named(named) => {
+                named.iter().try_for_each(|(_, g)| check_wildcards(g))?
+            }
         }
         check_wildcards(&rule.tool).map(|()| rule)
     }
@@ -234,6 +236,7 @@ mod tests {
             "two words",
             "t(a=1, a=2)",
             "t(*********)",
+            "t(a\nb)",
         ] {
             assert!(text.parse::<PolicyRule>().is_err(), "{text}");
         }

@@ -308,7 +308,9 @@ fn rules_know_their_line_and_the_primary_argument_is_the_first_required_text() {
     let dir = agent(&[
         (
             "Runefile",
-            &format!("{POLICY_AGENT}  ask: [mine]\n  deny:\n    - mine(x)\n    - rune@file-*(path=/etc/*)\n"),
+            &format!(
+                "{POLICY_AGENT}  ask: [mine]\n  deny:\n    - mine(x)\n    - rune@file-*(path=/etc/*)\n"
+            ),
         ),
         ("tools/mine.yaml", MINE),
         ("m.sh", ""),

@@ -1,0 +1,31 @@
+//! The policy engine: whether an agent may make a call, and why.
+//!
+//! A [`PolicySet`] is compiled from a package: the short form of the Runefile becomes Cedar policies beside those of
+//! `policy.cedar`. [`PolicySet::decide`] answers a [`PolicyQuery`]; [`PolicyEngine`] is a set with a bounded cache for
+//! one loaded agent; [`PolicySet::compare`] says what a new set would have decided for journaled calls.
+//!
+//! Invariants:
+//! * deny wins over ask, ask over allow, whatever the order and the form of the rules;
+//! * what cannot be evaluated is denied, with the reason;
+//! * a decision depends on the query and the set and on nothing else, so it may be cached and repeated.
+//!
+//! What is not here: the journal and approvals. Whoever asks writes the verdict down and acts on it.
+
+mod arguments;
+mod cedar_file;
+mod compile;
+mod decision;
+mod engine;
+mod query;
+mod replay;
+mod schema;
+mod set;
+mod shape;
+mod short_form;
+mod vocabulary;
+
+pub use decision::{PolicyDecision, Verdict};
+pub use engine::{MAX_CACHED_VERDICTS, PolicyEngine};
+pub use query::{PolicyPrincipal, PolicyQuery, PolicyResource};
+pub use replay::{JournaledCall, PolicyChange, PolicyComparison};
+pub use set::PolicySet;

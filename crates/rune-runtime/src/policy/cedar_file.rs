@@ -1,0 +1,222 @@
+//! `policy.cedar`: parsing and checking, with errors that point at the text.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use cedar_policy::{
+    Effect, Policy, PolicyId, PolicySet, Schema, ValidationError, ValidationMode,
+    ValidationWarning, Validator,
+};
+use miette::Diagnostic;
+use rune_spec::{AgentPackage, PolicyFile, SpecError, SpecErrors, nearest};
+
+use super::schema;
+
+/// The annotations that Rune acts on.
+const ANNOTATIONS: [&str; 3] = ["id", "ask", "reason"];
+
+/// The policies of a file, in its order, each under an id that names its line.
+pub(super) fn parse(file: &PolicyFile, package: &AgentPackage) -> Result<Vec<Policy>, SpecErrors> {
+    let reader = Reader { file, package };
+    let parsed: PolicySet = file.text.parse().map_err(|errors| reader.syntax(&errors))?;
+    let mut errors = Vec::new();
+    for template in parsed.templates() {
+        let place = place(template.as_ref().loc().map(|loc| loc.start()..loc.end()));
+        errors.push(reader.error(
+            place,
+            "a template (`?principal`, `?resource`) cannot be used here",
+        ));
+    }
+    let mut found: Vec<(Range<usize>, &Policy)> = parsed
+        .policies()
+        .map(|policy| {
+            let loc = policy.as_ref().loc();
+            (place(loc.map(|loc| loc.start()..loc.end())), policy)
+        })
+        .collect();
+    found.sort_by_key(|(range, _)| range.start);
+    let mut ids = BTreeSet::new();
+    let mut policies = Vec::new();
+    for (range, policy) in found {
+        errors.extend(reader.annotations(&range, policy));
+        errors.extend(reader.tools(&range, policy));
+        policies.push(policy.new_id(PolicyId::new(reader.id(&range, policy, &mut ids))));
+    }
+    SpecErrors::check(errors)?;
+    SpecErrors::check(reader.types(&policies))?;
+    Ok(policies)
+}
+
+struct Reader<'a> {
+    file: &'a PolicyFile,
+    package: &'a AgentPackage,
+}
+
+impl Reader<'_> {
+    fn error(&self, range: Range<usize>, message: impl Into<String>) -> SpecError {
+        SpecError::in_text(&self.file.path, &self.file.text, range, message)
+    }
+
+    fn diagnostic(&self, diagnostic: &dyn Diagnostic) -> SpecError {
+        let label = diagnostic.labels().and_then(|mut labels| labels.next());
+        let range = label.map(|label| label.offset()..label.offset() + label.len());
+        let help = diagnostic
+            .help()
+            .map(|help| without_policy(&help.to_string()));
+        self.error(place(range), without_policy(&diagnostic.to_string()))
+            .with_help(help)
+    }
+
+    fn syntax(&self, errors: &cedar_policy::ParseErrors) -> SpecErrors {
+        let all: Vec<SpecError> = errors.iter().map(|error| self.diagnostic(error)).collect();
+        match SpecErrors::check(all) {
+            Err(errors) => errors,
+            Ok(()) => self.error(0..0, errors.to_string()).into(),
+        }
+    }
+
+    /// The file's name, the line and, when there is one, the `@id`.
+    fn id(&self, range: &Range<usize>, policy: &Policy, taken: &mut BTreeSet<String>) -> String {
+        let name = self.file.path.file_name().unwrap_or_default();
+        let before = self.file.text.get(..range.start).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let own = policy.annotation("id").map(|id| format!(" {id}"));
+        let base = format!("{}:{line}{}", name.display(), own.unwrap_or_default());
+        let mut id = base.clone();
+        let mut number = 2;
+        while !taken.insert(id.clone()) {
+            id = format!("{base} #{number}");
+            number += 1;
+        }
+        id
+    }
+
+    fn annotations(&self, range: &Range<usize>, policy: &Policy) -> Vec<SpecError> {
+        let mut errors = Vec::new();
+        for (name, _) in policy.annotations() {
+            if ANNOTATIONS.contains(&name) {
+                continue;
+            }
+            if let Some(near) = nearest(name, ANNOTATIONS) {
+                let error = self.error(range.clone(), format!("unknown annotation `@{name}`"));
+                errors.push(error.with_help(Some(format!("did you mean `@{near}`?"))));
+            }
+        }
+        if policy.annotation("ask").is_some() && policy.effect() == Effect::Permit {
+            let error = self.error(range.clone(), "`@ask` has no meaning on `permit`");
+            let help = "write `@ask(\"why\") forbid (…)`: what it forbids waits for a person";
+            errors.push(error.with_help(Some(help.to_owned())));
+        }
+        errors
+    }
+
+    /// A policy about a tool that the agent does not have protects nothing.
+    fn tools(&self, range: &Range<usize>, policy: &Policy) -> Vec<SpecError> {
+        let tools = self.package.tools.iter();
+        let known: Vec<String> = tools.map(|tool| tool.reference.to_string()).collect();
+        let has = |name: &str| {
+            known.iter().any(|tool| tool == name)
+                || self.package.mcp_tools.iter().any(|selection| {
+                    let (server, tool) = name.split_once('/').unwrap_or_default();
+                    let any = selection.tool.as_deref().unwrap_or(tool);
+                    selection.server == server && any == tool
+                })
+        };
+        let named = policy.entity_literals().into_iter();
+        let named = named.filter(|uid| uid.type_name().basename() == "Tool");
+        let mut errors = Vec::new();
+        for uid in named {
+            let name = uid.id().unescaped();
+            if has(name) {
+                continue;
+            }
+            let text = self.file.text.get(range.clone()).unwrap_or_default();
+            let literal = uid.to_string();
+            let place = text.find(&literal).map_or_else(
+                || range.clone(),
+                |at| range.start + at..range.start + at + literal.len(),
+            );
+            let error = self.error(
+                place,
+                format!("the policy names the tool `{name}`, which is not in the toolset"),
+            );
+            let near = nearest(name, known.iter().map(String::as_str));
+            errors.push(error.with_help(near.map(|near| format!("did you mean `{near}`?"))));
+        }
+        errors
+    }
+
+    fn types(&self, policies: &[Policy]) -> Vec<SpecError> {
+        let schema = match Schema::from_cedarschema_str(&schema::text(self.package)) {
+            Ok((schema, _)) => schema,
+            Err(error) => {
+                let message = format!("the tools' schemas cannot be described to Cedar: {error}");
+                return vec![self.error(0..0, message)];
+            }
+        };
+        let set = match PolicySet::from_policies(policies.iter().cloned()) {
+            Ok(set) => set,
+            Err(error) => return vec![self.error(0..0, error.to_string())],
+        };
+        let open = schema::is_open(self.package);
+        let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+        let mut wrong = BTreeSet::new();
+        let mut all = Vec::new();
+        for error in result.validation_errors() {
+            // An argument that no schema declares may still be sent.
+            if !(open && matches!(error, ValidationError::UnsafeAttributeAccess(_))) {
+                wrong.insert(error.policy_id().clone());
+                let shown = self.diagnostic(error);
+                all.push(match error {
+                    // Cedar guesses among equally near names as it happens.
+                    ValidationError::UnrecognizedEntityType(_) => shown.with_help(Some(
+                        "the types are `Agent`, `Caller`, `Tool`, `Model` and `Host`".to_owned(),
+                    )),
+                    _ => shown,
+                });
+            }
+        }
+        for warning in result.validation_warnings() {
+            let never = matches!(
+                warning,
+                ValidationWarning::ImpossiblePolicy(_)
+                    | ValidationWarning::InvalidActionApplication(_)
+            );
+            let hidden = matches!(
+                warning,
+                ValidationWarning::BidiCharsInString(_)
+                    | ValidationWarning::BidiCharsInIdentifier(_)
+            );
+            // A policy that is wrong anyway never applies either.
+            if never && !open && wrong.insert(warning.policy_id().clone()) {
+                let found = policies
+                    .iter()
+                    .find(|policy| policy.id() == warning.policy_id());
+                let loc = found.and_then(|policy| policy.as_ref().loc());
+                let range = place(loc.map(|loc| loc.start()..loc.end()));
+                let error = self.error(range, "the policy never applies to any call");
+                let help =
+                    "check that actions, types, attributes and arguments are ones that exist";
+                all.push(error.with_help(Some(help.to_owned())));
+            } else if hidden {
+                all.push(self.diagnostic(warning));
+            }
+        }
+        // The validator looks at a policy once per kind of resource.
+        let key = |error: &SpecError| (error.line(), error.column(), error.message().to_owned());
+        all.sort_by_key(key);
+        all.dedup();
+        all
+    }
+}
+
+/// A message without the policy's name: the place says it.
+fn without_policy(message: &str) -> String {
+    let rest = message.strip_prefix("for policy `");
+    let rest = rest.and_then(|rest| rest.split_once("`, "));
+    rest.map_or(message, |(_, rest)| rest).to_owned()
+}
+
+fn place(range: Option<Range<usize>>) -> Range<usize> {
+    range.unwrap_or(0..0)
+}

@@ -1,0 +1,96 @@
+//! What is asked of a policy.
+
+use rune_spec::{AgentPackage, ToolDescriptor};
+use serde_json::Value;
+
+/// The agent that wants to do something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyPrincipal {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its networks.
+    pub networks: Vec<String>,
+}
+
+impl PolicyPrincipal {
+    /// The agent of a package in a namespace.
+    #[must_use]
+    pub fn of(package: &AgentPackage, namespace: &str) -> Self {
+        let spec = &package.runefile;
+        Self {
+            namespace: namespace.to_owned(),
+            name: spec.name.as_str().to_owned(),
+            version: spec.version.to_string(),
+            networks: spec.networks.clone(),
+        }
+    }
+}
+
+/// One call that waits for a verdict.
+#[derive(Debug, Clone, Copy)]
+pub struct PolicyQuery<'a> {
+    /// Who wants it.
+    pub principal: &'a PolicyPrincipal,
+    /// For whom: the caller of the request.
+    pub caller: &'a str,
+    /// What.
+    pub resource: PolicyResource<'a>,
+}
+
+/// What a call reaches for; says which action it is.
+#[derive(Debug, Clone, Copy)]
+pub enum PolicyResource<'a> {
+    /// A tool, with these arguments.
+    Tool {
+        /// The toolset form: `rune@shell-exec`, `word-count`, `server/tool`.
+        name: &'a str,
+        /// What the tool is.
+        descriptor: &'a ToolDescriptor,
+        /// The validated input.
+        arguments: &'a Value,
+    },
+    /// A model.
+    Model {
+        /// The provider in the Runefile's words.
+        provider: &'a str,
+        /// The provider's model id.
+        model: &'a str,
+    },
+    /// Another agent.
+    Agent(&'a PolicyPrincipal),
+    /// A host on the network.
+    Host {
+        /// Name or address.
+        host: &'a str,
+        /// TCP port.
+        port: u16,
+    },
+}
+
+impl PolicyResource<'_> {
+    /// The action: `tool`, `model`, `agent_call` or `egress`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Tool { .. } => "tool",
+            Self::Model { .. } => "model",
+            Self::Agent(_) => "agent_call",
+            Self::Host { .. } => "egress",
+        }
+    }
+
+    /// The resource as the audit trail names it.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match self {
+            Self::Tool { name, .. } => (*name).to_owned(),
+            Self::Model { provider, model } => format!("{provider}/{model}"),
+            Self::Agent(agent) => format!("{}/{}", agent.namespace, agent.name),
+            Self::Host { host, .. } => (*host).to_owned(),
+        }
+    }
+}

@@ -1,0 +1,509 @@
+//! What the policies of a package decide.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use rune_runtime::{
+    JournaledCall, MAX_CACHED_VERDICTS, PolicyDecision, PolicyEngine, PolicyPrincipal, PolicyQuery,
+    PolicyResource, PolicySet, Verdict,
+};
+use rune_spec::{AgentPackage, PolicyRule, RuleArguments};
+use rune_store_runtime::RequestId;
+use serde_json::{Value, json};
+
+const HEAD: &str = "name: guard\nversion: 1.2.3\ninstructions: x\ndefault_model: m\nnetworks: [bridge, \
+    internal]\ntoolset: [rune@shell-exec, rune@file-read, rune@file-write, rune@memory-store, \
+    rune@memory-recall, pay]\n";
+const PAY: &str = "name: pay\nmodule: pay.sh\ncapabilities: ['network:bank.example']\ninput_schema:\n  \
+    properties:\n    to: {type: string, default: nobody}\n    amount: {type: number}\n    count: \
+    {type: integer}\n    tags: {type: array, items: {type: string}}\n    note: {type: [string, 'null']}\n  \
+    required: [amount]\n";
+
+fn package(policy: &str, cedar: Option<&str>) -> AgentPackage {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = if policy.is_empty() {
+        String::new()
+    } else {
+        format!("policy:\n{policy}")
+    };
+    fs::write(dir.path().join("Runefile"), format!("{HEAD}{policy}")).unwrap();
+    fs::create_dir(dir.path().join("tools")).unwrap();
+    fs::write(dir.path().join("tools/pay.yaml"), PAY).unwrap();
+    fs::write(dir.path().join("pay.sh"), "").unwrap();
+    if let Some(cedar) = cedar {
+        fs::write(dir.path().join("policy.cedar"), cedar).unwrap();
+    }
+    AgentPackage::load(dir.path()).unwrap()
+}
+
+struct Guard {
+    package: AgentPackage,
+    policies: PolicySet,
+    principal: PolicyPrincipal,
+}
+
+impl Guard {
+    fn new(policy: &str, cedar: Option<&str>) -> Self {
+        let package = package(policy, cedar);
+        let policies = PolicySet::compile(&package).unwrap();
+        let principal = PolicyPrincipal::of(&package, "dev");
+        Self {
+            package,
+            policies,
+            principal,
+        }
+    }
+
+    fn resource<'a>(&'a self, tool: &'a str, arguments: &'a Value) -> PolicyResource<'a> {
+        let found = self
+            .package
+            .tools
+            .iter()
+            .find(|known| known.reference.to_string() == tool);
+        PolicyResource::Tool {
+            name: tool,
+            descriptor: &found.unwrap().descriptor,
+            arguments,
+        }
+    }
+
+    fn ask(&self, caller: &str, resource: PolicyResource<'_>) -> PolicyDecision {
+        self.policies.decide(&PolicyQuery {
+            principal: &self.principal,
+            caller,
+            resource,
+        })
+    }
+
+    fn decide(&self, tool: &str, arguments: &Value) -> PolicyDecision {
+        self.ask("alice", self.resource(tool, arguments))
+    }
+
+    #[track_caller]
+    fn check(&self, tool: &str, arguments: &Value, expected: Verdict) {
+        let decision = self.decide(tool, arguments);
+        assert_eq!(
+            decision.verdict, expected,
+            "{tool}({arguments}): {decision:?}"
+        );
+    }
+}
+
+use Verdict::{Allowed, Asked, Denied};
+
+fn shell(command: &str) -> Value {
+    json!({ "command": command })
+}
+
+#[test]
+fn what_the_toolset_lists_is_allowed_unless_a_rule_says_otherwise() {
+    let guard = Guard::new(
+        "  ask: ['rune@shell-exec(rm *)']\n  deny: ['rune@shell-exec(*sudo*)', 'rune@memory-*']\n",
+        None,
+    );
+    guard.check("rune@shell-exec", &shell("ls"), Allowed);
+    guard.check("rune@shell-exec", &shell("rm -r x"), Asked);
+    guard.check("rune@shell-exec", &shell("rm -r x; sudo y"), Denied);
+    guard.check(
+        "rune@memory-store",
+        &json!({"key": "a", "value": "b"}),
+        Denied,
+    );
+    let decision = guard.decide("rune@shell-exec", &shell("rm x"));
+    assert_eq!(
+        decision.policy_ids,
+        ["Runefile:8 ask rune@shell-exec(rm *)"]
+    );
+    assert_eq!(
+        decision.reason,
+        "`Runefile:8 ask rune@shell-exec(rm *)` asks a person first"
+    );
+}
+
+#[test]
+fn strict_asks_for_what_is_not_declared_read_only() {
+    let guard = Guard::new(
+        "  mode: strict\n  allow: ['rune@shell-exec(git *)']\n  ask: ['rune@shell-exec(git push*)']\n",
+        None,
+    );
+    guard.check("rune@file-read", &json!({"path": "a"}), Allowed);
+    guard.check(
+        "rune@file-write",
+        &json!({"path": "a", "content": ""}),
+        Asked,
+    );
+    guard.check("rune@shell-exec", &shell("git status"), Allowed);
+    guard.check("rune@shell-exec", &shell("git push"), Asked);
+    let model = PolicyResource::Model {
+        provider: "anthropic",
+        model: "claude",
+    };
+    assert_eq!(guard.ask("alice", model).verdict, Allowed);
+}
+
+#[test]
+fn rules_name_arguments_and_see_their_defaults() {
+    let guard = Guard::new(
+        "  deny: ['pay(to=nobody)', 'pay(count=7, tags=[*\"big\"*])']\n",
+        None,
+    );
+    guard.check("pay", &json!({"amount": 1}), Denied);
+    guard.check("pay", &json!({"amount": 1, "to": "me"}), Allowed);
+    let both = json!({"amount": 1, "to": "me", "count": 7, "tags": ["big"]});
+    guard.check("pay", &both, Denied);
+    let one = json!({"amount": 1, "to": "me", "count": 7});
+    guard.check("pay", &one, Allowed);
+}
+
+#[test]
+fn cedar_sees_agent_caller_tool_and_arguments() {
+    let guard = Guard::new(
+        "",
+        Some(
+            "@id(\"no-ci\") @reason(\"the pipeline pays nobody\")\n\
+             forbid(principal in Caller::\"ci\", action == Action::\"tool\", resource == Tool::\"pay\");\n\
+             @ask(\"large amounts need a person\")\n\
+             forbid(principal, action == Action::\"tool\", resource == Tool::\"pay\")\n\
+             when { context.arguments has amount && context.arguments.amount.greaterThan(decimal(\"100.5\")) };\n\
+             forbid(principal, action == Action::\"tool\", resource)\n\
+             when { resource.capabilities.contains(\"network:bank.example\") && principal.version != \"1.2.3\" };\n\
+             forbid(principal == Agent::\"dev/guard\", action == Action::\"egress\", resource)\n\
+             unless { resource.port == 443 && principal.networks.contains(\"bridge\") };\n\
+             forbid(principal, action == Action::\"model\", resource == Model::\"openai/gpt\");\n\
+             forbid(principal, action == Action::\"agent_call\", resource == Agent::\"prod/other\");",
+        ),
+    );
+    guard.check("pay", &json!({"amount": 100, "note": null}), Allowed);
+    guard.check("pay", &json!({"amount": 100.5}), Allowed);
+    guard.check("pay", &json!({"amount": 101}), Asked);
+    let arguments = json!({"amount": 101});
+    let asked = guard.decide("pay", &arguments);
+    assert_eq!(asked.reason, "large amounts need a person");
+    assert_eq!(asked.policy_ids, ["policy.cedar:3"]);
+    let denied = guard.ask("ci", guard.resource("pay", &arguments));
+    assert_eq!(denied.verdict, Denied);
+    assert_eq!(denied.reason, "the pipeline pays nobody");
+    assert_eq!(denied.policy_ids, ["policy.cedar:1 no-ci"]);
+
+    let verdict = |resource| guard.ask("alice", resource).verdict;
+    let host = |port| PolicyResource::Host {
+        host: "example.org",
+        port,
+    };
+    assert_eq!(verdict(host(443)), Allowed);
+    assert_eq!(verdict(host(80)), Denied);
+    let model = |model| PolicyResource::Model {
+        provider: "openai",
+        model,
+    };
+    assert_eq!(verdict(model("gpt")), Denied);
+    assert_eq!(verdict(model("gpt-mini")), Allowed);
+    let own = guard.principal.clone();
+    assert_eq!(verdict(PolicyResource::Agent(&own)), Allowed);
+    let other = PolicyPrincipal {
+        namespace: "prod".to_owned(),
+        name: "other".to_owned(),
+        ..own.clone()
+    };
+    assert_eq!(verdict(PolicyResource::Agent(&other)), Denied);
+}
+
+#[test]
+fn what_cannot_be_evaluated_is_denied() {
+    let cedar = "forbid(principal, action == Action::\"tool\", resource == Tool::\"pay\")\n\
+        when { context.arguments has amount && context.arguments.amount.lessThan(decimal(\"0.5\")) };";
+    let guard = Guard::new("  allow: [pay]\n", Some(cedar));
+    guard.check("pay", &json!({"amount": 1}), Allowed);
+    // More digits than a Cedar decimal has: text, which has no order.
+    let decision = guard.decide("pay", &json!({"amount": 0.123_456_7}));
+    assert_eq!(decision.verdict, Denied);
+    assert!(
+        decision
+            .reason
+            .starts_with("the policy cannot be evaluated: "),
+        "{decision:?}"
+    );
+}
+
+#[test]
+fn a_policy_file_without_a_name_in_the_runefile_counts() {
+    let guard = Guard::new(
+        "",
+        Some("forbid(principal, action, resource == Tool::\"rune@file-write\");"),
+    );
+    guard.check(
+        "rune@file-write",
+        &json!({"path": "a", "content": ""}),
+        Denied,
+    );
+    guard.check("rune@file-read", &json!({"path": "a"}), Allowed);
+}
+
+#[test]
+fn an_mcp_tool_may_be_named_though_its_arguments_are_not_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let head = HEAD.replace(", pay]", ", 'jira/*']");
+    fs::write(dir.path().join("Runefile"), head).unwrap();
+    fs::write(
+        dir.path().join("policy.cedar"),
+        "forbid(principal, action, resource == Tool::\"jira/delete\")\n\
+         when { context.text has project && context.text.project == \"X\" };",
+    )
+    .unwrap();
+    let package = AgentPackage::load(dir.path()).unwrap();
+    PolicySet::compile(&package).unwrap();
+}
+
+#[test]
+fn the_cache_is_bounded_and_says_what_the_policies_say() {
+    let guard = Guard::new("  deny: ['rune@shell-exec(rm *)']\n", None);
+    let engine = PolicyEngine::new(
+        PolicySet::compile(&guard.package).unwrap(),
+        guard.principal.clone(),
+    );
+    for round in 0..2 {
+        for number in 0..MAX_CACHED_VERDICTS {
+            let arguments = shell(&format!(
+                "{} {number}",
+                if number % 3 == 0 { "rm" } else { "ls" }
+            ));
+            let resource = guard.resource("rune@shell-exec", &arguments);
+            if number % 64 == 0 {
+                assert_eq!(
+                    *engine.decide("alice", resource),
+                    guard.ask("alice", resource),
+                    "round {round}"
+                );
+            } else {
+                let _ = engine.decide("alice", resource);
+            }
+        }
+        assert!(engine.cached() <= MAX_CACHED_VERDICTS);
+    }
+}
+
+#[test]
+fn a_new_policy_is_tried_on_what_was_called() {
+    let old = Guard::new("  ask: ['rune@shell-exec(git push*)']\n", None);
+    let calls: Vec<JournaledCall> = ["ls", "rm x", "git push"]
+        .into_iter()
+        .enumerate()
+        .map(|(index, command)| JournaledCall {
+            request_id: RequestId::from_bytes([0; 16]),
+            call_id: index.to_string(),
+            caller: "alice".to_owned(),
+            tool: "rune@shell-exec".to_owned(),
+            arguments: shell(command),
+            verdict: Some(old.decide("rune@shell-exec", &shell(command)).verdict),
+        })
+        .collect();
+    let same = old.policies.compare(&old.package, "dev", calls.clone());
+    assert!(same.is_unchanged(), "{same:?}");
+    let new = Guard::new(
+        "  deny: ['rune@shell-exec(rm *)']\n  ask: ['rune@shell-exec(ls)']\n",
+        None,
+    );
+    let changed = new.policies.compare(&new.package, "dev", calls);
+    let commands = |changes: &[rune_runtime::PolicyChange]| -> Vec<String> {
+        let commands = changes
+            .iter()
+            .map(|change| change.arguments["command"].to_string());
+        commands.collect()
+    };
+    assert_eq!(changed.calls, 3);
+    assert_eq!(commands(&changed.newly_denied), ["\"rm x\""]);
+    assert_eq!(commands(&changed.newly_asked), ["\"ls\""]);
+    assert_eq!(commands(&changed.newly_allowed), ["\"git push\""]);
+}
+
+/// `tests/golden/policy/invalid/*.cedar` fail with the `.err` beside them. A missing `.err` is written, and the test
+/// fails so that somebody looks.
+#[test]
+fn errors_of_a_cedar_file_point_at_the_text() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/policy/invalid");
+    let mut files: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "cedar"))
+        .collect();
+    files.sort();
+    assert!(files.len() >= 8);
+    let mut failures = Vec::new();
+    for path in files {
+        let mut package = package("", Some(&fs::read_to_string(&path).unwrap()));
+        if let Some(file) = &mut package.policy {
+            file.path = PathBuf::from("policy.cedar");
+        }
+        let actual = match PolicySet::compile(&package) {
+            Ok(_) => {
+                failures.push(format!("{} must be refused", path.display()));
+                continue;
+            }
+            Err(errors) => format!("{errors}\n"),
+        };
+        let expected = path.with_extension("err");
+        match fs::read_to_string(&expected) {
+            Ok(text) if text == actual => {}
+            Ok(text) => failures.push(format!(
+                "{}\n-- expected\n{text}\n-- actual\n{actual}",
+                path.display()
+            )),
+            Err(_) => {
+                fs::write(&expected, actual).unwrap();
+                failures.push(format!(
+                    "{} has been written: review it",
+                    expected.display()
+                ));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+/// The short form as its documentation says it, with nothing shared with the engine but the patterns.
+fn reference(
+    rules: &BTreeMap<&str, Vec<PolicyRule>>,
+    strict: bool,
+    call: &(usize, String, String),
+) -> Verdict {
+    let (tool, first, second) = call;
+    let (name, primary, other, read_only) = TOOLS[*tool];
+    let fits = |rule: &PolicyRule| {
+        let text = |argument: &str| match argument {
+            name if name == primary => Some(first.as_str()),
+            name if name == other => Some(second.as_str()),
+            _ => None,
+        };
+        rule.tool().is_match(name)
+            && match rule.arguments() {
+                RuleArguments::Any => true,
+                RuleArguments::Primary(glob) => glob.is_match(first),
+                RuleArguments::Named(named) => named
+                    .iter()
+                    .all(|(argument, glob)| text(argument).is_some_and(|text| glob.is_match(text))),
+            }
+    };
+    let any = |list: &str| rules[list].iter().any(fits);
+    if any("deny") {
+        Denied
+    } else if any("ask") {
+        Asked
+    } else if !strict || any("allow") || read_only {
+        Allowed
+    } else {
+        Asked
+    }
+}
+
+/// Name, primary argument, another argument of text, read-only.
+const TOOLS: [(&str, &str, &str, bool); 3] = [
+    ("rune@file-read", "path", "-", true),
+    ("rune@file-write", "path", "content", false),
+    ("rune@memory-store", "key", "value", false),
+];
+
+fn rule() -> impl Strategy<Value = String> {
+    let tool = prop::sample::select(vec![
+        "rune@file-read",
+        "rune@file-write",
+        "rune@memory-store",
+        "rune@*",
+        "*",
+        "*write",
+        "rune@file-*",
+    ]);
+    let glob = "[ab*\\\\\"'é.]{1,4}";
+    (tool, 0..4, glob, glob).prop_map(|(tool, form, one, two)| match form {
+        0 => tool.to_owned(),
+        1 => format!("{tool}({one})"),
+        2 if !tool.contains("memory") => format!("{tool}(path={one})"),
+        2 => format!("{tool}(key={one})"),
+        _ if tool == "rune@memory-store" => format!("{tool}(value={two}, key={one})"),
+        _ if tool == "rune@file-read" => format!("{tool}(path={two})"),
+        _ => format!("{tool}(content={two}, path={one})"),
+    })
+}
+
+fn rules() -> impl Strategy<Value = [Vec<String>; 3]> {
+    let list = || prop::collection::vec(rule(), 0..4);
+    [list(), list(), list()]
+}
+
+fn call() -> impl Strategy<Value = (usize, String, String)> {
+    let text = "[ab*\\\\\"'é.\n]{0,4}";
+    (0..TOOLS.len(), text, text)
+}
+
+fn runefile(strict: bool, lists: &[Vec<String>; 3]) -> String {
+    let mode = if strict { "strict" } else { "listed" };
+    let list = |name: &str, rules: &[String]| format!("  {name}: {}\n", json!(rules));
+    format!(
+        "  mode: {mode}\n{}{}{}",
+        list("allow", &lists[0]),
+        list("ask", &lists[1]),
+        list("deny", &lists[2])
+    )
+}
+
+fn input(call: &(usize, String, String)) -> Value {
+    let (_, primary, other, _) = TOOLS[call.0];
+    let mut input = json!({ primary: call.1 });
+    if other != "-" {
+        input[other] = json!(call.2);
+    }
+    input
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn the_short_form_means_what_its_documentation_says(
+        strict: bool, lists in rules(), calls in prop::collection::vec(call(), 1..12),
+    ) {
+        let guard = Guard::new(&runefile(strict, &lists), None);
+        // With a Cedar file every form of the arguments is built; the verdicts are the same.
+        let with_cedar = Guard::new(&runefile(strict, &lists), Some(""));
+        let engine = PolicyEngine::new(PolicySet::compile(&guard.package).unwrap(), guard.principal.clone());
+        let names = ["allow", "ask", "deny"];
+        let parsed = names.iter().zip(&lists).map(|(name, rules)| {
+            (*name, rules.iter().map(|rule| rule.parse().unwrap()).collect())
+        });
+        let parsed: BTreeMap<&str, Vec<PolicyRule>> = parsed.collect();
+        for call in &calls {
+            let (name, input) = (TOOLS[call.0].0, input(call));
+            let decision = guard.decide(name, &input);
+            prop_assert_eq!(decision.verdict, reference(&parsed, strict, call), "{:?} {}", decision, input);
+            prop_assert_eq!(&with_cedar.decide(name, &input), &decision);
+            let resource = guard.resource(name, &input);
+            prop_assert_eq!(&*engine.decide("alice", resource), &decision);
+            prop_assert_eq!(&*engine.decide("alice", resource), &decision);
+        }
+    }
+
+    #[test]
+    fn deny_wins_over_everything_and_order_does_not_matter(
+        lists in rules(), call in call(), deny_by_cedar: bool,
+    ) {
+        let cedar = "permit(principal, action, resource);";
+        let forward = Guard::new(&runefile(false, &lists), Some(cedar));
+        let mut reversed = lists.clone();
+        for list in &mut reversed {
+            list.reverse();
+        }
+        let backward = Guard::new(&runefile(false, &reversed), Some(cedar));
+        let (name, input) = (TOOLS[call.0].0, input(&call));
+        prop_assert_eq!(forward.decide(name, &input).verdict, backward.decide(name, &input).verdict);
+
+        let forbid = format!("{cedar} forbid(principal, action, resource == Tool::\"{name}\");");
+        let mut denying = lists;
+        if !deny_by_cedar {
+            denying[2].push(name.to_owned());
+        }
+        let cedar = if deny_by_cedar { &forbid } else { cedar };
+        let guard = Guard::new(&runefile(true, &denying), Some(cedar));
+        prop_assert_eq!(guard.decide(name, &input).verdict, Denied);
+    }
+}
