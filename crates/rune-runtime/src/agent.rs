@@ -9,14 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jsonschema::Validator;
-use rune_spec::{
-    AgentPackage, MissingVariable, Policy, PolicyMode, Runefile, SpecErrors, ToolDescriptor,
-    ToolRuntime,
-};
+use rune_spec::{AgentPackage, MissingVariable, Runefile, SpecErrors, ToolDescriptor, ToolRuntime};
 use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
 use serde_json::Value;
 
 use crate::model::{HttpClient, Providers, ProvidersError, Timeouts, ToolDefinition};
+use crate::policy::{PolicyEngine, PolicyPrincipal, PolicySet};
 
 /// Why a package cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +139,7 @@ pub struct Agent {
     tools: BTreeMap<String, Tool>,
     definitions: Vec<ToolDefinition>,
     models: Providers,
+    policy: PolicyEngine,
     runner: ProcessRunner,
     input: Option<Validator>,
     workspace: PathBuf,
@@ -192,6 +191,12 @@ impl Agent {
     #[must_use]
     pub const fn models(&self) -> &Providers {
         &self.models
+    }
+
+    /// What it may do.
+    #[must_use]
+    pub const fn policy(&self) -> &PolicyEngine {
+        &self.policy
     }
 
     /// What runs its process tools.
@@ -282,10 +287,10 @@ impl AgentLoader {
         if !spec.mcp_servers.is_empty() {
             return Err(unsupported("`mcp_servers`", "the MCP client"));
         }
-        if let Some(rule) = restriction(&spec.policy) {
-            // Better not at all than without the rule that somebody relies on.
-            return Err(unsupported(rule, "the policy engine"));
-        }
+        let policy = PolicyEngine::new(
+            PolicySet::compile(&package)?,
+            PolicyPrincipal::of(&package, namespace),
+        );
         let lookup = |name: &str| env.get(name).cloned().or_else(|| (self.variables)(name));
         let agent_env = resolve_all(&spec.runtime.env, "runtime.env", &lookup)?;
         let lookup = |name: &str| agent_env.get(name).cloned().or_else(|| lookup(name));
@@ -329,6 +334,7 @@ impl AgentLoader {
             tools,
             definitions,
             models,
+            policy,
             runner,
             input,
             workspace,
@@ -399,19 +405,6 @@ fn compile(schema: &Value, place: &str) -> Result<Validator, AgentError> {
         place: place.to_owned(),
         reason: error.to_string(),
     })
-}
-
-/// The part of a policy that keeps a tool from running, if there is one.
-fn restriction(policy: &Policy) -> Option<&'static str> {
-    if policy.mode == PolicyMode::Strict {
-        Some("`policy.mode: strict`")
-    } else if !policy.deny.is_empty() {
-        Some("`policy.deny`")
-    } else if !policy.ask.is_empty() {
-        Some("`policy.ask`")
-    } else {
-        policy.file.as_ref().map(|_| "`policy.file`")
-    }
 }
 
 fn resolve(

@@ -1,7 +1,7 @@
 //! The tool dispatcher: from a model's call to an outcome the model is told.
 //!
-//! It resolves the name, validates the input, runs the tool under its limits and
-//! retry policy, validates the output. It writes nothing: the planner commits the
+//! It resolves the name, validates the input, asks the policy, runs the tool under its
+//! limits and retry policy, validates the output. It writes nothing: the planner commits the
 //! intent before [`ToolDispatcher::run`] and the outcome after it.
 
 use std::time::Duration;
@@ -9,7 +9,8 @@ use std::time::Duration;
 use rune_store_runtime::ErrorCode;
 use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
-    Block, Failure, MemoryScope, RequestId, SessionId, Store, ToolIntent, ToolOutcome,
+    AuditId, AuditVerdict, Block, Failure, MemoryScope, PolicyVerdict, RequestId, SessionId, Store,
+    ToolIntent, ToolOutcome,
 };
 use rune_tools::{ToolContext, ToolError, ToolErrorKind};
 use serde_json::Value;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Tool, ToolRunner};
+use crate::policy::PolicyResource;
 
 /// Longest tool result the model is shown, in bytes; the rest is cut, visibly.
 const CONTENT_LIMIT: usize = 64 * 1024;
@@ -32,10 +34,13 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// What a model's call became.
 pub(crate) enum Plan {
-    /// It may run once this intent is committed.
-    Run(ToolIntent),
-    /// It is answered without running anything.
-    Refuse(ToolOutcome),
+    /// It may run once the verdict and this intent are committed.
+    Run(PolicyVerdict, ToolIntent),
+    /// It may run once a person has approved it.
+    Ask(PolicyVerdict, ToolIntent),
+    /// It is answered without running anything; the verdict is there where policy was
+    /// asked.
+    Refuse(Option<PolicyVerdict>, ToolOutcome),
 }
 
 /// Runs the tools of one request.
@@ -44,6 +49,8 @@ pub(crate) struct ToolDispatcher<'a> {
     pub(crate) request_id: RequestId,
     pub(crate) session_id: &'a SessionId,
     pub(crate) namespace: &'a str,
+    /// Who made the request.
+    pub(crate) caller: &'a str,
     pub(crate) store: &'a Store,
     /// Fires when the request is cancelled or out of time.
     pub(crate) stop: &'a CancellationToken,
@@ -59,7 +66,7 @@ impl ToolDispatcher<'_> {
             return None;
         };
         let refuse = |tool: &str, code, message: String| {
-            Plan::Refuse(refusal(step, id, tool, Failure::new(code, message)))
+            Plan::Refuse(None, refusal(step, id, tool, Failure::new(code, message)))
         };
         let Some(tool) = self.agent.tool(name) else {
             let known: Vec<&str> = self.agent.tools().map(|(name, _)| name).collect();
@@ -81,14 +88,45 @@ impl ToolDispatcher<'_> {
             let message = format!("the input does not match the tool's schema: {mismatch}");
             return Some(refuse(&tool.name, ErrorCode::InvalidInput, message));
         }
-        Some(Plan::Run(ToolIntent {
+        let intent = ToolIntent {
             step,
             call_id: id.clone(),
             tool: tool.name.clone(),
             input: input.clone(),
             idempotent: tool.descriptor.idempotent || tool.descriptor.read_only,
             idempotency_key: format!("{}-{id}", self.request_id),
-        }))
+        };
+        let verdict = self.verdict(tool, &intent);
+        Some(match verdict.verdict {
+            AuditVerdict::Allowed => Plan::Run(verdict, intent),
+            AuditVerdict::Asked => Plan::Ask(verdict, intent),
+            AuditVerdict::Denied => {
+                let message = format!("policy denies this call: {}", verdict.reason);
+                let failure = Failure::new(ErrorCode::Denied, message);
+                let outcome = refusal(step, id, &tool.name, failure);
+                Plan::Refuse(Some(verdict), outcome)
+            }
+        })
+    }
+
+    /// What policy says of a call, as the journal keeps it.
+    fn verdict(&self, tool: &Tool, intent: &ToolIntent) -> PolicyVerdict {
+        let resource = PolicyResource::Tool {
+            name: &tool.name,
+            descriptor: &tool.descriptor,
+            arguments: &intent.input,
+        };
+        let decision = self.agent.policy().decide(self.caller, resource);
+        PolicyVerdict {
+            audit_id: AuditId::generate(),
+            step: intent.step,
+            call_id: Some(intent.call_id.clone()),
+            action: resource.kind().to_owned(),
+            resource: resource.id(),
+            verdict: decision.verdict,
+            reason: decision.reason.clone(),
+            policies: decision.policy_ids.clone(),
+        }
     }
 
     /// Runs a tool whose intent is committed. Always ends within the tool's timeouts

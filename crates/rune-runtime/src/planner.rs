@@ -13,15 +13,15 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rune_store_runtime::{
-    DeploymentId, EntryBody, ErrorCode, Failure, Reject, ReplicaId, RequestId, RequestStatus,
-    SessionId, Store, StoreError,
+    DeploymentId, EntryBody, ErrorCode, Failure, PolicyVerdict, Reject, ReplicaId, RequestId,
+    RequestStatus, SessionId, Store, StoreError, ToolIntent, ToolOutcome,
 };
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
-use crate::dispatch::{Plan, ToolDispatcher};
+use crate::dispatch::{Plan, ToolDispatcher, refusal};
 use crate::feed::Feed;
 use crate::history::{self, History};
 use crate::journal::JournalWriter;
@@ -36,6 +36,8 @@ pub(crate) struct Planner {
     pub(crate) request_id: RequestId,
     pub(crate) session_id: SessionId,
     pub(crate) namespace: String,
+    /// Who made the request.
+    pub(crate) caller: String,
     pub(crate) deployment_id: DeploymentId,
     pub(crate) replica_id: ReplicaId,
     pub(crate) agent: Arc<Agent>,
@@ -205,9 +207,19 @@ impl Planner {
         let open = self.state.open.iter().filter(|call| call.intent.is_none());
         let plans: Vec<EntryBody> = open
             .filter_map(|call| dispatcher.plan(call.step, &call.block))
-            .map(|plan| match plan {
-                Plan::Run(intent) => EntryBody::ToolIntent(intent),
-                Plan::Refuse(outcome) => EntryBody::ToolResult(outcome),
+            .flat_map(|plan| {
+                let (verdict, body) = match plan {
+                    Plan::Run(verdict, intent) => (Some(verdict), EntryBody::ToolIntent(intent)),
+                    Plan::Ask(verdict, intent) => {
+                        let body = EntryBody::ToolResult(unasked(&verdict, &intent));
+                        (Some(verdict), body)
+                    }
+                    Plan::Refuse(verdict, outcome) => (verdict, EntryBody::ToolResult(outcome)),
+                };
+                verdict
+                    .map(EntryBody::PolicyVerdict)
+                    .into_iter()
+                    .chain([body])
             })
             .collect();
         for body in &plans {
@@ -227,12 +239,14 @@ impl Planner {
         let store = self.store.clone();
         let agent = Arc::clone(&self.agent);
         let (session_id, namespace) = (self.session_id.clone(), self.namespace.clone());
+        let caller = self.caller.clone();
         let stop = self.stop.clone();
         let dispatcher = ToolDispatcher {
             agent: &agent,
             request_id: self.request_id,
             session_id: &session_id,
             namespace: &namespace,
+            caller: &caller,
             store: &store,
             stop: &stop,
         };
@@ -356,6 +370,7 @@ impl Planner {
             request_id: self.request_id,
             session_id: &self.session_id,
             namespace: &self.namespace,
+            caller: &self.caller,
             store: &self.store,
             stop: &self.stop,
         }
@@ -372,6 +387,17 @@ impl Planner {
         self.state.apply(&body);
         self.journal.note(body);
     }
+}
+
+/// The outcome of a call that a person would have to approve: nobody can be asked yet, so
+/// it does not run.
+fn unasked(verdict: &PolicyVerdict, intent: &ToolIntent) -> ToolOutcome {
+    let message = format!(
+        "a person has to approve this call, and nobody can be asked here: {}",
+        verdict.reason
+    );
+    let failure = Failure::new(ErrorCode::Denied, message);
+    refusal(intent.step, &intent.call_id, &intent.tool, failure)
 }
 
 fn limit(message: String) -> Failure {

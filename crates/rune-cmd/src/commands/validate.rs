@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rune_runtime::PolicySet;
 use rune_spec::{AgentPackage, SpecErrors};
 use serde_json::{Value, json};
 
@@ -23,7 +24,9 @@ pub(crate) struct ValidateArgs {
 }
 
 pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Outcome {
-    match AgentPackage::load(&agent_dir(&args.dir)) {
+    let loaded = AgentPackage::load(&agent_dir(&args.dir));
+    let checked = loaded.and_then(|package| PolicySet::compile(&package).map(|_| package));
+    match checked {
         Ok(package) => {
             context.output.data(&summary(&package), text)?;
             Ok(Exit::Ok)
@@ -97,13 +100,14 @@ fn summary(package: &AgentPackage) -> Value {
         "workflow": package.workflow.is_some(),
         "channels": package.channels.is_some(),
         "script": package.script.is_some(),
+        "policy": package.policy.is_some(),
         "tools": tools,
     })
 }
 
 fn text(summary: &Value) -> String {
     let word = |field: &str| summary[field].as_str().unwrap_or_default().to_owned();
-    let files: Vec<&str> = ["workflow", "channels", "script"]
+    let files: Vec<&str> = ["workflow", "channels", "script", "policy"]
         .into_iter()
         .filter(|file| summary[*file] == true)
         .collect();

@@ -173,6 +173,7 @@ impl Engine {
             request_id: row.id,
             session_id: row.session_id,
             namespace: row.namespace,
+            caller: row.caller,
             deployment_id: row.deployment_id,
             checkpoint: row.checkpoint,
             state,

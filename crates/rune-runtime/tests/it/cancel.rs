@@ -81,6 +81,7 @@ async fn while_a_tool_sleeps_no_process_is_left() {
         "accepted",
         "started",
         "model_reply",
+        "policy_verdict",
         "tool_intent",
         "cancel_requested",
         "tool_result",

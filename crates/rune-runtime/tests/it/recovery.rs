@@ -128,7 +128,7 @@ async fn a_request_cut_after_any_entry_ends_and_repeats_no_effect() {
 async fn a_request_that_never_gets_through_is_given_up() {
     let rig = Rig::new(five_steps()).await;
     let whole = rig.ask("go").await;
-    // accepted, then five starts, the first reply and its intent.
+    // accepted, then five starts, the first reply, its verdict and its intent.
     let mut journal = vec![whole.journal[0].clone()];
     for attempt in 1..=5 {
         let mut started = whole.journal[1].clone();
@@ -137,7 +137,7 @@ async fn a_request_that_never_gets_through_is_given_up() {
         }
         journal.push(started);
     }
-    journal.extend_from_slice(&whole.journal[2..4]);
+    journal.extend_from_slice(&whole.journal[2..5]);
     let next = rig.cut(&whole.row, &journal, journal.len()).await;
     let ended = recovered(&next, &whole).await;
     assert_eq!(
@@ -167,14 +167,14 @@ async fn a_request_whose_deployment_is_gone_fails() {
 async fn a_cancel_before_the_crash_is_kept() {
     let rig = Rig::new(five_steps()).await;
     let whole = rig.ask("go").await;
-    let mut journal = whole.journal[..4].to_vec();
+    let mut journal = whole.journal[..5].to_vec();
     journal.push(Entry {
         body: EntryBody::CancelRequested {
             reason: "test".to_owned(),
         },
         ..whole.journal[0].clone()
     });
-    let next = rig.cut(&whole.row, &journal, 5).await;
+    let next = rig.cut(&whole.row, &journal, 6).await;
     let ended = recovered(&next, &whole).await;
     assert_eq!(ended.row.status, RequestStatus::Cancelled);
     assert_whole(&ended.journal);

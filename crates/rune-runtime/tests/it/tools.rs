@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rune_store_runtime::{AuditFilter, AuditVerdict, PageRequest};
 use serde_json::{Value, json};
 
 use super::harness::{Bot, Ended, Rig, loader};
@@ -123,25 +124,55 @@ async fn retries_use_the_same_key() {
     assert!(keys.iter().all(|key| *key == keys[0] && !key.is_empty()));
 }
 
-#[test]
-fn a_rule_that_would_not_be_kept_is_refused() {
-    let load = |policy: &str| {
-        let home = tempfile::tempdir().unwrap();
-        let runefile = format!(
-            "name: bot\nversion: 0.1.0\ninstructions: Help.\ndefault_model: default\n\
-             toolset: [rune@shell-exec]\npolicy: {policy}\nmodels: {{providers: [offline]}}\n"
-        );
-        std::fs::write(home.path().join("Runefile"), runefile).unwrap();
-        let loaded = loader(home.path()).load(home.path(), "dev", &BTreeMap::new());
-        loaded.map(drop).map_err(|error| error.to_string())
-    };
-    for (policy, named) in [
-        ("{deny: [rune@shell-exec]}", "`policy.deny`"),
-        ("{ask: [rune@shell-exec]}", "`policy.ask`"),
-        ("{mode: strict}", "`policy.mode: strict`"),
+#[tokio::test]
+async fn a_denied_call_does_not_run_and_the_model_and_the_audit_trail_say_why() {
+    let policy = json!({"deny": ["t(secret*)"], "ask": ["t(big*)"]});
+    let more =
+        json!({"input_schema": {"properties": {"x": {"type": "string"}}, "required": ["x"]}});
+    for (argument, verdict, expected) in [
+        ("plain", AuditVerdict::Allowed, "ok"),
+        (
+            "secret",
+            AuditVerdict::Denied,
+            "policy denies this call: denied by `Runefile",
+        ),
+        (
+            "big",
+            AuditVerdict::Asked,
+            "a person has to approve this call",
+        ),
     ] {
-        let error = load(policy).unwrap_err();
-        assert!(error.contains(named), "{error}");
+        let bot = Bot::new()
+            .tool("t", &more, "cat >/dev/null; touch ran; echo '\"ok\"'\n")
+            .set("policy", policy.clone());
+        let (rig, ended) = call(bot, "t", json!({ "x": argument })).await;
+        let (_, told) = &ended.results()[0];
+        assert!(told.contains(expected), "{argument}: {told}");
+        let ran = verdict == AuditVerdict::Allowed;
+        assert_eq!(ended.kinds().contains(&"tool_intent"), ran);
+        let rows = rig
+            .store
+            .audit(&AuditFilter::default(), &PageRequest::default())
+            .await;
+        let rows = rows.unwrap().items;
+        assert_eq!(rows.len(), 1, "one row per decision");
+        assert_eq!(
+            (rows[0].kind.as_str(), rows[0].resource.as_str()),
+            ("tool", "t")
+        );
+        assert_eq!(rows[0].verdict, verdict);
+        assert!(rows[0].request_id.is_some());
     }
-    assert_eq!(load("{mode: listed, allow: [rune@shell-exec]}"), Ok(()));
+}
+
+#[test]
+fn an_agent_whose_cedar_file_is_wrong_is_not_loaded() {
+    let home = tempfile::tempdir().unwrap();
+    let runefile = "name: bot\nversion: 0.1.0\ninstructions: Help.\ndefault_model: default\n\
+                    models: {providers: [offline]}\n";
+    std::fs::write(home.path().join("Runefile"), runefile).unwrap();
+    std::fs::write(home.path().join("policy.cedar"), "permit(principal").unwrap();
+    let loaded = loader(home.path()).load(home.path(), "dev", &BTreeMap::new());
+    let error = loaded.map(drop).unwrap_err().to_string();
+    assert!(error.contains("policy.cedar:1:"), "{error}");
 }
