@@ -210,6 +210,33 @@ fn cedar_sees_agent_caller_tool_and_arguments() {
     assert_eq!(verdict(PolicyResource::Agent(&other)), Denied);
 }
 
+/// The first block of `docs/policy.md` in this language.
+fn documented(language: &str) -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/policy.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, rest) = page.split_once(&format!("```{language}\n")).unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+#[test]
+fn the_documented_examples_hold() {
+    let yaml = documented("yaml").replace("  file: policy.cedar ", "  # ");
+    let rules = yaml.split_once("policy:\n").unwrap().1;
+    let guard = Guard::new(rules, None);
+    guard.check("rune@shell-exec", &shell("git push origin"), Asked);
+    guard.check("rune@shell-exec", &shell("git status"), Allowed);
+    guard.check("rune@shell-exec", &shell("git push; sudo x"), Denied);
+    let key = json!({"path": ".ssh/id", "content": ""});
+    guard.check("rune@file-write", &key, Denied);
+
+    let guard = Guard::new("", Some(&documented("cedar")));
+    guard.check("pay", &json!({"amount": 100.5}), Asked);
+    let pay = json!({"amount": 1});
+    let denied = guard.ask("ci", guard.resource("pay", &pay));
+    assert_eq!(denied.policy_ids, ["policy.cedar:1 no-ci"]);
+    assert_eq!(denied.reason, "the pipeline pays nobody");
+}
+
 #[test]
 fn what_cannot_be_evaluated_is_denied() {
     let cedar = "forbid(principal, action == Action::\"tool\", resource == Tool::\"pay\")\n\
