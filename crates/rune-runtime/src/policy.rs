@@ -16,6 +16,7 @@ mod cedar_file;
 mod compile;
 mod decision;
 mod engine;
+mod nesting;
 mod query;
 mod replay;
 mod schema;

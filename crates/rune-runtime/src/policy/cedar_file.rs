@@ -10,7 +10,7 @@ use cedar_policy::{
 use miette::Diagnostic;
 use rune_spec::{AgentPackage, PolicyFile, SpecError, SpecErrors, nearest};
 
-use super::schema;
+use super::{nesting, schema};
 
 /// The annotations that Rune acts on.
 const ANNOTATIONS: [&str; 3] = ["id", "ask", "reason"];
@@ -18,6 +18,13 @@ const ANNOTATIONS: [&str; 3] = ["id", "ask", "reason"];
 /// The policies of a file, in its order, each under an id that names its line.
 pub(super) fn parse(file: &PolicyFile, package: &AgentPackage) -> Result<Vec<Policy>, SpecErrors> {
     let reader = Reader { file, package };
+    if let Err((range, message)) = nesting::check(&file.text) {
+        let help = "write it as several policies";
+        return Err(reader
+            .error(range, message)
+            .with_help(Some(help.to_owned()))
+            .into());
+    }
     let parsed: PolicySet = file.text.parse().map_err(|errors| reader.syntax(&errors))?;
     let mut errors = Vec::new();
     for template in parsed.templates() {

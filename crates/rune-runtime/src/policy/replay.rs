@@ -95,7 +95,7 @@ impl PolicySet {
                         arguments: &call.arguments,
                     },
                 }),
-                None => PolicyDecision::failed(format!("`{}` is not in the toolset", call.tool)),
+                None => PolicyDecision::failed(&format!("`{}` is not in the toolset", call.tool)),
             };
             if after.verdict == before {
                 continue;

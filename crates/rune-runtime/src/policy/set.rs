@@ -79,7 +79,7 @@ impl PolicySet {
         let (request, entities) = match self.request(query) {
             Ok(ready) => ready,
             Err(error) => {
-                return PolicyDecision::failed(format!("the policy cannot be evaluated: {error}"));
+                return PolicyDecision::failed(&format!("the policy cannot be evaluated: {error}"));
             }
         };
         let response = self
@@ -101,7 +101,7 @@ impl PolicySet {
             .any(|(_, note)| note.effect == PolicyEffect::Deny);
         if let (false, Some(error)) = (denied, errors.first()) {
             // A policy that was skipped might have been the one that forbids.
-            return PolicyDecision::failed(format!("the policy cannot be evaluated: {error}"));
+            return PolicyDecision::failed(&format!("the policy cannot be evaluated: {error}"));
         }
         let (verdict, effect) = match response.decision() {
             Decision::Allow => (Verdict::Allowed, PolicyEffect::Allow),
@@ -110,20 +110,17 @@ impl PolicySet {
             Decision::Deny => return self.nothing_permits(&query.resource),
         };
         spoke.retain(|(_, note)| note.effect == effect);
-        PolicyDecision {
-            verdict,
-            reason: reason(verdict, &spoke),
-            policy_ids: spoke.iter().map(|(id, _)| id.to_string()).collect(),
-        }
+        let ids = spoke.iter().map(|(id, _)| id.to_string()).collect();
+        PolicyDecision::new(verdict, &reason(verdict, &spoke), ids)
     }
 
     fn nothing_permits(&self, resource: &PolicyResource<'_>) -> PolicyDecision {
         match (resource, self.mode) {
-            (PolicyResource::Tool { name, .. }, PolicyMode::Strict) => PolicyDecision {
-                verdict: Verdict::Asked,
-                reason: format!("`{name}` is not declared read-only (`policy.mode: strict`)"),
-                policy_ids: vec!["mode strict".to_owned()],
-            },
+            (PolicyResource::Tool { name, .. }, PolicyMode::Strict) => PolicyDecision::new(
+                Verdict::Asked,
+                &format!("`{name}` is not declared read-only (`policy.mode: strict`)"),
+                vec!["mode strict".to_owned()],
+            ),
             _ => PolicyDecision::failed("no policy permits it"),
         }
     }

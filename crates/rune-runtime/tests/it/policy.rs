@@ -534,3 +534,47 @@ proptest! {
         prop_assert_eq!(guard.decide(name, &input).verdict, Denied);
     }
 }
+
+#[test]
+fn deep_nesting_in_a_cedar_file_is_an_error_and_no_crash() {
+    let open = |text: &str, close: &str, count: usize| {
+        let (text, close) = (text.repeat(count), close.repeat(count));
+        format!("permit(principal, action, resource) when {{ {text}true{close} }};")
+    };
+    for text in [
+        open("(", ")", 20_000),
+        open("[", "]", 20_000),
+        open("{a: ", "}", 20_000),
+        open("if true then true else ", "", 20_000),
+        open("!", "", 20_000),
+        open("true && ", "", 20_000),
+        open("context.arguments.", "x", 20_000),
+        // As much as is let through.
+        open("(", ")", 29),
+        open("if true then true else ", "", 250),
+        open("true || ", "", 250),
+        open("1 + ", "", 250),
+        open("context.", "x", 250),
+    ] {
+        let package = package("", Some(&text));
+        let worker = std::thread::Builder::new().stack_size(2 * 1024 * 1024);
+        let compiled = worker.spawn(move || PolicySet::compile(&package).map(drop));
+        let _ = compiled.unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn many_policies_that_decide_are_named_shortly_and_not_alike() {
+    let rules: Vec<String> = (0..40)
+        .map(|n| format!("    - rune@shell-exec(*{n}*)\n"))
+        .collect();
+    let guard = Guard::new(&format!("  ask:\n{}", rules.concat()), None);
+    let all: String = (0..40).map(|n| format!("{n} ")).collect();
+    let some: String = (0..30).map(|n| format!("{n} ")).collect();
+    let (all, some) = (
+        guard.decide("rune@shell-exec", &shell(&all)),
+        guard.decide("rune@shell-exec", &shell(&some)),
+    );
+    assert_eq!((all.verdict, all.policy_ids.len()), (Asked, 16));
+    assert_ne!(all.policy_ids, some.policy_ids);
+}
