@@ -1,16 +1,14 @@
 //! The router of the control-plane API.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use bytes::Bytes;
-use rune_http::{Auth, Edge, Readiness, secure};
+use rune_http::{Auth, Edge, Readiness, api, secure};
 use rune_runtime::{ReconcileHandle, ReplicaRouter};
 use rune_store_runtime::{BlobStore, Store, Timestamp};
 use utoipa::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::routes::{agent_versions, audit, deployments, nodes, replicas, status, usage};
 
@@ -56,7 +54,6 @@ pub(crate) struct Shared {
     pub(crate) reconcile: ReconcileHandle,
     pub(crate) node: NodeInfo,
     pub(crate) readiness: Readiness,
-    pub(crate) document: Bytes,
 }
 
 #[derive(OpenApi)]
@@ -66,10 +63,16 @@ pub(crate) struct Shared {
 ))]
 struct Document;
 
+/// The document of the API, made when somebody asks for it first.
+pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+    let mut document = document();
+    secure(&mut document, PUBLIC_ROUTES);
+    document.to_json().map(Bytes::from).unwrap_or_default()
+});
+
 impl ControlPlane {
     /// Every route of the control-plane API, protected.
     pub fn router(self) -> Router {
-        let (router, document) = all_routes();
         let shared = Shared {
             store: self.store,
             blobs: self.blobs,
@@ -77,29 +80,28 @@ impl ControlPlane {
             reconcile: self.reconcile,
             node: self.node,
             readiness: self.readiness,
-            document: document.to_json().map(Bytes::from).unwrap_or_default(),
         };
-        let router = router.with_state(Arc::new(shared));
+        let router = routes().with_state(Arc::new(shared));
         Edge::new("control-plane", self.auth, PUBLIC_ROUTES).protect(router)
     }
 }
 
-/// The one list of routes, and the document that describes it.
-fn all_routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
-    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
-        .routes(routes!(agent_versions::publish, agent_versions::list))
-        .routes(routes!(agent_versions::get))
-        .routes(routes!(deployments::apply, deployments::list))
-        .routes(routes!(deployments::get, deployments::delete))
-        .routes(routes!(deployments::scale))
-        .routes(routes!(replicas::list))
-        .routes(routes!(nodes::list))
-        .routes(routes!(audit::list))
-        .routes(routes!(usage::list))
-        .routes(routes!(status::health))
-        .routes(routes!(status::ready))
-        .routes(routes!(status::openapi))
-        .split_for_parts();
-    secure(&mut document, PUBLIC_ROUTES);
-    (router, document)
+// The one list of routes.
+api! {
+    Arc<Shared>: Document:
+    agent_versions::publish,
+    agent_versions::list,
+    agent_versions::get,
+    deployments::apply,
+    deployments::list,
+    deployments::get,
+    deployments::delete,
+    deployments::scale,
+    replicas::list,
+    nodes::list,
+    audit::list,
+    usage::list,
+    status::health,
+    status::ready,
+    status::openapi,
 }

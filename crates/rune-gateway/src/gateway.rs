@@ -1,15 +1,13 @@
 //! The router of the public API.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
-use rune_http::{Auth, Edge, Readiness, secure};
+use rune_http::{Auth, Edge, Readiness, api, secure};
 use rune_runtime::Engine;
 use utoipa::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::routes::{agents, events, invoke, replicas, requests, sessions, status};
 
@@ -33,7 +31,6 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: PrometheusHandle,
-    pub(crate) document: Bytes,
 }
 
 #[derive(OpenApi)]
@@ -43,40 +40,43 @@ pub(crate) struct Shared {
 ))]
 struct Document;
 
+/// The document of the API, made when somebody asks for it first.
+pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+    let mut document = document();
+    secure(&mut document, PUBLIC_ROUTES);
+    document.to_json().map(Bytes::from).unwrap_or_default()
+});
+
 impl Gateway {
     /// Every route of the public API, protected.
     pub fn router(self) -> Router {
-        let (router, document) = all_routes();
         let shared = Shared {
             engine: self.engine,
             readiness: self.readiness,
             metrics: self.metrics,
-            document: document.to_json().map(Bytes::from).unwrap_or_default(),
         };
-        let router = router.with_state(Arc::new(shared));
+        let router = routes().with_state(Arc::new(shared));
         Edge::new("gateway", self.auth, PUBLIC_ROUTES).protect(router)
     }
 }
 
-/// The one list of routes, and the document that describes it.
-fn all_routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
-    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
-        .routes(routes!(invoke::invoke))
-        .routes(routes!(sessions::create))
-        .routes(routes!(agents::list))
-        .routes(routes!(agents::get))
-        .routes(routes!(sessions::get, sessions::delete))
-        .routes(routes!(sessions::messages))
-        .routes(routes!(requests::list))
-        .routes(routes!(requests::get))
-        .routes(routes!(events::events))
-        .routes(routes!(requests::cancel))
-        .routes(routes!(replicas::health))
-        .routes(routes!(status::health))
-        .routes(routes!(status::ready))
-        .routes(routes!(status::metrics))
-        .routes(routes!(status::openapi))
-        .split_for_parts();
-    secure(&mut document, PUBLIC_ROUTES);
-    (router, document)
+// The one list of routes.
+api! {
+    Arc<Shared>: Document:
+    invoke::invoke,
+    sessions::create,
+    agents::list,
+    agents::get,
+    sessions::get,
+    sessions::delete,
+    sessions::messages,
+    requests::list,
+    requests::get,
+    events::events,
+    requests::cancel,
+    replicas::health,
+    status::health,
+    status::ready,
+    status::metrics,
+    status::openapi,
 }

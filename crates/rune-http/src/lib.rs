@@ -6,6 +6,7 @@
 //! * [`Auth`] says who a caller is; [`check_bind`] refuses to expose a listener without it.
 //! * [`ApiError`] is the only way to answer an error; [`Json`], [`JsonOrDefault`], [`Query`]
 //!   and [`Path`] refuse bad input with it.
+//! * [`api!`] makes the routes and their document from one list of handlers.
 //!
 //! Invariants:
 //! * every answer carries `x-request-id`, and every error of a handler, an extractor or the
@@ -15,6 +16,7 @@
 //!
 //! What is not here: routes, and what they mean.
 
+mod api;
 mod auth;
 mod bind;
 mod body;

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::CONTENT_TYPE;
 use rune_http::{ErrorBody, Health, Json, ReadyReport};
 
-use crate::control_plane::Shared;
+use crate::control_plane::{DOCUMENT, Shared};
 
 /// Whether the process lives.
 #[utoipa::path(
@@ -38,10 +38,6 @@ pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
-pub(crate) async fn openapi(State(shared): State<Arc<Shared>>) -> Response {
-    (
-        [(CONTENT_TYPE, "application/json")],
-        shared.document.clone(),
-    )
-        .into_response()
+pub(crate) async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT.clone()).into_response()
 }

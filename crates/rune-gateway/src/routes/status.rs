@@ -7,7 +7,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::CONTENT_TYPE;
 use rune_http::{ErrorBody, Health, Json, ReadyReport};
 
-use crate::gateway::Shared;
+use crate::gateway::{DOCUMENT, Shared};
 
 /// The format of `/metrics`.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -53,10 +53,6 @@ pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
-pub(crate) async fn openapi(State(shared): State<Arc<Shared>>) -> Response {
-    (
-        [(CONTENT_TYPE, "application/json")],
-        shared.document.clone(),
-    )
-        .into_response()
+pub(crate) async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT.clone()).into_response()
 }
