@@ -1,7 +1,7 @@
 //! The three kinds of connections: one that writes, some that read, one that
 //! checkpoints.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -51,13 +51,17 @@ pub(crate) fn writer(path: &Path, durability: Durability) -> Result<Connection, 
         path: path.to_owned(),
         source,
     };
-    // Before SQLite makes it readable for everybody; the files beside it take its mode.
-    let created = private::file_options().create(true).open(path);
-    created.map_err(|source| StorageError::Io {
-        action: "create",
-        path: path.to_owned(),
-        source,
-    })?;
+    if is_new(path) {
+        create(path)?;
+    } else {
+        // Before SQLite makes it readable for everybody, where only files beside it are left of a database.
+        let opened = private::file_options().create(true).open(path);
+        opened.map_err(|source| StorageError::Io {
+            action: "create",
+            path: path.to_owned(),
+            source,
+        })?;
+    }
     let mut connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -73,6 +77,65 @@ pub(crate) fn writer(path: &Path, durability: Durability) -> Result<Connection, 
     migration::migrate(&mut connection, path)?;
     prepare_writer(&mut connection).map_err(sqlite)?;
     Ok(connection)
+}
+
+/// Whether neither the database nor a file that would belong to it is there.
+fn is_new(path: &Path) -> bool {
+    let none = |suffix| matches!(beside(path, suffix).try_exists(), Ok(false));
+    ["", "-wal", "-shm", "-journal"].into_iter().all(none)
+}
+
+/// Makes the database under another name and gives it its own when it is complete, so that it costs two syncs instead
+/// of those of a dozen steps, and a crash leaves all of it or nothing.
+fn create(path: &Path) -> Result<(), StorageError> {
+    let draft = beside(path, ".new");
+    let io = |source| StorageError::Io {
+        action: "create",
+        path: path.to_owned(),
+        source,
+    };
+    // Before SQLite makes it readable for everybody; the files beside it take its mode. What an earlier attempt left is
+    // dropped.
+    if draft.try_exists().map_err(io)? {
+        std::fs::remove_file(&draft).map_err(io)?;
+    }
+    let file = private::file_options().create_new(true).open(&draft);
+    let file = file.map_err(io)?;
+    let sqlite = |source| StorageError::Sqlite {
+        action: "create",
+        path: path.to_owned(),
+        source,
+    };
+    let mut connection = Connection::open_with_flags(
+        &draft,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(sqlite)?;
+    for (pragma, value) in [("journal_mode", "OFF"), ("synchronous", "OFF")] {
+        connection
+            .pragma_update(None, pragma, value)
+            .map_err(sqlite)?;
+    }
+    migration::migrate(&mut connection, path)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(sqlite)?;
+    connection.close().map_err(|(_, source)| sqlite(source))?;
+    file.sync_all().map_err(io)?;
+    std::fs::rename(&draft, path).map_err(io)?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    std::fs::File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(io)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// An empty database in memory on which [`crate::apply`] works as on the real
@@ -149,6 +212,41 @@ fn check_version() -> Result<(), StorageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_database_is_complete_and_private_and_replaces_a_torn_attempt() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rune.db");
+        std::fs::write(directory.path().join("rune.db.new"), "torn").unwrap();
+        create(&path).unwrap();
+        let names: Vec<_> = std::fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["rune.db"]);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!is_new(&path));
+        let db = Connection::open(&path).unwrap();
+        let mode: String = db
+            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+            .unwrap();
+        let check: String = db
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!((mode.as_str(), check.as_str()), ("wal", "ok"));
+    }
+
+    #[test]
+    fn a_database_with_a_log_beside_it_is_not_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rune.db");
+        assert!(is_new(&path));
+        std::fs::write(directory.path().join("rune.db-wal"), "").unwrap();
+        assert!(!is_new(&path));
+    }
 
     #[test]
     fn the_writer_refuses_what_depends_on_chance_or_clock() {
