@@ -4,8 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use bytes::Bytes;
-use metrics_exporter_prometheus::PrometheusHandle;
-use rune_http::{Auth, Edge, Readiness, api, secure};
+use rune_http::{Auth, Edge, Metrics, Readiness, api, secure};
 use rune_runtime::Engine;
 use utoipa::OpenApi;
 
@@ -23,14 +22,14 @@ pub struct Gateway {
     /// What `/ready` reports.
     pub readiness: Readiness,
     /// What `/metrics` shows.
-    pub metrics: PrometheusHandle,
+    pub metrics: Metrics,
 }
 
 /// What handlers share.
 pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) readiness: Readiness,
-    pub(crate) metrics: PrometheusHandle,
+    pub(crate) metrics: Metrics,
 }
 
 #[derive(OpenApi)]

@@ -6,6 +6,7 @@
 //! * [`Auth`] says who a caller is; [`check_bind`] refuses to expose a listener without it.
 //! * [`ApiError`] is the only way to answer an error; [`Json`], [`JsonOrDefault`], [`Query`]
 //!   and [`Path`] refuse bad input with it.
+//! * [`Metrics`] keeps the metrics of the process and shows them to Prometheus.
 //! * [`api!`] makes the routes and their document from one list of handlers.
 //!
 //! Invariants:
@@ -39,6 +40,7 @@ pub use caller::Caller;
 pub use edge::{Edge, MAX_HEADER_BYTES, MAX_URI_BYTES, REQUEST_ID};
 pub use error::ApiError;
 pub use extract::{Json, JsonOrDefault, Path, Query};
+pub use metrics::recorder::Metrics;
 pub use openapi::{ErrorBody, ErrorDetail, public_operations, secure};
 pub use page::page_request;
 pub use readiness::{Health, PartStatus, Readiness, ReadyPart, ReadyReport};

@@ -1,4 +1,6 @@
-//! Metrics of HTTP requests.
+//! Metrics of HTTP requests; [`recorder`] keeps those of the whole process.
+
+pub(crate) mod recorder;
 
 use std::time::Duration;
 

@@ -2,15 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use rune_cp::{ControlPlane, NodeInfo};
 use rune_env::Config;
 use rune_gateway::Gateway;
-use rune_http::{Readiness, Server};
-use rune_runtime::{LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, Tasks};
+use rune_http::{Metrics, Readiness, Server};
+use rune_runtime::{LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop};
 use rune_storage::{DataDirLock, StorageError, create_private_dir};
 use rune_store_runtime::{Clock, SystemClock};
 use tokio::net::TcpListener;
@@ -30,12 +28,8 @@ use crate::interrupt::Interrupt;
 const MAX_WORKERS: usize = 8;
 /// How long tasks get to end after the requests have.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How often old samples of the metrics are let go.
-const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// Name of the only node.
 const NODE_ID: &str = "local";
-
-type Recorder = JoinHandle<Result<PrometheusHandle, BuildError>>;
 
 /// Runs until it is asked to end.
 pub(crate) fn run(context: &Context, options: &StartOptions, detached: bool) -> Outcome {
@@ -59,7 +53,10 @@ fn start(
         &context.config.observability,
         log.map(launch::open_log).transpose()?,
     )?;
-    let recorder = install_recorder();
+    let metrics = Metrics::default();
+    metrics
+        .install()
+        .map_err(|error| Failure::because("cannot collect metrics", &error))?;
     let workers = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(2, MAX_WORKERS);
@@ -69,7 +66,7 @@ fn start(
         .enable_all()
         .build()
         .map_err(|error| Failure::because("cannot start the runtime", &error))?;
-    let result = runtime.block_on(serve(context, options, reporter, recorder));
+    let result = runtime.block_on(serve(context, options, reporter, metrics));
     runtime.shutdown_background();
     result
 }
@@ -78,7 +75,7 @@ async fn serve(
     context: &Context,
     options: &StartOptions,
     reporter: &mut Reporter,
-    recorder: Recorder,
+    metrics: Metrics,
 ) -> Outcome {
     let config = &context.config;
     for setting in unused::without_effect(config) {
@@ -125,7 +122,6 @@ async fn serve(
         }
     };
     node.tasks.spawn("retake", node.engine.clone().retake());
-    let metrics = metrics(recorder, &node.tasks)?;
     serve_http(&node, listeners, readiness, reconcile_handle, metrics);
     ready.set(true);
     tracing::info!(
@@ -156,7 +152,7 @@ fn serve_http(
     listeners: Listeners,
     readiness: Readiness,
     reconcile: ReconcileHandle,
-    metrics: PrometheusHandle,
+    metrics: Metrics,
 ) {
     let info = NodeInfo {
         id: NODE_ID.to_owned(),
@@ -192,34 +188,6 @@ fn serve_http(
         let serving = server.run(node.tasks.shutdown(), STOP_GRACE);
         node.tasks.spawn(name, serving);
     }
-}
-
-/// Starts collecting metrics. The recorder calibrates a clock, which takes as long as the rest of the start, so it does
-/// that beside it.
-fn install_recorder() -> Recorder {
-    std::thread::spawn(|| PrometheusBuilder::new().install_recorder())
-}
-
-/// Waits for the recorder and lets old samples go from time to time.
-fn metrics(recorder: Recorder, tasks: &Tasks) -> Outcome<PrometheusHandle> {
-    let installed = recorder.join().map_err(|_| {
-        Failure::new(
-            Exit::Failed,
-            "cannot collect metrics: the recorder panicked",
-        )
-    })?;
-    let handle = installed.map_err(|error| Failure::because("cannot collect metrics", &error))?;
-    let (upkeep, shutdown) = (handle.clone(), tasks.shutdown());
-    tasks.spawn("metrics", async move {
-        let mut tick = tokio::time::interval(METRICS_UPKEEP);
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                _ = tick.tick() => upkeep.run_upkeep(),
-            }
-        }
-    });
-    Ok(handle)
 }
 
 /// Lets requests end, then tasks, then the store. What does not end in time is in the journal and is taken up by the

@@ -3,10 +3,9 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use reqwest::{Client, RequestBuilder};
 use rune_gateway::Gateway;
-use rune_http::{Auth, Readiness, ReadyPart, Server};
+use rune_http::{Auth, Metrics, Readiness, ReadyPart, Server};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -74,10 +73,14 @@ impl TestGateway {
 }
 
 /// What the recorder of this process has collected.
-fn metrics() -> PrometheusHandle {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+fn metrics() -> Metrics {
+    static HANDLE: OnceLock<Metrics> = OnceLock::new();
     HANDLE
-        .get_or_init(|| PrometheusBuilder::new().install_recorder().unwrap())
+        .get_or_init(|| {
+            let metrics = Metrics::default();
+            metrics.install().unwrap();
+            metrics
+        })
         .clone()
 }
 
