@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use cedar_policy::{Effect, Policy, PolicyId};
-use rune_spec::{AgentPackage, RuleArguments, SpecError, SpecErrors};
+use rune_spec::{AgentPackage, PolicyRule, RuleArguments, SpecError, SpecErrors};
 
 use super::arguments::Needs;
 use super::set::{PolicyEffect, PolicyNote, PolicySet};
@@ -42,7 +42,7 @@ impl PolicySet {
             }
             None => {
                 let rules = [&policy.allow, &policy.ask, &policy.deny];
-                let arguments = rules.into_iter().flatten().map(|rule| rule.arguments());
+                let arguments = rules.into_iter().flatten().map(PolicyRule::arguments);
                 let named = arguments.filter_map(|arguments| match arguments {
                     RuleArguments::Named(named) => Some(named.iter().map(|(name, _)| name)),
                     _ => None,
@@ -86,7 +86,7 @@ impl Builder {
             reason: reason.map(str::to_owned),
         };
         let added = self.set.add(policy);
-        added.map_err(|error| self.internal(&id.to_string(), &error))?;
+        added.map_err(|error| self.internal(id.as_ref(), &error))?;
         self.notes.push((id, note));
         Ok(())
     }

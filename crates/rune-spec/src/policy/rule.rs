@@ -93,7 +93,7 @@ impl FromStr for PolicyRule {
             RuleArguments::Any => {}
             RuleArguments::Primary(glob) => check_wildcards(glob)?,
             RuleArguments::Named(named) => {
-                named.iter().try_for_each(|(_, g)| check_wildcards(g))?
+                named.iter().try_for_each(|(_, g)| check_wildcards(g))?;
             }
         }
         check_wildcards(&rule.tool).map(|()| rule)
