@@ -162,7 +162,7 @@ fn render<T>(
 ) {
     let all = all.read().unwrap_or_else(PoisonError::into_inner);
     let mut sorted: Vec<_> = all.iter().collect();
-    sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+    sorted.sort_by_key(|(key, _)| *key);
     let mut name = "";
     for (key, value) in sorted {
         if key.name() != name {
