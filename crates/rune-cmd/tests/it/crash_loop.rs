@@ -149,7 +149,7 @@ async fn crash_loop_loses_no_request_and_repeats_no_effect() {
     }
     let mut seeded = Seeded::new(SEED);
     let mut answered = HashMap::new();
-    let (mut ids, mut resumed) = (0, 0);
+    let (mut ids, mut resumed, mut kills) = (0, 0, 0);
     for round in 0..ROUNDS {
         let api = Api::of(&served.0);
         let clients: Vec<_> = (0..REQUESTS)
@@ -161,37 +161,31 @@ async fn crash_loop_loses_no_request_and_repeats_no_effect() {
         for client in clients {
             told.push(client.await.unwrap());
         }
-        if round % 2 == 0 {
-            assert_sound(&served);
-        }
+        assert_sound(&served);
+        kills += 1;
         served.0.restart().await.unwrap();
         if seeded.below(4) == 0 {
             // While it takes the requests up again.
             tokio::time::sleep(Duration::from_millis(seeded.below(200))).await;
             served.0.kill9().unwrap();
+            assert_sound(&served);
+            kills += 1;
             served.0.restart().await.unwrap();
         }
         let api = Api::of(&served.0);
         settled(&api).await;
+        let mut sessions = shared_sessions();
         for told in told {
             resumed += u64::from(told.id.is_some() && told.output.is_none());
             ids += u64::from(told.id.is_some());
-            check(&api, told, &mut answered).await;
+            sessions.extend(check(&api, told, &mut answered).await);
         }
         check_effects(&served, &api).await;
-        for _ in 0..3 {
-            let (_, agent) = PROTOCOLS[usize::try_from(seeded.below(3)).unwrap()];
-            usable(&api, agent, &format!("{agent}-{}", seeded.below(SESSIONS))).await;
-        }
+        all_usable(&api, sessions).await;
     }
     let api = Api::of(&served.0);
     for (id, output) in &answered {
         assert_eq!(api.request(id).await["output"], *output, "{id}");
-    }
-    for (_, agent) in PROTOCOLS {
-        for n in 0..SESSIONS {
-            usable(&api, agent, &format!("{agent}-{n}")).await;
-        }
     }
     assert_no_panic(&served);
     served.0.terminate().await.unwrap();
@@ -201,7 +195,7 @@ async fn crash_loop_loses_no_request_and_repeats_no_effect() {
         .map(|(_, agent)| lines_of(&served, agent, "once.log").len())
         .sum();
     println!(
-        "{ROUNDS} kills, {ids} request ids answered, {} outputs answered, {resumed} finished after the kill, \
+        "{kills} kills, {ids} request ids answered, {} outputs answered, {resumed} finished after the kill, \
          {effects} effects, none twice",
         answered.len()
     );
@@ -224,8 +218,22 @@ async fn settled(api: &Api) {
     tokio::time::timeout(LIMIT, wait).await.unwrap();
 }
 
-/// What a client was told is so, and a client that was told nothing may ask again under its key.
-async fn check(api: &Api, told: Told, answered: &mut HashMap<String, Value>) {
+/// An agent and one of its sessions.
+type Session = (&'static str, String);
+
+/// The sessions that requests of all rounds share.
+fn shared_sessions() -> HashSet<Session> {
+    let of_agent = |agent| (0..SESSIONS).map(move |n| (agent, format!("{agent}-{n}")));
+    PROTOCOLS
+        .into_iter()
+        .flat_map(|(_, agent)| of_agent(agent))
+        .collect()
+}
+
+/// What a client was told is so, and a client that was told nothing may ask again under its key. Answers the session
+/// of the request, where it is known.
+async fn check(api: &Api, told: Told, answered: &mut HashMap<String, Value>) -> Option<Session> {
+    let mut session = None;
     let echo = json!(format!("Echo: {}", told.request.input));
     if let Some(id) = &told.id {
         let row = api.request(id).await;
@@ -235,6 +243,7 @@ async fn check(api: &Api, told: Told, answered: &mut HashMap<String, Value>) {
         if let Some(session) = &told.request.session {
             assert_eq!(row["session_id"], *session, "{row}");
         }
+        session = Some((told.request.agent, text(&row["session_id"])));
         if let Some(output) = told.output {
             assert_eq!(row["output"], output, "{row}");
             answered.insert(id.clone(), output);
@@ -247,6 +256,7 @@ async fn check(api: &Api, told: Told, answered: &mut HashMap<String, Value>) {
             assert_eq!(body["request_id"], *id);
         }
     }
+    session
 }
 
 /// No call had its effect twice, unless it may, under one key; what the journal says happened did happen.
@@ -279,6 +289,20 @@ async fn check_effects(served: &Served, api: &Api) {
                 assert!(keys.contains_key(&id), "{detail}");
             }
         }
+    }
+}
+
+/// Every session takes the next request.
+async fn all_usable(api: &Api, sessions: HashSet<Session>) {
+    let asked: Vec<_> = sessions
+        .into_iter()
+        .map(|(agent, session)| {
+            let api = api.clone();
+            spawn(async move { usable(&api, agent, &session).await })
+        })
+        .collect();
+    for asked in asked {
+        asked.await.unwrap();
     }
 }
 
