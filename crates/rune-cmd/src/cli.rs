@@ -11,6 +11,10 @@ use crate::commands::{
 };
 use crate::output::Format;
 
+/// Makes this program the launcher of one tool. Not a verb for people, so clap does not know it: a launcher is started
+/// for every call and parses nothing.
+pub(crate) const LAUNCH_VERB: &str = "__exec";
+
 /// Packages, deploys, runs and connects AI agents.
 #[derive(Debug, Parser)]
 #[command(

@@ -8,6 +8,7 @@ use crate::builtin::{
     SystemTime, WebFetch,
 };
 use crate::egress::EgressPolicy;
+use crate::process::Launcher;
 use crate::tool::BuiltinTool;
 use crate::web::WebClient;
 
@@ -21,6 +22,8 @@ pub struct BuiltinsConfig {
     pub egress: EgressPolicy,
     /// The `PATH` of commands: absolute directories, separated by `:`.
     pub search_path: String,
+    /// How commands are started.
+    pub launcher: Launcher,
 }
 
 impl Default for BuiltinsConfig {
@@ -28,6 +31,7 @@ impl Default for BuiltinsConfig {
         Self {
             egress: EgressPolicy::default(),
             search_path: DEFAULT_SEARCH_PATH.to_owned(),
+            launcher: Launcher::Direct,
         }
     }
 }
@@ -50,7 +54,7 @@ impl Builtins {
             Arc::new(MemoryList),
             Arc::new(MemoryRecall),
             Arc::new(MemoryStore),
-            Arc::new(ShellExec::new(config.search_path)),
+            Arc::new(ShellExec::new(config.search_path, config.launcher)),
             Arc::new(SystemTime),
             Arc::new(WebFetch::new(WebClient::new(config.egress))),
         ];

@@ -6,6 +6,7 @@
 //! * [`ToolContext`] is everything a call may touch: a tool never reads the
 //!   environment, the clock of the machine or a path outside its workspace.
 //! * [`ProcessRunner`] runs a tool that is a program of the agent's package.
+//! * [`Launcher`] says how processes are started; [`serve_launch`] is the launcher.
 //! * [`EgressPolicy`] says where outgoing requests may go.
 //! * [`parse_patch`] and [`apply_hunks`] are the pure part of `apply-patch`.
 //!
@@ -15,7 +16,8 @@
 //! # Invariants
 //!
 //! * A call ends within a second of `cancel`, and no process of its group is left
-//!   running, also where the call's future is dropped.
+//!   running, also where the call's future is dropped. With a launcher that holds where
+//!   the whole process is killed.
 //! * A process inherits nothing of the daemon's environment.
 //! * A file tool cannot leave the workspace: paths are resolved by an open directory.
 //! * An HTTP request goes to an address that was checked, not to a name that was.
@@ -39,5 +41,5 @@ pub use builtins::{Builtins, BuiltinsConfig};
 pub use egress::{EgressError, EgressException, EgressPolicy};
 pub use error::{ToolError, ToolErrorKind};
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
-pub use process::{Grant, ProcessRunner, ProcessTool};
+pub use process::{Grant, Launcher, ProcessRunner, ProcessTool, serve_launch};
 pub use tool::{BuiltinTool, ToolContext};

@@ -3,12 +3,16 @@
 mod capture;
 mod exec;
 mod group;
+mod launcher;
 mod program;
 mod runner;
+mod serve;
 mod tool;
 
 pub(crate) use capture::Keep;
 pub(crate) use exec::{Ending, Job, run};
+pub use launcher::Launcher;
 pub(crate) use program::{base_environment, find_program};
 pub use runner::ProcessRunner;
+pub use serve::serve_launch;
 pub use tool::{Grant, ProcessTool};

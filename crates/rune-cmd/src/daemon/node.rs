@@ -9,9 +9,10 @@ use rune_runtime::model::{HttpClient, Timeouts};
 use rune_runtime::{AgentLoader, Engine, ReplicaRouter, Tasks};
 use rune_storage::{Durability, ObjectStore, SqliteStore, StorageConfig, StorageError};
 use rune_store_runtime::{BlobStore, Store, SystemClock};
-use rune_tools::{Builtins, BuiltinsConfig, ProcessRunner};
+use rune_tools::{Builtins, BuiltinsConfig, Launcher, ProcessRunner};
 
 use super::listeners::already_running;
+use crate::cli::LAUNCH_VERB;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
 /// An engine that runs nothing yet.
@@ -85,8 +86,12 @@ impl Node {
         })?;
         let store = Store::new(database.clone(), Arc::new(SystemClock));
         let variables = config.clone();
-        let builtins = BuiltinsConfig::default();
-        let runner = ProcessRunner::new(&builtins.search_path);
+        let builtins = BuiltinsConfig {
+            launcher: launcher()?,
+            ..BuiltinsConfig::default()
+        };
+        let runner =
+            ProcessRunner::new(&builtins.search_path).with_launcher(builtins.launcher.clone());
         let loader = Arc::new(AgentLoader {
             providers: config.providers.clone(),
             timeouts: Timeouts::default(),
@@ -109,6 +114,21 @@ impl Node {
             engine,
         })
     }
+}
+
+/// This program, as what it was when it was started: an upgrade may have replaced its file.
+fn launcher() -> Outcome<Launcher> {
+    let running = Path::new("/proc/self/exe");
+    let program = if running.exists() {
+        running.to_owned()
+    } else {
+        std::env::current_exe()
+            .map_err(|error| Failure::because("cannot find the own program", &error))?
+    };
+    Ok(Launcher::Program {
+        program,
+        args: vec![LAUNCH_VERB.into()],
+    })
 }
 
 /// The file of a `sqlite:PATH` URL.

@@ -29,7 +29,7 @@ async fn cancel(api: &Api, id: &str) -> Duration {
 }
 
 /// The processes whose environment names the request.
-fn processes_of(request: &str) -> Vec<String> {
+pub(crate) fn processes_of(request: &str) -> Vec<String> {
     let marker = format!("RUNE_REQUEST_ID={request}");
     let dirs = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let marked = dirs.filter(|dir| {

@@ -10,6 +10,7 @@ mod cancel;
 mod crash_loop;
 mod files;
 mod home;
+mod launcher;
 mod models;
 mod one_shot;
 mod readme;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ENVELOPE_BYTES, parse};
-use crate::process::{Ending, Job, Keep, base_environment, find_program, run};
+use crate::process::{Ending, Job, Keep, Launcher, base_environment, find_program, run};
 use crate::workspace::{Workspace, io_error};
 use crate::{BuiltinTool, ToolContext, ToolError, blocking};
 
@@ -42,11 +42,15 @@ fn here() -> String {
 /// that has to be stopped is an error that shows the output so far.
 pub(crate) struct ShellExec {
     search_path: String,
+    launcher: Launcher,
 }
 
 impl ShellExec {
-    pub(crate) fn new(search_path: String) -> Self {
-        Self { search_path }
+    pub(crate) fn new(search_path: String, launcher: Launcher) -> Self {
+        Self {
+            search_path,
+            launcher,
+        }
     }
 }
 
@@ -93,7 +97,7 @@ impl BuiltinTool for ShellExec {
             stderr: keep,
             timeout: limit,
         };
-        let finished = run(job, &context.cancel)
+        let finished = run(&self.launcher, job, &context.cancel)
             .await
             .map_err(|error| ToolError::failed(format!("`sh` cannot be started: {error}")))?;
         let so_far = || {

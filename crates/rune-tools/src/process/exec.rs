@@ -4,16 +4,15 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::process::{ChildStdin, Command};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::capture::{Captured, Keep};
 use super::group::{ProcessGroup, TERMINATE_GRACE};
+use super::launcher::{Input, Launched, Launcher};
 
 /// How long the pipes are read after the group has ended. Only a process that left
 /// the group can hold them open for longer.
@@ -62,26 +61,29 @@ pub(crate) struct Finished {
 
 /// Runs a process. When this returns, or its future is dropped, nothing of the
 /// process's group is running any more.
-pub(crate) async fn run(job: Job, cancel: &CancellationToken) -> io::Result<Finished> {
+pub(crate) async fn run(
+    launcher: &Launcher,
+    job: Job,
+    cancel: &CancellationToken,
+) -> io::Result<Finished> {
     let mut stdout = Captured::new(job.stdout);
     let mut stderr = Captured::new(job.stderr);
-    let mut group = ProcessGroup::spawn(
-        Command::new(&job.program)
-            .args(&job.args)
-            .env_clear()
-            .envs(job.env)
-            .current_dir(&job.cwd)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped()),
-    )?;
-    let (input, output, errors) = group.pipes();
+    let Launched {
+        mut group,
+        mut input,
+        stdout: output,
+        stderr: errors,
+    } = launcher.start(&job)?;
     let ending = {
         let pump = read_and_feed(
             overflow(stdout.fill(output), stderr.fill(errors)),
-            feed(input, &job.stdin),
+            feed(&mut input, &job.stdin),
         );
         supervise(&mut group, pump, job.timeout, cancel).await?
+    };
+    let ending = match ending {
+        Ending::Exited(status) => Ending::Exited(input.status(status).await?),
+        stopped => stopped,
     };
     Ok(Finished {
         ending,
@@ -157,12 +159,10 @@ async fn read_and_feed(read: impl Future<Output = bool>, feed: impl Future<Outpu
     }
 }
 
-/// Writes the input and closes the pipe. A process that does not read it is not at
-/// fault, so a broken pipe is no error.
-async fn feed(pipe: Option<ChildStdin>, bytes: &[u8]) {
-    if let Some(mut pipe) = pipe
-        && let Err(error) = pipe.write_all(bytes).await
-    {
+/// Writes the input. A process that does not read it is not at fault, so a broken pipe
+/// is no error.
+async fn feed(input: &mut Input, bytes: &[u8]) {
+    if let Err(error) = input.feed(bytes).await {
         tracing::debug!(%error, "the process did not read its whole input");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::exec::{Ending, Finished, Job, run};
 use super::program::{base_environment, find_program, is_executable};
-use super::{Keep, ProcessTool};
+use super::{Keep, Launcher, ProcessTool};
 use crate::{ToolContext, ToolError, blocking, text};
 
 /// Bytes of standard error kept as diagnostics: its end, where errors are.
@@ -30,6 +30,7 @@ const SHOWN_BYTES: usize = 300;
 #[derive(Debug, Clone)]
 pub struct ProcessRunner {
     search_path: String,
+    launcher: Launcher,
 }
 
 impl ProcessRunner {
@@ -38,7 +39,14 @@ impl ProcessRunner {
     pub fn new(search_path: impl Into<String>) -> Self {
         Self {
             search_path: search_path.into(),
+            launcher: Launcher::Direct,
         }
+    }
+
+    /// The same runner with another way to start processes.
+    #[must_use]
+    pub fn with_launcher(self, launcher: Launcher) -> Self {
+        Self { launcher, ..self }
     }
 
     /// Runs a tool.
@@ -79,7 +87,7 @@ impl ProcessRunner {
             },
             timeout: context.timeout,
         };
-        let finished = run(job, &context.cancel)
+        let finished = run(&self.launcher, job, &context.cancel)
             .await
             .map_err(|error| cannot_start(&tool.module, &error))?;
         answer(tool, context, &finished)

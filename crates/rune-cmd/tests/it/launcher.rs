@@ -1,0 +1,158 @@
+//! What runs through the launcher runs as without one, and ends with the daemon.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
+use rune_testkit::store::FakeStore;
+use rune_testkit::{ModelScript, ModelServer, Reply, TestDaemon, ToolCall};
+use rune_tools::{
+    BuiltinsConfig, Launcher, ProcessRunner, ProcessTool, ToolContext, ToolError, ToolErrorKind,
+};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::cancel::processes_of;
+use crate::home::{RUNE, Served};
+use crate::wire::{Api, LIMIT, POLL, PROTOCOLS, Tool, deploy};
+
+/// Children in the background and in the foreground, none of which wants to end.
+const SLOW: &str = "trap '' TERM\nsleep 600 &\n(trap '' TERM; sleep 600) &\nsleep 600\necho '{}'\n";
+
+async fn run(name: &str, source: &str, input: Value, limit: Duration) -> Result<Value, ToolError> {
+    let dir = tempfile::tempdir().unwrap();
+    let module = dir.path().join(name);
+    fs::write(&module, source).unwrap();
+    let context = ToolContext {
+        request_id: RequestId::generate(),
+        session_id: SessionId::generate(),
+        scope: MemoryScope {
+            namespace: "dev".to_owned(),
+            agent: "tester".to_owned(),
+        },
+        idempotency_key: "key".to_owned(),
+        workspace: dir.path().to_owned(),
+        store: Store::new(Arc::new(FakeStore::new()), Arc::new(SystemClock)),
+        cancel: CancellationToken::new(),
+        timeout: limit,
+        output_limit: 4 << 20,
+    };
+    let runner = ProcessRunner::new(BuiltinsConfig::default().search_path).with_launcher(
+        Launcher::Program {
+            program: RUNE.into(),
+            args: vec!["__exec".into()],
+        },
+    );
+    if !name.contains('.') {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&module, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let tool = ProcessTool::new(module);
+    runner.run(&tool, &context, &input).await
+}
+
+#[tokio::test]
+async fn a_launched_tool_gets_and_answers_the_same() {
+    let large = json!({"text": "grüße ".repeat(200_000)});
+    let echoed = run("echo.sh", "cat", large.clone(), LIMIT).await.unwrap();
+    assert_eq!(echoed, large);
+    // It does not read its input, which is larger than a pipe.
+    let deaf = run("deaf.sh", "echo '{}'", large, LIMIT).await.unwrap();
+    assert_eq!(deaf, json!({}));
+    let env = run(
+        "env.sh",
+        "printf '\"%s\"' \"$(env | cut -d= -f1 | sort | tr '\\n' ' ')\"",
+        json!({}),
+        LIMIT,
+    );
+    let names = env.await.unwrap();
+    let names = names.as_str().unwrap();
+    assert!(names.contains("RUNE_REQUEST_ID"), "{names}");
+    assert!(!names.contains("CARGO"), "{names}");
+    // Not the launcher's socket.
+    let stdin = run(
+        "stdin.sh",
+        "printf '\"%s\"' \"$(readlink /proc/$$/fd/0)\"",
+        json!({}),
+        LIMIT,
+    );
+    let stdin = stdin.await.unwrap();
+    assert!(stdin.as_str().unwrap().starts_with("pipe:"), "{stdin}");
+}
+
+#[tokio::test]
+async fn a_launched_tool_fails_the_same() {
+    for (name, source, expected) in [
+        (
+            "exit.sh",
+            "echo why >&2; exit 7",
+            &["exit code 7", "why"][..],
+        ),
+        ("kill.sh", "kill -11 $$", &["signal 11"]),
+        ("launcher.sh", "kill -9 $PPID; sleep 60", &["signal 9"]),
+        (
+            "none",
+            "#!/no/such/thing\n",
+            &["cannot be started", "interpreter"],
+        ),
+        ("bytes", "\u{1}\u{2}", &["cannot be started", "`#!` line"]),
+    ] {
+        let error = run(name, source, json!({}), LIMIT).await.unwrap_err();
+        assert_eq!(error.kind, ToolErrorKind::Failed, "{name}: {error}");
+        for part in expected {
+            assert!(error.message.contains(part), "{name}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_launched_tool_may_end_politely_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let ended = dir.path().join("ended");
+    let source = format!(
+        "trap 'echo sorry > {}; exit 3' TERM\nwhile :; do sleep 0.01; done\n",
+        ended.display()
+    );
+    let limit = Duration::from_millis(500);
+    let error = run("polite.sh", &source, json!({}), limit)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, ToolErrorKind::Timeout, "{error}");
+    assert_eq!(fs::read_to_string(ended).unwrap(), "sorry\n");
+}
+
+#[tokio::test]
+async fn a_killed_daemon_takes_its_tools_along() {
+    let script = ModelScript::new()
+        .on_text("sleep")
+        .reply(Reply::calls([ToolCall::new("slow", json!({}))]))
+        .then(Reply::text("awake"));
+    let server = ModelServer::start(script).await.unwrap();
+    let mut served = Served(TestDaemon::builder(RUNE).start().await.unwrap());
+    let tool = Tool {
+        name: "slow",
+        script: SLOW,
+        yaml: "timeout_ms: 600000\n",
+    };
+    deploy(
+        &served,
+        "sleeper",
+        &[(&server, PROTOCOLS[0].0)],
+        &[tool],
+        "",
+    );
+    let id = Api::of(&served.0).start("sleeper", "sleep").await;
+    until(|| processes_of(&id).len() >= 4).await;
+    served.0.kill9().unwrap();
+    until(|| processes_of(&id).is_empty()).await;
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait).await.unwrap();
+}
