@@ -1,17 +1,16 @@
 //! Leaving a trace of every change.
 
 use rune_http::Caller;
-use rune_store_runtime::{AuditId, AuditVerdict, DeploymentRow, RecordAudit, Store, StoreError};
+use rune_store_runtime::{AuditId, AuditVerdict, DeploymentRow, RecordAudit};
 
-/// Records that a caller changed something.
-pub(crate) async fn record(
-    store: &Store,
+/// The row that says that a caller changed something. It goes with the change.
+pub(crate) fn row(
     caller: &Caller,
     kind: &str,
     resource: String,
     reason: String,
-) -> Result<(), StoreError> {
-    let row = RecordAudit {
+) -> Vec<RecordAudit> {
+    vec![RecordAudit {
         audit_id: AuditId::generate(),
         kind: kind.to_owned(),
         resource,
@@ -19,11 +18,15 @@ pub(crate) async fn record(
         reason,
         caller: caller.id.as_ref().to_owned(),
         request_id: None,
-    };
-    store.write(row).await
+    }]
 }
 
 /// How audit rows and messages name a deployment.
-pub(crate) fn resource(row: &DeploymentRow) -> String {
-    format!("{}/{}:{}", row.namespace, row.agent, row.alias)
+pub(crate) fn resource(namespace: &str, agent: &str, alias: &str) -> String {
+    format!("{namespace}/{agent}:{alias}")
+}
+
+/// [`resource`] of a deployment that is there.
+pub(crate) fn resource_of(row: &DeploymentRow) -> String {
+    resource(&row.namespace, &row.agent, &row.alias)
 }

@@ -69,7 +69,7 @@ pub(crate) fn apply_encoded(
         id: command.id,
         at: command.at,
     };
-    match (&command.op, encoded) {
+    let reply = match (&command.op, encoded) {
         (Op::AcceptRequest(op), Encoded::Accept(json)) => {
             request::accept(transaction, context, op, json).map(Reply::Accepted)
         }
@@ -77,7 +77,9 @@ pub(crate) fn apply_encoded(
             journal::append(transaction, context, op, json).map(Reply::Appended)
         }
         (op, _) => receipt::once(transaction, context, || change(transaction, context, op)),
-    }
+    }?;
+    audit::attach(transaction, context, &command.audit)?;
+    Ok(reply)
 }
 
 /// The changes whose receipt is a row.

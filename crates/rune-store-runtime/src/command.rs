@@ -22,6 +22,9 @@ pub struct Command {
     pub at: Timestamp,
     /// The change.
     pub op: Op,
+    /// What is written to the audit trail with it: in the same commit, and only where the change is made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audit: Vec<RecordAudit>,
 }
 
 impl Command {
@@ -35,7 +38,14 @@ impl Command {
             id: CommandId::generate(),
             at,
             op: op.into(),
+            audit: Vec::new(),
         }
+    }
+
+    /// The same command with rows for the audit trail.
+    #[must_use]
+    pub fn audited(self, audit: Vec<RecordAudit>) -> Self {
+        Self { audit, ..self }
     }
 }
 

@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use crate::{
     ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, CacheRow, Clock, Command,
     DeploymentFilter, DeploymentId, DeploymentRow, Entry, GrantRow, MemoryQuery, MemoryRow,
-    MemoryScope, MessageRow, Operation, Page, PageRequest, ReplicaFilter, ReplicaId, ReplicaRow,
-    Reply, RequestFilter, RequestId, RequestRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
-    ScheduleRow, SessionFilter, SessionId, SessionRow, StoreError, Timestamp, ToolInvocationRow,
-    UsageFilter, UsageRow, VersionFilter, VersionId, VersionRow,
+    MemoryScope, MessageRow, Operation, Page, PageRequest, RecordAudit, ReplicaFilter, ReplicaId,
+    ReplicaRow, Reply, RequestFilter, RequestId, RequestRow, ScheduleFilter, ScheduleFireRow,
+    ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow, StoreError, Timestamp,
+    ToolInvocationRow, UsageFilter, UsageRow, VersionFilter, VersionId, VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -259,7 +259,20 @@ impl Store {
         &self,
         operation: O,
     ) -> impl Future<Output = Result<O::Reply, StoreError>> + Send + use<O> {
-        let command = Command::new(self.now(), operation);
+        self.write_audited(operation, Vec::new())
+    }
+
+    /// [`Store::write`], with rows for the audit trail: they are in the trail exactly where the
+    /// change was made.
+    ///
+    /// # Errors
+    /// As [`CommandLog::submit`].
+    pub fn write_audited<O: Operation>(
+        &self,
+        operation: O,
+        audit: Vec<RecordAudit>,
+    ) -> impl Future<Output = Result<O::Reply, StoreError>> + Send + use<O> {
+        let command = Command::new(self.now(), operation).audited(audit);
         let inner = Arc::clone(&self.inner);
         async move { O::reply(inner.submit(command).await?) }
     }

@@ -63,6 +63,7 @@ macro_rules! store_suite {
             a_schedule_fires_once_per_planned_time,
             schedules_are_found_by_name_and_due_time,
             audit_rows_are_listed_newest_first,
+            audit_rows_ride_along_with_the_change_they_tell_of,
             the_usage_ledger_sums_up_to_the_request,
             an_approval_parks_its_request_and_is_decided_once,
             an_approval_is_withdrawn_with_its_request,

@@ -121,19 +121,12 @@ pub(crate) async fn publish(
         signature: None,
     };
     let new_id = publish.version_id;
-    let row = shared.store.write(publish).await?;
+    let resource = format!("{} {}", publish.agent, publish.version);
+    let audit = audit::row(&caller, "version.publish", resource, publish.digest.clone());
+    let row = shared.store.write_audited(publish, audit).await?;
     if row.id != new_id {
         return Ok((StatusCode::OK, Json(row.into())));
     }
-    let resource = format!("{} {}", row.agent, row.version);
-    audit::record(
-        &shared.store,
-        &caller,
-        "version.publish",
-        resource,
-        row.digest.clone(),
-    )
-    .await?;
     Ok((StatusCode::CREATED, Json(row.into())))
 }
 

@@ -219,17 +219,19 @@ pub(crate) async fn apply(
         env: body.env,
     };
     let new_id = apply.deployment_id;
-    let row = shared.store.write(apply).await?;
+    let reason = format!(
+        "version {} ({}), {} replicas",
+        version.version, version.id, apply.replicas
+    );
+    let resource = audit::resource(&apply.namespace, &apply.agent, &apply.alias);
+    let audit = audit::row(&caller, "deployment.apply", resource, reason);
+    let row = shared.store.write_audited(apply, audit).await?;
     let status = if row.id == new_id {
         StatusCode::CREATED
     } else {
         StatusCode::OK
     };
-    let reason = format!(
-        "version {} ({}), {} replicas",
-        version.version, version.id, row.replicas
-    );
-    let row = changed(&shared, &caller, "deployment.apply", reason, row, wait).await?;
+    let row = changed(&shared, row, wait).await?;
     Ok((status, Json(row.into())))
 }
 
@@ -256,9 +258,11 @@ pub(crate) async fn scale(
         deployment_id: id,
         replicas: body.replicas,
     };
-    let row = shared.store.write(scale).await?;
-    let reason = format!("{} replicas", row.replicas);
-    let row = changed(&shared, &caller, "deployment.scale", reason, row, wait).await?;
+    let resource = audit::resource_of(&find(&shared, id).await?);
+    let reason = format!("{} replicas", body.replicas);
+    let audit = audit::row(&caller, "deployment.scale", resource, reason);
+    let row = shared.store.write_audited(scale, audit).await?;
+    let row = changed(&shared, row, wait).await?;
     Ok(Json(row.into()))
 }
 
@@ -322,20 +326,11 @@ pub(crate) async fn delete(
     caller: Caller,
 ) -> Result<StatusCode, ApiError> {
     let row = find(&shared, id).await?;
-    shared
-        .store
-        .write(DeleteDeployment { deployment_id: id })
-        .await?;
+    let resource = audit::resource_of(&row);
+    let audit = audit::row(&caller, "deployment.delete", resource, id.to_string());
+    let delete = DeleteDeployment { deployment_id: id };
+    shared.store.write_audited(delete, audit).await?;
     shared.reconcile.wake();
-    let (resource, reason) = (audit::resource(&row), id.to_string());
-    audit::record(
-        &shared.store,
-        &caller,
-        "deployment.delete",
-        resource,
-        reason,
-    )
-    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -344,18 +339,13 @@ async fn find(shared: &Shared, id: DeploymentId) -> Result<DeploymentRow, ApiErr
     row.ok_or_else(|| ApiError::not_found("deployment", &id))
 }
 
-/// What follows every change: the loop looks, the audit trail knows, and the caller waits
-/// if it likes.
+/// What follows every change: the loop looks, and the caller waits if it likes.
 async fn changed(
     shared: &Shared,
-    caller: &Caller,
-    kind: &str,
-    reason: String,
     row: DeploymentRow,
     wait: Option<Duration>,
 ) -> Result<DeploymentRow, ApiError> {
     shared.reconcile.wake();
-    audit::record(&shared.store, caller, kind, audit::resource(&row), reason).await?;
     let Some(wait) = wait else { return Ok(row) };
     let waiting = settled(shared, row.id);
     match tokio::time::timeout(wait, waiting).await {

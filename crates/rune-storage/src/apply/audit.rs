@@ -16,9 +16,24 @@ pub(super) fn record(
     if is_recorded(db, op.audit_id)? {
         return Err(twice(op.audit_id).into());
     }
+    insert(db, context, op)
+}
+
+/// Adds the rows that came with a change that was made. A retry of the change brings them
+/// again; what is there stays.
+pub(super) fn attach(
+    db: &Connection,
+    context: Context,
+    rows: &[RecordAudit],
+) -> Result<(), ApplyError> {
+    rows.iter().try_for_each(|row| insert(db, context, row))
+}
+
+fn insert(db: &Connection, context: Context, op: &RecordAudit) -> Result<(), ApplyError> {
     db.prepare_cached(
         "INSERT INTO audit (audit_id, at, kind, resource, verdict, reason, caller, request_id)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (audit_id) DO NOTHING",
     )?
     .execute(params![
         op.audit_id.as_bytes(),

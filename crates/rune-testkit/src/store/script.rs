@@ -35,6 +35,7 @@ pub fn random_commands(seed: u64, count: usize) -> Vec<Command> {
                 id: CommandId::from_bytes(bytes(number as u64, 0xff)),
                 at: random.time(),
                 op: random.op(),
+                audit: random.audit(),
             },
         };
         commands.push(command);
@@ -157,18 +158,26 @@ impl Random {
             20..=22 => self.replica(),
             23 | 24 => self.cache(),
             25 | 26 => self.schedule(),
-            27 => RecordAudit {
-                audit_id: AuditId::from_bytes(self.id(4)),
-                kind: self.word(),
-                resource: self.word(),
-                verdict: self.pick(&AuditVerdict::ALL, AuditVerdict::Asked),
-                reason: self.word(),
-                caller: self.word(),
-                request_id: self.one_in(2).then(|| self.request()),
-            }
-            .into(),
+            27 => self.audit_row().into(),
             _ => self.memory(),
         }
+    }
+
+    fn audit_row(&mut self) -> RecordAudit {
+        RecordAudit {
+            audit_id: AuditId::from_bytes(self.id(4)),
+            kind: self.word(),
+            resource: self.word(),
+            verdict: self.pick(&AuditVerdict::ALL, AuditVerdict::Asked),
+            reason: self.word(),
+            caller: self.word(),
+            request_id: self.one_in(2).then(|| self.request()),
+        }
+    }
+
+    fn audit(&mut self) -> Vec<RecordAudit> {
+        let count = self.below(10).saturating_sub(7);
+        (0..count).map(|_| self.audit_row()).collect()
     }
 
     fn accept(&mut self) -> Op {

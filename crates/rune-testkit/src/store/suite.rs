@@ -32,8 +32,8 @@ pub use journal::{
 };
 pub use records::{
     a_cursor_of_another_list_is_refused, a_write_is_seen_by_the_next_read,
-    audit_rows_are_listed_newest_first, cached_values_expire,
-    memories_are_found_by_prefix_and_words,
+    audit_rows_are_listed_newest_first, audit_rows_ride_along_with_the_change_they_tell_of,
+    cached_values_expire, memories_are_found_by_prefix_and_words,
 };
 pub use reject::{
     a_rejected_command_writes_nothing, entries_that_break_the_journal_are_rejected,

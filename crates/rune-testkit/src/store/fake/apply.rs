@@ -34,6 +34,16 @@ impl State {
         if !(0..=MAX_COMMAND_MILLIS).contains(&command.at.as_millis()) {
             return Err(Reject::invalid("the command's time is out of range"));
         }
+        let reply = self.apply_once(command)?;
+        for row in &command.audit {
+            if !self.is_recorded(row) {
+                self.audit.push(audit_row(command, row));
+            }
+        }
+        Ok(reply)
+    }
+
+    fn apply_once(&mut self, command: &Command) -> Result<Reply, Reject> {
         match &command.op {
             Op::AcceptRequest(op) => self.accept(command, op).map(Reply::Accepted),
             Op::AppendEntries(op) => self.append(command, op).map(Reply::Appended),
@@ -362,20 +372,15 @@ impl State {
     }
 
     fn record(&mut self, command: &Command, op: &RecordAudit) -> Result<(), Reject> {
-        if self.audit.iter().any(|row| row.id == op.audit_id) {
+        if self.is_recorded(op) {
             return Err(Reject::conflict("the audit row exists already"));
         }
-        self.audit.push(AuditRow {
-            id: op.audit_id,
-            at: command.at,
-            kind: op.kind.clone(),
-            resource: op.resource.clone(),
-            verdict: op.verdict,
-            reason: op.reason.clone(),
-            caller: op.caller.clone(),
-            request_id: op.request_id,
-        });
+        self.audit.push(audit_row(command, op));
         Ok(())
+    }
+
+    fn is_recorded(&self, op: &RecordAudit) -> bool {
+        self.audit.iter().any(|row| row.id == op.audit_id)
     }
 
     fn remember(&mut self, command: &Command, op: &MemoryPut) -> Result<(), Reject> {
@@ -398,5 +403,18 @@ impl State {
         };
         self.memories.insert(key, row);
         Ok(())
+    }
+}
+
+fn audit_row(command: &Command, op: &RecordAudit) -> AuditRow {
+    AuditRow {
+        id: op.audit_id,
+        at: command.at,
+        kind: op.kind.clone(),
+        resource: op.resource.clone(),
+        verdict: op.verdict,
+        reason: op.reason.clone(),
+        caller: op.caller.clone(),
+        request_id: op.request_id,
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use rune_store_runtime::{
-    AuditFilter, AuditId, AuditVerdict, CachePut, CacheRemove, CacheSweep, MemoryForget, MemoryPut,
-    MemoryQuery, MemoryScope, PageRequest, RecordAudit, RequestFilter, StoreError, UsageFilter,
+    AppendEntries, AuditFilter, AuditId, AuditVerdict, CachePut, CacheRemove, CacheSweep,
+    DeleteDeployment, DeploymentId, EntryBody, MemoryForget, MemoryPut, MemoryQuery, MemoryScope,
+    PageRequest, RecordAudit, RequestFilter, StoreError, UsageFilter,
 };
 use serde_json::json;
 
@@ -88,6 +89,57 @@ pub async fn audit_rows_are_listed_newest_first(test: TestStore) {
         ..AuditFilter::default()
     };
     assert!(list(none).await.is_empty());
+}
+
+pub async fn audit_rows_ride_along_with_the_change_they_tell_of(test: TestStore) {
+    let f = Fixture::new(test);
+    let row = |resource: &str| RecordAudit {
+        audit_id: AuditId::generate(),
+        kind: "tool".to_owned(),
+        resource: resource.to_owned(),
+        verdict: AuditVerdict::Allowed,
+        reason: String::new(),
+        caller: "alice".to_owned(),
+        request_id: None,
+    };
+    let trail = async || {
+        let page = PageRequest::default();
+        let rows = f.store.audit(&AuditFilter::default(), &page).await.unwrap();
+        let names = rows.items.into_iter().map(|row| row.resource);
+        names.collect::<Vec<_>>()
+    };
+    // Every kind of change can carry rows, also the two with receipts of their own.
+    let accept = accept("s");
+    let commands = [
+        f.command(accept.clone()).audited(vec![row("accept")]),
+        f.command(AppendEntries {
+            request_id: accept.request_id,
+            entries: vec![EntryBody::Notice {
+                code: "note".to_owned(),
+                message: String::new(),
+            }],
+        })
+        .audited(vec![row("intent 1"), row("intent 2")]),
+        f.command(CacheRemove {
+            key: "b".to_owned(),
+        })
+        .audited(vec![row("change")]),
+    ];
+    for command in &commands {
+        let first = f.store.submit(command.clone()).await.unwrap();
+        let again = f.store.submit(command.clone()).await.unwrap();
+        assert_eq!(first, again);
+    }
+    let all = ["change", "intent 2", "intent 1", "accept"];
+    assert_eq!(trail().await, all);
+    let rejected = f
+        .command(DeleteDeployment {
+            deployment_id: DeploymentId::generate(),
+        })
+        .audited(vec![row("rejected")]);
+    let refused = f.store.submit(rejected).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Rejected(_)), "{refused}");
+    assert_eq!(trail().await, all);
 }
 
 pub async fn memories_are_found_by_prefix_and_words(test: TestStore) {
