@@ -16,6 +16,7 @@ use rune_store_runtime::{
 };
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::router::{ReplicaRouter, RouteError};
 use crate::task::Tasks;
@@ -29,6 +30,9 @@ use crate::planner::{INTERRUPTED, RunState};
 
 /// Longest a request may wait for a replica to become ready or free.
 pub(crate) const QUEUE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long the tasks of requests may take to notice that they are stopped.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 
 /// Why the engine did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +99,8 @@ struct Inner {
     sessions: SessionLines,
     /// Fires when a request stopped because the store did not answer.
     stranded: Notify,
+    /// Fires when what still runs is left to the next start.
+    interrupted: CancellationToken,
 }
 
 impl Engine {
@@ -108,6 +114,7 @@ impl Engine {
             active: ActiveRequests::default(),
             sessions: SessionLines::default(),
             stranded: Notify::new(),
+            interrupted: CancellationToken::new(),
         };
         Self {
             inner: Arc::new(inner),
@@ -128,7 +135,7 @@ impl Engine {
 
     /// Fires when the daemon is asked to end; long answers end with it.
     #[must_use]
-    pub fn shutdown(&self) -> tokio_util::sync::CancellationToken {
+    pub fn shutdown(&self) -> CancellationToken {
         self.inner.tasks.shutdown()
     }
 
@@ -250,7 +257,7 @@ impl Engine {
     }
 
     /// Stops taking requests and waits for those that run, `grace` at the longest.
-    /// What has not ended by then is unfinished in the store and is taken up again
+    /// What has not ended by then is stopped where it is, at once, and is taken up again
     /// by the next start; its journal says that it was interrupted in good order.
     /// Answers whether everything ended.
     pub async fn drain(&self, grace: Duration) -> bool {
@@ -259,13 +266,20 @@ impl Engine {
             .await
             .is_ok();
         if !ended {
-            self.note_interruption().await;
+            self.interrupt().await;
         }
         ended
     }
 
-    async fn note_interruption(&self) {
-        let notes = self.inner.active.stored_each_step().into_iter().map(|id| {
+    /// Stops what runs and, once nothing of it writes any more, notes it in the journals.
+    async fn interrupt(&self) {
+        let interrupted = self.inner.active.stored();
+        self.inner.interrupted.cancel();
+        let left = tokio::time::timeout(INTERRUPT_GRACE, self.inner.active.idle()).await;
+        if left.is_err() {
+            tracing::warn!(active = self.active(), "requests do not stop");
+        }
+        let notes = interrupted.into_iter().map(|id| {
             let notice = EntryBody::Notice {
                 code: INTERRUPTED.to_owned(),
                 message: "the daemon ends; the request goes on with its next start".to_owned(),

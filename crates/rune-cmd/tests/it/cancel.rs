@@ -149,6 +149,9 @@ async fn a_daemon_that_ends_leaves_no_tool_behind() {
     };
     tokio::time::timeout(LIMIT, up).await.unwrap();
     served.0.terminate().await.unwrap();
+    let log = served.0.log();
+    assert!(log.contains("go on with the next start"), "{log}");
+    assert!(!log.contains("tasks did not end in time"), "{log}");
     let left = processes_of(&id);
     for pid in &left {
         // So that a failing test leaves none, either.

@@ -115,13 +115,13 @@ impl ActiveRequests {
         self.lock().requests.contains_key(&id)
     }
 
-    /// Those whose journal is stored as it grows.
-    pub(super) fn stored_each_step(&self) -> Vec<RequestId> {
+    /// Those that the store knows of.
+    pub(super) fn stored(&self) -> Vec<RequestId> {
         let state = self.lock();
         let stored = state
             .requests
             .iter()
-            .filter(|(_, run)| run.is_stored_each_step());
+            .filter(|(_, run)| run.unstored.is_none());
         stored.map(|(id, _)| *id).collect()
     }
 

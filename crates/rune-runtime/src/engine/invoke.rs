@@ -242,7 +242,13 @@ impl Engine {
         let engine = self.clone();
         let task = async move {
             let mut stranded = false;
-            if let Err(error) = work.await {
+            let ended = tokio::select! {
+                biased;
+                ended = work => ended,
+                // Dropping the work ends its model stream and its tools.
+                () = engine.inner.interrupted.cancelled() => Ok(()),
+            };
+            if let Err(error) = ended {
                 tracing::error!(%error, "request stopped before its end was stored");
                 stranded = matches!(error, EngineError::Store(StoreError::Unavailable(_)));
             }

@@ -172,6 +172,9 @@ async fn what_does_not_end_in_time_is_taken_up_by_the_next_start() {
     let invoked = rig.invoke("stall").await;
     until("the start", || rig.spy.commands().len() == 2).await;
     assert!(!rig.engine.drain(Duration::from_millis(10)).await);
+    // It is stopped at once: nothing is left that the process would have to wait for.
+    assert_eq!(rig.engine.active(), 0);
+    server.wait_for_open_streams(0).await.unwrap();
     let next = rig.restarted();
     assert_eq!(next.engine.recover().await.unwrap(), 1);
     let events = next.engine.events(invoked.request_id, 0).await.unwrap();
