@@ -77,7 +77,7 @@ impl From<Failure> for Ended {
 
 impl Planner {
     /// Runs the request to its end. `skip` says which requests of the session are not
-    /// part of its history.
+    /// part of its history; `taken_up` that an earlier process ran it already.
     ///
     /// # Errors
     /// A [`StoreError`] where the end could not be committed; the request is then
@@ -86,12 +86,18 @@ impl Planner {
         mut self,
         skip: impl Fn(RequestId) -> bool + Send,
         new_session: bool,
+        taken_up: bool,
     ) -> Result<(), StoreError> {
         self.note(EntryBody::Started {
             replica_id: self.replica_id,
             deployment_id: self.deployment_id,
             attempt: self.state.attempts + 1,
         });
+        if taken_up {
+            // That it was taken up counts from now on, whatever its checkpoint policy, so
+            // that what ends the daemon does not do so for ever.
+            self.journal.flush().await?;
+        }
         let deadline = self.deadline;
         let stop = self.stop.clone();
         let mut timed_out = false;
@@ -231,11 +237,6 @@ impl Planner {
 
     /// Runs every open call at the same time and commits each result as it comes.
     async fn run_tools(&mut self) -> Result<(), Ended> {
-        if self.journal.has_pending() {
-            // A run that is taken up again in the middle of its calls: that it was counts
-            // from now on, so that a tool that ends the daemon does not do so for ever.
-            self.journal.flush().await?;
-        }
         let store = self.store.clone();
         let agent = Arc::clone(&self.agent);
         let (session_id, namespace) = (self.session_id.clone(), self.namespace.clone());

@@ -139,6 +139,7 @@ impl Engine {
             checkpoint: accept.checkpoint,
             state,
             next_seq: 2,
+            taken_up: false,
             new_session,
             timeout: replica.agent().timeout(),
             turn: turn.token(),
@@ -314,7 +315,7 @@ impl Engine {
             stop: run.cancel.child_token(),
         };
         let skip = |id| inner.active.contains(id);
-        Ok(planner.run(skip, start.new_session).await?)
+        Ok(planner.run(skip, start.new_session, start.taken_up).await?)
     }
 }
 
@@ -328,6 +329,8 @@ pub(super) struct Start {
     pub(super) checkpoint: CheckpointPolicy,
     pub(super) state: RunState,
     pub(super) next_seq: u64,
+    /// Whether an earlier process ran it already.
+    pub(super) taken_up: bool,
     pub(super) new_session: bool,
     pub(super) timeout: std::time::Duration,
     /// Fires when it is the request's turn in its session.

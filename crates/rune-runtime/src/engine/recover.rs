@@ -17,7 +17,8 @@ use crate::feed::Feed;
 use crate::planner::RunState;
 
 /// After how many crashes in the middle of it a request is given up as poisonous. An orderly
-/// end of the daemon is none.
+/// end of the daemon is none. With `on_finish` the first attempt leaves no trace and is not
+/// counted.
 const MAX_CRASHES: u32 = 5;
 /// How long a store that did not answer is left alone.
 const RETAKE_PAUSE: Duration = Duration::from_secs(2);
@@ -178,6 +179,7 @@ impl Engine {
             checkpoint: row.checkpoint,
             state,
             next_seq: row.last_seq + 1,
+            taken_up: true,
             new_session: false,
             timeout,
             turn: turn.token(),

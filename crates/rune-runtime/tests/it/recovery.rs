@@ -150,6 +150,37 @@ async fn a_request_that_never_gets_through_is_given_up() {
 }
 
 #[tokio::test]
+async fn crashes_count_where_nothing_is_stored_before_the_end() {
+    let script = script()
+        .on_text("go")
+        .reply(Reply::echo().first_byte_after(super::harness::HANG * 10));
+    let server = ModelServer::start(script).await.unwrap();
+    let bot = Bot::on(&[(&server, Protocol::Openai)]).set_in(
+        "runtime",
+        "checkpoint_policy",
+        json!("on_finish"),
+    );
+    let mut rig = Rig::new(bot).await;
+    let id = rig.invoke("go").await.request_id;
+    server.wait_for_requests(1).await.unwrap();
+    // Each time the process is gone in the middle of the model call.
+    for attempt in 1..=5 {
+        rig = rig.restarted();
+        assert_eq!(rig.engine.recover().await.unwrap(), 1);
+        server.wait_for_requests(attempt + 1).await.unwrap();
+        assert_eq!(
+            rig.engine.request(id).await.unwrap().attempts as usize,
+            attempt
+        );
+    }
+    let last = rig.restarted();
+    last.engine.recover().await.unwrap();
+    let row = last.engine.request(id).await.unwrap();
+    assert_eq!(row.status, RequestStatus::Failed);
+    assert!(row.failure.unwrap().message.contains("given up"));
+}
+
+#[tokio::test]
 async fn a_request_whose_deployment_is_gone_fails() {
     let rig = Rig::new(five_steps()).await;
     let whole = rig.ask("go").await;
