@@ -43,6 +43,12 @@ pub enum EngineError {
     /// The input does not match the agent's schema.
     #[error("the input does not match the agent's `input_schema`: {0}")]
     Input(crate::agent::SchemaMismatch),
+    /// The request has an idempotency key and the agent keeps nothing by which to know it again.
+    #[error(
+        "an idempotency key cannot be honoured: the agent's `checkpoint_policy` is `never`, so nothing of a request is \
+         kept; leave the key out, or use `on_finish` or `each_step`"
+    )]
+    Unkeepable,
     /// The daemon is about to end and takes nothing new.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -62,7 +68,7 @@ impl EngineError {
             Self::Route(RouteError::NotDeployed { .. }) | Self::NotFound(_) => ErrorCode::NotFound,
             Self::Route(RouteError::QueueFull(_)) => ErrorCode::LimitExceeded,
             Self::Route(_) | Self::ShuttingDown => ErrorCode::Unavailable,
-            Self::Input(_) => ErrorCode::InvalidInput,
+            Self::Input(_) | Self::Unkeepable => ErrorCode::InvalidInput,
             Self::Store(error) => store_code(error),
         }
     }

@@ -72,6 +72,10 @@ impl Engine {
             .agent()
             .check_input(&invocation.input)
             .map_err(EngineError::Input)?;
+        let checkpoint = checkpoint(&replica);
+        if checkpoint == CheckpointPolicy::Never && invocation.idempotency.is_some() {
+            return Err(EngineError::Unkeepable);
+        }
 
         let new_session = invocation.session_id.is_none();
         let accept = AcceptRequest {
@@ -84,7 +88,7 @@ impl Engine {
             input: invocation.input,
             metadata: invocation.metadata,
             caller: invocation.caller,
-            checkpoint: checkpoint(&replica),
+            checkpoint,
             idempotency: invocation.idempotency,
             parent: None,
         };

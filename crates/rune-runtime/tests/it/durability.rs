@@ -118,6 +118,17 @@ async fn never_stores_nothing() {
 }
 
 #[tokio::test]
+async fn a_key_is_refused_where_nothing_is_kept() {
+    let bot = two_steps().set_in("runtime", "checkpoint_policy", json!("never"));
+    let rig = Rig::new(bot).await;
+    let error = rig.engine.invoke(keyed("go")).await.err().unwrap();
+    assert_eq!(error.code().as_str(), "invalid_input");
+    assert!(error.to_string().contains("checkpoint_policy"), "{error}");
+    assert!(rig.spy.commands().is_empty());
+    assert_eq!(rig.engine.active(), 0);
+}
+
+#[tokio::test]
 async fn a_store_that_fails_once_leaves_no_request_behind() {
     for applied in [false, true] {
         for index in 0.. {
