@@ -135,8 +135,8 @@ fn cases() -> Vec<Case> {
         case("<close>", Fault::close().times(3), GONE, 3),
     ];
     let html = || Fault::garbage(Garbage::Html);
-    cases.push(case("<html passes>", html().times(3), None, 4));
-    cases.push(case("<html>", html().times(4), GONE, 4));
+    cases.push(case("<html passes>", html(), None, 2));
+    cases.push(case("<html>", html().times(2), GONE, 2));
     let late = Fault::status(408).times(3);
     cases.push(case("<408>", late, Some("timeout"), 3));
     let retried = [

@@ -11,9 +11,19 @@ use crate::model::{Candidate, ModelError, ModelErrorKind, ModelEvent, ModelOutpu
 
 /// Output tokens of one call where the Runefile does not say.
 const DEFAULT_MAX_OUTPUT_TOKENS: u64 = 16_384;
-/// How often one model is asked again after its reply broke off in the middle. The
-/// client itself retries whatever fails before the reply begins.
+/// How often one model is asked again after its reply broke off in the middle. What
+/// fails before the reply begins is the client's to retry, and is not retried here.
 const BROKEN_REPLY_RETRIES: u32 = 1;
+
+/// What came of one call.
+enum Asked {
+    Answered(ModelOutput),
+    Failed {
+        error: ModelError,
+        /// Whether the reply had begun, which is when the client hands it over.
+        begun: bool,
+    },
+}
 
 impl Planner {
     /// Asks the models in order of preference until one has answered.
@@ -28,8 +38,9 @@ impl Planner {
                 return Err(Failure::new(ErrorCode::ModelUnavailable, message).into());
             };
             let started = Instant::now();
-            let error = match self.ask_one(candidate, earlier).await? {
-                Ok(output) => {
+            let (error, begun) = match self.ask_one(candidate, earlier).await? {
+                Asked::Failed { error, begun } => (error, begun),
+                Asked::Answered(output) => {
                     let duration = started.elapsed().as_millis();
                     return Ok(ModelReply {
                         step: self.state.steps + 1,
@@ -41,9 +52,8 @@ impl Planner {
                         duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
                     });
                 }
-                Err(error) => error,
             };
-            let again = is_broken_reply(&error) && retries < BROKEN_REPLY_RETRIES;
+            let again = begun && is_broken_reply(&error) && retries < BROKEN_REPLY_RETRIES;
             if again {
                 retries += 1;
             } else {
@@ -71,11 +81,7 @@ impl Planner {
         }
     }
 
-    async fn ask_one(
-        &mut self,
-        candidate: &Candidate,
-        earlier: &History,
-    ) -> Result<Result<ModelOutput, ModelError>, Ended> {
+    async fn ask_one(&mut self, candidate: &Candidate, earlier: &History) -> Result<Asked, Ended> {
         let request = self.model_request(candidate, earlier);
         let stop = self.stop.clone();
         let call = candidate.client.stream(&request);
@@ -88,7 +94,7 @@ impl Planner {
                 () = stop.cancelled() => return Err(Ended::Stopped),
                 stream = &mut call => match stream {
                     Ok(stream) => break stream,
-                    Err(error) => return Ok(Err(error)),
+                    Err(error) => return Ok(Asked::Failed { error, begun: false }),
                 },
                 () = &mut flush, if self.journal.has_pending() => self.journal.flush().await?,
             }
@@ -106,16 +112,13 @@ impl Planner {
             match event {
                 Some(Ok(ModelEvent::Text(text))) => self.feed.text(&text),
                 Some(Ok(ModelEvent::Reasoning(text))) => self.feed.reasoning(&text),
-                Some(Ok(ModelEvent::Done(output))) => return Ok(Ok(output)),
-                Some(Err(error)) => return Ok(Err(error)),
+                Some(Ok(ModelEvent::Done(output))) => return Ok(Asked::Answered(output)),
+                Some(Err(error)) => return Ok(Asked::Failed { error, begun: true }),
                 None => {
                     let provider = candidate.client.provider();
                     let message = "the reply ended before it was complete";
-                    return Ok(Err(ModelError::new(
-                        ModelErrorKind::Truncated,
-                        provider,
-                        message,
-                    )));
+                    let error = ModelError::new(ModelErrorKind::Truncated, provider, message);
+                    return Ok(Asked::Failed { error, begun: true });
                 }
             }
         }
@@ -167,7 +170,7 @@ impl Planner {
     }
 }
 
-/// Whether the reply had begun when it failed; the client does not retry those.
+/// Whether a reply that had begun is worth asking for again.
 const fn is_broken_reply(error: &ModelError) -> bool {
     matches!(
         error.kind,
