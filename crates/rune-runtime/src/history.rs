@@ -36,6 +36,8 @@ pub(crate) struct History {
     pub(crate) messages: Vec<Message>,
     /// How many calls or results had to be added or left out.
     pub(crate) repairs: u32,
+    /// Tokens of the newest earlier turn, where that alone was too large and nothing is shown.
+    pub(crate) too_large: Option<u64>,
 }
 
 /// Builds the history of a session from its newest messages, oldest first.
@@ -56,9 +58,11 @@ pub(crate) fn build(
 
     let mut size = 0_u64;
     let mut kept: Vec<Message> = Vec::new();
+    let mut too_large = None;
     for turn in turns.into_iter().rev() {
         size += turn.messages.iter().map(estimate_tokens).sum::<u64>();
         if size > token_limit {
+            too_large = kept.is_empty().then_some(size);
             break;
         }
         kept.extend(turn.messages.into_iter().rev());
@@ -66,7 +70,11 @@ pub(crate) fn build(
     kept.reverse();
     let mut repairs = 0;
     let messages = repair(kept, &mut repairs);
-    History { messages, repairs }
+    History {
+        messages,
+        repairs,
+        too_large,
+    }
 }
 
 /// Tokens of a message, estimated from its bytes.

@@ -174,6 +174,15 @@ impl Planner {
                 ),
             });
         }
+        if let Some(tokens) = history.too_large {
+            self.note(EntryBody::Notice {
+                code: "history_left_out".to_owned(),
+                message: format!(
+                    "the model is shown nothing of the conversation so far: its newest turn has about {tokens} tokens, \
+                     and earlier messages may fill {limit} (1/{HISTORY_SHARE} of `token_budget`)"
+                ),
+            });
+        }
         Ok(history)
     }
 
