@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hashlink::LruCache;
 use rune_store_runtime::{DeploymentId, DeploymentRow, DeploymentState, ReplicaId, SessionId};
 use tokio::sync::{oneshot, watch};
 
@@ -71,7 +72,8 @@ struct Pool {
     deployment: Arc<DeploymentRow>,
     replicas: Vec<Arc<LocalReplica>>,
     waiting: VecDeque<oneshot::Sender<Lease>>,
-    sticky: HashMap<SessionId, ReplicaId>,
+    /// The replica of the sessions that were used last.
+    sticky: LruCache<SessionId, ReplicaId>,
     /// Fires whenever a replica becomes ready, for those who need the agent itself.
     ready: watch::Sender<()>,
 }
@@ -126,7 +128,7 @@ impl ReplicaRouter {
                     deployment: Arc::clone(&deployment),
                     replicas: Vec::new(),
                     waiting: VecDeque::new(),
-                    sticky: HashMap::new(),
+                    sticky: LruCache::new(MAX_STICKY),
                     ready: watch::Sender::new(()),
                 };
                 state.pools.insert(deployment.id, pool);
@@ -327,9 +329,6 @@ impl Pool {
             return Some(Arc::clone(replica));
         }
         let chosen = self.least_loaded()?;
-        if self.sticky.len() >= MAX_STICKY {
-            self.sticky.clear();
-        }
         self.sticky.insert(session.clone(), chosen.id());
         Some(chosen)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rune_runtime::RouteError;
-use rune_store_runtime::{DeploymentRow, RequestStatus, SessionId};
+use rune_store_runtime::{DeploymentRow, EntryBody, RequestStatus, SessionId};
 use rune_testkit::{Fault, ModelScript, ModelServer, Protocol, Reply, Usage};
 use serde_json::json;
 
@@ -198,4 +198,18 @@ async fn a_request_whose_deployment_goes_away_fails() {
         .err()
         .unwrap();
     assert_eq!(error.code().as_str(), "not_found");
+}
+
+#[tokio::test]
+async fn a_history_that_is_left_out_is_told() {
+    let bot = Bot::new().set_in("models", "token_budget", json!(2_000));
+    let rig = Rig::new(bot).await;
+    let first = rig.ask(&"long ".repeat(900)).await;
+    let next = rig.ask_in(&first.row.session_id, "and now?").await;
+    assert_eq!(next.row.status, RequestStatus::Completed);
+    let notice = next.journal.iter().find_map(|entry| match &entry.body {
+        EntryBody::Notice { code, message } if code == "history_left_out" => Some(message),
+        _ => None,
+    });
+    assert!(notice.unwrap().contains("token_budget"), "{notice:?}");
 }

@@ -1,10 +1,10 @@
 //! A request from its acceptance to its end.
 
-use rune_store_runtime::{EntryBody, RequestStatus};
+use rune_store_runtime::{EntryBody, RequestStatus, SessionId};
 use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, ToolCall};
 use serde_json::json;
 
-use super::harness::{Bot, Rig, soon};
+use super::harness::{Bot, HANG, Rig, soon};
 
 const ADD: &str =
     "import json, sys\nd = json.load(sys.stdin)\nprint(json.dumps({'sum': d['a'] + d['b']}))\n";
@@ -174,4 +174,23 @@ async fn a_reply_that_the_store_refuses_fails_the_request() {
     ));
     assert_eq!(ended.event_names().last(), Some(&"error"));
     rig.assert_usable(&ended.row.session_id).await;
+}
+
+#[tokio::test]
+async fn a_session_in_use_keeps_its_replica_however_many_there_are() {
+    let rig = Rig::new(Bot::new()).await;
+    rig.add_replica();
+    let lease = async |name: &str| {
+        let session: SessionId = name.parse().unwrap();
+        let lease = rig.router.lease(rig.deployment.id, &session, HANG);
+        lease.await.unwrap()
+    };
+    // From now on the other replica is the less loaded one.
+    let held = lease("kept").await;
+    for n in 0..25_000 {
+        drop(lease(&format!("s-{n}")).await);
+        if n % 1_000 == 0 {
+            assert_eq!(lease("kept").await.replica().id(), held.replica().id());
+        }
+    }
 }
