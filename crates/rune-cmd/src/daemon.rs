@@ -2,11 +2,12 @@
 //!
 //! [`process`] is what runs, from parse to exit code; [`node`] puts the engine together, for the daemon and for the
 //! one-shot mode; [`listeners`] binds; [`instance`] is how others find a running daemon; [`launch`] starts one in the
-//! background; [`unused`] knows the settings that have no effect yet.
+//! background; [`log`] bounds its log; [`unused`] knows the settings that have no effect yet.
 
 pub(crate) mod instance;
 pub(crate) mod launch;
 pub(crate) mod listeners;
+pub(crate) mod log;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod telemetry;

@@ -1,5 +1,6 @@
 //! `rune debug`
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -83,9 +84,22 @@ async fn tail(context: &Context, path: &Path, args: &DebugArgs) -> Outcome {
             _ = look.tick() => {}
             () = interrupt.next() => return Ok(Exit::Ok),
         }
+        // In this order, so that nothing is written to the file between its last read and the look.
+        let next = successor(&file, path).await;
         text = read(&mut file).await.map_err(|error| unreadable(&error))?;
         context.output.raw(&text)?;
+        if let Some(next) = next {
+            file = next;
+        }
     }
+}
+
+/// The file that has taken the place of the one that is open, which was put aside.
+async fn successor(open: &File, path: &Path) -> Option<File> {
+    let next = File::open(path).await.ok()?;
+    let (old, new) = (open.metadata().await.ok()?, next.metadata().await.ok()?);
+    let is_same = (old.dev(), old.ino()) == (new.dev(), new.ino());
+    (!is_same).then_some(next)
 }
 
 async fn read(file: &mut File) -> std::io::Result<String> {

@@ -4,13 +4,12 @@
 //! stdout is a pipe on which it says one thing: that it is ready, or why it is not. So the command that starts it
 //! waits for the event and not for the clock, and never says "started" of a daemon that is not.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rune_storage::create_private_dir;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -18,6 +17,7 @@ use tokio::process::{Child, Command};
 
 use super::instance::{Address, Holder};
 use super::listeners::already_running;
+use super::log;
 use crate::commands::daemon::StartOptions;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
@@ -50,24 +50,6 @@ pub(crate) fn log_file(data_dir: &Path, options: &StartOptions) -> PathBuf {
         .unwrap_or_else(|| data_dir.join(LOG_FILE))
 }
 
-/// Opens a log to append to; only its owner can read it.
-pub(crate) fn open_log(path: &Path) -> Outcome<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let open = || {
-        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            create_private_dir(dir)?;
-        }
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path)
-    };
-    open().map_err(|error: std::io::Error| {
-        Failure::because(format!("cannot open the log {}", path.display()), &error)
-    })
-}
-
 /// Starts a daemon and waits until it is ready.
 pub(crate) async fn run(context: &Context, options: &StartOptions) -> Outcome {
     let data_dir = context.data_dir();
@@ -75,7 +57,7 @@ pub(crate) async fn run(context: &Context, options: &StartOptions) -> Outcome {
         return Err(already_running(data_dir, pid));
     }
     let log_path = log_file(data_dir, options);
-    let child = spawn(data_dir, options, open_log(&log_path)?)?;
+    let child = spawn(data_dir, options, log::open(&log_path)?)?;
     let failed = tokio::time::timeout(START_LIMIT, report(child, &log_path)).await;
     failed.map_err(|_| {
         let message = format!("the daemon is not ready after {} s", START_LIMIT.as_secs());

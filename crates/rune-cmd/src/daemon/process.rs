@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use super::instance::{Address, InstanceFiles};
 use super::launch::{self, Reporter};
 use super::listeners::{Listeners, already_running};
+use super::log::RotatingLog;
 use super::node::{Node, Place};
 use super::telemetry;
 use super::unused;
@@ -47,12 +48,16 @@ fn start(
     detached: bool,
     reporter: &mut Reporter,
 ) -> Outcome {
-    // In the background stderr is the log already.
-    let log = options.log_file.as_deref().filter(|_| !detached);
-    telemetry::start(
-        &context.config.observability,
-        log.map(launch::open_log).transpose()?,
-    )?;
+    let log = if detached {
+        // Stderr is the log already.
+        let path = launch::log_file(context.data_dir(), options);
+        Some(RotatingLog::open(&path, true)?)
+    } else {
+        let path = options.log_file.as_deref();
+        path.map(|path| RotatingLog::open(path, false))
+            .transpose()?
+    };
+    telemetry::start(&context.config.observability, log)?;
     let metrics = Metrics::default();
     metrics
         .install()

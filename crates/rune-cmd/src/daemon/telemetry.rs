@@ -1,17 +1,17 @@
-//! Logs: to stderr, filtered by `RUST_LOG`, for people or for machines.
+//! Logs: to a file or to stderr, filtered by `RUST_LOG`, for people or for machines.
 
-use std::fs::File;
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::Mutex;
 
 use rune_env::{LogFormat, ObservabilityConfig};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use super::log::RotatingLog;
 use crate::failure::{Failure, Outcome, chain};
 
-/// Starts logging, to `file` or to stderr. Once per process.
-pub(crate) fn start(config: &ObservabilityConfig, file: Option<File>) -> Outcome<()> {
+/// Starts logging, to `log` or to stderr. Once per process.
+pub(crate) fn start(config: &ObservabilityConfig, log: Option<RotatingLog>) -> Outcome<()> {
     let filter = EnvFilter::builder().parse(&config.log).map_err(|error| {
         let message = format!(
             "the log filter `{}` is not valid: {}",
@@ -20,9 +20,9 @@ pub(crate) fn start(config: &ObservabilityConfig, file: Option<File>) -> Outcome
         );
         Failure::usage(message).help("RUST_LOG=info,rune_runtime=debug is one that is")
     })?;
-    let is_terminal = file.is_none() && std::io::stderr().is_terminal();
-    let writer = match file {
-        Some(file) => BoxMakeWriter::new(Arc::new(file)),
+    let is_terminal = log.is_none() && std::io::stderr().is_terminal();
+    let writer = match log {
+        Some(log) => BoxMakeWriter::new(Mutex::new(log)),
         None => BoxMakeWriter::new(std::io::stderr),
     };
     let builder = tracing_subscriber::fmt()

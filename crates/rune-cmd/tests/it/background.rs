@@ -1,5 +1,6 @@
 //! The daemon in the background: start, stop, and everything that can be in the way.
 
+use std::io::{BufRead, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 
@@ -104,6 +105,30 @@ fn starts_once_reports_and_stops() {
     home.status().ends(6);
     assert!(!home.data("daemon.pid").exists());
     assert!(!home.data("daemon.json").exists());
+}
+
+#[test]
+fn debug_follows_a_log_that_was_put_aside() {
+    let home = Home::new();
+    let dir = home.path().join(".rune");
+    std::fs::create_dir_all(&dir).unwrap();
+    let log = dir.join("daemon.log");
+    std::fs::write(&log, "first\n").unwrap();
+    let mut command = home.command(&["debug"]);
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "first");
+    let mut old = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+    std::fs::rename(&log, dir.join("daemon.log.1")).unwrap();
+    old.write_all(b"second\n").unwrap();
+    std::fs::write(&log, "third\n").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "second");
+    assert_eq!(lines.next().unwrap().unwrap(), "third");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
