@@ -5,20 +5,22 @@
 //! what it saw, with the reason, into the deployment's row. A failing start is tried
 //! again with growing pauses, at once when the deployment changes.
 
+mod start;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
+use rune_backend::{Backend, ReplicaHealth};
 use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentRow, DeploymentState, PageRequest, PutReplica,
     RemoveReplica, ReplicaFilter, ReplicaId, ReplicaRow, ReplicaState, SetDeploymentState, Store,
-    StoreError, VersionId, VersionRow,
+    StoreError, VersionId,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use self::start::{Ended, StartError, Starts};
 use crate::router::ReplicaRouter;
 use crate::task::Tasks;
 
@@ -26,6 +28,9 @@ use crate::task::Tasks;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after the first failing start; doubles with every further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// How long a look waits for the starts it made. What takes longer goes on beside the loop
+/// and wakes it.
+const START_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest pause between two starts.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -75,6 +80,19 @@ pub struct ReconcileLoop {
     /// Shared with the tasks that drain.
     draining: Arc<Mutex<HashSet<ReplicaId>>>,
     backoff: HashMap<DeploymentId, Backoff>,
+    starts: Starts,
+}
+
+/// What was found of a deployment.
+struct Look {
+    deployment: DeploymentRow,
+    template: Template,
+    /// Replicas that are as they should be.
+    current: Vec<ReplicaId>,
+    /// All others that live.
+    outdated: Vec<ReplicaId>,
+    /// Why no replica is to be started.
+    failure: Option<String>,
 }
 
 /// The part of a deployment that a replica is made from: a replica with another one is
@@ -105,6 +123,12 @@ impl ReconcileLoop {
         let wake = Arc::new(Notify::new());
         let passes = watch::Sender::new(0);
         let known = watch::Sender::new(false);
+        let starts = Starts::new(
+            store.clone(),
+            Arc::clone(&backend),
+            tasks.clone(),
+            Arc::clone(&wake),
+        );
         let handle = ReconcileHandle {
             wake: Arc::clone(&wake),
             passes: passes.subscribe(),
@@ -122,6 +146,7 @@ impl ReconcileLoop {
             started_from: HashMap::new(),
             draining: Arc::default(),
             backoff: HashMap::new(),
+            starts,
         };
         (this, handle)
     }
@@ -179,9 +204,20 @@ impl ReconcileLoop {
             self.router.set_deployment(seen);
         }
         self.known.send_replace(true);
+        let mut looks = Vec::with_capacity(deployments.len());
         for deployment in deployments {
-            if let Err(error) = self.reconcile(&deployment).await {
-                tracing::warn!(deployment = %deployment.id, %error, "reconcile failed");
+            let id = deployment.id;
+            match self.look(deployment).await {
+                Ok(look) => looks.push(look),
+                Err(error) => tracing::warn!(deployment = %id, %error, "reconcile failed"),
+            }
+        }
+        let ended = self.starts.ended(START_PATIENCE).await;
+        self.take_in(ended, &mut looks);
+        for look in looks {
+            let id = look.deployment.id;
+            if let Err(error) = self.settle(look).await {
+                tracing::warn!(deployment = %id, %error, "reconcile failed");
             }
         }
         Ok(())
@@ -203,12 +239,13 @@ impl ReconcileLoop {
         }
     }
 
-    async fn reconcile(&mut self, deployment: &DeploymentRow) -> Result<(), StoreError> {
+    /// Finds out how a deployment is, and begins what is to be done about it.
+    async fn look(&mut self, deployment: DeploymentRow) -> Result<Look, StoreError> {
         let template = Template {
             version_id: deployment.version_id,
             env: deployment.env.clone(),
         };
-        let (mut current, outdated) = self.sort_replicas(deployment, &template).await?;
+        let (mut current, outdated) = self.sort_replicas(&deployment, &template).await?;
         let wanted = deployment.replicas as usize;
         while current.len() > wanted {
             if let Some(id) = current.pop() {
@@ -216,17 +253,108 @@ impl ReconcileLoop {
             }
         }
         let missing = wanted - current.len();
-        let failure = if missing == 0 {
+        let mut failure = None;
+        if missing == 0 {
             self.backoff.remove(&deployment.id);
-            None
         } else {
-            self.start(deployment, &template, missing, &mut current)
-                .await?
+            let under_way = self.starts.count(deployment.id, &template);
+            let more = missing.saturating_sub(under_way);
+            failure = self.start(&deployment, &template, more).await?;
+        }
+        Ok(Look {
+            deployment,
+            template,
+            current,
+            outdated,
+            failure,
+        })
+    }
+
+    /// Begins to start `count` replicas, or answers why it does not.
+    async fn start(
+        &mut self,
+        deployment: &DeploymentRow,
+        template: &Template,
+        count: usize,
+    ) -> Result<Option<String>, StoreError> {
+        let held = self.backoff.get(&deployment.id);
+        let held = held.filter(|b| b.generation == deployment.generation);
+        if let Some(held) = held.filter(|b| count == 0 || Instant::now() < b.not_before) {
+            return Ok(Some(held.reason.clone()));
+        }
+        let Some(version) = self.store.version(deployment.version_id).await? else {
+            return Ok(Some(format!(
+                "version `{}` does not exist",
+                deployment.version_id
+            )));
         };
+        for _ in 0..count {
+            self.starts.begin(deployment, &version, template);
+        }
+        Ok(None)
+    }
+
+    /// Adds what came of the starts to what was found before they ended.
+    fn take_in(&mut self, ended: Vec<Ended>, looks: &mut Vec<Look>) {
+        let mut failed: HashMap<DeploymentId, String> = HashMap::new();
+        for start in ended {
+            let look = looks
+                .iter_mut()
+                .find(|look| look.deployment.id == start.deployment_id);
+            match start.result {
+                Ok(()) => {
+                    let id = start.replica_id;
+                    if let Some(look) = look {
+                        let is_current = look.template == start.template
+                            && look.current.len() < look.deployment.replicas as usize;
+                        if is_current {
+                            look.current.push(id);
+                        } else if look.template != start.template {
+                            look.outdated.push(id);
+                        }
+                        // One too many is found and retired by the next look.
+                    }
+                    self.started_from.insert(id, start.template);
+                }
+                Err(StartError::Backend(error)) => {
+                    if look.is_some_and(|look| look.deployment.generation == start.generation) {
+                        failed.insert(start.deployment_id, error.to_string());
+                    }
+                }
+                Err(StartError::Store(error)) => {
+                    let id = start.deployment_id;
+                    tracing::warn!(deployment = %id, %error, "reconcile failed");
+                    // Nothing is said of a deployment of which not all is known.
+                    looks.retain(|look| look.deployment.id != id);
+                }
+                Err(StartError::Shutdown) => {}
+            }
+        }
+        for look in looks {
+            if let Some(reason) = failed.remove(&look.deployment.id) {
+                self.note_failure(&look.deployment, &reason);
+                look.failure = Some(reason);
+            }
+        }
+    }
+
+    /// Lets go of what is replaced and writes what was found.
+    async fn settle(&mut self, look: Look) -> Result<(), StoreError> {
+        let Look {
+            deployment,
+            current,
+            outdated,
+            failure,
+            ..
+        } = look;
+        let wanted = deployment.replicas as usize;
         if current.len() == wanted || (wanted > 0 && !current.is_empty()) {
             for id in &outdated {
                 self.retire(*id);
             }
+        }
+        if current.len() == wanted {
+            self.backoff.remove(&deployment.id);
         }
         let (state, reason) = judge(wanted, current.len(), outdated.len(), failure);
         if deployment.state != state || deployment.reason != reason {
@@ -242,7 +370,7 @@ impl ReconcileLoop {
         self.router.set_deployment(DeploymentRow {
             state,
             reason,
-            ..deployment.clone()
+            ..deployment
         });
         Ok(())
     }
@@ -261,7 +389,7 @@ impl ReconcileLoop {
         let rows = self.store.replicas(&filter, &page).await?.items;
         let (mut current, mut outdated) = (Vec::new(), Vec::new());
         for row in rows {
-            if self.draining().contains(&row.id) {
+            if self.starts.contains(row.id) || self.draining().contains(&row.id) {
                 continue;
             }
             match self.backend.health(row.id).await {
@@ -292,84 +420,6 @@ impl ReconcileLoop {
             }
         }
         Ok((current, outdated))
-    }
-
-    /// Starts `missing` replicas at the same time and answers why one of them failed.
-    async fn start(
-        &mut self,
-        deployment: &DeploymentRow,
-        template: &Template,
-        missing: usize,
-        current: &mut Vec<ReplicaId>,
-    ) -> Result<Option<String>, StoreError> {
-        let held = self.backoff.get(&deployment.id);
-        let held = held.filter(|b| b.generation == deployment.generation);
-        if let Some(held) = held.filter(|b| Instant::now() < b.not_before) {
-            return Ok(Some(held.reason.clone()));
-        }
-        let Some(version) = self.store.version(deployment.version_id).await? else {
-            return Ok(Some(format!(
-                "version `{}` does not exist",
-                deployment.version_id
-            )));
-        };
-        let starts = (0..missing).map(|_| self.start_one(deployment, &version));
-        let (mut failure, mut unstored) = (None, None);
-        for (id, result) in join_all(starts).await {
-            match result {
-                Ok(()) => {
-                    self.started_from.insert(id, template.clone());
-                    current.push(id);
-                }
-                Err(StartError::Store(error)) => unstored = Some(error),
-                Err(StartError::Backend(error)) => failure = Some(error.to_string()),
-            }
-        }
-        if let Some(error) = unstored {
-            return Err(error);
-        }
-        match &failure {
-            None => {
-                self.backoff.remove(&deployment.id);
-            }
-            Some(reason) => self.note_failure(deployment, reason),
-        }
-        Ok(failure)
-    }
-
-    async fn start_one(
-        &self,
-        deployment: &DeploymentRow,
-        version: &VersionRow,
-    ) -> (ReplicaId, Result<(), StartError>) {
-        let id = ReplicaId::generate();
-        let spec = ReplicaSpec::new(id, deployment, version);
-        let put = |state, endpoint| PutReplica {
-            replica_id: id,
-            deployment_id: deployment.id,
-            version_id: version.id,
-            state,
-            reason: String::new(),
-            backend: self.backend.name().to_owned(),
-            endpoint,
-        };
-        let result = async {
-            self.store.write(put(ReplicaState::Starting, None)).await?;
-            match self.backend.start(&spec).await {
-                Ok(endpoint) => {
-                    self.store.write(put(ReplicaState::Ready, endpoint)).await?;
-                    Ok(())
-                }
-                Err(error) => {
-                    if let Err(error) = self.backend.stop(id).await {
-                        tracing::warn!(replica = %id, %error, "failed replica was not removed");
-                    }
-                    self.store.write(RemoveReplica { replica_id: id }).await?;
-                    Err(StartError::Backend(error))
-                }
-            }
-        };
-        (id, result.await)
     }
 
     fn note_failure(&mut self, deployment: &DeploymentRow, reason: &str) {
@@ -472,17 +522,6 @@ fn lock(draining: &Mutex<HashSet<ReplicaId>>) -> MutexGuard<'_, HashSet<ReplicaI
     draining.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-enum StartError {
-    Backend(BackendError),
-    Store(StoreError),
-}
-
-impl From<StoreError> for StartError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
 /// What the deployment's row says.
 fn judge(
     wanted: usize,
@@ -494,6 +533,9 @@ fn judge(
         Some(reason) if current + outdated == 0 => (DeploymentState::Failed, reason),
         Some(reason) => (DeploymentState::Degraded, reason),
         None if wanted == 0 => (DeploymentState::Stopped, String::new()),
+        None if current + outdated == 0 => {
+            (DeploymentState::Pending, "replicas are starting".to_owned())
+        }
         None if current < wanted => (
             DeploymentState::Degraded,
             format!("{current} of {wanted} replicas are ready"),

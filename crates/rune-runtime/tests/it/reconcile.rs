@@ -30,6 +30,8 @@ struct FakeBackend {
 struct Fake {
     running: BTreeMap<ReplicaId, (VersionId, ReplicaHealth)>,
     failing: bool,
+    /// Starts of this version do not come to an end.
+    stuck: Option<VersionId>,
     stop_fails: u32,
     starts: Vec<Instant>,
     log: Vec<(&'static str, ReplicaId)>,
@@ -42,6 +44,9 @@ impl Backend for FakeBackend {
     }
 
     async fn start(&self, spec: &ReplicaSpec) -> Result<Option<String>, BackendError> {
+        if self.state.lock().unwrap().stuck == Some(spec.version_id) {
+            std::future::pending::<()>().await;
+        }
         let mut state = self.state.lock().unwrap();
         state.starts.push(Instant::now());
         if state.failing {
@@ -125,11 +130,15 @@ impl Plane {
     }
 
     async fn apply(&self, version_id: VersionId, replicas: u32) {
+        self.apply_as(self.id, "stable", version_id, replicas).await;
+    }
+
+    async fn apply_as(&self, id: DeploymentId, alias: &str, version_id: VersionId, replicas: u32) {
         let apply = ApplyDeployment {
-            deployment_id: self.id,
+            deployment_id: id,
             namespace: "dev".to_owned(),
             agent: "bot".to_owned(),
-            alias: "stable".to_owned(),
+            alias: alias.to_owned(),
             version_id,
             replicas,
             env: BTreeMap::new(),
@@ -254,6 +263,40 @@ async fn a_failing_start_is_tried_again_with_growing_pauses_and_says_why() {
     plane.apply(next, 1).await;
     plane.ready(1).await;
     assert!(changed.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_takes_for_ever_holds_up_nobody_else() {
+    let backend = Arc::new(FakeBackend::default());
+    let plane = Plane::start(|_| Arc::clone(&backend) as Arc<_>);
+    let slow = plane.publish("1.0.0", &digest(1)).await;
+    backend.state.lock().unwrap().stuck = Some(slow);
+    let other = DeploymentId::generate();
+    plane.apply_as(other, "slow", slow, 2).await;
+    let pending = async || {
+        let row = plane.store.deployment(other).await.unwrap().unwrap();
+        (row.state, row.reason)
+    };
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let starting = (DeploymentState::Pending, "replicas are starting".to_owned());
+    assert_eq!(pending().await, starting);
+    assert_eq!(plane.replicas().await.len(), 2, "and it is not begun anew");
+    let version = plane.publish("2.0.0", &digest(2)).await;
+    plane.apply(version, 2).await;
+    plane
+        .settles("ready beside it", |row, _| {
+            row.is_some_and(|row| row.state == DeploymentState::Ready)
+        })
+        .await;
+    assert_eq!(pending().await, starting);
+    // Not even another version of the same deployment.
+    plane.apply_as(other, "slow", version, 1).await;
+    let ready = async {
+        while pending().await.0 != DeploymentState::Ready {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("ready", ready).await;
 }
 
 #[tokio::test(start_paused = true)]
