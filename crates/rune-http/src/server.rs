@@ -209,3 +209,18 @@ where
         self.0.spawn("http2", future);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_connection_sends_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let places = Arc::new(Semaphore::new(1));
+        let (client, accepted) = tokio::join!(TcpStream::connect(addr), accept(&listener, &places));
+        assert!(!client.unwrap().nodelay().unwrap(), "the system's default");
+        assert!(accepted.unwrap().0.nodelay().unwrap());
+    }
+}
