@@ -4,8 +4,8 @@
 //! * [`Edge`] is the one layer around every route: request id, authentication, browser
 //!   protection, panics, span and metrics. [`Edge::protect`] puts it on.
 //! * [`Auth`] says who a caller is; [`check_bind`] refuses to expose a listener without it.
-//! * [`ApiError`] is the only way to answer an error; [`Json`], [`JsonOrDefault`], [`Query`]
-//!   and [`Path`] refuse bad input with it.
+//! * [`ApiError`] is the only way to answer an error; [`Json`], [`JsonOrDefault`], [`Query`],
+//!   [`List`] and [`Path`] refuse bad input with it.
 //! * [`Metrics`] keeps the metrics of the process and shows them to Prometheus.
 //! * [`api!`] makes the routes and their document from one list of handlers.
 //!
@@ -42,7 +42,7 @@ pub use error::ApiError;
 pub use extract::{Json, JsonOrDefault, Path, Query};
 pub use metrics::recorder::Metrics;
 pub use openapi::{ErrorBody, ErrorDetail, public_operations, secure};
-pub use page::page_request;
+pub use page::{List, NoFilter, PageQuery};
 pub use readiness::{Health, PartStatus, Readiness, ReadyPart, ReadyReport};
 pub use server::{Server, ServerLimits};
 pub use view::{ReplicaView, TokenUsage};

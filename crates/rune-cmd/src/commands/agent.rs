@@ -193,7 +193,7 @@ async fn remove(context: &Context, client: &Client, named: &Named, force: bool) 
 async fn deployment(client: &Client, named: &Named) -> Outcome<Value> {
     let Target { namespace, alias } = &named.target;
     let query = [
-        ("namespace", namespace.as_str()),
+        ("ns", namespace.as_str()),
         ("agent", &named.name),
         ("alias", alias),
     ];

@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use rune_http::{
-    ApiError, Caller, ErrorBody, Json, MAX_PACKAGE_BYTES, Path, Query, page_request, read_body,
+    ApiError, Caller, ErrorBody, Json, List, MAX_PACKAGE_BYTES, PageQuery, Path, read_body,
 };
 use rune_store_runtime::{PublishVersion, Timestamp, VersionFilter, VersionId, VersionRow};
 use serde::{Deserialize, Serialize};
@@ -74,10 +74,6 @@ pub(crate) struct ListQuery {
     agent: Option<String>,
     /// Only with this digest.
     digest: Option<String>,
-    /// Rows at the most: 1 to 1000, 50 by default.
-    limit: Option<u32>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
 }
 
 /// Publishes a package (a tar archive, as `rune build` makes it, 64 MiB at the most).
@@ -132,7 +128,7 @@ pub(crate) async fn publish(
 
 /// Versions, newest first.
 #[utoipa::path(
-    get, path = "/v1/agent-versions", tag = "agent versions", params(ListQuery),
+    get, path = "/v1/agent-versions", tag = "agent versions", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = VersionPage, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
@@ -140,9 +136,11 @@ pub(crate) async fn publish(
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
-    Query(query): Query<ListQuery>,
+    List {
+        filter: query,
+        page,
+    }: List<ListQuery>,
 ) -> Result<Json<VersionPage>, ApiError> {
-    let page = page_request(query.limit, query.cursor)?;
     let filter = VersionFilter {
         agent: query.agent,
         digest: query.digest,

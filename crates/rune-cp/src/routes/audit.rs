@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, Query, page_request};
+use rune_http::{ApiError, ErrorBody, Json, List, PageQuery};
 use rune_store_runtime::{AuditFilter, AuditId, AuditRow, AuditVerdict, RequestId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -67,15 +67,11 @@ pub(crate) struct ListQuery {
     /// Only with this verdict: `allowed`, `denied` or `asked`.
     #[param(value_type = Option<String>)]
     verdict: Option<AuditVerdict>,
-    /// Rows at the most: 1 to 1000, 50 by default.
-    limit: Option<u32>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
 }
 
 /// The audit trail, newest first.
 #[utoipa::path(
-    get, path = "/v1/audit", tag = "audit", params(ListQuery),
+    get, path = "/v1/audit", tag = "audit", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = AuditPage, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
@@ -83,9 +79,11 @@ pub(crate) struct ListQuery {
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
-    Query(query): Query<ListQuery>,
+    List {
+        filter: query,
+        page,
+    }: List<ListQuery>,
 ) -> Result<Json<AuditPage>, ApiError> {
-    let page = page_request(query.limit, query.cursor)?;
     let filter = AuditFilter {
         kind: query.kind,
         request_id: query.request,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use http::StatusCode;
-use rune_http::{ApiError, Caller, ErrorBody, Json, Path, Query, page_request};
+use rune_http::{ApiError, Caller, ErrorBody, Json, List, PageQuery, Path, Query};
 use rune_spec::AgentName;
 use rune_store_runtime::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentId, DeploymentRow,
@@ -142,15 +142,11 @@ pub(crate) struct DeploymentPage {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
     /// Only in this namespace.
-    namespace: Option<String>,
+    ns: Option<String>,
     /// Only of this agent.
     agent: Option<String>,
     /// Only with this alias.
     alias: Option<String>,
-    /// Rows at the most: 1 to 1000, 50 by default.
-    limit: Option<u32>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
 }
 
 /// Whether to wait for the outcome.
@@ -268,7 +264,7 @@ pub(crate) async fn scale(
 
 /// Deployments by namespace, agent, alias.
 #[utoipa::path(
-    get, path = "/v1/deployments", tag = "deployments", params(ListQuery),
+    get, path = "/v1/deployments", tag = "deployments", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = DeploymentPage, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
@@ -276,11 +272,13 @@ pub(crate) async fn scale(
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
-    Query(query): Query<ListQuery>,
+    List {
+        filter: query,
+        page,
+    }: List<ListQuery>,
 ) -> Result<Json<DeploymentPage>, ApiError> {
-    let page = page_request(query.limit, query.cursor)?;
     let filter = DeploymentFilter {
-        namespace: query.namespace,
+        namespace: query.ns,
         agent: query.agent,
         alias: query.alias,
     };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, Query, ReplicaView, page_request};
+use rune_http::{ApiError, ErrorBody, Json, List, PageQuery, ReplicaView};
 use rune_store_runtime::{DeploymentId, ReplicaFilter};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -27,15 +27,11 @@ pub(crate) struct ListQuery {
     /// Only of this deployment.
     #[param(value_type = Option<String>)]
     deployment: Option<DeploymentId>,
-    /// Rows at the most: 1 to 1000, 50 by default.
-    limit: Option<u32>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
 }
 
 /// Replicas with their state and load, oldest first.
 #[utoipa::path(
-    get, path = "/v1/replicas", tag = "replicas", params(ListQuery),
+    get, path = "/v1/replicas", tag = "replicas", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ReplicaPage, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
@@ -43,9 +39,11 @@ pub(crate) struct ListQuery {
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
-    Query(query): Query<ListQuery>,
+    List {
+        filter: query,
+        page,
+    }: List<ListQuery>,
 ) -> Result<Json<ReplicaPage>, ApiError> {
-    let page = page_request(query.limit, query.cursor)?;
     let filter = ReplicaFilter {
         deployment_id: query.deployment,
     };

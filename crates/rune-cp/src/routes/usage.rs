@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, Query, TokenUsage, page_request};
+use rune_http::{ApiError, ErrorBody, Json, List, PageQuery, TokenUsage};
 use rune_store_runtime::{PageRequest, RequestId, Timestamp, Usage, UsageFilter, UsageRow};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -86,21 +86,17 @@ pub(crate) struct ListQuery {
     #[param(value_type = Option<String>)]
     request: Option<RequestId>,
     /// Only of agents in this namespace.
-    namespace: Option<String>,
+    ns: Option<String>,
     /// Only of this agent.
     agent: Option<String>,
     /// Only at or after this time (RFC 3339).
     #[param(value_type = Option<String>)]
     since: Option<Timestamp>,
-    /// Rows at the most: 1 to 1000, 50 by default.
-    limit: Option<u32>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
 }
 
 /// Model calls, newest first, and their sums by agent and model.
 #[utoipa::path(
-    get, path = "/v1/usage", tag = "usage", params(ListQuery),
+    get, path = "/v1/usage", tag = "usage", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = UsagePage, description = "A part of the ledger"),
         (status = "default", body = ErrorBody, description = "An error"),
@@ -108,12 +104,14 @@ pub(crate) struct ListQuery {
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
-    Query(query): Query<ListQuery>,
+    List {
+        filter: query,
+        page,
+    }: List<ListQuery>,
 ) -> Result<Json<UsagePage>, ApiError> {
-    let page = page_request(query.limit, query.cursor)?;
     let filter = UsageFilter {
         request_id: query.request,
-        namespace: query.namespace,
+        namespace: query.ns,
         agent: query.agent,
         since: query.since,
     };

@@ -131,7 +131,7 @@ async fn a_deployment_is_made_moved_scaled_and_deleted_and_all_of_it_is_audited(
     assert_eq!(replicas["items"][0]["in_flight"], 0);
     let stop = cp.post(&format!("{path}/scale?wait=ready"), &json!({"replicas": 0}));
     assert_eq!(answer(stop).await.1["state"], "stopped");
-    let (_, list) = answer(cp.get("/v1/deployments?namespace=dev&agent=hello&alias=stable")).await;
+    let (_, list) = answer(cp.get("/v1/deployments?ns=dev&agent=hello&alias=stable")).await;
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
 
     assert_eq!(answer(cp.client.delete(cp.url(&path))).await.0, 204);

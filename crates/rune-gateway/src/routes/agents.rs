@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, Path, Query, ReplicaView, page_request};
+use rune_http::{ApiError, ErrorBody, Json, List, PageQuery, Path, Query, ReplicaView};
 use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentRow, ErrorCode, PageRequest, ReplicaFilter,
     Timestamp, VersionId,
@@ -70,15 +70,11 @@ pub(crate) struct ListQuery {
     ns: Option<String>,
     /// Only with this alias.
     alias: Option<String>,
-    /// Rows at the most: 1 to 1000, 50 by default.
-    limit: Option<u32>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
 }
 
 /// Deployed agents, by namespace, name, alias.
 #[utoipa::path(
-    get, path = "/v1/agents", tag = "agents", params(ListQuery),
+    get, path = "/v1/agents", tag = "agents", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = AgentPage, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
@@ -86,9 +82,11 @@ pub(crate) struct ListQuery {
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
-    Query(query): Query<ListQuery>,
+    List {
+        filter: query,
+        page,
+    }: List<ListQuery>,
 ) -> Result<Json<AgentPage>, ApiError> {
-    let page = page_request(query.limit, query.cursor)?;
     let filter = DeploymentFilter {
         namespace: query.ns,
         agent: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use rune_http::{
-    ApiError, Caller, ErrorBody, Json, JsonOrDefault, Path, Query, TokenUsage, page_request,
+    ApiError, Caller, ErrorBody, Json, JsonOrDefault, List, PageQuery, Path, TokenUsage,
 };
 use rune_store_runtime::{
     DeploymentId, EntryBody, Failure, PageRequest, ParentCall, ReplicaId, RequestFilter, RequestId,
@@ -205,10 +205,6 @@ pub(crate) struct ListQuery {
     /// Only those that this request made, through any number of agents.
     #[param(value_type = Option<String>)]
     root: Option<RequestId>,
-    /// Rows at the most: 1 to 1000, 50 by default.
-    limit: Option<u32>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
 }
 
 /// Why a request is cancelled.
@@ -221,7 +217,7 @@ pub(crate) struct CancelRequest {
 
 /// Requests, newest first.
 #[utoipa::path(
-    get, path = "/v1/requests", tag = "requests", params(ListQuery),
+    get, path = "/v1/requests", tag = "requests", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = RequestPage, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
@@ -229,9 +225,11 @@ pub(crate) struct CancelRequest {
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
-    Query(query): Query<ListQuery>,
+    List {
+        filter: query,
+        page,
+    }: List<ListQuery>,
 ) -> Result<Json<RequestPage>, ApiError> {
-    let page = page_request(query.limit, query.cursor)?;
     let filter = RequestFilter {
         namespace: query.ns,
         agent: query.agent,

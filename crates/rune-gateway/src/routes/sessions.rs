@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use http::StatusCode;
-use rune_http::{ApiError, ErrorBody, Json, JsonOrDefault, Path, Query, page_request};
+use rune_http::{ApiError, ErrorBody, Json, JsonOrDefault, List, NoFilter, PageQuery, Path, Query};
 use rune_runtime::EngineError;
 use rune_store_runtime::{
     Block, CreateSession, DeleteSession, MessageRow, Page, RequestId, Role, SessionId, SessionRow,
@@ -13,7 +13,7 @@ use rune_store_runtime::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::Target;
 use crate::gateway::Shared;
@@ -162,17 +162,6 @@ pub(crate) struct MessagePage {
     next: Option<String>,
 }
 
-/// A part of a list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PageQuery {
-    /// Rows at the most: 1 to 1000, 50 by default.
-    limit: Option<u32>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
-}
-
 /// Creates a session without a request.
 #[utoipa::path(
     post, path = "/v1/agents/{name}/sessions", tag = "sessions",
@@ -236,9 +225,8 @@ pub(crate) async fn get(
 pub(crate) async fn messages(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<SessionId>,
-    Query(query): Query<PageQuery>,
+    List { page, .. }: List<NoFilter>,
 ) -> Result<Json<MessagePage>, ApiError> {
-    let page = page_request(query.limit, query.cursor)?;
     find(&shared, &id).await?;
     let Page { items, next } = shared
         .engine
