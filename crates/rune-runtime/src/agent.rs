@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jsonschema::Validator;
+use jsonschema::{ValidationError, Validator};
 use rune_spec::{AgentPackage, MissingVariable, Runefile, SpecErrors, ToolDescriptor, ToolRuntime};
 use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
 use serde_json::Value;
@@ -113,23 +113,28 @@ pub struct SchemaMismatch {
 
 /// Longest part of a mismatch message that is shown.
 const MISMATCH_MESSAGE_CHARS: usize = 300;
+/// Mismatches of an answer that the model is told at once.
+const MISMATCHES_SHOWN: usize = 5;
 
 fn check(validator: &Validator, value: &Value) -> Result<(), SchemaMismatch> {
-    validator.validate(value).map_err(|error| {
-        let path = error.instance_path().to_string();
-        SchemaMismatch {
-            path: if path.is_empty() {
-                "/".to_owned()
-            } else {
-                path
-            },
-            message: error
-                .to_string()
-                .chars()
-                .take(MISMATCH_MESSAGE_CHARS)
-                .collect(),
-        }
-    })
+    validator.validate(value).map_err(mismatch)
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is the last that is done with it"
+)]
+fn mismatch(error: ValidationError<'_>) -> SchemaMismatch {
+    let path = error.instance_path().to_string();
+    let message = error.to_string();
+    SchemaMismatch {
+        path: if path.is_empty() {
+            "/".to_owned()
+        } else {
+            path
+        },
+        message: message.chars().take(MISMATCH_MESSAGE_CHARS).collect(),
+    }
 }
 
 /// An agent that is ready to run. Immutable and shared by every request it serves.
@@ -142,6 +147,7 @@ pub struct Agent {
     policy: PolicyEngine,
     runner: ProcessRunner,
     input: Option<Validator>,
+    output: Option<OutputContract>,
     workspace: PathBuf,
 }
 
@@ -235,6 +241,23 @@ impl Agent {
         })
     }
 
+    /// The schema of its answers, where it has one.
+    #[must_use]
+    pub fn output_schema(&self) -> Option<&Arc<Value>> {
+        self.output.as_ref().map(|output| &output.schema)
+    }
+
+    /// The ways in which an answer breaks `output_schema`, a few of them; none where it
+    /// does not.
+    #[must_use]
+    pub fn output_mismatches(&self, output: &Value) -> Vec<SchemaMismatch> {
+        let Some(contract) = &self.output else {
+            return Vec::new();
+        };
+        let errors = contract.validator.iter_errors(output);
+        errors.take(MISMATCHES_SHOWN).map(mismatch).collect()
+    }
+
     /// The first way in which the input of a request breaks `input_schema`.
     ///
     /// # Errors
@@ -244,6 +267,12 @@ impl Agent {
             .as_ref()
             .map_or(Ok(()), |validator| check(validator, input))
     }
+}
+
+/// What an answer of an agent has to be.
+struct OutputContract {
+    schema: Arc<Value>,
+    validator: Validator,
 }
 
 /// Looks up a variable for `${VAR}`.
@@ -319,6 +348,16 @@ impl AgentLoader {
             .as_ref()
             .map(|s| compile(s, "input_schema"))
             .transpose()?;
+        let output = spec
+            .output_schema
+            .as_ref()
+            .map(|schema| {
+                Ok::<_, AgentError>(OutputContract {
+                    schema: Arc::new(schema.clone()),
+                    validator: compile(schema, "output_schema")?,
+                })
+            })
+            .transpose()?;
         let models = models::providers(
             &package,
             &self.providers,
@@ -337,6 +376,7 @@ impl AgentLoader {
             policy,
             runner,
             input,
+            output,
             workspace,
         })
     }

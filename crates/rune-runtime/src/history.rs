@@ -15,6 +15,8 @@ const STANDARD_WINDOW: u32 = 40;
 const EXTENDED_WINDOW: u32 = 1000;
 /// Bytes that stand for a token when no tokenizer is at hand.
 const BYTES_PER_TOKEN: u64 = 4;
+/// Bytes that an image is counted as: about what the providers bill for a large one.
+const IMAGE_BYTES: usize = 6400;
 
 /// What the model is told about a call whose result was lost.
 pub(crate) const LOST_RESULT: &str =
@@ -86,6 +88,7 @@ pub(crate) fn estimate_tokens(message: &Message) -> u64 {
             Block::Text { text, .. } | Block::Reasoning { text, .. } => text.len(),
             Block::ToolCall { name, input, .. } => name.len() + input.to_string().len(),
             Block::ToolResult { content, .. } => content.len(),
+            Block::Image { .. } => IMAGE_BYTES,
             Block::Opaque { native } => native.json.to_string().len(),
         })
         .sum();

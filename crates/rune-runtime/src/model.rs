@@ -3,8 +3,8 @@
 //!
 //! * [`LlmClient`] is a provider; a call answers a [`ModelStream`] of live deltas
 //!   that ends with the whole reply.
-//! * The wire clients are [`AnthropicClient`], [`OpenAiClient`] (Chat Completions)
-//!   and [`GeminiClient`]; [`OfflineClient`] needs no network.
+//! * The wire clients are [`AnthropicClient`], [`OpenAiClient`] (Chat Completions),
+//!   [`ResponsesClient`] (OpenAI Responses) and [`GeminiClient`]; [`OfflineClient`] needs no network.
 //! * [`Providers`] are the clients of an agent in order, with fallback.
 //! * A client retries only before it has shown anything; from the first delta on a
 //!   failure is the caller's to judge.
@@ -19,6 +19,7 @@ mod offline;
 mod openai;
 mod providers;
 mod request;
+mod responses;
 mod retry;
 pub mod wire;
 
@@ -33,5 +34,6 @@ pub use providers::{
     ProvidersError,
 };
 pub use request::{ModelRequest, ToolDefinition};
+pub use responses::ResponsesClient;
 pub use retry::RetryPolicy;
 pub use wire::{ClientConfig, Protocol, Timeouts};

@@ -9,6 +9,11 @@ use crate::{
     ReplicaId, RequestId, RequestStatus, Role, StopReason, Timestamp, Usage,
 };
 
+/// Code of the notice that tells the model, and the reader, in which way an answer does
+/// not match the agent's `output_schema`. It is part of the conversation: the model
+/// answers it.
+pub const OUTPUT_REPAIR: &str = "output_repair";
+
 /// A committed line of a request's journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -83,7 +88,8 @@ pub enum EntryBody {
         /// How many agents stand between it and the outermost caller, 1 for the first.
         depth: u32,
     },
-    /// Something the reader of the journal should know and the model need not.
+    /// Something the reader of the journal should know; the model is told only with
+    /// [`OUTPUT_REPAIR`].
     Notice {
         /// A stable word for programs, such as `loop_detected`.
         code: String,
@@ -142,10 +148,8 @@ impl EntryBody {
     #[must_use]
     pub fn into_message(self, tool: Option<String>) -> Option<Message> {
         match self {
-            Self::Accepted { input } => Some(Message::user(match input {
-                Value::String(text) => text,
-                other => other.to_string(),
-            })),
+            Self::Accepted { input } => Some(Message::from_input(&input)),
+            Self::Notice { code, message } if code == OUTPUT_REPAIR => Some(Message::user(message)),
             Self::ModelReply(reply) => Some(Message {
                 role: Role::Assistant,
                 blocks: reply.blocks,

@@ -24,6 +24,7 @@ mod command;
 mod deployment;
 mod error;
 mod id;
+mod input;
 mod journal;
 pub mod limits;
 mod memory;
@@ -56,11 +57,13 @@ pub use id::{
     ApprovalId, AuditId, CommandId, DeploymentId, IdError, ReplicaId, RequestId, ScheduleId,
     SessionId, VersionId,
 };
+pub use input::input_parts;
 pub use journal::{
-    Entry, EntryBody, ErrorCode, Failure, ModelReply, PolicyVerdict, ToolIntent, ToolOutcome,
+    Entry, EntryBody, ErrorCode, Failure, ModelReply, OUTPUT_REPAIR, PolicyVerdict, ToolIntent,
+    ToolOutcome,
 };
 pub use memory::{MemoryForget, MemoryPut, MemoryQuery, MemoryRow, MemoryScope};
-pub use message::{Block, Message, MessageRow, NativeBlock, Role, StopReason, Usage};
+pub use message::{Block, ImageSource, Message, MessageRow, NativeBlock, Role, StopReason, Usage};
 pub use page::{Page, PageRequest};
 pub use registry::{PublishVersion, VersionFilter, VersionRow};
 pub use replica::{PutReplica, RemoveReplica, ReplicaFilter, ReplicaRow, ReplicaState};

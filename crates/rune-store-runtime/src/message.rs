@@ -29,6 +29,12 @@ pub enum Block {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         native: Option<NativeBlock>,
     },
+    /// An image that the user shows the model.
+    Image {
+        /// Where it is.
+        #[serde(flatten)]
+        source: ImageSource,
+    },
     /// What the model thought, as far as the provider shows it.
     Reasoning {
         /// The text; may be empty where the provider only gives a signature.
@@ -78,11 +84,36 @@ impl Block {
     }
 }
 
+/// Where an image is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ImageSource {
+    /// Here.
+    Data {
+        /// Such as `image/png`.
+        media_type: String,
+        /// The bytes in base64.
+        data: String,
+    },
+    /// In the [`BlobStore`](crate::BlobStore).
+    Stored {
+        /// Such as `image/png`.
+        media_type: String,
+        /// Of the bytes.
+        digest: String,
+    },
+    /// Where the provider fetches it.
+    Url {
+        /// An `http` or `https` URL.
+        url: String,
+    },
+}
+
 /// The JSON of a block exactly as a provider sent it. It is sent back unchanged
 /// to the same protocol (signatures depend on it) and left out for any other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NativeBlock {
-    /// The wire protocol: `anthropic`, `openai`, `gemini`.
+    /// The wire protocol: `anthropic`, `openai`, `responses`, `gemini`.
     pub protocol: String,
     /// The block.
     pub json: Value,

@@ -84,7 +84,7 @@ impl ModelServer {
     #[must_use]
     pub fn base_url(&self, protocol: Protocol) -> String {
         match protocol {
-            Protocol::Openai => format!("http://{}/v1", self.addr),
+            Protocol::Openai | Protocol::Responses => format!("http://{}/v1", self.addr),
             Protocol::Anthropic | Protocol::Gemini => format!("http://{}", self.addr),
         }
     }

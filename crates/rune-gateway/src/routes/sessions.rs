@@ -8,8 +8,8 @@ use http::StatusCode;
 use rune_http::{ApiError, ErrorBody, Json, JsonOrDefault, List, NoFilter, PageQuery, Path, Query};
 use rune_runtime::EngineError;
 use rune_store_runtime::{
-    Block, CreateSession, DeleteSession, MessageRow, Page, RequestId, Role, SessionId, SessionRow,
-    Timestamp,
+    Block, CreateSession, DeleteSession, ImageSource, MessageRow, Page, RequestId, Role, SessionId,
+    SessionRow, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -94,6 +94,13 @@ pub(crate) struct MessageView {
 pub(crate) enum BlockView {
     /// Plain text.
     Text { text: String },
+    /// An image that the user showed: its type, or where the provider fetches it.
+    Image {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        media_type: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        url: Option<String>,
+    },
     /// What the model thought.
     Reasoning { text: String },
     /// A tool call by the model.
@@ -116,6 +123,18 @@ impl BlockView {
     fn new(block: Block) -> Option<Self> {
         match block {
             Block::Text { text, .. } => Some(Self::Text { text }),
+            Block::Image { source } => Some(match source {
+                ImageSource::Data { media_type, .. } | ImageSource::Stored { media_type, .. } => {
+                    Self::Image {
+                        media_type: Some(media_type),
+                        url: None,
+                    }
+                }
+                ImageSource::Url { url } => Self::Image {
+                    media_type: None,
+                    url: Some(url),
+                },
+            }),
             Block::Reasoning { text, .. } => Some(Self::Reasoning { text }),
             Block::ToolCall {
                 id, name, input, ..

@@ -37,6 +37,7 @@ pub(super) fn providers(
             protocol: match endpoint.protocol {
                 SpecProtocol::Anthropic => Protocol::Anthropic,
                 SpecProtocol::Openai => Protocol::OpenAi,
+                SpecProtocol::Responses => Protocol::Responses,
                 SpecProtocol::Gemini => Protocol::Gemini,
             },
             base_url: resolve(&endpoint.base_url, &format!("{place}.base_url"), lookup)?,

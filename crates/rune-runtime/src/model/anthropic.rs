@@ -23,7 +23,7 @@ pub struct AnthropicClient(WireClient);
 impl AnthropicClient {
     /// A client; no connection is made before the first call.
     #[must_use]
-    pub const fn new(config: ClientConfig, http: HttpClient) -> Self {
+    pub fn new(config: ClientConfig, http: HttpClient) -> Self {
         Self(WireClient::new(Protocol::Anthropic, config, http))
     }
 }

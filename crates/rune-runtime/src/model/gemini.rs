@@ -20,7 +20,7 @@ pub struct GeminiClient(WireClient);
 impl GeminiClient {
     /// A client; no connection is made before the first call.
     #[must_use]
-    pub const fn new(config: ClientConfig, http: HttpClient) -> Self {
+    pub fn new(config: ClientConfig, http: HttpClient) -> Self {
         Self(WireClient::new(Protocol::Gemini, config, http))
     }
 }

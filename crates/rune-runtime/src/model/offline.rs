@@ -108,6 +108,10 @@ fn unscripted(request: &ModelRequest, turn: &Turn<'_>) -> ScriptReply {
         return say(turn.report());
     }
     match commands(&turn.input, &request.tools) {
+        None if turn.images > 0 => say(format!(
+            "Echo: {} ({} images; the offline model cannot see them)",
+            turn.input, turn.images
+        )),
         None => say(format!("Echo: {}", turn.input)),
         Some(Err(problem)) => say(problem),
         Some(Ok(tool_calls)) => ScriptReply {
@@ -154,7 +158,7 @@ fn prompt_bytes(request: &ModelRequest) -> usize {
                 Block::Text { text, .. } | Block::Reasoning { text, .. } => text.len(),
                 Block::ToolCall { name, input, .. } => name.len() + input.to_string().len(),
                 Block::ToolResult { content, .. } => content.len(),
-                Block::Opaque { .. } => 0,
+                Block::Image { .. } | Block::Opaque { .. } => 0,
             }
     });
     request

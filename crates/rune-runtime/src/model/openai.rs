@@ -11,7 +11,7 @@ use super::wire::{ClientConfig, Protocol, WireClient};
 use super::{HttpClient, LlmClient, ModelError, ModelRequest, ModelStream};
 
 pub(super) use decode::Decoder;
-pub(super) use encode::encode;
+pub(super) use encode::{encode, image_url, output_format, result_text};
 
 pub(super) const DEFAULT_BASE_URL: &str = "https://api.openai.com/v1";
 
@@ -22,7 +22,7 @@ pub struct OpenAiClient(WireClient);
 impl OpenAiClient {
     /// A client; no connection is made before the first call.
     #[must_use]
-    pub const fn new(config: ClientConfig, http: HttpClient) -> Self {
+    pub fn new(config: ClientConfig, http: HttpClient) -> Self {
         Self(WireClient::new(Protocol::OpenAi, config, http))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::wire::{ClientConfig, Protocol};
 use super::{
     AnthropicClient, GeminiClient, HttpClient, LlmClient, ModelError, ModelErrorKind,
-    OFFLINE_PROVIDER, OfflineClient, OpenAiClient,
+    OFFLINE_PROVIDER, OfflineClient, OpenAiClient, ResponsesClient, responses,
 };
 
 pub use config::{Account, Endpoint, FallbackPolicy, ModelIds, ProvidersConfig, ProvidersError};
@@ -55,9 +55,10 @@ impl Providers {
     pub fn new(config: &ProvidersConfig, http: &HttpClient) -> Result<Self, ProvidersError> {
         let mut candidates = Vec::new();
         for name in config.order() {
-            let client = client(config, name, http)?;
+            let model = config.model_for(name);
+            let client = client(config, name, model.as_deref().unwrap_or_default(), http)?;
             // A provider without a model under this alias is left out.
-            if let Some(model) = config.model_for(name) {
+            if let Some(model) = model {
                 candidates.push(Candidate { client, model });
             }
         }
@@ -101,6 +102,7 @@ impl Providers {
 fn client(
     config: &ProvidersConfig,
     name: &str,
+    model: &str,
     http: &HttpClient,
 ) -> Result<Arc<dyn LlmClient>, ProvidersError> {
     if let Some(endpoint) = config.endpoints.get(name) {
@@ -112,7 +114,15 @@ fn client(
     let protocol = match name {
         OFFLINE_PROVIDER => return Ok(Arc::new(OfflineClient::new(config.script.clone()))),
         "anthropic" => Protocol::Anthropic,
-        "openai" => Protocol::OpenAi,
+        "openai" => {
+            let account = config.accounts.get(name);
+            let base_url = account.and_then(|account| account.base_url.as_deref());
+            if responses::preferred(base_url, model) {
+                Protocol::Responses
+            } else {
+                Protocol::OpenAi
+            }
+        }
         "gemini" => Protocol::Gemini,
         _ => return Err(config.unknown(name)),
     };
@@ -130,6 +140,7 @@ fn wire_client(protocol: Protocol, config: ClientConfig, http: &HttpClient) -> A
     match protocol {
         Protocol::Anthropic => Arc::new(AnthropicClient::new(config, http)),
         Protocol::OpenAi => Arc::new(OpenAiClient::new(config, http)),
+        Protocol::Responses => Arc::new(ResponsesClient::new(config, http)),
         Protocol::Gemini => Arc::new(GeminiClient::new(config, http)),
     }
 }

@@ -1,5 +1,8 @@
 //! What a model is asked.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use rune_store_runtime::Message;
 use serde_json::Value;
 
@@ -21,6 +24,27 @@ pub struct ModelRequest {
     pub temperature: Option<f64>,
     /// How hard to think, in the provider's words; left to it where absent.
     pub reasoning_effort: Option<String>,
+    /// JSON Schema of the answer; tool calls are not bound by it. Where a provider cannot
+    /// be held to it the model is told ([`ModelRequest::system_with_schema`]); in every
+    /// case the answer is for the caller to check.
+    pub output_schema: Option<Arc<Value>>,
+}
+
+impl ModelRequest {
+    /// The system prompt, with the demand for an answer of `output_schema` where there is
+    /// one: for providers that have no field for it.
+    #[must_use]
+    pub fn system_with_schema(&self) -> Cow<'_, str> {
+        let Some(schema) = &self.output_schema else {
+            return Cow::Borrowed(&self.system);
+        };
+        let gap = if self.system.is_empty() { "" } else { "\n\n" };
+        Cow::Owned(format!(
+            "{}{gap}Your final answer must be a single JSON value that is valid against this \
+             JSON Schema, with no other text around it:\n{schema}",
+            self.system
+        ))
+    }
 }
 
 /// A tool as the model sees it.

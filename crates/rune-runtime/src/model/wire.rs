@@ -1,4 +1,4 @@
-//! What the three wire protocols share: the stream decoder, the call itself, errors.
+//! What the wire protocols share: the stream decoder, the call itself, errors.
 //!
 //! [`decode()`] is the whole way from bytes to [`ModelEvent`](super::ModelEvent)s and knows no socket, clock
 //! or runtime, so that tests and fuzzers can drive it; [`decode_chunks`] does so for
@@ -14,6 +14,7 @@ mod history;
 mod meter;
 mod protocol;
 mod reply;
+mod schema;
 
 pub use client::{ClientConfig, Timeouts};
 pub use decode::{DecodeContext, decode, decode_chunks};
@@ -21,8 +22,9 @@ pub use protocol::Protocol;
 
 pub(super) use arguments::{arguments_object, parse_arguments};
 pub(super) use call_ids::CallIds;
-pub(super) use classify::Fault;
+pub(super) use classify::{Fault, error_fault};
 pub(super) use client::WireClient;
 pub(super) use decode::{Decode, Step};
-pub(super) use history::{native_json, ordered_results};
+pub(super) use history::{call_ids, native_json, ordered_results};
 pub(super) use reply::{Reply, estimate_tokens};
+pub(super) use schema::{closed_schema, is_object_schema, is_strict};

@@ -147,6 +147,7 @@ impl Planner {
             max_output_tokens: Some(u32::try_from(output).unwrap_or(u32::MAX)),
             temperature: spec.models.temperature,
             reasoning_effort: spec.models.reasoning_effort.map(|e| e.as_str().to_owned()),
+            output_schema: self.agent.output_schema().cloned(),
         }
     }
 

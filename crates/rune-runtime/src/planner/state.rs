@@ -6,7 +6,6 @@ use rune_store_runtime::{
     Block, EntryBody, ErrorCode, Failure, Message, RequestId, Role, StopReason, Store, StoreError,
     ToolIntent, Usage,
 };
-use serde_json::Value;
 
 use crate::dispatch::refusal;
 
@@ -116,7 +115,7 @@ impl RunState {
     /// Adds an entry.
     pub(crate) fn apply(&mut self, body: &EntryBody) {
         match body {
-            EntryBody::Accepted { input } => self.messages.push(Message::user(input_text(input))),
+            EntryBody::Accepted { input } => self.messages.push(Message::from_input(input)),
             EntryBody::Started { attempt, .. } => {
                 self.attempts = *attempt;
                 self.crashes += 1;
@@ -186,13 +185,5 @@ impl RunState {
             | EntryBody::Notice { .. }
             | EntryBody::Finished { .. } => {}
         }
-    }
-}
-
-/// An input as the model is shown it.
-fn input_text(input: &Value) -> String {
-    match input {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
     }
 }

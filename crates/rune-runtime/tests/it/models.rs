@@ -1,23 +1,34 @@
 //! The provider clients, against the scripted model server and on bytes.
 
+#[macro_use]
+mod suite;
+
 mod connections;
 mod decoding;
-mod faults;
+mod handover;
 mod offline;
 mod providers;
-mod replies;
 mod requests;
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::StreamExt;
 use rune_runtime::model::{
     AnthropicClient, ClientConfig, GeminiClient, HttpClient, LlmClient, ModelError, ModelEvent,
-    ModelOutput, ModelRequest, ModelStream, OpenAiClient, Protocol, Timeouts, ToolDefinition,
+    ModelOutput, ModelRequest, ModelStream, OpenAiClient, Protocol, ResponsesClient, Timeouts,
+    ToolDefinition,
 };
 use rune_store_runtime::{Block, Message, Role};
 use rune_testkit::ModelServer;
 use serde_json::json;
+
+use suite::{Gap, KEY, Subject, Tune};
+
+provider_suite!(anthropic, Protocol::Anthropic);
+provider_suite!(openai, Protocol::OpenAi);
+provider_suite!(responses, Protocol::Responses);
+provider_suite!(gemini, Protocol::Gemini);
 
 /// Long enough for a busy machine; a test that waits for one sets it shorter.
 const LIMITS: Timeouts = Timeouts {
@@ -31,7 +42,33 @@ const fn on_server(protocol: Protocol) -> rune_testkit::Protocol {
     match protocol {
         Protocol::Anthropic => rune_testkit::Protocol::Anthropic,
         Protocol::OpenAi => rune_testkit::Protocol::Openai,
+        Protocol::Responses => rune_testkit::Protocol::Responses,
         Protocol::Gemini => rune_testkit::Protocol::Gemini,
+    }
+}
+
+/// The clients that are nothing but a wire protocol.
+#[async_trait]
+impl Subject for Protocol {
+    fn wire(&self) -> rune_testkit::Protocol {
+        on_server(*self)
+    }
+
+    async fn client(&self, server: &ModelServer, tune: &Tune) -> Box<dyn LlmClient> {
+        let mut config = config(server, *self);
+        config.timeouts = tune.timeouts;
+        config.retry = tune.retry.clone();
+        if let Some(url) = &tune.base_url {
+            config.base_url = Some(url.clone());
+        }
+        client_of(*self, config)
+    }
+
+    fn gaps(&self) -> &[Gap] {
+        match self {
+            Self::Gemini => &[Gap::BrokenArguments, Gap::RetryHeaders, Gap::ErrorCodes],
+            Self::Anthropic | Self::OpenAi | Self::Responses => &[],
+        }
     }
 }
 
@@ -39,7 +76,7 @@ fn config(server: &ModelServer, protocol: Protocol) -> ClientConfig {
     let base = server.base_url(on_server(protocol));
     let mut config = ClientConfig::new(protocol.name())
         .base_url(base)
-        .api_key("test-key");
+        .api_key(KEY);
     config.timeouts = LIMITS;
     config
 }
@@ -49,6 +86,7 @@ fn client_of(protocol: Protocol, config: ClientConfig) -> Box<dyn LlmClient> {
     match protocol {
         Protocol::Anthropic => Box::new(AnthropicClient::new(config, http)),
         Protocol::OpenAi => Box::new(OpenAiClient::new(config, http)),
+        Protocol::Responses => Box::new(ResponsesClient::new(config, http)),
         Protocol::Gemini => Box::new(GeminiClient::new(config, http)),
     }
 }
@@ -74,6 +112,7 @@ fn request(messages: Vec<Message>) -> ModelRequest {
         max_output_tokens: None,
         temperature: None,
         reasoning_effort: None,
+        output_schema: None,
     }
 }
 

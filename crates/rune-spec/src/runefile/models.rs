@@ -115,6 +115,8 @@ pub enum Protocol {
     Anthropic,
     /// OpenAI Chat Completions.
     Openai,
+    /// OpenAI Responses.
+    Responses,
     /// Gemini generateContent.
     Gemini,
 }

@@ -25,6 +25,8 @@ pub(crate) struct Answer {
     pub(crate) stop: Stop,
     /// OpenAI: send the usage chunk.
     pub(crate) include_usage: bool,
+    /// Responses: send the reasoning encrypted.
+    pub(crate) include_reasoning: bool,
     /// Leave out finish reason and terminal event in a whole answer too.
     pub(crate) unfinished: bool,
 }
@@ -109,6 +111,7 @@ impl Answer {
             id: match protocol {
                 Protocol::Anthropic => issuer.id("msg_01", 22),
                 Protocol::Openai => issuer.id("chatcmpl-", 29),
+                Protocol::Responses => issuer.id("resp_", 48),
                 Protocol::Gemini => issuer.id("", 23),
             },
             model: conversation.model.clone(),
@@ -123,6 +126,7 @@ impl Answer {
                 reply.stop.unwrap_or(by_content)
             },
             include_usage: conversation.include_usage,
+            include_reasoning: conversation.include_reasoning,
             unfinished: fault == Some(&FaultKind::NoTerminal),
         }
     }
@@ -137,7 +141,7 @@ fn issue(
 ) -> Call {
     let id = match protocol {
         Protocol::Anthropic => Some(issuer.id("toolu_01", 22)),
-        Protocol::Openai => Some(issuer.id("call_", 24)),
+        Protocol::Openai | Protocol::Responses => Some(issuer.id("call_", 24)),
         Protocol::Gemini => gemini_call_ids.then(|| issuer.id("", 16)),
     };
     // Of parallel calls Gemini signs the first only.
@@ -155,7 +159,8 @@ fn issue(
     }
 }
 
-/// Notes what must come back with the calls: Gemini's signed part, Anthropic's signed thinking.
+/// Notes what must come back with the calls: Gemini's signed part, Anthropic's signed thinking,
+/// the encrypted reasoning of Responses.
 fn remember(calls: &[Call], thinking: Option<&String>, protocol: Protocol, issuer: &Issuer) {
     for call in calls {
         match (protocol, &call.signature, &call.id, thinking) {
@@ -165,7 +170,7 @@ fn remember(calls: &[Call], thinking: Option<&String>, protocol: Protocol, issue
                     .unwrap_or_else(|| call_key(&call.name, &call.input));
                 issuer.signed(key, signature.clone());
             }
-            (Protocol::Anthropic, _, Some(id), Some(signature)) => {
+            (Protocol::Anthropic | Protocol::Responses, _, Some(id), Some(signature)) => {
                 issuer.signed(id.clone(), signature.clone());
             }
             _ => {}

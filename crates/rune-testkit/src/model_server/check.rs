@@ -3,6 +3,7 @@
 mod anthropic;
 mod gemini;
 mod openai;
+mod responses;
 
 use axum::http::HeaderMap;
 use serde_json::Value;
@@ -53,6 +54,7 @@ pub(crate) fn check(incoming: &Incoming<'_>) -> Result<Conversation, Rejection> 
     let conversation = match incoming.route.protocol {
         Protocol::Anthropic => anthropic::check,
         Protocol::Openai => openai::check,
+        Protocol::Responses => responses::check,
         Protocol::Gemini => gemini::check,
     };
     conversation(incoming)
@@ -106,6 +108,16 @@ fn is_identifier(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// Standard base64 with its padding, and not empty.
+fn is_base64(text: &str) -> bool {
+    let body = text.trim_end_matches('=');
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
+    !body.is_empty()
+        && text.len().is_multiple_of(4)
+        && text.len() - body.len() < 3
+        && body.bytes().all(letter)
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {

@@ -5,6 +5,8 @@ pub(crate) struct Conversation {
     pub(crate) stream: bool,
     /// OpenAI: a usage chunk was asked for.
     pub(crate) include_usage: bool,
+    /// Responses: the encrypted reasoning was asked for.
+    pub(crate) include_reasoning: bool,
     pub(crate) steps: Vec<Step>,
 }
 

@@ -8,13 +8,15 @@ pub enum Protocol {
     Anthropic,
     /// OpenAI Chat Completions: `POST /v1/chat/completions`.
     Openai,
+    /// OpenAI Responses: `POST /v1/responses`.
+    Responses,
     /// Gemini: `POST /{v1|v1beta}/models/{model}:generateContent` and `:streamGenerateContent`.
     Gemini,
 }
 
 impl Protocol {
     /// All of them, for tests that run on each.
-    pub const ALL: [Self; 3] = [Self::Anthropic, Self::Openai, Self::Gemini];
+    pub const ALL: [Self; 4] = [Self::Anthropic, Self::Openai, Self::Responses, Self::Gemini];
 }
 
 /// What a path asks for.
@@ -44,6 +46,7 @@ impl Route {
         match path {
             "/v1/messages" => return plain(Protocol::Anthropic),
             "/v1/chat/completions" => return plain(Protocol::Openai),
+            "/v1/responses" => return plain(Protocol::Responses),
             _ => {}
         }
         let rest = path

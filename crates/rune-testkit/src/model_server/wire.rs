@@ -3,6 +3,7 @@
 pub(crate) mod anthropic;
 pub(crate) mod gemini;
 pub(crate) mod openai;
+pub(crate) mod responses;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -17,6 +18,7 @@ pub(crate) fn stream(protocol: Protocol, answer: &Answer) -> Vec<Frame> {
     match protocol {
         Protocol::Anthropic => anthropic::stream(answer),
         Protocol::Openai => openai::stream(answer),
+        Protocol::Responses => responses::stream(answer),
         Protocol::Gemini => gemini::stream(answer),
     }
 }
@@ -26,6 +28,7 @@ pub(crate) fn whole(protocol: Protocol, answer: &Answer) -> Value {
     match protocol {
         Protocol::Anthropic => anthropic::whole(answer),
         Protocol::Openai => openai::whole(answer),
+        Protocol::Responses => responses::whole(answer),
         Protocol::Gemini => gemini::whole(answer),
     }
 }
@@ -34,7 +37,8 @@ pub(crate) fn whole(protocol: Protocol, answer: &Answer) -> Value {
 pub(crate) fn error(protocol: Protocol, rejection: &Rejection) -> Value {
     match protocol {
         Protocol::Anthropic => anthropic::error(rejection),
-        Protocol::Openai => openai::error(rejection),
+        // One vendor, one form of error.
+        Protocol::Openai | Protocol::Responses => openai::error(rejection),
         Protocol::Gemini => gemini::error(rejection),
     }
 }
@@ -51,6 +55,11 @@ pub(crate) fn spoilers(protocol: Protocol) -> Spoilers {
         Protocol::Openai => (
             data(&overloaded(500)),
             "data: {this is not JSON\n\n",
+            ": keep-alive\n\n",
+        ),
+        Protocol::Responses => (
+            responses::error_event(),
+            "event: response.output_text.delta\ndata: {this is not JSON\n\n",
             ": keep-alive\n\n",
         ),
         Protocol::Gemini => (
@@ -87,11 +96,15 @@ pub(crate) fn scripted_error(protocol: Protocol, fault: &FaultKind) -> Option<Re
             Protocol::Anthropic => {
                 Rejection::bad("prompt is too long: 1000001 tokens > 1000000 maximum")
             }
-            Protocol::Openai => {
+            Protocol::Openai | Protocol::Responses => {
                 let message = "This model's maximum context length is 922000 tokens. However, your messages resulted \
                                in 922001 tokens. Please reduce the length of the messages.";
                 Rejection::bad(message)
-                    .param("messages")
+                    .param(if protocol == Protocol::Openai {
+                        "messages"
+                    } else {
+                        "input"
+                    })
                     .code("context_length_exceeded")
             }
             Protocol::Gemini => Rejection::bad(

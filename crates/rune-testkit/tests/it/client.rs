@@ -40,7 +40,9 @@ impl<'a> Client<'a> {
 
     pub(crate) fn user(mut self, text: &str) -> Self {
         self.history.push(match self.protocol {
-            Protocol::Anthropic | Protocol::Openai => json!({"role": "user", "content": text}),
+            Protocol::Anthropic | Protocol::Openai | Protocol::Responses => {
+                json!({"role": "user", "content": text})
+            }
             Protocol::Gemini => json!({"role": "user", "parts": [{"text": text}]}),
         });
         self
@@ -48,13 +50,20 @@ impl<'a> Client<'a> {
 
     /// Appends the model's message and a result for every call in it.
     pub(crate) fn results(&mut self, said: &Said) {
-        self.history.push(said.echo.clone());
+        if self.protocol == Protocol::Responses {
+            self.history.extend(said.echo.as_array().cloned().unwrap());
+        } else {
+            self.history.push(said.echo.clone());
+        }
         let part = |call: &Value| match self.protocol {
             Protocol::Anthropic => {
                 json!({"type": "tool_result", "tool_use_id": call["id"], "content": "ok"})
             }
             Protocol::Openai => {
                 json!({"role": "tool", "tool_call_id": call["id"], "content": "ok"})
+            }
+            Protocol::Responses => {
+                json!({"type": "function_call_output", "call_id": call["call_id"], "output": "ok"})
             }
             Protocol::Gemini => {
                 let mut response = call["functionCall"].clone();
@@ -64,7 +73,7 @@ impl<'a> Client<'a> {
             }
         };
         match self.protocol {
-            Protocol::Openai => self
+            Protocol::Openai | Protocol::Responses => self
                 .history
                 .extend(calls_in(&said.echo).into_iter().map(part)),
             Protocol::Anthropic => {
@@ -96,6 +105,12 @@ impl<'a> Client<'a> {
                 }
                 body
             }
+            Protocol::Responses => {
+                let tools = TOOLS
+                    .map(|name| json!({"type": "function", "name": name, "parameters": schema}));
+                json!({"model": "m", "input": history, "tools": tools, "stream": self.stream, "store": false,
+                    "include": ["reasoning.encrypted_content"]})
+            }
             Protocol::Gemini => {
                 let tools = TOOLS.map(|name| json!({"name": name, "parametersJsonSchema": schema}));
                 json!({"contents": history, "tools": [{"functionDeclarations": tools}]})
@@ -114,6 +129,7 @@ impl<'a> Client<'a> {
             Protocol::Openai => http
                 .post(format!("{base}/chat/completions"))
                 .bearer_auth("k"),
+            Protocol::Responses => http.post(format!("{base}/responses")).bearer_auth("k"),
             Protocol::Gemini if self.stream => http
                 .post(format!(
                     "{base}/v1beta/models/m:streamGenerateContent?alt=sse"
@@ -158,6 +174,21 @@ impl<'a> Client<'a> {
                 openai_stream(&values, text.ends_with("data: [DONE]\n\n"))
             }
             Protocol::Openai => openai(&values[0]),
+            Protocol::Responses if self.stream => {
+                let done = |event: &&Value| event["type"] == "response.output_item.done";
+                let items: Vec<&Value> = values
+                    .iter()
+                    .filter(done)
+                    .map(|event| &event["item"])
+                    .collect();
+                let mut response = json!({"output": items});
+                let end = values.last().map_or(&Value::Null, |last| &last["response"]);
+                for key in ["status", "incomplete_details", "usage"] {
+                    response[key] = end[key].clone();
+                }
+                responses(&response)
+            }
+            Protocol::Responses => responses(&values[0]),
             Protocol::Gemini => gemini(&values),
         }
     }
@@ -166,10 +197,14 @@ impl<'a> Client<'a> {
 fn calls_in(echo: &Value) -> Vec<&Value> {
     let list = ["content", "parts", "tool_calls"]
         .iter()
-        .filter_map(|key| echo[key].as_array())
+        .filter_map(|key| echo.get(key)?.as_array())
+        .chain(echo.as_array())
         .flatten();
     list.filter(|item| {
-        item["type"] == "tool_use" || item["type"] == "function" || !item["functionCall"].is_null()
+        item["type"] == "tool_use"
+            || item["type"] == "function_call"
+            || item["type"] == "function"
+            || !item["functionCall"].is_null()
     })
     .collect()
 }
@@ -363,6 +398,35 @@ fn openai(whole: &Value) -> Said {
         usage: (count("prompt_tokens"), count("completion_tokens")),
         finished: !whole["choices"][0]["finish_reason"].is_null(),
         echo: message.clone(),
+    }
+}
+
+fn responses(response: &Value) -> Said {
+    let items = response["output"].as_array().cloned().unwrap_or_default();
+    let of = |kind: &'static str| items.iter().filter(move |item| item["type"] == kind);
+    let string = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let count = |key: &str| response["usage"][key].as_u64().unwrap_or_default();
+    let calls = of("function_call").map(|call| {
+        let arguments = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+        (string(&call["name"]), arguments)
+    });
+    let reason = string(&response["incomplete_details"]["reason"]);
+    Said {
+        text: of("message")
+            .map(|item| string(&item["content"][0]["text"]))
+            .collect(),
+        reasoning: of("reasoning")
+            .map(|item| string(&item["summary"][0]["text"]))
+            .collect(),
+        calls: calls.collect(),
+        finished: response["status"] != "in_progress" && !response["status"].is_null(),
+        stop: if reason.is_empty() {
+            string(&response["status"])
+        } else {
+            reason
+        },
+        usage: (count("input_tokens"), count("output_tokens")),
+        echo: json!(items),
     }
 }
 

@@ -133,6 +133,7 @@ async fn bad_tool_names_and_empty_contents_are_refused() {
     let bad_tool = |protocol| match protocol {
         Protocol::Anthropic => json!([{"name": "rune@x", "input_schema": {"type": "object"}}]),
         Protocol::Openai => json!([{"type": "function", "function": {"name": "rune@x"}}]),
+        Protocol::Responses => json!([{"type": "function", "name": "rune@x"}]),
         Protocol::Gemini => json!([{"functionDeclarations": [{"name": "rune@x"}]}]),
     };
     for protocol in Protocol::ALL {
@@ -163,17 +164,24 @@ async fn a_call_without_result_is_refused() {
             "without `tool_result` blocks immediately after",
         ),
         (Protocol::Openai, "did not have response messages"),
+        (Protocol::Responses, "No tool output found"),
         (Protocol::Gemini, "number of function response parts"),
     ] {
         spoiled(protocol, expected, |history| {
-            history.truncate(2);
+            let model = |item: &Value| item["role"] == "user" || item["type"] == "function_call";
+            let end = history.iter().rposition(model).unwrap_or(1);
+            history.truncate(if protocol == Protocol::Responses {
+                end + 1
+            } else {
+                2
+            });
         })
         .await;
         spoiled(protocol, expected, |history| {
             let last = history.last_mut().unwrap();
             match protocol {
                 Protocol::Anthropic => drop(last["content"].as_array_mut().unwrap().pop()),
-                Protocol::Openai => drop(history.pop()),
+                Protocol::Openai | Protocol::Responses => drop(history.pop()),
                 Protocol::Gemini => drop(last["parts"].as_array_mut().unwrap().pop()),
             }
         })
@@ -189,9 +197,16 @@ async fn a_result_without_call_is_refused() {
             Protocol::Openai,
             "must be a response to a preceeding message",
         ),
+        (Protocol::Responses, "No tool call found"),
         (Protocol::Gemini, "immediately after a function call turn"),
     ] {
-        spoiled(protocol, expected, |history| drop(history.remove(1))).await;
+        spoiled(protocol, expected, |history| {
+            history.retain(|item| item["type"] != "function_call");
+            if protocol != Protocol::Responses {
+                history.remove(1);
+            }
+        })
+        .await;
     }
 }
 
@@ -204,7 +219,7 @@ async fn results_have_their_role() {
     ] {
         let role = match protocol {
             Protocol::Anthropic => "assistant",
-            Protocol::Openai => "results",
+            Protocol::Openai | Protocol::Responses => "results",
             Protocol::Gemini => "model",
         };
         spoiled(protocol, expected, |history| {
@@ -231,6 +246,23 @@ async fn signatures_come_back_unchanged() {
     .await;
     spoiled(Protocol::Anthropic, "Expected `thinking`", |history| {
         history[1]["content"].as_array_mut().unwrap().remove(0);
+    })
+    .await;
+    spoiled(Protocol::Responses, "could not be verified", |history| {
+        history[1]["summary"][0]["text"] = json!("Something else.");
+    })
+    .await;
+    spoiled(
+        Protocol::Responses,
+        "required 'reasoning' item",
+        |history| {
+            history.remove(1);
+        },
+    )
+    .await;
+    spoiled(Protocol::Responses, "required following item", |history| {
+        let reasoning = history[1].clone();
+        history.push(reasoning);
     })
     .await;
     let part = |history: &mut Vec<Value>, change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
@@ -265,9 +297,108 @@ async fn duplicate_ids_are_refused() {
         history.extend(again);
     })
     .await;
+    spoiled(Protocol::Responses, "Duplicate value", |history| {
+        let again = history[1..].to_vec();
+        history.extend(again);
+    })
+    .await;
     spoiled(Protocol::Gemini, "Duplicate function call id", |history| {
         let again = history[1..].to_vec();
         history.extend(again);
     })
     .await;
+}
+
+#[tokio::test]
+async fn responses_forgets_what_is_not_encrypted() {
+    let server = server().await;
+    let mut client = Client::new(&server, Protocol::Responses, true).user("trip");
+    let mut body = client.body();
+    body["include"] = json!([]);
+    let answer = client.request(&body).send().await.unwrap();
+    let said = client.understand(&answer.text().await.unwrap());
+    assert_eq!(said.reasoning, "Hm.");
+    client.results(&said);
+    let (status, message) = refused(&client, &client.body()).await;
+    assert_eq!(status, 404, "{message}");
+    assert!(message.contains("not persisted"), "{message}");
+}
+
+#[tokio::test]
+async fn responses_refuses_what_the_vendor_refuses() {
+    let server = server().await;
+    let client = Client::new(&server, Protocol::Responses, true).user("hi");
+    for (change, expected) in [
+        (json!({"messages": []}), "Unknown parameter: 'messages'"),
+        (json!({"stop": ["x"]}), "Unknown parameter: 'stop'"),
+        (json!({"max_output_tokens": 3}), ">= 16"),
+        (json!({"input": []}), "'input'"),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "a"}}]}),
+            "tools[0].name",
+        ),
+        (
+            json!({"input": [{"role": "tool", "content": "x"}]}),
+            "Supported values",
+        ),
+        (
+            json!({"input": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}),
+            "input_text",
+        ),
+    ] {
+        let mut body = client.body();
+        let fields = change.as_object().unwrap().clone();
+        body.as_object_mut().unwrap().extend(fields);
+        let (status, message) = refused(&client, &body).await;
+        assert!(
+            status == 400 && message.contains(expected),
+            "{change}: {status} {message}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn schemas_and_images_are_checked_as_the_vendor_does() {
+    let server = server().await;
+    let open = json!({"type": "object", "properties": {"a": {"type": "integer", "minimum": 1}}});
+    let format = json!({"type": "json_schema", "name": "o", "strict": true, "schema": open});
+    for (protocol, key, value) in [
+        (
+            Protocol::Anthropic,
+            "output_config",
+            json!({"format": {"type": "json_schema", "schema": open}}),
+        ),
+        (
+            Protocol::Openai,
+            "response_format",
+            json!({"type": "json_schema", "json_schema": format}),
+        ),
+        (Protocol::Responses, "text", json!({"format": format})),
+        (
+            Protocol::Anthropic,
+            "messages",
+            json!([{"role": "user", "content": [{"type": "image", "source":
+                {"type": "base64", "media_type": "image/tiff", "data": "AAAA"}}]}]),
+        ),
+        (
+            Protocol::Openai,
+            "messages",
+            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "AAAA"}}]}]),
+        ),
+        (
+            Protocol::Responses,
+            "input",
+            json!([{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,???"}]}]),
+        ),
+        (
+            Protocol::Gemini,
+            "contents",
+            json!([{"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": "x"}}]}]),
+        ),
+    ] {
+        let client = Client::new(&server, protocol, true).user("hi");
+        let mut body = client.body();
+        body[key] = value;
+        assert_eq!(refused(&client, &body).await.0, 400, "{protocol:?} {key}");
+    }
 }

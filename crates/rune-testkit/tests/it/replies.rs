@@ -3,11 +3,13 @@ use serde_json::json;
 
 use crate::client::Client;
 
-const WAYS: [(Protocol, bool); 6] = [
+const WAYS: [(Protocol, bool); 8] = [
     (Protocol::Anthropic, true),
     (Protocol::Anthropic, false),
     (Protocol::Openai, true),
     (Protocol::Openai, false),
+    (Protocol::Responses, true),
+    (Protocol::Responses, false),
     (Protocol::Gemini, true),
     (Protocol::Gemini, false),
 ];
@@ -73,6 +75,7 @@ async fn says_the_same_on_every_protocol() {
         let stop = match protocol {
             Protocol::Anthropic => "max_tokens",
             Protocol::Openai => "length",
+            Protocol::Responses => "max_output_tokens",
             Protocol::Gemini => "MAX_TOKENS",
         };
         assert_eq!(said.stop, stop);

@@ -1,9 +1,13 @@
 //! The request.
 
-use rune_store_runtime::{Block, Message, Role};
+use std::borrow::Cow;
+
+use rune_store_runtime::{Block, ImageSource, Message, Role};
 use serde_json::{Map, Value, json};
 
-use crate::model::wire::{Protocol, arguments_object, native_json, ordered_results};
+use crate::model::wire::{
+    Protocol, arguments_object, call_ids, closed_schema, native_json, ordered_results,
+};
 use crate::model::{ModelRequest, ToolDefinition};
 
 /// Output tokens where the Runefile sets no limit: the field is required, and thinking
@@ -11,14 +15,21 @@ use crate::model::{ModelRequest, ToolDefinition};
 const DEFAULT_MAX_TOKENS: u32 = 32_000;
 
 /// The JSON of a streaming call.
-pub(in crate::model) fn encode(request: &ModelRequest) -> Value {
+pub(in crate::model) fn encode(request: &ModelRequest, native_schema: bool) -> Value {
+    let schema = request.output_schema.as_deref().filter(|_| native_schema);
+    let schema = schema.and_then(closed_schema);
     let mut body = Map::new();
     body.insert("model".into(), request.model.as_str().into());
     let max_tokens = request.max_output_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     body.insert("max_tokens".into(), max_tokens.into());
     body.insert("stream".into(), true.into());
-    if !request.system.is_empty() {
-        let mut system = json!({"type": "text", "text": request.system});
+    let system = if schema.is_some() {
+        Cow::Borrowed(request.system.as_str())
+    } else {
+        request.system_with_schema()
+    };
+    if !system.is_empty() {
+        let mut system = json!({"type": "text", "text": system});
         mark_cached(&mut system);
         body.insert("system".into(), json!([system]));
     }
@@ -31,8 +42,16 @@ pub(in crate::model) fn encode(request: &ModelRequest) -> Value {
     if let Some(temperature) = request.temperature {
         body.insert("temperature".into(), temperature.into());
     }
+    let mut output = Map::new();
     if let Some(effort) = &request.reasoning_effort {
-        body.insert("output_config".into(), json!({ "effort": effort }));
+        output.insert("effort".into(), effort.as_str().into());
+    }
+    if let Some(schema) = schema {
+        let format = json!({"type": "json_schema", "schema": schema});
+        output.insert("format".into(), format);
+    }
+    if !output.is_empty() {
+        body.insert("output_config".into(), output.into());
     }
     Value::Object(body)
 }
@@ -45,7 +64,8 @@ fn tool(tool: &ToolDefinition) -> Value {
     })
 }
 
-/// Ends a cached prefix here.
+/// Ends a cached prefix here. There may be four: after the tools, after the system prompt,
+/// after what the user said last and after the last results of tools.
 fn mark_cached(block: &mut Value) {
     block["cache_control"] = json!({"type": "ephemeral"});
 }
@@ -72,23 +92,22 @@ fn messages(messages: &[Message]) -> Vec<Value> {
             _ => turns.push((role, blocks)),
         }
     }
-    // Within a tool loop the next call repeats everything up to here.
-    if messages.last().is_some_and(|last| last.role == Role::Tool) {
-        let last = turns.last_mut().and_then(|(_, blocks)| blocks.last_mut());
-        last.into_iter().for_each(mark_cached);
+    // The next call of a tool loop repeats everything up to the last results, the next
+    // request of the session everything up to what the user said.
+    if let Some((_, blocks)) = turns.last_mut() {
+        blocks.last_mut().into_iter().for_each(mark_cached);
+    }
+    let spoken = turns.iter_mut().rev().find(|(role, blocks)| {
+        let result = |block: &Value| block["type"] == "tool_result";
+        *role == "user" && !blocks.iter().any(result)
+    });
+    if let Some((_, blocks)) = spoken {
+        blocks.last_mut().into_iter().for_each(mark_cached);
     }
     turns
         .into_iter()
         .map(|(role, content)| json!({"role": role, "content": content}))
         .collect()
-}
-
-fn call_ids(message: &Message) -> Vec<&str> {
-    let ids = message.blocks.iter().filter_map(|block| match block {
-        Block::ToolCall { id, .. } => Some(id.as_str()),
-        _ => None,
-    });
-    ids.collect()
 }
 
 fn block(block: &Block) -> Option<Value> {
@@ -126,7 +145,20 @@ fn block(block: &Block) -> Option<Value> {
             Some(result)
         }
         Block::Opaque { native } => own(Some(native)),
+        Block::Image { source } => image(source),
     }
+}
+
+/// An image that is not loaded cannot be shown.
+fn image(source: &ImageSource) -> Option<Value> {
+    let source = match source {
+        ImageSource::Data { media_type, data } => {
+            json!({"type": "base64", "media_type": media_type, "data": data})
+        }
+        ImageSource::Url { url } => json!({"type": "url", "url": url}),
+        ImageSource::Stored { .. } => return None,
+    };
+    Some(json!({"type": "image", "source": source}))
 }
 
 /// Ids of other vendors may hold characters that this one refuses.

@@ -1,8 +1,9 @@
 //! The request.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use rune_store_runtime::{Block, Message, Role};
+use rune_store_runtime::{Block, ImageSource, Message, Role};
 use serde_json::{Map, Value, json};
 
 use crate::model::wire::{Protocol, arguments_object, native_json, ordered_results};
@@ -13,10 +14,18 @@ use crate::model::{ModelRequest, ToolDefinition};
 const FOREIGN_SIGNATURE: &str = "skip_thought_signature_validator";
 
 /// The JSON of a streaming call; the model is in the URL.
-pub(in crate::model) fn encode(request: &ModelRequest) -> Value {
+pub(in crate::model) fn encode(request: &ModelRequest, native_schema: bool) -> Value {
     let mut body = Map::new();
-    if !request.system.is_empty() {
-        let system = json!({"parts": [{"text": request.system}]});
+    let schema = request.output_schema.as_deref();
+    let schema =
+        schema.filter(|_| native_schema && (request.tools.is_empty() || joins(&request.model)));
+    let system = if schema.is_some() {
+        Cow::Borrowed(request.system.as_str())
+    } else {
+        request.system_with_schema()
+    };
+    if !system.is_empty() {
+        let system = json!({"parts": [{"text": system}]});
         body.insert("systemInstruction".into(), system);
     }
     if !request.tools.is_empty() {
@@ -24,15 +33,29 @@ pub(in crate::model) fn encode(request: &ModelRequest) -> Value {
         body.insert("tools".into(), json!([{ "functionDeclarations": tools }]));
     }
     body.insert("contents".into(), contents(&request.messages).into());
-    let config = generation_config(request);
+    let config = generation_config(request, schema);
     if !config.is_empty() {
         body.insert("generationConfig".into(), config.into());
     }
     Value::Object(body)
 }
 
-fn generation_config(request: &ModelRequest) -> Map<String, Value> {
+/// Whether a model takes tools and a schema of the answer in one request: since Gemini 3.
+fn joins(model: &str) -> bool {
+    let model = model.strip_prefix("models/").unwrap_or(model);
+    let version = model.strip_prefix("gemini-").unwrap_or_default();
+    let major = version.split(|c: char| !c.is_ascii_digit()).next();
+    major
+        .and_then(|major| major.parse().ok())
+        .is_some_and(|major: u32| major >= 3)
+}
+
+fn generation_config(request: &ModelRequest, schema: Option<&Value>) -> Map<String, Value> {
     let mut config = Map::new();
+    if let Some(schema) = schema {
+        config.insert("responseMimeType".into(), "application/json".into());
+        config.insert("responseJsonSchema".into(), schema.clone());
+    }
     if let Some(limit) = request.max_output_tokens {
         config.insert("maxOutputTokens".into(), limit.into());
     }
@@ -63,7 +86,7 @@ fn contents(messages: &[Message]) -> Vec<Value> {
         let (role, parts) = match message.role {
             Role::User => (
                 "user",
-                message.blocks.iter().filter_map(text_part).collect(),
+                message.blocks.iter().filter_map(user_part).collect(),
             ),
             Role::Assistant => {
                 calls.clear();
@@ -96,6 +119,18 @@ fn contents(messages: &[Message]) -> Vec<Value> {
         .into_iter()
         .map(|(role, parts)| json!({"role": role, "parts": parts}))
         .collect()
+}
+
+fn user_part(block: &Block) -> Option<Value> {
+    match block {
+        Block::Image {
+            source: ImageSource::Data { media_type, data },
+        } => Some(json!({"inlineData": {"mimeType": media_type, "data": data}})),
+        Block::Image {
+            source: ImageSource::Url { url },
+        } => Some(json!({"fileData": {"fileUri": url}})),
+        _ => text_part(block),
+    }
 }
 
 fn text_part(block: &Block) -> Option<Value> {

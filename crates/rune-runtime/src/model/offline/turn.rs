@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 pub(super) struct Turn<'a> {
     /// What the user said last.
     pub(super) input: String,
+    /// How many images came with it.
+    pub(super) images: usize,
     /// Model turns since then, this one included.
     pub(super) step: u32,
     /// What the calls of the turn before answered.
@@ -36,7 +38,10 @@ impl<'a> Turn<'a> {
             .filter(|message| message.role == Role::Assistant);
         let last = since.last().filter(|message| message.role == Role::Tool);
         let results = last.into_iter().flat_map(|message| &message.blocks);
+        let said = user.map_or(&[][..], |at| &messages[at].blocks);
+        let image = |block: &&Block| matches!(block, Block::Image { .. });
         Self {
+            images: said.iter().filter(image).count(),
             input: user.map(|at| messages[at].text()).unwrap_or_default(),
             step: u32::try_from(turns.count())
                 .unwrap_or(u32::MAX)

@@ -1,18 +1,28 @@
 //! The request.
 
-use rune_store_runtime::{Block, Message, Role};
+use std::borrow::Cow;
+
+use rune_store_runtime::{Block, ImageSource, Message, Role};
 use serde_json::{Map, Value, json};
 
-use crate::model::wire::{Protocol, arguments_object, native_json, ordered_results};
+use crate::model::wire::{
+    Protocol, arguments_object, call_ids, closed_schema, is_object_schema, is_strict, native_json,
+    ordered_results,
+};
 use crate::model::{ModelRequest, ToolDefinition};
 
 /// The JSON of a streaming call.
-pub(in crate::model) fn encode(request: &ModelRequest) -> Value {
+pub(in crate::model) fn encode(request: &ModelRequest, native_schema: bool) -> Value {
+    let format = request.output_schema.as_deref().filter(|_| native_schema);
+    let format = format.and_then(output_format);
     let mut body = Map::new();
     body.insert("model".into(), request.model.as_str().into());
     body.insert("stream".into(), true.into());
     body.insert("stream_options".into(), json!({"include_usage": true}));
-    body.insert("messages".into(), messages(request).into());
+    body.insert(
+        "messages".into(),
+        messages(request, format.is_some()).into(),
+    );
     if !request.tools.is_empty() {
         let tools: Vec<Value> = request.tools.iter().map(tool).collect();
         body.insert("tools".into(), tools.into());
@@ -26,7 +36,24 @@ pub(in crate::model) fn encode(request: &ModelRequest) -> Value {
     if let Some(effort) = &request.reasoning_effort {
         body.insert("reasoning_effort".into(), effort.as_str().into());
     }
+    if let Some(format) = format {
+        let format = json!({"type": "json_schema", "json_schema": format});
+        body.insert("response_format".into(), format);
+    }
     Value::Object(body)
+}
+
+/// The name this vendor wants a schema to have.
+const OUTPUT_NAME: &str = "output";
+
+/// Name and schema of the answer as this vendor's two protocols take them: strict where the
+/// schema allows it; `None` where it is not of an object.
+pub(in crate::model) fn output_format(schema: &Value) -> Option<Value> {
+    if let Some(closed) = closed_schema(schema).filter(is_strict) {
+        return Some(json!({"name": OUTPUT_NAME, "strict": true, "schema": closed}));
+    }
+    is_object_schema(schema)
+        .then(|| json!({"name": OUTPUT_NAME, "strict": false, "schema": schema}))
 }
 
 fn tool(tool: &ToolDefinition) -> Value {
@@ -40,15 +67,20 @@ fn tool(tool: &ToolDefinition) -> Value {
     })
 }
 
-fn messages(request: &ModelRequest) -> Vec<Value> {
+fn messages(request: &ModelRequest, has_format: bool) -> Vec<Value> {
     let mut out = Vec::new();
-    if !request.system.is_empty() {
-        out.push(json!({"role": "system", "content": request.system}));
+    let system = if has_format {
+        Cow::Borrowed(request.system.as_str())
+    } else {
+        request.system_with_schema()
+    };
+    if !system.is_empty() {
+        out.push(json!({"role": "system", "content": system}));
     }
     let mut calls: Vec<&str> = Vec::new();
     for message in &request.messages {
         match message.role {
-            Role::User => out.push(json!({"role": "user", "content": message.text()})),
+            Role::User => out.push(json!({"role": "user", "content": user(message)})),
             Role::Assistant => {
                 calls = call_ids(message);
                 out.extend(assistant(message));
@@ -62,12 +94,31 @@ fn messages(request: &ModelRequest) -> Vec<Value> {
     out
 }
 
-fn call_ids(message: &Message) -> Vec<&str> {
-    let ids = message.blocks.iter().filter_map(|block| match block {
-        Block::ToolCall { id, .. } => Some(id.as_str()),
+/// A text stays a text: many servers know nothing else.
+fn user(message: &Message) -> Value {
+    let plain = |block: &Block| !matches!(block, Block::Image { .. });
+    if message.blocks.iter().all(plain) {
+        return message.text().into();
+    }
+    let parts = message.blocks.iter().filter_map(|block| match block {
+        Block::Text { text, .. } => Some(json!({"type": "text", "text": text})),
+        Block::Image { source } => {
+            let url = image_url(source)?;
+            Some(json!({"type": "image_url", "image_url": {"url": url}}))
+        }
         _ => None,
     });
-    ids.collect()
+    parts.collect()
+}
+
+/// An image as both protocols of this vendor take it; one that is not loaded cannot be
+/// shown.
+pub(in crate::model) fn image_url(source: &ImageSource) -> Option<String> {
+    match source {
+        ImageSource::Data { media_type, data } => Some(format!("data:{media_type};base64,{data}")),
+        ImageSource::Url { url } => Some(url.clone()),
+        ImageSource::Stored { .. } => None,
+    }
 }
 
 /// The text, the calls, and what a compatible server wants back of its reasoning.
@@ -100,7 +151,10 @@ fn assistant(message: &Message) -> Option<Value> {
                 call["id"] = id.as_str().into();
                 calls.push(call);
             }
-            Block::Text { .. } | Block::ToolResult { .. } | Block::Opaque { .. } => {}
+            Block::Text { .. }
+            | Block::Image { .. }
+            | Block::ToolResult { .. }
+            | Block::Opaque { .. } => {}
         }
     }
     let text = message.text();
@@ -120,8 +174,9 @@ fn assistant(message: &Message) -> Option<Value> {
     Some(Value::Object(out))
 }
 
-/// This protocol has no error flag: the text says it.
-fn result(block: &Block) -> Option<Value> {
+/// The id of the call and what the model is shown. This vendor's protocols have no error
+/// flag: the text says it.
+pub(in crate::model) fn result_text(block: &Block) -> Option<(&str, Cow<'_, str>)> {
     let Block::ToolResult {
         call_id,
         content,
@@ -132,9 +187,14 @@ fn result(block: &Block) -> Option<Value> {
         return None;
     };
     let content = if *is_error {
-        format!("Error: {content}")
+        Cow::Owned(format!("Error: {content}"))
     } else {
-        content.clone()
+        Cow::Borrowed(content.as_str())
     };
+    Some((call_id, content))
+}
+
+fn result(block: &Block) -> Option<Value> {
+    let (call_id, content) = result_text(block)?;
     Some(json!({"role": "tool", "tool_call_id": call_id, "content": content}))
 }

@@ -109,6 +109,17 @@ pub(super) fn body(status: Option<u16>, text: &str) -> Fault {
     fault
 }
 
+/// The failure that the error object of a stream says.
+pub(in crate::model) fn error_fault(error: &Value) -> Fault {
+    let known = error.is_object();
+    let text = if known {
+        error.to_string()
+    } else {
+        r#"{"message": "the provider gave up without a reason"}"#.to_owned()
+    };
+    body(None, &text)
+}
+
 /// Every word by which a vendor names an error.
 fn words(error: &Value) -> Vec<String> {
     let places = ["/type", "/code", "/status", "/details/error_code"];
@@ -130,7 +141,10 @@ fn status_of(error: &Value, words: &[String]) -> Option<u16> {
     }
     words.iter().find_map(|word| {
         Some(match word.as_str() {
-            "invalid_request_error" | "invalid_argument" | "failed_precondition" => 400,
+            "invalid_request_error"
+            | "invalid_prompt"
+            | "invalid_argument"
+            | "failed_precondition" => 400,
             "authentication_error" | "unauthenticated" | "invalid_api_key" => 401,
             "permission_error" | "permission_denied" => 403,
             "not_found_error" | "not_found" | "model_not_found" => 404,

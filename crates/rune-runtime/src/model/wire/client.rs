@@ -1,5 +1,7 @@
 //! One call on the wire.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +20,16 @@ const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// How long the end of a finished reply's body is waited for, so that the connection can
 /// be used again.
 const END_OF_BODY: Duration = Duration::from_millis(50);
+/// Words of a 400 that is about the output schema.
+const SCHEMA_WORDS: [&str; 7] = [
+    "response_format",
+    "output_config",
+    "output_format",
+    "text.format",
+    "responsejsonschema",
+    "response_json_schema",
+    "schema",
+];
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// How long a provider may take.
@@ -86,16 +98,18 @@ impl ClientConfig {
     }
 }
 
-/// What the clients of the three protocols are.
+/// What the clients of the wire protocols are.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct WireClient {
     protocol: Protocol,
     config: ClientConfig,
     http: HttpClient,
+    /// The provider has shown that it does not know output schemas.
+    schema_refused: Arc<AtomicBool>,
 }
 
 impl WireClient {
-    pub(in crate::model) const fn new(
+    pub(in crate::model) fn new(
         protocol: Protocol,
         config: ClientConfig,
         http: HttpClient,
@@ -104,6 +118,7 @@ impl WireClient {
             protocol,
             config,
             http,
+            schema_refused: Arc::default(),
         }
     }
 
@@ -127,21 +142,40 @@ impl WireClient {
         let default = self.protocol.default_base_url();
         let base = self.config.base_url.as_deref().unwrap_or(default);
         let url = self.protocol.url(base, &request.model);
-        let payload = Bytes::from(self.protocol.request_body(request).to_string());
-        let context = DecodeContext::new(&self.config.provider, &request.messages, payload.len());
         let call = self
             .http
             .for_url(&url)
             .map_err(|message| self.error(ModelErrorKind::Transport, message))?
             .post(&url)
             .headers(headers)
-            .header(CONTENT_TYPE, JSON)
-            .body(payload);
+            .header(CONTENT_TYPE, JSON);
+        let native = !self.schema_refused.load(Ordering::Relaxed);
+        let mut answer = self.send(&call, request, native).await;
+        let refused = |error: &ModelError| native && refuses_schema(request, error);
+        if answer.as_ref().err().is_some_and(refused) {
+            tracing::warn!(
+                provider = self.config.provider,
+                "the provider refuses an output schema; the model is told of it in words"
+            );
+            self.schema_refused.store(true, Ordering::Relaxed);
+            answer = self.send(&call, request, false).await;
+        }
+        answer.map_err(|error| redact(error, key))
+    }
+
+    async fn send(
+        &self,
+        call: &reqwest::RequestBuilder,
+        request: &ModelRequest,
+        native_schema: bool,
+    ) -> Result<ModelStream, ModelError> {
+        let payload = Bytes::from(self.protocol.body(request, native_schema).to_string());
+        let context = DecodeContext::new(&self.config.provider, &request.messages, payload.len());
+        let call = || Some(call.try_clone()?.body(payload.clone()));
         self.config
             .retry
-            .run(|| Box::pin(self.attempt(call.try_clone(), context.clone())))
+            .run(|| Box::pin(self.attempt(call(), context.clone())))
             .await
-            .map_err(|error| redact(error, key))
     }
 
     /// Sends the call and waits for the first event.
@@ -201,6 +235,15 @@ impl WireClient {
         let message = format!("cannot reach the provider: {what}");
         self.error(ModelErrorKind::Transport, message)
     }
+}
+
+/// Whether a 400 is about the output schema of the request: compatible servers and older
+/// models do not know the field, or not every keyword.
+fn refuses_schema(request: &ModelRequest, error: &ModelError) -> bool {
+    let said = error.message.to_ascii_lowercase();
+    request.output_schema.is_some()
+        && error.kind == ModelErrorKind::InvalidRequest
+        && SCHEMA_WORDS.iter().any(|word| said.contains(word))
 }
 
 /// Takes the key out of a message in which the provider repeats it.

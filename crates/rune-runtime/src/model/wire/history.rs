@@ -1,6 +1,6 @@
 //! What the request encoders share.
 
-use rune_store_runtime::{Block, NativeBlock};
+use rune_store_runtime::{Block, Message, NativeBlock};
 use serde_json::Value;
 
 use super::Protocol;
@@ -13,6 +13,15 @@ pub(in crate::model) fn native_json(
     native
         .filter(|native| native.protocol == protocol.name())
         .map(|native| &native.json)
+}
+
+/// The ids of the calls in a message.
+pub(in crate::model) fn call_ids(message: &Message) -> Vec<&str> {
+    let ids = message.blocks.iter().filter_map(|block| match block {
+        Block::ToolCall { id, .. } => Some(id.as_str()),
+        _ => None,
+    });
+    ids.collect()
 }
 
 /// The results in `blocks` in the order of the calls they answer; strays last.

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::{CallIds, Decode};
-use crate::model::{ModelRequest, anthropic, gemini, openai};
+use crate::model::{ModelRequest, anthropic, gemini, openai, responses};
 
 /// How a provider is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,13 +18,15 @@ pub enum Protocol {
     Anthropic,
     /// OpenAI Chat Completions.
     OpenAi,
+    /// OpenAI Responses.
+    Responses,
     /// Gemini `streamGenerateContent`.
     Gemini,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Anthropic, Self::OpenAi, Self::Gemini];
+    pub const ALL: [Self; 4] = [Self::Anthropic, Self::OpenAi, Self::Responses, Self::Gemini];
 
     /// The name in `endpoints` and in [`NativeBlock::protocol`].
     #[must_use]
@@ -32,6 +34,7 @@ impl Protocol {
         match self {
             Self::Anthropic => "anthropic",
             Self::OpenAi => "openai",
+            Self::Responses => "responses",
             Self::Gemini => "gemini",
         }
     }
@@ -41,7 +44,7 @@ impl Protocol {
     pub const fn default_base_url(self) -> &'static str {
         match self {
             Self::Anthropic => anthropic::DEFAULT_BASE_URL,
-            Self::OpenAi => openai::DEFAULT_BASE_URL,
+            Self::OpenAi | Self::Responses => openai::DEFAULT_BASE_URL,
             Self::Gemini => gemini::DEFAULT_BASE_URL,
         }
     }
@@ -49,10 +52,17 @@ impl Protocol {
     /// The JSON body of a streaming call of this protocol.
     #[must_use]
     pub fn request_body(self, request: &ModelRequest) -> Value {
+        self.body(request, true)
+    }
+
+    /// As [`Protocol::request_body`]; without `native_schema` the model is told of the
+    /// output schema in words.
+    pub(super) fn body(self, request: &ModelRequest, native_schema: bool) -> Value {
         match self {
-            Self::Anthropic => anthropic::encode(request),
-            Self::OpenAi => openai::encode(request),
-            Self::Gemini => gemini::encode(request),
+            Self::Anthropic => anthropic::encode(request, native_schema),
+            Self::OpenAi => openai::encode(request, native_schema),
+            Self::Responses => responses::encode(request, native_schema),
+            Self::Gemini => gemini::encode(request, native_schema),
         }
     }
 
@@ -62,6 +72,7 @@ impl Protocol {
         match self {
             Self::Anthropic => format!("{base}/v1/messages"),
             Self::OpenAi => format!("{base}/chat/completions"),
+            Self::Responses => format!("{base}/responses"),
             Self::Gemini => {
                 let model = model.strip_prefix("models/").unwrap_or(model);
                 format!("{base}/v1beta/models/{model}:streamGenerateContent?alt=sse")
@@ -80,7 +91,9 @@ impl Protocol {
             let key = key.expose_secret();
             let (name, value) = match self {
                 Self::Anthropic => (HeaderName::from_static("x-api-key"), key.to_owned()),
-                Self::OpenAi => (http_types::AUTHORIZATION, format!("Bearer {key}")),
+                Self::OpenAi | Self::Responses => {
+                    (http_types::AUTHORIZATION, format!("Bearer {key}"))
+                }
                 Self::Gemini => (HeaderName::from_static("x-goog-api-key"), key.to_owned()),
             };
             let mut value = HeaderValue::try_from(value).ok()?;
@@ -95,6 +108,7 @@ impl Protocol {
         match self {
             Self::Anthropic => Box::new(anthropic::Decoder::new(ids)),
             Self::OpenAi => Box::new(openai::Decoder::new(ids)),
+            Self::Responses => Box::new(responses::Decoder::new(ids)),
             Self::Gemini => Box::new(gemini::Decoder::new(ids)),
         }
     }
@@ -127,6 +141,8 @@ mod tests {
         for base in ["http://h/v1", "http://h/v1/"] {
             let url = Protocol::OpenAi.url(base, "m");
             assert_eq!(url, "http://h/v1/chat/completions");
+            let url = Protocol::Responses.url(base, "m");
+            assert_eq!(url, "http://h/v1/responses");
         }
         let url = Protocol::Gemini.url("http://h/", "models/g");
         assert_eq!(

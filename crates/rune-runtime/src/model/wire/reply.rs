@@ -64,6 +64,6 @@ fn block_bytes(block: &Block) -> usize {
         Block::Text { text, .. } | Block::Reasoning { text, .. } => text.len(),
         Block::ToolCall { name, input, .. } => name.len() + input.to_string().len(),
         Block::ToolResult { content, .. } => content.len(),
-        Block::Opaque { .. } => 0,
+        Block::Image { .. } | Block::Opaque { .. } => 0,
     }
 }

@@ -66,9 +66,21 @@ const GEMINI: &str = concat!(
     "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"rich 🎉\"},{\"functionCall\":{\"name\":\"f\",\"args\":{\"a\":1}},\"thoughtSignature\":\"c2ln\"},{\"functionCall\":{\"name\":\"f\",\"args\":{}}}]},\"finishReason\":\"STOP\"}],\"usageMetadata\":{\"promptTokenCount\":5,\"candidatesTokenCount\":2,\"thoughtsTokenCount\":1}}\r\n\r\n",
 );
 
-const SAMPLES: [(Protocol, &str); 3] = [
+const RESPONSES: &str = concat!(
+    "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"status\":\"in_progress\",\"error\":null}}\n\n",
+    ": comment\n\nevent: response.reasoning_summary_text.delta\ndata: {\"type\":\"response.reasoning_summary_text.delta\",\"delta\":\"hm ü\"}\n\n",
+    "event: response.output_item.done\ndata: {\"type\":\"response.output_item.done\",\"output_index\":0,\"item\":{\"type\":\"reasoning\",\"id\":\"rs\",\"encrypted_content\":\"enc\",\"summary\":[{\"type\":\"summary_text\",\"text\":\"hm ü\"}]}}\n\n",
+    "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"output_index\":1,\"delta\":\"Zürich 🎉\"}\n\n",
+    "event: response.output_item.done\ndata: {\"type\":\"response.output_item.done\",\"output_index\":1,\"item\":{\"type\":\"message\",\"id\":\"msg\",\"role\":\"assistant\",\"phase\":\"commentary\",\"content\":[{\"type\":\"output_text\",\"text\":\"Zürich 🎉\"}]}}\n\n",
+    "event: response.function_call_arguments.delta\ndata: {\"type\":\"response.function_call_arguments.delta\",\"output_index\":2,\"delta\":\"{\"}\n\n",
+    "event: response.output_item.done\ndata: {\"type\":\"response.output_item.done\",\"output_index\":2,\"item\":{\"type\":\"function_call\",\"id\":\"fc\",\"call_id\":\"c1\",\"name\":\"f\",\"arguments\":\"{\\\"a\\\":1}\"}}\n\n",
+    "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"status\":\"completed\",\"output\":[],\"usage\":{\"input_tokens\":5,\"input_tokens_details\":{\"cached_tokens\":2},\"output_tokens\":9,\"output_tokens_details\":{\"reasoning_tokens\":3}}}}\n\n",
+);
+
+const SAMPLES: [(Protocol, &str); 4] = [
     (Protocol::Anthropic, ANTHROPIC),
     (Protocol::OpenAi, OPENAI),
+    (Protocol::Responses, RESPONSES),
     (Protocol::Gemini, GEMINI),
 ];
 
@@ -233,6 +245,65 @@ fn what_is_sent_back_with_a_call_is_kept() {
 fn a_malformed_call_of_gemini_is_malformed() {
     let body = "data: {\"candidates\":[{\"finishReason\":\"MALFORMED_FUNCTION_CALL\"}]}\n\n";
     fails(Protocol::Gemini, body, ModelErrorKind::Malformed);
+}
+
+/// The reply to a stream of nothing but its end.
+fn responses(kind: &str, response: Value) -> ModelOutput {
+    let mut event = json!({ "type": kind });
+    event["response"] = response;
+    reply(Protocol::Responses, &[event])
+}
+
+#[test]
+fn the_last_event_of_responses_holds_what_came_without_one() {
+    let item =
+        |kind: &str| json!({"type": kind, "content": [{"type": "output_text", "text": "x"}]});
+    let output = responses(
+        "response.completed",
+        json!({"output": [item("message"), item("web_search_call")]}),
+    );
+    assert!(matches!(&output.blocks[0], Block::Text { text, .. } if text == "x"));
+    assert!(matches!(&output.blocks[1], Block::Opaque { .. }));
+    assert_eq!(output.stop, StopReason::EndTurn);
+}
+
+#[test]
+fn responses_says_why_it_is_incomplete() {
+    for (reason, stop) in [
+        ("max_output_tokens", StopReason::MaxTokens),
+        ("content_filter", StopReason::Refusal),
+    ] {
+        let details = json!({"status": "incomplete", "incomplete_details": {"reason": reason}});
+        assert_eq!(responses("response.incomplete", details).stop, stop);
+    }
+    let refusal = json!({"type": "message", "content": [{"type": "refusal", "refusal": "no"}]});
+    let output = responses("response.completed", json!({ "output": [refusal] }));
+    assert_eq!(output.stop, StopReason::Refusal);
+}
+
+#[test]
+fn a_failed_response_says_what_to_do() {
+    for (error, kind) in [
+        (json!({"code": "server_error"}), ModelErrorKind::Overloaded),
+        (
+            json!({"code": "rate_limit_exceeded", "message": "slow"}),
+            ModelErrorKind::RateLimited,
+        ),
+        (
+            json!({"code": "invalid_prompt", "message": "bad"}),
+            ModelErrorKind::InvalidRequest,
+        ),
+        (json!(null), ModelErrorKind::Overloaded),
+    ] {
+        let failed =
+            json!({"type": "response.failed", "response": {"status": "failed", "error": error}});
+        fails(Protocol::Responses, &format!("data: {failed}\n\n"), kind);
+        if error.is_object() {
+            let mut flat = error.clone();
+            flat["type"] = "error".into();
+            fails(Protocol::Responses, &format!("data: {flat}\n\n"), kind);
+        }
+    }
 }
 
 /// Pieces of real streams and noise, so that the decoders get beyond the first line.

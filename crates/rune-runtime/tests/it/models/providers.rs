@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::LIMITS;
+use super::{LIMITS, ask, client_of};
 use rune_runtime::model::{
-    Account, HttpClient, ModelIds, Providers, ProvidersConfig, ProvidersError,
+    Account, ClientConfig, HttpClient, ModelErrorKind, ModelIds, Protocol, Providers,
+    ProvidersConfig, ProvidersError,
 };
 
 fn config(providers: &[&str]) -> ProvidersConfig {
@@ -82,4 +83,14 @@ fn names_an_unknown_provider_and_a_missing_model() {
             alias: "main".to_owned()
         }
     );
+}
+
+#[tokio::test]
+async fn a_vendor_without_a_key_is_not_even_called() {
+    for protocol in Protocol::ALL {
+        let config = ClientConfig::new(protocol.name());
+        let client = client_of(protocol, config);
+        let error = client.stream(&ask("hi")).await.err().unwrap();
+        assert_eq!(error.kind, ModelErrorKind::Unauthenticated);
+    }
 }

@@ -38,6 +38,13 @@ fn conversation() -> ModelRequest {
             text: "so".to_owned(),
             native: native(Protocol::OpenAi, json!({"reasoning_content": "so"})),
         },
+        Block::Reasoning {
+            text: "then".to_owned(),
+            native: native(
+                Protocol::Responses,
+                json!({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "enc"}),
+            ),
+        },
         Block::text("Let me see."),
         call(
             "g1",
@@ -77,6 +84,11 @@ fn openai_request() {
 }
 
 #[test]
+fn responses_request() {
+    insta::assert_json_snapshot!(Protocol::Responses.request_body(&conversation()));
+}
+
+#[test]
 fn gemini_request() {
     insta::assert_json_snapshot!(Protocol::Gemini.request_body(&conversation()));
 }
@@ -107,6 +119,13 @@ async fn goes_to_the_right_place_with_the_right_headers() {
         (
             Protocol::OpenAi,
             "/v1/chat/completions",
+            "",
+            "authorization",
+            "Bearer test-key",
+        ),
+        (
+            Protocol::Responses,
+            "/v1/responses",
             "",
             "authorization",
             "Bearer test-key",

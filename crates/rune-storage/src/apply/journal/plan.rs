@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use rune_store_runtime::limits::MAX_CALL_TOKENS;
 use rune_store_runtime::{
-    ApprovalQuestion, Block, EntryBody, ModelReply, PolicyVerdict, Reject, RequestStatus, Usage,
+    ApprovalQuestion, Block, EntryBody, ModelReply, OUTPUT_REPAIR, PolicyVerdict, Reject,
+    RequestStatus, Usage,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -148,6 +149,9 @@ impl<'a> Append<'a> {
                 }
                 self.questions.push((seq, question));
                 self.state.status = RequestStatus::InputRequired;
+            }
+            EntryBody::Notice { code, .. } if code == OUTPUT_REPAIR => {
+                self.messages.push((seq, None));
             }
             EntryBody::AgentCalled { .. }
             | EntryBody::ModelFailed { .. }

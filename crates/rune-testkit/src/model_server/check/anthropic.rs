@@ -1,7 +1,8 @@
 use serde_json::Value;
 
 use super::{
-    Incoming, Rejection, duplicate, flag, is_identifier, list, text, unknown_field, valid_tool_name,
+    Incoming, Rejection, duplicate, flag, is_base64, is_identifier, list, text, unknown_field,
+    valid_tool_name,
 };
 use crate::model_server::{
     conversation::{Conversation, Step},
@@ -11,6 +12,16 @@ use crate::model_server::{
 const VERSIONS: [&str; 2] = ["2023-06-01", "2026-10-21"];
 /// Refused since version 2026-10-21.
 const SAMPLING: [&str; 3] = ["temperature", "top_p", "top_k"];
+const IMAGE_TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
+/// Keywords of a schema that structured output does not take.
+const UNSUPPORTED: [&str; 6] = [
+    "minimum",
+    "maximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "maxItems",
+];
 const MAX_CACHE_BREAKPOINTS: usize = 4;
 const MIN_THINKING_BUDGET: u64 = 1024;
 const KNOWN: [&str; 26] = [
@@ -99,6 +110,7 @@ pub(super) fn check(incoming: &Incoming<'_>) -> Result<Conversation, Rejection> 
         model: text(body, "model").to_owned(),
         stream: flag(body, "stream"),
         include_usage: true,
+        include_reasoning: false,
         steps: turns.iter().map(step).collect(),
     })
 }
@@ -150,6 +162,10 @@ fn fields(body: &Value, version: &str) -> Result<(), Rejection> {
             ));
         }
     }
+    output_schema(
+        body.pointer("/output_config/format/schema")
+            .unwrap_or(&Value::Null),
+    )?;
     let breakpoints = count_key(body, "cache_control");
     if breakpoints > MAX_CACHE_BREAKPOINTS {
         let message = format!(
@@ -301,9 +317,58 @@ fn block(assistant: bool, at: &str, block: &Value) -> Result<(), Rejection> {
         ("thinking", true) if text(block, "signature") != sign(text(block, "thinking")) => Err(
             Rejection::bad(format!("{at}: Invalid `signature` in `thinking` block")),
         ),
+        ("image", true) => Err(Rejection::bad(format!(
+            "{at}: `image` blocks can only be in `user` messages"
+        ))),
+        ("image", false) => image(at, block),
         ("", _) => Err(Rejection::bad(format!("{at}.type: Field required"))),
         _ => Ok(()),
     }
+}
+
+fn image(at: &str, block: &Value) -> Result<(), Rejection> {
+    let field = |name: &str| {
+        let value = block.pointer(&format!("/source/{name}"));
+        value.and_then(Value::as_str).unwrap_or_default()
+    };
+    let good = match field("type") {
+        "base64" => IMAGE_TYPES.contains(&field("media_type")) && is_base64(field("data")),
+        "url" => field("url").starts_with("https://") || field("url").starts_with("http://"),
+        _ => false,
+    };
+    if good {
+        return Ok(());
+    }
+    Err(Rejection::bad(format!(
+        "{at}.image.source: Could not process image"
+    )))
+}
+
+/// Objects are closed, and of the keywords that limit a value only some are known.
+fn output_schema(schema: &Value) -> Result<(), Rejection> {
+    let Value::Object(fields) = schema else {
+        return Ok(());
+    };
+    let refuse = |what: String| {
+        Err(Rejection::bad(format!(
+            "output_config.format.schema: {what}"
+        )))
+    };
+    if fields.get("type").is_some_and(|kind| kind == "object")
+        && fields.get("additionalProperties") != Some(&Value::Bool(false))
+    {
+        return refuse(
+            "For 'object' type, 'additionalProperties' must be explicitly set to false".to_owned(),
+        );
+    }
+    if let Some(word) = UNSUPPORTED.iter().find(|word| fields.contains_key(**word)) {
+        return refuse(format!("property '{word}' is not supported"));
+    }
+    let properties = fields.get("properties").and_then(Value::as_object);
+    let inside = properties.into_iter().flatten().map(|(_, schema)| schema);
+    inside
+        .chain(fields.get("items"))
+        .try_for_each(output_schema)
 }
 
 /// Every call has its result in the next turn, first thing, and every result its call in the one before.

@@ -1,6 +1,8 @@
 use serde_json::Value;
 
-use super::{Incoming, Rejection, duplicate, list, text, unknown_field, valid_tool_name};
+use super::{
+    Incoming, Rejection, duplicate, is_base64, list, text, unknown_field, valid_tool_name,
+};
 use crate::model_server::{
     conversation::{Conversation, Step},
     issuer::{call_key, sign},
@@ -52,6 +54,7 @@ pub(super) fn check(incoming: &Incoming<'_>) -> Result<Conversation, Rejection> 
         model: route.map(|route| route.model.clone()).unwrap_or_default(),
         stream: route.is_some_and(|route| route.stream),
         include_usage: true,
+        include_reasoning: false,
         steps: contents.iter().map(step).collect(),
     })
 }
@@ -138,6 +141,12 @@ fn parts(index: usize, content: &Value) -> Result<(), Rejection> {
             let message = format!(
                 "{place}.data: required oneof field 'data' must have one initialized field\n"
             );
+            return Err(Rejection::bad(message));
+        }
+        if let Some(data) = part.get("inlineData")
+            && !(text(data, "mimeType").starts_with("image/") && is_base64(text(data, "data")))
+        {
+            let message = format!("{place}.inline_data: Unable to process input image.");
             return Err(Rejection::bad(message));
         }
         let call_outside_model = part.get("functionCall").is_some() && role != "model";

@@ -1,6 +1,6 @@
 use serde_json::Value;
 
-use super::{Incoming, Rejection, duplicate, flag, list, text, valid_tool_name};
+use super::{Incoming, Rejection, duplicate, flag, is_base64, list, text, valid_tool_name};
 use crate::model_server::conversation::{Conversation, Step};
 
 pub(super) fn check(incoming: &Incoming<'_>) -> Result<Conversation, Rejection> {
@@ -19,6 +19,12 @@ pub(super) fn check(incoming: &Incoming<'_>) -> Result<Conversation, Rejection> 
         return Err(Rejection::bad(message).param("stream_options"));
     }
     tools(body)?;
+    let format = body.get("response_format");
+    let format = format.filter(|format| text(format, "type") == "json_schema");
+    output_schema(
+        format.and_then(|format| format.get("json_schema")),
+        "response_format.json_schema",
+    )?;
     let messages = list(body, "messages");
     if messages.is_empty() {
         let message = "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty \
@@ -35,11 +41,12 @@ pub(super) fn check(incoming: &Incoming<'_>) -> Result<Conversation, Rejection> 
         model: text(body, "model").to_owned(),
         stream,
         include_usage: body.pointer("/stream_options/include_usage") == Some(&Value::Bool(true)),
+        include_reasoning: false,
         steps: steps(messages),
     })
 }
 
-fn key(incoming: &Incoming<'_>) -> Result<(), Rejection> {
+pub(super) fn key(incoming: &Incoming<'_>) -> Result<(), Rejection> {
     match incoming.bearer() {
         None => {
             let message = "You didn't provide an API key. You need to provide your API key in an Authorization header \
@@ -117,6 +124,12 @@ fn content(index: usize, message: &Value) -> Result<(), Rejection> {
     if !given {
         let message = "Invalid value for 'content': expected a string, got null.";
         return Err(Rejection::bad(message).param(param("content")));
+    }
+    for part in list(message, "content") {
+        if text(part, "type") == "image_url" {
+            let url = part.pointer("/image_url/url").and_then(Value::as_str);
+            image_url(url.unwrap_or_default(), &param("content"))?;
+        }
     }
     for (at, call) in list(message, "tool_calls").iter().enumerate() {
         let function = |field: &str| {
@@ -197,17 +210,81 @@ fn steps(messages: &[Value]) -> Vec<Step> {
     messages.iter().filter_map(step).collect()
 }
 
-fn user_text(message: &Value) -> String {
+pub(super) fn user_text(message: &Value) -> String {
     match message.get("content") {
         Some(Value::String(content)) => content.clone(),
         _ => {
             let parts = list(message, "content")
                 .iter()
-                .filter(|part| text(part, "type") == "text");
+                .filter(|part| matches!(text(part, "type"), "text" | "input_text"));
             parts
                 .map(|part| text(part, "text"))
                 .collect::<Vec<_>>()
                 .join("\n")
         }
+    }
+}
+
+/// An address, or the data itself with its type.
+pub(super) fn image_url(url: &str, param: &str) -> Result<(), Rejection> {
+    let data = || {
+        let (head, data) = url.strip_prefix("data:image/")?.split_once(',')?;
+        (head.ends_with(";base64") && is_base64(data)).then_some(())
+    };
+    if url.starts_with("https://") || url.starts_with("http://") || data().is_some() {
+        return Ok(());
+    }
+    let message = format!("Invalid '{param}': expected a valid URL or a base64-encoded data URL.");
+    Err(Rejection::bad(message)
+        .param(param)
+        .code("invalid_image_url"))
+}
+
+/// A strict schema closes every object and requires all that it has.
+pub(super) fn output_schema(format: Option<&Value>, param: &str) -> Result<(), Rejection> {
+    let Some(format) = format.filter(|format| text(format, "type") != "text") else {
+        return Ok(());
+    };
+    if text(format, "name").is_empty() {
+        return Err(Rejection::bad(format!(
+            "Missing required parameter: '{param}.name'."
+        )));
+    }
+    let schema = format.get("schema").unwrap_or(&Value::Null);
+    if text(schema, "type") != "object" {
+        let message = format!(
+            "Invalid schema for {param}: schema must be a JSON Schema of 'type: \"object\"'."
+        );
+        return Err(Rejection::bad(message).param(param));
+    }
+    if flag(format, "strict")
+        && let Some(what) = loose(schema)
+    {
+        let message = format!("Invalid schema for {param}: {what}");
+        return Err(Rejection::bad(message).param(param));
+    }
+    Ok(())
+}
+
+/// What keeps a schema from being strict.
+fn loose(schema: &Value) -> Option<&'static str> {
+    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+        if schema.get("additionalProperties") != Some(&Value::Bool(false)) {
+            return Some("'additionalProperties' is required to be supplied and to be false.");
+        }
+        let required = list(schema, "required");
+        if !properties
+            .keys()
+            .all(|key| required.iter().any(|name| name == key))
+        {
+            return Some(
+                "'required' is required to be supplied and to be an array including every key in properties.",
+            );
+        }
+    }
+    match schema {
+        Value::Object(fields) => fields.values().find_map(loose),
+        Value::Array(items) => items.iter().find_map(loose),
+        _ => None,
     }
 }

@@ -7,8 +7,8 @@ use rune_store_runtime::limits::{
 };
 use rune_store_runtime::{
     AcceptRequest, Accepted, AppendEntries, Appended, ApprovalQuestion, AuditRow, Block, Command,
-    Entry, EntryBody, ModelReply, PolicyVerdict, Reject, RequestCancel, RequestId, RequestRow,
-    RequestStatus, Usage, UsageRow,
+    Entry, EntryBody, ModelReply, OUTPUT_REPAIR, PolicyVerdict, Reject, RequestCancel, RequestId,
+    RequestRow, RequestStatus, Usage, UsageRow,
 };
 
 use super::apply::check_json;
@@ -268,6 +268,9 @@ impl Plan {
                 }
                 self.questions.push(question.clone());
                 row.status = RequestStatus::InputRequired;
+            }
+            EntryBody::Notice { code, .. } if code == OUTPUT_REPAIR => {
+                self.messages.push((seq, None));
             }
             EntryBody::AgentCalled { .. }
             | EntryBody::ModelFailed { .. }
