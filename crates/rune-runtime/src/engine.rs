@@ -3,15 +3,16 @@
 
 mod active;
 mod follow;
+mod input;
 mod invoke;
 mod recover;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use rune_store_runtime::{
-    AppendEntries, EntryBody, ErrorCode, Failure, RequestCancel, RequestId, RequestRow,
+    AppendEntries, BlobStore, EntryBody, ErrorCode, Failure, RequestCancel, RequestId, RequestRow,
     RequestStatus, Store, StoreError, Usage,
 };
 
@@ -22,6 +23,7 @@ use crate::router::{ReplicaRouter, RouteError};
 use crate::task::Tasks;
 
 pub use follow::RequestEvents;
+pub use input::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
 pub use invoke::{Invocation, Invoked};
 
 use active::{ActiveRequests, SessionLines};
@@ -49,6 +51,12 @@ pub enum EngineError {
          kept; leave the key out, or use `on_finish` or `each_step`"
     )]
     Unkeepable,
+    /// The input is a list of parts, and one of them is wrong.
+    #[error("the input is a list of parts, and one is wrong: {0}")]
+    Part(crate::agent::SchemaMismatch),
+    /// An image of the input is too large.
+    #[error("an image of the input has more than {MAX_IMAGE_BYTES} bytes")]
+    ImageTooLarge,
     /// The daemon is about to end and takes nothing new.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -68,7 +76,8 @@ impl EngineError {
             Self::Route(RouteError::NotDeployed { .. }) | Self::NotFound(_) => ErrorCode::NotFound,
             Self::Route(RouteError::QueueFull(_)) => ErrorCode::LimitExceeded,
             Self::Route(_) | Self::ShuttingDown => ErrorCode::Unavailable,
-            Self::Input(_) | Self::Unkeepable => ErrorCode::InvalidInput,
+            Self::Input(_) | Self::Part(_) | Self::Unkeepable => ErrorCode::InvalidInput,
+            Self::ImageTooLarge => ErrorCode::TooLarge,
             Self::Store(error) => store_code(error),
         }
     }
@@ -99,6 +108,7 @@ pub struct Engine {
 
 struct Inner {
     store: Store,
+    blobs: OnceLock<Arc<dyn BlobStore>>,
     router: ReplicaRouter,
     tasks: Tasks,
     active: ActiveRequests,
@@ -115,6 +125,7 @@ impl Engine {
     pub fn new(store: Store, router: ReplicaRouter, tasks: Tasks) -> Self {
         let inner = Inner {
             store,
+            blobs: OnceLock::new(),
             router,
             tasks,
             active: ActiveRequests::default(),
@@ -125,6 +136,14 @@ impl Engine {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// With a place for images that are too large for the journal; without one they are
+    /// refused. The first one given counts.
+    #[must_use]
+    pub fn with_blobs(self, blobs: Arc<dyn BlobStore>) -> Self {
+        self.inner.blobs.get_or_init(|| blobs);
+        self
     }
 
     /// The store behind the engine.

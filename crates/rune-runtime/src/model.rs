@@ -15,6 +15,7 @@ mod anthropic;
 mod client;
 mod gemini;
 mod http;
+pub(crate) mod metrics;
 mod offline;
 mod openai;
 mod providers;

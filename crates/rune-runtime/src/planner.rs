@@ -6,6 +6,8 @@
 //! and the last entry is `finished`.
 
 mod ask;
+mod images;
+mod output;
 mod state;
 
 use std::sync::Arc;
@@ -13,8 +15,8 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rune_store_runtime::{
-    DeploymentId, EntryBody, ErrorCode, Failure, PolicyVerdict, Reject, ReplicaId, RequestId,
-    RequestStatus, SessionId, Store, StoreError, ToolIntent, ToolOutcome,
+    BlobStore, DeploymentId, EntryBody, ErrorCode, Failure, PolicyVerdict, Reject, ReplicaId,
+    RequestId, RequestStatus, SessionId, Store, StoreError, ToolIntent, ToolOutcome,
 };
 use serde_json::Value;
 use tokio::time::Instant;
@@ -42,6 +44,8 @@ pub(crate) struct Planner {
     pub(crate) replica_id: ReplicaId,
     pub(crate) agent: Arc<Agent>,
     pub(crate) store: Store,
+    /// Has the images that are too large for the journal.
+    pub(crate) blobs: Option<Arc<dyn BlobStore>>,
     pub(crate) feed: Arc<Feed>,
     pub(crate) journal: JournalWriter,
     pub(crate) state: RunState,
@@ -128,14 +132,18 @@ impl Planner {
         if self.state.cancel_requested {
             return Err(Ended::Stopped);
         }
-        let earlier = self.history(skip, new_session).await?;
+        let mut earlier = self.history(skip, new_session).await?;
+        self.load_images(&mut earlier).await?;
         self.settle_interrupted_calls().await?;
         loop {
             if !self.state.open.is_empty() {
                 self.run_tools().await?;
             }
             if let Some(answer) = self.state.answer.take() {
-                return Ok(Value::String(answer));
+                match output::read(&self.agent, answer) {
+                    Ok(output) => return Ok(output),
+                    Err(problem) => self.repair_output(&problem, last).await?,
+                }
             }
             self.check_caps(&earlier)?;
             let reply = self.ask(&earlier).await?;

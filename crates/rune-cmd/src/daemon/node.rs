@@ -103,11 +103,13 @@ impl Node {
         });
         let router = ReplicaRouter::new();
         let tasks = Tasks::new();
-        let engine = Engine::new(store.clone(), router.clone(), tasks.clone());
+        let blobs: Arc<dyn BlobStore> = Arc::new(objects);
+        let engine = Engine::new(store.clone(), router.clone(), tasks.clone())
+            .with_blobs(Arc::clone(&blobs));
         Ok(Self {
             database,
             store,
-            blobs: Arc::new(objects),
+            blobs,
             loader,
             router,
             tasks,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::active::{ActiveRequest, Inserted, SessionTurn};
-use super::{Engine, EngineError, QUEUE_DEADLINE, RequestEvents};
+use super::{Engine, EngineError, QUEUE_DEADLINE, RequestEvents, input};
 use crate::feed::Feed;
 use crate::journal::JournalWriter;
 use crate::planner::{Planner, RunState};
@@ -77,6 +77,9 @@ impl Engine {
             return Err(EngineError::Unkeepable);
         }
 
+        let blobs = self.inner.blobs.get().map(AsRef::as_ref);
+        let input = input::settle(blobs, invocation.input).await?;
+
         let new_session = invocation.session_id.is_none();
         let accept = AcceptRequest {
             request_id: RequestId::generate(),
@@ -85,7 +88,7 @@ impl Engine {
             agent: invocation.agent,
             deployment_id: route.deployment.id,
             version_id: replica.version_id(),
-            input: invocation.input,
+            input,
             metadata: invocation.metadata,
             caller: invocation.caller,
             checkpoint,
@@ -310,6 +313,7 @@ impl Engine {
             replica_id: lease.replica().id(),
             agent: Arc::clone(lease.replica().agent()),
             store: inner.store.clone(),
+            blobs: inner.blobs.get().cloned(),
             feed: Arc::clone(&run.feed),
             journal,
             state,

@@ -77,6 +77,26 @@ pub enum ModelErrorKind {
     Malformed,
 }
 
+impl ModelErrorKind {
+    /// The name in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::QuotaExhausted => "quota_exhausted",
+            Self::ModelNotFound => "model_not_found",
+            Self::InvalidRequest => "invalid_request",
+            Self::ContextOverflow => "context_overflow",
+            Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
+            Self::Transport => "transport",
+            Self::Timeout => "timeout",
+            Self::Truncated => "truncated",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
 /// A failed model call. The message names the provider and what to do and holds no
 /// secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

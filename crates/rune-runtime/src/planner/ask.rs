@@ -7,7 +7,9 @@ use tokio::time::Instant;
 use super::{Ended, Planner};
 use crate::history::History;
 use crate::journal::FLUSH_DELAY;
-use crate::model::{Candidate, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelRequest};
+use crate::model::{
+    Candidate, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelRequest, metrics,
+};
 
 /// Output tokens of one call where the Runefile does not say.
 const DEFAULT_MAX_OUTPUT_TOKENS: u64 = 16_384;
@@ -39,8 +41,12 @@ impl Planner {
             };
             let started = Instant::now();
             let (error, begun) = match self.ask_one(candidate, earlier).await? {
-                Asked::Failed { error, begun } => (error, begun),
+                Asked::Failed { error, begun } => {
+                    metrics::failed(candidate, error.kind);
+                    (error, begun)
+                }
                 Asked::Answered(output) => {
+                    metrics::answered(candidate, &output.usage);
                     let duration = started.elapsed().as_millis();
                     return Ok(ModelReply {
                         step: self.state.steps + 1,

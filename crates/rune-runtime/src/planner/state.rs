@@ -3,8 +3,8 @@
 //! it from the same entries.
 
 use rune_store_runtime::{
-    Block, EntryBody, ErrorCode, Failure, Message, RequestId, Role, StopReason, Store, StoreError,
-    ToolIntent, Usage,
+    Block, EntryBody, ErrorCode, Failure, Message, OUTPUT_REPAIR, RequestId, Role, StopReason,
+    Store, StoreError, ToolIntent, Usage,
 };
 
 use crate::dispatch::refusal;
@@ -68,6 +68,8 @@ pub(crate) struct RunState {
     pub(crate) open: Vec<OpenCall>,
     /// The answer, where the last reply is one.
     pub(crate) answer: Option<String>,
+    /// How often the model was told that its answer does not match the schema.
+    pub(crate) repairs: u32,
     /// How often a replica took the request.
     pub(crate) attempts: u32,
     /// How many of the attempts so far no orderly end of the daemon interrupted.
@@ -122,6 +124,11 @@ impl RunState {
             }
             EntryBody::Notice { code, .. } if code == INTERRUPTED => {
                 self.crashes = self.crashes.saturating_sub(1);
+            }
+            EntryBody::Notice { code, message } if code == OUTPUT_REPAIR => {
+                self.answer = None;
+                self.repairs += 1;
+                self.messages.push(Message::user(message));
             }
             EntryBody::ModelReply(reply) => {
                 self.steps = reply.step;
