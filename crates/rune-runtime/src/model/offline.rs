@@ -109,7 +109,7 @@ fn unscripted(request: &ModelRequest, turn: &Turn<'_>) -> ScriptReply {
     }
     match commands(&turn.input, &request.tools) {
         None if turn.images > 0 => say(format!(
-            "Echo: {} ({} images; the offline model cannot see them)",
+            "Echo: {} (images: {}; the offline model cannot see them)",
             turn.input, turn.images
         )),
         None => say(format!("Echo: {}", turn.input)),

@@ -1,5 +1,6 @@
 //! An engine over a store that can be watched, held up and broken, with one agent.
 
+mod blobs;
 mod bot;
 mod spy;
 
@@ -20,6 +21,7 @@ use rune_tools::{Builtins, BuiltinsConfig, ProcessRunner};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub(crate) use blobs::MemoryBlobs;
 pub(crate) use bot::Bot;
 pub(crate) use spy::Spy;
 
@@ -150,7 +152,8 @@ impl Rig {
         let router = ReplicaRouter::new();
         router.set_deployment(deployment.clone());
         Self {
-            engine: Engine::new(store.clone(), router.clone(), tasks.clone()),
+            engine: Engine::new(store.clone(), router.clone(), tasks.clone())
+                .with_blobs(Arc::new(MemoryBlobs::default())),
             router,
             spy,
             store,

@@ -5,20 +5,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
 use rune_runtime::{
     Engine, LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, ReplicaRouter, Tasks,
 };
 use rune_store_runtime::{
     ApplyDeployment, BlobStore, DeleteDeployment, DeploymentId, DeploymentRow, DeploymentState,
-    PageRequest, PublishVersion, Reject, ReplicaFilter, ReplicaId, ReplicaRow, ReplicaState,
-    ScaleDeployment, Store, StoreError, SystemClock, VersionId,
+    PageRequest, PublishVersion, ReplicaFilter, ReplicaId, ReplicaRow, ReplicaState,
+    ScaleDeployment, Store, SystemClock, VersionId,
 };
 use rune_testkit::{ModelScript, ModelServer, Protocol};
 use tokio::time::Instant;
 
-use super::harness::{Bot, Spy, call, loader, soon};
+use super::harness::{Bot, MemoryBlobs, Spy, call, loader, soon};
 
 /// Starts whatever it is told to, or nothing.
 #[derive(Default)]
@@ -361,25 +360,6 @@ async fn unhealthy_and_lost_replicas_are_replaced() {
             .log
             .contains(&("stop", old[1]))
     );
-}
-
-/// Packages in memory.
-#[derive(Default)]
-struct MemoryBlobs(Mutex<BTreeMap<String, Bytes>>);
-
-#[async_trait]
-impl BlobStore for MemoryBlobs {
-    async fn put(&self, bytes: Bytes) -> Result<String, StoreError> {
-        let mut blobs = self.0.lock().unwrap();
-        let digest = format!("sha256:{:064}", blobs.len());
-        blobs.insert(digest.clone(), bytes);
-        Ok(digest)
-    }
-
-    async fn get(&self, digest: &str) -> Result<Bytes, StoreError> {
-        let found = self.0.lock().unwrap().get(digest).cloned();
-        found.ok_or_else(|| Reject::not_found("blob", &digest).into())
-    }
 }
 
 #[tokio::test]

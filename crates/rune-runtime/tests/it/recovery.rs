@@ -31,7 +31,7 @@ fn five_steps() -> Bot {
 }
 
 /// Takes up what `next` has and follows it to its end.
-async fn recovered(next: &Rig, of: &Ended) -> Ended {
+pub(crate) async fn recovered(next: &Rig, of: &Ended) -> Ended {
     assert_eq!(next.engine.recover().await.unwrap(), 1);
     let events = next.engine.events(of.row.id, 0).await.unwrap();
     soon("the recovered request", events.last()).await.unwrap();
