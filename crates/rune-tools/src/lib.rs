@@ -7,6 +7,8 @@
 //!   environment, the clock of the machine or a path outside its workspace.
 //! * [`ProcessRunner`] runs a tool that is a program of the agent's package.
 //! * [`Launcher`] says how processes are started; [`serve_launch`] is the launcher.
+//! * [`ProcessGroup`] is a child process that leaves nothing behind; what runs programs
+//!   that are no tools uses it too.
 //! * [`EgressPolicy`] says where outgoing requests may go.
 //! * [`parse_patch`] and [`apply_hunks`] are the pure part of `apply-patch`.
 //!
@@ -41,5 +43,7 @@ pub use builtins::{Builtins, BuiltinsConfig};
 pub use egress::{EgressError, EgressException, EgressPolicy};
 pub use error::{ToolError, ToolErrorKind};
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
-pub use process::{Grant, Launcher, ProcessRunner, ProcessTool, serve_launch};
+pub use process::{
+    Grant, Launcher, ProcessGroup, ProcessRunner, ProcessTool, find_program, serve_launch,
+};
 pub use tool::{BuiltinTool, ToolContext};

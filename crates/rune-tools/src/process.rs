@@ -11,8 +11,10 @@ mod tool;
 
 pub(crate) use capture::Keep;
 pub(crate) use exec::{Ending, Job, run};
+pub use group::ProcessGroup;
 pub use launcher::Launcher;
-pub(crate) use program::{base_environment, find_program};
+pub(crate) use program::base_environment;
+pub use program::find_program;
 pub use runner::ProcessRunner;
 pub use serve::serve_launch;
 pub use tool::{Grant, ProcessTool};

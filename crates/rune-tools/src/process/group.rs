@@ -20,7 +20,8 @@ const KILL_GRACE: Duration = Duration::from_millis(500);
 /// A process that leads a group of its own. Once it has ended, or this value is
 /// dropped, no process of the group is left running. A process that starts a
 /// session of its own (`setsid`) has left the group.
-pub(crate) struct ProcessGroup {
+#[derive(Debug)]
+pub struct ProcessGroup {
     leader: Child,
     id: Pid,
     ended: bool,
@@ -28,7 +29,10 @@ pub(crate) struct ProcessGroup {
 
 impl ProcessGroup {
     /// Starts the command as the leader of a new group.
-    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
         let leader = command.process_group(0).kill_on_drop(true).spawn()?;
         let id = leader
             .id()
@@ -43,9 +47,7 @@ impl ProcessGroup {
     }
 
     /// The ends of the leader's pipes.
-    pub(crate) fn pipes(
-        &mut self,
-    ) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
+    pub fn pipes(&mut self) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
         let leader = &mut self.leader;
         (
             leader.stdin.take(),
@@ -59,7 +61,10 @@ impl ProcessGroup {
     ///
     /// The group is killed while the leader is a zombie: its id is the group's id and
     /// cannot be given to somebody else before the leader is reaped.
-    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
+    ///
+    /// # Errors
+    /// Where the system does not say how the leader ended.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         let mut child_changed = signal(SignalKind::child())?;
         while !self.leader_has_exited()? {
             child_changed.recv().await;
@@ -71,7 +76,7 @@ impl ProcessGroup {
     }
 
     /// Ends the group: politely first where `grace` is not zero.
-    pub(crate) async fn stop(&mut self, grace: Duration) {
+    pub async fn stop(&mut self, grace: Duration) {
         if !grace.is_zero() {
             self.send(Signal::TERM);
             if matches!(timeout(grace, self.wait()).await, Ok(Ok(_))) {

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::ToolContext;
 
-/// The program of this name in a `PATH`-like list of directories.
-pub(crate) fn find_program(name: &str, search_path: &str) -> Option<PathBuf> {
+/// The program of this name in a `PATH`-like list of directories. Relative directories do
+/// not count.
+#[must_use]
+pub fn find_program(name: &str, search_path: &str) -> Option<PathBuf> {
     search_path
         .split(':')
         .filter(|directory| directory.starts_with('/'))
