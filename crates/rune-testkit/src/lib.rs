@@ -22,6 +22,6 @@ pub use clock::VirtualClock;
 pub use daemon::{TestDaemon, TestDaemonBuilder};
 pub use error::TestkitError;
 pub use model_server::{
-    CutAt, Fault, FaultKind, Garbage, ModelScript, ModelServer, Otherwise, Protocol,
-    RecordedRequest, Reply, Rule, Stop, Text, ToolCall, Usage, When,
+    CopilotAccount, CutAt, Fault, FaultKind, Garbage, ModelScript, ModelServer, Otherwise,
+    Protocol, RecordedRequest, Reply, Rule, Stop, Text, ToolCall, Usage, When,
 };

@@ -3,6 +3,7 @@
 mod answer;
 mod check;
 mod conversation;
+mod copilot;
 mod delivery;
 mod fault;
 mod frame;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{TestkitError, task};
 
+pub use copilot::CopilotAccount;
 pub use fault::{CutAt, Fault, FaultKind, Garbage};
 pub use protocol::Protocol;
 pub use record::RecordedRequest;
@@ -38,7 +40,7 @@ const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A model server on a loopback port that plays a [`ModelScript`]; it stops when dropped.
 ///
-/// All protocols are served on the one port; [`ModelServer::base_url`] gives the base URL in the form each vendor's SDK
+/// All protocols are served on the one port, and Copilot with GitHub's token exchange below [`ModelServer::root`]; [`ModelServer::base_url`] gives the base URL in the form each vendor's SDK
 /// expects. `GET /__requests` and `GET /__open` give the same as [`ModelServer::requests`] and
 /// [`ModelServer::open_streams`] to another process.
 #[derive(Debug)]
@@ -78,6 +80,12 @@ impl ModelServer {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The base URL of everything: Copilot's own, and GitHub's API for the token exchange.
+    #[must_use]
+    pub fn root(&self) -> String {
+        format!("http://{}", self.addr)
     }
 
     /// The base URL as the vendor's SDK takes it: OpenAI's ends in `/v1`, the others have no path.

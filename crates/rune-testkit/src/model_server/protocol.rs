@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use super::copilot;
+
 /// A wire protocol the server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -45,7 +47,7 @@ impl Route {
         };
         match path {
             "/v1/messages" => return plain(Protocol::Anthropic),
-            "/v1/chat/completions" => return plain(Protocol::Openai),
+            "/v1/chat/completions" | copilot::COMPLETIONS => return plain(Protocol::Openai),
             "/v1/responses" => return plain(Protocol::Responses),
             _ => {}
         }

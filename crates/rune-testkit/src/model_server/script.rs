@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     conversation::Conversation,
+    copilot::CopilotAccount,
     fault::Fault,
     protocol::Protocol,
     reply::{Reply, millis},
@@ -40,6 +41,8 @@ pub struct ModelScript {
     pub api_key: Option<String>,
     /// Whether Gemini's calls have an `id` (the real ones often have none).
     pub gemini_call_ids: bool,
+    /// The account behind the Copilot endpoints.
+    pub copilot: CopilotAccount,
 }
 
 /// What a request gets that no rule answers.
@@ -108,6 +111,7 @@ impl Default for ModelScript {
             echo_chunks: 1,
             api_key: None,
             gemini_call_ids: true,
+            copilot: CopilotAccount::default(),
         }
     }
 }
@@ -250,6 +254,13 @@ impl ModelScript {
     #[must_use]
     pub fn without_gemini_call_ids(mut self) -> Self {
         self.gemini_call_ids = false;
+        self
+    }
+
+    /// Has this Copilot account.
+    #[must_use]
+    pub fn copilot(mut self, account: CopilotAccount) -> Self {
+        self.copilot = account;
         self
     }
 

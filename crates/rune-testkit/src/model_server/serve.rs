@@ -14,6 +14,7 @@ use super::{
     answer::Answer,
     check::{self, Incoming, Rejection},
     conversation::Conversation,
+    copilot,
     delivery::{self, Pace},
     fault::{FaultKind, Garbage},
     frame::{Frame, FrameKind},
@@ -82,6 +83,9 @@ async fn handle(request: hyper::Request<Wire>, state: Arc<State>) -> io::Result<
     let exchange = state
         .recorder
         .begin(recorded(&parts, route.as_ref(), body.clone()));
+    if (&parts.method, parts.uri.path()) == (&Method::GET, copilot::EXCHANGE) {
+        return Ok(exchange_token(&state, &parts.headers, exchange).await);
+    }
     let Some(route) = route.filter(|_| parts.method == Method::POST) else {
         let rejection = Rejection::new(
             404,
@@ -89,12 +93,22 @@ async fn handle(request: hyper::Request<Wire>, state: Arc<State>) -> io::Result<
         );
         return Ok(refuse(Protocol::Openai, &rejection, exchange));
     };
+    let is_copilot = parts.uri.path() == copilot::COMPLETIONS;
+    if is_copilot
+        && let Err(rejection) = state
+            .copilot_tokens
+            .check(&state.script.copilot, &parts.headers)
+    {
+        return Ok(refuse(route.protocol, &rejection, exchange));
+    }
+    let key = state.script.api_key.as_deref();
     let incoming = Incoming {
         route: &route,
         query: parts.uri.query().unwrap_or_default(),
         headers: &parts.headers,
         body: &body,
-        api_key: state.script.api_key.as_deref(),
+        // Copilot's token was checked already.
+        api_key: key.filter(|_| !is_copilot),
         issuer: &state.issuer,
     };
     let conversation = match check::check(&incoming) {
@@ -102,6 +116,29 @@ async fn handle(request: hyper::Request<Wire>, state: Arc<State>) -> io::Result<
         Err(rejection) => return Ok(refuse(route.protocol, &rejection, exchange)),
     };
     answer(&state, &route, &conversation, exchange).await
+}
+
+/// GitHub's part.
+async fn exchange_token(
+    state: &State,
+    headers: &HeaderMap,
+    mut exchange: Exchange,
+) -> Response<Body> {
+    let account = &state.script.copilot;
+    if account.exchange_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(account.exchange_ms)).await;
+    }
+    match state
+        .copilot_tokens
+        .exchange(account, headers, &state.issuer)
+    {
+        Ok(body) => {
+            exchange.status(200);
+            exchange.complete();
+            plain(200, JSON, body.to_string())
+        }
+        Err(rejection) => refuse(Protocol::Openai, &rejection, exchange),
+    }
 }
 
 async fn answer(

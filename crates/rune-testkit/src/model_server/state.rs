@@ -2,6 +2,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
     conversation::Conversation,
+    copilot::Tokens,
     fault::FaultKind,
     issuer::Issuer,
     protocol::Protocol,
@@ -16,6 +17,7 @@ pub(crate) struct State {
     pub(crate) script: ModelScript,
     pub(crate) issuer: Issuer,
     pub(crate) recorder: Arc<Recorder>,
+    pub(crate) copilot_tokens: Tokens,
     used: Mutex<Vec<Used>>,
 }
 
@@ -40,6 +42,7 @@ impl State {
             script,
             issuer: Issuer::default(),
             recorder: Arc::new(Recorder::new()),
+            copilot_tokens: Tokens::default(),
             used,
         }
     }
