@@ -1,5 +1,6 @@
 //! The typed configuration.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::error::ConfigError;
+use crate::limits::ProviderLimits;
 use crate::resolve::{ConfigEntry, Overrides, Resolved};
 
 /// Largest configuration file, in bytes.
@@ -74,6 +76,9 @@ pub struct ProvidersConfig {
     pub openai_base_url: String,
     /// `OPENAI_MODEL`
     pub openai_model: Option<String>,
+    /// `[providers.NAME]` of the file: how a provider may be called, by its name in a
+    /// Runefile.
+    pub limits: BTreeMap<String, ProviderLimits>,
 }
 
 /// The public API.
@@ -318,6 +323,7 @@ impl Reader {
                 .base_url("providers.openai_base_url")?
                 .unwrap_or_default(),
             openai_model: self.resolved.text("providers.openai_model"),
+            limits: self.resolved.limits(),
         })
     }
 

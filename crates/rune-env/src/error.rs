@@ -1,5 +1,6 @@
 //! Why the configuration was refused.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// The configuration is not usable. Values of secrets never appear in a message.
@@ -54,7 +55,7 @@ pub enum ConfigError {
         /// Column, from 1.
         column: usize,
         /// The key with its table.
-        key: &'static str,
+        key: Cow<'static, str>,
         /// What is expected.
         message: String,
     },

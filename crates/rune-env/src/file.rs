@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::ConfigError;
 use crate::keys::{KEYS, Kind, find};
+use crate::limits::{self, ProviderLimits};
 
 /// A value of the file and where it stands.
 #[derive(Debug)]
@@ -17,11 +18,17 @@ pub(crate) struct FileValue {
     pub(crate) column: usize,
 }
 
-/// Parses the text of a configuration file into values by key.
-pub(crate) fn parse(
-    path: &Path,
-    text: &str,
-) -> Result<BTreeMap<&'static str, FileValue>, ConfigError> {
+/// What a configuration file says.
+#[derive(Debug, Default)]
+pub(crate) struct FileConfig {
+    /// By key.
+    pub(crate) values: BTreeMap<&'static str, FileValue>,
+    /// `[providers.NAME]`, with the line of the name.
+    pub(crate) limits: BTreeMap<String, (ProviderLimits, usize)>,
+}
+
+/// Parses the text of a configuration file.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<FileConfig, ConfigError> {
     let document = DeTable::parse(text).map_err(|error| {
         let (line, column) = position(text, error.span());
         ConfigError::Syntax {
@@ -41,7 +48,7 @@ pub(crate) fn parse(
             key,
         }
     };
-    let mut values = BTreeMap::new();
+    let mut config = FileConfig::default();
     for (table, entries) in document.get_ref() {
         let DeValue::Table(entries) = entries.get_ref() else {
             return Err(unknown(table.get_ref().to_string(), table.span()));
@@ -51,7 +58,29 @@ pub(crate) fn parse(
         }
         for (name, value) in entries {
             let dotted = format!("{}.{}", table.get_ref(), name.get_ref());
-            let Some(key) = find(&dotted) else {
+            let key = find(&dotted);
+            if let (None, "providers", DeValue::Table(limits)) =
+                (key, table.get_ref().as_ref(), value.get_ref())
+            {
+                let limits = limits::read(limits).map_err(|(fault, key, span)| match fault {
+                    limits::Fault::Name => unknown(format!("{dotted}.{key}"), span),
+                    limits::Fault::Value => {
+                        let (line, column) = position(text, Some(span));
+                        ConfigError::FileValue {
+                            path: path.to_owned(),
+                            line,
+                            column,
+                            key: format!("{dotted}.{key}").into(),
+                            message: "must be a whole number greater than 0".to_owned(),
+                        }
+                    }
+                })?;
+                let (line, _) = position(text, Some(name.span()));
+                let provider = name.get_ref().to_string();
+                config.limits.insert(provider, (limits, line));
+                continue;
+            }
+            let Some(key) = key else {
                 return Err(unknown(dotted, name.span()));
             };
             let (line, column) = position(text, Some(value.span()));
@@ -60,14 +89,16 @@ pub(crate) fn parse(
                     path: path.to_owned(),
                     line,
                     column,
-                    key: key.name,
+                    key: key.name.into(),
                     message: format!("must be {}", expected(key.kind)),
                 });
             };
-            values.insert(key.name, FileValue { text, line, column });
+            config
+                .values
+                .insert(key.name, FileValue { text, line, column });
         }
     }
-    Ok(values)
+    Ok(config)
 }
 
 fn scalar(value: &DeValue<'_>, kind: Kind) -> Option<String> {
@@ -110,7 +141,8 @@ fn position(text: &str, span: Option<Range<usize>>) -> (usize, usize) {
 fn nearest(word: &str) -> Option<&'static str> {
     let last = word.rsplit('.').next().unwrap_or(word);
     let tables = KEYS.iter().map(|key| key.parts().0);
-    let candidates = KEYS.iter().map(|key| key.name).chain(tables);
+    let limits = limits::SETTINGS.iter().map(|(name, _)| *name);
+    let candidates = KEYS.iter().map(|key| key.name).chain(tables).chain(limits);
     candidates
         .map(|name| {
             let inner = name.rsplit('.').next().unwrap_or(name);

@@ -12,12 +12,14 @@
 //!
 //! Invariants:
 //! * Every key exists exactly once, in the key table; file, environment, flags, schema and `config show` are views of it.
+//!   Only the limits of a provider, `[providers.NAME]`, are keyed by a name that the user chooses; they are file only.
 //! * A secret never appears in `Debug`, `Display` or [`Config::redacted`].
 
 mod config;
 mod error;
 mod file;
 mod keys;
+mod limits;
 mod provider;
 mod resolve;
 mod schema;
@@ -27,6 +29,7 @@ pub use config::{
     ObservabilityConfig, ProvidersConfig, RateLimit, RuntimeConfig, StorageConfig,
 };
 pub use error::ConfigError;
+pub use limits::ProviderLimits;
 pub use provider::Provider;
 pub use resolve::{ConfigEntry, Origin, Overrides};
 pub use schema::schema;

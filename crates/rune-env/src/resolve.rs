@@ -1,14 +1,17 @@
 //! Which source a value comes from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::error::ConfigError;
-use crate::file::{self, FileValue};
+use crate::file::{self, FileConfig, FileValue};
 use crate::keys::{KEYS, Key, Kind, find};
+use crate::limits::{self, ProviderLimits};
 
 /// Values given by flags, by dotted key (`gateway.addr`).
 #[derive(Debug, Clone, Default)]
@@ -64,7 +67,7 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ConfigEntry {
     /// Dotted key.
-    pub key: &'static str,
+    pub key: Cow<'static, str>,
     /// The value, `***` for a secret; `None` when not set.
     pub value: Option<String>,
     /// Where it comes from.
@@ -78,7 +81,7 @@ pub struct ConfigEntry {
 /// Every value with its origin.
 pub(crate) struct Resolved {
     values: BTreeMap<&'static str, (Option<String>, Origin)>,
-    file: BTreeMap<&'static str, FileValue>,
+    file: FileConfig,
     path: PathBuf,
 }
 
@@ -98,7 +101,7 @@ impl Resolved {
             .unwrap_or_default();
         let values = KEYS
             .iter()
-            .map(|key| (key.name, source(key, &path, &file, env, overrides)))
+            .map(|key| (key.name, source(key, &path, &file.values, env, overrides)))
             .collect();
         Ok(Self { values, file, path })
     }
@@ -125,12 +128,12 @@ impl Resolved {
     fn invalid(&self, key: &'static str, origin: &Origin) -> ConfigError {
         let kind = find(key).map_or(Kind::Text, |key| key.kind);
         let message = format!("must be {}", file::expected(kind));
-        match (origin, self.file.get(key)) {
+        match (origin, self.file.values.get(key)) {
             (Origin::File { .. }, Some(value)) => ConfigError::FileValue {
                 path: self.path.clone(),
                 line: value.line,
                 column: value.column,
-                key,
+                key: key.into(),
                 message,
             },
             (Origin::Env(name), _) => ConfigError::Value {
@@ -148,14 +151,47 @@ impl Resolved {
         let entry = |key: &'static Key| {
             let (value, origin) = self.values.get(key.name)?;
             Some(ConfigEntry {
-                key: key.name,
+                key: key.name.into(),
                 value: value.as_deref().map(|value| shown(key.kind, value)),
                 origin: origin.clone(),
                 env: key.env,
                 description: key.doc,
             })
         };
-        KEYS.iter().filter_map(entry).collect()
+        let limits = self.file.limits.iter();
+        let limits =
+            limits.flat_map(|(name, (limits, line))| self.limit_entries(name, limits, *line));
+        KEYS.iter().filter_map(entry).chain(limits).collect()
+    }
+
+    /// The limits of every provider that has some.
+    pub(crate) fn limits(&self) -> BTreeMap<String, ProviderLimits> {
+        let limits = self.file.limits.iter();
+        limits
+            .map(|(name, (limits, _))| (name.clone(), *limits))
+            .collect()
+    }
+
+    fn limit_entries(
+        &self,
+        provider: &str,
+        limits: &ProviderLimits,
+        line: usize,
+    ) -> Vec<ConfigEntry> {
+        let entry = |(name, value): (&'static str, NonZeroU32)| {
+            let doc = limits::SETTINGS.iter().find(|(known, _)| *known == name);
+            ConfigEntry {
+                key: format!("providers.{provider}.{name}").into(),
+                value: Some(value.to_string()),
+                origin: Origin::File {
+                    path: self.path.clone(),
+                    line,
+                },
+                env: &[],
+                description: doc.map_or("", |(_, doc)| doc),
+            }
+        };
+        limits.entries().map(entry).collect()
     }
 }
 

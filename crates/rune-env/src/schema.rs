@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::keys::{KEYS, Key, Kind};
+use crate::limits::SETTINGS;
 
 /// The JSON Schema (2020-12) of `config.toml`.
 pub fn schema() -> Value {
@@ -14,12 +15,28 @@ pub fn schema() -> Value {
         );
         entry["properties"][name] = property(key);
     }
+    tables["providers"]["additionalProperties"] = limits();
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Rune configuration",
         "type": "object",
         "additionalProperties": false,
         "properties": tables,
+    })
+}
+
+/// `[providers.NAME]`.
+fn limits() -> Value {
+    let settings = SETTINGS.iter().map(|(name, doc)| {
+        let limit =
+            json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX, "description": doc });
+        ((*name).to_owned(), limit)
+    });
+    json!({
+        "type": "object",
+        "description": "Limits of the provider of this name.",
+        "additionalProperties": false,
+        "properties": settings.collect::<Map<String, Value>>(),
     })
 }
 

@@ -13,7 +13,7 @@ use rune_spec::{AgentPackage, MissingVariable, Runefile, SpecErrors, ToolDescrip
 use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
 use serde_json::Value;
 
-use crate::model::{HttpClient, Providers, ProvidersError, Timeouts, ToolDefinition};
+use crate::model::{ProviderPool, Providers, ProvidersError, Timeouts, ToolDefinition};
 use crate::policy::{PolicyEngine, PolicyPrincipal, PolicySet};
 
 /// Why a package cannot be run.
@@ -284,8 +284,8 @@ pub struct AgentLoader {
     pub providers: rune_env::ProvidersConfig,
     /// How long a provider may take.
     pub timeouts: Timeouts,
-    /// Shared by every provider.
-    pub http: HttpClient,
+    /// Shared by every agent.
+    pub pool: ProviderPool,
     /// The built-in tools.
     pub builtins: Builtins,
     /// Runs process tools.
@@ -362,7 +362,7 @@ impl AgentLoader {
             &package,
             &self.providers,
             self.timeouts,
-            &self.http,
+            &self.pool,
             &lookup,
         )?;
         let workspace = self.workspaces.join(namespace).join(spec.name.as_str());

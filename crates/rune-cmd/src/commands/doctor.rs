@@ -1,13 +1,14 @@
 //! `rune doctor`
 
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
 use rune_env::Provider;
+use rune_runtime::model::ClaudeCli;
 use rune_storage::{SqliteStore, StorageConfig, StorageError};
+use rune_tools::find_program;
 use serde_json::{Value, json};
 
 use crate::client::Api;
@@ -227,48 +228,92 @@ async fn integrity(path: &Path) -> Result<(), StorageError> {
 
 fn programs(context: &Context) -> Vec<Check> {
     let search = context.config.variable("PATH").unwrap_or_default();
-    let find = |program: &str| {
-        let found = std::env::split_paths(&search).map(|dir| dir.join(program));
-        found.into_iter().find(|path| {
-            path.metadata()
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        })
-    };
     let wanted = [
         ("sh", Verdict::Fail, ".sh tools and rune@shell-exec need it"),
         ("python3", Verdict::Warn, "install it to run .py tools"),
         ("node", Verdict::Warn, "install it to run .js tools"),
     ];
-    let checks = wanted.map(|(program, verdict, fix)| match find(program) {
-        Some(path) => Check::ok(program, path.display().to_string()),
-        None => Check::bad(verdict, program, "not found in PATH", fix),
-    });
+    let checks = wanted.map(
+        |(program, verdict, fix)| match find_program(program, &search) {
+            Some(path) => Check::ok(program, path.display().to_string()),
+            None => Check::bad(verdict, program, "not found in PATH", fix),
+        },
+    );
     checks.into()
 }
 
+/// Who answers an agent whose Runefile names no provider, and why.
 fn providers(context: &Context) -> Vec<Check> {
     let config = &context.config.providers;
-    let with_key: Vec<&str> = Provider::ALL
-        .into_iter()
-        .filter(|provider| *provider != Provider::Offline && config.has_key(*provider))
-        .map(Provider::as_str)
-        .collect();
-    if with_key.is_empty() {
-        return vec![Check::bad(
+    let preferred = config.preferred();
+    let models = if preferred == Provider::Offline {
+        Check::bad(
             Verdict::Warn,
             "models",
             "no provider has a key; the offline model answers",
             "set ANTHROPIC_API_KEY, GEMINI_API_KEY or OPENAI_API_KEY for a real one",
-        )];
-    }
-    let preferred = config.preferred();
-    vec![Check::ok(
-        "models",
-        format!(
-            "keys for {}; {preferred} is asked first",
-            with_key.join(", ")
+        )
+    } else {
+        let names = |providers: Vec<Provider>| {
+            let names: Vec<&str> = providers.into_iter().map(Provider::as_str).collect();
+            names.join(", ")
+        };
+        let all = Provider::ALL.into_iter();
+        let before = names(all.clone().take_while(|it| *it != preferred).collect());
+        let skipped = match before.as_str() {
+            "" => "it is the first in order".to_owned(),
+            before => format!("there is none for {before}"),
+        };
+        let others = all.skip_while(|it| *it != preferred).skip(1);
+        let others = others.filter(|it| *it != Provider::Offline && config.has_key(*it));
+        let others = match names(others.collect()).as_str() {
+            "" => String::new(),
+            others => format!("; keys for {others} too, where a Runefile lists them"),
+        };
+        let key = key_origin(context, preferred);
+        Check::ok(
+            "models",
+            format!(
+                "{preferred} answers where a Runefile names no provider: its key is set ({key}) and {skipped}{others}"
+            ),
+        )
+    };
+    vec![models, claude(context)]
+}
+
+/// What set the key of a provider.
+fn key_origin(context: &Context, provider: Provider) -> String {
+    let key = match provider {
+        Provider::Anthropic => "providers.anthropic_api_key",
+        Provider::ClaudeCode => "providers.claude_api_key",
+        Provider::Gemini => "providers.gemini_api_key",
+        Provider::Copilot => "providers.copilot_token",
+        Provider::Openai => "providers.openai_api_key",
+        Provider::Offline => return "none is needed".to_owned(),
+    };
+    let entries = context.config.redacted();
+    let entry = entries.iter().find(|entry| entry.key == key);
+    entry.map_or_else(String::new, |entry| entry.origin.to_string())
+}
+
+/// What `claude-code` works with.
+fn claude(context: &Context) -> Check {
+    let cli = ClaudeCli::find(|name| context.config.variable(name));
+    let config = &context.config.providers;
+    let key = config.claude_api_key.is_some() || config.anthropic_api_key.is_some();
+    let text = match (cli, key) {
+        (Some(cli), true) => format!(
+            "{} for agents without tools, the key for the others",
+            cli.program().display()
         ),
-    )]
+        (Some(cli), false) => format!(
+            "{} for agents without tools; CLAUDE_API_KEY would do for the others",
+            cli.program().display()
+        ),
+        (None, true) => "the key; the `claude` program is not in PATH".to_owned(),
+        (None, false) => "not set up: neither the `claude` program nor CLAUDE_API_KEY".to_owned(),
+    };
+    Check::ok("claude-code", text)
 }
 
 fn settings(context: &Context) -> Option<Check> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rune_env::Config;
-use rune_runtime::model::{HttpClient, Timeouts};
+use rune_runtime::model::{ClaudeCli, ProviderPool, Timeouts};
 use rune_runtime::{AgentLoader, Engine, ReplicaRouter, Tasks};
 use rune_storage::{Durability, ObjectStore, SqliteStore, StorageConfig, StorageError};
 use rune_store_runtime::{BlobStore, Store, SystemClock};
@@ -95,7 +95,10 @@ impl Node {
         let loader = Arc::new(AgentLoader {
             providers: config.providers.clone(),
             timeouts: Timeouts::default(),
-            http: HttpClient::new(),
+            pool: ProviderPool::new(
+                config.providers.limits.clone(),
+                ClaudeCli::find(|name| config.variable(name)),
+            ),
             builtins: Builtins::new(builtins),
             runner,
             variables: Arc::new(move |name| variables.variable(name)),

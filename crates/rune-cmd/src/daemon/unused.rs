@@ -14,10 +14,9 @@ const WITHOUT_EFFECT: [&str; 6] = [
 
 /// The keys among them that somebody set, each with where.
 pub(crate) fn without_effect(config: &Config) -> Vec<String> {
-    let set = config
-        .redacted()
-        .iter()
-        .filter(|entry| entry.origin != Origin::Default && WITHOUT_EFFECT.contains(&entry.key));
+    let set = config.redacted().iter().filter(|entry| {
+        entry.origin != Origin::Default && WITHOUT_EFFECT.contains(&entry.key.as_ref())
+    });
     set.map(|entry| format!("{} ({})", entry.key, entry.origin))
         .collect()
 }

@@ -270,8 +270,51 @@ fn rate_limit_has_a_burst() {
 }
 
 #[test]
+fn limits_are_per_provider() {
+    let case = Case::new(&[]).default_file(
+        "[providers]\nopenai_model = \"m\"\n[providers.openai]\nrequests_per_minute = 60\nmax_concurrent = 4\n\
+         [providers.my-server]\ntokens_per_minute = 1000\n",
+    );
+    let config = case.load().unwrap();
+    let limits = &config.providers.limits;
+    let numbers = |name: &str| {
+        let limits = limits[name];
+        let of = |limit: Option<std::num::NonZeroU32>| limit.map_or(0, std::num::NonZeroU32::get);
+        [
+            of(limits.requests_per_minute),
+            of(limits.tokens_per_minute),
+            of(limits.max_concurrent),
+        ]
+    };
+    assert_eq!(numbers("openai"), [60, 0, 4]);
+    assert_eq!(numbers("my-server"), [0, 1000, 0]);
+    let shown = config
+        .redacted()
+        .iter()
+        .find(|entry| entry.key == "providers.openai.max_concurrent");
+    assert_eq!(shown.unwrap().value.as_deref(), Some("4"));
+    let error = |text: &str| Case::new(&[]).default_file(text).error();
+    let unknown = error("[providers.openai]\nrequest_per_minute = 1\n");
+    assert!(
+        unknown.ends_with(
+            "config.toml:2:1: unknown key `providers.openai.request_per_minute` (did you mean `requests_per_minute`?)"
+        ),
+        "{unknown}"
+    );
+    for value in ["0", "-1", "1.5", "\"many\""] {
+        let error = error(&format!("[providers.openai]\nmax_concurrent = {value}\n"));
+        assert!(error.contains(
+            "config.toml:2:18: `providers.openai.max_concurrent` must be a whole number greater than 0"
+        ), "{error}");
+    }
+}
+
+#[test]
 fn schema_lists_every_key() {
     let schema = schema();
+    let limits = &schema["properties"]["providers"]["additionalProperties"];
+    assert_eq!(limits["properties"]["max_concurrent"]["minimum"], 1);
+    assert_eq!(limits["additionalProperties"], false);
     for entry in Case::new(&[]).load().unwrap().redacted() {
         let (table, name) = entry.key.split_once('.').unwrap();
         assert!(
@@ -280,6 +323,8 @@ fn schema_lists_every_key() {
             "{}",
             entry.key
         );
-        assert_eq!(schema["properties"][table]["additionalProperties"], false);
+        if table != "providers" {
+            assert_eq!(schema["properties"][table]["additionalProperties"], false);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_env::{Config, ConfigSources, Overrides};
-use rune_runtime::model::{HttpClient, Timeouts};
+use rune_runtime::model::{ProviderPool, Timeouts};
 use rune_runtime::{
     AgentLoader, Engine, LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, ReplicaRouter,
     Tasks,
@@ -42,9 +42,9 @@ impl Platform {
         })
         .unwrap();
         let loader = AgentLoader {
+            pool: ProviderPool::default(),
             providers: config.providers,
             timeouts: Timeouts::default(),
-            http: HttpClient::new(),
             builtins: Builtins::new(BuiltinsConfig::default()),
             runner: ProcessRunner::new("/usr/bin:/bin"),
             variables: Arc::new(|_| None),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rune_env::Provider;
 use rune_spec::{
     AgentPackage, FallbackPolicy as SpecFallback, ModelName, Protocol as SpecProtocol,
 };
@@ -10,8 +11,8 @@ use secrecy::SecretString;
 
 use super::{AgentError, resolve};
 use crate::model::{
-    Account, Endpoint, FallbackPolicy, HttpClient, ModelIds, Protocol, Providers, ProvidersConfig,
-    Timeouts,
+    Account, Endpoint, FallbackPolicy, ModelIds, Protocol, ProviderPool, Providers,
+    ProvidersConfig, Timeouts,
 };
 
 /// The providers of the package, in order of preference.
@@ -19,7 +20,7 @@ pub(super) fn providers(
     package: &AgentPackage,
     platform: &rune_env::ProvidersConfig,
     timeouts: Timeouts,
-    http: &HttpClient,
+    pool: &ProviderPool,
     lookup: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Providers, AgentError> {
     let spec = &package.runefile.models;
@@ -56,6 +57,7 @@ pub(super) fn providers(
         providers: spec.providers.clone(),
         endpoints,
         accounts: accounts(platform),
+        github_api_base_url: platform.github_api_base_url.clone(),
         default_model: package.runefile.default_model.clone(),
         model_mapping: mapping.collect(),
         fallback: match spec.fallback_policy {
@@ -65,7 +67,7 @@ pub(super) fn providers(
         script: package.script.clone().map(Arc::new),
         timeouts,
     };
-    Ok(Providers::new(&config, http)?)
+    Ok(Providers::new(&config, pool)?)
 }
 
 /// What the platform knows of the built-in providers.
@@ -75,24 +77,42 @@ fn accounts(platform: &rune_env::ProvidersConfig) -> BTreeMap<String, Account> {
         base_url: Some(url.to_owned()),
         model: model.clone(),
     };
-    let anthropic = account(
-        &platform.anthropic_api_key,
-        &platform.anthropic_base_url,
-        &None,
-    );
-    let gemini = account(
-        &platform.gemini_api_key,
-        &platform.gemini_base_url,
-        &platform.gemini_model,
-    );
-    let openai = account(
-        &platform.openai_api_key,
-        &platform.openai_base_url,
-        &platform.openai_model,
-    );
-    BTreeMap::from([
-        ("anthropic".to_owned(), anthropic),
-        ("gemini".to_owned(), gemini),
-        ("openai".to_owned(), openai),
-    ])
+    let anthropic_url = &platform.anthropic_base_url;
+    let known = [
+        (
+            Provider::Anthropic,
+            account(&platform.anthropic_api_key, anthropic_url, &None),
+        ),
+        (
+            Provider::ClaudeCode,
+            account(&platform.claude_api_key, anthropic_url, &None),
+        ),
+        (
+            Provider::Gemini,
+            account(
+                &platform.gemini_api_key,
+                &platform.gemini_base_url,
+                &platform.gemini_model,
+            ),
+        ),
+        (
+            Provider::Copilot,
+            Account {
+                api_key: platform.copilot_token.clone(),
+                base_url: platform.copilot_base_url.clone(),
+                model: None,
+            },
+        ),
+        (
+            Provider::Openai,
+            account(
+                &platform.openai_api_key,
+                &platform.openai_base_url,
+                &platform.openai_model,
+            ),
+        ),
+    ];
+    known
+        .map(|(provider, account)| (provider.as_str().to_owned(), account))
+        .into()
 }

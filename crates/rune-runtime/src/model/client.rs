@@ -42,8 +42,8 @@ pub trait LlmClient: Send + Sync {
     /// The provider's name in the Runefile.
     fn provider(&self) -> &str;
 
-    /// Asks the model. Retries inside, as the protocol advises, until the first event
-    /// is available; the stream itself is never resumed.
+    /// Asks the model once; answers when the first event is there. Whether to ask again
+    /// is for [`GuardedClient`](super::GuardedClient) to say.
     ///
     /// # Errors
     /// A [`ModelError`]; the stream yields one where the reply breaks off.
@@ -75,6 +75,9 @@ pub enum ModelErrorKind {
     Truncated,
     /// The reply is not what the protocol says. Retried once.
     Malformed,
+    /// The provider failed so often that it is left alone for a while. Not retried; the
+    /// next provider may do.
+    CircuitOpen,
 }
 
 impl ModelErrorKind {
@@ -93,6 +96,7 @@ impl ModelErrorKind {
             Self::Timeout => "timeout",
             Self::Truncated => "truncated",
             Self::Malformed => "malformed",
+            Self::CircuitOpen => "circuit_open",
         }
     }
 }
@@ -110,6 +114,10 @@ pub struct ModelError {
     pub message: String,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
+    /// The HTTP status, where it was an HTTP response that failed.
+    pub status: Option<u16>,
+    /// What the provider says about trying again (`x-should-retry`).
+    pub should_retry: Option<bool>,
 }
 
 impl ModelError {
@@ -120,16 +128,30 @@ impl ModelError {
             provider: provider.to_owned(),
             message: message.into(),
             retry_after: None,
+            status: None,
+            should_retry: None,
         }
     }
 
-    /// Whether the same call may succeed when sent again.
+    /// Whether the same call may succeed when sent again: as the provider says, else as
+    /// the status says, else as the kind does.
     #[must_use]
-    pub const fn is_retryable(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
+        if self.kind == ModelErrorKind::QuotaExhausted {
+            return false;
+        }
+        let by_status = self.status.map(|it| matches!(it, 408 | 409 | 429 | 500..));
+        self.should_retry.or(by_status).unwrap_or_else(|| {
+            self.kind == ModelErrorKind::RateLimited || self.is_fault_of_provider()
+        })
+    }
+
+    /// Whether it says that the provider does not work, not that it refuses the call.
+    #[must_use]
+    pub const fn is_fault_of_provider(&self) -> bool {
         matches!(
             self.kind,
-            ModelErrorKind::RateLimited
-                | ModelErrorKind::Overloaded
+            ModelErrorKind::Overloaded
                 | ModelErrorKind::Transport
                 | ModelErrorKind::Timeout
                 | ModelErrorKind::Truncated

@@ -3,7 +3,7 @@
 use metrics::counter;
 use rune_store_runtime::Usage;
 
-use super::{Candidate, ModelErrorKind};
+use super::{Candidate, LlmClient, ModelErrorKind};
 
 /// A model has answered.
 pub(crate) fn answered(candidate: &Candidate, usage: &Usage) {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::wire::{ClientConfig, Protocol};
 use super::{
-    AnthropicClient, GeminiClient, HttpClient, LlmClient, ModelError, ModelErrorKind,
-    OFFLINE_PROVIDER, OfflineClient, OpenAiClient, ResponsesClient, responses,
+    AnthropicClient, CLAUDE_CODE_PROVIDER, COPILOT_PROVIDER, ClaudeCodeClient, ClaudeCodeConfig,
+    CopilotClient, GeminiClient, GuardedClient, LlmClient, ModelError, ModelErrorKind,
+    OFFLINE_PROVIDER, OfflineClient, OpenAiClient, ProviderPool, ResponsesClient, responses,
 };
 
 pub use config::{Account, Endpoint, FallbackPolicy, ModelIds, ProvidersConfig, ProvidersError};
@@ -16,7 +17,7 @@ pub use config::{Account, Endpoint, FallbackPolicy, ModelIds, ProvidersConfig, P
 #[derive(Clone)]
 pub struct Candidate {
     /// The provider.
-    pub client: Arc<dyn LlmClient>,
+    pub client: GuardedClient,
     /// The provider's id of the model.
     pub model: String,
 }
@@ -52,13 +53,18 @@ impl Providers {
     ///
     /// # Errors
     /// An unknown provider, or a model that no provider has.
-    pub fn new(config: &ProvidersConfig, http: &HttpClient) -> Result<Self, ProvidersError> {
+    pub fn new(config: &ProvidersConfig, pool: &ProviderPool) -> Result<Self, ProvidersError> {
         let mut candidates = Vec::new();
         for name in config.order() {
             let model = config.model_for(name);
-            let client = client(config, name, model.as_deref().unwrap_or_default(), http)?;
+            let client = client(config, name, model.as_deref().unwrap_or_default(), pool)?;
             // A provider without a model under this alias is left out.
             if let Some(model) = model {
+                let client = if name == OFFLINE_PROVIDER {
+                    GuardedClient::bare(client)
+                } else {
+                    GuardedClient::new(client, pool.guard(name, config.base_url(name)))
+                };
                 candidates.push(Candidate { client, model });
             }
         }
@@ -103,13 +109,13 @@ fn client(
     config: &ProvidersConfig,
     name: &str,
     model: &str,
-    http: &HttpClient,
+    pool: &ProviderPool,
 ) -> Result<Arc<dyn LlmClient>, ProvidersError> {
     if let Some(endpoint) = config.endpoints.get(name) {
         let mut client = ClientConfig::new(name).base_url(&endpoint.base_url);
         client.api_key.clone_from(&endpoint.api_key);
         client.timeouts = config.timeouts;
-        return Ok(wire_client(endpoint.protocol, client, http));
+        return Ok(wire_client(endpoint.protocol, client, pool));
     }
     let protocol = match name {
         OFFLINE_PROVIDER => return Ok(Arc::new(OfflineClient::new(config.script.clone()))),
@@ -124,6 +130,8 @@ fn client(
             }
         }
         "gemini" => Protocol::Gemini,
+        COPILOT_PROVIDER => return Ok(Arc::new(copilot(config, pool))),
+        CLAUDE_CODE_PROVIDER => return Ok(Arc::new(claude_code(config, pool))),
         _ => return Err(config.unknown(name)),
     };
     let mut client = ClientConfig::new(name);
@@ -132,11 +140,34 @@ fn client(
         client.base_url.clone_from(&account.base_url);
         client.api_key.clone_from(&account.api_key);
     }
-    Ok(wire_client(protocol, client, http))
+    Ok(wire_client(protocol, client, pool))
 }
 
-fn wire_client(protocol: Protocol, config: ClientConfig, http: &HttpClient) -> Arc<dyn LlmClient> {
-    let http = http.clone();
+fn copilot(config: &ProvidersConfig, pool: &ProviderPool) -> CopilotClient {
+    let account = config.account(COPILOT_PROVIDER);
+    let tokens = pool.copilot(account.api_key.as_ref(), &config.github_api_base_url);
+    let http = pool.http().clone();
+    CopilotClient::new(tokens, account.base_url, config.timeouts, http)
+}
+
+fn claude_code(config: &ProvidersConfig, pool: &ProviderPool) -> ClaudeCodeClient {
+    let own = config.account(CLAUDE_CODE_PROVIDER);
+    let setup = ClaudeCodeConfig {
+        cli: pool.claude(),
+        api_key: own.api_key,
+        fallback_key: config.account("anthropic").api_key,
+        base_url: own.base_url,
+        timeouts: config.timeouts,
+    };
+    ClaudeCodeClient::new(setup, pool.http().clone())
+}
+
+fn wire_client(
+    protocol: Protocol,
+    config: ClientConfig,
+    pool: &ProviderPool,
+) -> Arc<dyn LlmClient> {
+    let http = pool.http().clone();
     match protocol {
         Protocol::Anthropic => Arc::new(AnthropicClient::new(config, http)),
         Protocol::OpenAi => Arc::new(OpenAiClient::new(config, http)),

@@ -1,7 +1,6 @@
 //! When and after which wait a call is sent again.
 
 use std::fmt;
-use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,48 +39,13 @@ impl RetryPolicy {
         self
     }
 
-    /// Calls `attempt` until it succeeds or a retry is no use.
-    ///
-    /// # Errors
-    /// The error of the last attempt.
-    pub(super) async fn run<T, F, A>(&self, mut attempt: A) -> Result<T, ModelError>
-    where
-        A: FnMut() -> F,
-        F: Future<Output = Result<T, Failure>>,
-    {
-        let mut tried = 0;
-        loop {
-            let failure = match attempt().await {
-                Ok(value) => return Ok(value),
-                Err(failure) => failure,
-            };
-            let Some(wait) = self.wait(&failure, tried) else {
-                return Err(failure.error);
-            };
-            tried += 1;
-            tracing::warn!(
-                provider = failure.error.provider,
-                error = failure.error.message,
-                retry = tried,
-                wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                "model call failed; trying again"
-            );
-            tokio::time::sleep(wait).await;
-        }
-    }
-
     /// How long to wait before retry number `tried` (from 0); `None` to give up.
-    fn wait(&self, failure: &Failure, tried: u32) -> Option<Duration> {
-        let error = &failure.error;
+    pub(super) fn wait(&self, error: &ModelError, tried: u32) -> Option<Duration> {
         let limit = match error.kind {
             ModelErrorKind::Malformed => self.max_retries.min(MAX_MALFORMED_RETRIES),
             _ => self.max_retries,
         };
-        let wanted = match error.kind {
-            ModelErrorKind::QuotaExhausted => false,
-            _ => failure.should_retry.unwrap_or(error.is_retryable()),
-        };
-        if !wanted || tried >= limit {
+        if !error.is_retryable() || tried >= limit {
             return None;
         }
         if let Some(asked) = error.retry_after {
@@ -114,43 +78,17 @@ impl fmt::Debug for RetryPolicy {
 }
 
 /// From 0 to 1, different every time; good enough to spread waits.
-fn random() -> f64 {
+pub(super) fn random() -> f64 {
     let bits = RandomState::new().build_hasher().finish() >> 32;
     f64::from(u32::try_from(bits).unwrap_or_default()) / f64::from(u32::MAX)
 }
 
-/// A failed attempt.
-#[derive(Debug)]
-pub(super) struct Failure {
-    error: ModelError,
-    /// What the provider says about trying again.
-    should_retry: Option<bool>,
-}
-
-impl Failure {
-    /// The failure that an HTTP response says. The status decides where the provider does
-    /// not (`x-should-retry`).
-    pub(super) fn of_response(error: ModelError, status: u16, headers: &HeaderMap) -> Self {
-        let told = match header(headers, "x-should-retry") {
-            Some("true") => Some(true),
-            Some("false") => Some(false),
-            _ => None,
-        };
-        let by_status = matches!(status, 408 | 409 | 429 | 500..);
-        let should_retry = Some(told.unwrap_or(by_status));
-        Self {
-            error,
-            should_retry,
-        }
-    }
-}
-
-impl From<ModelError> for Failure {
-    fn from(error: ModelError) -> Self {
-        Self {
-            error,
-            should_retry: None,
-        }
+/// What a response says about trying again.
+pub(super) fn should_retry(headers: &HeaderMap) -> Option<bool> {
+    match header(headers, "x-should-retry")? {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => None,
     }
 }
 
@@ -176,10 +114,6 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
-    use tokio::time::Instant;
-
     use super::*;
 
     fn error(kind: ModelErrorKind) -> ModelError {
@@ -198,77 +132,62 @@ mod tests {
             .collect()
     }
 
-    /// Attempts made and time waited when every attempt fails with `failure`.
-    async fn run(failure: impl Fn() -> Failure) -> (u32, Duration) {
-        let attempts = Cell::new(0);
-        let started = Instant::now();
+    /// The waits between attempts that all fail with `error`.
+    fn waits(error: &ModelError) -> Vec<Duration> {
         let policy = RetryPolicy::default().jitter(|| 0.0);
-        let result: Result<(), _> = policy
-            .run(|| {
-                attempts.set(attempts.get() + 1);
-                let failure = failure();
-                async { Err(failure) }
-            })
-            .await;
-        assert!(result.is_err());
-        (attempts.get(), started.elapsed())
+        (0..).map_while(|tried| policy.wait(error, tried)).collect()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn retries_twice_with_growing_waits() {
-        let (attempts, waited) = run(|| error(ModelErrorKind::Overloaded).into()).await;
-        assert_eq!((attempts, waited), (3, Duration::from_millis(1500)));
+    #[test]
+    fn retries_twice_with_growing_waits() {
+        let waits = waits(&error(ModelErrorKind::Overloaded));
+        assert_eq!(waits, [500, 1000].map(Duration::from_millis));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn waits_as_told_unless_it_is_too_long() {
+    #[test]
+    fn waits_as_told_unless_it_is_too_long() {
         let told = |seconds| {
-            move || {
-                let mut error = error(ModelErrorKind::RateLimited);
-                error.retry_after = Some(Duration::from_secs(seconds));
-                Failure::from(error)
-            }
+            let mut error = error(ModelErrorKind::RateLimited);
+            error.retry_after = Some(Duration::from_secs(seconds));
+            waits(&error)
         };
-        assert_eq!(run(told(7)).await, (3, Duration::from_secs(14)));
-        assert_eq!(run(told(121)).await, (1, Duration::ZERO));
+        assert_eq!(told(7), [Duration::from_secs(7); 2]);
+        assert_eq!(told(121), []);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn gives_up_at_once_where_a_retry_is_no_use() {
+    #[test]
+    fn gives_up_at_once_where_a_retry_is_no_use() {
         for kind in [
             ModelErrorKind::Unauthenticated,
             ModelErrorKind::QuotaExhausted,
             ModelErrorKind::ModelNotFound,
             ModelErrorKind::InvalidRequest,
             ModelErrorKind::ContextOverflow,
+            ModelErrorKind::CircuitOpen,
         ] {
-            assert_eq!(run(|| error(kind).into()).await.0, 1, "{kind:?}");
+            assert_eq!(waits(&error(kind)), [], "{kind:?}");
         }
-        let (attempts, _) = run(|| error(ModelErrorKind::Malformed).into()).await;
-        assert_eq!(attempts, 2);
+        assert_eq!(waits(&error(ModelErrorKind::Malformed)).len(), 1);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_provider_may_overrule() {
-        let told = |status, value| {
-            let headers = headers(&[("x-should-retry", value)]);
-            let kind = ModelErrorKind::Overloaded;
-            move || Failure::of_response(error(kind), status, &headers)
+    #[test]
+    fn the_provider_may_overrule() {
+        let told = |kind, status, value| {
+            let mut error = error(kind);
+            error.status = Some(status);
+            error.should_retry = should_retry(&headers(&[("x-should-retry", value)]));
+            waits(&error).len()
         };
-        assert_eq!(run(told(400, "true")).await.0, 3);
-        assert_eq!(run(told(503, "false")).await.0, 1);
-        let money = || {
-            let headers = headers(&[("x-should-retry", "true")]);
-            Failure::of_response(error(ModelErrorKind::QuotaExhausted), 429, &headers)
-        };
-        assert_eq!(run(money).await.0, 1);
+        assert_eq!(told(ModelErrorKind::Overloaded, 400, "true"), 2);
+        assert_eq!(told(ModelErrorKind::Overloaded, 503, "false"), 0);
+        assert_eq!(told(ModelErrorKind::Overloaded, 503, "perhaps"), 2);
+        assert_eq!(told(ModelErrorKind::QuotaExhausted, 429, "true"), 0);
     }
 
     #[test]
     fn jitter_shortens_a_wait_by_a_quarter_at_the_most() {
         let policy = RetryPolicy::default().jitter(|| 1.0);
-        let failure = error(ModelErrorKind::Timeout).into();
-        let wait = policy.wait(&failure, 0);
+        let wait = policy.wait(&error(ModelErrorKind::Timeout), 0);
         assert_eq!(wait, Some(Duration::from_millis(375)));
         assert!((0..100).map(|_| random()).all(|x| (0.0..=1.0).contains(&x)));
     }

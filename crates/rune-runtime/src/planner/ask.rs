@@ -2,13 +2,15 @@
 
 use futures_util::StreamExt;
 use rune_store_runtime::{Block, EntryBody, ErrorCode, Failure, ModelReply, StopReason};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Ended, Planner};
 use crate::history::History;
 use crate::journal::FLUSH_DELAY;
 use crate::model::{
-    Candidate, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelRequest, metrics,
+    Candidate, LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelRequest,
+    ProviderWait, metrics,
 };
 
 /// Output tokens of one call where the Runefile does not say.
@@ -90,8 +92,12 @@ impl Planner {
     async fn ask_one(&mut self, candidate: &Candidate, earlier: &History) -> Result<Asked, Ended> {
         let request = self.model_request(candidate, earlier);
         let stop = self.stop.clone();
-        let call = candidate.client.stream(&request);
-        tokio::pin!(call);
+        let (told, mut waits) = mpsc::unbounded_channel();
+        // Nobody listens any more once the call has been let through.
+        let on_wait = move |wait: ProviderWait| {
+            let _ = told.send(wait);
+        };
+        let mut call = Box::pin(candidate.client.call(&request, &on_wait));
         let flush = tokio::time::sleep(FLUSH_DELAY);
         tokio::pin!(flush);
         let mut stream = loop {
@@ -102,6 +108,10 @@ impl Planner {
                     Ok(stream) => break stream,
                     Err(error) => return Ok(Asked::Failed { error, begun: false }),
                 },
+                Some(wait) = waits.recv() => self.note(EntryBody::Notice {
+                    code: "provider_wait".to_owned(),
+                    message: format!("{}: {wait}", candidate.client.provider()),
+                }),
                 () = &mut flush, if self.journal.has_pending() => self.journal.flush().await?,
             }
         };

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rune_runtime::model::{HttpClient, Timeouts};
+use rune_runtime::model::{ProviderPool, Timeouts};
 use rune_runtime::{
     Agent, AgentLoader, Engine, Invocation, Invoked, LocalReplica, ReplicaRouter, RequestEvent,
     SequencedEvent, Tasks,
@@ -81,13 +81,14 @@ pub(crate) fn loader(home: &std::path::Path) -> AgentLoader {
             openai_api_key: None,
             openai_base_url: String::new(),
             openai_model: None,
+            limits: BTreeMap::new(),
         },
         timeouts: Timeouts {
             first_byte: Duration::from_secs(20),
             idle: Duration::from_secs(20),
             progress: Duration::from_secs(20),
         },
-        http: HttpClient::new(),
+        pool: ProviderPool::default(),
         builtins: Builtins::new(BuiltinsConfig::default()),
         runner,
         variables: Arc::new(|_| None),

@@ -9,6 +9,7 @@ mod cancel;
 mod durability;
 mod events;
 mod faults;
+mod guards;
 mod harness;
 mod images;
 mod limits;

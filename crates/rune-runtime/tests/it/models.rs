@@ -3,21 +3,25 @@
 #[macro_use]
 mod suite;
 
+mod claude_code;
 mod connections;
+mod copilot;
 mod decoding;
 mod handover;
 mod offline;
 mod providers;
 mod requests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
+use rune_env::ProviderLimits;
 use rune_runtime::model::{
-    AnthropicClient, ClientConfig, GeminiClient, HttpClient, LlmClient, ModelError, ModelEvent,
-    ModelOutput, ModelRequest, ModelStream, OpenAiClient, Protocol, ResponsesClient, Timeouts,
-    ToolDefinition,
+    AnthropicClient, ClientConfig, GeminiClient, GuardedClient, HttpClient, LlmClient, ModelError,
+    ModelEvent, ModelOutput, ModelRequest, ModelStream, OpenAiClient, Protocol, ProviderGuard,
+    ResponsesClient, Timeouts, ToolDefinition,
 };
 use rune_store_runtime::{Block, Message, Role};
 use rune_testkit::ModelServer;
@@ -29,6 +33,8 @@ provider_suite!(anthropic, Protocol::Anthropic);
 provider_suite!(openai, Protocol::OpenAi);
 provider_suite!(responses, Protocol::Responses);
 provider_suite!(gemini, Protocol::Gemini);
+provider_suite!(copilot_suite, copilot::Copilot);
+provider_suite!(claude_code_key, claude_code::WithKey);
 
 /// Long enough for a busy machine; a test that waits for one sets it shorter.
 const LIMITS: Timeouts = Timeouts {
@@ -57,11 +63,10 @@ impl Subject for Protocol {
     async fn client(&self, server: &ModelServer, tune: &Tune) -> Box<dyn LlmClient> {
         let mut config = config(server, *self);
         config.timeouts = tune.timeouts;
-        config.retry = tune.retry.clone();
         if let Some(url) = &tune.base_url {
             config.base_url = Some(url.clone());
         }
-        client_of(*self, config)
+        Box::new(guarded(*self, config).retry(tune.retry.clone()))
     }
 
     fn gaps(&self) -> &[Gap] {
@@ -82,13 +87,24 @@ fn config(server: &ModelServer, protocol: Protocol) -> ClientConfig {
 }
 
 fn client_of(protocol: Protocol, config: ClientConfig) -> Box<dyn LlmClient> {
+    Box::new(guarded(protocol, config))
+}
+
+/// Behind a guard of its own.
+fn guard(client: Arc<dyn LlmClient>) -> GuardedClient {
+    let guard = ProviderGuard::new(client.provider(), &ProviderLimits::default());
+    GuardedClient::new(client, Arc::new(guard))
+}
+
+/// As the engine has it: with retries.
+fn guarded(protocol: Protocol, config: ClientConfig) -> GuardedClient {
     let http = HttpClient::new();
-    match protocol {
-        Protocol::Anthropic => Box::new(AnthropicClient::new(config, http)),
-        Protocol::OpenAi => Box::new(OpenAiClient::new(config, http)),
-        Protocol::Responses => Box::new(ResponsesClient::new(config, http)),
-        Protocol::Gemini => Box::new(GeminiClient::new(config, http)),
-    }
+    guard(match protocol {
+        Protocol::Anthropic => Arc::new(AnthropicClient::new(config, http)),
+        Protocol::OpenAi => Arc::new(OpenAiClient::new(config, http)),
+        Protocol::Responses => Arc::new(ResponsesClient::new(config, http)),
+        Protocol::Gemini => Arc::new(GeminiClient::new(config, http)),
+    })
 }
 
 fn client(server: &ModelServer, protocol: Protocol) -> Box<dyn LlmClient> {

@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rune_env::Provider;
 use rune_spec::Script;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::model::OFFLINE_PROVIDER;
 use crate::model::wire::{Protocol, Timeouts};
-
-/// Built-in providers that need an account, in the order in which one with a key is
-/// chosen where the Runefile names none.
-const WITH_ACCOUNT: [&str; 3] = ["anthropic", "gemini", "openai"];
 
 /// Everything about models that an agent's Runefile and the platform's configuration say.
 /// It stands between their formats and this module; whoever reads them fills it.
@@ -24,6 +21,8 @@ pub struct ProvidersConfig {
     pub endpoints: BTreeMap<String, Endpoint>,
     /// What the platform knows of the built-in providers, by name.
     pub accounts: BTreeMap<String, Account>,
+    /// Where `copilot` exchanges its token.
+    pub github_api_base_url: String,
     /// `default_model`: an alias of `model_mapping`, or a model id.
     pub default_model: String,
     /// `models.model_mapping`.
@@ -110,7 +109,10 @@ impl ProvidersConfig {
             let key = account.and_then(|account| account.api_key.as_ref());
             key.is_some_and(|key| !key.expose_secret().is_empty())
         };
-        let first = WITH_ACCOUNT.into_iter().find(has_key);
+        let first = Provider::ALL
+            .map(Provider::as_str)
+            .into_iter()
+            .find(has_key);
         vec![first.unwrap_or(OFFLINE_PROVIDER)]
     }
 
@@ -129,8 +131,20 @@ impl ProvidersConfig {
         }
     }
 
+    /// What the platform knows of `provider`.
+    pub(super) fn account(&self, provider: &str) -> Account {
+        self.accounts.get(provider).cloned().unwrap_or_default()
+    }
+
+    /// Where the provider is, as far as somebody said so.
+    pub(super) fn base_url(&self, provider: &str) -> &str {
+        let endpoint = self.endpoints.get(provider).map(|it| it.base_url.as_str());
+        let account = || self.accounts.get(provider)?.base_url.as_deref();
+        endpoint.or_else(account).unwrap_or_default()
+    }
+
     pub(super) fn unknown(&self, name: &str) -> ProvidersError {
-        let built_in = WITH_ACCOUNT.into_iter().chain([OFFLINE_PROVIDER]);
+        let built_in = Provider::ALL.map(Provider::as_str).into_iter();
         let endpoints = self.endpoints.keys().map(String::as_str);
         ProvidersError::UnknownProvider {
             name: name.to_owned(),

@@ -32,8 +32,12 @@ pub(super) fn chunks(
     .boxed()
 }
 
-/// At most `limit` bytes of the body of an error, as text; what cannot be read is left out.
-pub(super) async fn text(response: reqwest::Response, limit: usize, until: Instant) -> String {
+/// At most `limit` bytes of a body, as text; what cannot be read is left out.
+pub(in crate::model) async fn text(
+    response: reqwest::Response,
+    limit: usize,
+    until: Instant,
+) -> String {
     let mut body = response.bytes_stream();
     let mut bytes = Vec::new();
     while let Ok(Some(Ok(chunk))) = timeout_at(until, body.next()).await {

@@ -83,6 +83,13 @@ pub(super) fn is_error(json: &Value) -> bool {
         }
 }
 
+/// The failure that a status and a message say.
+pub(in crate::model) fn error_of(provider: &str, status: u16, said: &str) -> ModelError {
+    let mut error = body(Some(status), said).into_error(provider);
+    error.status = Some(status);
+    error
+}
+
 /// The failure that an HTTP error says.
 pub(super) fn response(status: u16, headers: &HeaderMap, text: &str) -> Fault {
     let mut fault = body(Some(status), text);

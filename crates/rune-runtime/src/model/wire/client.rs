@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{DecodeContext, Protocol, body, classify, decode};
-use crate::model::retry::{Failure, RetryPolicy};
+use crate::model::retry;
 use crate::model::{HttpClient, ModelError, ModelErrorKind, ModelEvent, ModelRequest, ModelStream};
 
 /// Bytes of an error body that are read.
@@ -66,8 +66,8 @@ pub struct ClientConfig {
     pub api_key: Option<SecretString>,
     /// How long it may take.
     pub timeouts: Timeouts,
-    /// How failures are retried.
-    pub retry: RetryPolicy,
+    /// Sent with every call, beside what the protocol needs.
+    pub headers: HeaderMap,
 }
 
 impl ClientConfig {
@@ -79,7 +79,7 @@ impl ClientConfig {
             base_url: None,
             api_key: None,
             timeouts: Timeouts::default(),
-            retry: RetryPolicy::default(),
+            headers: HeaderMap::new(),
         }
     }
 
@@ -122,6 +122,13 @@ impl WireClient {
         }
     }
 
+    /// The same client, with what it has learnt of the provider, set up differently.
+    pub(in crate::model) fn with(&self, edit: impl FnOnce(&mut ClientConfig)) -> Self {
+        let mut client = self.clone();
+        edit(&mut client.config);
+        client
+    }
+
     pub(in crate::model) fn provider(&self) -> &str {
         &self.config.provider
     }
@@ -148,6 +155,7 @@ impl WireClient {
             .map_err(|message| self.error(ModelErrorKind::Transport, message))?
             .post(&url)
             .headers(headers)
+            .headers(self.config.headers.clone())
             .header(CONTENT_TYPE, JSON);
         let native = !self.schema_refused.load(Ordering::Relaxed);
         let mut answer = self.send(&call, request, native).await;
@@ -171,22 +179,18 @@ impl WireClient {
     ) -> Result<ModelStream, ModelError> {
         let payload = Bytes::from(self.protocol.body(request, native_schema).to_string());
         let context = DecodeContext::new(&self.config.provider, &request.messages, payload.len());
-        let call = || Some(call.try_clone()?.body(payload.clone()));
-        self.config
-            .retry
-            .run(|| Box::pin(self.attempt(call(), context.clone())))
-            .await
+        let call = call.try_clone().ok_or_else(|| {
+            self.error(ModelErrorKind::Transport, "the request cannot be repeated")
+        })?;
+        Box::pin(self.attempt(call.body(payload), context)).await
     }
 
     /// Sends the call and waits for the first event.
     async fn attempt(
         &self,
-        call: Option<reqwest::RequestBuilder>,
+        call: reqwest::RequestBuilder,
         context: DecodeContext,
-    ) -> Result<ModelStream, Failure> {
-        let call = call.ok_or_else(|| {
-            self.error(ModelErrorKind::Transport, "the request cannot be repeated")
-        })?;
+    ) -> Result<ModelStream, ModelError> {
         let limits = self.config.timeouts;
         let provider = &self.config.provider;
         let first_byte = Instant::now() + limits.first_byte;
@@ -194,16 +198,8 @@ impl WireClient {
             .await
             .map_err(|_| body::silent(provider))?
             .map_err(|error| self.unreachable(error))?;
-        let status = response.status().as_u16();
         if !response.status().is_success() {
-            let headers = response.headers().clone();
-            let text = body::text(response, MAX_ERROR_BYTES, first_byte).await;
-            let fault = classify::response(status, &headers, &text);
-            return Err(Failure::of_response(
-                fault.into_error(provider),
-                status,
-                &headers,
-            ));
+            return Err(failed_response(provider, response, MAX_ERROR_BYTES, first_byte).await);
         }
         let chunks = body::chunks(provider, response, first_byte, limits.idle);
         let key = self.config.api_key.clone();
@@ -213,10 +209,8 @@ impl WireClient {
         let mut events = with_progress(events, provider.clone(), limits.progress).boxed();
         match events.next().await {
             Some(Ok(first)) => Ok(stream::once(async { Ok(first) }).chain(events).boxed()),
-            Some(Err(error)) => Err(error.into()),
-            None => Err(self
-                .error(ModelErrorKind::Truncated, "the reply is empty")
-                .into()),
+            Some(Err(error)) => Err(error),
+            None => Err(self.error(ModelErrorKind::Truncated, "the reply is empty")),
         }
     }
 
@@ -244,6 +238,22 @@ fn refuses_schema(request: &ModelRequest, error: &ModelError) -> bool {
     request.output_schema.is_some()
         && error.kind == ModelErrorKind::InvalidRequest
         && SCHEMA_WORDS.iter().any(|word| said.contains(word))
+}
+
+/// The failure that a response without success says.
+pub(in crate::model) async fn failed_response(
+    provider: &str,
+    response: reqwest::Response,
+    max_bytes: usize,
+    until: Instant,
+) -> ModelError {
+    let status = response.status().as_u16();
+    let headers = response.headers().clone();
+    let text = body::text(response, max_bytes, until).await;
+    let mut error = classify::response(status, &headers, &text).into_error(provider);
+    error.status = Some(status);
+    error.should_retry = retry::should_retry(&headers);
+    error
 }
 
 /// Takes the key out of a message in which the provider repeats it.

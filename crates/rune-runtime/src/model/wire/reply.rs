@@ -25,7 +25,7 @@ pub(in crate::model) struct Reply {
 impl Reply {
     /// The reply with the promises of [`ModelOutput`] kept: `ToolUse` exactly where there
     /// is a call, and no call of a reply that was declined half-way.
-    pub(super) fn into_output(mut self, prompt_bytes: usize) -> ModelOutput {
+    pub(in crate::model) fn into_output(mut self, prompt_bytes: usize) -> ModelOutput {
         if self.stop == StopReason::Refusal {
             self.blocks
                 .retain(|block| !matches!(block, Block::ToolCall { .. }));

@@ -1,10 +1,11 @@
 //! Which providers an agent has.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{LIMITS, ask, client_of};
 use rune_runtime::model::{
-    Account, ClientConfig, HttpClient, ModelErrorKind, ModelIds, Protocol, Providers,
+    Account, ClientConfig, LlmClient, ModelErrorKind, ModelIds, Protocol, ProviderPool, Providers,
     ProvidersConfig, ProvidersError,
 };
 
@@ -19,7 +20,7 @@ fn config(providers: &[&str]) -> ProvidersConfig {
 
 /// The candidates as `provider/model`.
 fn candidates(config: &ProvidersConfig) -> Vec<String> {
-    let providers = Providers::new(config, &HttpClient::new()).unwrap();
+    let providers = Providers::new(config, &ProviderPool::default()).unwrap();
     providers
         .candidates()
         .map(|candidate| format!("{}/{}", candidate.client.provider(), candidate.model))
@@ -47,6 +48,33 @@ fn without_providers_the_first_with_a_key_is_used() {
 }
 
 #[test]
+fn the_order_is_the_documented_one() {
+    let mut config = config(&[]);
+    for name in ["openai", "copilot", "gemini", "claude-code", "anthropic"] {
+        config.accounts.insert(name.to_owned(), keyed(None));
+        assert_eq!(candidates(&config), [format!("{name}/main")]);
+    }
+    let all = [
+        "anthropic",
+        "claude-code",
+        "gemini",
+        "copilot",
+        "openai",
+        "offline",
+    ];
+    config.providers = all.map(str::to_owned).to_vec();
+    assert_eq!(candidates(&config), all.map(|name| format!("{name}/main")));
+}
+
+#[tokio::test]
+async fn agents_share_what_belongs_to_the_provider() {
+    let pool = ProviderPool::default();
+    let one = pool.guard("openai", "http://a");
+    assert!(Arc::ptr_eq(&one, &pool.clone().guard("openai", "http://a")));
+    assert!(!Arc::ptr_eq(&one, &pool.guard("openai", "http://b")));
+}
+
+#[test]
 fn an_alias_means_a_model_per_provider() {
     let mut config = config(&["anthropic", "openai", "gemini", "offline"]);
     let ids = [("anthropic", "a"), ("openai", "o")];
@@ -69,14 +97,14 @@ fn an_alias_means_a_model_per_provider() {
 
 #[test]
 fn names_an_unknown_provider_and_a_missing_model() {
-    let http = HttpClient::new();
-    let error = Providers::new(&config(&["nope"]), &http).unwrap_err();
+    let pool = ProviderPool::default();
+    let error = Providers::new(&config(&["nope"]), &pool).unwrap_err();
     assert!(matches!(error, ProvidersError::UnknownProvider { name, .. } if name == "nope"));
     let mut config = config(&["gemini"]);
     config
         .model_mapping
         .insert("main".to_owned(), ModelIds::ByProvider(BTreeMap::new()));
-    let error = Providers::new(&config, &http).unwrap_err();
+    let error = Providers::new(&config, &pool).unwrap_err();
     assert_eq!(
         error,
         ProvidersError::NoModel {
