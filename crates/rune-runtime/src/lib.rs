@@ -7,7 +7,7 @@
 //!
 //! Beside it: [`ReconcileLoop`] keeps the replicas that the deployments ask for, on a
 //! backend ([`LocalBackend`] is this process); [`AgentLoader`] makes an [`Agent`] of a
-//! package; [`Tasks`] is where every task of the process starts.
+//! package; [`Scheduler`] makes requests at planned times; [`Tasks`] is where every task of the process starts.
 //!
 //! Invariants:
 //! * a tool runs only after its intent is committed, and every call gets a result;
@@ -33,6 +33,7 @@ mod policy;
 mod reconcile;
 mod replica;
 mod router;
+mod schedule;
 mod task;
 
 pub use agent::{Agent, AgentError, AgentLoader, SchemaMismatch, Tool, ToolRunner, VariableLookup};
@@ -50,4 +51,8 @@ pub use policy::{
 pub use reconcile::{ReconcileHandle, ReconcileLoop};
 pub use replica::LocalReplica;
 pub use router::{Lease, ReplicaRouter, Route, RouteError};
+pub use schedule::{
+    MAX_INTERVAL_MS, MAX_JITTER, MIN_INTERVAL_MS, Recurrence, ScheduleError, Scheduler,
+    SchedulerHandle,
+};
 pub use task::Tasks;

@@ -208,8 +208,7 @@ CREATE TABLE schedules (
     namespace    TEXT NOT NULL,
     name         TEXT NOT NULL,
     agent        TEXT NOT NULL,
-    input        TEXT NOT NULL,
-    kind         TEXT NOT NULL,
+    spec         TEXT NOT NULL,
     paused       INTEGER NOT NULL,
     next_fire_at INTEGER,
     created_at   INTEGER NOT NULL,
@@ -221,10 +220,16 @@ CREATE TABLE schedule_fires (
     id         INTEGER PRIMARY KEY,
     schedule   INTEGER NOT NULL,
     planned_at INTEGER NOT NULL,
+    manual     INTEGER NOT NULL,
+    state      TEXT NOT NULL,
+    reason     TEXT NOT NULL,
+    request_id BLOB,
     fired_at   INTEGER NOT NULL,
-    request_id BLOB NOT NULL,
-    UNIQUE (schedule, planned_at)
+    UNIQUE (schedule, planned_at, manual)
 );
+-- The fires of a schedule in the order they were recorded.
+CREATE INDEX schedule_fires_by_schedule ON schedule_fires (schedule);
+CREATE INDEX schedule_fires_pending ON schedule_fires (planned_at) WHERE state = 'pending';
 
 CREATE TABLE audit (
     id         INTEGER PRIMARY KEY,

@@ -6,8 +6,9 @@ use crate::{
     AcceptRequest, Accepted, AppendEntries, Appended, ApplyDeployment, ApprovalRow, CachePut,
     CacheRemove, CacheSweep, CommandId, CreateSession, DecideApproval, DeleteDeployment,
     DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule, MemoryForget, MemoryPut,
-    PublishVersion, PutReplica, PutSchedule, RecordAudit, RemoveReplica, RequestCancel,
-    ScaleDeployment, SetDeploymentState, StoreError, Timestamp, VersionRow,
+    PauseSchedule, PublishVersion, PutReplica, PutSchedule, RecordAudit, RemoveReplica,
+    RequestCancel, ScaleDeployment, SetDeploymentState, SettleFire, StoreError, Timestamp,
+    VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -174,8 +175,12 @@ operations! {
     CacheSweep => Count(u64),
     /// Creates or replaces a schedule.
     PutSchedule => Unit(()),
-    /// Records a fire.
+    /// Holds a schedule or lets it go on.
+    PauseSchedule => Unit(()),
+    /// Records fires.
     FireSchedule => First(bool),
+    /// Says what came of a fire.
+    SettleFire => First(bool),
     /// Deletes a schedule.
     DeleteSchedule => Unit(()),
     /// Adds an audit row.

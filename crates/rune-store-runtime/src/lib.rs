@@ -72,8 +72,9 @@ pub use request::{
     RequestCancel, RequestFilter, RequestRow, RequestStatus,
 };
 pub use schedule::{
-    DeleteSchedule, FireSchedule, PutSchedule, ScheduleFilter, ScheduleFireRow, ScheduleKind,
-    ScheduleRow,
+    Advance, CatchUp, DeleteSchedule, FireFilter, FirePlan, FireSchedule, FireState, NewFire,
+    Overlap, PauseSchedule, PutSchedule, ScheduleFilter, ScheduleFireRow, ScheduleKind,
+    ScheduleRow, ScheduleSpec, SettleFire,
 };
 pub use session::{CreateSession, DeleteSession, SessionFilter, SessionRow};
 pub use store::{

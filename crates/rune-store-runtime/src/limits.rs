@@ -36,6 +36,9 @@ pub const RECEIPT_WINDOW: Duration = Duration::from_secs(10 * 60);
 /// that writes one looks at to drop those that have expired by its own time.
 pub const PRUNE_BATCH: u32 = 8;
 
+/// How many fires of a schedule are kept, the oldest go first; pending ones stay.
+pub const MAX_SCHEDULE_FIRES: u32 = 1000;
+
 /// How deep stored JSON may nest, so that every reader can parse it back.
 pub const MAX_JSON_DEPTH: usize = 100;
 

@@ -8,8 +8,9 @@ use async_trait::async_trait;
 
 use crate::{
     ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, CacheRow, Clock, Command,
-    DeploymentFilter, DeploymentId, DeploymentRow, Entry, GrantRow, MemoryQuery, MemoryRow,
-    MemoryScope, MessageRow, Operation, Page, PageRequest, RecordAudit, ReplicaFilter, ReplicaId,
+    DeploymentFilter, DeploymentId, DeploymentRow, Entry, FireFilter, GrantRow, MemoryQuery,
+    MemoryRow, MemoryScope, MessageRow, Operation, Page, PageRequest, RecordAudit, ReplicaFilter,
+    ReplicaId,
     ReplicaRow, Reply, RequestFilter, RequestId, RequestRow, ScheduleFilter, ScheduleFireRow,
     ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow, StoreError, Timestamp,
     ToolInvocationRow, UsageFilter, UsageRow, VersionFilter, VersionId, VersionRow,
@@ -133,10 +134,10 @@ pub trait ScheduleReader: Send + Sync {
         filter: &ScheduleFilter,
         page: &PageRequest,
     ) -> Result<Page<ScheduleRow>, StoreError>;
-    /// Fires of a schedule, newest planned time first.
+    /// Fires, newest planned time first, of those the one recorded last first.
     async fn schedule_fires(
         &self,
-        id: ScheduleId,
+        filter: &FireFilter,
         page: &PageRequest,
     ) -> Result<Page<ScheduleFireRow>, StoreError>;
 }

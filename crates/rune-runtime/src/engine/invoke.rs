@@ -59,6 +59,19 @@ impl Engine {
     /// # Errors
     /// Any [`EngineError`]; nothing was accepted then.
     pub async fn invoke(&self, invocation: Invocation) -> Result<Invoked, EngineError> {
+        self.invoke_as(RequestId::generate(), invocation).await
+    }
+
+    /// [`Engine::invoke`] under an id that the caller recorded before: a request that
+    /// exists already is refused as a conflict.
+    ///
+    /// # Errors
+    /// Any [`EngineError`]; nothing was accepted then.
+    pub async fn invoke_as(
+        &self,
+        request_id: RequestId,
+        invocation: Invocation,
+    ) -> Result<Invoked, EngineError> {
         let route =
             self.inner
                 .router
@@ -82,7 +95,7 @@ impl Engine {
 
         let new_session = invocation.session_id.is_none();
         let accept = AcceptRequest {
-            request_id: RequestId::generate(),
+            request_id,
             session_id: invocation.session_id.unwrap_or_else(SessionId::generate),
             namespace: invocation.namespace,
             agent: invocation.agent,

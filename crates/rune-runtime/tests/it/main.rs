@@ -19,4 +19,5 @@ mod policy;
 mod reconcile;
 mod recovery;
 mod requests;
+mod schedules;
 mod tools;

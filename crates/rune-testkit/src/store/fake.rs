@@ -14,12 +14,12 @@ use async_trait::async_trait;
 use rune_store_runtime::{
     ApprovalRow, AuditFilter, AuditReader, AuditRow, CacheReader, CacheRow, Command, CommandId,
     CommandLog, DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, Entry, EntryBody,
-    GrantRow, MemoryQuery, MemoryReader, MemoryRow, MemoryScope, MessageRow, Page, PageRequest,
-    RegistryReader, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId,
-    RequestReader, RequestRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader,
-    ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow, StoreError, Timestamp,
-    ToolInvocationRow, ToolInvocationState, UsageFilter, UsageReader, UsageRow, VersionFilter,
-    VersionId, VersionRow,
+    FireFilter, GrantRow, MemoryQuery, MemoryReader, MemoryRow, MemoryScope, MessageRow, Page,
+    PageRequest, RegistryReader, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
+    RequestId, RequestReader, RequestRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
+    ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow, StoreError,
+    Timestamp, ToolInvocationRow, ToolInvocationState, UsageFilter, UsageReader, UsageRow,
+    VersionFilter, VersionId, VersionRow,
 };
 
 use self::oldest::Oldest;
@@ -85,7 +85,19 @@ struct Call {
 #[derive(Debug)]
 struct Schedule {
     row: ScheduleRow,
-    fires: BTreeMap<Timestamp, ScheduleFireRow>,
+    /// By planned time and whether somebody asked for them, with the number of their
+    /// recording.
+    fires: BTreeMap<(Timestamp, bool), (i64, ScheduleFireRow)>,
+}
+
+impl Schedule {
+    fn row(&self) -> ScheduleRow {
+        let last = self.fires.values().max_by_key(|(recorded, _)| *recorded);
+        ScheduleRow {
+            last_fire: last.map(|(_, fire)| fire.clone()),
+            ..self.row.clone()
+        }
+    }
 }
 
 impl FakeStore {
@@ -385,11 +397,7 @@ impl CacheReader for FakeStore {
 #[async_trait]
 impl ScheduleReader for FakeStore {
     async fn schedule(&self, id: ScheduleId) -> Result<Option<ScheduleRow>, StoreError> {
-        Ok(self
-            .state()
-            .schedules
-            .get(&id)
-            .map(|schedule| schedule.row.clone()))
+        Ok(self.state().schedules.get(&id).map(Schedule::row))
     }
 
     async fn schedules(
@@ -398,32 +406,35 @@ impl ScheduleReader for FakeStore {
         request: &PageRequest,
     ) -> Result<Page<ScheduleRow>, StoreError> {
         let state = self.state();
-        let rows = state
-            .schedules
-            .values()
-            .map(|schedule| &schedule.row)
-            .filter(|row| {
-                let due = |by| !row.paused && row.next_fire_at.is_some_and(|next| next <= by);
-                is(filter.namespace.as_ref(), &row.namespace)
-                    && is(filter.agent.as_ref(), &row.agent)
-                    && filter.due_by.is_none_or(due)
-            });
-        let rows = rows.map(|row| ((row.namespace.clone(), row.name.clone()), row.clone()));
+        let rows = state.schedules.values().map(Schedule::row).filter(|row| {
+            let due = |by| !row.paused && row.next_fire_at.is_some_and(|next| next <= by);
+            is(filter.namespace.as_ref(), &row.spec.namespace)
+                && is(filter.name.as_ref(), &row.spec.name)
+                && is(filter.agent.as_ref(), &row.spec.agent)
+                && filter.due_by.is_none_or(due)
+        });
+        let rows = rows.map(|row| ((row.spec.namespace.clone(), row.spec.name.clone()), row));
         page("schedules", request, rows)
     }
 
     async fn schedule_fires(
         &self,
-        id: ScheduleId,
+        filter: &FireFilter,
         request: &PageRequest,
     ) -> Result<Page<ScheduleFireRow>, StoreError> {
         let state = self.state();
         let fires = state
             .schedules
-            .get(&id)
-            .into_iter()
-            .flat_map(|s| s.fires.values());
-        let rows = fires.map(|fire| (-i128::from(fire.planned_at.as_millis()), fire.clone()));
+            .values()
+            .flat_map(|schedule| schedule.fires.values())
+            .filter(|(_, fire)| {
+                is(filter.schedule_id.as_ref(), &fire.schedule_id)
+                    && is(filter.state.as_ref(), &fire.state)
+            });
+        let rows = fires.map(|(recorded, fire)| {
+            let planned_at = -i128::from(fire.planned_at.as_millis());
+            ((planned_at, -recorded), fire.clone())
+        });
         page("schedule_fires", request, rows)
     }
 }

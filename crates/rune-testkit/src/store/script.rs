@@ -3,15 +3,16 @@
 
 use rune_store_runtime::limits::{MAX_CALL_TOKENS, MAX_JSON_DEPTH};
 use rune_store_runtime::{
-    AcceptRequest, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalId, ApprovalQuestion,
-    AuditId, AuditVerdict, Block, CachePut, CacheRemove, CacheSweep, CheckpointPolicy, Command,
-    CommandId, CreateSession, DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession,
-    DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure, FireSchedule, IdempotencyKey,
-    MemoryForget, MemoryPut, MemoryScope, ModelReply, Op, ParentCall, PolicyVerdict,
-    PublishVersion, PutReplica, PutSchedule, RecordAudit, Remember, RemoveReplica, ReplicaId,
-    ReplicaState, RequestCancel, RequestId, RequestStatus, ScaleDeployment, ScheduleId,
-    ScheduleKind, SessionId, SetDeploymentState, StopReason, Timestamp, ToolIntent, ToolOutcome,
-    Usage, VersionId,
+    AcceptRequest, Advance, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalId,
+    ApprovalQuestion, AuditId, AuditVerdict, Block, CachePut, CacheRemove, CacheSweep, CatchUp,
+    CheckpointPolicy, Command, CommandId, CreateSession, DecideApproval, DeleteDeployment,
+    DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure,
+    FirePlan, FireSchedule, FireState, IdempotencyKey, MemoryForget, MemoryPut, MemoryScope,
+    ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict, PublishVersion,
+    PutReplica, PutSchedule, RecordAudit, Remember, RemoveReplica, ReplicaId, ReplicaState,
+    RequestCancel, RequestId, RequestStatus, ScaleDeployment, ScheduleId, ScheduleKind,
+    ScheduleSpec, SessionId, SetDeploymentState, SettleFire, StopReason, Timestamp, ToolIntent,
+    ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -413,26 +414,69 @@ impl Random {
 
     fn schedule(&mut self) -> Op {
         let schedule_id = ScheduleId::from_bytes(self.id(6));
-        match self.below(5) {
+        let soon = |random: &mut Self| Timestamp::from_millis(random.below(3).cast_signed());
+        match self.below(9) {
             0 => DeleteSchedule { schedule_id }.into(),
-            1 | 2 => FireSchedule {
+            1 => PauseSchedule {
                 schedule_id,
-                planned_at: Timestamp::from_millis(i64::from(self.one_in(2))),
-                request_id: self.request(),
-                next_fire_at: None,
+                paused: self.one_in(2),
+                next_fire_at: Some(soon(self)),
+            }
+            .into(),
+            2..=4 => FireSchedule {
+                schedule_id,
+                advance: self.one_in(2).then(|| Advance {
+                    from: soon(self),
+                    to: self.one_in(2).then(|| soon(self)),
+                }),
+                fires: (0..self.below(3)).map(|_| self.fire()).collect(),
+            }
+            .into(),
+            5 => SettleFire {
+                schedule_id,
+                planned_at: soon(self),
+                manual: self.one_in(2),
+                state: self.pick(&FireState::ALL, FireState::Fired),
+                reason: self.word(),
             }
             .into(),
             _ => PutSchedule {
                 schedule_id,
-                namespace: "dev".to_owned(),
-                name: self.word(),
-                agent: self.agent(),
-                input: self.value(),
-                kind: ScheduleKind::Interval { every_ms: 1000 },
+                spec: ScheduleSpec {
+                    namespace: "dev".to_owned(),
+                    name: self.word(),
+                    agent: self.agent(),
+                    alias: "stable".to_owned(),
+                    input: self.value(),
+                    session_id: self.one_in(2).then(|| self.session()),
+                    kind: ScheduleKind::Interval {
+                        every_ms: 1000,
+                        anchor: self.time(),
+                    },
+                    catch_up: self.pick(&CatchUp::ALL, CatchUp::One),
+                    overlap: self.pick(&Overlap::ALL, Overlap::Skip),
+                    jitter_ms: self.below(9),
+                },
                 paused: self.one_in(2),
-                next_fire_at: Some(self.time()),
+                next_fire_at: Some(soon(self)),
             }
             .into(),
+        }
+    }
+
+    fn fire(&mut self) -> NewFire {
+        let plan = if self.one_in(3) {
+            FirePlan::Skip {
+                reason: self.word(),
+            }
+        } else {
+            FirePlan::Invoke {
+                request_id: self.request(),
+            }
+        };
+        NewFire {
+            planned_at: Timestamp::from_millis(self.below(3).cast_signed()),
+            plan,
         }
     }
 

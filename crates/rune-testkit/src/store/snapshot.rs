@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use rune_store_runtime::{
-    ApprovalFilter, AuditFilter, DeploymentFilter, MemoryQuery, MemoryScope, PageRequest,
-    ReplicaFilter, RequestFilter, RuntimeStore, ScheduleFilter, SessionFilter, StoreError,
-    Timestamp, UsageFilter, VersionFilter,
+    ApprovalFilter, AuditFilter, DeploymentFilter, FireFilter, MemoryQuery, MemoryScope,
+    PageRequest, ReplicaFilter, RequestFilter, RuntimeStore, ScheduleFilter, SessionFilter,
+    StoreError, Timestamp, UsageFilter, VersionFilter,
 };
 
 /// Every list of the store and everything below its rows, read in small pages;
@@ -51,9 +51,9 @@ pub async fn snapshot(
     show!(list!(replicas(&ReplicaFilter::default())));
     show!(list!(versions(&VersionFilter::default())));
     for row in list!(schedules(&ScheduleFilter::default())) {
-        show!(list!(schedule_fires(row.id)));
         show!(row);
     }
+    show!(list!(schedule_fires(&FireFilter::default())));
     for row in list!(approvals(&ApprovalFilter::default())) {
         let question = &row.question;
         let grant = store.grant(&row.session_id, &question.tool, &question.policies);

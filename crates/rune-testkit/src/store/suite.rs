@@ -12,6 +12,7 @@ mod fixture;
 mod journal;
 mod records;
 mod reject;
+mod schedule;
 mod session;
 
 pub use approval::{
@@ -20,9 +21,8 @@ pub use approval::{
     an_approval_parks_its_request_and_is_decided_once,
 };
 pub use control_plane::{
-    a_schedule_fires_once_per_planned_time, a_version_is_published_once,
-    an_observation_of_an_older_generation_is_ignored, deployments_count_their_changes,
-    replicas_belong_to_a_deployment, schedules_are_found_by_name_and_due_time,
+    a_version_is_published_once, an_observation_of_an_older_generation_is_ignored,
+    deployments_count_their_changes, replicas_belong_to_a_deployment,
 };
 pub use journal::{
     a_plain_request_runs_to_its_end, a_refused_tool_call_has_no_input,
@@ -38,6 +38,11 @@ pub use records::{
 pub use reject::{
     a_rejected_command_writes_nothing, entries_that_break_the_journal_are_rejected,
     limits_are_rejections, nothing_follows_the_end,
+};
+pub use schedule::{
+    a_fire_by_hand_stands_beside_the_planned_one, a_fire_is_settled_once,
+    a_schedule_fires_once_per_planned_time, a_schedule_that_goes_back_repeats_no_fire,
+    only_the_newest_fires_are_kept, schedules_are_found_by_name_and_due_time,
 };
 pub use session::{
     a_retried_accept_is_the_same_request, a_session_is_created_once_and_deleted_whole,

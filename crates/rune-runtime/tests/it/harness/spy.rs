@@ -24,14 +24,20 @@ struct Plan {
     commands: Vec<&'static str>,
     fail: Option<(usize, bool)>,
     hold: Option<(usize, CancellationToken)>,
+    crash: Option<(usize, bool)>,
     yields: usize,
 }
 
 impl Spy {
     pub(crate) fn new(tasks: &Tasks) -> Arc<Self> {
+        Self::over(Arc::new(FakeStore::new()), tasks)
+    }
+
+    /// A writer over a store that outlives it.
+    pub(crate) fn over(inner: Arc<FakeStore>, tasks: &Tasks) -> Arc<Self> {
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
         let spy = Self {
-            inner: Arc::new(FakeStore::new()),
+            inner,
             plan: Arc::default(),
             seen: Arc::new(watch::Sender::new(0)),
             jobs,
@@ -43,15 +49,27 @@ impl Spy {
         );
         tasks.spawn("store", async move {
             while let Some((command, reply)) = queue.recv().await {
-                let (failing, hold, yields) = {
+                let (failing, hold, crash, yields) = {
                     let mut plan = plan.lock().unwrap();
                     let index = plan.commands.len();
                     plan.commands.push(command.op.name());
                     let failing = plan.fail.filter(|(at, _)| *at == index);
                     let hold = plan.hold.clone().filter(|(at, _)| *at == index);
-                    (failing.map(|(_, applied)| applied), hold, plan.yields)
+                    let crash = plan.crash.filter(|(at, _)| *at == index);
+                    (
+                        failing.map(|(_, applied)| applied),
+                        hold,
+                        crash,
+                        plan.yields,
+                    )
                 };
                 seen.send_modify(|n| *n += 1);
+                if let Some((_, applied)) = crash {
+                    if applied {
+                        let _ = inner.submit(command).await;
+                    }
+                    std::future::pending::<()>().await;
+                }
                 if let Some((_, free)) = hold {
                     free.cancelled().await;
                 }
@@ -85,6 +103,12 @@ impl Spy {
     /// Command `index` answers that the store is unavailable, applied or not.
     pub(crate) fn fail(&self, index: usize, applied: bool) {
         self.plan().fail = Some((index, applied));
+    }
+
+    /// Command `index` is the last that the store sees, applied or not; nobody gets an
+    /// answer any more.
+    pub(crate) fn crash(&self, index: usize, applied: bool) {
+        self.plan().crash = Some((index, applied));
     }
 
     /// Command `index` waits until the token fires.
@@ -198,7 +222,7 @@ reads! {
     ScheduleReader {
         fn schedule(id: ScheduleId) -> Option<ScheduleRow>;
         fn schedules(filter: &ScheduleFilter, page: &PageRequest) -> Page<ScheduleRow>;
-        fn schedule_fires(id: ScheduleId, page: &PageRequest) -> Page<ScheduleFireRow>;
+        fn schedule_fires(filter: &FireFilter, page: &PageRequest) -> Page<ScheduleFireRow>;
     }
     ApprovalReader {
         fn approval(id: ApprovalId) -> Option<ApprovalRow>;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use rune_store_runtime::limits::{
     MAX_COMMAND_MILLIS, MAX_ENTRY_BYTES, MAX_JSON_DEPTH, MAX_MEMORY_KEY_BYTES,
-    MAX_MEMORY_VALUE_BYTES, RECEIPT_WINDOW, json_depth,
+    MAX_MEMORY_VALUE_BYTES, MAX_SCHEDULE_FIRES, RECEIPT_WINDOW, json_depth,
 };
 use rune_store_runtime::{
     ApplyDeployment, AuditRow, CacheRow, CacheSweep, Command, DeleteSession, DeploymentId,
-    DeploymentRow, DeploymentState, FireSchedule, MemoryPut, MemoryRow, Op, PublishVersion,
-    PutReplica, PutSchedule, RecordAudit, Reject, ReplicaRow, Reply, ScheduleFireRow, ScheduleRow,
-    SessionId, SessionRow, SetDeploymentState, VersionId, VersionRow,
+    DeploymentRow, DeploymentState, FirePlan, FireSchedule, FireState, MemoryPut, MemoryRow, Op,
+    PauseSchedule, PublishVersion, PutReplica, PutSchedule, RecordAudit, Reject, ReplicaRow, Reply,
+    ScheduleFireRow, ScheduleId, ScheduleRow, SessionId, SessionRow, SetDeploymentState,
+    SettleFire, VersionId, VersionRow,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -120,7 +121,9 @@ impl State {
             }
             Op::CacheSweep(op) => Ok(Reply::Count(self.sweep(command, op))),
             Op::PutSchedule(op) => self.put_schedule(command, op).map(unit),
+            Op::PauseSchedule(op) => self.pause_schedule(command, op).map(unit),
             Op::FireSchedule(op) => self.fire(command, op).map(Reply::First),
+            Op::SettleFire(op) => self.settle(op).map(Reply::First),
             Op::DeleteSchedule(op) => match self.schedules.remove(&op.schedule_id) {
                 Some(_) => Ok(unit(())),
                 None => Err(Reject::not_found("schedule", &op.schedule_id)),
@@ -323,10 +326,12 @@ impl State {
     }
 
     fn put_schedule(&mut self, command: &Command, op: &PutSchedule) -> Result<(), Reject> {
-        check_json(&op.input, MAX_ENTRY_BYTES)?;
+        check_json(&op.spec, MAX_ENTRY_BYTES)?;
         let taken = self.schedules.values().any(|schedule| {
-            let row = &schedule.row;
-            row.namespace == op.namespace && row.name == op.name && row.id != op.schedule_id
+            let (row, spec) = (&schedule.row, &schedule.row.spec);
+            spec.namespace == op.spec.namespace
+                && spec.name == op.spec.name
+                && row.id != op.schedule_id
         });
         if taken {
             return Err(Reject::conflict("another schedule has the name"));
@@ -335,13 +340,10 @@ impl State {
         let created_at = old.as_ref().map_or(command.at, |old| old.row.created_at);
         let row = ScheduleRow {
             id: op.schedule_id,
-            namespace: op.namespace.clone(),
-            name: op.name.clone(),
-            agent: op.agent.clone(),
-            input: op.input.clone(),
-            kind: op.kind.clone(),
+            spec: op.spec.clone(),
             paused: op.paused,
             next_fire_at: op.next_fire_at,
+            last_fire: None,
             created_at,
             updated_at: command.at,
         };
@@ -351,23 +353,84 @@ impl State {
         Ok(())
     }
 
+    fn find_schedule(&mut self, id: ScheduleId) -> Result<&mut Schedule, Reject> {
+        self.schedules
+            .get_mut(&id)
+            .ok_or_else(|| Reject::not_found("schedule", &id))
+    }
+
+    fn pause_schedule(&mut self, command: &Command, op: &PauseSchedule) -> Result<(), Reject> {
+        let row = &mut self.find_schedule(op.schedule_id)?.row;
+        row.paused = op.paused;
+        row.next_fire_at = op.next_fire_at;
+        row.updated_at = command.at;
+        Ok(())
+    }
+
     fn fire(&mut self, command: &Command, op: &FireSchedule) -> Result<bool, Reject> {
-        let schedule = self
-            .schedules
-            .get_mut(&op.schedule_id)
-            .ok_or_else(|| Reject::not_found("schedule", &op.schedule_id))?;
-        if schedule.fires.contains_key(&op.planned_at) {
+        if op.fires.len() > MAX_SCHEDULE_FIRES as usize {
+            return Err(Reject::invalid("too many fires"));
+        }
+        let mut recorded = self.created;
+        let schedule = self.find_schedule(op.schedule_id)?;
+        let from = op.advance.map(|advance| advance.from);
+        if from.is_some() && schedule.row.next_fire_at != from {
             return Ok(false);
         }
-        let fire = ScheduleFireRow {
-            schedule_id: op.schedule_id,
-            planned_at: op.planned_at,
-            fired_at: command.at,
-            request_id: op.request_id,
-        };
-        schedule.fires.insert(op.planned_at, fire);
-        schedule.row.next_fire_at = op.next_fire_at;
+        let manual = op.advance.is_none();
+        let before = schedule.fires.len();
+        for fire in &op.fires {
+            let (state, reason, request_id) = match &fire.plan {
+                FirePlan::Invoke { request_id } => {
+                    (FireState::Pending, String::new(), Some(*request_id))
+                }
+                FirePlan::Skip { reason } => (FireState::Skipped, reason.clone(), None),
+            };
+            recorded += 1;
+            let row = ScheduleFireRow {
+                schedule_id: op.schedule_id,
+                planned_at: fire.planned_at,
+                manual,
+                state,
+                reason,
+                request_id,
+                fired_at: command.at,
+            };
+            let key = (fire.planned_at, manual);
+            schedule.fires.entry(key).or_insert((recorded, row));
+        }
+        if manual && schedule.fires.len() == before {
+            return Ok(false);
+        }
+        if let Some(advance) = op.advance {
+            schedule.row.next_fire_at = advance.to;
+        }
         schedule.row.updated_at = command.at;
+        let mut numbers: Vec<i64> = schedule.fires.values().map(|(at, _)| *at).collect();
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        if let Some(oldest) = numbers.get(MAX_SCHEDULE_FIRES as usize) {
+            schedule
+                .fires
+                .retain(|_, (at, fire)| *at > *oldest || fire.state == FireState::Pending);
+        }
+        self.created = recorded;
+        Ok(true)
+    }
+
+    fn settle(&mut self, op: &SettleFire) -> Result<bool, Reject> {
+        if op.state == FireState::Pending {
+            return Err(Reject::invalid("a fire is settled for good"));
+        }
+        let schedule = self.find_schedule(op.schedule_id)?;
+        let (_, fire) = schedule
+            .fires
+            .get_mut(&(op.planned_at, op.manual))
+            .ok_or_else(|| Reject::not_found("fire", &op.planned_at))?;
+        if fire.state != FireState::Pending {
+            return Ok(false);
+        }
+        fire.state = op.state;
+        fire.reason.clone_from(&op.reason);
         Ok(true)
     }
 

@@ -1,12 +1,10 @@
-//! Versions, deployments, replicas and schedules.
+//! Versions, deployments and replicas.
 
 use rune_store_runtime::{
-    ApplyDeployment, DeleteDeployment, DeleteSchedule, DeploymentFilter, DeploymentId,
-    DeploymentState, FireSchedule, PageRequest, PutReplica, PutSchedule, Reject, RemoveReplica,
-    ReplicaFilter, ReplicaId, ReplicaState, RequestId, ScaleDeployment, ScheduleFilter, ScheduleId,
-    ScheduleKind, SetDeploymentState, Timestamp, VersionFilter, VersionId,
+    ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentId, DeploymentState,
+    PageRequest, PutReplica, Reject, RemoveReplica, ReplicaFilter, ReplicaId, ReplicaState,
+    ScaleDeployment, SetDeploymentState, VersionFilter, VersionId,
 };
-use serde_json::json;
 
 use super::fixture::Fixture;
 use crate::store::TestStore;
@@ -174,117 +172,4 @@ pub async fn replicas_belong_to_a_deployment(test: TestStore) {
     assert!(list().await.is_empty());
     let orphan = put(a, ReplicaState::Ready);
     assert!(matches!(f.rejected(orphan).await, Reject::NotFound { .. }));
-}
-
-fn schedule(name: &str, next: i64) -> PutSchedule {
-    PutSchedule {
-        schedule_id: ScheduleId::generate(),
-        namespace: "dev".to_owned(),
-        name: name.to_owned(),
-        agent: "echo".to_owned(),
-        input: json!("tick"),
-        kind: ScheduleKind::Interval { every_ms: 1000 },
-        paused: false,
-        next_fire_at: Some(Timestamp::from_millis(next)),
-    }
-}
-
-pub async fn a_schedule_fires_once_per_planned_time(test: TestStore) {
-    let f = Fixture::new(test);
-    let op = schedule("tick", 1000);
-    let schedule_id = op.schedule_id;
-    f.write(op.clone()).await;
-    let fire = |planned| FireSchedule {
-        schedule_id,
-        planned_at: Timestamp::from_millis(planned),
-        request_id: RequestId::generate(),
-        next_fire_at: Some(Timestamp::from_millis(planned + 1000)),
-    };
-    let command = f.command(fire(1000));
-    let first = f.store.submit(command.clone()).await.unwrap();
-    assert_eq!(f.store.submit(command).await.unwrap(), first);
-    assert!(!f.write(fire(1000)).await);
-    assert!(f.write(fire(2000)).await);
-    let row = f.store.schedule(schedule_id).await.unwrap().unwrap();
-    assert_eq!(row.next_fire_at, Some(Timestamp::from_millis(3000)));
-    let fires = f
-        .store
-        .schedule_fires(schedule_id, &PageRequest::first(1))
-        .await
-        .unwrap();
-    assert_eq!(fires.items[0].planned_at, Timestamp::from_millis(2000));
-    let rest = PageRequest {
-        limit: 1,
-        cursor: fires.next,
-    };
-    let rest = f.store.schedule_fires(schedule_id, &rest).await.unwrap();
-    assert_eq!(
-        (rest.items[0].planned_at.as_millis(), rest.next),
-        (1000, None)
-    );
-    f.write(DeleteSchedule { schedule_id }).await;
-    assert!(matches!(
-        f.rejected(fire(3000)).await,
-        Reject::NotFound { .. }
-    ));
-    let delete = DeleteSchedule { schedule_id };
-    assert!(matches!(f.rejected(delete).await, Reject::NotFound { .. }));
-    f.write(op).await;
-    let fires = f
-        .store
-        .schedule_fires(schedule_id, &PageRequest::default())
-        .await
-        .unwrap();
-    assert!(fires.items.is_empty());
-}
-
-pub async fn schedules_are_found_by_name_and_due_time(test: TestStore) {
-    let f = Fixture::new(test);
-    let later = schedule("a", 5000);
-    f.write(later.clone()).await;
-    f.write(schedule("b", 1000)).await;
-    f.write(PutSchedule {
-        paused: true,
-        ..schedule("c", 1000)
-    })
-    .await;
-    assert!(matches!(
-        f.rejected(schedule("a", 1)).await,
-        Reject::Conflict { .. }
-    ));
-    f.write(PutSchedule {
-        agent: "other".to_owned(),
-        ..later
-    })
-    .await;
-    let list = async |filter: ScheduleFilter| {
-        let rows = f
-            .store
-            .schedules(&filter, &PageRequest::default())
-            .await
-            .unwrap();
-        rows.items
-            .into_iter()
-            .map(|row| row.name)
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(list(ScheduleFilter::default()).await, ["a", "b", "c"]);
-    let due_by = Some(Timestamp::from_millis(1000));
-    assert_eq!(
-        list(ScheduleFilter {
-            due_by,
-            ..ScheduleFilter::default()
-        })
-        .await,
-        ["b"]
-    );
-    let agent = Some("other".to_owned());
-    assert_eq!(
-        list(ScheduleFilter {
-            agent,
-            ..ScheduleFilter::default()
-        })
-        .await,
-        ["a"]
-    );
 }
