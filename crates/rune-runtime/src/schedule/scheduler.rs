@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rune_store_runtime::{
-    FireFilter, FirePlan, FireSchedule, FireState, NewFire, Overlap, Page, PageRequest, RequestId,
+    FireFilter, FirePlan, FireSchedule, FireState, NewFire, Overlap, PageRequest, RequestId,
     ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleRow, SettleFire, Store, StoreError,
     Timestamp,
 };
@@ -105,13 +105,8 @@ impl Scheduler {
             );
         }
         self.looked_at = now;
-        let filter = ScheduleFilter {
-            due_by: Some(now.plus(LOOK_EVERY)),
-            ..ScheduleFilter::default()
-        };
-        let soon = all(async |page| store.schedules(&filter, page).await).await?;
         let mut pause = LOOK_EVERY;
-        for row in &soon {
+        for row in &soon(store, now).await? {
             if let Some(next) = self.advance(row, now).await? {
                 let at = fires_at(row.id, row.spec.jitter_ms, next);
                 pause = pause.min(at.since(now));
@@ -153,13 +148,8 @@ impl Scheduler {
     /// Starts every pending fire whose turn it is, oldest planned time first.
     async fn start_pending(&self) -> Result<(), StoreError> {
         let store = self.inner.store();
-        let filter = FireFilter {
-            state: Some(FireState::Pending),
-            ..FireFilter::default()
-        };
-        let pending = all(async |page| store.schedule_fires(&filter, page).await).await?;
         let mut by_schedule: BTreeMap<ScheduleId, Vec<ScheduleFireRow>> = BTreeMap::new();
-        for fire in pending.into_iter().rev() {
+        for fire in pending(store).await?.into_iter().rev() {
             by_schedule.entry(fire.schedule_id).or_default().push(fire);
         }
         for (id, fires) in by_schedule {
@@ -376,14 +366,34 @@ fn key(fire: &ScheduleFireRow) -> FireKey {
     (fire.schedule_id, fire.planned_at, fire.manual)
 }
 
-/// Every row of a list.
-async fn all<T>(
-    list: impl AsyncFn(&PageRequest) -> Result<Page<T>, StoreError>,
-) -> Result<Vec<T>, StoreError> {
+/// The schedules that may be due before the next look.
+async fn soon(store: &Store, now: Timestamp) -> Result<Vec<ScheduleRow>, StoreError> {
+    let filter = ScheduleFilter {
+        due_by: Some(now.plus(LOOK_EVERY)),
+        ..ScheduleFilter::default()
+    };
     let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
     let mut rows = Vec::new();
     loop {
-        let part = list(&page).await?;
+        let part = store.schedules(&filter, &page).await?;
+        rows.extend(part.items);
+        page.cursor = part.next;
+        if page.cursor.is_none() {
+            return Ok(rows);
+        }
+    }
+}
+
+/// Every pending fire, newest planned time first.
+async fn pending(store: &Store) -> Result<Vec<ScheduleFireRow>, StoreError> {
+    let filter = FireFilter {
+        state: Some(FireState::Pending),
+        ..FireFilter::default()
+    };
+    let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
+    let mut rows = Vec::new();
+    loop {
+        let part = store.schedule_fires(&filter, &page).await?;
         rows.extend(part.items);
         page.cursor = part.next;
         if page.cursor.is_none() {

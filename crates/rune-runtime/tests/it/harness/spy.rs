@@ -68,7 +68,7 @@ impl Spy {
                     if applied {
                         let _ = inner.submit(command).await;
                     }
-                    std::future::pending::<()>().await;
+                    return std::future::pending().await;
                 }
                 if let Some((_, free)) = hold {
                     free.cancelled().await;

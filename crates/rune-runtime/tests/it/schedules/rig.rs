@@ -34,7 +34,6 @@ pub(super) struct Life {
     pub(super) store: Store,
     pub(super) spy: Arc<Spy>,
     pub(super) scheduler: SchedulerHandle,
-    pub(super) tasks: Tasks,
 }
 
 /// A runtime whose time passes only where everything waits for it. Dropping it ends
@@ -115,7 +114,6 @@ impl World {
             store,
             spy,
             scheduler: handle,
-            tasks,
         }
     }
 }
