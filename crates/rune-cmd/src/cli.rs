@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::with_query;
 use crate::commands::{
     agent, bench, chat, completions, config, daemon, debug, doctor, init, requests, rm, run,
-    schema, sessions, status, stop, validate,
+    schedule, schema, sessions, status, stop, validate,
 };
 use crate::output::Format;
 
@@ -91,6 +91,9 @@ pub(crate) enum Command {
     /// Requests and their journals
     #[command(subcommand)]
     Requests(requests::RequestsCommand),
+    /// Requests at planned times
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Stop a deployment: scale it to 0 replicas
     Stop(stop::StopArgs),
     /// Remove a deployment

@@ -12,6 +12,7 @@ pub(crate) mod init;
 pub(crate) mod requests;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod schedule;
 pub(crate) mod schema;
 pub(crate) mod sessions;
 pub(crate) mod status;
@@ -46,6 +47,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Status(_) => context.block_on(status::run(&context)),
         Command::Sessions(args) => context.block_on(sessions::run(&context, &args)),
         Command::Requests(command) => context.block_on(requests::run(&context, command)),
+        Command::Schedule(command) => context.block_on(schedule::run(&context, command)),
         Command::Stop(args) => context.block_on(stop::run(&context, &args)),
         Command::Rm(args) => context.block_on(rm::run(&context, &args)),
         Command::Daemon(command) => daemon::run(&context, command),

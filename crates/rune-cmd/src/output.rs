@@ -145,7 +145,7 @@ pub(crate) fn table(rows: &[Value], columns: &[Column]) -> String {
 }
 
 /// The fields of an object, one per line.
-fn fields(value: &Value) -> String {
+pub(crate) fn fields(value: &Value) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)

@@ -6,11 +6,13 @@ use std::sync::{Arc, LazyLock};
 use axum::Router;
 use bytes::Bytes;
 use rune_http::{Auth, Edge, Readiness, api, secure};
-use rune_runtime::{ReconcileHandle, ReplicaRouter};
+use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle};
 use rune_store_runtime::{BlobStore, Store, Timestamp};
 use utoipa::OpenApi;
 
-use crate::routes::{agent_versions, audit, deployments, nodes, replicas, status, usage};
+use crate::routes::{
+    agent_versions, audit, deployments, nodes, replicas, schedules, status, usage,
+};
 
 /// The routes that answer without credentials.
 pub const PUBLIC_ROUTES: &[&str] = &["/health", "/ready"];
@@ -25,6 +27,8 @@ pub struct ControlPlane {
     pub router: ReplicaRouter,
     /// Woken by every change.
     pub reconcile: ReconcileHandle,
+    /// Woken by every change of a schedule; fires by hand.
+    pub scheduler: SchedulerHandle,
     /// This node.
     pub node: NodeInfo,
     /// Who may call.
@@ -52,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) router: ReplicaRouter,
     pub(crate) reconcile: ReconcileHandle,
+    pub(crate) scheduler: SchedulerHandle,
     pub(crate) node: NodeInfo,
     pub(crate) readiness: Readiness,
 }
@@ -78,6 +83,7 @@ impl ControlPlane {
             blobs: self.blobs,
             router: self.router,
             reconcile: self.reconcile,
+            scheduler: self.scheduler,
             node: self.node,
             readiness: self.readiness,
         };
@@ -99,6 +105,14 @@ api! {
     deployments::scale,
     replicas::list,
     nodes::list,
+    schedules::create,
+    schedules::list,
+    schedules::get,
+    schedules::delete,
+    schedules::pause,
+    schedules::resume,
+    schedules::run,
+    schedules::fires,
     audit::list,
     usage::list,
     status::health,

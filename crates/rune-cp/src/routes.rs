@@ -5,5 +5,6 @@ pub(crate) mod audit;
 pub(crate) mod deployments;
 pub(crate) mod nodes;
 pub(crate) mod replicas;
+pub(crate) mod schedules;
 pub(crate) mod status;
 pub(crate) mod usage;

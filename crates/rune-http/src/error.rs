@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
-use rune_runtime::{EngineError, store_code};
+use rune_runtime::{EngineError, ScheduleError, store_code};
 use rune_store_runtime::{ErrorCode, Failure, IdError, RequestId, StoreError};
 
 use crate::openapi::{ErrorBody, ErrorDetail};
@@ -165,6 +165,15 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Store(error) => error.into(),
+            error => Self::new(error.code(), error.to_string()),
+        }
+    }
+}
+
+impl From<ScheduleError> for ApiError {
+    fn from(error: ScheduleError) -> Self {
+        match error {
+            ScheduleError::Store(error) => error.into(),
             error => Self::new(error.code(), error.to_string()),
         }
     }

@@ -8,7 +8,9 @@ use rune_cp::{ControlPlane, NodeInfo};
 use rune_env::Config;
 use rune_gateway::Gateway;
 use rune_http::{Metrics, Readiness, Server};
-use rune_runtime::{LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop};
+use rune_runtime::{
+    LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, Scheduler, SchedulerHandle,
+};
 use rune_storage::{DataDirLock, StorageError, create_private_dir};
 use rune_store_runtime::{Clock, SystemClock};
 use tokio::net::TcpListener;
@@ -127,7 +129,16 @@ async fn serve(
         }
     };
     node.tasks.spawn("retake", node.engine.clone().retake());
-    serve_http(&node, listeners, readiness, reconcile_handle, metrics);
+    let (scheduler, scheduler_handle) = Scheduler::new(node.engine.clone(), node.tasks.clone());
+    node.tasks.spawn("scheduler", scheduler.run());
+    serve_http(
+        &node,
+        listeners,
+        readiness,
+        reconcile_handle,
+        scheduler_handle,
+        metrics,
+    );
     ready.set(true);
     tracing::info!(
         version = address.version,
@@ -157,6 +168,7 @@ fn serve_http(
     listeners: Listeners,
     readiness: Readiness,
     reconcile: ReconcileHandle,
+    scheduler: SchedulerHandle,
     metrics: Metrics,
 ) {
     let info = NodeInfo {
@@ -176,6 +188,7 @@ fn serve_http(
         blobs: Arc::clone(&node.blobs),
         router: node.router.clone(),
         reconcile,
+        scheduler,
         node: info,
         auth: listeners.auth,
         readiness,

@@ -16,6 +16,7 @@ mod one_shot;
 mod readme;
 mod refusals;
 mod requests;
+mod schedules;
 mod shutdown;
 mod streams;
 mod wire;

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::home::{Home, RUNE, Ran};
 
 /// The directory of README.md.
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest.join("../..").canonicalize().unwrap()
 }
@@ -38,13 +38,13 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A home with the examples and with free ports instead of the default ones.
-struct Tour {
+pub(crate) struct Tour {
     home: Home,
     ports: [u16; 2],
 }
 
 impl Tour {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let home = Home::new();
         copy(&root().join("examples"), &home.path().join("examples"));
         let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -71,7 +71,7 @@ impl Tour {
             .replace(":8081", &format!(":{}", self.ports[1]))
     }
 
-    fn run(&self, script: &str) -> String {
+    pub(crate) fn run(&self, script: &str) -> String {
         let bin = Path::new(RUNE).parent().unwrap();
         let mut command: Command = self.home.command(&[]);
         command = {
@@ -97,6 +97,14 @@ impl Drop for Tour {
         // The tour stops its daemon itself where it gets that far.
         self.home.rune(&["daemon", "stop"]);
     }
+}
+
+/// Runs every shell block of a page, in order, and answers what they printed.
+pub(crate) fn run_page(tour: &Tour, page: &str) -> Vec<String> {
+    let page = std::fs::read_to_string(root().join(page)).unwrap();
+    let blocks = page.split("```sh\n").skip(1);
+    let blocks = blocks.map(|block| block.split("```").next().unwrap());
+    blocks.map(|block| tour.run(&tour.adapt(block))).collect()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::control_plane::{TestControlPlane, answer, refusal};
 
 /// Every route of this API. A new one is added here with its rule.
-const ROUTES: [(&str, &str, bool); 15] = [
+const ROUTES: [(&str, &str, bool); 23] = [
     ("POST", "/v1/agent-versions", true),
     ("GET", "/v1/agent-versions", true),
     ("GET", "/v1/agent-versions/{id}", true),
@@ -20,6 +20,14 @@ const ROUTES: [(&str, &str, bool); 15] = [
     ("POST", "/v1/deployments/{id}/scale", true),
     ("GET", "/v1/replicas", true),
     ("GET", "/v1/nodes", true),
+    ("POST", "/v1/schedules", true),
+    ("GET", "/v1/schedules", true),
+    ("GET", "/v1/schedules/{id}", true),
+    ("DELETE", "/v1/schedules/{id}", true),
+    ("POST", "/v1/schedules/{id}/pause", true),
+    ("POST", "/v1/schedules/{id}/resume", true),
+    ("POST", "/v1/schedules/{id}/run", true),
+    ("GET", "/v1/schedules/{id}/fires", true),
     ("GET", "/v1/audit", true),
     ("GET", "/v1/usage", true),
     ("GET", "/openapi.json", true),
@@ -224,4 +232,111 @@ async fn nodes_and_usage_are_shown() {
     assert_eq!(status, 200, "{usage}");
     assert_eq!(usage["totals"], json!({"items": [], "complete": true}));
     assert_eq!(refusal(cp.get("/v1/usage?since=yesterday")).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_schedule_is_made_held_fired_and_deleted_and_all_of_it_is_audited() {
+    let cp = TestControlPlane::start(Auth::Anonymous).await;
+    cp.platform.deploy("hello", "").await;
+    let body = json!({
+        "name": "daily", "agent": "hello", "input": "Good morning",
+        "cron": "0 8 * * *", "timezone": "Europe/Berlin", "session_id": "mornings",
+    });
+    let (status, row) = answer(cp.post("/v1/schedules", &body)).await;
+    assert_eq!(status, 201, "{row}");
+    assert_eq!(
+        (&row["cron"], &row["catch_up"], &row["overlap"]),
+        (&json!("0 8 * * *"), &json!("one"), &json!("skip"))
+    );
+    let (status, code, _) = refusal(cp.post("/v1/schedules", &body)).await;
+    assert_eq!((status, code.as_str()), (409, "conflict"));
+
+    let id = row["id"].as_str().unwrap();
+    for name in [id, "daily", "dev%2Fdaily"] {
+        let (status, found) = answer(cp.get(&format!("/v1/schedules/{name}"))).await;
+        assert_eq!((status, &found["id"]), (200, &row["id"]), "{name}");
+        assert_eq!(found["upcoming"].as_array().unwrap().len(), 5);
+        assert_eq!(found["upcoming"][0], row["next_fire_at"]);
+    }
+    for unknown in ["nobody", "prod%2Fdaily", "sch_x"] {
+        let (status, _, message) = refusal(cp.get(&format!("/v1/schedules/{unknown}"))).await;
+        assert!(matches!(status, 400 | 404), "{unknown}: {message}");
+    }
+
+    let action = |verb: &str| cp.post(&format!("/v1/schedules/daily/{verb}"), &json!({}));
+    let (_, held) = answer(action("pause")).await;
+    assert_eq!(
+        (&held["paused"], held.get("next_fire_at")),
+        (&json!(true), None)
+    );
+    let (status, fire) = answer(action("run")).await;
+    assert_eq!((status, &fire["state"]), (202, &json!("fired")), "{fire}");
+    assert_eq!(fire["manual"], true);
+    let request: rune_store_runtime::RequestId =
+        fire["request_id"].as_str().unwrap().parse().unwrap();
+    let request = cp.platform.store.request(request).await.unwrap().unwrap();
+    assert_eq!(request.session_id.as_str(), "mornings");
+    let (_, fires) = answer(cp.get("/v1/schedules/daily/fires?state=fired")).await;
+    assert_eq!(fires["items"], json!([fire]));
+    let (_, list) = answer(cp.get("/v1/schedules?agent=hello")).await;
+    assert_eq!(list["items"][0]["last_fire"], fire);
+    let (_, row) = answer(action("resume")).await;
+    assert!(row["next_fire_at"].is_string(), "{row}");
+
+    let delete = cp.client.delete(cp.url("/v1/schedules/daily"));
+    assert_eq!(answer(delete).await.0, 204);
+    assert_eq!(refusal(action("run")).await.0, 404);
+    let (_, audit) = answer(cp.get("/v1/audit")).await;
+    let rows = audit["items"].as_array().unwrap();
+    let kinds: Vec<&str> = rows
+        .iter()
+        .map(|row| row["kind"].as_str().unwrap())
+        .collect();
+    let expected =
+        ["delete", "resume", "run", "pause", "create"].map(|verb| format!("schedule.{verb}"));
+    assert_eq!(kinds, expected);
+}
+
+#[tokio::test]
+async fn a_schedule_that_could_not_fire_is_refused_with_the_reason() {
+    let cp = TestControlPlane::start(Auth::Anonymous).await;
+    cp.platform.deploy("hello", "").await;
+    for (more, message) in [
+        (json!({}), "say when: either `cron` or `every_ms`"),
+        (json!({"cron": "* * * * *", "every_ms": 1000}), "say when"),
+        (json!({"cron": "* * * *"}), "has 4 fields"),
+        (json!({"cron": "0 0 31 2 *"}), "never comes true"),
+        (
+            json!({"cron": "* * * * *", "timezone": "Nowhere"}),
+            "time zone `Nowhere`",
+        ),
+        (json!({"every_ms": 10}), "interval 10 ms is out of range"),
+        (
+            json!({"every_ms": 60000, "jitter_ms": 60001}),
+            "`jitter_ms` must be 0 to 60000",
+        ),
+        (
+            json!({"every_ms": 60000, "timezone": "UTC"}),
+            "`timezone` belongs to `cron`",
+        ),
+        (json!({"every_ms": 60000, "name": "Not A Name"}), "`name`"),
+        (
+            json!({"every_ms": 60000, "catch_up": "some"}),
+            "unknown variant `some`",
+        ),
+        (
+            json!({"every_ms": 60000, "agent": "nobody"}),
+            "agent `nobody` is not deployed",
+        ),
+    ] {
+        let mut body = json!({"name": "x", "agent": "hello", "input": "hi"});
+        for (key, value) in more.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        let (status, _, found) = refusal(cp.post("/v1/schedules", &body)).await;
+        assert!(matches!(status, 400 | 404), "{body}: {status}");
+        assert!(found.contains(message), "{body}: {found}");
+    }
+    let (_, list) = answer(cp.get("/v1/schedules")).await;
+    assert_eq!(list["items"], json!([]));
 }

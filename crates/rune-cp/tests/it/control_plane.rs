@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::{Client, RequestBuilder};
 use rune_cp::{ControlPlane, NodeInfo};
 use rune_http::{Auth, Readiness, Server};
+use rune_runtime::Scheduler;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -22,11 +23,14 @@ impl TestControlPlane {
         let platform = Platform::start();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
+        let (scheduler, handle) = Scheduler::new(platform.engine.clone(), platform.tasks.clone());
+        platform.tasks.spawn("scheduler", scheduler.run());
         let control_plane = ControlPlane {
             store: platform.store.clone(),
             blobs: Arc::clone(&platform.blobs),
             router: platform.engine.router().clone(),
             reconcile: platform.reconcile.clone(),
+            scheduler: handle,
             node: NodeInfo {
                 id: "node-1".to_owned(),
                 gateway_addr: None,

@@ -285,6 +285,12 @@ impl Inner {
                 }
                 Err(error) => {
                     tracing::warn!(schedule = %row.id, %planned_at, %error, "fire goes on later");
+                    // Not at once: the store is left alone for a while.
+                    let shutdown = inner.shutdown();
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = tokio::time::sleep(LOOK_EVERY) => {}
+                    }
                 }
             }
             drop(work);

@@ -1,0 +1,330 @@
+//! Schedules and their fires.
+
+mod body;
+mod view;
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use http::StatusCode;
+use rune_http::{ApiError, Caller, ErrorBody, Json, Path, Query, page_request};
+use rune_runtime::{Recurrence, ScheduleError};
+use rune_store_runtime::{
+    DeleteSchedule, DeploymentFilter, ErrorCode, FireFilter, FireState, PageRequest, PauseSchedule,
+    PutSchedule, ScheduleFilter, ScheduleId, ScheduleKind, ScheduleRow, Timestamp,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use crate::audit;
+use crate::control_plane::Shared;
+
+pub(crate) use body::CreateRequest;
+pub(crate) use view::{FirePage, FireView, SchedulePage, ScheduleView};
+
+/// The namespace of a schedule that is named without one.
+const DEV: &str = "dev";
+/// How many planned times are shown ahead.
+const UPCOMING: usize = 5;
+
+/// Which schedules to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    /// Only in this namespace.
+    namespace: Option<String>,
+    /// Only of this agent.
+    agent: Option<String>,
+    /// Rows at the most: 1 to 1000, 50 by default.
+    limit: Option<u32>,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// Which fires to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FiresQuery {
+    /// Only in this state: `pending`, `fired`, `skipped` or `failed`.
+    #[param(value_type = Option<String>)]
+    state: Option<FireState>,
+    /// Rows at the most: 1 to 1000, 50 by default.
+    limit: Option<u32>,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// Creates a schedule. The agent must be deployed; where it is not when the schedule
+/// fires, the fire fails and says so.
+#[utoipa::path(
+    post, path = "/v1/schedules", tag = "schedules", request_body = CreateRequest,
+    responses(
+        (status = 201, body = ScheduleView, description = "Created"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn create(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    Json(body): Json<CreateRequest>,
+) -> Result<(StatusCode, Json<ScheduleView>), ApiError> {
+    let now = shared.store.now();
+    let paused = body.paused;
+    let spec = body.into_spec(now)?;
+    let next_fire_at = next(&spec.kind, now)?;
+    let filter = DeploymentFilter {
+        namespace: Some(spec.namespace.clone()),
+        agent: Some(spec.agent.clone()),
+        alias: Some(spec.alias.clone()),
+    };
+    let page = PageRequest::first(1);
+    let deployed = shared.store.deployments(&filter, &page).await?;
+    if deployed.items.is_empty() {
+        let message = format!(
+            "agent `{}` is not deployed in namespace `{}` under alias `{}`",
+            spec.agent, spec.namespace, spec.alias
+        );
+        return Err(ApiError::new(ErrorCode::NotFound, message));
+    }
+    let put = PutSchedule {
+        schedule_id: ScheduleId::generate(),
+        spec,
+        paused,
+        next_fire_at: next_fire_at.filter(|_| !paused),
+    };
+    let id = put.schedule_id;
+    shared.store.write(put).await?;
+    let row = changed(&shared, &caller, "schedule.create", id).await?;
+    Ok((StatusCode::CREATED, Json(row.into())))
+}
+
+/// Schedules by namespace and name.
+#[utoipa::path(
+    get, path = "/v1/schedules", tag = "schedules", params(ListQuery),
+    responses(
+        (status = 200, body = SchedulePage, description = "A part of the list"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn list(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<SchedulePage>, ApiError> {
+    let page = page_request(query.limit, query.cursor)?;
+    let filter = ScheduleFilter {
+        namespace: query.namespace,
+        agent: query.agent,
+        ..ScheduleFilter::default()
+    };
+    let found = shared.store.schedules(&filter, &page).await?;
+    Ok(Json(found.map(ScheduleView::from).into()))
+}
+
+/// One schedule with the planned times ahead of it.
+#[utoipa::path(
+    get, path = "/v1/schedules/{id}", tag = "schedules",
+    params(("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)")),
+    responses(
+        (status = 200, body = ScheduleView, description = "The schedule"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn get(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<ScheduleView>, ApiError> {
+    let row = find(&shared, &id).await?;
+    let recurrence = Recurrence::new(&row.spec.kind)?;
+    let upcoming = std::iter::successors(row.next_fire_at, |time| recurrence.next_after(*time));
+    let upcoming = upcoming.take(UPCOMING).collect();
+    Ok(Json(ScheduleView::from(row).with_upcoming(upcoming)))
+}
+
+/// Deletes a schedule and its fires. Requests it made stay, and go on.
+#[utoipa::path(
+    delete, path = "/v1/schedules/{id}", tag = "schedules",
+    params(("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)")),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn delete(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    caller: Caller,
+) -> Result<StatusCode, ApiError> {
+    let row = find(&shared, &id).await?;
+    let delete = DeleteSchedule {
+        schedule_id: row.id,
+    };
+    shared.store.write(delete).await?;
+    record(&shared, &caller, "schedule.delete", &row).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Holds a schedule. Planned times that pass meanwhile are not missed, they do not count.
+#[utoipa::path(
+    post, path = "/v1/schedules/{id}/pause", tag = "schedules",
+    params(("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)")),
+    responses(
+        (status = 200, body = ScheduleView, description = "The schedule as it is now"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn pause(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    caller: Caller,
+) -> Result<Json<ScheduleView>, ApiError> {
+    hold(&shared, &caller, &id, true).await
+}
+
+/// Lets a schedule go on with the first planned time from now on, also where it was not
+/// held.
+#[utoipa::path(
+    post, path = "/v1/schedules/{id}/resume", tag = "schedules",
+    params(("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)")),
+    responses(
+        (status = 200, body = ScheduleView, description = "The schedule as it is now"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn resume(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    caller: Caller,
+) -> Result<Json<ScheduleView>, ApiError> {
+    hold(&shared, &caller, &id, false).await
+}
+
+/// Fires now, beside the planned times and whatever the policies say, also where the
+/// schedule is held. Answers once the request is accepted, or could not be.
+#[utoipa::path(
+    post, path = "/v1/schedules/{id}/run", tag = "schedules",
+    params(("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)")),
+    responses(
+        (status = 202, body = FireView, description = "The fire; its `state` is `fired` or `failed`"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn run(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    caller: Caller,
+) -> Result<(StatusCode, Json<FireView>), ApiError> {
+    let row = find(&shared, &id).await?;
+    record(&shared, &caller, "schedule.run", &row).await?;
+    let fire = shared.scheduler.run_now(row.id).await?;
+    Ok((StatusCode::ACCEPTED, Json(fire.into())))
+}
+
+/// Fires of a schedule, newest planned time first; the last thousand are kept.
+#[utoipa::path(
+    get, path = "/v1/schedules/{id}/fires", tag = "schedules",
+    params(
+        ("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)"),
+        FiresQuery,
+    ),
+    responses(
+        (status = 200, body = FirePage, description = "A part of the list"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn fires(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    Query(query): Query<FiresQuery>,
+) -> Result<Json<FirePage>, ApiError> {
+    let page = page_request(query.limit, query.cursor)?;
+    let row = find(&shared, &id).await?;
+    let filter = FireFilter {
+        schedule_id: Some(row.id),
+        state: query.state,
+    };
+    let found = shared.store.schedule_fires(&filter, &page).await?;
+    Ok(Json(found.map(FireView::from).into()))
+}
+
+async fn hold(
+    shared: &Shared,
+    caller: &Caller,
+    id: &str,
+    paused: bool,
+) -> Result<Json<ScheduleView>, ApiError> {
+    let row = find(shared, id).await?;
+    let next_fire_at = if paused {
+        None
+    } else {
+        next(&row.spec.kind, shared.store.now())?
+    };
+    let pause = PauseSchedule {
+        schedule_id: row.id,
+        paused,
+        next_fire_at,
+    };
+    shared.store.write(pause).await?;
+    let kind = if paused {
+        "schedule.pause"
+    } else {
+        "schedule.resume"
+    };
+    let row = changed(shared, caller, kind, row.id).await?;
+    Ok(Json(row.into()))
+}
+
+/// The first planned time from now on, of what a person wrote.
+fn next(kind: &ScheduleKind, now: Timestamp) -> Result<Option<Timestamp>, ScheduleError> {
+    let next = Recurrence::new(kind)?.next_after(now);
+    match kind {
+        ScheduleKind::Cron { expression, .. } if next.is_none() => {
+            Err(ScheduleError::Never(expression.clone()))
+        }
+        ScheduleKind::Cron { .. } | ScheduleKind::Interval { .. } => Ok(next),
+    }
+}
+
+/// What follows every change: the scheduler looks and the audit trail knows.
+async fn changed(
+    shared: &Shared,
+    caller: &Caller,
+    kind: &str,
+    id: ScheduleId,
+) -> Result<ScheduleRow, ApiError> {
+    shared.scheduler.wake();
+    let row = shared.store.schedule(id).await?;
+    let row = row.ok_or_else(|| ApiError::not_found("schedule", &id))?;
+    record(shared, caller, kind, &row).await?;
+    Ok(row)
+}
+
+async fn record(
+    shared: &Shared,
+    caller: &Caller,
+    kind: &str,
+    row: &ScheduleRow,
+) -> Result<(), ApiError> {
+    let resource = format!("{}/{}", row.spec.namespace, row.spec.name);
+    let reason = row.id.to_string();
+    Ok(audit::record(&shared.store, caller, kind, resource, reason).await?)
+}
+
+/// The schedule of an id, a name, or a namespace and a name.
+async fn find(shared: &Shared, text: &str) -> Result<ScheduleRow, ApiError> {
+    let found = if text.starts_with(ScheduleId::PREFIX) {
+        shared.store.schedule(text.parse::<ScheduleId>()?).await?
+    } else {
+        let (namespace, name) = text.split_once('/').unwrap_or((DEV, text));
+        let filter = ScheduleFilter {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            ..ScheduleFilter::default()
+        };
+        let page = PageRequest::first(1);
+        let found = shared.store.schedules(&filter, &page).await?;
+        found.items.into_iter().next()
+    };
+    found.ok_or_else(|| ApiError::not_found("schedule", &text))
+}
