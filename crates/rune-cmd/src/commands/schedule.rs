@@ -138,10 +138,7 @@ async fn ls(
     namespace: Option<String>,
     agent: Option<String>,
 ) -> Outcome {
-    let filters = [
-        ("namespace", namespace.as_deref()),
-        ("agent", agent.as_deref()),
-    ];
+    let filters = [("ns", namespace.as_deref()), ("agent", agent.as_deref())];
     let query: Vec<(&str, &str)> = filters
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use http::StatusCode;
-use rune_http::{ApiError, Caller, ErrorBody, Json, Path, Query, page_request};
+use rune_http::{ApiError, Caller, ErrorBody, Json, List, PageQuery, Path};
 use rune_runtime::{Recurrence, ScheduleError};
 use rune_store_runtime::{
     DeleteSchedule, DeploymentFilter, ErrorCode, FireFilter, FireState, PageRequest, PauseSchedule,
-    PutSchedule, ScheduleFilter, ScheduleId, ScheduleKind, ScheduleRow, Timestamp,
+    PutSchedule, RecordAudit, ScheduleFilter, ScheduleId, ScheduleKind, ScheduleRow, ScheduleSpec,
+    Timestamp,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -33,13 +34,9 @@ const UPCOMING: usize = 5;
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
     /// Only in this namespace.
-    namespace: Option<String>,
+    ns: Option<String>,
     /// Only of this agent.
     agent: Option<String>,
-    /// Rows at the most: 1 to 1000, 50 by default.
-    limit: Option<u32>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
 }
 
 /// Which fires to list.
@@ -50,10 +47,6 @@ pub(crate) struct FiresQuery {
     /// Only in this state: `pending`, `fired`, `skipped` or `failed`.
     #[param(value_type = Option<String>)]
     state: Option<FireState>,
-    /// Rows at the most: 1 to 1000, 50 by default.
-    limit: Option<u32>,
-    /// The `next` of the page before.
-    cursor: Option<String>,
 }
 
 /// Creates a schedule. The agent must be deployed; where it is not when the schedule
@@ -95,14 +88,15 @@ pub(crate) async fn create(
         next_fire_at: next_fire_at.filter(|_| !paused),
     };
     let id = put.schedule_id;
-    shared.store.write(put).await?;
-    let row = changed(&shared, &caller, "schedule.create", id).await?;
+    let audit = trail(&caller, "schedule.create", &put.spec, id);
+    shared.store.write_audited(put, audit).await?;
+    let row = changed(&shared, id).await?;
     Ok((StatusCode::CREATED, Json(row.into())))
 }
 
 /// Schedules by namespace and name.
 #[utoipa::path(
-    get, path = "/v1/schedules", tag = "schedules", params(ListQuery),
+    get, path = "/v1/schedules", tag = "schedules", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = SchedulePage, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
@@ -110,12 +104,11 @@ pub(crate) async fn create(
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
-    Query(query): Query<ListQuery>,
+    List { filter, page }: List<ListQuery>,
 ) -> Result<Json<SchedulePage>, ApiError> {
-    let page = page_request(query.limit, query.cursor)?;
     let filter = ScheduleFilter {
-        namespace: query.namespace,
-        agent: query.agent,
+        namespace: filter.ns,
+        agent: filter.agent,
         ..ScheduleFilter::default()
     };
     let found = shared.store.schedules(&filter, &page).await?;
@@ -160,8 +153,8 @@ pub(crate) async fn delete(
     let delete = DeleteSchedule {
         schedule_id: row.id,
     };
-    shared.store.write(delete).await?;
-    record(&shared, &caller, "schedule.delete", &row).await?;
+    let audit = trail(&caller, "schedule.delete", &row.spec, row.id);
+    shared.store.write_audited(delete, audit).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -216,8 +209,8 @@ pub(crate) async fn run(
     caller: Caller,
 ) -> Result<(StatusCode, Json<FireView>), ApiError> {
     let row = find(&shared, &id).await?;
-    record(&shared, &caller, "schedule.run", &row).await?;
-    let fire = shared.scheduler.run_now(row.id).await?;
+    let audit = trail(&caller, "schedule.run", &row.spec, row.id);
+    let fire = shared.scheduler.run_now(row.id, audit).await?;
     Ok((StatusCode::ACCEPTED, Json(fire.into())))
 }
 
@@ -227,6 +220,7 @@ pub(crate) async fn run(
     params(
         ("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)"),
         FiresQuery,
+        PageQuery,
     ),
     responses(
         (status = 200, body = FirePage, description = "A part of the list"),
@@ -236,13 +230,12 @@ pub(crate) async fn run(
 pub(crate) async fn fires(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
-    Query(query): Query<FiresQuery>,
+    List { filter, page }: List<FiresQuery>,
 ) -> Result<Json<FirePage>, ApiError> {
-    let page = page_request(query.limit, query.cursor)?;
     let row = find(&shared, &id).await?;
     let filter = FireFilter {
         schedule_id: Some(row.id),
-        state: query.state,
+        state: filter.state,
     };
     let found = shared.store.schedule_fires(&filter, &page).await?;
     Ok(Json(found.map(FireView::from).into()))
@@ -265,13 +258,14 @@ async fn hold(
         paused,
         next_fire_at,
     };
-    shared.store.write(pause).await?;
     let kind = if paused {
         "schedule.pause"
     } else {
         "schedule.resume"
     };
-    let row = changed(shared, caller, kind, row.id).await?;
+    let audit = trail(caller, kind, &row.spec, row.id);
+    shared.store.write_audited(pause, audit).await?;
+    let row = changed(shared, row.id).await?;
     Ok(Json(row.into()))
 }
 
@@ -286,29 +280,16 @@ fn next(kind: &ScheduleKind, now: Timestamp) -> Result<Option<Timestamp>, Schedu
     }
 }
 
-/// What follows every change: the scheduler looks and the audit trail knows.
-async fn changed(
-    shared: &Shared,
-    caller: &Caller,
-    kind: &str,
-    id: ScheduleId,
-) -> Result<ScheduleRow, ApiError> {
+/// What follows every change: the scheduler looks.
+async fn changed(shared: &Shared, id: ScheduleId) -> Result<ScheduleRow, ApiError> {
     shared.scheduler.wake();
     let row = shared.store.schedule(id).await?;
-    let row = row.ok_or_else(|| ApiError::not_found("schedule", &id))?;
-    record(shared, caller, kind, &row).await?;
-    Ok(row)
+    row.ok_or_else(|| ApiError::not_found("schedule", &id))
 }
 
-async fn record(
-    shared: &Shared,
-    caller: &Caller,
-    kind: &str,
-    row: &ScheduleRow,
-) -> Result<(), ApiError> {
-    let resource = format!("{}/{}", row.spec.namespace, row.spec.name);
-    let reason = row.id.to_string();
-    Ok(audit::record(&shared.store, caller, kind, resource, reason).await?)
+fn trail(caller: &Caller, kind: &str, spec: &ScheduleSpec, id: ScheduleId) -> Vec<RecordAudit> {
+    let resource = format!("{}/{}", spec.namespace, spec.name);
+    audit::row(caller, kind, resource, id.to_string())
 }
 
 /// The schedule of an id, a name, or a namespace and a name.

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rune_store_runtime::{
-    FireFilter, FirePlan, FireSchedule, FireState, NewFire, Overlap, PageRequest, RequestId,
-    ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleRow, SettleFire, Store, StoreError,
-    Timestamp,
+    FireFilter, FirePlan, FireSchedule, FireState, NewFire, Overlap, PageRequest, RecordAudit,
+    RequestId, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleRow, SettleFire, Store,
+    StoreError, Timestamp,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -233,12 +233,16 @@ impl SchedulerHandle {
     /// # Errors
     /// [`ScheduleError::NotFound`], [`ScheduleError::ShuttingDown`],
     /// [`ScheduleError::Store`].
-    pub async fn run_now(&self, id: ScheduleId) -> Result<ScheduleFireRow, ScheduleError> {
+    pub async fn run_now(
+        &self,
+        id: ScheduleId,
+        audit: Vec<RecordAudit>,
+    ) -> Result<ScheduleFireRow, ScheduleError> {
         let inner = Arc::clone(&self.inner);
         let firing = self.inner.tasks.spawn("schedule-run", async move {
             let row = inner.store().schedule(id).await?;
             let row = row.ok_or(ScheduleError::NotFound(id))?;
-            let (fire, _work) = inner.record_by_hand(&row).await?;
+            let (fire, _work) = inner.record_by_hand(&row, audit).await?;
             inner.complete(&row, fire).await
         });
         match firing.await {
@@ -301,6 +305,7 @@ impl Inner {
     async fn record_by_hand(
         self: &Arc<Self>,
         row: &ScheduleRow,
+        audit: Vec<RecordAudit>,
     ) -> Result<(ScheduleFireRow, AtWork), ScheduleError> {
         let now = self.store().now();
         let request_id = RequestId::generate();
@@ -325,7 +330,7 @@ impl Inner {
             };
             // Taken before it is recorded, so that the loop leaves it alone.
             if let Some(work) = self.take(key(&fire))
-                && self.store().write(record).await?
+                && self.store().write_audited(record, audit.clone()).await?
             {
                 return Ok((fire, work));
             }

@@ -166,8 +166,8 @@ fn somebody_may_fire_at_any_time() {
             })
             .await
             .unwrap();
-        let first = life.scheduler.run_now(id).await.unwrap();
-        let second = life.scheduler.run_now(id).await.unwrap();
+        let first = life.scheduler.run_now(id, Vec::new()).await.unwrap();
+        let second = life.scheduler.run_now(id, Vec::new()).await.unwrap();
         for fire in [&first, &second] {
             assert_eq!((fire.state, fire.manual), (FireState::Fired, true));
             let request = life.engine.request(fire.request_id.unwrap()).await.unwrap();
@@ -181,7 +181,7 @@ fn somebody_may_fire_at_any_time() {
         assert!(next.is_some());
         let unknown = life
             .scheduler
-            .run_now(ScheduleId::generate())
+            .run_now(ScheduleId::generate(), Vec::new())
             .await
             .unwrap_err();
         assert_eq!(unknown.code(), ErrorCode::NotFound);
