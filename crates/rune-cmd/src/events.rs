@@ -40,6 +40,11 @@ impl EventPrinter {
         }
     }
 
+    /// Where it prints to.
+    pub(crate) const fn output(&self) -> Output {
+        self.output
+    }
+
     /// The person knows already that the offline model answers.
     pub(crate) fn quiet_about_offline(&mut self) {
         self.told_offline = true;

@@ -17,6 +17,7 @@ mod failure;
 mod interrupt;
 mod output;
 mod prompt;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@ use rune_http::{Auth, Edge, Metrics, Readiness, api, secure};
 use rune_runtime::Engine;
 use utoipa::OpenApi;
 
-use crate::routes::{agents, events, invoke, replicas, requests, sessions, status};
+use crate::routes::{agents, approvals, events, invoke, replicas, requests, sessions, status};
 
 /// The routes that answer without credentials.
 pub const PUBLIC_ROUTES: &[&str] = &["/health", "/ready"];
@@ -73,6 +73,8 @@ api! {
     requests::get,
     events::events,
     requests::cancel,
+    approvals::list,
+    approvals::decide,
     replicas::health,
     status::health,
     status::ready,

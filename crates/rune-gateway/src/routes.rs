@@ -1,6 +1,7 @@
 //! Handlers, one file per resource: extract, call, map.
 
 pub(crate) mod agents;
+pub(crate) mod approvals;
 pub(crate) mod events;
 pub(crate) mod invoke;
 pub(crate) mod replicas;

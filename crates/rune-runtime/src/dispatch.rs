@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use rune_store_runtime::ErrorCode;
+use rune_spec::ApprovalDefault;
 use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
-    AuditId, AuditVerdict, Block, Failure, MemoryScope, PolicyVerdict, RequestId, SessionId, Store,
+    ApprovalDecision, ApprovalId, ApprovalQuestion, AuditId, AuditVerdict, Block, EntryBody,
+    ErrorCode, Failure, MemoryScope, PolicyVerdict, RequestId, SessionId, Store, StoreError,
     ToolIntent, ToolOutcome,
 };
 use rune_tools::{ToolContext, ToolError, ToolErrorKind};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Tool, ToolRunner};
+use crate::planner::{Approval, OpenCall};
 use crate::policy::PolicyResource;
 
 /// Longest tool result the model is shown, in bytes; the rest is cut, visibly.
@@ -32,17 +34,6 @@ const STOP_GRACE: Duration = Duration::from_millis(800);
 /// Longest wait between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// What a model's call became.
-pub(crate) enum Plan {
-    /// It may run once the verdict and this intent are committed.
-    Run(PolicyVerdict, ToolIntent),
-    /// It may run once a person has approved it.
-    Ask(PolicyVerdict, ToolIntent),
-    /// It is answered without running anything; the verdict is there where policy was
-    /// asked.
-    Refuse(Option<PolicyVerdict>, ToolOutcome),
-}
-
 /// Runs the tools of one request.
 pub(crate) struct ToolDispatcher<'a> {
     pub(crate) agent: &'a Agent,
@@ -52,21 +43,28 @@ pub(crate) struct ToolDispatcher<'a> {
     /// Who made the request.
     pub(crate) caller: &'a str,
     pub(crate) store: &'a Store,
+    /// Whether the request can wait for a person.
+    pub(crate) can_park: bool,
     /// Fires when the request is cancelled or out of time.
     pub(crate) stop: &'a CancellationToken,
 }
 
 impl ToolDispatcher<'_> {
-    /// Decides what a call of the model becomes. `None` for a block that is no call.
-    pub(crate) fn plan(&self, step: u32, block: &Block) -> Option<Plan> {
+    /// What a call of the model becomes: the entries that are committed before anything
+    /// happens. The last one is its intent, its question to a person, or its refusal.
+    ///
+    /// # Errors
+    /// A [`StoreError`] where what a person said earlier cannot be read.
+    pub(crate) async fn plan(&self, call: &OpenCall) -> Result<Vec<EntryBody>, StoreError> {
+        let step = call.step;
         let Block::ToolCall {
             id, name, input, ..
-        } = block
+        } = &call.block
         else {
-            return None;
+            return Ok(Vec::new());
         };
         let refuse = |tool: &str, code, message: String| {
-            Plan::Refuse(None, refusal(step, id, tool, Failure::new(code, message)))
+            EntryBody::ToolResult(refusal(step, id, tool, Failure::new(code, message)))
         };
         let Some(tool) = self.agent.tool(name) else {
             let known: Vec<&str> = self.agent.tools().map(|(name, _)| name).collect();
@@ -77,16 +75,16 @@ impl ToolDispatcher<'_> {
                     known.join(", ")
                 ),
             };
-            return Some(refuse(name, ErrorCode::NotFound, message));
+            return Ok(vec![refuse(name, ErrorCode::NotFound, message)]);
         };
         if let Value::String(text) = input {
             let head: String = text.chars().take(200).collect();
             let message = format!("the arguments are not a JSON object: {head}");
-            return Some(refuse(&tool.name, ErrorCode::InvalidInput, message));
+            return Ok(vec![refuse(&tool.name, ErrorCode::InvalidInput, message)]);
         }
         if let Err(mismatch) = tool.check_input(input) {
             let message = format!("the input does not match the tool's schema: {mismatch}");
-            return Some(refuse(&tool.name, ErrorCode::InvalidInput, message));
+            return Ok(vec![refuse(&tool.name, ErrorCode::InvalidInput, message)]);
         }
         let intent = ToolIntent {
             step,
@@ -96,37 +94,84 @@ impl ToolDispatcher<'_> {
             idempotent: tool.descriptor.idempotent || tool.descriptor.read_only,
             idempotency_key: format!("{}-{id}", self.request_id),
         };
-        let verdict = self.verdict(tool, &intent);
-        Some(match verdict.verdict {
-            AuditVerdict::Allowed => Plan::Run(verdict, intent),
-            AuditVerdict::Asked => Plan::Ask(verdict, intent),
+        if let Some(Approval::Given(answer)) = &call.approval {
+            return Ok(vec![match answer.decision {
+                ApprovalDecision::Approve => EntryBody::ToolIntent(intent),
+                ApprovalDecision::Deny => {
+                    let note = answer.note.as_deref().unwrap_or("no reason was given");
+                    let message = format!("`{}` denied this call: {note}", answer.by);
+                    refuse(&tool.name, ErrorCode::Denied, message)
+                }
+            }]);
+        }
+        let verdict = self.verdict(tool, &intent).await?;
+        let body = match verdict.verdict {
+            AuditVerdict::Allowed => EntryBody::ToolIntent(intent),
+            AuditVerdict::Asked => EntryBody::ApprovalAsked(self.question(intent, &verdict)),
             AuditVerdict::Denied => {
                 let message = format!("policy denies this call: {}", verdict.reason);
-                let failure = Failure::new(ErrorCode::Denied, message);
-                let outcome = refusal(step, id, &tool.name, failure);
-                Plan::Refuse(Some(verdict), outcome)
+                refuse(&tool.name, ErrorCode::Denied, message)
             }
-        })
+        };
+        Ok(vec![EntryBody::PolicyVerdict(verdict), body])
+    }
+
+    fn question(&self, intent: ToolIntent, verdict: &PolicyVerdict) -> ApprovalQuestion {
+        let approval = &self.agent.spec().policy.approval;
+        ApprovalQuestion {
+            approval_id: ApprovalId::generate(),
+            step: intent.step,
+            call_id: intent.call_id,
+            tool: intent.tool,
+            input: intent.input,
+            reason: verdict.reason.clone(),
+            policies: verdict.policies.clone(),
+            deadline: approval.timeout.map(|time| self.store.now().plus(time)),
+            default: match approval.default {
+                ApprovalDefault::Approve => ApprovalDecision::Approve,
+                ApprovalDefault::Deny => ApprovalDecision::Deny,
+            },
+        }
     }
 
     /// What policy says of a call, as the journal keeps it.
-    fn verdict(&self, tool: &Tool, intent: &ToolIntent) -> PolicyVerdict {
+    /// Where it asks and somebody has
+    /// said what counts for later calls too, that counts.
+    async fn verdict(&self, tool: &Tool, intent: &ToolIntent) -> Result<PolicyVerdict, StoreError> {
         let resource = PolicyResource::Tool {
             name: &tool.name,
             descriptor: &tool.descriptor,
             arguments: &intent.input,
         };
         let decision = self.agent.policy().decide(self.caller, resource);
-        PolicyVerdict {
+        let (mut verdict, mut reason) = (decision.verdict, decision.reason.clone());
+        if verdict == AuditVerdict::Asked {
+            let policies = &decision.policy_ids;
+            let grant = self.store.grant(self.session_id, &tool.name, policies);
+            if let Some(grant) = grant.await? {
+                verdict = match grant.decision {
+                    ApprovalDecision::Approve => AuditVerdict::Allowed,
+                    ApprovalDecision::Deny => AuditVerdict::Denied,
+                };
+                reason = format!("`{}` decided so for this and later calls", grant.by);
+            } else if !self.can_park {
+                verdict = AuditVerdict::Denied;
+                reason = format!(
+                    "{reason}; a person has to approve it, and a request with \
+                     `checkpoint_policy: never` cannot wait"
+                );
+            }
+        }
+        Ok(PolicyVerdict {
             audit_id: AuditId::generate(),
             step: intent.step,
             call_id: Some(intent.call_id.clone()),
             action: resource.kind().to_owned(),
             resource: resource.id(),
-            verdict: decision.verdict,
-            reason: decision.reason.clone(),
+            verdict,
+            reason,
             policies: decision.policy_ids.clone(),
-        }
+        })
     }
 
     /// Runs a tool whose intent is committed. Always ends within the tool's timeouts

@@ -2,6 +2,7 @@
 //! cancel them, and takes up again what a crash interrupted.
 
 mod active;
+mod approve;
 mod follow;
 mod input;
 mod invoke;
@@ -16,13 +17,13 @@ use rune_store_runtime::{
     RequestStatus, Store, StoreError, Usage,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::router::{ReplicaRouter, RouteError};
 use crate::task::Tasks;
 
-pub use follow::RequestEvents;
+pub use follow::{Ending, RequestEvents};
 pub use input::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
 pub use invoke::{Invocation, Invoked};
 
@@ -117,6 +118,10 @@ struct Inner {
     stranded: Notify,
     /// Fires when what still runs is left to the next start.
     interrupted: CancellationToken,
+    /// Changes when a request that was parked, or interrupted, is taken up.
+    taken_up: watch::Sender<()>,
+    /// Fires when a question with an early deadline was put.
+    asked: Arc<Notify>,
 }
 
 impl Engine {
@@ -132,6 +137,8 @@ impl Engine {
             sessions: SessionLines::default(),
             stranded: Notify::new(),
             interrupted: CancellationToken::new(),
+            taken_up: watch::Sender::new(()),
+            asked: Arc::default(),
         };
         Self {
             inner: Arc::new(inner),

@@ -44,19 +44,12 @@ pub(crate) struct History {
 
 /// Builds the history of a session from its newest messages, oldest first.
 ///
-/// `skip` says which requests do not belong to it: the one that asks and those that
-/// wait behind it. Whole requests are left out, the oldest first, until the rest fits
-/// into `token_limit`.
-pub(crate) fn build(
-    rows: Vec<MessageRow>,
-    skip: impl Fn(RequestId) -> bool,
-    token_limit: u64,
-) -> History {
+/// Whole requests are left out, the oldest first, until the rest fits into `token_limit`.
+pub(crate) fn build(rows: Vec<MessageRow>, token_limit: u64) -> History {
     let mut turns = group_by_request(rows);
     // Requests that waited in line have their inputs ahead of the replies to those before
     // them, so the window may have cut off the beginning of more than one.
     turns.retain(|turn| turn.messages.first().is_some_and(|m| m.role == Role::User));
-    turns.retain(|turn| !skip(turn.request_id));
 
     let mut size = 0_u64;
     let mut kept: Vec<Message> = Vec::new();
@@ -355,10 +348,9 @@ mod tests {
 
     #[test]
     fn the_oldest_requests_are_left_out_first() {
-        let rows = ["12345678", "1234", "1234"].map(Message::user);
+        let rows = ["12345678", "1234"].map(Message::user);
         let rows = (1..).zip(rows).map(|(n, message)| row(n, message));
-        let last = RequestId::from_bytes([3; 16]);
-        let history = build(rows.collect(), |id| id == last, 2);
+        let history = build(rows.collect(), 2);
         assert_eq!(history.messages, [Message::user("1234")]);
     }
 
@@ -375,7 +367,7 @@ mod tests {
             row(2, reply("B")),
             row(3, reply("C")),
         ];
-        let history = build(rows, |_| false, 1000);
+        let history = build(rows, 1000);
         assert_eq!(history.messages, [Message::user("c"), reply("C")]);
     }
 }

@@ -38,8 +38,8 @@ mod task;
 
 pub use agent::{Agent, AgentError, AgentLoader, SchemaMismatch, Tool, ToolRunner, VariableLookup};
 pub use engine::{
-    Engine, EngineError, Invocation, Invoked, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, RequestEvents,
-    store_code,
+    Ending, Engine, EngineError, Invocation, Invoked, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES,
+    RequestEvents, store_code,
 };
 pub use event::{RequestEvent, SequencedEvent};
 pub use local_backend::LocalBackend;

@@ -15,20 +15,21 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rune_store_runtime::{
-    BlobStore, DeploymentId, EntryBody, ErrorCode, Failure, PolicyVerdict, Reject, ReplicaId,
-    RequestId, RequestStatus, SessionId, Store, StoreError, ToolIntent, ToolOutcome,
+    BlobStore, DeploymentId, EntryBody, ErrorCode, Failure, Reject, ReplicaId, RequestId,
+    RequestStatus, SessionId, Store, StoreError,
 };
 use serde_json::Value;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
-use crate::dispatch::{Plan, ToolDispatcher, refusal};
+use crate::dispatch::ToolDispatcher;
 use crate::feed::Feed;
 use crate::history::{self, History};
 use crate::journal::JournalWriter;
 
-pub(crate) use state::{INTERRUPTED, RunState};
+pub(crate) use state::{Approval, INTERRUPTED, OpenCall, RunState};
 
 /// Part of the token budget that earlier messages may fill.
 const HISTORY_SHARE: u64 = 2;
@@ -49,6 +50,10 @@ pub(crate) struct Planner {
     pub(crate) feed: Arc<Feed>,
     pub(crate) journal: JournalWriter,
     pub(crate) state: RunState,
+    /// Whether it can wait for a person.
+    pub(crate) can_park: bool,
+    /// Told when a person is asked.
+    pub(crate) asked: Arc<Notify>,
     /// Fires when somebody cancels the request.
     pub(crate) cancel: CancellationToken,
     /// When the request is out of time.
@@ -63,8 +68,19 @@ enum Ended {
     Stopped,
     /// It cannot go on.
     Failed(Failure),
+    /// It goes on once a person has decided.
+    Parked,
     /// The store did not take an entry.
     Store(StoreError),
+}
+
+/// What became of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The request has ended.
+    Ended,
+    /// It waits for a person.
+    Parked,
 }
 
 impl From<StoreError> for Ended {
@@ -80,18 +96,17 @@ impl From<Failure> for Ended {
 }
 
 impl Planner {
-    /// Runs the request to its end. `skip` says which requests of the session are not
-    /// part of its history; `taken_up` that an earlier process ran it already.
+    /// Runs the request to its end, or until it waits for a person. `taken_up` says that an
+    /// earlier process ran it already.
     ///
     /// # Errors
     /// A [`StoreError`] where the end could not be committed; the request is then
     /// unfinished and is taken up again later.
     pub(crate) async fn run(
         mut self,
-        skip: impl Fn(RequestId) -> bool + Send,
         new_session: bool,
         taken_up: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Outcome, StoreError> {
         self.note(EntryBody::Started {
             replica_id: self.replica_id,
             deployment_id: self.deployment_id,
@@ -107,7 +122,7 @@ impl Planner {
         let mut timed_out = false;
         let mut last = Vec::new();
         let ended = {
-            let work = self.work(skip, new_session, &mut last);
+            let work = self.work(new_session, &mut last);
             tokio::pin!(work);
             tokio::select! {
                 biased;
@@ -119,25 +134,28 @@ impl Planner {
                 }
             }
         };
-        self.finish(ended, timed_out, last).await
+        if matches!(ended, Err(Ended::Parked)) {
+            self.journal.flush().await?;
+            return Ok(Outcome::Parked);
+        }
+        self.finish(ended, timed_out, last).await?;
+        Ok(Outcome::Ended)
     }
 
     /// The loop. `last` gets the entries that belong into the commit of the end.
-    async fn work(
-        &mut self,
-        skip: impl Fn(RequestId) -> bool + Send,
-        new_session: bool,
-        last: &mut Vec<EntryBody>,
-    ) -> Result<Value, Ended> {
+    async fn work(&mut self, new_session: bool, last: &mut Vec<EntryBody>) -> Result<Value, Ended> {
         if self.state.cancel_requested {
             return Err(Ended::Stopped);
         }
-        let mut earlier = self.history(skip, new_session).await?;
+        let mut earlier = self.history(new_session).await?;
         self.load_images(&mut earlier).await?;
         self.settle_interrupted_calls().await?;
         loop {
             if !self.state.open.is_empty() {
                 self.run_tools().await?;
+            }
+            if self.state.waits_for_approval() {
+                return Err(Ended::Parked);
             }
             if let Some(answer) = self.state.answer.take() {
                 match output::read(&self.agent, answer) {
@@ -155,24 +173,19 @@ impl Planner {
                 continue;
             }
             let mut entries = vec![body];
-            self.plan_calls(&mut entries)?;
+            self.plan_calls(&mut entries).await?;
             self.journal.commit(entries).await?;
         }
     }
 
-    async fn history(
-        &mut self,
-        skip: impl Fn(RequestId) -> bool + Send,
-        new_session: bool,
-    ) -> Result<History, Ended> {
+    async fn history(&mut self, new_session: bool) -> Result<History, Ended> {
         let window = history::window(self.agent.spec().memory_profile);
         if new_session || window == 0 {
             return Ok(History::default());
         }
         let rows = self.store.recent_messages(&self.session_id, window).await?;
-        let own = self.request_id;
         let limit = self.agent.token_budget() / HISTORY_SHARE;
-        let history = history::build(rows, |id| id == own || skip(id), limit);
+        let history = history::build(rows, limit);
         if history.repairs > 0 {
             self.note(EntryBody::Notice {
                 code: "history_repaired".to_owned(),
@@ -208,43 +221,34 @@ impl Planner {
         let fresh = self.state.open.iter().any(|call| call.intent.is_none());
         if fresh {
             let mut entries = Vec::new();
-            self.plan_calls(&mut entries)?;
+            self.plan_calls(&mut entries).await?;
             self.journal.commit(entries).await?;
         }
         Ok(())
     }
 
     /// Adds, for every open call without an intent, its intent or its refusal.
-    fn plan_calls(&mut self, entries: &mut Vec<EntryBody>) -> Result<(), Failure> {
+    async fn plan_calls(&mut self, entries: &mut Vec<EntryBody>) -> Result<(), Ended> {
         let cap = self.agent.spec().budget.tool_calls;
         if let Some(cap) = cap.filter(|cap| self.state.tool_calls > *cap) {
             // The reply is kept, its calls are answered by `finish`.
             for body in std::mem::take(entries) {
                 self.journal.note(body);
             }
-            return Err(limit(format!(
-                "the request reached its limit of {cap} tool calls"
-            )));
+            return Err(limit(format!("the request reached its limit of {cap} tool calls")).into());
         }
         let dispatcher = self.dispatcher();
-        let open = self.state.open.iter().filter(|call| call.intent.is_none());
-        let plans: Vec<EntryBody> = open
-            .filter_map(|call| dispatcher.plan(call.step, &call.block))
-            .flat_map(|plan| {
-                let (verdict, body) = match plan {
-                    Plan::Run(verdict, intent) => (Some(verdict), EntryBody::ToolIntent(intent)),
-                    Plan::Ask(verdict, intent) => {
-                        let body = EntryBody::ToolResult(unasked(&verdict, &intent));
-                        (Some(verdict), body)
-                    }
-                    Plan::Refuse(verdict, outcome) => (verdict, EntryBody::ToolResult(outcome)),
-                };
-                verdict
-                    .map(EntryBody::PolicyVerdict)
-                    .into_iter()
-                    .chain([body])
-            })
-            .collect();
+        let mut plans = Vec::new();
+        let open = self.state.open.iter();
+        for call in open.filter(|call| call.intent.is_none() && !call.waits()) {
+            plans.extend(dispatcher.plan(call).await?);
+        }
+        if plans
+            .iter()
+            .any(|body| matches!(body, EntryBody::ApprovalAsked(_)))
+        {
+            self.asked.notify_one();
+        }
         for body in &plans {
             self.state.apply(body);
         }
@@ -266,6 +270,7 @@ impl Planner {
             namespace: &namespace,
             caller: &caller,
             store: &store,
+            can_park: self.can_park,
             stop: &stop,
         };
         let calls = self
@@ -337,7 +342,7 @@ impl Planner {
                     Some(Failure::new(ErrorCode::Timeout, message)),
                 )
             }
-            Err(Ended::Stopped) => {
+            Err(Ended::Stopped | Ended::Parked) => {
                 let failure = Failure::new(ErrorCode::Cancelled, "the request was cancelled");
                 (RequestStatus::Cancelled, None, Some(failure))
             }
@@ -390,6 +395,7 @@ impl Planner {
             namespace: &self.namespace,
             caller: &self.caller,
             store: &self.store,
+            can_park: self.can_park,
             stop: &self.stop,
         }
     }
@@ -405,17 +411,6 @@ impl Planner {
         self.state.apply(&body);
         self.journal.note(body);
     }
-}
-
-/// The outcome of a call that a person would have to approve: nobody can be asked yet, so
-/// it does not run.
-fn unasked(verdict: &PolicyVerdict, intent: &ToolIntent) -> ToolOutcome {
-    let message = format!(
-        "a person has to approve this call, and nobody can be asked here: {}",
-        verdict.reason
-    );
-    let failure = Failure::new(ErrorCode::Denied, message);
-    refusal(intent.step, &intent.call_id, &intent.tool, failure)
 }
 
 fn limit(message: String) -> Failure {

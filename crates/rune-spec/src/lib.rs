@@ -52,7 +52,9 @@ pub use name::AgentName;
 pub use package::{
     AgentPackage, McpSelection, PackageError, PackageTool, PackedPackage, PolicyFile,
 };
-pub use policy::{Glob, GlobToken, Policy, PolicyMode, PolicyRule, RuleArguments};
+pub use policy::{
+    Approval, ApprovalDefault, Glob, GlobToken, Policy, PolicyMode, PolicyRule, RuleArguments,
+};
 pub use runefile::{
     Budget, CheckpointPolicy, Endpoint, FallbackPolicy, HealthProbe, Instructions, McpServer,
     McpTransport, MemoryProfile, ModelName, Models, Protocol, ReasoningEffort, ResourceProfile,

@@ -101,7 +101,7 @@ impl Workflow {
     }
 }
 
-fn optional_millis<S: Serializer>(
+pub(crate) fn optional_millis<S: Serializer>(
     duration: &Option<Duration>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

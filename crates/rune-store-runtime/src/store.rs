@@ -10,10 +10,9 @@ use crate::{
     ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, CacheRow, Clock, Command,
     DeploymentFilter, DeploymentId, DeploymentRow, Entry, FireFilter, GrantRow, MemoryQuery,
     MemoryRow, MemoryScope, MessageRow, Operation, Page, PageRequest, RecordAudit, ReplicaFilter,
-    ReplicaId,
-    ReplicaRow, Reply, RequestFilter, RequestId, RequestRow, ScheduleFilter, ScheduleFireRow,
-    ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow, StoreError, Timestamp,
-    ToolInvocationRow, UsageFilter, UsageRow, VersionFilter, VersionId, VersionRow,
+    ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestRow, ScheduleFilter,
+    ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow, StoreError,
+    Timestamp, ToolInvocationRow, UsageFilter, UsageRow, VersionFilter, VersionId, VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -74,7 +73,8 @@ pub trait SessionReader: Send + Sync {
         id: &SessionId,
         page: &PageRequest,
     ) -> Result<Page<MessageRow>, StoreError>;
-    /// The newest `limit` messages of a session, oldest first.
+    /// The newest `limit` messages of those requests of a session that have ended, oldest
+    /// first: its history as a model is shown it.
     async fn recent_messages(
         &self,
         id: &SessionId,

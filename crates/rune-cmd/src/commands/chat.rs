@@ -1,10 +1,7 @@
 //! `rune chat`
 
-use std::io::IsTerminal;
-
 use clap::Args;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::run::{Question, ask};
 use crate::cli::Target;
@@ -13,6 +10,7 @@ use crate::context::Context;
 use crate::events::EventPrinter;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
+use crate::terminal::Terminal;
 
 /// Talks to a deployed agent, line by line, in one session.
 #[derive(Debug, Args)]
@@ -44,11 +42,11 @@ pub(crate) async fn run(context: &Context, args: &ChatArgs) -> Outcome {
                 .to_owned()
         }
     };
-    let is_person = std::io::stdin().is_terminal();
+    let mut terminal = Terminal::open(false);
+    let is_person = terminal.is_person();
     let output = context.output;
     output.note(&format!("session {session_id}; /exit ends the chat"));
     let mut interrupt = Interrupt::listen()?;
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let mut told_offline = false;
     let mut last = Ok(Exit::Ok);
     loop {
@@ -56,7 +54,7 @@ pub(crate) async fn run(context: &Context, args: &ChatArgs) -> Outcome {
             output.raw("> ")?;
         }
         let line = tokio::select! {
-            line = lines.next_line() => line.map_err(|error| Failure::because("cannot read the input", &error))?,
+            line = terminal.line() => line?,
             () = interrupt.next() => None,
         };
         let Some(line) = line else { break };
@@ -76,7 +74,14 @@ pub(crate) async fn run(context: &Context, args: &ChatArgs) -> Outcome {
         if told_offline {
             printer.quiet_about_offline();
         }
-        last = ask(&client, &question, &mut printer, &mut interrupt).await;
+        last = ask(
+            &client,
+            &question,
+            &mut printer,
+            &mut interrupt,
+            &mut terminal,
+        )
+        .await;
         told_offline = printer.told_offline();
         match &last {
             Err(failure) if failure.exit == Exit::Unavailable => return last,

@@ -6,11 +6,14 @@ use serde_json::{Value, json};
 use crate::client::{Api, Client, Follow, part};
 use crate::context::Context;
 use crate::events::as_line;
-use crate::failure::{Exit, Outcome};
+use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{one_line, shortened};
 
 /// Longest line of an event for people.
 const LINE_CHARS: usize = 400;
+
+/// Most approvals of one request that are decided at once.
+const MAX_APPROVALS: usize = 1000;
 
 /// Requests and their journals.
 #[derive(Debug, Subcommand)]
@@ -64,6 +67,44 @@ pub(crate) enum RequestsCommand {
         /// The request
         id: String,
     },
+    /// List what waits for approval, oldest first
+    #[command(
+        after_help = "Examples:\n  rune requests approvals\n  rune requests approvals --agent ops -o json"
+    )]
+    Approvals {
+        /// Only of this agent
+        #[arg(long)]
+        agent: Option<String>,
+        /// Only of agents in this namespace
+        #[arg(long, visible_alias = "ns")]
+        namespace: Option<String>,
+        /// In which state
+        #[arg(long, default_value = "waiting", value_parser = ["waiting", "approved", "denied", "withdrawn", "all"])]
+        state: String,
+        /// Approvals at the most
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Approve, or deny, what a request waits for
+    #[command(
+        after_help = "Examples:\n  rune requests approve req_0198c0ffee0198c0ffee0198c0ffee01\n  rune requests approve req_0198c0ffee0198c0ffee0198c0ffee01 --deny --note \"not on a Friday\"\n  rune requests approve req_0198c0ffee0198c0ffee0198c0ffee01 --always=agent"
+    )]
+    Approve {
+        /// The request
+        id: String,
+        /// Only this one of its approvals
+        #[arg(long, value_name = "APPROVAL_ID")]
+        approval: Option<String>,
+        /// Deny instead
+        #[arg(long)]
+        deny: bool,
+        /// Decide later calls that the same rules ask about the same way
+        #[arg(long, value_name = "SCOPE", num_args = 0..=1, require_equals = true, default_missing_value = "session", value_parser = ["session", "agent"])]
+        always: Option<String>,
+        /// For the record; the model is told why a call was denied
+        #[arg(long)]
+        note: Option<String>,
+    },
 }
 
 pub(crate) async fn run(context: &Context, command: RequestsCommand) -> Outcome {
@@ -93,6 +134,26 @@ pub(crate) async fn run(context: &Context, command: RequestsCommand) -> Outcome 
             events(context, &client, &id, follow, after).await
         }
         RequestsCommand::Cancel { id } => cancel(context, &client, &id).await,
+        RequestsCommand::Approvals {
+            agent,
+            namespace,
+            state,
+            limit,
+        } => {
+            let filters = [("agent", agent), ("ns", namespace), ("state", Some(state))];
+            approvals(context, &client, &filters, limit).await
+        }
+        RequestsCommand::Approve {
+            id,
+            approval,
+            deny,
+            always,
+            note,
+        } => {
+            let decision = if deny { "deny" } else { "approve" };
+            let body = json!({ "decision": decision, "remember": always, "note": note });
+            approve(context, &client, &id, approval.as_deref(), &body).await
+        }
     }
 }
 
@@ -162,6 +223,77 @@ async fn cancel(context: &Context, client: &Client, id: &str) -> Outcome {
     context.output.data(&request, |request| {
         let status = request["status"].as_str().unwrap_or("?");
         format!("request {id} is {status}")
+    })?;
+    Ok(Exit::Ok)
+}
+
+async fn approvals(
+    context: &Context,
+    client: &Client,
+    filters: &[(&str, Option<String>)],
+    limit: usize,
+) -> Outcome {
+    let query: Vec<(&str, &str)> = filters
+        .iter()
+        .filter_map(|(name, value)| Some((*name, value.as_deref()?)))
+        .collect();
+    let rows = client
+        .list(Api::Gateway, "/v1/approvals", &query, limit)
+        .await?;
+    let columns = [
+        ("REQUEST", "/request_id"),
+        ("APPROVAL", "/approval_id"),
+        ("AGENT", "/agent"),
+        ("TOOL", "/tool"),
+        ("STATE", "/state"),
+        ("REASON", "/reason"),
+        ("DEADLINE", "/deadline"),
+    ];
+    context.output.list(&rows, &columns)?;
+    Ok(Exit::Ok)
+}
+
+/// Decides everything a request waits for, or one thing of it.
+async fn approve(
+    context: &Context,
+    client: &Client,
+    id: &str,
+    approval: Option<&str>,
+    body: &Value,
+) -> Outcome {
+    let mut waiting = client
+        .list(
+            Api::Gateway,
+            "/v1/approvals",
+            &[("request", id)],
+            MAX_APPROVALS,
+        )
+        .await?;
+    if let Some(approval) = approval {
+        waiting.retain(|row| row["approval_id"] == approval);
+    }
+    if waiting.is_empty() {
+        let request = get(client, id).await?;
+        let status = request["status"].as_str().unwrap_or("?");
+        let message = match approval {
+            Some(approval) => format!("request {id} does not wait for approval {approval}"),
+            None => format!("request {id} is {status} and waits for nothing"),
+        };
+        return Err(Failure::new(Exit::Failed, message)
+            .help(format!("what happened to it: rune requests events {id}")));
+    }
+    let mut decided = Vec::new();
+    for row in waiting {
+        let approval = row["approval_id"].as_str().unwrap_or_default();
+        let path = format!("/v1/requests/{}/approvals/{}", part(id), part(approval));
+        decided.push(client.post(Api::Gateway, &path, body).await?);
+    }
+    context.output.data(&Value::from(decided), |decided| {
+        let lines = decided.as_array().into_iter().flatten().map(|row| {
+            let text = |key: &str| row[key].as_str().unwrap_or("?").to_owned();
+            format!("{} is {} for request {id}", text("tool"), text("state"))
+        });
+        lines.collect::<Vec<_>>().join("\n")
     })?;
     Ok(Exit::Ok)
 }

@@ -46,6 +46,9 @@ pub(crate) struct RunArgs {
     /// Do not wait for the answer: print the request's id
     #[arg(long, requires = "agent", conflicts_with = "stream")]
     background: bool,
+    /// Approve every tool call that the policy asks about
+    #[arg(long, short = 'y', conflicts_with = "background")]
+    yes: bool,
     #[command(flatten)]
     target: Target,
     /// How many replicas to deploy [default: 1]
@@ -90,7 +93,7 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
             if args.background {
                 invoke::background(context, &question).await
             } else {
-                invoke::run(context, &question, stream).await
+                invoke::run(context, &question, stream, args.yes).await
             }
         });
     }
@@ -99,7 +102,12 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
     match prompt {
         Some(prompt) => {
             let input = crate::prompt::input(&prompt, json)?;
-            one_shot::run(context, &dir, &target, &env, input, stream)
+            let ask = one_shot::Ask {
+                input,
+                stream,
+                approve_all: args.yes,
+            };
+            one_shot::run(context, &dir, &target, &env, ask)
         }
         None if stream || json => {
             let flag = if stream { "--stream" } else { "--json" };

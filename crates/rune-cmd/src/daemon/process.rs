@@ -129,6 +129,8 @@ async fn serve(
         }
     };
     node.tasks.spawn("retake", node.engine.clone().retake());
+    node.tasks
+        .spawn("deadlines", node.engine.clone().watch_deadlines());
     let (scheduler, scheduler_handle) = Scheduler::new(node.engine.clone(), node.tasks.clone());
     node.tasks.spawn("scheduler", scheduler.run());
     serve_http(

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use http::request::Parts;
 use rune_http::{ApiError, Caller, ErrorBody, Json, Path, Query, TokenUsage};
-use rune_runtime::{Invocation, Invoked, RequestEvent};
+use rune_runtime::{Ending, Invocation, Invoked, RequestEvent};
 use rune_store_runtime::{ErrorCode, Failure, IdempotencyKey, RequestId, RequestStatus, SessionId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -87,7 +87,7 @@ pub(crate) struct BackgroundAnswer {
     request_body = InvokeRequest,
     responses(
         (status = 200, body = InvokeAnswer, description = "The answer, or events with `stream: true`"),
-        (status = 202, body = BackgroundAnswer, description = "Accepted, with `background: true`"),
+        (status = 202, body = BackgroundAnswer, description = "Accepted, with `background: true`; or waiting for an approval, with `status`"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
@@ -133,36 +133,58 @@ pub(crate) async fn invoke(
         return Ok((StatusCode::ACCEPTED, answer).into_response());
     }
     let request_id = invoked.request_id;
-    let last = invoked.events.last().await;
-    let last = last.map_err(|error| ApiError::from(error).of_request(request_id))?;
-    answer(request_id, last).map(Json).map(Json::into_response)
+    let session_id = invoked.session_id.clone();
+    let ending = invoked.events.ending().await;
+    match ending.map_err(|error| ApiError::from(error).of_request(request_id))? {
+        Ending::Ended(last) => answer(request_id, last).map(|answer| Json(answer).into_response()),
+        Ending::Parked => {
+            let answer = Json(ParkedAnswer {
+                request_id,
+                session_id,
+                status: RequestStatus::InputRequired,
+            });
+            Ok((StatusCode::ACCEPTED, answer).into_response())
+        }
+        Ending::Interrupted => {
+            let message = "the daemon ends before the request does; it is taken up again by \
+                           the next start, see `/v1/requests/{request_id}`";
+            Err(ApiError::new(ErrorCode::Unavailable, message).of_request(request_id))
+        }
+    }
 }
 
 /// What the last event says.
-fn answer(id: RequestId, last: Option<RequestEvent>) -> Result<InvokeAnswer, ApiError> {
+fn answer(id: RequestId, last: RequestEvent) -> Result<InvokeAnswer, ApiError> {
     match last {
-        Some(RequestEvent::Done {
+        RequestEvent::Done {
             request_id,
             session_id,
             output,
             status,
             usage,
-        }) => Ok(InvokeAnswer {
+        } => Ok(InvokeAnswer {
             request_id,
             session_id,
             output,
             usage: usage.into(),
             status,
         }),
-        Some(RequestEvent::Error { code, message, .. }) => {
+        RequestEvent::Error { code, message, .. } => {
             Err(ApiError::from(Failure { code, message }).of_request(id))
         }
-        _ => {
-            let message = "the daemon ends before the request does; it is taken up again by \
-                           the next start, see `/v1/requests/{request_id}`";
-            Err(ApiError::new(ErrorCode::Unavailable, message).of_request(id))
+        other => {
+            let message = format!("a request cannot end with `{}`", other.name());
+            Err(ApiError::new(ErrorCode::Internal, message).of_request(id))
         }
     }
+}
+
+/// A request that waits for a person; `GET /v1/approvals?request=` shows for what.
+#[derive(Debug, Serialize)]
+struct ParkedAnswer {
+    request_id: RequestId,
+    session_id: SessionId,
+    status: RequestStatus,
 }
 
 /// The `Idempotency-Key` header, unchecked.

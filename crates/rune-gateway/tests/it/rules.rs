@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::gateway::{TestGateway, answer, refusal};
 
 /// Every route of this API. A new one is added here with its rule.
-const ROUTES: [(&str, &str, bool); 17] = [
+const ROUTES: [(&str, &str, bool); 19] = [
     ("POST", "/v1/agents/{name}/invoke", true),
     ("POST", "/v1/agents/{name}/sessions", true),
     ("GET", "/v1/agents", true),
@@ -21,6 +21,8 @@ const ROUTES: [(&str, &str, bool); 17] = [
     ("GET", "/v1/requests/{id}", true),
     ("GET", "/v1/requests/{id}/events", true),
     ("POST", "/v1/requests/{id}/cancel", true),
+    ("GET", "/v1/approvals", true),
+    ("POST", "/v1/requests/{id}/approvals/{approval_id}", true),
     ("GET", "/v1/replicas/{id}/health", true),
     ("GET", "/metrics", true),
     ("GET", "/openapi.json", true),

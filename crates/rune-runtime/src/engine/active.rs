@@ -111,10 +111,6 @@ impl ActiveRequests {
         self.lock().requests.get(&id).cloned()
     }
 
-    pub(super) fn contains(&self, id: RequestId) -> bool {
-        self.lock().requests.contains_key(&id)
-    }
-
     /// Those that the store knows of.
     pub(super) fn stored(&self) -> Vec<RequestId> {
         let state = self.lock();

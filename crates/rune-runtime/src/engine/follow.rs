@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rune_store_runtime::{RequestId, SessionId, Store, StoreError};
+use rune_store_runtime::{Entry, EntryBody, RequestId, RequestStatus, SessionId, StoreError};
 
 use super::{Engine, EngineError};
 use crate::event::{EventMapper, RequestEvent, SequencedEvent};
@@ -16,12 +16,23 @@ const JOURNAL_PAGE: u32 = 256;
 /// the event of the last entry.
 pub struct RequestEvents {
     request_id: RequestId,
-    store: Store,
+    engine: Engine,
     mapper: EventMapper,
     ready: VecDeque<SequencedEvent>,
     /// Sequence number of the last entry read.
     after: u64,
     source: Source,
+}
+
+/// How following a request came to its end.
+#[derive(Debug)]
+pub enum Ending {
+    /// The request has ended; this is its last event.
+    Ended(RequestEvent),
+    /// It waits for a person.
+    Parked,
+    /// It stopped in this process and is taken up again by the next start.
+    Interrupted,
 }
 
 enum Source {
@@ -31,6 +42,8 @@ enum Source {
         then: Option<FeedReader>,
     },
     Live(FeedReader),
+    /// There is no more for now.
+    Paused,
     Ended,
 }
 
@@ -39,12 +52,12 @@ impl RequestEvents {
     pub(super) fn live(
         request_id: RequestId,
         session_id: &SessionId,
-        store: Store,
+        engine: Engine,
         feed: &Arc<Feed>,
     ) -> Self {
         Self {
             request_id,
-            store,
+            engine,
             mapper: EventMapper::new(session_id.clone()),
             ready: VecDeque::new(),
             after: 0,
@@ -53,11 +66,24 @@ impl RequestEvents {
     }
 
     /// The next event; `None` after the last one, or once the request stopped in this
-    /// process without an end (it is taken up again by the next start).
+    /// process without an end (it is taken up again by the next start). While the request
+    /// is parked it waits with it.
     ///
     /// # Errors
     /// A [`StoreError`] where the journal cannot be read.
     pub async fn next(&mut self) -> Result<Option<SequencedEvent>, StoreError> {
+        loop {
+            if let Some(event) = self.known().await? {
+                return Ok(Some(event));
+            }
+            if !self.goes_on().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The next event that is there or on its way; `None` where none is for now.
+    async fn known(&mut self) -> Result<Option<SequencedEvent>, StoreError> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 if event.event.is_last() {
@@ -67,14 +93,21 @@ impl RequestEvents {
                 return Ok(Some(event));
             }
             match &mut self.source {
-                Source::Ended => return Ok(None),
+                Source::Ended | Source::Paused => return Ok(None),
                 Source::Live(reader) => match reader.next().await {
-                    Some(item) => self.ready.extend(self.mapper.map(&item)),
-                    None => self.source = Source::Ended,
+                    Some(item) => {
+                        if let FeedItem::Entry(entry) = &item {
+                            self.after = entry.seq;
+                        }
+                        self.ready.extend(self.mapper.map(&item));
+                    }
+                    None => self.source = Source::Paused,
                 },
                 Source::Stored { until, then } => {
                     let entries = if self.after < *until {
-                        self.store
+                        self.engine
+                            .inner
+                            .store
                             .journal(self.request_id, self.after, JOURNAL_PAGE)
                             .await?
                     } else {
@@ -89,39 +122,65 @@ impl RequestEvents {
                         read += 1;
                     }
                     if read == 0 {
-                        self.source = then.take().map_or(Source::Ended, Source::Live);
+                        self.source = then.take().map_or(Source::Paused, Source::Live);
                     }
                 }
             }
         }
     }
 
-    /// Reads on until the request has ended and answers its last event.
+    /// Waits until a request that is parked, or was just answered, is taken up; false where
+    /// it will not be in this process.
+    async fn goes_on(&mut self) -> Result<bool, StoreError> {
+        if matches!(self.source, Source::Ended) {
+            return Ok(false);
+        }
+        let engine = self.engine.clone();
+        let mut taken_up = engine.inner.taken_up.subscribe();
+        let shutdown = engine.shutdown();
+        loop {
+            taken_up.mark_unchanged();
+            if let Some(source) = engine.source(self.request_id, self.after).await? {
+                self.source = source;
+                return Ok(true);
+            }
+            if !engine.will_go_on(self.request_id).await? {
+                return Ok(false);
+            }
+            tokio::select! {
+                changed = taken_up.changed() => if changed.is_err() { return Ok(false) },
+                () = shutdown.cancelled() => return Ok(false),
+            }
+        }
+    }
+
+    /// Reads on until the request has ended or is parked.
     ///
     /// # Errors
     /// As [`RequestEvents::next`].
-    pub async fn last(mut self) -> Result<Option<RequestEvent>, StoreError> {
+    pub async fn ending(mut self) -> Result<Ending, StoreError> {
         loop {
             // What only a reader of every event wants is not even made.
             if let (Source::Live(reader), true) = (&mut self.source, self.ready.is_empty()) {
                 let last = loop {
                     match reader.next().await {
                         Some(FeedItem::Entry(entry)) if entry.body.is_last() => break Some(entry),
+                        Some(FeedItem::Entry(entry)) => self.after = entry.seq,
                         Some(_) => {}
                         None => break None,
                     }
                 };
-                let Some(entry) = last else { return Ok(None) };
-                let events = self.mapper.map(&FeedItem::Entry(entry));
-                return Ok(events
-                    .into_iter()
-                    .map(|event| event.event)
-                    .find(RequestEvent::is_last));
+                match last {
+                    Some(entry) => self.ready.extend(self.mapper.map(&FeedItem::Entry(entry))),
+                    None => self.source = Source::Paused,
+                }
             }
-            match self.next().await? {
-                Some(event) if event.event.is_last() => return Ok(Some(event.event)),
+            match self.known().await? {
+                Some(event) if event.event.is_last() => return Ok(Ending::Ended(event.event)),
                 Some(_) => {}
-                None => return Ok(None),
+                None if self.engine.is_parked(self.request_id).await? => return Ok(Ending::Parked),
+                None if self.goes_on().await? => {}
+                None => return Ok(Ending::Interrupted),
             }
         }
     }
@@ -133,42 +192,75 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotFound`] and [`EngineError::Store`].
     pub async fn events(&self, id: RequestId, after: u64) -> Result<RequestEvents, EngineError> {
-        let store = self.inner.store.clone();
         // The feed is looked up before the store is read: whatever is published after
         // the look-up is in the feed, whatever came before its first entry is stored.
         let (session_id, source) = match self.inner.active.get(id) {
-            Some(run) => {
-                let reader = run.feed.reader(after);
-                let first = run.feed.first_seq();
-                let source = if after + 1 >= first {
-                    Source::Live(reader)
-                } else {
-                    Source::Stored {
-                        until: first - 1,
-                        then: Some(reader),
-                    }
-                };
-                (run.session_id.clone(), source)
-            }
+            Some(run) => (run.session_id.clone(), live(&run.feed, after)),
             None => {
-                let row = store.request(id).await?.ok_or(EngineError::NotFound(id))?;
-                (
-                    row.session_id,
-                    Source::Stored {
-                        until: u64::MAX,
-                        then: None,
-                    },
-                )
+                let row = self.inner.store.request(id).await?;
+                let row = row.ok_or(EngineError::NotFound(id))?;
+                (row.session_id, stored())
             }
         };
-        let mapper = EventMapper::new(session_id);
         Ok(RequestEvents {
             request_id: id,
-            store,
-            mapper,
+            engine: self.clone(),
+            mapper: EventMapper::new(session_id),
             ready: VecDeque::new(),
             after,
             source,
         })
+    }
+
+    /// Where a reader that has got to `after` finds more of a request; nothing where there
+    /// is no more for now.
+    async fn source(&self, id: RequestId, after: u64) -> Result<Option<Source>, StoreError> {
+        if let Some(run) = self.inner.active.get(id) {
+            return Ok(Some(live(&run.feed, after)));
+        }
+        let more = !self.inner.store.journal(id, after, 1).await?.is_empty();
+        Ok(more.then(stored))
+    }
+
+    async fn is_parked(&self, id: RequestId) -> Result<bool, StoreError> {
+        let row = self.inner.store.request(id).await?;
+        Ok(row.is_some_and(|row| row.status == RequestStatus::InputRequired))
+    }
+
+    /// Whether a request that does not run waits for a person, or to be taken up because
+    /// one has just decided.
+    async fn will_go_on(&self, id: RequestId) -> Result<bool, StoreError> {
+        let Some(row) = self.inner.store.request(id).await? else {
+            return Ok(false);
+        };
+        match row.status {
+            RequestStatus::InputRequired => Ok(true),
+            RequestStatus::Accepted => {
+                let last = self.inner.store.journal(id, row.last_seq - 1, 1).await?;
+                let given = |entry: &Entry| matches!(entry.body, EntryBody::ApprovalGiven(_));
+                Ok(last.first().is_some_and(given))
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+fn live(feed: &Arc<Feed>, after: u64) -> Source {
+    let reader = feed.reader(after);
+    let first = feed.first_seq();
+    if after + 1 >= first {
+        Source::Live(reader)
+    } else {
+        Source::Stored {
+            until: first - 1,
+            then: Some(reader),
+        }
+    }
+}
+
+const fn stored() -> Source {
+    Source::Stored {
+        until: u64::MAX,
+        then: None,
     }
 }

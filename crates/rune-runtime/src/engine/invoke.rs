@@ -17,7 +17,7 @@ use super::active::{ActiveRequest, Inserted, SessionTurn};
 use super::{Engine, EngineError, QUEUE_DEADLINE, RequestEvents, input};
 use crate::feed::Feed;
 use crate::journal::JournalWriter;
-use crate::planner::{Planner, RunState};
+use crate::planner::{Outcome, Planner, RunState};
 use crate::replica::LocalReplica;
 use crate::router::RouteError;
 
@@ -143,8 +143,7 @@ impl Engine {
             return Err(EngineError::ShuttingDown);
         }
         let turn = self.inner.sessions.line_up(&session_id, request_id);
-        let events =
-            RequestEvents::live(request_id, &session_id, self.inner.store.clone(), &run.feed);
+        let events = RequestEvents::live(request_id, &session_id, self.clone(), &run.feed);
         let invoked = Invoked {
             request_id,
             session_id,
@@ -204,7 +203,7 @@ impl Engine {
         start: Start,
         run: Arc<ActiveRequest>,
         reply: oneshot::Sender<Result<Accepted, StoreError>>,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Outcome, EngineError> {
         let waits = accept.idempotency.is_some() || accept.checkpoint == CheckpointPolicy::OnFinish;
         let accepting = self.inner.store.write(accept);
         let running = self.run(start, &run);
@@ -231,7 +230,7 @@ impl Engine {
         match ended {
             Some(ended) if goes_on => ended,
             None if goes_on => running.await,
-            _ => Ok(()),
+            _ => Ok(Outcome::Ended),
         }
     }
 
@@ -249,7 +248,7 @@ impl Engine {
         request_id: RequestId,
         run: &ActiveRequest,
         turn: SessionTurn,
-        work: impl Future<Output = Result<(), EngineError>> + Send + 'static,
+        work: impl Future<Output = Result<Outcome, EngineError>> + Send + 'static,
     ) {
         let span = tracing::info_span!("request", id = %request_id, session = %run.session_id);
         // Whatever happens in the run, the request leaves the table.
@@ -262,20 +261,23 @@ impl Engine {
         let work = Box::pin(work);
         let engine = self.clone();
         let task = async move {
-            let mut stranded = false;
             let ended = tokio::select! {
                 biased;
                 ended = work => ended,
                 // Dropping the work ends its model stream and its tools.
-                () = engine.inner.interrupted.cancelled() => Ok(()),
+                () = engine.inner.interrupted.cancelled() => Ok(Outcome::Ended),
             };
-            if let Err(error) = ended {
-                tracing::error!(%error, "request stopped before its end was stored");
-                stranded = matches!(error, EngineError::Store(StoreError::Unavailable(_)));
-            }
             drop(leave);
-            if stranded {
-                engine.inner.stranded.notify_one();
+            match ended {
+                Ok(Outcome::Ended) => {}
+                // The answer may have come before the request left the table.
+                Ok(Outcome::Parked) => engine.go_on_if_decided(request_id).await,
+                Err(error) => {
+                    tracing::error!(%error, "request stopped before its end was stored");
+                    if matches!(error, EngineError::Store(StoreError::Unavailable(_))) {
+                        engine.inner.stranded.notify_one();
+                    }
+                }
             }
         };
         self.inner
@@ -283,10 +285,11 @@ impl Engine {
             .spawn("request", tracing::Instrument::instrument(task, span));
     }
 
-    async fn run(&self, start: Start, run: &ActiveRequest) -> Result<(), EngineError> {
+    async fn run(&self, start: Start, run: &ActiveRequest) -> Result<Outcome, EngineError> {
         let inner = &self.inner;
         let started = Instant::now();
-        let deadline = started + start.timeout;
+        let spent = start.state.spent;
+        let deadline = started + start.timeout.saturating_sub(spent);
         let mut journal = JournalWriter::new(
             start.request_id,
             start.checkpoint,
@@ -315,7 +318,10 @@ impl Engine {
         };
         let lease = match place {
             Ok(lease) => lease,
-            Err(failure) => return Ok(journal.finish(not_run(failure, &state)).await?),
+            Err(failure) => {
+                journal.finish(not_run(failure, &state)).await?;
+                return Ok(Outcome::Ended);
+            }
         };
         let planner = Planner {
             request_id: start.request_id,
@@ -330,13 +336,14 @@ impl Engine {
             feed: Arc::clone(&run.feed),
             journal,
             state,
+            can_park: start.checkpoint != CheckpointPolicy::Never,
+            asked: Arc::clone(&inner.asked),
             cancel: run.cancel.clone(),
-            // What a request waits for is part of its time.
-            deadline: started + lease.replica().agent().timeout(),
+            // What a request waits for is part of its time, a person is not.
+            deadline: started + lease.replica().agent().timeout().saturating_sub(spent),
             stop: run.cancel.child_token(),
         };
-        let skip = |id| inner.active.contains(id);
-        Ok(planner.run(skip, start.new_session, start.taken_up).await?)
+        Ok(planner.run(start.new_session, start.taken_up).await?)
     }
 }
 

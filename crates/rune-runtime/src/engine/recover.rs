@@ -132,6 +132,14 @@ impl Engine {
         self.recover_all().await
     }
 
+    /// Takes up one request that waits for a replica, unless it runs already.
+    pub(super) async fn take_up(&self, row: RequestRow) -> Result<(), EngineError> {
+        match self.register(row)? {
+            Some(Interrupted { row, run, turn }) => self.recover_one(row, run, turn).await,
+            None => Ok(()),
+        }
+    }
+
     /// Puts an unfinished request on the table and in the line of its session, unless it
     /// runs already.
     fn register(&self, row: RequestRow) -> Result<Option<Interrupted>, EngineError> {
@@ -145,6 +153,7 @@ impl Engine {
         });
         match self.inner.active.insert(row.id, Arc::clone(&run)) {
             Inserted::New => {
+                self.inner.taken_up.send_replace(());
                 let turn = self.inner.sessions.line_up(&row.session_id, row.id);
                 Ok(Some(Interrupted { row, run, turn }))
             }

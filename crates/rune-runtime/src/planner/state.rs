@@ -2,9 +2,11 @@
 //! one that is taken up again after a crash hold the same state, because both get
 //! it from the same entries.
 
+use std::time::Duration;
+
 use rune_store_runtime::{
-    Block, EntryBody, ErrorCode, Failure, Message, OUTPUT_REPAIR, RequestId, Role, StopReason,
-    Store, StoreError, ToolIntent, Usage,
+    ApprovalAnswer, ApprovalId, Block, Entry, EntryBody, ErrorCode, Failure, Message,
+    OUTPUT_REPAIR, RequestId, Role, StopReason, Store, StoreError, Timestamp, ToolIntent, Usage,
 };
 
 use crate::dispatch::refusal;
@@ -29,6 +31,17 @@ pub(crate) struct OpenCall {
     pub(crate) block: Block,
     /// The committed intent; the tool may have run.
     pub(crate) intent: Option<ToolIntent>,
+    /// What a person was asked about it.
+    pub(crate) approval: Option<Approval>,
+}
+
+/// Where the question about a call is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Approval {
+    /// Nobody has decided.
+    Waiting(ApprovalId),
+    /// Somebody has.
+    Given(ApprovalAnswer),
 }
 
 impl OpenCall {
@@ -44,6 +57,11 @@ impl OpenCall {
             Block::ToolCall { name, .. } => name,
             _ => "",
         }
+    }
+
+    /// Whether a person has to decide before anything happens to it.
+    pub(crate) const fn waits(&self) -> bool {
+        matches!(self.approval, Some(Approval::Waiting(_)))
     }
 
     /// The result of a call whose tool may or may not have run.
@@ -76,6 +94,9 @@ pub(crate) struct RunState {
     pub(crate) crashes: u32,
     /// Whether somebody asked for the request to be cancelled.
     pub(crate) cancel_requested: bool,
+    /// How much of its time limit it has used, where it was taken up again.
+    pub(crate) spent: Duration,
+    last_at: Option<Timestamp>,
 }
 
 impl RunState {
@@ -91,7 +112,21 @@ impl RunState {
             after = last.seq;
             for entry in &entries {
                 state.apply(&entry.body);
+                state.count_time(entry);
             }
+        }
+    }
+
+    /// Adds the time since the entry before. Time in which nothing was at work on the
+    /// request, parked or between two processes, does not count.
+    fn count_time(&mut self, entry: &Entry) {
+        let idle = matches!(
+            entry.body,
+            EntryBody::Started { .. } | EntryBody::ApprovalGiven(_)
+        );
+        let since = self.last_at.replace(entry.at).unwrap_or(entry.at);
+        if !idle {
+            self.spent += entry.at.since(since);
         }
     }
 
@@ -112,6 +147,15 @@ impl RunState {
             }
         });
         results.collect()
+    }
+
+    /// Whether the request can go on only once a person has decided.
+    pub(crate) fn waits_for_approval(&self) -> bool {
+        self.open.iter().any(OpenCall::waits)
+    }
+
+    fn open_call(&mut self, id: &str) -> Option<&mut OpenCall> {
+        self.open.iter_mut().find(|call| call.id() == id)
     }
 
     /// Adds an entry.
@@ -142,6 +186,7 @@ impl RunState {
                         step: reply.step,
                         block: block.clone(),
                         intent: None,
+                        approval: None,
                     })
                     .collect();
                 self.tool_calls += self.open.len() as u64;
@@ -154,12 +199,18 @@ impl RunState {
                 self.messages.push(message);
             }
             EntryBody::ToolIntent(intent) => {
-                let call = self
-                    .open
-                    .iter_mut()
-                    .find(|call| call.id() == intent.call_id);
-                if let Some(call) = call {
+                if let Some(call) = self.open_call(&intent.call_id) {
                     call.intent = Some(intent.clone());
+                }
+            }
+            EntryBody::ApprovalAsked(question) => {
+                if let Some(call) = self.open_call(&question.call_id) {
+                    call.approval = Some(Approval::Waiting(question.approval_id));
+                }
+            }
+            EntryBody::ApprovalGiven(answer) => {
+                if let Some(call) = self.open_call(&answer.call_id) {
+                    call.approval = Some(Approval::Given(answer.clone()));
                 }
             }
             EntryBody::ToolResult(outcome) => {
@@ -185,8 +236,6 @@ impl RunState {
             }
             EntryBody::CancelRequested { .. } => self.cancel_requested = true,
             EntryBody::PolicyVerdict(_)
-            | EntryBody::ApprovalAsked(_)
-            | EntryBody::ApprovalGiven(_)
             | EntryBody::AgentCalled { .. }
             | EntryBody::ModelFailed { .. }
             | EntryBody::Notice { .. }

@@ -107,7 +107,7 @@ impl Inner {
         let ended = async {
             if let Ok(events) = self.engine.events(id, 0).await {
                 // The loop asks again whether it has ended.
-                let _ = events.last().await;
+                let _ = events.ending().await;
             }
         };
         let shutdown = self.shutdown();

@@ -189,7 +189,7 @@ async fn what_does_not_end_in_time_is_taken_up_by_the_next_start() {
     let next = rig.restarted();
     assert_eq!(next.engine.recover().await.unwrap(), 1);
     let events = next.engine.events(invoked.request_id, 0).await.unwrap();
-    soon("the end", events.last()).await.unwrap().unwrap();
+    soon("the end", events.ending()).await.unwrap();
     next.idle().await;
     let row = next.engine.request(invoked.request_id).await.unwrap();
     assert_eq!((row.status, row.attempts), (RequestStatus::Completed, 2));

@@ -5,6 +5,7 @@
     reason = "the helpers of tests are part of the tests"
 )]
 
+mod approvals;
 mod cancel;
 mod durability;
 mod events;

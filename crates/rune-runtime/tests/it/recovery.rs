@@ -34,7 +34,9 @@ fn five_steps() -> Bot {
 pub(crate) async fn recovered(next: &Rig, of: &Ended) -> Ended {
     assert_eq!(next.engine.recover().await.unwrap(), 1);
     let events = next.engine.events(of.row.id, 0).await.unwrap();
-    soon("the recovered request", events.last()).await.unwrap();
+    soon("the recovered request", events.ending())
+        .await
+        .unwrap();
     next.idle().await;
     Ended {
         row: next.engine.request(of.row.id).await.unwrap(),

@@ -126,7 +126,7 @@ async fn retries_use_the_same_key() {
 
 #[tokio::test]
 async fn a_denied_call_does_not_run_and_the_model_and_the_audit_trail_say_why() {
-    let policy = json!({"deny": ["t(secret*)"], "ask": ["t(big*)"]});
+    let policy = json!({"deny": ["t(secret*)"]});
     let more =
         json!({"input_schema": {"properties": {"x": {"type": "string"}}, "required": ["x"]}});
     for (argument, verdict, expected) in [
@@ -135,11 +135,6 @@ async fn a_denied_call_does_not_run_and_the_model_and_the_audit_trail_say_why() 
             "secret",
             AuditVerdict::Denied,
             "policy denies this call: denied by `Runefile",
-        ),
-        (
-            "big",
-            AuditVerdict::Asked,
-            "a person has to approve this call",
         ),
     ] {
         let bot = Bot::new()

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::MemoryProfile;
 use super::models::ModelsDocument;
 use super::settings::RuntimeDocument;
-use crate::policy::PolicyMode;
+use crate::policy::{ApprovalDefault, PolicyMode};
 
 /// One agent: its instructions, its model, its tools and its limits.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -122,6 +122,29 @@ pub(crate) struct PolicyDocument {
     pub(crate) deny: Vec<String>,
     /// A Cedar policy file inside the package.
     pub(crate) file: Option<String>,
+    /// How a person is asked.
+    #[serde(default)]
+    pub(crate) approval: ApprovalDocument,
+}
+
+/// How long a call waits for a person, and what counts then.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "Approval")]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ApprovalDocument {
+    /// How long it waits, in milliseconds; 0: without end.
+    pub(crate) timeout_ms: u64,
+    /// What counts when nobody has decided by then.
+    pub(crate) default: ApprovalDefault,
+}
+
+impl Default for ApprovalDocument {
+    fn default() -> Self {
+        Self {
+            timeout_ms: 24 * 60 * 60 * 1000,
+            default: ApprovalDefault::default(),
+        }
+    }
 }
 
 /// Hard limits of consumption; absent means no limit of this kind.

@@ -8,7 +8,7 @@ use crate::checker::Checker;
 use crate::document::{At, Document};
 use crate::error::SpecErrors;
 use crate::name::{label, tool_name};
-use crate::policy::{Policy, PolicyRule};
+use crate::policy::{Approval, Policy, PolicyRule};
 use crate::suggest::{help_for, nearest};
 use crate::tool_ref::ToolRef;
 
@@ -281,7 +281,14 @@ fn policy(checker: &mut Checker<'_>, document: &PolicyDocument, toolset: &[ToolR
         rules("ask", &document.ask),
         rules("deny", &document.deny),
     );
+    let wait = document.approval.timeout_ms;
+    let approval = Approval {
+        timeout: (wait > 0)
+            .then(|| checker.millis(&at.field("approval").field("timeout_ms"), wait)),
+        default: document.approval.default,
+    };
     Policy {
+        approval,
         mode: document.mode,
         allow,
         ask,

@@ -98,6 +98,7 @@ impl SessionReader for SqliteStore {
                 let (first, last) = key::messages(session);
                 let mut query = Query::new(MESSAGE);
                 query.and("m.id BETWEEN ? AND ?", [first, last]);
+                query.and::<i64>("r.status IN ('completed', 'failed', 'cancelled')", []);
                 let query = query.order_by("m.id DESC");
                 let (mut items, _) = query.collect(db, limit as usize, message_row, |_| true)?;
                 items.reverse();

@@ -301,7 +301,12 @@ impl SessionReader for FakeStore {
         id: &SessionId,
         limit: u32,
     ) -> Result<Vec<MessageRow>, StoreError> {
-        let mut rows = self.state().messages(id);
+        let state = self.state();
+        let mut rows = state.messages(id);
+        rows.retain(|row| {
+            let request = state.requests.get(&row.request_id);
+            request.is_some_and(|request| request.row.status.is_terminal())
+        });
         let older = rows.len().saturating_sub(limit as usize);
         Ok(rows.split_off(older))
     }

@@ -9,6 +9,7 @@ use crate::context::Context;
 use crate::events::EventPrinter;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
+use crate::terminal::{Decision, Terminal};
 
 /// What a deployed agent is asked.
 pub(crate) struct Question {
@@ -33,19 +34,34 @@ impl Question {
 }
 
 /// Asks and prints what happens.
-pub(super) async fn run(context: &Context, question: &Question, stream: bool) -> Outcome {
+pub(super) async fn run(
+    context: &Context,
+    question: &Question,
+    stream: bool,
+    approve_all: bool,
+) -> Outcome {
     let client = context.client()?;
     let mut printer = EventPrinter::new(context.output, stream, context.verbose);
     let mut interrupt = Interrupt::listen()?;
-    ask(&client, question, &mut printer, &mut interrupt).await
+    let mut terminal = Terminal::open(approve_all);
+    ask(
+        &client,
+        question,
+        &mut printer,
+        &mut interrupt,
+        &mut terminal,
+    )
+    .await
 }
 
-/// Asks over SSE and prints every event. Ctrl-C cancels the request.
+/// Asks over SSE and prints every event. Ctrl-C cancels the request. A question that nobody
+/// answers here ends the command and not the request.
 pub(crate) async fn ask(
     client: &Client,
     question: &Question,
     printer: &mut EventPrinter,
     interrupt: &mut Interrupt,
+    terminal: &mut Terminal,
 ) -> Outcome {
     // Streaming even where the answer is printed whole: tools are shown as they run, the request's id is known
     // early enough to cancel it, and a dropped connection can be taken up again.
@@ -73,7 +89,34 @@ pub(crate) async fn ask(
         if let Some(exit) = printer.print(&event)? {
             return Ok(exit);
         }
+        if event.name == "approval_required" {
+            let id = follow.request_id().unwrap_or_default().to_owned();
+            let decided = tokio::select! {
+                decided = terminal.decide(printer.output(), &event) => decided?,
+                () = interrupt.next() => return cancel(client, Some(&id)).await,
+            };
+            match decided {
+                Some(decision) => decide(client, &id, event.text("approval_id"), decision).await?,
+                None => return Err(waits(&id)),
+            }
+        }
     }
+}
+
+/// Sends a decision; somebody else may have been faster, which the next events show.
+async fn decide(client: &Client, id: &str, approval: &str, decision: Decision) -> Outcome<()> {
+    let path = format!("/v1/requests/{}/approvals/{}", part(id), part(approval));
+    let mut body = json!({ "decision": decision.decision });
+    if let Some(remember) = decision.remember {
+        body["remember"] = json!(remember);
+    }
+    client.post(Api::Gateway, &path, &body).await.map(drop)
+}
+
+fn waits(id: &str) -> Failure {
+    Failure::new(Exit::Approval, format!("request {id} waits for approval")).help(format!(
+        "decide: rune requests approve {id} [--deny]; then follow it: rune requests events {id} -f"
+    ))
 }
 
 async fn cancel(client: &Client, request_id: Option<&str>) -> Outcome {

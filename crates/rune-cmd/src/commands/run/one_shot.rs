@@ -5,10 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rune_env::{LogFormat, ObservabilityConfig};
-use rune_runtime::{AgentError, Invocation, LocalReplica, RequestEvents, SequencedEvent};
+use rune_runtime::{
+    AgentError, Invocation, LocalReplica, RequestEvent, RequestEvents, SequencedEvent,
+};
 use rune_storage::create_private_dir;
 use rune_store_runtime::{
-    ApplyDeployment, DeploymentId, PublishVersion, ReplicaId, RequestId, StoreError, VersionId,
+    ApplyDeployment, DecideApproval, DeploymentId, PublishVersion, ReplicaId, RequestId,
+    StoreError, VersionId,
 };
 use serde_json::Value;
 
@@ -21,19 +24,26 @@ use crate::daemon::telemetry;
 use crate::events::EventPrinter;
 use crate::failure::{Exit, Failure, Outcome, chain};
 use crate::interrupt::Interrupt;
+use crate::terminal::Terminal;
 
 /// What is logged where nobody asks for more: the request itself is shown by its events.
 const QUIET: &str = "error";
 /// What is logged with -v.
 const VERBOSE: &str = "debug";
 
+/// What is asked, and how.
+pub(super) struct Ask {
+    pub(super) input: Value,
+    pub(super) stream: bool,
+    pub(super) approve_all: bool,
+}
+
 pub(super) fn run(
     context: &Context,
     dir: &Path,
     target: &Target,
     env: &BTreeMap<String, String>,
-    input: Value,
-    stream: bool,
+    what: Ask,
 ) -> Outcome {
     let log = if context.verbose { VERBOSE } else { QUIET };
     telemetry::start(
@@ -50,7 +60,7 @@ pub(super) fn run(
         .map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
     context.block_on(async {
         let node = Node::open(&context.config, &Place::temporary(temporary.path()))?;
-        let ended = ask(context, &node, dir, target, env, input, stream).await;
+        let ended = ask(context, &node, dir, target, env, what).await;
         node.tasks.shutdown().cancel();
         // The store is thrown away: whether it closes well does not matter.
         let _ = node.database.close().await;
@@ -64,8 +74,7 @@ async fn ask(
     dir: &Path,
     target: &Target,
     env: &BTreeMap<String, String>,
-    input: Value,
-    stream: bool,
+    what: Ask,
 ) -> Outcome {
     let mut interrupt = Interrupt::listen()?;
     let agent = deploy(context, node, dir, target, env).await?;
@@ -73,7 +82,7 @@ async fn ask(
         namespace: target.namespace.clone(),
         agent,
         alias: target.alias.clone(),
-        input,
+        input: what.input,
         session_id: None,
         metadata: BTreeMap::new(),
         caller: "cli".to_owned(),
@@ -84,9 +93,10 @@ async fn ask(
         .invoke(invocation)
         .await
         .map_err(|error| crate::client::of_api(error.code(), &chain(&error)))?;
-    let mut printer = EventPrinter::new(context.output, stream, context.verbose);
+    let mut printer = EventPrinter::new(context.output, what.stream, context.verbose);
     let request_id = invoked.request_id;
-    let follow = follow(invoked.events, &mut printer);
+    let mut terminal = Terminal::open(what.approve_all);
+    let follow = follow(node, invoked.events, &mut printer, &mut terminal);
     tokio::pin!(follow);
     tokio::select! {
         ended = &mut follow => ended,
@@ -160,10 +170,35 @@ fn store_failure(error: &StoreError) -> Failure {
     Failure::because("cannot use the temporary store", error)
 }
 
-async fn follow(mut events: RequestEvents, printer: &mut EventPrinter) -> Outcome {
-    while let Some(event) = events.next().await.map_err(|error| store_failure(&error))? {
-        if let Some(exit) = printer.print(&as_event(&event)?)? {
+async fn follow(
+    node: &Node,
+    mut events: RequestEvents,
+    printer: &mut EventPrinter,
+    terminal: &mut Terminal,
+) -> Outcome {
+    while let Some(sequenced) = events.next().await.map_err(|error| store_failure(&error))? {
+        let event = as_event(&sequenced)?;
+        if let Some(exit) = printer.print(&event)? {
             return Ok(exit);
+        }
+        if let RequestEvent::ApprovalRequired { approval_id, .. } = sequenced.event {
+            let Some(decided) = terminal.decide(printer.output(), &event).await? else {
+                let message = format!("`{}` needs an approval", event.text("tool"));
+                return Err(Failure::new(Exit::Approval, message).help(
+                    "run it in a terminal, or with --yes to approve every call; a deployed agent waits: rune run SPEC",
+                ));
+            };
+            let decision = DecideApproval {
+                approval_id,
+                decision: decided.decision,
+                by: "cli".to_owned(),
+                remember: decided.remember,
+                note: None,
+            };
+            node.engine
+                .decide(decision)
+                .await
+                .map_err(|error| Failure::because("cannot decide the approval", &error))?;
         }
     }
     Err(

@@ -1,0 +1,211 @@
+//! Approvals: what waits for a person, and deciding it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use rune_http::{ApiError, Caller, ErrorBody, Json, List, PageQuery, Path};
+use rune_store_runtime::{
+    ApprovalDecision, ApprovalFilter, ApprovalId, ApprovalRow, ApprovalState, DecideApproval,
+    Remember, RequestId, SessionId, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::gateway::Shared;
+
+/// Longest note in bytes.
+const MAX_NOTE_BYTES: usize = 4096;
+
+/// A question about one tool call.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ApprovalView {
+    #[schema(value_type = String)]
+    approval_id: ApprovalId,
+    #[schema(value_type = String)]
+    request_id: RequestId,
+    #[schema(value_type = String)]
+    session_id: SessionId,
+    namespace: String,
+    agent: String,
+    /// `waiting`, `approved`, `denied`, or `withdrawn` where the request ended first.
+    state: &'static str,
+    /// The tool's name in the package.
+    tool: String,
+    input: Value,
+    /// Why a person is asked.
+    reason: String,
+    /// The policies that ask.
+    policies: Vec<String>,
+    /// When the default counts.
+    #[schema(value_type = Option<String>)]
+    deadline: Option<Timestamp>,
+    /// What counts at the deadline: `approve` or `deny`.
+    default: &'static str,
+    #[schema(value_type = String)]
+    asked_at: Timestamp,
+    #[schema(value_type = Option<String>)]
+    decided_at: Option<Timestamp>,
+    /// Who decided: a caller, or `deadline`.
+    decided_by: Option<String>,
+    note: Option<String>,
+}
+
+impl From<ApprovalRow> for ApprovalView {
+    fn from(row: ApprovalRow) -> Self {
+        let question = row.question;
+        let (decided_by, note) = row
+            .answer
+            .map_or((None, None), |answer| (Some(answer.by), answer.note));
+        Self {
+            approval_id: question.approval_id,
+            request_id: row.request_id,
+            session_id: row.session_id,
+            namespace: row.namespace,
+            agent: row.agent,
+            state: row.state.as_str(),
+            tool: question.tool,
+            input: question.input,
+            reason: question.reason,
+            policies: question.policies,
+            deadline: question.deadline,
+            default: question.default.as_str(),
+            asked_at: row.asked_at,
+            decided_at: row.decided_at,
+            decided_by,
+            note,
+        }
+    }
+}
+
+/// A part of the list of approvals.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ApprovalPage {
+    items: Vec<ApprovalView>,
+    /// Cursor of the next part; absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// Which approvals.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListQuery {
+    /// Only of agents in this namespace.
+    ns: Option<String>,
+    /// Only of this agent.
+    agent: Option<String>,
+    /// Only of this request.
+    #[param(value_type = Option<String>)]
+    request: Option<RequestId>,
+    /// `waiting` (the default), `approved`, `denied`, `withdrawn` or `all`.
+    state: Option<String>,
+}
+
+/// Approvals, oldest first; those that wait where no state is named.
+#[utoipa::path(
+    get, path = "/v1/approvals", tag = "approvals", params(ListQuery, PageQuery),
+    responses(
+        (status = 200, body = ApprovalPage, description = "A part of the list"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn list(
+    State(shared): State<Arc<Shared>>,
+    List { filter, page }: List<ListQuery>,
+) -> Result<Json<ApprovalPage>, ApiError> {
+    let filter = ApprovalFilter {
+        namespace: filter.ns,
+        agent: filter.agent,
+        request_id: filter.request,
+        state: state(filter.state.as_deref())?,
+        due_by: None,
+    };
+    let found = shared.engine.store().approvals(&filter, &page).await?;
+    let found = found.map(ApprovalView::from);
+    Ok(Json(ApprovalPage {
+        items: found.items,
+        next: found.next,
+    }))
+}
+
+fn state(word: Option<&str>) -> Result<Option<ApprovalState>, ApiError> {
+    match word {
+        None => Ok(Some(ApprovalState::Waiting)),
+        Some("all") => Ok(None),
+        Some(word) => match ApprovalState::parse(word) {
+            Some(state) => Ok(Some(state)),
+            None => {
+                let known = ApprovalState::ALL.map(ApprovalState::as_str).join(", ");
+                Err(ApiError::invalid(format!(
+                    "`state` is one of {known} and all"
+                )))
+            }
+        },
+    }
+}
+
+/// What a person says.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DecideRequest {
+    /// `approve` or `deny`.
+    #[schema(value_type = String)]
+    decision: ApprovalDecision,
+    /// `session` or `agent`: later calls that the same policies ask about are decided the same way.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    remember: Option<Remember>,
+    /// For the record; the model is told why a call was denied.
+    #[serde(default)]
+    note: Option<String>,
+}
+
+/// Decides an approval, once. The request goes on when none of its approvals waits any more.
+#[utoipa::path(
+    post, path = "/v1/requests/{id}/approvals/{approval_id}", tag = "approvals",
+    params(
+        ("id" = String, Path, description = "The request"),
+        ("approval_id" = String, Path, description = "The approval"),
+    ),
+    request_body = DecideRequest,
+    responses(
+        (status = 200, body = ApprovalView, description = "The approval as it is now"),
+        (status = 409, body = ErrorBody, description = "It was decided before, or its request has ended"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn decide(
+    State(shared): State<Arc<Shared>>,
+    Path((id, approval_id)): Path<(RequestId, ApprovalId)>,
+    caller: Caller,
+    Json(body): Json<DecideRequest>,
+) -> Result<Json<ApprovalView>, ApiError> {
+    if body
+        .note
+        .as_ref()
+        .is_some_and(|note| note.len() > MAX_NOTE_BYTES)
+    {
+        return Err(ApiError::invalid(format!(
+            "`note` may have {MAX_NOTE_BYTES} bytes"
+        )));
+    }
+    let known = shared.engine.store().approval(approval_id).await?;
+    if known.is_none_or(|row| row.request_id != id) {
+        let message = format!("request `{id}` has no approval `{approval_id}`");
+        return Err(ApiError::new(
+            rune_store_runtime::ErrorCode::NotFound,
+            message,
+        ));
+    }
+    let decision = DecideApproval {
+        approval_id,
+        decision: body.decision,
+        by: caller.id.as_ref().to_owned(),
+        remember: body.remember,
+        note: body.note,
+    };
+    let row = shared.engine.decide(decision).await?;
+    Ok(Json(row.into()))
+}
