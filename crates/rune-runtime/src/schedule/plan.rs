@@ -80,6 +80,9 @@ pub(super) fn plan(
     })
 }
 
+/// How many fires are recorded at a time; what is left comes with the next look.
+const MAX_FIRES: usize = 2 * MAX_CATCH_UP;
+
 /// The planned times that have come.
 struct Due {
     /// Ascending.
@@ -110,8 +113,12 @@ impl Due {
             Some(last) => recurrence.next_after(*last),
             None => Some(from),
         };
-        // In order: a planned time does not overtake the one before it.
+        // In order: a planned time does not overtake the one before it. None of these is missed
+        // yet, so none is left out.
         while let Some(time) = next.filter(|time| fires_at(row.id, jitter_ms, *time) <= now) {
+            if times.len() == MAX_FIRES {
+                break;
+            }
             times.push(time);
             next = recurrence.next_after(time);
         }

@@ -234,3 +234,26 @@ fn a_schedule_is_looked_at_as_soon_as_it_changes() {
         assert_eq!(life.requests().await.len(), 1);
     });
 }
+
+#[test]
+fn a_long_jitter_on_a_busy_schedule_gets_through_a_downtime() {
+    let world = World::new(&Bot::new(), start());
+    let spec = ScheduleSpec {
+        overlap: Overlap::Skip,
+        jitter_ms: 3_600_000,
+        ..spec(cron("* * * * * *", "UTC"))
+    };
+    let id = runtime().block_on(async { world.start().await.put(spec).await });
+    let now = world.clock.advance(MINUTE * 180);
+    runtime().block_on(async {
+        let life = world.start().await;
+        life.settle().await;
+        let row = life.row(id).await;
+        assert!(
+            row.next_fire_at.unwrap() > now.minus(MINUTE * 60),
+            "{row:?}"
+        );
+        let fires = life.fires(id).await;
+        assert!(fires.iter().all(|fire| fire.state != FireState::Pending));
+    });
+}
