@@ -78,6 +78,7 @@ pub async fn a_tool_call_is_projected_from_intent_and_result(test: TestStore) {
         rows[0].failure.as_ref().map(|f| f.code),
         Some(ErrorCode::Timeout)
     );
+    f.append(id, vec![finished(json!("done"))]).await;
     let messages = f.store.recent_messages(&session("s"), 1).await.unwrap();
     let expected = Block::ToolResult {
         call_id: "b".to_owned(),

@@ -31,9 +31,13 @@ pub async fn accepting_a_request_writes_everything_in_one_step(test: TestStore) 
             input: json!("hello")
         }
     );
-    let messages = f.store.recent_messages(&session("s"), 10).await.unwrap();
+    let page = PageRequest::default();
+    let messages = f.store.messages(&session("s"), &page).await.unwrap().items;
     assert_eq!(messages.len(), 1);
     assert_eq!(messages[0].message, Message::user("hello"));
+    // It has not ended.
+    let recent = f.store.recent_messages(&session("s"), 10).await.unwrap();
+    assert!(recent.is_empty());
     let row = f.store.session(&session("s")).await.unwrap().unwrap();
     assert_eq!((row.messages, row.requests), (1, 1));
     assert_eq!(
@@ -181,8 +185,8 @@ pub async fn messages_are_paged_in_order(test: TestStore) {
     for n in 0..3 {
         let id = f.accept("s").await.request_id;
         let text = format!("answer {n}");
-        f.append(id, vec![reply(vec![rune_store_runtime::Block::text(text)])])
-            .await;
+        let answer = reply(vec![rune_store_runtime::Block::text(text)]);
+        f.append(id, vec![answer, finished(json!(n))]).await;
     }
     let id = session("s");
     let mut page = PageRequest::first(4);
@@ -272,14 +276,9 @@ pub async fn a_session_is_created_once_and_deleted_whole(test: TestStore) {
         "a cost does not vanish with its session"
     );
     f.accept("s").await;
-    assert_eq!(
-        f.store
-            .recent_messages(&session("s"), 9)
-            .await
-            .unwrap()
-            .len(),
-        1
-    );
+    let page = PageRequest::default();
+    let messages = f.store.messages(&session("s"), &page).await.unwrap();
+    assert_eq!(messages.items.len(), 1);
     let sessions = f
         .store
         .sessions(&SessionFilter::default(), &PageRequest::default())
