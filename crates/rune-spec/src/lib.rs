@@ -40,7 +40,7 @@ mod tool;
 mod tool_ref;
 mod workflow;
 
-pub use agent_ref::AgentRef;
+pub use agent_ref::{AgentRef, LocalAgent};
 pub use builtin::{builtin, builtins};
 pub use capability::{Access, Capability};
 pub use channels::{CHANNEL_TYPES, Channel, ChannelAccess, Channels};

@@ -29,7 +29,7 @@ pub struct ToolDescriptor {
     /// What runs it.
     #[serde(flatten)]
     pub runtime: ToolRuntime,
-    /// Hard limit per attempt.
+    /// Hard limit per attempt; for an agent only where the description says so, a year otherwise.
     #[serde(rename = "timeout_ms", serialize_with = "as_millis")]
     pub timeout: Duration,
     /// When a failed call is repeated.
@@ -121,7 +121,8 @@ pub enum ToolRuntime {
     Agent {
         /// Which agent.
         agent_ref: AgentRef,
-        /// Deepest chain of agent calls from here; the platform's default when absent.
+        /// Deepest level below the outermost request on which the agent may be called; the platform's default
+        /// when absent.
         max_depth: Option<u32>,
     },
     /// A tool of an MCP server, under its own name.

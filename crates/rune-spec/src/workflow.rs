@@ -51,7 +51,7 @@ pub struct Step {
     pub depends_on: Vec<String>,
     /// The step is skipped when this is false.
     pub condition: Option<Condition>,
-    /// Hard limit of the step; the workflow's when absent.
+    /// Hard limit of one attempt; the workflow's when absent.
     #[serde(rename = "timeout_ms", serialize_with = "optional_millis")]
     pub timeout: Option<Duration>,
     /// Attempts in total, at least 1.

@@ -22,9 +22,8 @@ pub(crate) struct ToolDocument {
     pub(crate) runtime: RuntimeKind,
     /// Program or module, relative to the agent directory (process, wasm).
     pub(crate) module: Option<String>,
-    /// Hard limit per attempt, in milliseconds.
-    #[serde(default = "default_timeout_ms")]
-    pub(crate) timeout_ms: u64,
+    /// Hard limit per attempt, in milliseconds; 5000 when absent, for runtime agent what the request has left.
+    pub(crate) timeout_ms: Option<u64>,
     /// When a failed call is repeated.
     #[serde(default)]
     pub(crate) retry_policy: RetryPolicyDocument,
@@ -49,9 +48,9 @@ pub(crate) struct ToolDocument {
     /// The input property that policy rules `tool(glob)` look at; the first required text when absent, else the first required
     /// one.
     pub(crate) primary_argument: Option<String>,
-    /// `local://NAME` or URL (runtime agent).
+    /// `local://[NAMESPACE/]NAME[?alias=ALIAS]` or URL (runtime agent).
     pub(crate) agent_ref: Option<String>,
-    /// Deepest chain of agent calls from here (runtime agent).
+    /// Deepest level below the outermost request on which the agent may be called (runtime agent).
     pub(crate) max_depth: Option<u32>,
     /// Name of the MCP server (runtime mcp).
     pub(crate) mcp_server: Option<String>,
@@ -64,10 +63,6 @@ pub(crate) struct ToolDocument {
 
 fn default_version() -> String {
     "0.1.0".to_owned()
-}
-
-fn default_timeout_ms() -> u64 {
-    5000
 }
 
 /// What runs a tool.

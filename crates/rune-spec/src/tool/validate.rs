@@ -15,6 +15,8 @@ use crate::suggest::help_for;
 
 /// Most attempts a retry policy may ask for.
 const MAX_ATTEMPTS: u32 = 10;
+/// Hard limit of one attempt where the description does not say.
+const DEFAULT_TIMEOUT_MS: u64 = 5000;
 
 pub(super) fn validate(
     document: ToolDocument,
@@ -24,7 +26,13 @@ pub(super) fn validate(
     checker.take(&At::top("name"), tool_name(&document.name));
     let version = checker.version(&At::top("version"), &document.version);
     let runtime = runtime(&mut checker, &document);
-    let timeout = checker.millis(&At::top("timeout_ms"), document.timeout_ms);
+    // Another agent has limits of its own, and never more time than the request that calls it.
+    let default_timeout = match document.runtime {
+        RuntimeKind::Agent => MAX_MILLIS,
+        _ => DEFAULT_TIMEOUT_MS,
+    };
+    let timeout_ms = document.timeout_ms.unwrap_or(default_timeout);
+    let timeout = checker.millis(&At::top("timeout_ms"), timeout_ms);
     let retry_policy = retry_policy(&mut checker, &document);
     let mut capabilities = Vec::new();
     for (index, text) in document.capabilities.iter().enumerate() {
@@ -42,7 +50,14 @@ pub(super) fn validate(
         document.output_schema.as_ref(),
         document.output_schema_ref.as_deref(),
     );
-    let input_schema = document.input_schema.unwrap_or_else(any_object);
+    let input_schema = document.input_schema.unwrap_or_else(|| {
+        let is_agent = document.runtime == RuntimeKind::Agent;
+        if is_agent && input_schema_ref.is_none() {
+            text_input()
+        } else {
+            any_object()
+        }
+    });
     let input_schema = match object_schema(input_schema) {
         Ok(schema) => schema,
         Err(message) => {
@@ -91,6 +106,12 @@ pub(super) fn validate(
 
 fn any_object() -> Value {
     json!({ "type": "object" })
+}
+
+/// What another agent is told where its tool does not say.
+fn text_input() -> Value {
+    let input = json!({ "type": "string", "description": "What to tell the agent." });
+    json!({ "type": "object", "properties": { "input": input }, "required": ["input"] })
 }
 
 /// An input schema as providers want it: an object with `type: object`.
@@ -143,7 +164,12 @@ fn check_primary_argument(checker: &mut Checker<'_>, name: &str, schema: &Value,
 fn retry_policy(checker: &mut Checker<'_>, document: &ToolDocument) -> RetryPolicy {
     let at = At::top("retry_policy");
     let max_attempts = document.retry_policy.max_attempts;
-    if !(1..=MAX_ATTEMPTS).contains(&max_attempts) {
+    if document.runtime == RuntimeKind::Agent && max_attempts > 1 {
+        checker.error(
+            &at.field("max_attempts"),
+            "another agent is asked once per call: its own retries and the model decide what follows a failure",
+        );
+    } else if !(1..=MAX_ATTEMPTS).contains(&max_attempts) {
         checker.error(
             &at.field("max_attempts"),
             format!("must be between 1 and {MAX_ATTEMPTS}"),

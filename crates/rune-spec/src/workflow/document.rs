@@ -34,7 +34,7 @@ fn default_timeout_ms() -> u64 {
 pub(crate) struct StepDocument {
     /// Unique in the workflow: letters, digits, `_` and `-`.
     pub(crate) id: String,
-    /// `local://NAME` or URL.
+    /// `local://[NAMESPACE/]NAME[?alias=ALIAS]` or URL.
     pub(crate) agent_ref: String,
     /// Template of the agent's input; sees `input` and `steps.<id>.output`.
     #[serde(default = "default_input_template")]
@@ -44,7 +44,7 @@ pub(crate) struct StepDocument {
     pub(crate) depends_on: Vec<String>,
     /// An expression (`steps.router.output == 'billing'`) or `{{ … }} == text`.
     pub(crate) condition: Option<String>,
-    /// Hard limit of the step, in milliseconds.
+    /// Hard limit of one attempt, in milliseconds.
     pub(crate) timeout_ms: Option<u64>,
     /// When a failed step is repeated.
     #[serde(default)]
