@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jsonschema::{ValidationError, Validator};
-use rune_spec::{AgentPackage, MissingVariable, Runefile, SpecErrors, ToolDescriptor, ToolRuntime};
+use rune_spec::{
+    AgentPackage, AgentRef, LocalAgent, MissingVariable, Runefile, SpecErrors, ToolDescriptor,
+    ToolRuntime,
+};
 use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
 use serde_json::Value;
 
@@ -79,6 +82,16 @@ pub enum ToolRunner {
     Builtin(Arc<dyn BuiltinTool>),
     /// A child process.
     Process(ProcessTool),
+    /// Another agent.
+    Agent(AgentTool),
+}
+
+/// A tool that is another agent.
+pub struct AgentTool {
+    /// Which one.
+    pub target: LocalAgent,
+    /// Deepest level below the outermost request on which it may be called.
+    pub max_depth: Option<u32>,
 }
 
 impl Tool {
@@ -227,9 +240,14 @@ impl Agent {
     #[must_use]
     pub fn timeout(&self) -> Duration {
         let spec = self.spec();
-        spec.budget.wall_ms.map_or(spec.timeout, |wall| {
-            spec.timeout.min(Duration::from_millis(wall))
-        })
+        let workflow = self.package.workflow.as_ref();
+        let wall = spec.budget.wall_ms.map(Duration::from_millis);
+        let limits = [
+            Some(spec.timeout),
+            wall,
+            workflow.map(|workflow| workflow.timeout),
+        ];
+        limits.into_iter().flatten().min().unwrap_or(spec.timeout)
     }
 
     /// Tokens a request may use.
@@ -320,6 +338,9 @@ impl AgentLoader {
             PolicySet::compile(&package)?,
             PolicyPrincipal::of(&package, namespace),
         );
+        for step in package.workflow.iter().flat_map(|workflow| &workflow.steps) {
+            local(&format!("step `{}`", step.id), &step.agent_ref)?;
+        }
         let lookup = |name: &str| env.get(name).cloned().or_else(|| (self.variables)(name));
         let agent_env = resolve_all(&spec.runtime.env, "runtime.env", &lookup)?;
         let lookup = |name: &str| agent_env.get(name).cloned().or_else(|| lookup(name));
@@ -417,7 +438,13 @@ impl AgentLoader {
             ToolRuntime::Container { .. } => {
                 return Err(unsupported(&place, "`runtime: container`"));
             }
-            ToolRuntime::Agent { .. } => return Err(unsupported(&place, "`runtime: agent`")),
+            ToolRuntime::Agent {
+                agent_ref,
+                max_depth,
+            } => ToolRunner::Agent(AgentTool {
+                target: local(&place, agent_ref)?,
+                max_depth: *max_depth,
+            }),
             ToolRuntime::Mcp { .. } => return Err(unsupported(&place, "`runtime: mcp`")),
         };
         let output = descriptor.output_schema.as_ref();
@@ -437,6 +464,16 @@ fn unsupported(place: &str, what: &str) -> AgentError {
     AgentError::Unsupported {
         place: place.to_owned(),
         what: what.to_owned(),
+    }
+}
+
+fn local(place: &str, reference: &AgentRef) -> Result<LocalAgent, AgentError> {
+    match reference {
+        AgentRef::Local(local) => Ok(local.clone()),
+        AgentRef::Url(url) => {
+            let what = format!("the remote agent `{url}` (`agent_ref` takes local://NAME)");
+            Err(unsupported(place, &what))
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use rune_network::AgentAddress;
 use rune_spec::ApprovalDefault;
 use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
@@ -18,7 +19,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Agent, Tool, ToolRunner};
+use crate::agent::{Agent, AgentTool, Tool, ToolRunner};
+use crate::engine::{AgentCall, SubAgents};
 use crate::planner::{Approval, OpenCall};
 use crate::policy::PolicyResource;
 
@@ -37,6 +39,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// Runs the tools of one request.
 pub(crate) struct ToolDispatcher<'a> {
     pub(crate) agent: &'a Agent,
+    pub(crate) agents: &'a SubAgents,
     pub(crate) request_id: RequestId,
     pub(crate) session_id: &'a SessionId,
     pub(crate) namespace: &'a str,
@@ -86,34 +89,47 @@ impl ToolDispatcher<'_> {
             let message = format!("the input does not match the tool's schema: {mismatch}");
             return Ok(vec![refuse(&tool.name, ErrorCode::InvalidInput, message)]);
         }
+        let is_agent = match &tool.runner {
+            ToolRunner::Agent(agent) => {
+                if let Err(failure) = self.agents.admit(&agent.target, agent.max_depth) {
+                    return Ok(vec![refuse(&tool.name, failure.code, failure.message)]);
+                }
+                true
+            }
+            ToolRunner::Builtin(_) | ToolRunner::Process(_) => false,
+        };
         let intent = ToolIntent {
             step,
             call_id: id.clone(),
             tool: tool.name.clone(),
             input: input.clone(),
-            idempotent: tool.descriptor.idempotent || tool.descriptor.read_only,
+            // The same call finds the same request of the callee again.
+            idempotent: is_agent || tool.descriptor.idempotent || tool.descriptor.read_only,
             idempotency_key: format!("{}-{id}", self.request_id),
         };
         if let Some(Approval::Given(answer)) = &call.approval {
-            return Ok(vec![match answer.decision {
-                ApprovalDecision::Approve => EntryBody::ToolIntent(intent),
+            return Ok(match answer.decision {
+                ApprovalDecision::Approve => self.intended(tool, intent),
                 ApprovalDecision::Deny => {
                     let note = answer.note.as_deref().unwrap_or("no reason was given");
                     let message = format!("`{}` denied this call: {note}", answer.by);
-                    refuse(&tool.name, ErrorCode::Denied, message)
+                    vec![refuse(&tool.name, ErrorCode::Denied, message)]
                 }
-            }]);
+            });
         }
         let verdict = self.verdict(tool, &intent).await?;
-        let body = match verdict.verdict {
-            AuditVerdict::Allowed => EntryBody::ToolIntent(intent),
-            AuditVerdict::Asked => EntryBody::ApprovalAsked(self.question(intent, &verdict)),
+        let mut entries = match verdict.verdict {
+            AuditVerdict::Allowed => self.intended(tool, intent),
+            AuditVerdict::Asked => {
+                vec![EntryBody::ApprovalAsked(self.question(intent, &verdict))]
+            }
             AuditVerdict::Denied => {
                 let message = format!("policy denies this call: {}", verdict.reason);
-                refuse(&tool.name, ErrorCode::Denied, message)
+                vec![refuse(&tool.name, ErrorCode::Denied, message)]
             }
         };
-        Ok(vec![EntryBody::PolicyVerdict(verdict), body])
+        entries.insert(0, EntryBody::PolicyVerdict(verdict));
+        Ok(entries)
     }
 
     fn question(&self, intent: ToolIntent, verdict: &PolicyVerdict) -> ApprovalQuestion {
@@ -132,6 +148,21 @@ impl ToolDispatcher<'_> {
                 ApprovalDefault::Deny => ApprovalDecision::Deny,
             },
         }
+    }
+
+    /// The intent of a call and, where the tool is an agent, the entry that names the
+    /// agent's request.
+    fn intended(&self, tool: &Tool, intent: ToolIntent) -> Vec<EntryBody> {
+        let called = match &tool.runner {
+            ToolRunner::Agent(agent) => {
+                let address = AgentAddress::resolve(&agent.target, self.namespace);
+                Some(self.agents.called(&intent.call_id, &address))
+            }
+            ToolRunner::Builtin(_) | ToolRunner::Process(_) => None,
+        };
+        let mut entries = vec![EntryBody::ToolIntent(intent)];
+        entries.extend(called);
+        entries
     }
 
     /// What policy says of a call, as the journal keeps it.
@@ -175,14 +206,29 @@ impl ToolDispatcher<'_> {
     }
 
     /// Runs a tool whose intent is committed. Always ends within the tool's timeouts
-    /// and, once `stop` has fired, within a second.
-    pub(crate) async fn run(&self, visible_name: &str, intent: ToolIntent) -> ToolOutcome {
+    /// and, once `stop` has fired, within a second. `child` is the request of the agent it
+    /// calls, where it calls one.
+    pub(crate) async fn run(
+        &self,
+        visible_name: &str,
+        intent: ToolIntent,
+        child: Option<RequestId>,
+    ) -> ToolOutcome {
         let started = Instant::now();
         let mut attempts = 0;
         let result = match self.agent.tool(visible_name) {
-            Some(tool) => self.run_with_retries(tool, &intent, &mut attempts).await,
-            None => Err(ToolError::new(
-                ToolErrorKind::NotFound,
+            Some(tool) => match (&tool.runner, child) {
+                (ToolRunner::Agent(agent), Some(child)) => {
+                    attempts = 1;
+                    self.call_agent(tool, agent, &intent, child).await
+                }
+                _ => {
+                    let ran = self.run_with_retries(tool, &intent, &mut attempts).await;
+                    ran.map_err(|error| Failure::new(error.code(), error.message))
+                }
+            },
+            None => Err(Failure::new(
+                ErrorCode::NotFound,
                 format!("tool `{}` is no longer part of the agent", intent.tool),
             )),
         };
@@ -192,8 +238,7 @@ impl ToolDispatcher<'_> {
                 let content = shown(&output);
                 (Some(output), None, content)
             }
-            Err(error) => {
-                let failure = Failure::new(error.code(), error.message);
+            Err(failure) => {
                 let content = format!("error: {}", failure.message);
                 (None, Some(failure), content)
             }
@@ -208,6 +253,39 @@ impl ToolDispatcher<'_> {
             duration_ms,
             attempts,
         })
+    }
+
+    async fn call_agent(
+        &self,
+        tool: &Tool,
+        agent: &AgentTool,
+        intent: &ToolIntent,
+        child: RequestId,
+    ) -> Result<Value, Failure> {
+        let address = AgentAddress::resolve(&agent.target, self.namespace);
+        let timeout = tool.descriptor.timeout;
+        let stop = self.stop.child_token();
+        let call = AgentCall {
+            request_id: child,
+            call_id: intent.call_id.clone(),
+            session_id: self.agents.conversation(&address, &tool.name),
+            input: told(&intent.input),
+            address: address.clone(),
+        };
+        let call = self.agents.call(call, &stop);
+        tokio::pin!(call);
+        let output = tokio::select! {
+            output = &mut call => output?,
+            () = tokio::time::sleep(timeout) => {
+                stop.cancel();
+                // It ends soon; if it does not, it is cancelled all the same.
+                let _ = tokio::time::timeout(STOP_GRACE, call).await;
+                let millis = timeout.as_millis();
+                let message = format!("agent `{address}` did not answer within {millis} ms (`timeout_ms` of the tool)");
+                return Err(Failure::new(ErrorCode::Timeout, message));
+            }
+        };
+        check_output(tool, Ok(output)).map_err(|error| Failure::new(error.code(), error.message))
     }
 
     async fn run_with_retries(
@@ -262,6 +340,10 @@ impl ToolDispatcher<'_> {
                 ToolRunner::Process(process) => {
                     self.agent.runner().run(process, &context, &input).await
                 }
+                ToolRunner::Agent(_) => Err(ToolError::new(
+                    ToolErrorKind::Unavailable,
+                    "the call began before the tool led to an agent, and was not made again",
+                )),
             }
         };
         tokio::pin!(call);
@@ -281,6 +363,15 @@ impl ToolDispatcher<'_> {
             )),
             _ => Err(cancelled()),
         }
+    }
+}
+
+/// What a called agent is told: the tool's `input` where that is all there is, else the
+/// whole input.
+fn told(input: &Value) -> Value {
+    match input.as_object() {
+        Some(map) if map.len() == 1 => map.get("input").unwrap_or(input).clone(),
+        _ => input.clone(),
     }
 }
 

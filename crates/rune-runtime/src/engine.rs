@@ -3,6 +3,7 @@
 
 mod active;
 mod approve;
+mod child;
 mod follow;
 mod input;
 mod invoke;
@@ -26,6 +27,8 @@ use crate::task::Tasks;
 pub use follow::{Ending, RequestEvents};
 pub use input::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
 pub use invoke::{Invocation, Invoked};
+
+pub(crate) use child::{AgentCall, SubAgents};
 
 use active::{ActiveRequests, SessionLines};
 
@@ -58,6 +61,9 @@ pub enum EngineError {
     /// An image of the input is too large.
     #[error("an image of the input has more than {MAX_IMAGE_BYTES} bytes")]
     ImageTooLarge,
+    /// The calling agent shares no network with the called one.
+    #[error(transparent)]
+    Network(#[from] rune_network::NotConnected),
     /// The daemon is about to end and takes nothing new.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -79,6 +85,7 @@ impl EngineError {
             Self::Route(_) | Self::ShuttingDown => ErrorCode::Unavailable,
             Self::Input(_) | Self::Part(_) | Self::Unkeepable => ErrorCode::InvalidInput,
             Self::ImageTooLarge => ErrorCode::TooLarge,
+            Self::Network(_) => ErrorCode::Denied,
             Self::Store(error) => store_code(error),
         }
     }
@@ -245,6 +252,7 @@ impl Engine {
     async fn end_idle(&self, id: RequestId, usage: Usage) -> Result<(), EngineError> {
         let failure = Failure::new(ErrorCode::Cancelled, "the request was cancelled");
         let state = RunState::load(&self.inner.store, id).await?;
+        self.cancel_children(&state).await;
         let mut entries = state.close_calls(&failure.message, |name| name);
         entries.push(EntryBody::Finished {
             status: RequestStatus::Cancelled,

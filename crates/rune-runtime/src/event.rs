@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rune_store_runtime::{
     ApprovalDecision, ApprovalId, AuditVerdict, Block, Entry, EntryBody, ErrorCode, Failure,
-    ModelReply, RequestId, RequestStatus, SessionId, Timestamp, Usage,
+    ModelReply, RequestId, RequestStatus, SessionId, StepStatus, Timestamp, Usage,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -132,6 +132,30 @@ pub enum RequestEvent {
         /// How many agents stand between it and the outermost caller.
         depth: u32,
     },
+    /// A step of a workflow calls its agent.
+    StepStarted {
+        /// The step.
+        step: String,
+        /// 1 for the first.
+        attempt: u32,
+        /// The callee's request.
+        request_id: RequestId,
+    },
+    /// A step of a workflow ended, or is not run.
+    StepFinished {
+        /// The step.
+        step: String,
+        /// Whether it ran and how that ended.
+        status: StepStatus,
+        /// What its agent answered.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        output: Option<Value>,
+        /// Why it failed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<Failure>,
+        /// How long it ran, in milliseconds.
+        duration_ms: u64,
+    },
     /// Something worth knowing.
     Notice {
         /// For programs.
@@ -191,6 +215,8 @@ impl RequestEvent {
             Self::ApprovalRequired { .. } => "approval_required",
             Self::ApprovalGiven { .. } => "approval_given",
             Self::AgentCall { .. } => "agent_call",
+            Self::StepStarted { .. } => "step_started",
+            Self::StepFinished { .. } => "step_finished",
             Self::Notice { .. } => "notice",
             Self::CancelRequested { .. } => "cancel_requested",
             Self::Done { .. } => "done",
@@ -351,6 +377,22 @@ impl EventMapper {
                 agent,
                 request_id,
                 depth,
+            },
+            EntryBody::StepStarted {
+                step,
+                attempt,
+                request_id,
+            } => RequestEvent::StepStarted {
+                step,
+                attempt,
+                request_id,
+            },
+            EntryBody::StepFinished(outcome) => RequestEvent::StepFinished {
+                step: outcome.step,
+                status: outcome.status,
+                output: outcome.output,
+                error: outcome.failure,
+                duration_ms: outcome.duration_ms,
             },
             EntryBody::Notice { code, message } => RequestEvent::Notice { code, message },
             EntryBody::CancelRequested { reason } => RequestEvent::CancelRequested { reason },

@@ -35,8 +35,11 @@ mod replica;
 mod router;
 mod schedule;
 mod task;
+mod workflow;
 
-pub use agent::{Agent, AgentError, AgentLoader, SchemaMismatch, Tool, ToolRunner, VariableLookup};
+pub use agent::{
+    Agent, AgentError, AgentLoader, AgentTool, SchemaMismatch, Tool, ToolRunner, VariableLookup,
+};
 pub use engine::{
     Ending, Engine, EngineError, Invocation, Invoked, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES,
     RequestEvents, store_code,

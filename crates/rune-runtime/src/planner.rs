@@ -25,11 +25,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::dispatch::ToolDispatcher;
+use crate::engine::SubAgents;
 use crate::feed::Feed;
 use crate::history::{self, History};
 use crate::journal::JournalWriter;
+use crate::router::Place;
 
-pub(crate) use state::{Approval, INTERRUPTED, OpenCall, RunState};
+pub(crate) use state::{Approval, INTERRUPTED, OpenCall, RunState, StepProgress};
 
 /// Part of the token budget that earlier messages may fill.
 const HISTORY_SHARE: u64 = 2;
@@ -44,6 +46,10 @@ pub(crate) struct Planner {
     pub(crate) deployment_id: DeploymentId,
     pub(crate) replica_id: ReplicaId,
     pub(crate) agent: Arc<Agent>,
+    /// Calls other agents for it.
+    pub(crate) agents: SubAgents,
+    /// Its place on the replica.
+    pub(crate) place: Place,
     pub(crate) store: Store,
     /// Has the images that are too large for the journal.
     pub(crate) blobs: Option<Arc<dyn BlobStore>>,
@@ -63,7 +69,7 @@ pub(crate) struct Planner {
 }
 
 /// How the loop ended.
-enum Ended {
+pub(crate) enum Ended {
     /// `stop` has fired.
     Stopped,
     /// It cannot go on.
@@ -145,6 +151,7 @@ impl Planner {
     /// The loop. `last` gets the entries that belong into the commit of the end.
     async fn work(&mut self, new_session: bool, last: &mut Vec<EntryBody>) -> Result<Value, Ended> {
         if self.state.cancel_requested {
+            self.agents.cancel_open(&self.state).await;
             return Err(Ended::Stopped);
         }
         let mut earlier = self.history(new_session).await?;
@@ -164,6 +171,7 @@ impl Planner {
                 }
             }
             self.check_caps(&earlier)?;
+            self.check_tree(&earlier).await?;
             let reply = self.ask(&earlier).await?;
             self.report_stop(&reply);
             let body = EntryBody::ModelReply(reply);
@@ -263,8 +271,10 @@ impl Planner {
         let (session_id, namespace) = (self.session_id.clone(), self.namespace.clone());
         let caller = self.caller.clone();
         let stop = self.stop.clone();
+        let agents = self.agents.clone();
         let dispatcher = ToolDispatcher {
             agent: &agent,
+            agents: &agents,
             request_id: self.request_id,
             session_id: &session_id,
             namespace: &namespace,
@@ -273,25 +283,37 @@ impl Planner {
             can_park: self.can_park,
             stop: &stop,
         };
-        let calls = self
-            .state
-            .open
-            .iter()
-            .filter_map(|call| Some((call.visible_name().to_owned(), call.intent.clone()?)));
+        let calls = self.state.open.iter().filter_map(|call| {
+            let name = call.visible_name().to_owned();
+            Some((name, call.intent.clone()?, call.child))
+        });
         let mut running: FuturesUnordered<_> = calls
-            .map(|(name, intent)| {
+            .map(|(name, intent, child)| {
                 let dispatcher = &dispatcher;
-                async move { dispatcher.run(&name, intent).await }
+                async move { dispatcher.run(&name, intent, child).await }
             })
             .collect();
+        if self.state.children().next().is_some() {
+            self.place.give_back();
+        }
         while let Some(outcome) = running.next().await {
             self.commit(vec![EntryBody::ToolResult(outcome)]).await?;
         }
-        if stop.is_cancelled() {
-            Err(Ended::Stopped)
-        } else {
-            Ok(())
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(Ended::Stopped),
+            () = self.place.take_again() => Ok(()),
         }
+    }
+
+    /// The cap of the outermost request, counted over everything it makes other agents do.
+    async fn check_tree(&self, earlier: &History) -> Result<(), Ended> {
+        if !self.state.has_called && !self.agents.is_called() {
+            return Ok(());
+        }
+        let next = self.prompt_estimate(earlier);
+        let own = self.agent.token_budget();
+        Ok(self.agents.check_budget(own, next).await??)
     }
 
     fn check_caps(&self, earlier: &History) -> Result<(), Failure> {
@@ -390,6 +412,7 @@ impl Planner {
     fn dispatcher(&self) -> ToolDispatcher<'_> {
         ToolDispatcher {
             agent: &self.agent,
+            agents: &self.agents,
             request_id: self.request_id,
             session_id: &self.session_id,
             namespace: &self.namespace,

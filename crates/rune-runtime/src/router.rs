@@ -4,15 +4,20 @@
 //! with room; where none has room it waits in line, up to a deadline. The router
 //! knows only what the reconcile loop tells it.
 
+mod place;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hashlink::LruCache;
+use rune_network::{AgentAddress, Peer, PeerRegistry};
 use rune_store_runtime::{DeploymentId, DeploymentRow, DeploymentState, ReplicaId, SessionId};
 use tokio::sync::{oneshot, watch};
 
 use crate::replica::LocalReplica;
+
+pub(crate) use place::Place;
 
 /// Requests that wait for one deployment at the most.
 const MAX_WAITING: usize = 10_000;
@@ -60,6 +65,7 @@ pub struct Route {
 #[derive(Clone, Default)]
 pub struct ReplicaRouter {
     state: Arc<Mutex<State>>,
+    peers: PeerRegistry,
 }
 
 #[derive(Default)]
@@ -141,6 +147,14 @@ impl ReplicaRouter {
         let mut state = self.lock();
         state.pools.remove(&id);
         state.names.retain(|_, deployment| *deployment != id);
+        drop(state);
+        self.peers.leave(id);
+    }
+
+    /// The agents that have run here, for the network rule.
+    #[must_use]
+    pub const fn peers(&self) -> &PeerRegistry {
+        &self.peers
     }
 
     /// The deployments the router knows.
@@ -157,6 +171,15 @@ impl ReplicaRouter {
     pub fn add_replica(&self, replica: Arc<LocalReplica>) {
         let id = replica.deployment_id();
         if let Some(pool) = self.lock().pools.get_mut(&id) {
+            self.peers.join(Peer {
+                address: AgentAddress {
+                    namespace: pool.deployment.namespace.clone(),
+                    name: pool.deployment.agent.clone(),
+                    alias: pool.deployment.alias.clone(),
+                },
+                networks: replica.agent().spec().networks.clone(),
+                deployment_id: id,
+            });
             pool.replicas.push(replica);
             pool.ready.send_replace(());
         }
@@ -264,6 +287,25 @@ impl ReplicaRouter {
                 Err(failed.unwrap_or(RouteError::Deadline(deadline)))
             }
         }
+    }
+
+    /// A place for a request that has begun already, ahead of those who have not. `None`
+    /// where the deployment is gone or stopped: nobody gives places then.
+    async fn lease_again(&self, id: DeploymentId) -> Option<Lease> {
+        let waiting = {
+            let mut state = self.lock();
+            let pool = state.pools.get_mut(&id)?;
+            if let Some(replica) = pool.least_loaded() {
+                return Some(self.lease_on(replica));
+            }
+            if pool.deployment.replicas == 0 {
+                return None;
+            }
+            let (sender, receiver) = oneshot::channel();
+            pool.waiting.push_front(sender);
+            receiver
+        };
+        waiting.await.ok()
     }
 
     fn lease_on(&self, replica: Arc<LocalReplica>) -> Lease {

@@ -88,6 +88,17 @@ pub enum EntryBody {
         /// How many agents stand between it and the outermost caller, 1 for the first.
         depth: u32,
     },
+    /// A step of a workflow is about to call its agent.
+    StepStarted {
+        /// The step.
+        step: String,
+        /// 1 for the first.
+        attempt: u32,
+        /// The callee's request.
+        request_id: RequestId,
+    },
+    /// A step of a workflow ended, or is not run.
+    StepFinished(StepOutcome),
     /// Something the reader of the journal should know; the model is told only with
     /// [`OUTPUT_REPAIR`].
     Notice {
@@ -137,6 +148,8 @@ impl EntryBody {
             Self::ApprovalAsked(_) => "approval_asked",
             Self::ApprovalGiven(_) => "approval_given",
             Self::AgentCalled { .. } => "agent_called",
+            Self::StepStarted { .. } => "step_started",
+            Self::StepFinished(_) => "step_finished",
             Self::Notice { .. } => "notice",
             Self::CancelRequested { .. } => "cancel_requested",
             Self::Finished { .. } => "finished",
@@ -225,6 +238,35 @@ pub struct ToolOutcome {
     pub duration_ms: u64,
     /// How often it was run: more than 1 after retries, 0 where it was not run.
     pub attempts: u32,
+}
+
+/// How a step of a workflow ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepOutcome {
+    /// The step.
+    pub step: String,
+    /// Whether it ran and how that ended.
+    pub status: StepStatus,
+    /// What its agent answered, where it completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Value>,
+    /// Why not, where it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// From its first start to its end, in milliseconds; 0 where it did not run.
+    pub duration_ms: u64,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepStatus {
+    /// Its agent answered.
+    Completed,
+    /// Its condition was false, or everything it depends on was skipped.
+    Skipped,
+    /// It has no output.
+    Failed,
 }
 
 /// What policy decided.

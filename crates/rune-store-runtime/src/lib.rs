@@ -59,8 +59,8 @@ pub use id::{
 };
 pub use input::input_parts;
 pub use journal::{
-    Entry, EntryBody, ErrorCode, Failure, ModelReply, OUTPUT_REPAIR, PolicyVerdict, ToolIntent,
-    ToolOutcome,
+    Entry, EntryBody, ErrorCode, Failure, ModelReply, OUTPUT_REPAIR, PolicyVerdict, StepOutcome,
+    StepStatus, ToolIntent, ToolOutcome,
 };
 pub use memory::{MemoryForget, MemoryPut, MemoryQuery, MemoryRow, MemoryScope};
 pub use message::{Block, ImageSource, Message, MessageRow, NativeBlock, Role, StopReason, Usage};

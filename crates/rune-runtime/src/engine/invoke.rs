@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
+use rune_network::{Member, may_call};
 use rune_store_runtime::{
     AcceptRequest, Accepted, CheckpointPolicy, Entry, EntryBody, ErrorCode, Failure,
-    IdempotencyKey, RequestId, RequestRow, RequestStatus, SessionId, StoreError, Usage,
+    IdempotencyKey, ParentCall, RequestId, RequestRow, RequestStatus, SessionId, StoreError, Usage,
 };
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -14,12 +15,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::active::{ActiveRequest, Inserted, SessionTurn};
+use super::child::SubAgents;
 use super::{Engine, EngineError, QUEUE_DEADLINE, RequestEvents, input};
+use crate::agent::Agent;
 use crate::feed::Feed;
 use crate::journal::JournalWriter;
 use crate::planner::{Outcome, Planner, RunState};
 use crate::replica::LocalReplica;
-use crate::router::RouteError;
+use crate::router::{Place, RouteError};
+use crate::workflow::WorkflowExecutor;
 
 /// What a caller asks for.
 #[derive(Debug, Clone)]
@@ -72,6 +76,16 @@ impl Engine {
         request_id: RequestId,
         invocation: Invocation,
     ) -> Result<Invoked, EngineError> {
+        self.admit(request_id, invocation, None).await
+    }
+
+    /// Accepts a request under an id; `parent` is the call that makes it and who calls.
+    pub(super) async fn admit(
+        &self,
+        request_id: RequestId,
+        mut invocation: Invocation,
+        parent: Option<(ParentCall, Member<'_>)>,
+    ) -> Result<Invoked, EngineError> {
         let route =
             self.inner
                 .router
@@ -81,8 +95,21 @@ impl Engine {
             .router
             .ready(route.deployment.id, QUEUE_DEADLINE)
             .await?;
-        replica
-            .agent()
+        let agent = replica.agent();
+        let parent = match parent {
+            Some((parent, caller)) => {
+                let address = format!("{}/{}", invocation.namespace, invocation.agent);
+                let callee = Member {
+                    agent: &address,
+                    networks: &agent.spec().networks,
+                };
+                may_call(caller, callee)?;
+                invocation.input = fitting(agent, invocation.input);
+                Some(parent)
+            }
+            None => None,
+        };
+        agent
             .check_input(&invocation.input)
             .map_err(EngineError::Input)?;
         let checkpoint = checkpoint(&replica);
@@ -106,7 +133,7 @@ impl Engine {
             caller: invocation.caller,
             checkpoint,
             idempotency: invocation.idempotency,
-            parent: None,
+            parent,
         };
         self.accept(accept, &replica, new_session).await
     }
@@ -155,6 +182,7 @@ impl Engine {
             namespace: accept.namespace.clone(),
             caller: accept.caller.clone(),
             deployment_id: accept.deployment_id,
+            parent: accept.parent.clone(),
             checkpoint: accept.checkpoint,
             state,
             next_seq: 2,
@@ -301,7 +329,13 @@ impl Engine {
         let place = async {
             start.turn.cancelled().await;
             let router = &inner.router;
-            let lease = router.lease(start.deployment_id, &start.session_id, QUEUE_DEADLINE);
+            // A called agent waits as long as the request that called it.
+            let longest = if start.parent.is_some() {
+                start.timeout
+            } else {
+                QUEUE_DEADLINE
+            };
+            let lease = router.lease(start.deployment_id, &start.session_id, longest);
             lease.await.map_err(|error| route_failure(&error))
         };
         let place = tokio::select! {
@@ -323,6 +357,36 @@ impl Engine {
                 return Ok(Outcome::Ended);
             }
         };
+        let agent = Arc::clone(lease.replica().agent());
+        let agents = SubAgents {
+            engine: self.clone(),
+            request_id: start.request_id,
+            session_id: start.session_id.clone(),
+            namespace: start.namespace.clone(),
+            agent: agent.name().to_owned(),
+            networks: agent.spec().networks.clone(),
+            caller: start.caller.clone(),
+            parent: start.parent,
+        };
+        // What a request waits for is part of its time, a person is not.
+        let deadline = started + agent.timeout().saturating_sub(spent);
+        if let Some(workflow) = &agent.package().workflow {
+            let executor = WorkflowExecutor {
+                deployment_id: start.deployment_id,
+                replica_id: lease.replica().id(),
+                agent: Arc::clone(&agent),
+                agents,
+                journal,
+                state,
+                cancel: run.cancel.clone(),
+                deadline,
+                stop: run.cancel.child_token(),
+            };
+            // It only waits for other agents, so it keeps no place from them.
+            drop(lease);
+            executor.run(workflow, start.taken_up).await?;
+            return Ok(Outcome::Ended);
+        }
         let planner = Planner {
             request_id: start.request_id,
             session_id: start.session_id.clone(),
@@ -330,7 +394,10 @@ impl Engine {
             caller: start.caller,
             deployment_id: start.deployment_id,
             replica_id: lease.replica().id(),
-            agent: Arc::clone(lease.replica().agent()),
+            deadline,
+            agent,
+            agents,
+            place: Place::new(lease),
             store: inner.store.clone(),
             blobs: inner.blobs.get().cloned(),
             feed: Arc::clone(&run.feed),
@@ -339,8 +406,6 @@ impl Engine {
             can_park: start.checkpoint != CheckpointPolicy::Never,
             asked: Arc::clone(&inner.asked),
             cancel: run.cancel.clone(),
-            // What a request waits for is part of its time, a person is not.
-            deadline: started + lease.replica().agent().timeout().saturating_sub(spent),
             stop: run.cancel.child_token(),
         };
         Ok(planner.run(start.new_session, start.taken_up).await?)
@@ -352,8 +417,11 @@ pub(super) struct Start {
     pub(super) request_id: RequestId,
     pub(super) session_id: SessionId,
     pub(super) namespace: String,
+    /// Who asked for the outermost request.
     pub(super) caller: String,
     pub(super) deployment_id: rune_store_runtime::DeploymentId,
+    /// The call that made it.
+    pub(super) parent: Option<ParentCall>,
     pub(super) checkpoint: CheckpointPolicy,
     pub(super) state: RunState,
     pub(super) next_seq: u64,
@@ -394,6 +462,21 @@ fn not_run(failure: Failure, state: &RunState) -> Vec<EntryBody> {
         usage: state.usage,
     });
     entries
+}
+
+/// What another agent says, as the callee takes it: text that is JSON is handed over as
+/// such where the callee's `input_schema` wants no text.
+fn fitting(agent: &Agent, input: Value) -> Value {
+    let Value::String(text) = &input else {
+        return input;
+    };
+    if agent.check_input(&input).is_ok() {
+        return input;
+    }
+    match serde_json::from_str(text) {
+        Ok(parsed) if agent.check_input(&parsed).is_ok() => parsed,
+        _ => input,
+    }
 }
 
 fn route_failure(error: &RouteError) -> Failure {

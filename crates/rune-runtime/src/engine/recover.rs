@@ -185,6 +185,7 @@ impl Engine {
             namespace: row.namespace,
             caller: row.caller,
             deployment_id: row.deployment_id,
+            parent: row.parent,
             checkpoint: row.checkpoint,
             state,
             next_seq: row.last_seq + 1,
@@ -225,6 +226,7 @@ impl Engine {
         state: &RunState,
         failure: Failure,
     ) -> Result<(), EngineError> {
+        self.cancel_children(state).await;
         let mut entries = state.close_calls(&failure.message, |name| name);
         entries.push(EntryBody::Finished {
             status: RequestStatus::Failed,

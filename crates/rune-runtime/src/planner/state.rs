@@ -2,12 +2,15 @@
 //! one that is taken up again after a crash hold the same state, because both get
 //! it from the same entries.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rune_store_runtime::{
     ApprovalAnswer, ApprovalId, Block, Entry, EntryBody, ErrorCode, Failure, Message,
-    OUTPUT_REPAIR, RequestId, Role, StopReason, Store, StoreError, Timestamp, ToolIntent, Usage,
+    OUTPUT_REPAIR, RequestId, Role, StepOutcome, StopReason, Store, StoreError, Timestamp,
+    ToolIntent, Usage,
 };
+use serde_json::Value;
 
 use crate::dispatch::refusal;
 
@@ -33,6 +36,8 @@ pub(crate) struct OpenCall {
     pub(crate) intent: Option<ToolIntent>,
     /// What a person was asked about it.
     pub(crate) approval: Option<Approval>,
+    /// The request of the agent it calls, where it calls one.
+    pub(crate) child: Option<RequestId>,
 }
 
 /// Where the question about a call is.
@@ -97,6 +102,26 @@ pub(crate) struct RunState {
     /// How much of its time limit it has used, where it was taken up again.
     pub(crate) spent: Duration,
     last_at: Option<Timestamp>,
+    /// Whether it has called another agent.
+    pub(crate) has_called: bool,
+    /// What it was asked.
+    pub(crate) input: Value,
+    /// The steps of its workflow that have begun.
+    pub(crate) workflow: BTreeMap<String, StepProgress>,
+}
+
+/// How far a step of a workflow is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum StepProgress {
+    /// Its agent was called and has not answered.
+    Running {
+        /// 1 for the first.
+        attempt: u32,
+        /// The agent's request.
+        request_id: RequestId,
+    },
+    /// It has ended, or is not run.
+    Ended(StepOutcome),
 }
 
 impl RunState {
@@ -158,10 +183,23 @@ impl RunState {
         self.open.iter_mut().find(|call| call.id() == id)
     }
 
+    /// The requests it made and has not heard from.
+    pub(crate) fn children(&self) -> impl Iterator<Item = RequestId> + Send + '_ {
+        let called = self.open.iter().filter_map(|call| call.child);
+        let steps = self.workflow.values().filter_map(|step| match step {
+            StepProgress::Running { request_id, .. } => Some(*request_id),
+            StepProgress::Ended(_) => None,
+        });
+        called.chain(steps)
+    }
+
     /// Adds an entry.
     pub(crate) fn apply(&mut self, body: &EntryBody) {
         match body {
-            EntryBody::Accepted { input } => self.messages.push(Message::from_input(input)),
+            EntryBody::Accepted { input } => {
+                self.messages.push(Message::from_input(input));
+                self.input = input.clone();
+            }
             EntryBody::Started { attempt, .. } => {
                 self.attempts = *attempt;
                 self.crashes += 1;
@@ -187,6 +225,7 @@ impl RunState {
                         block: block.clone(),
                         intent: None,
                         approval: None,
+                        child: None,
                     })
                     .collect();
                 self.tool_calls += self.open.len() as u64;
@@ -235,8 +274,32 @@ impl RunState {
                 }
             }
             EntryBody::CancelRequested { .. } => self.cancel_requested = true,
+            EntryBody::StepStarted {
+                step,
+                attempt,
+                request_id,
+            } => {
+                let progress = StepProgress::Running {
+                    attempt: *attempt,
+                    request_id: *request_id,
+                };
+                self.workflow.insert(step.clone(), progress);
+            }
+            EntryBody::StepFinished(outcome) => {
+                let progress = StepProgress::Ended(outcome.clone());
+                self.workflow.insert(outcome.step.clone(), progress);
+            }
+            EntryBody::AgentCalled {
+                call_id,
+                request_id,
+                ..
+            } => {
+                self.has_called = true;
+                if let Some(call) = self.open.iter_mut().find(|call| call.id() == call_id) {
+                    call.child = *request_id;
+                }
+            }
             EntryBody::PolicyVerdict(_)
-            | EntryBody::AgentCalled { .. }
             | EntryBody::ModelFailed { .. }
             | EntryBody::Notice { .. }
             | EntryBody::Finished { .. } => {}

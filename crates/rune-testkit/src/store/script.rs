@@ -11,8 +11,8 @@ use rune_store_runtime::{
     ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict, PublishVersion,
     PutReplica, PutSchedule, RecordAudit, Remember, RemoveReplica, ReplicaId, ReplicaState,
     RequestCancel, RequestId, RequestStatus, ScaleDeployment, ScheduleId, ScheduleKind,
-    ScheduleSpec, SessionId, SetDeploymentState, SettleFire, StopReason, Timestamp, ToolIntent,
-    ToolOutcome, Usage, VersionId,
+    ScheduleSpec, SessionId, SetDeploymentState, SettleFire, StepOutcome, StepStatus, StopReason,
+    Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -219,7 +219,7 @@ impl Random {
     }
 
     fn entry(&mut self) -> EntryBody {
-        match self.below(20) {
+        match self.below(23) {
             0 => EntryBody::Accepted {
                 input: self.value(),
             },
@@ -281,6 +281,24 @@ impl Random {
                 policies: self.policies(),
                 deadline: self.one_in(2).then(|| self.time()),
                 default: ApprovalDecision::Deny,
+            }),
+            19 => EntryBody::AgentCalled {
+                call_id: self.call_id(),
+                agent: self.word(),
+                request_id: self.one_in(2).then(|| self.request()),
+                depth: 1,
+            },
+            20 => EntryBody::StepStarted {
+                step: self.word(),
+                attempt: 1,
+                request_id: self.request(),
+            },
+            21 => EntryBody::StepFinished(StepOutcome {
+                step: self.word(),
+                status: StepStatus::Failed,
+                output: self.one_in(2).then(|| self.value()),
+                failure: self.failure(),
+                duration_ms: 1,
             }),
             _ => EntryBody::Finished {
                 status: self.pick(&RequestStatus::ALL, RequestStatus::Completed),

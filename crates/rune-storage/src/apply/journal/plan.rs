@@ -154,6 +154,8 @@ impl<'a> Append<'a> {
                 self.messages.push((seq, None));
             }
             EntryBody::AgentCalled { .. }
+            | EntryBody::StepStarted { .. }
+            | EntryBody::StepFinished(_)
             | EntryBody::ModelFailed { .. }
             | EntryBody::Notice { .. } => {}
             EntryBody::Finished { status, .. } => {

@@ -273,6 +273,8 @@ impl Plan {
                 self.messages.push((seq, None));
             }
             EntryBody::AgentCalled { .. }
+            | EntryBody::StepStarted { .. }
+            | EntryBody::StepFinished(_)
             | EntryBody::ModelFailed { .. }
             | EntryBody::Notice { .. } => {}
             EntryBody::Finished {

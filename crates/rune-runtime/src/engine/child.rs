@@ -1,0 +1,368 @@
+//! Requests that a request makes: calls of other agents.
+//!
+//! The calling request's journal names the request of the callee before that is accepted,
+//! so a caller that is taken up again finds the same one, whether it still runs, has ended
+//! or was never accepted. The caller's end is the callee's end.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use rune_network::{AgentAddress, Member, NotConnected, may_call};
+use rune_spec::LocalAgent;
+use rune_store_runtime::{
+    EntryBody, ErrorCode, Failure, PageRequest, ParentCall, RequestFilter, RequestId, RequestRow,
+    RequestStatus, SessionId, StoreError, Usage,
+};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::{Engine, EngineError, Invocation, RequestEvents};
+use crate::event::RequestEvent;
+use crate::planner::RunState;
+
+/// Deepest level below the outermost request on which an agent may be called, whatever its
+/// tools allow: what ends agents that call each other in a circle.
+const MAX_AGENT_DEPTH: u32 = 8;
+/// How often a callee that stopped without an end is looked at.
+const STOPPED_LOOK: Duration = Duration::from_secs(1);
+
+/// What calls other agents in the name of one running request. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SubAgents {
+    pub(super) engine: Engine,
+    pub(super) request_id: RequestId,
+    pub(super) session_id: SessionId,
+    /// The calling agent.
+    pub(super) namespace: String,
+    pub(super) agent: String,
+    pub(super) networks: Vec<String>,
+    /// Who asked for the outermost request.
+    pub(super) caller: String,
+    /// The call that made the calling request.
+    pub(super) parent: Option<ParentCall>,
+}
+
+/// One call of another agent.
+pub(crate) struct AgentCall {
+    /// The callee's request, as the caller's journal names it.
+    pub(crate) request_id: RequestId,
+    /// The id of the call, or of the step, in the calling request.
+    pub(crate) call_id: String,
+    /// The callee.
+    pub(crate) address: AgentAddress,
+    /// The callee's conversation.
+    pub(crate) session_id: SessionId,
+    /// What it is told.
+    pub(crate) input: Value,
+}
+
+impl SubAgents {
+    /// Whether the callee of a reference may be called from here, and its address.
+    ///
+    /// # Errors
+    /// A failure that says which rule is in the way.
+    pub(crate) fn admit(
+        &self,
+        reference: &LocalAgent,
+        max_depth: Option<u32>,
+    ) -> Result<AgentAddress, Failure> {
+        let address = AgentAddress::resolve(reference, &self.namespace);
+        let (depth, cap) = (
+            self.depth(),
+            max_depth.map_or(MAX_AGENT_DEPTH, |cap| cap.min(MAX_AGENT_DEPTH)),
+        );
+        if depth > cap {
+            let message = format!(
+                "agent `{address}` was not called: it would stand {depth} levels below the outermost request, and \
+                 {cap} are allowed (`max_depth`, at most {MAX_AGENT_DEPTH})"
+            );
+            return Err(Failure::new(ErrorCode::LimitExceeded, message));
+        }
+        let router = &self.engine.inner.router;
+        let route = router.route(&address.namespace, &address.name, &address.alias);
+        if let Err(error) = route {
+            return Err(Failure::new(ErrorCode::NotFound, error.to_string()));
+        }
+        // One that has not run yet is checked once it does.
+        if let Some(peer) = router.peers().find(&address) {
+            let refused = |error: NotConnected| Failure::new(ErrorCode::Denied, error.to_string());
+            let own = self.name();
+            may_call(self.member(&own), peer.member(&address.to_string())).map_err(refused)?;
+        }
+        Ok(address)
+    }
+
+    /// The entry that names the request of a call before it is made.
+    pub(crate) fn called(&self, call_id: &str, address: &AgentAddress) -> EntryBody {
+        EntryBody::AgentCalled {
+            call_id: call_id.to_owned(),
+            agent: address.to_string(),
+            request_id: Some(RequestId::generate()),
+            depth: self.depth(),
+        }
+    }
+
+    /// The conversation that the calling session has with the callee through a tool: the
+    /// same one for every call.
+    pub(crate) fn conversation(&self, address: &AgentAddress, tool: &str) -> SessionId {
+        let key = format!("{}\n{address}\n{tool}", self.session_id);
+        let digest = rune_spec::package::digest(key.as_bytes());
+        let hex: String = digest.chars().rev().take(32).collect();
+        format!("sub_{hex}")
+            .parse()
+            .unwrap_or_else(|_| SessionId::generate())
+    }
+
+    /// Calls an agent, or goes on waiting for a call that was made before a restart, and
+    /// answers its output. Once `stop` fires the callee is cancelled, with all it calls.
+    ///
+    /// A callee that waits for a person is waited for.
+    ///
+    /// # Errors
+    /// The callee's failure, with its code.
+    pub(crate) async fn call(
+        &self,
+        call: AgentCall,
+        stop: &CancellationToken,
+    ) -> Result<Value, Failure> {
+        let id = call.request_id;
+        {
+            let outcome = self.outcome(call);
+            tokio::pin!(outcome);
+            tokio::select! {
+                biased;
+                outcome = &mut outcome => return outcome,
+                () = stop.cancelled() => {}
+            }
+        }
+        self.engine.cancel_child(id).await;
+        let message = "the called agent was cancelled, because the request that called it ended";
+        Err(Failure::new(ErrorCode::Cancelled, message))
+    }
+
+    async fn outcome(&self, call: AgentCall) -> Result<Value, Failure> {
+        let (id, address) = (call.request_id, call.address.to_string());
+        let ended = match self.engine.request(id).await {
+            Ok(_) => self.engine.child_outcome(id).await,
+            Err(EngineError::NotFound(_)) => self.begin(call).await,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(outcome) => outcome.map_err(|failure| {
+                let message = format!("agent `{address}`: {}", failure.message);
+                Failure::new(failure.code, message)
+            }),
+            Err(error) => {
+                let message = format!("agent `{address}` was not called: {error}");
+                Err(Failure::new(error.code(), message))
+            }
+        }
+    }
+
+    // Boxed: a request is run within the one that makes it, as far as the compiler knows.
+    fn begin(&self, call: AgentCall) -> BoxFuture<'_, Result<Result<Value, Failure>, EngineError>> {
+        Box::pin(self.begin_now(call))
+    }
+
+    async fn begin_now(&self, call: AgentCall) -> Result<Result<Value, Failure>, EngineError> {
+        let id = call.request_id;
+        let parent = ParentCall {
+            request_id: self.request_id,
+            call_id: call.call_id,
+            root_id: self.root(),
+            depth: self.depth(),
+        };
+        let invocation = Invocation {
+            namespace: call.address.namespace,
+            agent: call.address.name,
+            alias: call.address.alias,
+            input: call.input,
+            session_id: Some(call.session_id),
+            metadata: std::collections::BTreeMap::new(),
+            caller: self.caller.clone(),
+            idempotency: None,
+        };
+        let own = self.name();
+        let admitted = self
+            .engine
+            .admit(id, invocation, Some((parent, self.member(&own))));
+        match last(admitted.await?.events).await? {
+            Some(event) => Ok(of_event(event)),
+            None => self.engine.child_outcome(id).await,
+        }
+    }
+
+    /// Fails where the tree of requests has used what its outermost agent may use, or the
+    /// next call of a model would. `own` is the budget of the calling agent.
+    ///
+    /// # Errors
+    /// The store's; the inner error says that the budget is used up.
+    pub(crate) async fn check_budget(
+        &self,
+        own: u64,
+        next: u64,
+    ) -> Result<Result<(), Failure>, StoreError> {
+        let root = self.root();
+        let budget = if root == self.request_id {
+            Some(own)
+        } else {
+            self.engine.token_budget(root).await?
+        };
+        let used = self.engine.tree_usage(root).await?.total();
+        Ok(match budget {
+            Some(budget) if used.saturating_add(next) >= budget => {
+                let message = format!(
+                    "the next model call would exceed the budget of {budget} tokens (`token_budget` of the outermost \
+                     agent): request `{root}` and the agents it called have used {used} and the prompt has about {next}"
+                );
+                Err(Failure::new(ErrorCode::LimitExceeded, message))
+            }
+            _ => Ok(()),
+        })
+    }
+
+    /// Cancels whatever the request called and did not hear from.
+    pub(crate) async fn cancel_open(&self, state: &RunState) {
+        self.engine.cancel_children(state).await;
+    }
+
+    /// Whether another request made the calling one.
+    pub(crate) const fn is_called(&self) -> bool {
+        self.parent.is_some()
+    }
+
+    /// Level of a callee below the outermost request.
+    fn depth(&self) -> u32 {
+        1 + self.parent.as_ref().map_or(0, |parent| parent.depth)
+    }
+
+    fn root(&self) -> RequestId {
+        let parent = self.parent.as_ref();
+        parent.map_or(self.request_id, |parent| parent.root_id)
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.namespace, self.agent)
+    }
+
+    fn member<'a>(&'a self, name: &'a str) -> Member<'a> {
+        Member {
+            agent: name,
+            networks: &self.networks,
+        }
+    }
+}
+
+impl Engine {
+    /// Tokens of a request and of everything it made other agents do, so far.
+    ///
+    /// # Errors
+    /// A [`StoreError`].
+    pub async fn tree_usage(&self, root: RequestId) -> Result<Usage, StoreError> {
+        let mut usage = Usage::default();
+        if let Some(row) = self.inner.store.request(root).await? {
+            usage.add(&row.usage);
+        }
+        for row in self.tree(root).await? {
+            usage.add(&row.usage);
+        }
+        Ok(usage)
+    }
+
+    /// The requests below an outermost one, oldest first.
+    ///
+    /// # Errors
+    /// A [`StoreError`].
+    pub async fn tree(&self, root: RequestId) -> Result<Vec<RequestRow>, StoreError> {
+        let filter = RequestFilter {
+            root_id: Some(root),
+            ..RequestFilter::default()
+        };
+        let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
+        let mut rows = Vec::new();
+        loop {
+            let found = self.inner.store.requests(&filter, &page).await?;
+            rows.extend(found.items);
+            page.cursor = found.next;
+            if page.cursor.is_none() {
+                rows.reverse();
+                return Ok(rows);
+            }
+        }
+    }
+
+    /// What the agent of a request allows its whole tree, where that agent runs.
+    async fn token_budget(&self, id: RequestId) -> Result<Option<u64>, StoreError> {
+        let row = match self.inner.active.unstored_row(id) {
+            Some(row) => Some(row),
+            None => self.inner.store.request(id).await?,
+        };
+        let replicas = row.map(|row| self.inner.router.replicas(row.deployment_id));
+        let replicas = replicas.unwrap_or_default();
+        Ok(replicas
+            .first()
+            .map(|replica| replica.agent().token_budget()))
+    }
+
+    /// Cancels whatever a request called and did not hear from.
+    pub(super) async fn cancel_children(&self, state: &RunState) {
+        for id in state.children() {
+            self.cancel_child(id).await;
+        }
+    }
+
+    // Boxed: cancelling a request cancels those below it.
+    fn cancel_child(&self, id: RequestId) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            match self.cancel(id, "the request that called it ended").await {
+                // It was named and never accepted.
+                Ok(_) | Err(EngineError::NotFound(_)) => {}
+                Err(error) => {
+                    tracing::warn!(request = %id, %error, "a called agent was not cancelled");
+                }
+            }
+        })
+    }
+
+    /// Waits for the end of a request that another one waits for.
+    async fn child_outcome(&self, id: RequestId) -> Result<Result<Value, Failure>, EngineError> {
+        loop {
+            if let Some(event) = last(self.events(id, 0).await?).await? {
+                return Ok(of_event(event));
+            }
+            // It stopped without an end: the daemon ends, or the store does not answer.
+            let row = self.request(id).await?;
+            match row.status {
+                RequestStatus::Completed => return Ok(Ok(row.output.unwrap_or_default())),
+                RequestStatus::Failed | RequestStatus::Cancelled => {
+                    return Ok(Err(row.failure.unwrap_or_else(no_reason)));
+                }
+                RequestStatus::Accepted | RequestStatus::Running | RequestStatus::InputRequired => {
+                }
+            }
+            tokio::time::sleep(STOPPED_LOOK).await;
+        }
+    }
+}
+
+/// Follows a request to its end, also while it waits for a person.
+async fn last(mut events: RequestEvents) -> Result<Option<RequestEvent>, StoreError> {
+    while let Some(event) = events.next().await? {
+        if event.event.is_last() {
+            return Ok(Some(event.event));
+        }
+    }
+    Ok(None)
+}
+
+fn of_event(event: RequestEvent) -> Result<Value, Failure> {
+    match event {
+        RequestEvent::Done { output, .. } => Ok(output),
+        RequestEvent::Error { code, message, .. } => Err(Failure::new(code, message)),
+        _ => Err(no_reason()),
+    }
+}
+
+fn no_reason() -> Failure {
+    Failure::new(ErrorCode::Internal, "the request ended without a reason")
+}

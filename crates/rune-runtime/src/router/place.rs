@@ -1,0 +1,39 @@
+//! A request's place on a replica, which it gives back while it waits for other agents.
+
+use super::{Lease, ReplicaRouter};
+
+/// A place that its request may give back and take again.
+///
+/// A request that waits for another agent does nothing itself. If it kept its place, an
+/// agent that calls itself, or two agents that call each other, would wait for places that
+/// they hold themselves. So `concurrency_limit` bounds the requests that work, and one
+/// that goes on comes before those that have not begun.
+pub(crate) struct Place {
+    router: ReplicaRouter,
+    deployment_id: rune_store_runtime::DeploymentId,
+    lease: Option<Lease>,
+}
+
+impl Place {
+    /// The place that was leased.
+    pub(crate) fn new(lease: Lease) -> Self {
+        Self {
+            router: lease.router.clone(),
+            deployment_id: lease.replica().deployment_id(),
+            lease: Some(lease),
+        }
+    }
+
+    /// Gives the place to whoever waits for it.
+    pub(crate) fn give_back(&mut self) {
+        self.lease = None;
+    }
+
+    /// Waits for a place, where it has none. Goes on without one where the deployment is
+    /// gone or stopped: what runs on it runs to its end.
+    pub(crate) async fn take_again(&mut self) {
+        if self.lease.is_none() {
+            self.lease = self.router.lease_again(self.deployment_id).await;
+        }
+    }
+}
