@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 pub(crate) use blobs::MemoryBlobs;
 pub(crate) use bot::Bot;
-pub(crate) use spy::Spy;
+pub(crate) use spy::{Spy, copy};
 
 /// Nothing that ends takes longer, on the busiest machine.
 pub(crate) const HANG: Duration = Duration::from_secs(20);
@@ -55,6 +55,7 @@ pub(crate) struct Rig {
     pub(crate) tasks: Tasks,
     pub(crate) deployment: DeploymentRow,
     pub(crate) agent: Arc<Agent>,
+    others: Vec<(DeploymentRow, Arc<Agent>)>,
     home: Arc<TempDir>,
 }
 
@@ -161,8 +162,66 @@ impl Rig {
             tasks,
             deployment,
             agent,
+            others: Vec::new(),
             home,
         }
+    }
+
+    /// Deploys another agent beside the first, with one replica.
+    pub(crate) async fn deploy(&mut self, name: &str, bot: Bot) {
+        let package = self.home.path().join(name);
+        bot.set("name", name.into()).write(&package);
+        let agent = loader(self.home.path()).load(&package, "dev", &BTreeMap::new());
+        let agent = Arc::new(agent.unwrap());
+        std::fs::create_dir_all(agent.workspace()).unwrap();
+        let deployment = ApplyDeployment {
+            deployment_id: DeploymentId::generate(),
+            namespace: "dev".to_owned(),
+            agent: name.to_owned(),
+            alias: "stable".to_owned(),
+            version_id: self.publish(name).await,
+            replicas: 1,
+            env: BTreeMap::new(),
+        };
+        let deployment = self.store.write(deployment).await.unwrap();
+        self.others.push((deployment, agent));
+        self.start_other(self.others.len() - 1);
+        self.spy.reset();
+    }
+
+    async fn publish(&self, name: &str) -> VersionId {
+        let version = PublishVersion {
+            version_id: VersionId::generate(),
+            agent: name.to_owned(),
+            version: "0.1.0".to_owned(),
+            description: String::new(),
+            digest: format!("sha256:{}", "0".repeat(64)),
+            size: 1,
+            image: None,
+            signature: None,
+        };
+        self.store.write(version).await.unwrap().id
+    }
+
+    fn start_other(&self, index: usize) {
+        let (deployment, agent) = &self.others[index];
+        self.router.set_deployment(deployment.clone());
+        let replica = LocalReplica::new(
+            ReplicaId::generate(),
+            deployment.id,
+            deployment.version_id,
+            Arc::clone(agent),
+        );
+        self.router.add_replica(replica);
+    }
+
+    /// The others of `self` run beside the first agent of `rig` too.
+    fn with_others(&self, mut rig: Self) -> Self {
+        rig.others.clone_from(&self.others);
+        for index in 0..rig.others.len() {
+            rig.start_other(index);
+        }
+        rig
     }
 
     /// A new engine over the same store.
@@ -177,7 +236,7 @@ impl Rig {
             Arc::clone(&self.home),
         );
         rig.add_replica();
-        rig
+        self.with_others(rig)
     }
 
     /// A new engine over a store that has only the first `len` entries of a request.
@@ -190,7 +249,7 @@ impl Rig {
         let (deployment, agent) = (self.deployment.clone(), Arc::clone(&self.agent));
         let rig = Self::over(spy, store, tasks, deployment, agent, Arc::clone(&self.home));
         rig.add_replica();
-        rig
+        self.with_others(rig)
     }
 
     pub(crate) fn add_replica(&self) -> Arc<LocalReplica> {

@@ -5,6 +5,7 @@
     reason = "the helpers of tests are part of the tests"
 )]
 
+mod agents;
 mod approvals;
 mod cancel;
 mod durability;
@@ -22,3 +23,4 @@ mod recovery;
 mod requests;
 mod schedules;
 mod tools;
+mod workflows;

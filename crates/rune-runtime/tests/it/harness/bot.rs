@@ -101,6 +101,29 @@ impl Bot {
         self
     }
 
+    /// A tool that is the agent `target`; `more` is added to its descriptor.
+    pub(crate) fn agent_tool(mut self, name: &str, target: &str, more: &Value) -> Self {
+        let mut descriptor = json!({
+            "name": name,
+            "description": "Another agent.",
+            "runtime": "agent",
+            "agent_ref": target,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            descriptor[key] = value.clone();
+        }
+        self.files
+            .push((format!("tools/{name}.yaml"), descriptor.to_string()));
+        self.toolset(name);
+        self
+    }
+
+    pub(crate) fn workflow(mut self, workflow: &Value) -> Self {
+        self.files
+            .push(("workflow.yaml".to_owned(), workflow.to_string()));
+        self
+    }
+
     fn toolset(&mut self, name: &str) {
         if let Some(Value::Array(tools)) = self.runefile.get_mut("toolset") {
             tools.push(name.into());

@@ -152,7 +152,7 @@ pub(crate) async fn copy(store: &Store, row: &RequestRow, journal: &[Entry]) {
                     caller: row.caller.clone(),
                     checkpoint: row.checkpoint,
                     idempotency: None,
-                    parent: None,
+                    parent: row.parent.clone(),
                 };
                 store.write(accept).await.unwrap();
             }
