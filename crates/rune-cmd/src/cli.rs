@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::with_query;
 use crate::commands::{
     agent, bench, chat, completions, config, daemon, debug, doctor, init, requests, rm, run,
-    schedule, schema, sessions, status, stop, validate,
+    schedule, schema, sessions, status, stop, validate, workflow,
 };
 use crate::output::Format;
 
@@ -94,6 +94,9 @@ pub(crate) enum Command {
     /// Requests at planned times
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
+    /// Run, check and draw workflows
+    #[command(subcommand)]
+    Workflow(workflow::WorkflowCommand),
     /// Stop a deployment: scale it to 0 replicas
     Stop(stop::StopArgs),
     /// Remove a deployment

@@ -18,6 +18,7 @@ pub(crate) mod sessions;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod validate;
+pub(crate) mod workflow;
 
 use rune_env::Overrides;
 
@@ -48,6 +49,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Sessions(args) => context.block_on(sessions::run(&context, &args)),
         Command::Requests(command) => context.block_on(requests::run(&context, command)),
         Command::Schedule(command) => context.block_on(schedule::run(&context, command)),
+        Command::Workflow(command) => workflow::run(&context, command),
         Command::Stop(args) => context.block_on(stop::run(&context, &args)),
         Command::Rm(args) => context.block_on(rm::run(&context, &args)),
         Command::Daemon(command) => daemon::run(&context, command),

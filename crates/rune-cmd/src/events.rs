@@ -147,6 +147,20 @@ impl EventPrinter {
             "started" if event.data["attempt"].as_u64() > Some(1) => {
                 Some(style.dim("[run] taken up again after a restart"))
             }
+            "agent_call" => {
+                let agent = one_line(event.text("agent"));
+                Some(style.dim(&format!("[agent] {agent} is called")))
+            }
+            "step_started" => {
+                let step = one_line(event.text("step"));
+                Some(match event.data["attempt"].as_u64() {
+                    Some(attempt) if attempt > 1 => {
+                        style.dim(&format!("[step] {step} starts, attempt {attempt}"))
+                    }
+                    _ => style.dim(&format!("[step] {step} starts")),
+                })
+            }
+            "step_finished" => Some(self.step_finished(event)),
             "approval_required" => {
                 let tool = one_line(event.text("tool"));
                 Some(format!(
@@ -167,6 +181,26 @@ impl EventPrinter {
             self.output.note(&line);
         }
         Ok(())
+    }
+
+    fn step_finished(&self, event: &Event) -> String {
+        let style = self.output.style;
+        let step = one_line(event.text("step"));
+        let millis = event.data["duration_ms"].as_u64().unwrap_or_default();
+        match (
+            event.text("status"),
+            event.data["error"]["message"].as_str(),
+        ) {
+            (_, Some(why)) => {
+                let why = shortened(&one_line(why), SHOWN_ERROR_CHARS);
+                format!(
+                    "{} {step} failed after {millis} ms: {why}",
+                    style.error("[step]")
+                )
+            }
+            ("skipped", _) => style.dim(&format!("[step] {step} is skipped")),
+            _ => style.dim(&format!("[step] {step} done in {millis} ms")),
+        }
     }
 
     fn tool_done(&mut self, event: &Event) -> String {

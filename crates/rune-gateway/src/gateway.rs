@@ -8,7 +8,9 @@ use rune_http::{Auth, Edge, Metrics, Readiness, api, secure};
 use rune_runtime::Engine;
 use utoipa::OpenApi;
 
-use crate::routes::{agents, approvals, events, invoke, replicas, requests, sessions, status};
+use crate::routes::{
+    agents, approvals, calls, events, invoke, replicas, requests, sessions, status,
+};
 
 /// The routes that answer without credentials.
 pub const PUBLIC_ROUTES: &[&str] = &["/health", "/ready"];
@@ -71,6 +73,7 @@ api! {
     sessions::messages,
     requests::list,
     requests::get,
+    calls::calls,
     events::events,
     requests::cancel,
     approvals::list,

@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod approvals;
+pub(crate) mod calls;
 pub(crate) mod events;
 pub(crate) mod invoke;
 pub(crate) mod replicas;

@@ -39,7 +39,7 @@ pub(crate) enum RequestsCommand {
         #[arg(long, default_value_t = 50)]
         limit: usize,
     },
-    /// Show one request with its usage
+    /// Show one request with its usage and the agents it called
     #[command(after_help = "Examples:\n  rune requests show req_0198c0ffee0198c0ffee0198c0ffee01")]
     Show {
         /// The request
@@ -125,11 +125,7 @@ pub(crate) async fn run(context: &Context, command: RequestsCommand) -> Outcome 
             ];
             ls(context, &client, &filters, limit).await
         }
-        RequestsCommand::Show { id } => {
-            let request = get(&client, &id).await?;
-            context.output.object(&request)?;
-            Ok(Exit::Ok)
-        }
+        RequestsCommand::Show { id } => show(context, &client, &id).await,
         RequestsCommand::Events { id, follow, after } => {
             events(context, &client, &id, follow, after).await
         }
@@ -186,6 +182,59 @@ async fn get(client: &Client, id: &str) -> Outcome<Value> {
     client
         .get(Api::Gateway, &format!("/v1/requests/{}", part(id)))
         .await
+}
+
+async fn show(context: &Context, client: &Client, id: &str) -> Outcome {
+    let mut request = get(client, id).await?;
+    let path = format!("/v1/requests/{}/calls", part(id));
+    let tree = client.get(Api::Gateway, &path).await?;
+    let calls: Vec<Value> = tree["calls"].as_array().cloned().unwrap_or_default();
+    if calls.is_empty() {
+        context.output.object(&request)?;
+        return Ok(Exit::Ok);
+    }
+    request["tree_usage"] = tree["usage"].clone();
+    if context.output.is_machine() {
+        request["calls"] = calls.into();
+        context.output.object(&request)?;
+        return Ok(Exit::Ok);
+    }
+    context.output.object(&request)?;
+    let mut rows = Vec::new();
+    let first = calls.iter().filter_map(|call| call["depth"].as_u64()).min();
+    branch(&calls, id, first.unwrap_or_default(), &mut rows);
+    let columns = [
+        ("CALLER", "/caller"),
+        ("CALLEE", "/callee"),
+        ("DEPTH", "/depth"),
+        ("STATUS", "/status"),
+        ("MS", "/latency_ms"),
+        ("REQUEST", "/request_id"),
+    ];
+    context.output.text("")?;
+    context.output.list(&rows, &columns)?;
+    Ok(Exit::Ok)
+}
+
+/// The calls below a request, each before what it called, moved to the right by its level.
+fn branch(calls: &[Value], parent: &str, first: u64, rows: &mut Vec<Value>) {
+    for call in calls.iter().filter(|call| call["parent_id"] == parent) {
+        let level = call["depth"]
+            .as_u64()
+            .unwrap_or_default()
+            .saturating_sub(first);
+        let indent = "  ".repeat(usize::try_from(level).unwrap_or_default());
+        let callee = call["callee"].as_str().unwrap_or_default();
+        let mut row = call.clone();
+        row["callee"] = format!("{indent}{callee}").into();
+        rows.push(row);
+        branch(
+            calls,
+            call["request_id"].as_str().unwrap_or_default(),
+            first,
+            rows,
+        );
+    }
 }
 
 async fn events(context: &Context, client: &Client, id: &str, follow: bool, after: u64) -> Outcome {

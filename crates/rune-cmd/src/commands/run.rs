@@ -4,7 +4,9 @@ mod deploy;
 mod invoke;
 mod one_shot;
 
+pub(crate) use deploy::deploy;
 pub(crate) use invoke::{Question, ask};
+pub(crate) use one_shot::{Ask, run as one_shot};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -107,7 +109,7 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
                 stream,
                 approve_all: args.yes,
             };
-            one_shot::run(context, &dir, &target, &env, ask)
+            one_shot::run(context, &dir, &[], &target, &env, ask)
         }
         None if stream || json => {
             let flag = if stream { "--stream" } else { "--json" };

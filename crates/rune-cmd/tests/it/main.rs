@@ -20,3 +20,4 @@ mod schedules;
 mod shutdown;
 mod streams;
 mod wire;
+mod workflows;

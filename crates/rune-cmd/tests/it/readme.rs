@@ -18,6 +18,11 @@ fn blocks(section: &str) -> Vec<String> {
     let start = page.find(&format!("## {section}\n")).unwrap() + 3;
     let text = &page[start..];
     let text = &text[..text.find("\n## ").unwrap_or(text.len())];
+    shell(text)
+}
+
+/// The shell blocks of a text.
+fn shell(text: &str) -> Vec<String> {
     let blocks = text.split("```sh\n").skip(1);
     blocks
         .map(|block| block.split("```").next().unwrap().to_owned())
@@ -138,12 +143,58 @@ fn five_minutes_work_as_written() {
     assert!(printed.len() >= 8, "{}", printed.len());
 }
 
+/// The directories below one that hold an agent, themselves included.
+fn agents(dir: &Path, found: &mut Vec<PathBuf>) {
+    if dir.join("Runefile").is_file() {
+        found.push(dir.to_owned());
+    }
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            agents(&entry.path(), found);
+        }
+    }
+}
+
 #[test]
 fn the_examples_are_valid() {
     let tour = Tour::new();
-    for example in std::fs::read_dir(root().join("examples")).unwrap() {
-        let name = example.unwrap().file_name();
-        let text = tour.run(&format!("rune validate examples/{}", name.display()));
+    let mut found = Vec::new();
+    agents(&tour.home.path().join("examples"), &mut found);
+    assert!(found.len() >= 9, "{found:?}");
+    for dir in found {
+        let text = tour.run(&format!("rune validate {}", dir.display()));
         assert!(text.contains("is valid"), "{text}");
+    }
+}
+
+#[test]
+fn the_examples_run_as_their_readmes_say() {
+    for (example, expected) in [
+        (
+            "workflow",
+            &[
+                "billing: Dear customer, we correct the invoice today.",
+                "support: Dear customer, please restart the device.",
+                "wave 2",
+            ][..],
+        ),
+        (
+            "multi-agent",
+            &[
+                "The researcher says: Tea is older than coffee. The calculator says: 42.",
+                "dev/calculator",
+            ],
+        ),
+    ] {
+        let tour = Tour::new();
+        let page = root().join("examples").join(example).join("README.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let printed: String = shell(&page)
+            .iter()
+            .map(|block| tour.run(&tour.adapt(block)))
+            .collect();
+        for part in expected {
+            assert!(printed.contains(part), "{example}: {part}: {printed}");
+        }
     }
 }

@@ -71,6 +71,18 @@ pub(super) async fn run(
     replicas: u32,
     env: BTreeMap<String, String>,
 ) -> Outcome {
+    let deployment = deploy(context, dir, target, replicas, &env).await?;
+    report(context, &deployment)
+}
+
+/// Deploys the agent of a directory and answers the deployment once it is ready.
+pub(crate) async fn deploy(
+    context: &Context,
+    dir: &Path,
+    target: &Target,
+    replicas: u32,
+    env: &BTreeMap<String, String>,
+) -> Outcome<Value> {
     let package = load(context, dir)?;
     let spec = &package.runefile;
     let packed = rune_spec::package::pack(dir).map_err(|error| {
@@ -114,7 +126,7 @@ pub(super) async fn run(
         }
     };
     drop(progress);
-    report(context, &deployment)
+    Ok(deployment)
 }
 
 async fn upload(client: &Client, bytes: Vec<u8>) -> Outcome<Value> {

@@ -1,7 +1,7 @@
 //! `rune run SPEC PROMPT`: the embedded mode for the length of one request.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rune_env::{LogFormat, ObservabilityConfig};
@@ -32,15 +32,17 @@ const QUIET: &str = "error";
 const VERBOSE: &str = "debug";
 
 /// What is asked, and how.
-pub(super) struct Ask {
-    pub(super) input: Value,
-    pub(super) stream: bool,
-    pub(super) approve_all: bool,
+pub(crate) struct Ask {
+    pub(crate) input: Value,
+    pub(crate) stream: bool,
+    pub(crate) approve_all: bool,
 }
 
-pub(super) fn run(
+/// Asks the agent of `dir`; those of `others` can be called by it.
+pub(crate) fn run(
     context: &Context,
     dir: &Path,
+    others: &[PathBuf],
     target: &Target,
     env: &BTreeMap<String, String>,
     what: Ask,
@@ -60,7 +62,13 @@ pub(super) fn run(
         .map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
     context.block_on(async {
         let node = Node::open(&context.config, &Place::temporary(temporary.path()))?;
-        let ended = ask(context, &node, dir, target, env, what).await;
+        let ended = async {
+            for other in others {
+                deploy(context, &node, other, target, env).await?;
+            }
+            ask(context, &node, dir, target, env, what).await
+        };
+        let ended = ended.await;
         node.tasks.shutdown().cancel();
         // The store is thrown away: whether it closes well does not matter.
         let _ = node.database.close().await;
@@ -104,7 +112,7 @@ async fn ask(
     }
 }
 
-/// Makes the agent of the directory the only deployment.
+/// Deploys the agent of a directory.
 async fn deploy(
     context: &Context,
     node: &Node,
