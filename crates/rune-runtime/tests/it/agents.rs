@@ -26,11 +26,15 @@ async fn children(rig: &Rig, ended: &Ended) -> Vec<RequestRow> {
 }
 
 fn failure(ended: &Ended) -> (ErrorCode, String) {
-    let failures = ended.journal.iter().filter_map(|entry| match &entry.body {
-        EntryBody::ToolResult(outcome) => outcome.failure.clone(),
-        _ => None,
-    });
-    let failure = failures.last().unwrap();
+    let mut failures = ended
+        .journal
+        .iter()
+        .rev()
+        .filter_map(|entry| match &entry.body {
+            EntryBody::ToolResult(outcome) => outcome.failure.clone(),
+            _ => None,
+        });
+    let failure = failures.next().unwrap();
     (failure.code, failure.message)
 }
 
