@@ -49,6 +49,7 @@ async fn the_callee_is_a_request_of_its_own_named_before_it_runs() {
             "accepted",
             "started",
             "model_reply",
+            "policy_verdict",
             "tool_intent",
             "agent_called",
             "tool_result",
@@ -231,13 +232,16 @@ async fn what_it_uses_counts_for_the_outermost_request() {
     assert!(failure.message.contains("outermost"), "{}", failure.message);
 }
 
+/// Entries of a caller's journal when it has named its callee and not heard from it.
+const NAMED: usize = 6;
+
 #[tokio::test]
 async fn a_caller_that_is_taken_up_again_finds_the_same_callee() {
     let rig = with_helper(caller("local://helper", &json!({})), Bot::new()).await;
     let whole = rig.ask("hello").await;
     let [child] = children(&rig, &whole).await.try_into().unwrap();
     let child_journal = rig.journal(child.id).await;
-    for parent_len in 5..whole.journal.len() {
+    for parent_len in NAMED..whole.journal.len() {
         // The callee was not accepted, runs, or has ended.
         for child_len in [0, 1, 2, child_journal.len()] {
             let again = rig.cut(&whole.row, &whole.journal, parent_len).await;
@@ -247,7 +251,7 @@ async fn a_caller_that_is_taken_up_again_finds_the_same_callee() {
             let row = again.engine.request(whole.row.id).await.unwrap();
             assert_eq!(row.output, whole.row.output, "{parent_len} {child_len}");
             let called = again.engine.tree(row.id).await.unwrap();
-            let expected = usize::from(child_len > 0 || parent_len == 5);
+            let expected = usize::from(child_len > 0 || parent_len == NAMED);
             assert_eq!(called.len(), expected, "{parent_len} {child_len}");
             assert!(
                 called
