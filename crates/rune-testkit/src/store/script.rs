@@ -296,7 +296,7 @@ impl Random {
             21 => EntryBody::StepFinished(StepOutcome {
                 step: self.word(),
                 status: StepStatus::Failed,
-                output: self.one_in(2).then(|| self.value()),
+                output: self.one_in(2).then(|| json!(self.word())),
                 failure: self.failure(),
                 duration_ms: 1,
             }),
