@@ -145,7 +145,7 @@ impl EventPrinter {
                 Some(format!("{} {OFFLINE_NOTICE}", style.warn("[note]")))
             }
             "started" if event.data["attempt"].as_u64() > Some(1) => {
-                Some(style.dim("[run] taken up again after a restart"))
+                Some(style.dim("[run] taken up again"))
             }
             "agent_call" => {
                 let agent = one_line(event.text("agent"));

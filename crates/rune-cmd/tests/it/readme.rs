@@ -179,6 +179,10 @@ fn the_examples_run_as_their_readmes_say() {
             ][..],
         ),
         (
+            "approval",
+            &["is approved for request", "approval_given", "I am done."],
+        ),
+        (
             "multi-agent",
             &[
                 "The researcher says: Tea is older than coffee. The calculator says: 42.",
