@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::with_query;
 use crate::commands::{
     agent, bench, chat, completions, config, daemon, debug, doctor, init, requests, rm, run,
-    schedule, schema, sessions, status, stop, validate, workflow,
+    schedule, schema, sessions, status, stop, usage, validate, workflow,
 };
 use crate::output::Format;
 
@@ -91,6 +91,8 @@ pub(crate) enum Command {
     /// Requests and their journals
     #[command(subcommand)]
     Requests(requests::RequestsCommand),
+    /// Model calls: tokens and cost
+    Usage(usage::UsageArgs),
     /// Requests at planned times
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),

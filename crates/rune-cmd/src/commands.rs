@@ -17,6 +17,7 @@ pub(crate) mod schema;
 pub(crate) mod sessions;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod usage;
 pub(crate) mod validate;
 pub(crate) mod workflow;
 
@@ -48,6 +49,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Status(_) => context.block_on(status::run(&context)),
         Command::Sessions(args) => context.block_on(sessions::run(&context, &args)),
         Command::Requests(command) => context.block_on(requests::run(&context, command)),
+        Command::Usage(args) => context.block_on(usage::run(&context, &args)),
         Command::Schedule(command) => context.block_on(schedule::run(&context, command)),
         Command::Workflow(command) => workflow::run(&context, command),
         Command::Stop(args) => context.block_on(stop::run(&context, &args)),

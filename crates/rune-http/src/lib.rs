@@ -45,4 +45,4 @@ pub use openapi::{ErrorBody, ErrorDetail, public_operations, secure};
 pub use page::{List, NoFilter, PageQuery};
 pub use readiness::{Health, PartStatus, Readiness, ReadyPart, ReadyReport};
 pub use server::{Server, ServerLimits};
-pub use view::{ReplicaView, TokenUsage};
+pub use view::{CostView, ReplicaView, TokenUsage};

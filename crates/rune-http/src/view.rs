@@ -1,7 +1,7 @@
 //! Records that both APIs show, as they show them.
 
 use rune_runtime::ReplicaRouter;
-use rune_store_runtime::{DeploymentId, ReplicaId, ReplicaRow, Timestamp, Usage, VersionId};
+use rune_store_runtime::{Cost, DeploymentId, ReplicaId, ReplicaRow, Timestamp, Usage, VersionId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -28,6 +28,24 @@ impl From<Usage> for TokenUsage {
             cached_tokens: usage.cached_tokens,
             cache_write_tokens: usage.cache_write_tokens,
             reasoning_tokens: usage.reasoning_tokens,
+        }
+    }
+}
+
+/// What model calls cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
+pub struct CostView {
+    /// Of the calls that have a price, in millionths of a US dollar; `null` where none has.
+    pub micro_usd: Option<u64>,
+    /// Calls of models without a known price, which `micro_usd` leaves out.
+    pub unpriced_calls: u64,
+}
+
+impl From<Cost> for CostView {
+    fn from(cost: Cost) -> Self {
+        Self {
+            micro_usd: cost.micro_usd,
+            unpriced_calls: cost.unpriced_calls,
         }
     }
 }

@@ -250,6 +250,35 @@ impl Agent {
         limits.into_iter().flatten().min().unwrap_or(spec.timeout)
     }
 
+    /// What a request may cost, in millionths of a US dollar.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a cast of a float saturates, and less than 0 is not valid"
+    )]
+    pub fn cost_budget(&self) -> Option<u64> {
+        self.spec().budget.cost_usd.map(|usd| (usd * 1e6) as u64)
+    }
+
+    /// Whether `budget.wall_ms`, and not `timeout_ms`, is what limits its time.
+    #[must_use]
+    pub fn ends_by_wall_budget(&self) -> bool {
+        let spec = self.spec();
+        let wall = spec.budget.wall_ms.map(Duration::from_millis);
+        wall.is_some_and(|wall| wall < spec.timeout)
+    }
+
+    /// The setting that [`Agent::token_budget`] comes from.
+    #[must_use]
+    pub fn token_budget_name(&self) -> &'static str {
+        let spec = self.spec();
+        match spec.budget.tokens {
+            Some(cap) if cap < spec.models.token_budget => "budget.tokens",
+            _ => "token_budget",
+        }
+    }
+
     /// Tokens a request may use.
     #[must_use]
     pub fn token_budget(&self) -> u64 {

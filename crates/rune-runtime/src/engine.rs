@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rune_store_runtime::{
     AppendEntries, BlobStore, EntryBody, ErrorCode, Failure, RequestCancel, RequestId, RequestRow,
-    RequestStatus, Store, StoreError, Usage,
+    RequestStatus, Store, StoreError,
 };
 
 use tokio::sync::{Notify, watch};
@@ -228,7 +228,7 @@ impl Engine {
                 return Ok(row);
             }
             self.record_cancel(id, reason, None).await?;
-            self.end_idle(id, row.usage).await?;
+            self.end_idle(&row).await?;
             return self.request(id).await;
         };
         let recorded = if run.is_stored_each_step() {
@@ -249,7 +249,8 @@ impl Engine {
     }
 
     /// Ends a cancelled request that no task of this process runs.
-    async fn end_idle(&self, id: RequestId, usage: Usage) -> Result<(), EngineError> {
+    async fn end_idle(&self, row: &RequestRow) -> Result<(), EngineError> {
+        let id = row.id;
         let failure = Failure::new(ErrorCode::Cancelled, "the request was cancelled");
         let state = RunState::load(&self.inner.store, id).await?;
         self.cancel_children(&state).await;
@@ -258,7 +259,8 @@ impl Engine {
             status: RequestStatus::Cancelled,
             output: None,
             failure: Some(failure),
-            usage,
+            usage: row.usage,
+            cost: row.cost,
         });
         let append = AppendEntries {
             request_id: id,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rune_store_runtime::{
-    ApprovalDecision, ApprovalId, AuditVerdict, Block, Entry, EntryBody, ErrorCode, Failure,
+    ApprovalDecision, ApprovalId, AuditVerdict, Block, Cost, Entry, EntryBody, ErrorCode, Failure,
     ModelReply, RequestId, RequestStatus, SessionId, StepStatus, Timestamp, Usage,
 };
 use serde::Serialize;
@@ -73,6 +73,9 @@ pub enum RequestEvent {
         /// Tokens of the call.
         #[serde(flatten)]
         usage: Usage,
+        /// What they cost in millionths of a US dollar; `null` where the model has no
+        /// known price.
+        cost_micro_usd: Option<u64>,
     },
     /// A model call failed.
     ModelFailed {
@@ -180,6 +183,8 @@ pub enum RequestEvent {
         status: RequestStatus,
         /// Tokens of the whole request.
         usage: Usage,
+        /// What they cost.
+        cost: Cost,
     },
     /// The request did not complete. The last event.
     Error {
@@ -195,6 +200,8 @@ pub enum RequestEvent {
         status: RequestStatus,
         /// Tokens of the whole request.
         usage: Usage,
+        /// What they cost.
+        cost: Cost,
     },
 }
 
@@ -325,6 +332,7 @@ impl EventMapper {
                 provider: reply.provider,
                 model: reply.model,
                 usage: reply.usage,
+                cost_micro_usd: reply.cost_micro_usd,
             },
             EntryBody::ModelFailed {
                 provider,
@@ -400,6 +408,7 @@ impl EventMapper {
                 status: RequestStatus::Completed,
                 output,
                 usage,
+                cost,
                 ..
             } => RequestEvent::Done {
                 request_id,
@@ -407,11 +416,13 @@ impl EventMapper {
                 output: output.unwrap_or_default(),
                 status: RequestStatus::Completed,
                 usage,
+                cost,
             },
             EntryBody::Finished {
                 status,
                 failure,
                 usage,
+                cost,
                 ..
             } => {
                 let failure = failure.unwrap_or_else(|| {
@@ -424,6 +435,7 @@ impl EventMapper {
                     message: failure.message,
                     status,
                     usage,
+                    cost,
                 }
             }
         }
@@ -452,6 +464,7 @@ mod tests {
                 blocks: vec![Block::text("hello")],
                 stop: StopReason::EndTurn,
                 usage: Usage::default(),
+                cost_micro_usd: None,
                 duration_ms: 1,
             }),
         }))

@@ -85,6 +85,11 @@ pub(crate) fn estimate_tokens(message: &Message) -> u64 {
             Block::Opaque { native } => native.json.to_string().len(),
         })
         .sum();
+    tokens_of(bytes)
+}
+
+/// Tokens of a text of so many bytes, estimated.
+pub(crate) const fn tokens_of(bytes: usize) -> u64 {
     (bytes as u64).div_ceil(BYTES_PER_TOKEN)
 }
 

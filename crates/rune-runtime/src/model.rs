@@ -25,6 +25,7 @@ pub(crate) mod metrics;
 mod offline;
 mod openai;
 mod pool;
+mod prices;
 mod providers;
 mod request;
 mod responses;
@@ -42,6 +43,7 @@ pub use http::HttpClient;
 pub use offline::{OFFLINE_NOTICE, OFFLINE_PROVIDER, OfflineClient};
 pub use openai::OpenAiClient;
 pub use pool::ProviderPool;
+pub use prices::{Price, Prices, PricesError};
 pub use providers::{
     Account, Candidate, Endpoint, FallbackPolicy, ModelIds, Providers, ProvidersConfig,
     ProvidersError,

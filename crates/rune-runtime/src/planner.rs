@@ -6,6 +6,7 @@
 //! and the last entry is `finished`.
 
 mod ask;
+mod budget;
 mod images;
 mod output;
 mod state;
@@ -24,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
-use crate::dispatch::ToolDispatcher;
+use crate::dispatch::{ToolDispatcher, refusal};
 use crate::engine::SubAgents;
 use crate::feed::Feed;
 use crate::history::{self, History};
@@ -32,6 +33,7 @@ use crate::journal::JournalWriter;
 use crate::router::Place;
 
 pub(crate) use state::{Approval, INTERRUPTED, OpenCall, RunState, StepProgress};
+use state::{IDENTICAL_CALLS, LOOP_DETECTED, Repetition};
 
 /// Part of the token budget that earlier messages may fill.
 const HISTORY_SHARE: u64 = 2;
@@ -243,13 +245,27 @@ impl Planner {
             for body in std::mem::take(entries) {
                 self.journal.note(body);
             }
-            return Err(limit(format!("the request reached its limit of {cap} tool calls")).into());
+            return Err(limit(format!(
+                "the request reached its limit of {cap} tool calls (`budget.tool_calls`)"
+            ))
+            .into());
+        }
+        if let Some(failure) = self.loop_failure() {
+            for body in std::mem::take(entries) {
+                self.journal.note(body);
+            }
+            self.note(loop_notice(&failure.message));
+            return Err(failure.into());
         }
         let dispatcher = self.dispatcher();
         let mut plans = Vec::new();
         let open = self.state.open.iter();
         for call in open.filter(|call| call.intent.is_none() && !call.waits()) {
-            plans.extend(dispatcher.plan(call).await?);
+            if call.repetition == Repetition::TooOften {
+                plans.extend(self.refuse_repetition(call));
+            } else {
+                plans.extend(dispatcher.plan(call).await?);
+            }
         }
         if plans
             .iter()
@@ -262,6 +278,35 @@ impl Planner {
         }
         entries.extend(plans);
         Ok(())
+    }
+
+    /// Why the request ends, where the model repeats a call that it was told is not run.
+    fn loop_failure(&self) -> Option<Failure> {
+        let mut open = self.state.open.iter();
+        let call = open.find(|call| call.repetition == Repetition::AfterWarning)?;
+        Some(limit(format!(
+            "the model calls `{}` with the same input again, after it was told that the call is not run any more",
+            self.package_name(call.visible_name())
+        )))
+    }
+
+    fn refuse_repetition(&self, call: &OpenCall) -> [EntryBody; 2] {
+        let tool = self.package_name(call.visible_name());
+        let message = format!(
+            "`{tool}` was called with the same input {IDENTICAL_CALLS} times in this request; the call was not run, \
+             and the request ends where it is repeated"
+        );
+        let failure = Failure::new(ErrorCode::LimitExceeded, message.as_str());
+        [
+            loop_notice(&message),
+            EntryBody::ToolResult(refusal(call.step, call.id(), tool, failure)),
+        ]
+    }
+
+    /// The name in the package of the tool with this model-visible name.
+    fn package_name<'a>(&'a self, visible: &'a str) -> &'a str {
+        let tool = self.agent.tool(visible);
+        tool.map_or(visible, |tool| tool.name.as_str())
     }
 
     /// Runs every open call at the same time and commits each result as it comes.
@@ -328,8 +373,9 @@ impl Planner {
         let next = self.prompt_estimate(earlier);
         if self.state.usage.total().saturating_add(next) >= budget {
             return Err(limit(format!(
-                "the next model call would exceed the budget of {budget} tokens (`token_budget`): \
+                "the next model call would exceed the budget of {budget} tokens (`{}`): \
                  {} are used and the prompt has about {next}",
+                self.agent.token_budget_name(),
                 self.state.usage.total()
             )));
         }
@@ -354,14 +400,19 @@ impl Planner {
             Err(Ended::Store(StoreError::Rejected(reject))) => return self.give_up(reject).await,
             Err(Ended::Store(error)) => return Err(error),
             Err(Ended::Stopped) if timed_out && !self.cancel.is_cancelled() => {
+                let (code, name) = if self.agent.ends_by_wall_budget() {
+                    (ErrorCode::LimitExceeded, "budget.wall_ms")
+                } else {
+                    (ErrorCode::Timeout, "timeout_ms")
+                };
                 let message = format!(
-                    "the request did not end within {} ms (`timeout_ms`)",
+                    "the request did not end within {} ms (`{name}`)",
                     self.agent.timeout().as_millis()
                 );
                 (
                     RequestStatus::Failed,
                     None,
-                    Some(Failure::new(ErrorCode::Timeout, message)),
+                    Some(Failure::new(code, message)),
                 )
             }
             Err(Ended::Stopped | Ended::Parked) => {
@@ -375,12 +426,13 @@ impl Planner {
         let agent = &self.agent;
         let tool = |name| agent.tool(name).map_or(name, |tool| tool.name.as_str());
         entries.extend(self.state.close_calls(reason, tool));
-        let usage = self.state.usage;
+        let (usage, cost) = (self.state.usage, self.state.cost);
         entries.push(EntryBody::Finished {
             status,
             output,
             failure,
             usage,
+            cost,
         });
         match self.journal.finish(entries).await {
             Err(StoreError::Rejected(reject)) => self.give_up(reject).await,
@@ -405,6 +457,7 @@ impl Planner {
             output: None,
             failure: Some(Failure::new(ErrorCode::Internal, message)),
             usage: self.state.usage,
+            cost: self.state.cost,
         });
         self.journal.finish(entries).await
     }
@@ -433,6 +486,13 @@ impl Planner {
     fn note(&mut self, body: EntryBody) {
         self.state.apply(&body);
         self.journal.note(body);
+    }
+}
+
+fn loop_notice(message: &str) -> EntryBody {
+    EntryBody::Notice {
+        code: LOOP_DETECTED.to_owned(),
+        message: message.to_owned(),
     }
 }
 

@@ -380,6 +380,7 @@ impl WorkflowExecutor {
             output,
             failure,
             usage: self.state.usage,
+            cost: self.state.cost,
         };
         self.journal.finish(vec![finished]).await
     }

@@ -35,6 +35,8 @@ CREATE TABLE requests (
     cached_tokens     INTEGER NOT NULL,
     cache_write_tokens INTEGER NOT NULL,
     reasoning_tokens  INTEGER NOT NULL,
+    cost_micro_usd    INTEGER,
+    unpriced_calls    INTEGER NOT NULL,
     created_at        INTEGER NOT NULL,
     updated_at        INTEGER NOT NULL,
     replica_id        BLOB,
@@ -128,7 +130,10 @@ CREATE TABLE usage (
     output_tokens      INTEGER NOT NULL,
     cached_tokens      INTEGER NOT NULL,
     cache_write_tokens INTEGER NOT NULL,
-    reasoning_tokens   INTEGER NOT NULL
+    reasoning_tokens   INTEGER NOT NULL,
+    caller             TEXT NOT NULL,
+    -- Unknown where the model has no price.
+    cost_micro_usd     INTEGER
 );
 CREATE INDEX usage_by_request ON usage (request_id);
 

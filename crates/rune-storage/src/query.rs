@@ -44,6 +44,13 @@ impl Query {
         }
     }
 
+    /// The query summed by these columns, in their order.
+    pub(crate) fn group_by(mut self, columns: &str) -> Self {
+        self.sql.push_str(" GROUP BY ");
+        self.sql.push_str(columns);
+        self.order_by(columns)
+    }
+
     /// The query in this order.
     pub(crate) fn order_by(mut self, order: &str) -> Self {
         self.sql.push_str(" ORDER BY ");

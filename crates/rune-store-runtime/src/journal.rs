@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    ApprovalAnswer, ApprovalQuestion, AuditId, AuditVerdict, Block, DeploymentId, Message,
+    ApprovalAnswer, ApprovalQuestion, AuditId, AuditVerdict, Block, Cost, DeploymentId, Message,
     ReplicaId, RequestId, RequestStatus, Role, StopReason, Timestamp, Usage,
 };
 
@@ -124,6 +124,9 @@ pub enum EntryBody {
         failure: Option<Failure>,
         /// Tokens of the whole request.
         usage: Usage,
+        /// What they cost.
+        #[serde(default)]
+        cost: Cost,
     },
 }
 
@@ -196,6 +199,9 @@ pub struct ModelReply {
     pub stop: StopReason,
     /// Tokens of this call.
     pub usage: Usage,
+    /// What they cost in millionths of a US dollar; absent where the model has no known price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_micro_usd: Option<u64>,
     /// From sending the call to its end, in milliseconds.
     pub duration_ms: u64,
 }

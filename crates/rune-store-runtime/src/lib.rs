@@ -82,4 +82,4 @@ pub use store::{
     RegistryReader, RequestReader, RuntimeStore, ScheduleReader, SessionReader, Store, UsageReader,
 };
 pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};
-pub use usage::{UsageFilter, UsageRow};
+pub use usage::{Cost, UsageFilter, UsageGroup, UsageRow, UsageTotal};

@@ -17,6 +17,13 @@ pub const MAX_SESSION_MESSAGES: u64 = (1 << 24) - 1;
 /// sum over the longest journal fits a signed 64-bit integer.
 pub const MAX_CALL_TOKENS: u64 = 1 << 40;
 
+/// The largest cost that one model call may report, in millionths of a US dollar; about a
+/// million dollars. Sums fit as those of tokens do.
+pub const MAX_CALL_COST_MICRO_USD: u64 = 1 << 40;
+
+/// The most groups of the usage ledger that are answered at once.
+pub const MAX_USAGE_TOTALS: u32 = 10_000;
+
 /// The longest memory key, in bytes.
 pub const MAX_MEMORY_KEY_BYTES: usize = 256;
 

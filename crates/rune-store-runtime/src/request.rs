@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    DeploymentId, EntryBody, Failure, ReplicaId, RequestId, SessionId, Timestamp, Usage, VersionId,
+    Cost, DeploymentId, EntryBody, Failure, ReplicaId, RequestId, SessionId, Timestamp, Usage,
+    VersionId,
 };
 
 /// Where a request is in its life.
@@ -228,6 +229,8 @@ pub struct RequestRow {
     pub failure: Option<Failure>,
     /// Tokens so far.
     pub usage: Usage,
+    /// What they cost.
+    pub cost: Cost,
     /// Model calls so far.
     pub model_calls: u32,
     /// Tool calls so far.

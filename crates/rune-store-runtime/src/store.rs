@@ -12,7 +12,8 @@ use crate::{
     MemoryRow, MemoryScope, MessageRow, Operation, Page, PageRequest, RecordAudit, ReplicaFilter,
     ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestRow, ScheduleFilter,
     ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow, StoreError,
-    Timestamp, ToolInvocationRow, UsageFilter, UsageRow, VersionFilter, VersionId, VersionRow,
+    Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal, VersionFilter,
+    VersionId, VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -183,6 +184,13 @@ pub trait UsageReader: Send + Sync {
         filter: &UsageFilter,
         page: &PageRequest,
     ) -> Result<Page<UsageRow>, StoreError>;
+    /// The sums of every row that matches, in the order of the fields of the group. At the
+    /// most [`crate::limits::MAX_USAGE_TOTALS`]; of more, the first.
+    async fn usage_totals(
+        &self,
+        filter: &UsageFilter,
+        by: UsageGroup,
+    ) -> Result<Vec<UsageTotal>, StoreError>;
 }
 
 /// What agents remember.

@@ -21,8 +21,34 @@ pub struct UsageRow {
     pub provider: String,
     /// The model id.
     pub model: String,
+    /// Who made the request.
+    pub caller: String,
     /// Tokens.
     pub usage: Usage,
+    /// What they cost in millionths of a US dollar; absent where the model has no known price.
+    pub cost_micro_usd: Option<u64>,
+}
+
+/// What model calls cost together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cost {
+    /// Of the calls that have a price, in millionths of a US dollar; absent where none has.
+    pub micro_usd: Option<u64>,
+    /// Calls without a known price, which `micro_usd` leaves out.
+    pub unpriced_calls: u64,
+}
+
+impl Cost {
+    /// Adds a call.
+    pub fn add(&mut self, micro_usd: Option<u64>) {
+        match micro_usd {
+            Some(cost) => {
+                let sum = self.micro_usd.unwrap_or_default().saturating_add(cost);
+                self.micro_usd = Some(sum);
+            }
+            None => self.unpriced_calls = self.unpriced_calls.saturating_add(1),
+        }
+    }
 }
 
 /// Which rows of the ledger to list, newest first. Empty fields match everything.
@@ -36,4 +62,43 @@ pub struct UsageFilter {
     pub agent: Option<String>,
     /// Only at or after this time.
     pub since: Option<Timestamp>,
+}
+
+/// What the ledger is summed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UsageGroup {
+    /// Agent and model.
+    #[default]
+    AgentModel,
+    /// Agent.
+    Agent,
+    /// Provider and model.
+    Model,
+    /// Day, in UTC.
+    Day,
+    /// Caller of the request.
+    Caller,
+}
+
+/// The sum of one group. Only the fields the group is made of are there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UsageTotal {
+    /// Namespace of the agent.
+    pub namespace: Option<String>,
+    /// Name of the agent.
+    pub agent: Option<String>,
+    /// The provider.
+    pub provider: Option<String>,
+    /// The model id.
+    pub model: Option<String>,
+    /// The day, as in `2026-11-23`.
+    pub day: Option<String>,
+    /// The caller.
+    pub caller: Option<String>,
+    /// Model calls.
+    pub calls: u64,
+    /// Tokens.
+    pub usage: Usage,
+    /// What they cost.
+    pub cost: Cost,
 }

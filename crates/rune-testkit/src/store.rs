@@ -69,6 +69,7 @@ macro_rules! store_suite {
             audit_rows_are_listed_newest_first,
             audit_rows_ride_along_with_the_change_they_tell_of,
             the_usage_ledger_sums_up_to_the_request,
+            the_usage_ledger_is_summed_by_group,
             an_approval_parks_its_request_and_is_decided_once,
             an_approval_is_withdrawn_with_its_request,
             a_remembered_decision_is_found_by_its_scope,

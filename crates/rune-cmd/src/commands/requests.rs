@@ -4,6 +4,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::client::{Api, Client, Follow, part};
+use crate::commands::usage::usd;
 use crate::context::Context;
 use crate::events::as_line;
 use crate::failure::{Exit, Failure, Outcome};
@@ -186,6 +187,9 @@ async fn get(client: &Client, id: &str) -> Outcome<Value> {
 
 async fn show(context: &Context, client: &Client, id: &str) -> Outcome {
     let mut request = get(client, id).await?;
+    if !context.output.is_machine() {
+        request["cost"] = cost(&request["cost"]);
+    }
     let path = format!("/v1/requests/{}/calls", part(id));
     let tree = client.get(Api::Gateway, &path).await?;
     let calls: Vec<Value> = tree["calls"].as_array().cloned().unwrap_or_default();
@@ -345,4 +349,18 @@ async fn approve(
         lines.collect::<Vec<_>>().join("\n")
     })?;
     Ok(Exit::Ok)
+}
+
+/// A cost for people.
+fn cost(cost: &Value) -> Value {
+    let known = usd(&cost["micro_usd"]);
+    let unpriced = cost["unpriced_calls"].as_u64().unwrap_or_default();
+    match (known.as_str(), unpriced) {
+        (None, 0) => Value::Null,
+        (None, _) => Value::from("unknown: no price is known for the model"),
+        (Some(known), 0) => Value::from(format!("{known} USD")),
+        (Some(known), _) => Value::from(format!(
+            "{known} USD and {unpriced} calls without a known price"
+        )),
+    }
 }

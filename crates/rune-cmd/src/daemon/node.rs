@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rune_env::Config;
-use rune_runtime::model::{ClaudeCli, ProviderPool, Timeouts};
+use rune_runtime::model::{ClaudeCli, Prices, ProviderPool, Timeouts};
 use rune_runtime::{AgentLoader, Engine, ReplicaRouter, Tasks};
 use rune_storage::{Durability, ObjectStore, SqliteStore, StorageConfig, StorageError};
 use rune_store_runtime::{BlobStore, Store, SystemClock};
@@ -14,6 +14,9 @@ use rune_tools::{Builtins, BuiltinsConfig, Launcher, ProcessRunner};
 use super::listeners::already_running;
 use crate::cli::LAUNCH_VERB;
 use crate::failure::{Exit, Failure, Outcome, chain};
+
+/// Prices that add to the built-in catalogue, in the data directory.
+const PRICES_FILE: &str = "prices.toml";
 
 /// An engine that runs nothing yet.
 pub(crate) struct Node {
@@ -85,6 +88,8 @@ impl Node {
             .help("RUNE_OBJECT_STORE_URL says where it is; leave it out for a local directory")
         })?;
         let store = Store::new(database.clone(), Arc::new(SystemClock));
+        let prices = Prices::load(&config.storage.data_dir.join(PRICES_FILE))
+            .map_err(|error| Failure::because("cannot read the prices of models", &error))?;
         let variables = config.clone();
         let builtins = BuiltinsConfig {
             launcher: launcher()?,
@@ -97,6 +102,7 @@ impl Node {
             timeouts: Timeouts::default(),
             pool: ProviderPool::new(
                 config.providers.limits.clone(),
+                prices,
                 ClaudeCli::find(|name| config.variable(name)),
             ),
             builtins: Builtins::new(builtins),

@@ -1,18 +1,15 @@
 //! The usage ledger.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, PageQuery, TokenUsage};
-use rune_store_runtime::{PageRequest, RequestId, Timestamp, Usage, UsageFilter, UsageRow};
+use rune_http::{ApiError, CostView, ErrorBody, Json, List, PageQuery, TokenUsage};
+use rune_store_runtime::limits::MAX_USAGE_TOTALS;
+use rune_store_runtime::{RequestId, Timestamp, UsageFilter, UsageGroup, UsageRow, UsageTotal};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::control_plane::Shared;
-
-/// Rows that are summed at the most.
-const MAX_SUMMED_ROWS: usize = 100_000;
 
 /// One model call.
 #[derive(Debug, Serialize, ToSchema)]
@@ -27,7 +24,11 @@ pub(crate) struct UsageView {
     at: Timestamp,
     provider: String,
     model: String,
+    /// Who made the request.
+    caller: String,
     usage: TokenUsage,
+    /// What they cost in millionths of a US dollar; `null` where the model has no known price.
+    cost_micro_usd: Option<u64>,
 }
 
 impl From<UsageRow> for UsageView {
@@ -40,29 +41,78 @@ impl From<UsageRow> for UsageView {
             at: row.at,
             provider: row.provider,
             model: row.model,
+            caller: row.caller,
             usage: row.usage.into(),
+            cost_micro_usd: row.cost_micro_usd,
         }
     }
 }
 
-/// Tokens of one agent with one model.
+/// The sum of one group; it names what the group is made of.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct UsageTotal {
-    namespace: String,
-    agent: String,
-    provider: String,
-    model: String,
+pub(crate) struct UsageTotalView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    /// In UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    day: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<String>,
     /// Model calls.
     calls: u64,
     usage: TokenUsage,
+    cost: CostView,
+}
+
+impl From<UsageTotal> for UsageTotalView {
+    fn from(total: UsageTotal) -> Self {
+        Self {
+            namespace: total.namespace,
+            agent: total.agent,
+            provider: total.provider,
+            model: total.model,
+            day: total.day,
+            caller: total.caller,
+            calls: total.calls,
+            usage: total.usage.into(),
+            cost: total.cost.into(),
+        }
+    }
 }
 
 /// Every row that the filter matches, summed.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct UsageTotals {
-    items: Vec<UsageTotal>,
-    /// Whether all rows were summed; the newest 100000 are otherwise.
+    items: Vec<UsageTotalView>,
+    /// Whether these are all groups; the first 10000 are otherwise.
     complete: bool,
+}
+
+/// What the sums are grouped by.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UsageBy {
+    Agent,
+    Model,
+    Day,
+    Caller,
+}
+
+impl From<UsageBy> for UsageGroup {
+    fn from(by: UsageBy) -> Self {
+        match by {
+            UsageBy::Agent => Self::Agent,
+            UsageBy::Model => Self::Model,
+            UsageBy::Day => Self::Day,
+            UsageBy::Caller => Self::Caller,
+        }
+    }
 }
 
 /// The ledger, newest first.
@@ -92,9 +142,11 @@ pub(crate) struct ListQuery {
     /// Only at or after this time (RFC 3339).
     #[param(value_type = Option<String>)]
     since: Option<Timestamp>,
+    /// Sum by `agent`, `model`, `day` or `caller`; absent: by agent and model.
+    by: Option<UsageBy>,
 }
 
-/// Model calls, newest first, and their sums by agent and model.
+/// Model calls, newest first, and their sums.
 #[utoipa::path(
     get, path = "/v1/usage", tag = "usage", params(ListQuery, PageQuery),
     responses(
@@ -116,7 +168,10 @@ pub(crate) async fn list(
         since: query.since,
     };
     let totals = match page.cursor {
-        None => Some(totals(&shared, &filter).await?),
+        None => {
+            let by = query.by.map(UsageGroup::from).unwrap_or_default();
+            Some(totals(&shared, &filter, by).await?)
+        }
         Some(_) => None,
     };
     let found = shared
@@ -131,45 +186,14 @@ pub(crate) async fn list(
     }))
 }
 
-async fn totals(shared: &Shared, filter: &UsageFilter) -> Result<UsageTotals, ApiError> {
-    let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
-    let mut sums: BTreeMap<[String; 4], (u64, Usage)> = BTreeMap::new();
-    let mut rows = 0;
-    loop {
-        let found = shared.store.usage(filter, &page).await?;
-        rows += found.items.len();
-        for UsageRow {
-            namespace,
-            agent,
-            provider,
-            model,
-            usage,
-            ..
-        } in found.items
-        {
-            let (calls, sum) = sums.entry([namespace, agent, provider, model]).or_default();
-            *calls += 1;
-            sum.add(&usage);
-        }
-        page.cursor = found.next;
-        if page.cursor.is_none() || rows >= MAX_SUMMED_ROWS {
-            break;
-        }
-    }
-    let total = |([namespace, agent, provider, model], (calls, usage)): ([String; 4], _)| {
-        let usage: Usage = usage;
-        UsageTotal {
-            namespace,
-            agent,
-            provider,
-            model,
-            calls,
-            usage: usage.into(),
-        }
-    };
-    let items = sums.into_iter().map(total).collect();
+async fn totals(
+    shared: &Shared,
+    filter: &UsageFilter,
+    by: UsageGroup,
+) -> Result<UsageTotals, ApiError> {
+    let totals = shared.store.usage_totals(filter, by).await?;
     Ok(UsageTotals {
-        items,
-        complete: page.cursor.is_none(),
+        complete: totals.len() < MAX_USAGE_TOTALS as usize,
+        items: totals.into_iter().map(UsageTotalView::from).collect(),
     })
 }

@@ -231,7 +231,15 @@ async fn nodes_and_usage_are_shown() {
     let (status, usage) = answer(cp.get("/v1/usage?since=2026-01-01T00:00:00Z")).await;
     assert_eq!(status, 200, "{usage}");
     assert_eq!(usage["totals"], json!({"items": [], "complete": true}));
-    assert_eq!(refusal(cp.get("/v1/usage?since=yesterday")).await.0, 400);
+    for by in ["agent", "model", "day", "caller"] {
+        let path = format!("/v1/usage?by={by}");
+        let (status, usage) = answer(cp.get(&path)).await;
+        assert_eq!(status, 200, "{usage}");
+    }
+    for bad in ["since=yesterday", "by=colour"] {
+        let path = format!("/v1/usage?{bad}");
+        assert_eq!(refusal(cp.get(&path)).await.0, 400, "{bad}");
+    }
 }
 
 #[tokio::test]

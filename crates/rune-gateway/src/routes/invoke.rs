@@ -8,7 +8,7 @@ use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use http::request::Parts;
-use rune_http::{ApiError, Caller, ErrorBody, Json, Path, Query, TokenUsage};
+use rune_http::{ApiError, Caller, CostView, ErrorBody, Json, Path, Query, TokenUsage};
 use rune_runtime::{Ending, Invocation, Invoked, RequestEvent};
 use rune_store_runtime::{ErrorCode, Failure, IdempotencyKey, RequestId, RequestStatus, SessionId};
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,8 @@ pub(crate) struct InvokeAnswer {
     output: Value,
     /// Tokens of the whole request.
     usage: TokenUsage,
+    /// What they cost.
+    cost: CostView,
     /// `completed`.
     #[schema(value_type = String)]
     status: RequestStatus,
@@ -162,11 +164,13 @@ fn answer(id: RequestId, last: RequestEvent) -> Result<InvokeAnswer, ApiError> {
             output,
             status,
             usage,
+            cost,
         } => Ok(InvokeAnswer {
             request_id,
             session_id,
             output,
             usage: usage.into(),
+            cost: cost.into(),
             status,
         }),
         RequestEvent::Error { code, message, .. } => {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use rune_http::{
-    ApiError, Caller, ErrorBody, Json, JsonOrDefault, List, PageQuery, Path, TokenUsage,
+    ApiError, Caller, CostView, ErrorBody, Json, JsonOrDefault, List, PageQuery, Path, TokenUsage,
 };
 use rune_store_runtime::{
-    DeploymentId, EntryBody, Failure, PageRequest, ParentCall, ReplicaId, RequestFilter, RequestId,
-    RequestRow, RequestStatus, SessionId, Timestamp, ToolInvocationRow, Usage, UsageFilter,
-    UsageRow, VersionId,
+    DeploymentId, EntryBody, Failure, ParentCall, ReplicaId, RequestFilter, RequestId, RequestRow,
+    RequestStatus, SessionId, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageTotal,
+    VersionId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -60,6 +60,8 @@ pub(crate) struct RequestView {
     error: Option<FailureView>,
     /// Tokens so far.
     usage: TokenUsage,
+    /// What they cost.
+    cost: CostView,
     /// Model calls so far.
     model_calls: u32,
     /// Tool calls so far.
@@ -107,6 +109,7 @@ impl From<RequestRow> for RequestView {
             output: row.output,
             error: row.failure.map(Into::into),
             usage: row.usage.into(),
+            cost: row.cost.into(),
             model_calls: row.model_calls,
             tool_calls: row.tool_calls,
             created_at: row.created_at,
@@ -135,8 +138,9 @@ pub(crate) struct ModelUsage {
     provider: String,
     model: String,
     /// How often it was called.
-    calls: u32,
+    calls: u64,
     usage: TokenUsage,
+    cost: CostView,
 }
 
 /// One tool call.
@@ -293,39 +297,22 @@ pub(crate) async fn get(
     }))
 }
 
-/// The ledger of a request, summed by model. Its length is bounded by `max_steps`.
+/// The ledger of a request, summed by model.
 async fn by_model(shared: &Shared, id: RequestId) -> Result<Vec<ModelUsage>, ApiError> {
     let filter = UsageFilter {
         request_id: Some(id),
         ..UsageFilter::default()
     };
-    let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
-    let mut sums: BTreeMap<(String, String), (u32, Usage)> = BTreeMap::new();
-    loop {
-        let found = shared.engine.store().usage(&filter, &page).await?;
-        for UsageRow {
-            provider,
-            model,
-            usage,
-            ..
-        } in found.items
-        {
-            let (calls, sum) = sums.entry((provider, model)).or_default();
-            *calls += 1;
-            sum.add(&usage);
-        }
-        page.cursor = found.next;
-        if page.cursor.is_none() {
-            break;
-        }
-    }
-    let view = |((provider, model), (calls, usage)): ((String, String), (u32, Usage))| ModelUsage {
-        provider,
-        model,
-        calls,
-        usage: usage.into(),
+    let store = shared.engine.store();
+    let totals = store.usage_totals(&filter, UsageGroup::Model).await?;
+    let view = |total: UsageTotal| ModelUsage {
+        provider: total.provider.unwrap_or_default(),
+        model: total.model.unwrap_or_default(),
+        calls: total.calls,
+        usage: total.usage.into(),
+        cost: total.cost.into(),
     };
-    Ok(sums.into_iter().map(view).collect())
+    Ok(totals.into_iter().map(view).collect())
 }
 
 /// Cancels a request: its model stream and its tools end within a second. Cancelling twice,

@@ -43,9 +43,11 @@ impl ActiveRequest {
             output,
             failure,
             usage,
+            cost,
         } = last.body.clone()
         {
-            (row.status, row.output, row.failure, row.usage) = (status, output, failure, usage);
+            (row.status, row.output, row.failure) = (status, output, failure);
+            (row.usage, row.cost) = (usage, cost);
         }
         Some(row)
     }

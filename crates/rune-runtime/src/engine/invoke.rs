@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rune_network::{Member, may_call};
 use rune_store_runtime::{
-    AcceptRequest, Accepted, CheckpointPolicy, Entry, EntryBody, ErrorCode, Failure,
+    AcceptRequest, Accepted, CheckpointPolicy, Cost, Entry, EntryBody, ErrorCode, Failure,
     IdempotencyKey, ParentCall, RequestId, RequestRow, RequestStatus, SessionId, StoreError, Usage,
 };
 use serde_json::Value;
@@ -460,6 +460,7 @@ fn not_run(failure: Failure, state: &RunState) -> Vec<EntryBody> {
         output: None,
         failure: Some(failure),
         usage: state.usage,
+        cost: state.cost,
     });
     entries
 }
@@ -519,6 +520,7 @@ fn unstored_row(accept: &AcceptRequest, at: rune_store_runtime::Timestamp) -> Re
         output: None,
         failure: None,
         usage: Usage::default(),
+        cost: Cost::default(),
         model_calls: 0,
         tool_calls: 0,
         created_at: at,

@@ -233,6 +233,7 @@ impl Engine {
             output: None,
             failure: Some(failure),
             usage: row.usage,
+            cost: row.cost,
         });
         let append = AppendEntries {
             request_id: row.id,

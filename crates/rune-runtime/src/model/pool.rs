@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use rune_env::ProviderLimits;
 use secrecy::SecretString;
 
-use super::{ClaudeCli, CopilotTokens, HttpClient, ProviderGuard};
+use super::{ClaudeCli, CopilotTokens, HttpClient, Prices, ProviderGuard};
 
 /// Connections, and what belongs to a provider rather than to an agent: its pace, its
 /// circuit, Copilot's tokens and the `claude` program. One per process; cheap to clone.
@@ -25,13 +25,18 @@ struct Shared {
     /// Of the one GitHub account that the platform has.
     copilot: OnceLock<Arc<CopilotTokens>>,
     claude: Option<Arc<ClaudeCli>>,
+    prices: Prices,
 }
 
 impl ProviderPool {
-    /// A pool with these limits by name of the provider, and the `claude` program, where
-    /// there is one.
+    /// A pool with these limits by name of the provider, these prices, and the `claude`
+    /// program, where there is one.
     #[must_use]
-    pub fn new(limits: BTreeMap<String, ProviderLimits>, claude: Option<ClaudeCli>) -> Self {
+    pub fn new(
+        limits: BTreeMap<String, ProviderLimits>,
+        prices: Prices,
+        claude: Option<ClaudeCli>,
+    ) -> Self {
         Self {
             http: HttpClient::new(),
             shared: Arc::new(Shared {
@@ -39,6 +44,7 @@ impl ProviderPool {
                 guards: Mutex::default(),
                 copilot: OnceLock::new(),
                 claude: claude.map(Arc::new),
+                prices,
             }),
         }
     }
@@ -47,6 +53,12 @@ impl ProviderPool {
     #[must_use]
     pub const fn http(&self) -> &HttpClient {
         &self.http
+    }
+
+    /// What models cost.
+    #[must_use]
+    pub fn prices(&self) -> &Prices {
+        &self.shared.prices
     }
 
     /// The tokens of the platform's GitHub account.

@@ -8,7 +8,7 @@ use super::wire::{ClientConfig, Protocol};
 use super::{
     AnthropicClient, CLAUDE_CODE_PROVIDER, COPILOT_PROVIDER, ClaudeCodeClient, ClaudeCodeConfig,
     CopilotClient, GeminiClient, GuardedClient, LlmClient, ModelError, ModelErrorKind,
-    OFFLINE_PROVIDER, OfflineClient, OpenAiClient, ProviderPool, ResponsesClient, responses,
+    OFFLINE_PROVIDER, OfflineClient, OpenAiClient, Price, ProviderPool, ResponsesClient, responses,
 };
 
 pub use config::{Account, Endpoint, FallbackPolicy, ModelIds, ProvidersConfig, ProvidersError};
@@ -20,6 +20,8 @@ pub struct Candidate {
     pub client: GuardedClient,
     /// The provider's id of the model.
     pub model: String,
+    /// What it costs; absent where nobody has said.
+    pub price: Option<Price>,
 }
 
 impl Candidate {
@@ -65,7 +67,16 @@ impl Providers {
                 } else {
                     GuardedClient::new(client, pool.guard(name, config.base_url(name)))
                 };
-                candidates.push(Candidate { client, model });
+                let price = if name == OFFLINE_PROVIDER {
+                    Some(Price::FREE)
+                } else {
+                    pool.prices().price(name, &model)
+                };
+                candidates.push(Candidate {
+                    client,
+                    model,
+                    price,
+                });
             }
         }
         Self::from_candidates(candidates, config.fallback).ok_or_else(|| ProvidersError::NoModel {

@@ -41,8 +41,11 @@ impl Planner {
                 let message = "no model provider is configured for this agent";
                 return Err(Failure::new(ErrorCode::ModelUnavailable, message).into());
             };
+            let affordable = self.affordable_output(candidate, earlier)?;
+            self.warn_unpriced(candidate);
+            let request = self.model_request(candidate, earlier, affordable);
             let started = Instant::now();
-            let (error, begun) = match self.ask_one(candidate, earlier).await? {
+            let (error, begun) = match self.ask_one(candidate, &request).await? {
                 Asked::Failed { error, begun } => {
                     metrics::failed(candidate, error.kind);
                     (error, begun)
@@ -57,6 +60,7 @@ impl Planner {
                         blocks: output.blocks,
                         stop: output.stop,
                         usage: output.usage,
+                        cost_micro_usd: candidate.price.map(|price| price.cost(&output.usage)),
                         duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
                     });
                 }
@@ -89,15 +93,18 @@ impl Planner {
         }
     }
 
-    async fn ask_one(&mut self, candidate: &Candidate, earlier: &History) -> Result<Asked, Ended> {
-        let request = self.model_request(candidate, earlier);
+    async fn ask_one(
+        &mut self,
+        candidate: &Candidate,
+        request: &ModelRequest,
+    ) -> Result<Asked, Ended> {
         let stop = self.stop.clone();
         let (told, mut waits) = mpsc::unbounded_channel();
         // Nobody listens any more once the call has been let through.
         let on_wait = move |wait: ProviderWait| {
             let _ = told.send(wait);
         };
-        let mut call = Box::pin(candidate.client.call(&request, &on_wait));
+        let mut call = Box::pin(candidate.client.call(request, &on_wait));
         let flush = tokio::time::sleep(FLUSH_DELAY);
         tokio::pin!(flush);
         let mut stream = loop {
@@ -140,7 +147,12 @@ impl Planner {
         }
     }
 
-    fn model_request(&self, candidate: &Candidate, earlier: &History) -> ModelRequest {
+    fn model_request(
+        &self,
+        candidate: &Candidate,
+        earlier: &History,
+        affordable: Option<u64>,
+    ) -> ModelRequest {
         let spec = self.agent.spec();
         let budget = self.agent.token_budget();
         let used = self
@@ -152,7 +164,10 @@ impl Planner {
             .models
             .max_output_tokens
             .unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS);
-        let output = output.min(budget.saturating_sub(used)).max(1);
+        let output = output
+            .min(budget.saturating_sub(used))
+            .min(affordable.unwrap_or(u64::MAX))
+            .max(1);
         let mut messages = earlier.messages.clone();
         messages.extend(self.state.messages.iter().cloned());
         ModelRequest {

@@ -2,15 +2,16 @@
 //! one that is taken up again after a crash hold the same state, because both get
 //! it from the same entries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rune_store_runtime::{
-    ApprovalAnswer, ApprovalId, Block, Entry, EntryBody, ErrorCode, Failure, Message,
+    ApprovalAnswer, ApprovalId, Block, Cost, Entry, EntryBody, ErrorCode, Failure, Message,
     OUTPUT_REPAIR, RequestId, Role, StepOutcome, StopReason, Store, StoreError, Timestamp,
     ToolIntent, Usage,
 };
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::dispatch::refusal;
 
@@ -25,6 +26,50 @@ const UNKNOWN_OUTCOME: &str = "The outcome of this call is unknown: the runtime 
 /// Code of the notice that the daemon ended in good order while the request ran.
 pub(crate) const INTERRUPTED: &str = "interrupted";
 
+/// Code of the notice that a model without a known price is asked.
+pub(super) const UNPRICED: &str = "unpriced_model";
+
+/// The call that is the same one, tool and input, for the this-many-th time in a request is
+/// not run any more.
+pub(super) const IDENTICAL_CALLS: u32 = 5;
+
+/// Code of the notice that a request makes the same call again and again.
+pub(super) const LOOP_DETECTED: &str = "loop_detected";
+
+/// Whether a call was made before, tool and input the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repetition {
+    /// Fewer than [`IDENTICAL_CALLS`] times.
+    Tolerable,
+    /// So often that it is not run, and the model is told.
+    TooOften,
+    /// Again, after the model was told.
+    AfterWarning,
+}
+
+/// How often a call was made.
+#[derive(Debug, Default)]
+struct Repeated {
+    times: u32,
+    /// The model turn in which it was too often for the first time.
+    warned: Option<u32>,
+}
+
+impl Repeated {
+    fn count(&mut self, step: u32) -> Repetition {
+        self.times = self.times.saturating_add(1);
+        if self.times < IDENTICAL_CALLS {
+            return Repetition::Tolerable;
+        }
+        // Calls of one reply were made before any of them was answered.
+        if *self.warned.get_or_insert(step) < step {
+            Repetition::AfterWarning
+        } else {
+            Repetition::TooOften
+        }
+    }
+}
+
 /// A call of the last reply that has no result yet.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct OpenCall {
@@ -38,6 +83,8 @@ pub(crate) struct OpenCall {
     pub(crate) approval: Option<Approval>,
     /// The request of the agent it calls, where it calls one.
     pub(crate) child: Option<RequestId>,
+    /// Whether it was made before.
+    pub(crate) repetition: Repetition,
 }
 
 /// Where the question about a call is.
@@ -76,6 +123,13 @@ impl OpenCall {
     }
 }
 
+/// The same for the same tool and input, in whatever order the model wrote the fields.
+fn fingerprint(tool: &str, input: &Value) -> [u8; 32] {
+    let mut input = input.clone();
+    input.sort_all_objects();
+    Sha256::digest(format!("{tool}\0{input}")).into()
+}
+
 /// The fold of a request's journal.
 #[derive(Debug, Default)]
 pub(crate) struct RunState {
@@ -87,6 +141,10 @@ pub(crate) struct RunState {
     pub(crate) tool_calls: u64,
     /// Tokens so far.
     pub(crate) usage: Usage,
+    /// What they cost.
+    pub(crate) cost: Cost,
+    /// Whether the journal says that a model has no known price.
+    pub(crate) warned_unpriced: bool,
     /// Calls of the last reply without a result.
     pub(crate) open: Vec<OpenCall>,
     /// The answer, where the last reply is one.
@@ -102,6 +160,8 @@ pub(crate) struct RunState {
     /// How much of its time limit it has used, where it was taken up again.
     pub(crate) spent: Duration,
     last_at: Option<Timestamp>,
+    /// By SHA-256 of tool and canonical input.
+    repeated: HashMap<[u8; 32], Repeated>,
     /// Whether it has called another agent.
     pub(crate) has_called: bool,
     /// What it was asked.
@@ -207,6 +267,7 @@ impl RunState {
             EntryBody::Notice { code, .. } if code == INTERRUPTED => {
                 self.crashes = self.crashes.saturating_sub(1);
             }
+            EntryBody::Notice { code, .. } if code == UNPRICED => self.warned_unpriced = true,
             EntryBody::Notice { code, message } if code == OUTPUT_REPAIR => {
                 self.answer = None;
                 self.repairs += 1;
@@ -215,19 +276,22 @@ impl RunState {
             EntryBody::ModelReply(reply) => {
                 self.steps = reply.step;
                 self.usage.add(&reply.usage);
-                let calls = reply
-                    .blocks
-                    .iter()
-                    .filter(|b| matches!(b, Block::ToolCall { .. }));
-                self.open = calls
-                    .map(|block| OpenCall {
+                self.cost.add(reply.cost_micro_usd);
+                self.open.clear();
+                for block in &reply.blocks {
+                    let Block::ToolCall { name, input, .. } = block else {
+                        continue;
+                    };
+                    let repeated = self.repeated.entry(fingerprint(name, input)).or_default();
+                    self.open.push(OpenCall {
                         step: reply.step,
                         block: block.clone(),
                         intent: None,
                         approval: None,
                         child: None,
-                    })
-                    .collect();
+                        repetition: repeated.count(reply.step),
+                    });
+                }
                 self.tool_calls += self.open.len() as u64;
                 let message = Message {
                     role: Role::Assistant,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rune_runtime::model::{ProviderPool, Timeouts};
+use rune_runtime::model::{Prices, ProviderPool, Timeouts};
 use rune_runtime::{
     Agent, AgentLoader, Engine, Invocation, Invoked, LocalReplica, ReplicaRouter, RequestEvent,
     SequencedEvent, Tasks,
@@ -66,6 +66,14 @@ pub(crate) struct Ended {
     pub(crate) journal: Vec<Entry>,
 }
 
+/// Prices of the catalogue and of the models that tests ask.
+pub(crate) fn prices() -> Prices {
+    let mut prices = Prices::catalogue().unwrap();
+    let models = "[models]\ntest-model = { input = 1, output = 2 }";
+    prices.add("the test", models).unwrap();
+    prices
+}
+
 pub(crate) fn loader(home: &std::path::Path) -> AgentLoader {
     let runner = ProcessRunner::new(BuiltinsConfig::default().search_path);
     AgentLoader {
@@ -89,7 +97,7 @@ pub(crate) fn loader(home: &std::path::Path) -> AgentLoader {
             idle: Duration::from_secs(20),
             progress: Duration::from_secs(20),
         },
-        pool: ProviderPool::default(),
+        pool: ProviderPool::new(BTreeMap::new(), prices(), None),
         builtins: Builtins::new(BuiltinsConfig::default()),
         runner,
         variables: Arc::new(|_| None),

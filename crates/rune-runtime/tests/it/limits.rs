@@ -87,7 +87,9 @@ async fn a_request_ends_at_its_timeout() {
             {"respond": "Echo: {{ input }}"},
         ]))
         .set("budget", json!({"wall_ms": 300}));
-    fails(bot, "loop", "timeout").await;
+    let ended = fails(bot, "loop", "limit_exceeded").await;
+    let message = ended.row.failure.unwrap().message;
+    assert!(message.contains("`budget.wall_ms`"), "{message}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 
 mod agents;
 mod approvals;
+mod budgets;
 mod cancel;
 mod durability;
 mod events;

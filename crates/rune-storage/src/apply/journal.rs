@@ -104,8 +104,9 @@ fn insert_usage(
 ) -> rusqlite::Result<()> {
     db.prepare_cached(
         "INSERT INTO usage (request_id, seq, at, namespace, agent, provider, model, input_tokens,
-             output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+             output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, caller,
+             cost_micro_usd)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     )?
     .execute(params![
         op.request_id.as_bytes(),
@@ -120,6 +121,8 @@ fn insert_usage(
         reply.usage.cached_tokens,
         reply.usage.cache_write_tokens,
         reply.usage.reasoning_tokens,
+        state.caller,
+        reply.cost_micro_usd,
     ])?;
     Ok(())
 }

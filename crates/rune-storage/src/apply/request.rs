@@ -136,9 +136,9 @@ fn insert(
              cancel_requested, attempts, model_calls, tool_calls, input_tokens, output_tokens,
              cached_tokens, cache_write_tokens, reasoning_tokens, created_at, updated_at,
              deployment_id, version_id, checkpoint, namespace, agent, caller, metadata, parent_id,
-             parent_call, root_id, depth)
+             parent_call, root_id, depth, unpriced_calls)
          VALUES (?1, ?2, ?3, 1, ?4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?5, ?5, ?6, ?7, ?8, ?9, ?10,
-             ?11, ?12, ?13, ?14, ?15, ?16)",
+             ?11, ?12, ?13, ?14, ?15, ?16, 0)",
     )?
     .insert(params![
         op.request_id.as_bytes(),

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use rune_store_runtime::{
-    DeploymentId, Entry, EntryBody, Page, PageRequest, ParentCall, ReplicaId, RequestFilter,
+    Cost, DeploymentId, Entry, EntryBody, Page, PageRequest, ParentCall, ReplicaId, RequestFilter,
     RequestId, RequestReader, RequestRow, RequestStatus, SessionId, StoreError, ToolInvocationRow,
     ToolInvocationState, Usage, VersionId,
 };
@@ -23,7 +23,8 @@ const REQUEST: &str = "SELECT r.id, r.request_id, s.session_id, r.namespace, r.a
      r.deployment_id, r.version_id, r.replica_id, r.status, r.attempts, r.cancel_requested, \
      r.caller, r.metadata, r.checkpoint, r.last_seq, r.input_tokens, r.output_tokens, \
      r.cached_tokens, r.cache_write_tokens, r.reasoning_tokens, r.model_calls, r.tool_calls, \
-     r.created_at, r.updated_at, j.body, r.parent_id, r.parent_call, r.root_id, r.depth \
+     r.created_at, r.updated_at, j.body, r.parent_id, r.parent_call, r.root_id, r.depth, \
+     r.cost_micro_usd, r.unpriced_calls \
      FROM requests r JOIN sessions s ON s.id = r.session \
      LEFT JOIN journal j ON j.id = (r.id << 20) + r.last_seq \
          AND r.status IN ('completed', 'failed', 'cancelled')";
@@ -165,6 +166,10 @@ fn request_row(found: &Row<'_>) -> rusqlite::Result<(i64, RequestRow)> {
             cached_tokens: get(found, 17)?,
             cache_write_tokens: get(found, 18)?,
             reasoning_tokens: get(found, 19)?,
+        },
+        cost: Cost {
+            micro_usd: get(found, 29)?,
+            unpriced_calls: get(found, 30)?,
         },
         model_calls: get(found, 20)?,
         tool_calls: get(found, 21)?,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rune_storage::{SqliteStore, StorageConfig};
 use rune_store_runtime::{
-    AcceptRequest, AppendEntries, CheckpointPolicy, DeploymentId, EntryBody, RequestId,
+    AcceptRequest, AppendEntries, CheckpointPolicy, Cost, DeploymentId, EntryBody, RequestId,
     RequestStatus, SessionId, Store, SystemClock, Usage, VersionId,
 };
 
@@ -53,6 +53,7 @@ async fn writes_until_it_is_killed() {
                 output: Some("hello".into()),
                 failure: None,
                 usage: Usage::default(),
+                cost: Cost::default(),
             };
             let entries = vec![finished];
             handle

@@ -18,8 +18,8 @@ use rune_store_runtime::{
     PageRequest, RegistryReader, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
     RequestId, RequestReader, RequestRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
     ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow, StoreError,
-    Timestamp, ToolInvocationRow, ToolInvocationState, UsageFilter, UsageReader, UsageRow,
-    VersionFilter, VersionId, VersionRow,
+    Timestamp, ToolInvocationRow, ToolInvocationState, UsageFilter, UsageGroup, UsageReader,
+    UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use self::oldest::Oldest;
@@ -463,6 +463,25 @@ impl AuditReader for FakeStore {
     }
 }
 
+fn usage_group(row: &UsageRow, by: UsageGroup) -> UsageTotal {
+    let (mut group, row) = (UsageTotal::default(), row.clone());
+    if matches!(by, UsageGroup::AgentModel | UsageGroup::Agent) {
+        (group.namespace, group.agent) = (Some(row.namespace), Some(row.agent));
+    }
+    if matches!(by, UsageGroup::AgentModel | UsageGroup::Model) {
+        (group.provider, group.model) = (Some(row.provider), Some(row.model));
+    }
+    match by {
+        UsageGroup::Day => {
+            let text = row.at.to_string();
+            group.day = text.split_once('T').map(|(day, _)| day.to_owned());
+        }
+        UsageGroup::Caller => group.caller = Some(row.caller),
+        UsageGroup::AgentModel | UsageGroup::Agent | UsageGroup::Model => {}
+    }
+    group
+}
+
 #[async_trait]
 impl UsageReader for FakeStore {
     async fn usage(
@@ -478,6 +497,71 @@ impl UsageReader for FakeStore {
                 && filter.since.is_none_or(|since| row.at >= since)
         });
         page("usage", request, rows)
+    }
+
+    async fn usage_totals(
+        &self,
+        filter: &UsageFilter,
+        by: UsageGroup,
+    ) -> Result<Vec<UsageTotal>, StoreError> {
+        let all = PageRequest {
+            limit: u32::MAX,
+            cursor: None,
+        };
+        let mut totals: Vec<UsageTotal> = Vec::new();
+        let mut page = self.usage(filter, &all).await?;
+        loop {
+            for row in page.items {
+                let group = usage_group(&row, by);
+                let known = totals.iter().position(|total| {
+                    let UsageTotal {
+                        namespace,
+                        agent,
+                        provider,
+                        model,
+                        day,
+                        caller,
+                        ..
+                    } = total.clone();
+                    let named = UsageTotal {
+                        namespace,
+                        agent,
+                        provider,
+                        model,
+                        day,
+                        caller,
+                        ..UsageTotal::default()
+                    };
+                    named == group
+                });
+                let at = known.unwrap_or_else(|| {
+                    totals.push(group);
+                    totals.len() - 1
+                });
+                let total = &mut totals[at];
+                total.calls += 1;
+                total.usage.add(&row.usage);
+                total.cost.add(row.cost_micro_usd);
+            }
+            let Some(cursor) = page.next else { break };
+            let next = PageRequest {
+                cursor: Some(cursor),
+                ..all.clone()
+            };
+            page = self.usage(filter, &next).await?;
+        }
+        let key = |t: &UsageTotal| {
+            (
+                t.namespace.clone(),
+                t.agent.clone(),
+                t.provider.clone(),
+                t.model.clone(),
+                t.day.clone(),
+                t.caller.clone(),
+            )
+        };
+        totals.sort_by_key(key);
+        Ok(totals)
     }
 }
 

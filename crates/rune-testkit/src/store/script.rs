@@ -5,7 +5,7 @@ use rune_store_runtime::limits::{MAX_CALL_TOKENS, MAX_JSON_DEPTH};
 use rune_store_runtime::{
     AcceptRequest, Advance, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalId,
     ApprovalQuestion, AuditId, AuditVerdict, Block, CachePut, CacheRemove, CacheSweep, CatchUp,
-    CheckpointPolicy, Command, CommandId, CreateSession, DecideApproval, DeleteDeployment,
+    CheckpointPolicy, Command, CommandId, Cost, CreateSession, DecideApproval, DeleteDeployment,
     DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure,
     FirePlan, FireSchedule, FireState, IdempotencyKey, MemoryForget, MemoryPut, MemoryScope,
     ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict, PublishVersion,
@@ -305,6 +305,7 @@ impl Random {
                 output: self.one_in(2).then(|| json!(self.word())),
                 failure: self.failure(),
                 usage: Usage::default(),
+                cost: Cost::default(),
             },
         }
     }
@@ -352,6 +353,7 @@ impl Random {
                 input_tokens: tokens,
                 ..Usage::default()
             },
+            cost_micro_usd: Some(tokens / 2).filter(|cost| cost % 3 > 0),
             duration_ms: 1,
         })
     }

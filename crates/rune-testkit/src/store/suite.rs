@@ -28,7 +28,8 @@ pub use journal::{
     a_plain_request_runs_to_its_end, a_refused_tool_call_has_no_input,
     a_retried_append_writes_once, a_tool_call_is_projected_from_intent_and_result,
     cancel_is_asked_for_once, commands_of_one_caller_keep_their_order,
-    journals_are_read_from_any_position, the_usage_ledger_sums_up_to_the_request,
+    journals_are_read_from_any_position, the_usage_ledger_is_summed_by_group,
+    the_usage_ledger_sums_up_to_the_request,
 };
 pub use records::{
     a_cursor_of_another_list_is_refused, a_write_is_seen_by_the_next_read,

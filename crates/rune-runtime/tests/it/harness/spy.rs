@@ -230,7 +230,10 @@ reads! {
         fn grant(session: &SessionId, tool: &str, policies: &[String]) -> Option<GrantRow>;
     }
     AuditReader { fn audit(filter: &AuditFilter, page: &PageRequest) -> Page<AuditRow>; }
-    UsageReader { fn usage(filter: &UsageFilter, page: &PageRequest) -> Page<UsageRow>; }
+    UsageReader {
+        fn usage(filter: &UsageFilter, page: &PageRequest) -> Page<UsageRow>;
+        fn usage_totals(filter: &UsageFilter, by: UsageGroup) -> Vec<UsageTotal>;
+    }
     MemoryReader {
         fn memory(scope: &MemoryScope, key: &str) -> Option<MemoryRow>;
         fn memories(scope: &MemoryScope, query: &MemoryQuery, page: &PageRequest) -> Page<MemoryRow>;

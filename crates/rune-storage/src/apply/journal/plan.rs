@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rune_store_runtime::limits::MAX_CALL_TOKENS;
+use rune_store_runtime::limits::{MAX_CALL_COST_MICRO_USD, MAX_CALL_TOKENS};
 use rune_store_runtime::{
     ApprovalQuestion, Block, EntryBody, ModelReply, OUTPUT_REPAIR, PolicyVerdict, Reject,
     RequestStatus, Usage,
@@ -180,6 +180,12 @@ impl<'a> Append<'a> {
         reply: &'a ModelReply,
     ) -> Result<(), ApplyError> {
         check_usage(&reply.usage)?;
+        if reply.cost_micro_usd > Some(MAX_CALL_COST_MICRO_USD) {
+            return Err(Reject::invalid(format!(
+                "a model call may cost {MAX_CALL_COST_MICRO_USD} millionths of a US dollar"
+            ))
+            .into());
+        }
         for block in &reply.blocks {
             let Block::ToolCall { id, name, .. } = block else {
                 continue;
@@ -199,6 +205,7 @@ impl<'a> Append<'a> {
         self.messages.push((seq, None));
         self.state.model_calls = self.state.model_calls.saturating_add(1);
         self.state.usage.add(&reply.usage);
+        self.state.cost.add(reply.cost_micro_usd);
         Ok(())
     }
 

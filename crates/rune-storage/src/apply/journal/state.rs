@@ -1,7 +1,9 @@
 //! The part of a request's row that its journal moves.
 
 use rune_store_runtime::limits::MAX_ENTRIES;
-use rune_store_runtime::{Appended, CommandId, Reject, ReplicaId, RequestId, RequestStatus, Usage};
+use rune_store_runtime::{
+    Appended, CommandId, Cost, Reject, ReplicaId, RequestId, RequestStatus, Usage,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::ApplyError;
@@ -20,9 +22,11 @@ pub(in crate::apply) struct RequestState {
     pub(super) model_calls: u32,
     pub(super) tool_calls: u32,
     pub(super) usage: Usage,
+    pub(super) cost: Cost,
     pub(super) replica_id: Option<ReplicaId>,
     pub(super) namespace: String,
     pub(super) agent: String,
+    pub(super) caller: String,
     command_id: CommandId,
     command_seq: u64,
 }
@@ -34,7 +38,8 @@ impl RequestState {
             .prepare_cached(
                 "SELECT id, session, status, last_seq, cancel_requested, attempts, model_calls,
                      tool_calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
-                     reasoning_tokens, replica_id, namespace, agent, command_id, command_seq
+                     reasoning_tokens, replica_id, namespace, agent, command_id, command_seq,
+                     cost_micro_usd, unpriced_calls, caller
                  FROM requests WHERE request_id = ?1",
             )?
             .query_row([id.as_bytes()], |found| {
@@ -60,6 +65,11 @@ impl RequestState {
                     agent: get(found, 15)?,
                     command_id: row::id(found, 16, CommandId::from_bytes)?,
                     command_seq: get(found, 17)?,
+                    cost: Cost {
+                        micro_usd: get(found, 18)?,
+                        unpriced_calls: get(found, 19)?,
+                    },
+                    caller: get(found, 20)?,
                 })
             })
             .optional()?;
@@ -123,7 +133,8 @@ impl RequestState {
             "UPDATE requests SET status = ?2, last_seq = ?3, attempts = ?4, model_calls = ?5,
                  tool_calls = ?6, input_tokens = ?7, output_tokens = ?8, cached_tokens = ?9,
                  cache_write_tokens = ?10, reasoning_tokens = ?11, replica_id = ?12,
-                 command_id = ?13, command_seq = ?14, updated_at = ?15
+                 command_id = ?13, command_seq = ?14, updated_at = ?15, cost_micro_usd = ?16,
+                 unpriced_calls = ?17
              WHERE id = ?1",
         )?
         .execute(params![
@@ -142,6 +153,8 @@ impl RequestState {
             context.id.as_bytes(),
             first_seq,
             context.at.as_millis(),
+            self.cost.micro_usd,
+            self.cost.unpriced_calls,
         ])?;
         Ok(())
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use rune_store_runtime::limits::{
-    IDEMPOTENCY_WINDOW, MAX_CALL_TOKENS, MAX_ENTRIES, MAX_ENTRY_BYTES,
+    IDEMPOTENCY_WINDOW, MAX_CALL_COST_MICRO_USD, MAX_CALL_TOKENS, MAX_ENTRIES, MAX_ENTRY_BYTES,
 };
 use rune_store_runtime::{
     AcceptRequest, Accepted, AppendEntries, Appended, ApprovalQuestion, AuditRow, Block, Command,
-    Entry, EntryBody, ModelReply, OUTPUT_REPAIR, PolicyVerdict, Reject, RequestCancel, RequestId,
-    RequestRow, RequestStatus, Usage, UsageRow,
+    Cost, Entry, EntryBody, ModelReply, OUTPUT_REPAIR, PolicyVerdict, Reject, RequestCancel,
+    RequestId, RequestRow, RequestStatus, Usage, UsageRow,
 };
 
 use super::apply::check_json;
@@ -313,6 +313,9 @@ impl Plan {
         if counts.into_iter().any(|count| count > MAX_CALL_TOKENS) {
             return Err(Reject::invalid("too many tokens"));
         }
+        if reply.cost_micro_usd > Some(MAX_CALL_COST_MICRO_USD) {
+            return Err(Reject::invalid("too expensive"));
+        }
         for block in &reply.blocks {
             if let Block::ToolCall { id, name, .. } = block {
                 let call = Call {
@@ -326,6 +329,7 @@ impl Plan {
             }
         }
         self.row.usage.add(&reply.usage);
+        self.row.cost.add(reply.cost_micro_usd);
         self.row.model_calls += 1;
         self.messages.push((seq, None));
         self.usage.push((seq, reply.clone()));
@@ -375,6 +379,7 @@ fn accepted_row(command: &Command, op: &AcceptRequest) -> RequestRow {
         output: None,
         failure: None,
         usage: Usage::default(),
+        cost: Cost::default(),
         model_calls: 0,
         tool_calls: 0,
         created_at: command.at,
@@ -391,7 +396,9 @@ fn usage_row(command: &Command, row: &RequestRow, seq: u64, reply: &ModelReply) 
         at: command.at,
         provider: reply.provider.clone(),
         model: reply.model.clone(),
+        caller: row.caller.clone(),
         usage: reply.usage,
+        cost_micro_usd: reply.cost_micro_usd,
     }
 }
 

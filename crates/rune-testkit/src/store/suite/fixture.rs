@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rune_store_runtime::{
     AcceptRequest, Accepted, AppendEntries, Appended, Block, CheckpointPolicy, Clock, Command,
-    DeploymentId, EntryBody, ModelReply, Operation, PublishVersion, Reject, RequestId,
+    Cost, DeploymentId, EntryBody, ModelReply, Operation, PublishVersion, Reject, RequestId,
     RequestStatus, SessionId, StopReason, Store, StoreError, Timestamp, ToolIntent, ToolOutcome,
     Usage, VersionId, VersionRow,
 };
@@ -137,6 +137,7 @@ pub(super) fn reply(blocks: Vec<Block>) -> EntryBody {
         blocks,
         stop: StopReason::EndTurn,
         usage: usage(10, 2),
+        cost_micro_usd: Some(7),
         duration_ms: 5,
     })
 }
@@ -180,5 +181,6 @@ pub(super) fn finished(output: Value) -> EntryBody {
         output: Some(output),
         failure: None,
         usage: usage(10, 2),
+        cost: Cost::default(),
     }
 }

@@ -2,8 +2,9 @@
 
 use futures_util::future::join_all;
 use rune_store_runtime::{
-    AppendEntries, Block, DeploymentId, EntryBody, ErrorCode, Failure, PageRequest, ReplicaId,
-    Reply, RequestCancel, RequestStatus, Role, ToolInvocationState, ToolOutcome, UsageFilter,
+    AppendEntries, Block, Cost, DeploymentId, EntryBody, ErrorCode, Failure, ModelReply,
+    PageRequest, ReplicaId, Reply, RequestCancel, RequestStatus, Role, ToolInvocationState,
+    ToolOutcome, UsageFilter, UsageGroup,
 };
 use serde_json::json;
 
@@ -221,7 +222,13 @@ pub async fn the_usage_ledger_sums_up_to_the_request(test: TestStore) {
     );
     let mut sum = usage(0, 0);
     rows.iter().for_each(|row| sum.add(&row.usage));
-    assert_eq!(f.store.request(id).await.unwrap().unwrap().usage, sum);
+    let row = f.store.request(id).await.unwrap().unwrap();
+    assert_eq!(row.usage, sum);
+    let cost = Cost {
+        micro_usd: Some(21),
+        unpriced_calls: 0,
+    };
+    assert_eq!(row.cost, cost);
     let late = list(UsageFilter {
         since: Some(middle),
         ..UsageFilter::default()
@@ -253,4 +260,49 @@ pub async fn commands_of_one_caller_keep_their_order(test: TestStore) {
     for (n, reply) in (2..).zip(replies) {
         assert_eq!(reply.unwrap().first_seq, n);
     }
+}
+
+pub async fn the_usage_ledger_is_summed_by_group(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    let unpriced = match reply(vec![]) {
+        EntryBody::ModelReply(reply) => EntryBody::ModelReply(ModelReply {
+            model: "new".to_owned(),
+            cost_micro_usd: None,
+            ..reply
+        }),
+        other => other,
+    };
+    f.append(id, vec![reply(vec![]), unpriced, reply(vec![])])
+        .await;
+    let row = f.store.request(id).await.unwrap().unwrap();
+    let both = Cost {
+        micro_usd: Some(14),
+        unpriced_calls: 1,
+    };
+    assert_eq!(row.cost, both);
+    let totals = async |by| {
+        let filter = UsageFilter::default();
+        f.store.usage_totals(&filter, by).await.unwrap()
+    };
+    let by_model = totals(UsageGroup::Model).await;
+    let names: Vec<_> = by_model.iter().map(|t| t.model.as_deref()).collect();
+    assert_eq!(names, [Some("new"), Some("offline")]);
+    assert_eq!(by_model[0].cost.micro_usd, None, "unknown is not 0");
+    assert_eq!(by_model[0].cost.unpriced_calls, 1);
+    assert_eq!((by_model[1].calls, by_model[1].usage), (2, usage(20, 4)));
+    assert_eq!(by_model[1].cost.micro_usd, Some(14));
+    for by in [UsageGroup::Agent, UsageGroup::Day, UsageGroup::Caller] {
+        let found = totals(by).await;
+        assert_eq!(found.len(), 1, "{by:?}");
+        assert_eq!((found[0].calls, found[0].cost), (3, both), "{by:?}");
+    }
+    assert_eq!(totals(UsageGroup::AgentModel).await.len(), 2);
+    assert_eq!(totals(UsageGroup::Caller).await[0].caller, Some(row.caller));
+    let none = UsageFilter {
+        agent: Some("x".to_owned()),
+        ..UsageFilter::default()
+    };
+    let found = f.store.usage_totals(&none, UsageGroup::Agent).await;
+    assert_eq!(found.unwrap(), []);
 }

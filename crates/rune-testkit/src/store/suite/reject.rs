@@ -1,9 +1,11 @@
 //! Commands that are refused.
 
-use rune_store_runtime::limits::{MAX_CALL_TOKENS, MAX_ENTRY_BYTES, MAX_JSON_DEPTH};
+use rune_store_runtime::limits::{
+    MAX_CALL_COST_MICRO_USD, MAX_CALL_TOKENS, MAX_ENTRY_BYTES, MAX_JSON_DEPTH,
+};
 use rune_store_runtime::{
-    AcceptRequest, AppendEntries, Command, EntryBody, MemoryPut, MemoryScope, ModelReply, Reject,
-    RequestCancel, RequestId, RequestStatus, Timestamp, Usage,
+    AcceptRequest, AppendEntries, Command, Cost, EntryBody, MemoryPut, MemoryScope, ModelReply,
+    Reject, RequestCancel, RequestId, RequestStatus, Timestamp, Usage,
 };
 use serde_json::{Value, json};
 
@@ -19,6 +21,7 @@ pub async fn entries_that_break_the_journal_are_rejected(test: TestStore) {
         output: None,
         failure: None,
         usage: Usage::default(),
+        cost: Cost::default(),
     };
     f.append(id, vec![reply(vec![call("known")])]).await;
     let bad = [
@@ -118,11 +121,21 @@ pub async fn limits_are_rejections(test: TestStore) {
         output_tokens: MAX_CALL_TOKENS + 1,
         ..Usage::default()
     };
-    let tokens = EntryBody::ModelReply(ModelReply { usage, ..model });
-    assert!(matches!(
-        f.append_rejected(id, vec![tokens]).await,
-        Reject::Invalid { .. }
-    ));
+    let tokens = ModelReply {
+        usage,
+        ..model.clone()
+    };
+    let dear = ModelReply {
+        cost_micro_usd: Some(MAX_CALL_COST_MICRO_USD + 1),
+        ..model
+    };
+    for reply in [tokens, dear] {
+        assert!(matches!(
+            f.append_rejected(id, vec![EntryBody::ModelReply(reply)])
+                .await,
+            Reject::Invalid { .. }
+        ));
+    }
     let put = |key: String, value: Value| MemoryPut {
         scope: MemoryScope {
             namespace: "dev".to_owned(),
