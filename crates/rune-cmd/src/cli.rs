@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::with_query;
 use crate::commands::{
-    agent, bench, chat, completions, config, daemon, debug, doctor, init, requests, rm, run,
-    schedule, schema, sessions, status, stop, usage, validate, workflow,
+    agent, bench, chat, completions, config, daemon, debug, doctor, init, policy, requests, rm,
+    run, schedule, schema, sessions, status, stop, usage, validate, workflow,
 };
 use crate::output::Format;
 
@@ -93,6 +93,9 @@ pub(crate) enum Command {
     Requests(requests::RequestsCommand),
     /// Model calls: tokens and cost
     Usage(usage::UsageArgs),
+    /// What policy decided, and what another one would have decided
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Requests at planned times
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),

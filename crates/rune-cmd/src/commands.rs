@@ -9,6 +9,7 @@ pub(crate) mod daemon;
 pub(crate) mod debug;
 pub(crate) mod doctor;
 pub(crate) mod init;
+pub(crate) mod policy;
 pub(crate) mod requests;
 pub(crate) mod rm;
 pub(crate) mod run;
@@ -50,6 +51,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Sessions(args) => context.block_on(sessions::run(&context, &args)),
         Command::Requests(command) => context.block_on(requests::run(&context, command)),
         Command::Usage(args) => context.block_on(usage::run(&context, &args)),
+        Command::Policy(command) => context.block_on(policy::run(&context, command)),
         Command::Schedule(command) => context.block_on(schedule::run(&context, command)),
         Command::Workflow(command) => workflow::run(&context, command),
         Command::Stop(args) => context.block_on(stop::run(&context, &args)),

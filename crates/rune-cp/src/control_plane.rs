@@ -98,6 +98,7 @@ api! {
     agent_versions::publish,
     agent_versions::list,
     agent_versions::get,
+    agent_versions::package,
     deployments::apply,
     deployments::list,
     deployments::get,

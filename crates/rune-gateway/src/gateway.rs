@@ -9,7 +9,7 @@ use rune_runtime::Engine;
 use utoipa::OpenApi;
 
 use crate::routes::{
-    agents, approvals, calls, events, invoke, replicas, requests, sessions, status,
+    agents, approvals, calls, events, invoke, policy, replicas, requests, sessions, status,
 };
 
 /// The routes that answer without credentials.
@@ -76,8 +76,10 @@ api! {
     calls::calls,
     events::events,
     requests::cancel,
+    requests::replay,
     approvals::list,
     approvals::decide,
+    policy::verdicts,
     replicas::health,
     status::health,
     status::ready,

@@ -5,6 +5,7 @@ pub(crate) mod approvals;
 pub(crate) mod calls;
 pub(crate) mod events;
 pub(crate) mod invoke;
+pub(crate) mod policy;
 pub(crate) mod replicas;
 pub(crate) mod requests;
 pub(crate) mod sessions;

@@ -23,6 +23,7 @@ use crate::agent::{Agent, AgentTool, Tool, ToolRunner};
 use crate::engine::{AgentCall, SubAgents};
 use crate::planner::{Approval, OpenCall};
 use crate::policy::PolicyResource;
+use crate::replay::Tape;
 
 /// Longest tool result the model is shown, in bytes; the rest is cut, visibly.
 const CONTENT_LIMIT: usize = 64 * 1024;
@@ -50,6 +51,8 @@ pub(crate) struct ToolDispatcher<'a> {
     pub(crate) can_park: bool,
     /// Fires when the request is cancelled or out of time.
     pub(crate) stop: &'a CancellationToken,
+    /// What answers instead of the tools, where the run is a replay.
+    pub(crate) tape: Option<&'a Tape>,
 }
 
 impl ToolDispatcher<'_> {
@@ -200,6 +203,7 @@ impl ToolDispatcher<'_> {
             action: resource.kind().to_owned(),
             resource: resource.id(),
             verdict,
+            by_policy: (verdict != decision.verdict).then_some(decision.verdict),
             reason,
             policies: decision.policy_ids.clone(),
         })
@@ -217,6 +221,7 @@ impl ToolDispatcher<'_> {
         let started = Instant::now();
         let mut attempts = 0;
         let result = match self.agent.tool(visible_name) {
+            _ if let Some(tape) = self.tape => tape.tool(&intent, self.stop, &mut attempts).await,
             Some(tool) => match (&tool.runner, child) {
                 (ToolRunner::Agent(agent), Some(child)) => {
                     attempts = 1;

@@ -8,6 +8,7 @@ mod follow;
 mod input;
 mod invoke;
 mod recover;
+mod replay;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -70,6 +71,14 @@ pub enum EngineError {
     /// The request does not exist.
     #[error("request `{0}` does not exist")]
     NotFound(RequestId),
+    /// The request cannot be replayed.
+    #[error("request `{id}` cannot be replayed: {reason}")]
+    NotReplayable {
+        /// The request.
+        id: RequestId,
+        /// Why.
+        reason: String,
+    },
     /// The store did not do its part.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -84,6 +93,7 @@ impl EngineError {
             Self::Route(RouteError::QueueFull(_)) => ErrorCode::LimitExceeded,
             Self::Route(_) | Self::ShuttingDown => ErrorCode::Unavailable,
             Self::Input(_) | Self::Part(_) | Self::Unkeepable => ErrorCode::InvalidInput,
+            Self::NotReplayable { .. } => ErrorCode::Conflict,
             Self::ImageTooLarge => ErrorCode::TooLarge,
             Self::Network(_) => ErrorCode::Denied,
             Self::Store(error) => store_code(error),

@@ -31,6 +31,7 @@ mod package_cache;
 mod planner;
 mod policy;
 mod reconcile;
+mod replay;
 mod replica;
 mod router;
 mod schedule;
@@ -48,10 +49,12 @@ pub use event::{RequestEvent, SequencedEvent};
 pub use local_backend::LocalBackend;
 pub use package_cache::{PackageCache, PackageCacheError};
 pub use policy::{
-    JournaledCall, MAX_CACHED_VERDICTS, PolicyChange, PolicyComparison, PolicyDecision,
-    PolicyEngine, PolicyPrincipal, PolicyQuery, PolicyResource, PolicySet, Verdict,
+    JournaledCall, JournaledVerdict, MAX_CACHED_VERDICTS, PolicyChange, PolicyComparison,
+    PolicyDecision, PolicyEngine, PolicyPrincipal, PolicyQuery, PolicyResource, PolicySet, Verdict,
+    policy_verdicts,
 };
 pub use reconcile::{ReconcileHandle, ReconcileLoop};
+pub use replay::{Divergence, Replayed, event_hash};
 pub use replica::LocalReplica;
 pub use router::{Lease, ReplicaRouter, Route, RouteError};
 pub use schedule::{

@@ -30,8 +30,10 @@ use crate::engine::SubAgents;
 use crate::feed::Feed;
 use crate::history::{self, History};
 use crate::journal::JournalWriter;
+use crate::replay::Recorded;
 use crate::router::Place;
 
+pub(crate) use ask::PROVIDER_WAIT;
 pub(crate) use state::{Approval, INTERRUPTED, OpenCall, RunState, StepProgress};
 use state::{IDENTICAL_CALLS, LOOP_DETECTED, Repetition};
 
@@ -68,6 +70,8 @@ pub(crate) struct Planner {
     pub(crate) deadline: Instant,
     /// Fires for `cancel` and at `deadline`; what the model and the tools watch.
     pub(crate) stop: CancellationToken,
+    /// What answers instead of the models and the tools, where the run is a replay.
+    pub(crate) recorded: Option<Recorded>,
 }
 
 /// How the loop ended.
@@ -317,6 +321,7 @@ impl Planner {
         let caller = self.caller.clone();
         let stop = self.stop.clone();
         let agents = self.agents.clone();
+        let recorded = self.recorded.clone();
         let dispatcher = ToolDispatcher {
             agent: &agent,
             agents: &agents,
@@ -327,6 +332,7 @@ impl Planner {
             store: &store,
             can_park: self.can_park,
             stop: &stop,
+            tape: recorded.as_ref().map(Recorded::tape),
         };
         let calls = self.state.open.iter().filter_map(|call| {
             let name = call.visible_name().to_owned();
@@ -473,6 +479,7 @@ impl Planner {
             store: &self.store,
             can_park: self.can_park,
             stop: &self.stop,
+            tape: self.recorded.as_ref().map(Recorded::tape),
         }
     }
 

@@ -16,6 +16,7 @@ mod cedar_file;
 mod compile;
 mod decision;
 mod engine;
+mod journaled;
 mod nesting;
 mod query;
 mod replay;
@@ -27,6 +28,7 @@ mod vocabulary;
 
 pub use decision::{PolicyDecision, Verdict};
 pub use engine::{MAX_CACHED_VERDICTS, PolicyEngine};
+pub use journaled::{JournaledVerdict, policy_verdicts};
 pub use query::{PolicyPrincipal, PolicyQuery, PolicyResource};
 pub use replay::{JournaledCall, PolicyChange, PolicyComparison};
 pub use set::PolicySet;

@@ -292,6 +292,10 @@ pub struct PolicyVerdict {
     pub resource: String,
     /// What was decided.
     pub verdict: AuditVerdict,
+    /// What the policies said, where something else counted: a remembered decision, or
+    /// that the request cannot wait for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_policy: Option<AuditVerdict>,
     /// Why, for a person.
     pub reason: String,
     /// The policies that decided, in their order.

@@ -68,6 +68,14 @@ pub(crate) enum RequestsCommand {
         /// The request
         id: String,
     },
+    /// Run a request again over its journal: no model is asked, no tool runs
+    #[command(
+        after_help = "Examples:\n  rune requests replay req_0198c0ffee0198c0ffee0198c0ffee01\n\nExit codes: 0 it went the same way, 1 it did not, or it cannot be replayed."
+    )]
+    Replay {
+        /// The request
+        id: String,
+    },
     /// List what waits for approval, oldest first
     #[command(
         after_help = "Examples:\n  rune requests approvals\n  rune requests approvals --agent ops -o json"
@@ -131,6 +139,7 @@ pub(crate) async fn run(context: &Context, command: RequestsCommand) -> Outcome 
             events(context, &client, &id, follow, after).await
         }
         RequestsCommand::Cancel { id } => cancel(context, &client, &id).await,
+        RequestsCommand::Replay { id } => replay(context, &client, &id).await,
         RequestsCommand::Approvals {
             agent,
             namespace,
@@ -278,6 +287,40 @@ async fn cancel(context: &Context, client: &Client, id: &str) -> Outcome {
         format!("request {id} is {status}")
     })?;
     Ok(Exit::Ok)
+}
+
+async fn replay(context: &Context, client: &Client, id: &str) -> Outcome {
+    let path = format!("/v1/requests/{}/replay", part(id));
+    let replayed = client.post(Api::Gateway, &path, &json!({})).await?;
+    context.output.data(&replayed, |replayed| {
+        let hash = replayed["hash"].as_str().unwrap_or("?");
+        let divergence = &replayed["divergence"];
+        if divergence.is_null() {
+            return format!("request {id} replays the same: {hash}");
+        }
+        let shown = |name: &str| {
+            let value = divergence[name].to_string();
+            format!("\n  {name:<8} {}", shortened(&one_line(&value), LINE_CHARS))
+        };
+        let field = divergence["field"].as_str().unwrap_or_default();
+        let place = if field.is_empty() {
+            String::new()
+        } else {
+            format!(" at {field}")
+        };
+        format!(
+            "request {id} does not replay the same: entry {} ({}) differs{place}{}{}",
+            divergence["seq"],
+            divergence["kind"].as_str().unwrap_or("?"),
+            shown("journal"),
+            shown("replay"),
+        )
+    })?;
+    Ok(if replayed["equal"] == true {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    })
 }
 
 async fn approvals(

@@ -13,6 +13,7 @@ mod home;
 mod launcher;
 mod models;
 mod one_shot;
+mod policy;
 mod readme;
 mod refusals;
 mod requests;

@@ -38,6 +38,9 @@ async fn requests_are_listed_shown_and_followed() {
         .collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
 
+    let replayed = served.rune(&["requests", "replay", id]).ok();
+    assert!(replayed.contains("replays the same"), "{replayed}");
+
     // What has ended is printed without -f, from any point on.
     let after = (numbers.len() - 1).to_string();
     let rest = served

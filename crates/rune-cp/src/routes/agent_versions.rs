@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use rune_http::{
@@ -172,4 +173,23 @@ pub(crate) async fn get(
     let row = shared.store.version(id).await?;
     row.map(|row| Json(row.into()))
         .ok_or_else(|| ApiError::not_found("version", &id))
+}
+
+/// The package of a version, as it was published: a tar archive.
+#[utoipa::path(
+    get, path = "/v1/agent-versions/{id}/package", tag = "agent versions",
+    params(("id" = String, Path, description = "The version")),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/x-tar", description = "The package"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn package(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<VersionId>,
+) -> Result<Response, ApiError> {
+    let row = shared.store.version(id).await?;
+    let row = row.ok_or_else(|| ApiError::not_found("version", &id))?;
+    let bytes = shared.blobs.get(&row.digest).await?;
+    Ok(([(CONTENT_TYPE, "application/x-tar")], bytes).into_response())
 }

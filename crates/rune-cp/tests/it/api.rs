@@ -9,10 +9,11 @@ use serde_json::json;
 use crate::control_plane::{TestControlPlane, answer, refusal};
 
 /// Every route of this API. A new one is added here with its rule.
-const ROUTES: [(&str, &str, bool); 23] = [
+const ROUTES: [(&str, &str, bool); 24] = [
     ("POST", "/v1/agent-versions", true),
     ("GET", "/v1/agent-versions", true),
     ("GET", "/v1/agent-versions/{id}", true),
+    ("GET", "/v1/agent-versions/{id}/package", true),
     ("POST", "/v1/deployments", true),
     ("GET", "/v1/deployments", true),
     ("GET", "/v1/deployments/{id}", true),

@@ -7,6 +7,7 @@ use axum::extract::State;
 use rune_http::{
     ApiError, Caller, CostView, ErrorBody, Json, JsonOrDefault, List, PageQuery, Path, TokenUsage,
 };
+use rune_runtime::{Divergence, Replayed};
 use rune_store_runtime::{
     DeploymentId, EntryBody, Failure, ParentCall, ReplicaId, RequestFilter, RequestId, RequestRow,
     RequestStatus, SessionId, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageTotal,
@@ -342,4 +343,68 @@ pub(crate) async fn cancel(
     };
     let row = shared.engine.cancel(id, &reason).await?;
     Ok(Json(row.into()))
+}
+
+/// What came of a replay.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ReplayView {
+    /// Whether the replay wrote what the journal holds.
+    equal: bool,
+    /// SHA-256 of the journal without ids, times and durations.
+    hash: String,
+    /// That of the replay.
+    replayed_hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    divergence: Option<DivergenceView>,
+}
+
+/// The first step of a replay that is not in the journal.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DivergenceView {
+    /// The entry.
+    seq: u64,
+    /// Its kind in the journal; in the replay where the journal had ended.
+    kind: &'static str,
+    /// JSON Pointer of the first part that differs; empty where the kinds do.
+    field: String,
+    /// What the journal has there; null where it had ended.
+    journal: Value,
+    /// What the replay wrote; null where it wrote nothing.
+    replay: Value,
+}
+
+impl From<Replayed> for ReplayView {
+    fn from(replayed: Replayed) -> Self {
+        let view = |divergence: Divergence| DivergenceView {
+            seq: divergence.seq,
+            kind: divergence.kind,
+            field: divergence.field,
+            journal: divergence.journal,
+            replay: divergence.replay,
+        };
+        Self {
+            equal: replayed.equal,
+            hash: replayed.hash,
+            replayed_hash: replayed.replayed_hash,
+            divergence: replayed.divergence.map(view),
+        }
+    }
+}
+
+/// Runs a request that has ended again, in memory: its journal answers in place of models and tools. Nothing is stored,
+/// no model is asked and no tool runs.
+#[utoipa::path(
+    post, path = "/v1/requests/{id}/replay", tag = "requests",
+    params(("id" = String, Path, description = "The request")),
+    responses(
+        (status = 200, body = ReplayView, description = "Whether it went the same way"),
+        (status = "default", body = ErrorBody, description = "An error; `conflict` where it cannot be replayed"),
+    )
+)]
+pub(crate) async fn replay(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<RequestId>,
+) -> Result<Json<ReplayView>, ApiError> {
+    let replayed = shared.engine.replay(id).await?;
+    Ok(Json(replayed.into()))
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::gateway::{TestGateway, answer, refusal};
 
 /// Every route of this API. A new one is added here with its rule.
-const ROUTES: [(&str, &str, bool); 20] = [
+const ROUTES: [(&str, &str, bool); 22] = [
     ("POST", "/v1/agents/{name}/invoke", true),
     ("POST", "/v1/agents/{name}/sessions", true),
     ("GET", "/v1/agents", true),
@@ -22,8 +22,10 @@ const ROUTES: [(&str, &str, bool); 20] = [
     ("GET", "/v1/requests/{id}/calls", true),
     ("GET", "/v1/requests/{id}/events", true),
     ("POST", "/v1/requests/{id}/cancel", true),
+    ("POST", "/v1/requests/{id}/replay", true),
     ("GET", "/v1/approvals", true),
     ("POST", "/v1/requests/{id}/approvals/{approval_id}", true),
+    ("GET", "/v1/policy-verdicts", true),
     ("GET", "/v1/replicas/{id}/health", true),
     ("GET", "/metrics", true),
     ("GET", "/openapi.json", true),

@@ -407,6 +407,7 @@ impl Engine {
             asked: Arc::clone(&inner.asked),
             cancel: run.cancel.clone(),
             stop: run.cancel.child_token(),
+            recorded: None,
         };
         Ok(planner.run(start.new_session, start.taken_up).await?)
     }

@@ -100,6 +100,20 @@ impl Providers {
         std::iter::once(&self.first).chain(&self.rest)
     }
 
+    /// The same candidates behind other clients.
+    #[must_use]
+    pub(crate) fn behind(&self, client: impl Fn(&Candidate) -> GuardedClient) -> Self {
+        let swap = |candidate: &Candidate| Candidate {
+            client: client(candidate),
+            model: candidate.model.clone(),
+        };
+        Self {
+            first: swap(&self.first),
+            rest: self.rest.iter().map(swap).collect(),
+            policy: self.policy,
+        }
+    }
+
     /// Whether the next provider is asked after this failure, where there is one.
     ///
     /// It is after every failure but two, which another provider would only hide: a

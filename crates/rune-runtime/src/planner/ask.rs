@@ -12,12 +12,16 @@ use crate::model::{
     Candidate, LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelRequest,
     ProviderWait, metrics,
 };
+use crate::replay::Recorded;
 
 /// Output tokens of one call where the Runefile does not say.
 const DEFAULT_MAX_OUTPUT_TOKENS: u64 = 16_384;
 /// How often one model is asked again after its reply broke off in the middle. What
 /// fails before the reply begins is the client's to retry, and is not retried here.
 const BROKEN_REPLY_RETRIES: u32 = 1;
+
+/// Code of the notice that the provider makes the request wait.
+pub(crate) const PROVIDER_WAIT: &str = "provider_wait";
 
 /// What came of one call.
 enum Asked {
@@ -33,7 +37,9 @@ impl Planner {
     /// Asks the models in order of preference until one has answered.
     pub(super) async fn ask(&mut self, earlier: &History) -> Result<ModelReply, Ended> {
         let agent = std::sync::Arc::clone(&self.agent);
-        let candidates: Vec<&Candidate> = agent.models().candidates().collect();
+        let recorded = self.recorded.clone();
+        let models = recorded.as_ref().map_or(agent.models(), Recorded::models);
+        let candidates: Vec<&Candidate> = models.candidates().collect();
         let mut position = 0;
         let mut retries = 0;
         loop {
@@ -47,11 +53,15 @@ impl Planner {
             let started = Instant::now();
             let (error, begun) = match self.ask_one(candidate, &request).await? {
                 Asked::Failed { error, begun } => {
-                    metrics::failed(candidate, error.kind);
+                    if recorded.is_none() {
+                        metrics::failed(candidate, error.kind);
+                    }
                     (error, begun)
                 }
                 Asked::Answered(output) => {
-                    metrics::answered(candidate, &output.usage);
+                    if recorded.is_none() {
+                        metrics::answered(candidate, &output.usage);
+                    }
                     let duration = started.elapsed().as_millis();
                     return Ok(ModelReply {
                         step: self.state.steps + 1,
@@ -74,7 +84,7 @@ impl Planner {
             }
             let next = candidates
                 .get(position)
-                .filter(|_| again || agent.models().goes_on(&error));
+                .filter(|_| again || models.goes_on(&error));
             let failure = failure(&error);
             let failed = EntryBody::ModelFailed {
                 step: self.state.steps + 1,
@@ -116,7 +126,7 @@ impl Planner {
                     Err(error) => return Ok(Asked::Failed { error, begun: false }),
                 },
                 Some(wait) = waits.recv() => self.note(EntryBody::Notice {
-                    code: "provider_wait".to_owned(),
+                    code: PROVIDER_WAIT.to_owned(),
                     message: format!("{}: {wait}", candidate.client.provider()),
                 }),
                 () = &mut flush, if self.journal.has_pending() => self.journal.flush().await?,

@@ -12,6 +12,8 @@ pub(crate) struct Place {
     router: ReplicaRouter,
     deployment_id: rune_store_runtime::DeploymentId,
     lease: Option<Lease>,
+    /// Whether it works only with a place.
+    needed: bool,
 }
 
 impl Place {
@@ -21,6 +23,20 @@ impl Place {
             router: lease.router.clone(),
             deployment_id: lease.replica().deployment_id(),
             lease: Some(lease),
+            needed: true,
+        }
+    }
+
+    /// For a replay, which takes no place from requests.
+    pub(crate) const fn not_needed(
+        router: ReplicaRouter,
+        deployment_id: rune_store_runtime::DeploymentId,
+    ) -> Self {
+        Self {
+            router,
+            deployment_id,
+            lease: None,
+            needed: false,
         }
     }
 
@@ -32,7 +48,7 @@ impl Place {
     /// Waits for a place, where it has none. Goes on without one where the deployment is
     /// gone or stopped: what runs on it runs to its end.
     pub(crate) async fn take_again(&mut self) {
-        if self.lease.is_none() {
+        if self.needed && self.lease.is_none() {
             self.lease = self.router.lease_again(self.deployment_id).await;
         }
     }

@@ -21,6 +21,7 @@ mod outputs;
 mod policy;
 mod reconcile;
 mod recovery;
+mod replay;
 mod requests;
 mod schedules;
 mod tools;

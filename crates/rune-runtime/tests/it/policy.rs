@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use rune_runtime::{
     JournaledCall, MAX_CACHED_VERDICTS, PolicyDecision, PolicyEngine, PolicyPrincipal, PolicyQuery,
-    PolicyResource, PolicySet, Verdict,
+    PolicyResource, PolicySet, Verdict, policy_verdicts,
 };
 use rune_spec::{AgentPackage, PolicyRule, RuleArguments};
-use rune_store_runtime::RequestId;
+use rune_store_runtime::{
+    AuditId, Block, Entry, EntryBody, ModelReply, PolicyVerdict, RequestId, StopReason, Timestamp,
+    Usage,
+};
 use serde_json::{Value, json};
 
 const HEAD: &str = "name: guard\nversion: 1.2.3\ninstructions: x\ndefault_model: m\nnetworks: [bridge, \
@@ -508,6 +511,58 @@ proptest! {
             prop_assert_eq!(&*engine.decide("alice", resource), &decision);
             prop_assert_eq!(&*engine.decide("alice", resource), &decision);
         }
+    }
+
+    #[test]
+    fn a_policy_changes_nothing_about_its_own_journal(
+        strict: bool, lists in rules(), calls in prop::collection::vec(call(), 0..12), with_cedar: bool,
+    ) {
+        let cedar = "@ask(\"?\") forbid(principal in Caller::\"1\", action == Action::\"tool\", resource);";
+        let guard = Guard::new(&runefile(strict, &lists), with_cedar.then_some(cedar));
+        let mut entries = Vec::new();
+        let mut callers = Vec::new();
+        for (index, call) in calls.iter().enumerate() {
+            let (name, input, id) = (TOOLS[call.0].0, input(call), index.to_string());
+            let caller = (index % 2).to_string();
+            let decision = guard.ask(&caller, guard.resource(name, &input));
+            // A remembered answer may have counted instead.
+            let answered = index % 3 == 0 && decision.verdict == Asked;
+            entries.push(EntryBody::ModelReply(ModelReply {
+                step: 1,
+                provider: "p".to_owned(),
+                model: "m".to_owned(),
+                blocks: vec![Block::ToolCall { id: id.clone(), name: name.to_owned(), input, native: None }],
+                stop: StopReason::ToolUse,
+                usage: Usage::default(),
+                duration_ms: 0,
+            }));
+            entries.push(EntryBody::PolicyVerdict(PolicyVerdict {
+                audit_id: AuditId::from_bytes([0; 16]),
+                step: 1,
+                call_id: Some(id),
+                action: "tool".to_owned(),
+                resource: name.to_owned(),
+                verdict: if answered { Allowed } else { decision.verdict },
+                by_policy: answered.then_some(decision.verdict),
+                reason: decision.reason,
+                policies: decision.policy_ids,
+            }));
+            callers.push(caller);
+        }
+        let request_id = RequestId::from_bytes([0; 16]);
+        let at = Timestamp::from_millis(0);
+        let entries = (1..).zip(entries).map(|(seq, body)| Entry { request_id, seq, at, body });
+        let journaled = policy_verdicts(entries).into_iter().zip(callers).map(|(found, caller)| JournaledCall {
+            request_id,
+            call_id: found.verdict.call_id.clone().unwrap(),
+            caller,
+            tool: found.verdict.resource.clone(),
+            verdict: Some(found.by_policy()),
+            arguments: found.arguments.unwrap(),
+        });
+        let compared = guard.policies.compare(&guard.package, "dev", journaled);
+        prop_assert!(compared.is_unchanged(), "{:?}", compared);
+        prop_assert_eq!(compared.calls, calls.len() as u64);
     }
 
     #[test]

@@ -268,6 +268,7 @@ impl Random {
                 action: self.word(),
                 resource: self.word(),
                 verdict: self.pick(&AuditVerdict::ALL, AuditVerdict::Asked),
+                by_policy: None,
                 reason: self.word(),
                 policies: self.policies(),
             }),

@@ -145,6 +145,7 @@ pub async fn a_verdict_is_an_audit_row(test: TestStore) {
         action: "tool".to_owned(),
         resource: "rune@shell-exec".to_owned(),
         verdict: AuditVerdict::Denied,
+        by_policy: None,
         reason: "not here".to_owned(),
         policies: vec!["p1".to_owned(), "p2".to_owned()],
     };

@@ -1,0 +1,268 @@
+//! The store of a replay: it reads what the real one holds and writes to the tape.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rune_store_runtime::{
+    Appended, ApprovalFilter, ApprovalId, ApprovalReader, ApprovalRow, AuditFilter, AuditReader,
+    AuditRow, CacheReader, CacheRow, Command, CommandLog, DeploymentFilter, DeploymentId,
+    DeploymentReader, DeploymentRow, Entry, FireFilter, GrantRow, MemoryQuery, MemoryReader,
+    MemoryRow, MemoryScope, MessageRow, Op, Page, PageRequest, RegistryReader, ReplicaFilter,
+    ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow,
+    RequestStatus, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow,
+    SessionFilter, SessionId, SessionReader, SessionRow, Store, StoreError, Timestamp,
+    ToolInvocationRow, UsageFilter, UsageReader, UsageRow, VersionFilter, VersionId, VersionRow,
+};
+
+use super::Tape;
+
+/// Changes nothing but its tape.
+pub(super) struct ReplayStore {
+    real: Store,
+    tape: Arc<Tape>,
+}
+
+impl ReplayStore {
+    pub(super) const fn new(real: Store, tape: Arc<Tape>) -> Self {
+        Self { real, tape }
+    }
+
+    /// The history of the session as it was when the run began.
+    async fn history(&self, id: &SessionId, limit: u32) -> Result<Vec<MessageRow>, StoreError> {
+        let until = self.tape.history_until();
+        let filter = RequestFilter {
+            session_id: Some(id.clone()),
+            ..RequestFilter::default()
+        };
+        let mut ended = BTreeSet::new();
+        let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
+        loop {
+            let found = self.real.requests(&filter, &page).await?;
+            let earlier = found
+                .items
+                .into_iter()
+                .filter(|row| row.status.is_terminal() && row.updated_at <= until);
+            ended.extend(earlier.map(|row| row.id));
+            page.cursor = found.next;
+            if page.cursor.is_none() {
+                break;
+            }
+        }
+        let mut history = Vec::new();
+        loop {
+            let found = self.real.messages(id, &page).await?;
+            let earlier = found.items.into_iter();
+            history.extend(earlier.filter(|row| ended.contains(&row.request_id)));
+            page.cursor = found.next;
+            if page.cursor.is_none() {
+                break;
+            }
+        }
+        let surplus = history.len().saturating_sub(limit as usize);
+        Ok(history.split_off(surplus))
+    }
+}
+
+#[async_trait]
+impl CommandLog for ReplayStore {
+    async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
+        match command.op {
+            Op::AppendEntries(append) => {
+                let (first_seq, last_seq) = self.tape.write(command.at, append.entries);
+                Ok(Reply::Appended(Appended {
+                    first_seq,
+                    last_seq,
+                    status: RequestStatus::Running,
+                    cancel_requested: false,
+                }))
+            }
+            op => Err(StoreError::Unavailable(format!(
+                "a replay changes nothing ({})",
+                op.name()
+            ))),
+        }
+    }
+}
+
+#[async_trait]
+impl RequestReader for ReplayStore {
+    async fn request(&self, id: RequestId) -> Result<Option<RequestRow>, StoreError> {
+        self.real.request(id).await
+    }
+    async fn requests(
+        &self,
+        filter: &RequestFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RequestRow>, StoreError> {
+        self.real.requests(filter, page).await
+    }
+    async fn journal(
+        &self,
+        _: RequestId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<Entry>, StoreError> {
+        Ok(self.tape.written(after, limit))
+    }
+    async fn tool_invocations(&self, id: RequestId) -> Result<Vec<ToolInvocationRow>, StoreError> {
+        self.real.tool_invocations(id).await
+    }
+}
+
+#[async_trait]
+impl SessionReader for ReplayStore {
+    async fn session(&self, id: &SessionId) -> Result<Option<SessionRow>, StoreError> {
+        self.real.session(id).await
+    }
+    async fn sessions(
+        &self,
+        filter: &SessionFilter,
+        page: &PageRequest,
+    ) -> Result<Page<SessionRow>, StoreError> {
+        self.real.sessions(filter, page).await
+    }
+    async fn messages(
+        &self,
+        id: &SessionId,
+        page: &PageRequest,
+    ) -> Result<Page<MessageRow>, StoreError> {
+        self.real.messages(id, page).await
+    }
+    async fn recent_messages(
+        &self,
+        id: &SessionId,
+        limit: u32,
+    ) -> Result<Vec<MessageRow>, StoreError> {
+        self.history(id, limit).await
+    }
+}
+
+#[async_trait]
+impl DeploymentReader for ReplayStore {
+    async fn deployment(&self, id: DeploymentId) -> Result<Option<DeploymentRow>, StoreError> {
+        self.real.deployment(id).await
+    }
+    async fn deployments(
+        &self,
+        filter: &DeploymentFilter,
+        page: &PageRequest,
+    ) -> Result<Page<DeploymentRow>, StoreError> {
+        self.real.deployments(filter, page).await
+    }
+    async fn replica(&self, id: ReplicaId) -> Result<Option<ReplicaRow>, StoreError> {
+        self.real.replica(id).await
+    }
+    async fn replicas(
+        &self,
+        filter: &ReplicaFilter,
+        page: &PageRequest,
+    ) -> Result<Page<ReplicaRow>, StoreError> {
+        self.real.replicas(filter, page).await
+    }
+}
+
+#[async_trait]
+impl RegistryReader for ReplayStore {
+    async fn version(&self, id: VersionId) -> Result<Option<VersionRow>, StoreError> {
+        self.real.version(id).await
+    }
+    async fn versions(
+        &self,
+        filter: &VersionFilter,
+        page: &PageRequest,
+    ) -> Result<Page<VersionRow>, StoreError> {
+        self.real.versions(filter, page).await
+    }
+}
+
+#[async_trait]
+impl CacheReader for ReplayStore {
+    async fn cached(&self, key: &str, now: Timestamp) -> Result<Option<CacheRow>, StoreError> {
+        self.real.cached(key, now).await
+    }
+}
+
+#[async_trait]
+impl ScheduleReader for ReplayStore {
+    async fn schedule(&self, id: ScheduleId) -> Result<Option<ScheduleRow>, StoreError> {
+        self.real.schedule(id).await
+    }
+    async fn schedules(
+        &self,
+        filter: &ScheduleFilter,
+        page: &PageRequest,
+    ) -> Result<Page<ScheduleRow>, StoreError> {
+        self.real.schedules(filter, page).await
+    }
+    async fn schedule_fires(
+        &self,
+        filter: &FireFilter,
+        page: &PageRequest,
+    ) -> Result<Page<ScheduleFireRow>, StoreError> {
+        self.real.schedule_fires(filter, page).await
+    }
+}
+
+#[async_trait]
+impl ApprovalReader for ReplayStore {
+    async fn approval(&self, id: ApprovalId) -> Result<Option<ApprovalRow>, StoreError> {
+        self.real.approval(id).await
+    }
+    async fn approvals(
+        &self,
+        filter: &ApprovalFilter,
+        page: &PageRequest,
+    ) -> Result<Page<ApprovalRow>, StoreError> {
+        self.real.approvals(filter, page).await
+    }
+    async fn grant(
+        &self,
+        _: &SessionId,
+        tool: &str,
+        policies: &[String],
+    ) -> Result<Option<GrantRow>, StoreError> {
+        Ok(self.tape.grant(tool, policies))
+    }
+}
+
+#[async_trait]
+impl AuditReader for ReplayStore {
+    async fn audit(
+        &self,
+        filter: &AuditFilter,
+        page: &PageRequest,
+    ) -> Result<Page<AuditRow>, StoreError> {
+        self.real.audit(filter, page).await
+    }
+}
+
+#[async_trait]
+impl UsageReader for ReplayStore {
+    async fn usage(
+        &self,
+        filter: &UsageFilter,
+        page: &PageRequest,
+    ) -> Result<Page<UsageRow>, StoreError> {
+        self.real.usage(filter, page).await
+    }
+}
+
+#[async_trait]
+impl MemoryReader for ReplayStore {
+    async fn memory(
+        &self,
+        scope: &MemoryScope,
+        key: &str,
+    ) -> Result<Option<MemoryRow>, StoreError> {
+        self.real.memory(scope, key).await
+    }
+    async fn memories(
+        &self,
+        scope: &MemoryScope,
+        query: &MemoryQuery,
+        page: &PageRequest,
+    ) -> Result<Page<MemoryRow>, StoreError> {
+        self.real.memories(scope, query, page).await
+    }
+}
