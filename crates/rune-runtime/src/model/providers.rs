@@ -106,6 +106,7 @@ impl Providers {
         let swap = |candidate: &Candidate| Candidate {
             client: client(candidate),
             model: candidate.model.clone(),
+            price: candidate.price,
         };
         Self {
             first: swap(&self.first),

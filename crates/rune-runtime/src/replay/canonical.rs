@@ -8,7 +8,7 @@ use crate::planner::PROVIDER_WAIT;
 
 /// The hash of a run: SHA-256, in hexadecimal, over one line of canonical JSON (keys sorted, no spaces) for each entry.
 /// Left out are ids and times that are made anew in every run (replica, attempt, audit row, approval and its deadline,
-/// the requests of other agents), durations, and notices that the provider made the request wait.
+/// the requests of other agents), durations, costs (they follow the price list), and notices that the provider made the request wait.
 #[must_use]
 pub fn event_hash<'a>(entries: impl IntoIterator<Item = &'a EntryBody>) -> String {
     let mut hash = Sha256::new();
@@ -26,7 +26,8 @@ pub fn event_hash<'a>(entries: impl IntoIterator<Item = &'a EntryBody>) -> Strin
 pub(super) fn canonical(body: &EntryBody) -> Option<Value> {
     let volatile: &[&str] = match body {
         EntryBody::Started { .. } => &["replica_id", "deployment_id", "attempt"],
-        EntryBody::ModelReply(_) | EntryBody::ToolResult(_) => &["duration_ms"],
+        EntryBody::ModelReply(_) => &["duration_ms", "cost_micro_usd"],
+        EntryBody::ToolResult(_) => &["duration_ms"],
         EntryBody::PolicyVerdict(_) => &["audit_id"],
         EntryBody::ApprovalAsked(_) => &["approval_id", "deadline"],
         EntryBody::ApprovalGiven(_) => &["approval_id"],
@@ -37,8 +38,8 @@ pub(super) fn canonical(body: &EntryBody) -> Option<Value> {
         | EntryBody::ModelFailed { .. }
         | EntryBody::ToolIntent(_)
         | EntryBody::Notice { .. }
-        | EntryBody::CancelRequested { .. }
-        | EntryBody::Finished { .. } => &[],
+        | EntryBody::CancelRequested { .. } => &[],
+        EntryBody::Finished { .. } => &["cost"],
     };
     let mut value = serde_json::to_value(body).unwrap_or_default();
     if let Some(fields) = value.as_object_mut() {

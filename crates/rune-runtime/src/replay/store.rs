@@ -12,7 +12,8 @@ use rune_store_runtime::{
     ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow,
     RequestStatus, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow,
     SessionFilter, SessionId, SessionReader, SessionRow, Store, StoreError, Timestamp,
-    ToolInvocationRow, UsageFilter, UsageReader, UsageRow, VersionFilter, VersionId, VersionRow,
+    ToolInvocationRow, UsageFilter, UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter,
+    VersionId, VersionRow,
 };
 
 use super::Tape;
@@ -245,6 +246,13 @@ impl UsageReader for ReplayStore {
         page: &PageRequest,
     ) -> Result<Page<UsageRow>, StoreError> {
         self.real.usage(filter, page).await
+    }
+    async fn usage_totals(
+        &self,
+        filter: &UsageFilter,
+        by: UsageGroup,
+    ) -> Result<Vec<UsageTotal>, StoreError> {
+        self.real.usage_totals(filter, by).await
     }
 }
 

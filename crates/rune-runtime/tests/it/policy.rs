@@ -535,6 +535,7 @@ proptest! {
                 stop: StopReason::ToolUse,
                 usage: Usage::default(),
                 duration_ms: 0,
+                cost_micro_usd: None,
             }));
             entries.push(EntryBody::PolicyVerdict(PolicyVerdict {
                 audit_id: AuditId::from_bytes([0; 16]),
