@@ -64,6 +64,10 @@ fn median(mut call: impl FnMut()) -> Duration {
 }
 
 fn main() {
+    // `cargo bench` says so. Whoever builds every target and lists its tests finds none here.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
     let arguments = json!({"command": "cargo test --workspace", "timeout_ms": 60_000});
     let mut floor = None;
     println!("policy decision, median of {BATCHES} batches of {BATCH}");
