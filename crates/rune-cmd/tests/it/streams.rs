@@ -19,14 +19,15 @@ const TOOL: Tool<'static> = Tool {
 
 /// Several model turns, each with text in chunks and two calls.
 fn script() -> ModelScript {
-    let turn = || {
-        let call = || ToolCall::new("step", json!({}));
-        Reply::calls([call(), call()])
+    let turn = |step: usize| {
+        // A call that is made again and again would be stopped.
+        let call = |call: usize| ToolCall::new("step", json!({"step": step, "call": call}));
+        Reply::calls([call(1), call(2)])
             .saying(["a", "b", "c", "d"])
             .chunk_every(Duration::from_millis(5))
     };
     let script = ModelScript::new().on_text("go");
-    let script = (0..STEPS).fold(script, |script, _| script.reply(turn()));
+    let script = (0..STEPS).fold(script, |script, step| script.reply(turn(step)));
     script.then(Reply::text(["The ", "end."]))
 }
 

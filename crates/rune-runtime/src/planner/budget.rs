@@ -59,7 +59,7 @@ impl Planner {
              Name its price in `prices.toml` in the data directory",
             candidate.model
         );
-        tracing::warn!(request = %self.request_id, %provider, model = %candidate.model, "a model without a price is asked");
+        tracing::debug!(%provider, model = %candidate.model, "a model without a price is asked");
         self.note(EntryBody::Notice {
             code: UNPRICED.to_owned(),
             message,
