@@ -2,12 +2,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use crate::StorageError;
+
+/// A process that was killed leaves the lock to a child that was about to become another
+/// program; it goes with that. So often, and with this pause, the lock of a dead process is
+/// looked at again: two seconds in all.
+const RELEASE_LOOKS: u32 = 200;
+const RELEASE_POLL: Duration = Duration::from_millis(10);
 
 /// The exclusive right to a data directory, held until it is dropped or the
 /// process ends. The lock file stays; only the kernel's lock on it counts.
@@ -42,10 +50,21 @@ impl DataDirLock {
             .truncate(false)
             .open(&path)
             .map_err(io("open"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(held(directory.to_owned(), &mut file)),
-            Err(error) => return Err(io("lock")(error.into())),
+        let mut looks = 0;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) => {
+                    let pid = holder(&mut file);
+                    looks += 1;
+                    if looks > RELEASE_LOOKS || pid.is_none_or(is_alive) {
+                        let path = directory.to_owned();
+                        return Err(StorageError::Locked { path, pid });
+                    }
+                    std::thread::park_timeout(RELEASE_POLL);
+                }
+                Err(error) => return Err(io("lock")(error.into())),
+            }
         }
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -55,13 +74,18 @@ impl DataDirLock {
     }
 }
 
-fn held(path: PathBuf, file: &mut File) -> StorageError {
+/// The process that wrote itself into the file.
+fn holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
-    let pid = match file.read_to_string(&mut text) {
-        Ok(_) => text.trim().parse().ok(),
-        Err(_) => None,
-    };
-    StorageError::Locked { path, pid }
+    file.rewind().ok()?;
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Whether a process exists, ours or somebody else's.
+fn is_alive(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_none_or(|pid| !matches!(test_kill_process(pid), Err(Errno::SRCH)))
 }
 
 #[cfg(test)]
@@ -80,5 +104,22 @@ mod tests {
         );
         drop(lock);
         DataDirLock::acquire(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn the_lock_of_a_dead_process_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = DataDirLock::acquire(directory.path()).unwrap();
+        // A process that has ended, as the one that wrote the file.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = child.id();
+        child.wait().unwrap();
+        let file = directory.path().join(DataDirLock::FILE_NAME);
+        std::fs::write(file, dead.to_string()).unwrap();
+        let path = directory.path().to_owned();
+        let waiting = std::thread::spawn(move || DataDirLock::acquire(&path).map(drop));
+        std::thread::park_timeout(RELEASE_POLL * 5);
+        drop(lock);
+        waiting.join().unwrap().unwrap();
     }
 }
