@@ -253,6 +253,13 @@ impl Engine {
             Some(row) => Ok(row),
             None => {
                 recorded?;
+                let row = self.request(id).await?;
+                if row.status != RequestStatus::InputRequired {
+                    return Ok(row);
+                }
+                // It was parking, and did not see the cancel any more.
+                self.record_cancel(id, reason, None).await?;
+                self.end_idle(&row).await?;
                 self.request(id).await
             }
         }
@@ -260,7 +267,7 @@ impl Engine {
 
     /// Ends a cancelled request that no task of this process runs.
     async fn end_idle(&self, row: &RequestRow) -> Result<(), EngineError> {
-        let id = row.id;
+        let (inner, id) = (&self.inner, row.id);
         let failure = Failure::new(ErrorCode::Cancelled, "the request was cancelled");
         let state = RunState::load(&self.inner.store, id).await?;
         self.cancel_children(&state).await;
@@ -278,6 +285,8 @@ impl Engine {
         };
         match self.inner.store.write(append).await {
             Ok(_) | Err(StoreError::Rejected(rune_store_runtime::Reject::RequestEnded { .. })) => {
+                // Whoever follows it while it is parked looks again.
+                inner.taken_up.send_replace(());
                 Ok(())
             }
             Err(error) => Err(error.into()),

@@ -148,6 +148,7 @@ impl Planner {
         };
         if matches!(ended, Err(Ended::Parked)) {
             self.journal.flush().await?;
+            self.tell_deadlines();
             return Ok(Outcome::Parked);
         }
         self.finish(ended, timed_out, last).await?;
@@ -189,6 +190,7 @@ impl Planner {
             let mut entries = vec![body];
             self.plan_calls(&mut entries).await?;
             self.journal.commit(entries).await?;
+            self.tell_deadlines();
         }
     }
 
@@ -237,6 +239,7 @@ impl Planner {
             let mut entries = Vec::new();
             self.plan_calls(&mut entries).await?;
             self.journal.commit(entries).await?;
+            self.tell_deadlines();
         }
         Ok(())
     }
@@ -270,12 +273,6 @@ impl Planner {
             } else {
                 plans.extend(dispatcher.plan(call).await?);
             }
-        }
-        if plans
-            .iter()
-            .any(|body| matches!(body, EntryBody::ApprovalAsked(_)))
-        {
-            self.asked.notify_one();
         }
         for body in &plans {
             self.state.apply(body);
@@ -466,6 +463,13 @@ impl Planner {
             cost: self.state.cost,
         });
         self.journal.finish(entries).await
+    }
+
+    /// Lets the deadlines of questions be looked at, once the questions are stored.
+    fn tell_deadlines(&self) {
+        if self.state.waits_for_approval() {
+            self.asked.notify_one();
+        }
     }
 
     fn dispatcher(&self) -> ToolDispatcher<'_> {

@@ -16,8 +16,8 @@ use rune_network::AgentAddress;
 use rune_spec::{AgentRef, OutputStep, Step, Workflow};
 use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
-    DeploymentId, EntryBody, ErrorCode, Failure, ReplicaId, RequestId, RequestStatus, SessionId,
-    StepOutcome, StepStatus, StoreError,
+    DeploymentId, EntryBody, ErrorCode, Failure, Reject, ReplicaId, RequestId, RequestStatus,
+    SessionId, StepOutcome, StepStatus, StoreError,
 };
 use serde_json::Value;
 use tokio::time::Instant;
@@ -121,6 +121,10 @@ impl WorkflowExecutor {
         for step in &workflow.steps {
             if let Some(StepProgress::Ended(outcome)) = self.state.workflow.get(&step.id) {
                 templates.add(outcome);
+                if let Some(failure) = &outcome.failure {
+                    // It failed before a crash, and that ends the workflow now.
+                    return Err(failure_of(step, failure.code, &failure.message).into());
+                }
             }
         }
         // Fires for `stop` and when a step has failed.
@@ -171,7 +175,7 @@ impl WorkflowExecutor {
                         .map_err(Ended::Failed)?;
                     self.commit(vec![started(step, attempt, call.request_id)])
                         .await?;
-                    let pause = FIRST_PAUSE.saturating_mul(1 << done.attempt.min(6));
+                    let pause = FIRST_PAUSE.saturating_mul(1 << (done.attempt - 1).min(6));
                     running.push(attempted(
                         &agents, workflow, done.step, attempt, call, pause, &halt,
                     ));
@@ -358,6 +362,9 @@ impl WorkflowExecutor {
         ended: Result<Value, Ended>,
         timed_out: bool,
     ) -> Result<(), StoreError> {
+        if matches!(ended, Err(Ended::Failed(_) | Ended::Stopped)) {
+            self.agents.cancel_open(&self.state).await;
+        }
         let (status, output, failure) = match ended {
             Ok(output) => (RequestStatus::Completed, Some(output), None),
             Err(Ended::Store(error)) => return Err(error),
@@ -382,7 +389,23 @@ impl WorkflowExecutor {
             usage: self.state.usage,
             cost: self.state.cost,
         };
-        self.journal.finish(vec![finished]).await
+        match self.journal.finish(vec![finished]).await {
+            // Such as an output that is too large: it would be refused again for ever.
+            Err(StoreError::Rejected(
+                reject @ (Reject::Invalid { .. } | Reject::Conflict { .. }),
+            )) => {
+                let message = format!("the end of the workflow was refused: {reject}");
+                let failed = EntryBody::Finished {
+                    status: RequestStatus::Failed,
+                    output: None,
+                    failure: Some(Failure::new(ErrorCode::Internal, message)),
+                    usage: self.state.usage,
+                    cost: self.state.cost,
+                };
+                self.journal.finish(vec![failed]).await
+            }
+            other => other,
+        }
     }
 
     async fn commit(&mut self, entries: Vec<EntryBody>) -> Result<(), StoreError> {

@@ -317,7 +317,7 @@ impl Engine {
         let inner = &self.inner;
         let started = Instant::now();
         let spent = start.state.spent;
-        let deadline = started + start.timeout.saturating_sub(spent);
+        let deadline = started + start.timeout;
         let mut journal = JournalWriter::new(
             start.request_id,
             start.checkpoint,
@@ -353,6 +353,7 @@ impl Engine {
         let lease = match place {
             Ok(lease) => lease,
             Err(failure) => {
+                self.cancel_children(&state).await;
                 journal.finish(not_run(failure, &state)).await?;
                 return Ok(Outcome::Ended);
             }

@@ -22,7 +22,7 @@ use crate::planner::RunState;
 const MAX_CRASHES: u32 = 5;
 /// How long a store that did not answer is left alone.
 const RETAKE_PAUSE: Duration = Duration::from_secs(2);
-/// Time limit of a request whose agent is not loaded yet when it is taken up.
+/// How long a request whose agent is not loaded yet when it is taken up waits for its place.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// An unfinished request that is on the table and does not run yet.
@@ -176,9 +176,10 @@ impl Engine {
             }
         };
         let replicas = self.inner.router.replicas(row.deployment_id);
-        let timeout = replicas
-            .first()
-            .map_or(DEFAULT_TIMEOUT, |r| r.agent().timeout());
+        // Its own limit is known once it has a replica, and counts from then on.
+        let timeout = replicas.first().map_or(DEFAULT_TIMEOUT, |replica| {
+            replica.agent().timeout().saturating_sub(state.spent)
+        });
         let start = Start {
             request_id: row.id,
             session_id: row.session_id,

@@ -258,6 +258,31 @@ async fn a_parked_request_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn a_follower_of_a_parked_request_sees_its_cancel() {
+    let rig = Rig::new(bot()).await;
+    let (id, _) = park(&rig, "use it").await;
+    let mut events = rig.engine.events(id, 0).await.unwrap();
+    loop {
+        let event = soon("an event", events.next()).await.unwrap().unwrap();
+        if matches!(event.event, RequestEvent::ApprovalRequired { .. }) {
+            break;
+        }
+    }
+    let waiting = rig.tasks.spawn("follower", async move {
+        let mut last = None;
+        while let Some(event) = events.next().await.unwrap() {
+            last = Some(event.event.name());
+        }
+        last
+    });
+    // It waits before the cancel comes.
+    tokio::task::yield_now().await;
+    rig.engine.cancel(id, "changed my mind").await.unwrap();
+    let last = soon("the follower", waiting).await.unwrap();
+    assert_eq!(last, Some(Some("error")));
+}
+
+#[tokio::test]
 async fn a_session_is_usable_while_a_request_of_it_is_parked() {
     let rig = Rig::new(bot()).await;
     let (id, asked) = park(&rig, "use it").await;

@@ -14,6 +14,8 @@ use super::{ProviderWait, WaitReason};
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// Calls that the provider has put off are spread over this time at the most.
 const SPREAD: Duration = Duration::from_secs(1);
+/// Longest time for which a provider is believed that it wants no call.
+const LONGEST_HOLD: Duration = Duration::from_secs(15 * 60);
 /// The part of a minute's requests that may be sent at once.
 const BURST: f64 = 0.1;
 
@@ -92,7 +94,7 @@ impl Pace {
 
     /// The provider wants no call for `wait`; every call waits.
     pub(super) fn hold(&self, wait: Duration) {
-        let until = Instant::now() + wait;
+        let until = Instant::now() + wait.min(LONGEST_HOLD);
         let mut state = self.lock();
         state.hold = state.hold.max(Some(until));
     }
