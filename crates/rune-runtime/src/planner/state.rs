@@ -312,6 +312,8 @@ impl RunState {
                 }
             }
             EntryBody::ApprovalGiven(answer) => {
+                // The attempts before ended by parking, not by ending the daemon.
+                self.crashes = 0;
                 if let Some(call) = self.open_call(&answer.call_id) {
                     call.approval = Some(Approval::Given(answer.clone()));
                 }

@@ -144,6 +144,30 @@ async fn a_denied_call_does_not_run_and_the_model_is_told_why() {
 }
 
 #[tokio::test]
+async fn a_request_may_be_parked_more_often_than_it_may_crash() {
+    let call = |step: u32| {
+        json!({
+            "match": {"contains": "often", "step": step},
+            "tool_calls": [{"name": "t", "input": {"n": step}}],
+        })
+    };
+    let mut rules: Vec<Value> = (1..=7).map(call).collect();
+    rules.push(json!({"match": {"contains": "often"}, "respond": "done"}));
+    let rig = Rig::new(bot().script(&json!(rules))).await;
+    let (id, mut asked) = park(&rig, "often").await;
+    for n in 1..=7 {
+        rig.engine.decide(approve(&asked)).await.unwrap();
+        let events = rig.engine.events(id, 0).await.unwrap();
+        match soon("the next stop", events.ending()).await.unwrap() {
+            Ending::Parked => asked = question(&rig, id).await,
+            ending => assert_eq!(n, 7, "{ending:?}"),
+        }
+    }
+    assert_eq!(output(&rig, id).await, "done");
+    assert_eq!(rig.file("log"), "ran\n".repeat(7));
+}
+
+#[tokio::test]
 async fn what_needs_no_approval_runs_in_the_meantime() {
     let rig = Rig::new(bot()).await;
     let (id, asked) = park(&rig, "both").await;
