@@ -21,6 +21,8 @@ pub(crate) struct EventPrinter {
     stream: bool,
     verbose: bool,
     told_offline: bool,
+    /// Whether the id of the request is printed before its answer.
+    names_request: bool,
     /// Whether the last thing on stdout was a part of a line.
     open_line: bool,
     /// Text that was printed live since the last reply ended.
@@ -35,8 +37,17 @@ impl EventPrinter {
             stream,
             verbose,
             told_offline: false,
+            names_request: false,
             open_line: false,
             printed: String::new(),
+        }
+    }
+
+    /// Prints the id of the request before its answer, too.
+    pub(crate) fn naming_request(self) -> Self {
+        Self {
+            names_request: true,
+            ..self
         }
     }
 
@@ -62,6 +73,10 @@ impl EventPrinter {
             self.output.text(&as_line(event).to_string())?;
         }
         match event.name.as_str() {
+            "accepted" if self.names_request && !self.output.is_machine() => {
+                self.output.text(event.text("request_id"))?;
+                Ok(None)
+            }
             "token" if self.stream && !self.output.is_machine() => {
                 let text = printable(event.text("text"));
                 self.output.raw(&text)?;

@@ -9,7 +9,7 @@ use rune_runtime::Engine;
 use utoipa::OpenApi;
 
 use crate::routes::{
-    agents, approvals, calls, events, invoke, policy, replicas, requests, sessions, status,
+    agents, approvals, calls, events, fork, invoke, policy, replicas, requests, sessions, status,
 };
 
 /// The routes that answer without credentials.
@@ -77,6 +77,7 @@ api! {
     events::events,
     requests::cancel,
     requests::replay,
+    fork::fork,
     approvals::list,
     approvals::decide,
     policy::verdicts,

@@ -4,6 +4,7 @@ pub(crate) mod agents;
 pub(crate) mod approvals;
 pub(crate) mod calls;
 pub(crate) mod events;
+pub(crate) mod fork;
 pub(crate) mod invoke;
 pub(crate) mod policy;
 pub(crate) mod replicas;

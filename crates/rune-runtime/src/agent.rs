@@ -1,6 +1,7 @@
 //! An agent that is ready to run: its package, its tools with their runners and
 //! validators, its models and its limits.
 
+mod changed;
 mod models;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,9 @@ use rune_spec::{
 use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
 use serde_json::Value;
 
-use crate::model::{ProviderPool, Providers, ProvidersError, Timeouts, ToolDefinition};
+use crate::model::{
+    ProviderPool, Providers, ProvidersConfig, ProvidersError, Timeouts, ToolDefinition,
+};
 use crate::policy::{PolicyEngine, PolicyPrincipal, PolicySet};
 
 /// Why a package cannot be run.
@@ -154,13 +157,16 @@ fn mismatch(error: ValidationError<'_>) -> SchemaMismatch {
 pub struct Agent {
     package: AgentPackage,
     system: String,
-    tools: BTreeMap<String, Tool>,
+    tools: Arc<BTreeMap<String, Tool>>,
     definitions: Vec<ToolDefinition>,
     models: Providers,
-    policy: PolicyEngine,
+    /// What `models` was made of, for a fork that asks others.
+    models_config: ProvidersConfig,
+    pool: ProviderPool,
+    policy: Arc<PolicyEngine>,
     runner: ProcessRunner,
-    input: Option<Validator>,
-    output: Option<OutputContract>,
+    input: Option<Arc<Validator>>,
+    output: Option<Arc<OutputContract>>,
     workspace: PathBuf,
 }
 
@@ -214,7 +220,7 @@ impl Agent {
 
     /// What it may do.
     #[must_use]
-    pub const fn policy(&self) -> &PolicyEngine {
+    pub fn policy(&self) -> &PolicyEngine {
         &self.policy
     }
 
@@ -363,10 +369,10 @@ impl AgentLoader {
         if !spec.mcp_servers.is_empty() {
             return Err(unsupported("`mcp_servers`", "the MCP client"));
         }
-        let policy = PolicyEngine::new(
+        let policy = Arc::new(PolicyEngine::new(
             PolicySet::compile(&package)?,
             PolicyPrincipal::of(&package, namespace),
-        );
+        ));
         for step in package.workflow.iter().flat_map(|workflow| &workflow.steps) {
             local(&format!("step `{}`", step.id), &step.agent_ref)?;
         }
@@ -396,33 +402,30 @@ impl AgentLoader {
         let input = spec
             .input_schema
             .as_ref()
-            .map(|s| compile(s, "input_schema"))
+            .map(|s| compile(s, "input_schema").map(Arc::new))
             .transpose()?;
         let output = spec
             .output_schema
             .as_ref()
             .map(|schema| {
-                Ok::<_, AgentError>(OutputContract {
+                Ok::<_, AgentError>(Arc::new(OutputContract {
                     schema: Arc::new(schema.clone()),
                     validator: compile(schema, "output_schema")?,
-                })
+                }))
             })
             .transpose()?;
-        let models = models::providers(
-            &package,
-            &self.providers,
-            self.timeouts,
-            &self.pool,
-            &lookup,
-        )?;
+        let models_config = models::config(&package, &self.providers, self.timeouts, &lookup)?;
+        let models = Providers::new(&models_config, &self.pool)?;
         let workspace = self.workspaces.join(namespace).join(spec.name.as_str());
         let runner = self.runner.clone();
         Ok(Agent {
             package,
             system,
-            tools,
+            tools: Arc::new(tools),
             definitions,
             models,
+            models_config,
+            pool: self.pool.clone(),
             policy,
             runner,
             input,

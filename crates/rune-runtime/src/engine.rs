@@ -5,6 +5,7 @@ mod active;
 mod approve;
 mod child;
 mod follow;
+mod fork;
 mod input;
 mod invoke;
 mod recover;
@@ -26,6 +27,7 @@ use crate::router::{ReplicaRouter, RouteError};
 use crate::task::Tasks;
 
 pub use follow::{Ending, RequestEvents};
+pub use fork::Forking;
 pub use input::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
 pub use invoke::{Invocation, Invoked};
 
@@ -79,6 +81,29 @@ pub enum EngineError {
         /// Why.
         reason: String,
     },
+    /// The request cannot be forked.
+    #[error("request `{id}` cannot be forked: {reason}")]
+    NotForkable {
+        /// The request.
+        id: RequestId,
+        /// Why.
+        reason: String,
+    },
+    /// The request cannot be forked there.
+    #[error("request `{id}` cannot be forked at {at}: {reason}; it can be at {}", .valid)]
+    ForkPosition {
+        /// The request.
+        id: RequestId,
+        /// Where.
+        at: u64,
+        /// Why not.
+        reason: String,
+        /// Where it can.
+        valid: String,
+    },
+    /// The agent of a fork cannot be what it should be.
+    #[error("the agent of the fork cannot run: {0}")]
+    Changes(#[source] crate::agent::AgentError),
     /// The store did not do its part.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -93,7 +118,8 @@ impl EngineError {
             Self::Route(RouteError::QueueFull(_)) => ErrorCode::LimitExceeded,
             Self::Route(_) | Self::ShuttingDown => ErrorCode::Unavailable,
             Self::Input(_) | Self::Part(_) | Self::Unkeepable => ErrorCode::InvalidInput,
-            Self::NotReplayable { .. } => ErrorCode::Conflict,
+            Self::ForkPosition { .. } | Self::Changes(_) => ErrorCode::InvalidInput,
+            Self::NotReplayable { .. } | Self::NotForkable { .. } => ErrorCode::Conflict,
             Self::ImageTooLarge => ErrorCode::TooLarge,
             Self::Network(_) => ErrorCode::Denied,
             Self::Store(error) => store_code(error),

@@ -11,6 +11,15 @@ use serde_json::Value;
 
 use crate::feed::FeedItem;
 
+/// An entry of a request that was forked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ForkPoint {
+    /// The request.
+    pub request_id: RequestId,
+    /// The last entry that was taken over.
+    pub seq: u64,
+}
+
 /// An event. The variant names and fields are those of the SSE events of the public
 /// API; [`RequestEvent::name`] is the event name.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -22,6 +31,9 @@ pub enum RequestEvent {
         request_id: RequestId,
         /// Its session.
         session_id: SessionId,
+        /// The request that it is a fork of.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        forked_from: Option<ForkPoint>,
     },
     /// A replica took the request.
     Started {
@@ -322,9 +334,13 @@ impl EventMapper {
         let session_id = self.session_id.clone();
         let request_id = entry.request_id;
         match entry.body.clone() {
-            EntryBody::Accepted { .. } => RequestEvent::Accepted {
+            EntryBody::Accepted { forked_from, .. } => RequestEvent::Accepted {
                 request_id,
                 session_id,
+                forked_from: forked_from.map(|origin| ForkPoint {
+                    request_id: origin.request_id,
+                    seq: origin.seq,
+                }),
             },
             EntryBody::Started { attempt, .. } => RequestEvent::Started { attempt },
             EntryBody::ModelReply(reply) => RequestEvent::Usage {

@@ -42,10 +42,10 @@ pub use agent::{
     Agent, AgentError, AgentLoader, AgentTool, SchemaMismatch, Tool, ToolRunner, VariableLookup,
 };
 pub use engine::{
-    Ending, Engine, EngineError, Invocation, Invoked, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES,
+    Ending, Engine, EngineError, Forking, Invocation, Invoked, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES,
     RequestEvents, store_code,
 };
-pub use event::{RequestEvent, SequencedEvent};
+pub use event::{ForkPoint, RequestEvent, SequencedEvent};
 pub use local_backend::LocalBackend;
 pub use package_cache::{PackageCache, PackageCacheError};
 pub use policy::{

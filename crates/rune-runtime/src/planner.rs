@@ -34,8 +34,8 @@ use crate::replay::Recorded;
 use crate::router::Place;
 
 pub(crate) use ask::PROVIDER_WAIT;
-pub(crate) use state::{Approval, INTERRUPTED, OpenCall, RunState, StepProgress};
-use state::{IDENTICAL_CALLS, LOOP_DETECTED, Repetition};
+pub(crate) use state::{Approval, INTERRUPTED, LOOP_DETECTED, OpenCall, RunState, StepProgress};
+use state::{IDENTICAL_CALLS, Repetition};
 
 /// Part of the token budget that earlier messages may fill.
 const HISTORY_SHARE: u64 = 2;
@@ -199,7 +199,10 @@ impl Planner {
         if new_session || window == 0 {
             return Ok(History::default());
         }
-        let rows = self.store.recent_messages(&self.session_id, window).await?;
+        let rows = self
+            .store
+            .recent_messages(&self.session_id, window, None)
+            .await?;
         let limit = self.agent.token_budget() / HISTORY_SHARE;
         let history = history::build(rows, limit);
         if history.repairs > 0 {

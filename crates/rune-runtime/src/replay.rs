@@ -205,6 +205,10 @@ pub(crate) fn obstacle(journal: &[Entry]) -> Option<&'static str> {
             EntryBody::AgentCalled { .. }
             | EntryBody::StepStarted { .. }
             | EntryBody::StepFinished(_) => return Some("it called other agents"),
+            EntryBody::Accepted {
+                forked_from: Some(_),
+                ..
+            } => return Some("it is a fork"),
             EntryBody::Started { .. } => started = true,
             EntryBody::ModelFailed { failure, .. } => model_failure = Some(failure),
             _ => {}

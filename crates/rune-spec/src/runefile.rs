@@ -19,11 +19,12 @@ use crate::name::AgentName;
 use crate::policy::Policy;
 use crate::tool_ref::ToolRef;
 
-pub(crate) use document::RunefileDocument;
+pub(crate) use document::{PolicyDocument, RunefileDocument};
 pub use models::{
     Endpoint, FallbackPolicy, ModelName, Models, Protocol, ReasoningEffort, SafetyPolicy,
 };
 pub use settings::{CheckpointPolicy, HealthProbe, ResourceProfile, RuntimeSettings};
+pub(crate) use validate::policy;
 
 /// A valid Runefile.
 ///

@@ -51,8 +51,11 @@ CREATE TABLE requests (
     parent_id         BLOB,
     parent_call       TEXT,
     root_id           BLOB,
-    depth             INTEGER
+    depth             INTEGER,
+    -- The request that it is a fork of.
+    origin            INTEGER
 );
+CREATE INDEX requests_by_origin ON requests (origin) WHERE origin IS NOT NULL;
 CREATE INDEX requests_by_root ON requests (root_id) WHERE root_id IS NOT NULL;
 CREATE INDEX requests_by_session ON requests (session);
 -- On the id, so that the newest live requests are read in order without touching the others.

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    ApprovalAnswer, ApprovalQuestion, AuditId, AuditVerdict, Block, Cost, DeploymentId, Message,
-    ReplicaId, RequestId, RequestStatus, Role, StopReason, Timestamp, Usage,
+    ApprovalAnswer, ApprovalQuestion, AuditId, AuditVerdict, Block, Cost, DeploymentId, ForkOrigin,
+    Message, ReplicaId, RequestId, RequestStatus, Role, StopReason, Timestamp, Usage,
 };
 
 /// Code of the notice that tells the model, and the reader, in which way an answer does
@@ -38,6 +38,9 @@ pub enum EntryBody {
     Accepted {
         /// The input as the caller sent it.
         input: Value,
+        /// The request that it is a fork of.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        forked_from: Option<Box<ForkOrigin>>,
     },
     /// A replica took the request. More than one of these means that it was
     /// taken up again after a crash.
@@ -164,7 +167,7 @@ impl EntryBody {
     #[must_use]
     pub fn into_message(self, tool: Option<String>) -> Option<Message> {
         match self {
-            Self::Accepted { input } => Some(Message::from_input(&input)),
+            Self::Accepted { input, .. } => Some(Message::from_input(&input)),
             Self::Notice { code, message } if code == OUTPUT_REPAIR => Some(Message::user(message)),
             Self::ModelReply(reply) => Some(Message {
                 role: Role::Assistant,

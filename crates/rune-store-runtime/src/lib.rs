@@ -23,6 +23,7 @@ mod clock;
 mod command;
 mod deployment;
 mod error;
+mod fork;
 mod id;
 mod input;
 mod journal;
@@ -53,6 +54,7 @@ pub use deployment::{
     ScaleDeployment, SetDeploymentState,
 };
 pub use error::{Reject, StoreError};
+pub use fork::{Fork, ForkChanges, ForkOrigin, ForkPolicy};
 pub use id::{
     ApprovalId, AuditId, CommandId, DeploymentId, IdError, ReplicaId, RequestId, ScheduleId,
     SessionId, VersionId,

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Cost, DeploymentId, EntryBody, Failure, ReplicaId, RequestId, SessionId, Timestamp, Usage,
-    VersionId,
+    Cost, DeploymentId, EntryBody, Failure, Fork, ReplicaId, RequestId, SessionId, Timestamp,
+    Usage, VersionId,
 };
 
 /// Where a request is in its life.
@@ -93,7 +93,8 @@ pub struct IdempotencyKey {
 /// session where it is new, and the user message, in one commit.
 ///
 /// The reply is [`Accepted`]. Rejected with `conflict` where the session belongs
-/// to another agent or the idempotency key was used with another body.
+/// to another agent or the idempotency key was used with another body; for a fork also where its
+/// session exists, and with `invalid` where what it takes over has ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AcceptRequest {
     /// The new request.
@@ -123,6 +124,10 @@ pub struct AcceptRequest {
     /// The tool call of another request that makes this one.
     #[serde(default)]
     pub parent: Option<ParentCall>,
+    /// The request that it begins with a part of. Its session is a new one then, and shows the
+    /// messages that the session of that request showed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Box<Fork>>,
 }
 
 /// The tool call that made a request, and where it stands in the tree of requests.

@@ -74,12 +74,13 @@ pub trait SessionReader: Send + Sync {
         id: &SessionId,
         page: &PageRequest,
     ) -> Result<Page<MessageRow>, StoreError>;
-    /// The newest `limit` messages of those requests of a session that have ended, oldest
-    /// first: its history as a model is shown it.
+    /// The newest `limit` messages of those requests of a session that have ended, `until` a
+    /// time where there is one, oldest first: its history as a model is, or was, shown it.
     async fn recent_messages(
         &self,
         id: &SessionId,
         limit: u32,
+        until: Option<Timestamp>,
     ) -> Result<Vec<MessageRow>, StoreError>;
 }
 

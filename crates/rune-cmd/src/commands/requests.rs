@@ -1,5 +1,7 @@
 //! `rune requests`
 
+mod fork;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -76,6 +78,11 @@ pub(crate) enum RequestsCommand {
         /// The request
         id: String,
     },
+    /// Make a new request that begins with the journal of another one and goes on from there
+    #[command(
+        after_help = "Examples:\n  rune requests fork req_0198c0ffee0198c0ffee0198c0ffee01@4\n  rune requests fork req_0198c0ffee0198c0ffee0198c0ffee01@4 --model openai:gpt-5-mini --stream\n  rune requests fork req_0198c0ffee0198c0ffee0198c0ffee01@2 --instructions prompt.md --policy strict.yaml\n\n`rune requests events ID` shows the entries. What is before SEQ is neither done nor charged again."
+    )]
+    Fork(fork::ForkArgs),
     /// List what waits for approval, oldest first
     #[command(
         after_help = "Examples:\n  rune requests approvals\n  rune requests approvals --agent ops -o json"
@@ -140,6 +147,7 @@ pub(crate) async fn run(context: &Context, command: RequestsCommand) -> Outcome 
         }
         RequestsCommand::Cancel { id } => cancel(context, &client, &id).await,
         RequestsCommand::Replay { id } => replay(context, &client, &id).await,
+        RequestsCommand::Fork(args) => fork::run(context, &client, args).await,
         RequestsCommand::Approvals {
             agent,
             namespace,
@@ -198,6 +206,9 @@ async fn show(context: &Context, client: &Client, id: &str) -> Outcome {
     let mut request = get(client, id).await?;
     if !context.output.is_machine() {
         request["cost"] = cost(&request["cost"]);
+        if let Some(origin) = request.get_mut("forked_from") {
+            origin["inherited"]["cost"] = cost(&origin["inherited"]["cost"]);
+        }
     }
     let path = format!("/v1/requests/{}/calls", part(id));
     let tree = client.get(Api::Gateway, &path).await?;

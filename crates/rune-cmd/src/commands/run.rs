@@ -5,7 +5,7 @@ mod invoke;
 mod one_shot;
 
 pub(crate) use deploy::deploy;
-pub(crate) use invoke::{Question, ask};
+pub(crate) use invoke::{Question, ask, drive};
 pub(crate) use one_shot::{Ask, run as one_shot};
 
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@ mod background;
 mod cancel;
 mod crash_loop;
 mod files;
+mod forks;
 mod home;
 mod launcher;
 mod models;

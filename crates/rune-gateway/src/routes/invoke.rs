@@ -101,13 +101,9 @@ pub(crate) async fn invoke(
     key: KeyHeader,
     Json(body): Json<InvokeRequest>,
 ) -> Result<Response, ApiError> {
-    if body.stream && body.background {
-        return Err(ApiError::invalid(
-            "`stream` and `background` exclude each other",
-        ));
-    }
-    let idempotency = key.with(&body, &caller, &target, &name)?;
-    let (stream, background) = (body.stream, body.background);
+    let answering = Answering::new(body.stream, body.background)?;
+    let scope = format!("{}\n{}/{name}:{}", caller.id, target.ns, target.alias);
+    let idempotency = key.with(&body, &scope)?;
     let invocation = Invocation {
         namespace: target.ns,
         agent: name,
@@ -119,38 +115,68 @@ pub(crate) async fn invoke(
         idempotency,
     };
     let invoked = shared.engine.invoke(invocation).await?;
-    if stream {
-        return Ok(event_stream(invoked.events, shared.engine.shutdown()));
+    answering.answer(&shared, invoked).await
+}
+
+/// How a caller wants to be answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Answering {
+    stream: bool,
+    background: bool,
+}
+
+impl Answering {
+    /// What the body asks for.
+    pub(crate) fn new(stream: bool, background: bool) -> Result<Self, ApiError> {
+        if stream && background {
+            return Err(ApiError::invalid(
+                "`stream` and `background` exclude each other",
+            ));
+        }
+        Ok(Self { stream, background })
     }
-    if background {
-        let Invoked {
-            request_id,
-            session_id,
-            ..
-        } = invoked;
-        let answer = Json(BackgroundAnswer {
-            request_id,
-            session_id,
-        });
-        return Ok((StatusCode::ACCEPTED, answer).into_response());
-    }
-    let request_id = invoked.request_id;
-    let session_id = invoked.session_id.clone();
-    let ending = invoked.events.ending().await;
-    match ending.map_err(|error| ApiError::from(error).of_request(request_id))? {
-        Ending::Ended(last) => answer(request_id, last).map(|answer| Json(answer).into_response()),
-        Ending::Parked => {
-            let answer = Json(ParkedAnswer {
+
+    /// Answers for an accepted request.
+    pub(crate) async fn answer(
+        self,
+        shared: &Shared,
+        invoked: Invoked,
+    ) -> Result<Response, ApiError> {
+        if self.stream {
+            return Ok(event_stream(invoked.events, shared.engine.shutdown()));
+        }
+        if self.background {
+            let Invoked {
                 request_id,
                 session_id,
-                status: RequestStatus::InputRequired,
+                ..
+            } = invoked;
+            let answer = Json(BackgroundAnswer {
+                request_id,
+                session_id,
             });
-            Ok((StatusCode::ACCEPTED, answer).into_response())
+            return Ok((StatusCode::ACCEPTED, answer).into_response());
         }
-        Ending::Interrupted => {
-            let message = "the daemon ends before the request does; it is taken up again by \
-                           the next start, see `/v1/requests/{request_id}`";
-            Err(ApiError::new(ErrorCode::Unavailable, message).of_request(request_id))
+        let request_id = invoked.request_id;
+        let session_id = invoked.session_id.clone();
+        let ending = invoked.events.ending().await;
+        match ending.map_err(|error| ApiError::from(error).of_request(request_id))? {
+            Ending::Ended(last) => {
+                answer(request_id, last).map(|answer| Json(answer).into_response())
+            }
+            Ending::Parked => {
+                let answer = Json(ParkedAnswer {
+                    request_id,
+                    session_id,
+                    status: RequestStatus::InputRequired,
+                });
+                Ok((StatusCode::ACCEPTED, answer).into_response())
+            }
+            Ending::Interrupted => {
+                let message = "the daemon ends before the request does; it is taken up again by \
+                               the next start, see `/v1/requests/{request_id}`";
+                Err(ApiError::new(ErrorCode::Unavailable, message).of_request(request_id))
+            }
         }
     }
 }
@@ -204,13 +230,11 @@ impl<S: Sync> FromRequestParts<S> for KeyHeader {
 }
 
 impl KeyHeader {
-    /// The key for this caller, agent and body.
-    fn with(
+    /// The key for this body; `scope` says who may share it.
+    pub(crate) fn with(
         self,
-        body: &InvokeRequest,
-        caller: &Caller,
-        target: &Target,
-        agent: &str,
+        body: &impl Serialize,
+        scope: &str,
     ) -> Result<Option<IdempotencyKey>, ApiError> {
         let Some(key) = self.0 else { return Ok(None) };
         let visible = key.iter().all(u8::is_ascii_graphic);
@@ -227,7 +251,7 @@ impl KeyHeader {
             .map_err(std::io::Error::from)
             .and_then(|value| fingerprint(&value));
         Ok(Some(IdempotencyKey {
-            scope: format!("{}\n{}/{agent}:{}", caller.id, target.ns, target.alias),
+            scope: scope.to_owned(),
             key,
             fingerprint: print.map_err(|error| ApiError::internal(error.to_string()))?,
         }))

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
+use super::fork::ForkView;
 use crate::gateway::Shared;
 
 /// Longest reason of a cancellation in bytes.
@@ -127,6 +128,9 @@ pub(crate) struct RequestDetail {
     /// The input; absent where its journal is not stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<Value>,
+    /// The request that it is a fork of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forked_from: Option<ForkView>,
     /// Tokens by model.
     models: Vec<ModelUsage>,
     /// Tool calls, in order.
@@ -281,18 +285,20 @@ pub(crate) async fn get(
 ) -> Result<Json<RequestDetail>, ApiError> {
     let row = shared.engine.request(id).await?;
     let store = shared.engine.store();
-    let input = store
+    let accepted = store
         .journal(id, 0, 1)
         .await?
         .into_iter()
         .find_map(|entry| match entry.body {
-            EntryBody::Accepted { input } => Some(input),
+            EntryBody::Accepted { input, forked_from } => Some((input, forked_from)),
             _ => None,
         });
+    let (input, forked_from) = accepted.unzip();
     let tools = store.tool_invocations(id).await?;
     Ok(Json(RequestDetail {
         request: row.into(),
         input,
+        forked_from: forked_from.flatten().map(|origin| (*origin).into()),
         models: by_model(&shared, id).await?,
         tools: tools.into_iter().map(Into::into).collect(),
     }))

@@ -11,18 +11,16 @@ use secrecy::SecretString;
 
 use super::{AgentError, resolve};
 use crate::model::{
-    Account, Endpoint, FallbackPolicy, ModelIds, Protocol, ProviderPool, Providers,
-    ProvidersConfig, Timeouts,
+    Account, Endpoint, FallbackPolicy, ModelIds, Protocol, ProvidersConfig, Timeouts,
 };
 
-/// The providers of the package, in order of preference.
-pub(super) fn providers(
+/// What the providers of the package are made of.
+pub(super) fn config(
     package: &AgentPackage,
     platform: &rune_env::ProvidersConfig,
     timeouts: Timeouts,
-    pool: &ProviderPool,
     lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<Providers, AgentError> {
+) -> Result<ProvidersConfig, AgentError> {
     let spec = &package.runefile.models;
     let mut endpoints = BTreeMap::new();
     for (name, endpoint) in &spec.endpoints {
@@ -53,7 +51,7 @@ pub(super) fn providers(
         };
         (alias.clone(), ids)
     });
-    let config = ProvidersConfig {
+    Ok(ProvidersConfig {
         providers: spec.providers.clone(),
         endpoints,
         accounts: accounts(platform),
@@ -66,8 +64,7 @@ pub(super) fn providers(
         },
         script: package.script.clone().map(Arc::new),
         timeouts,
-    };
-    Ok(Providers::new(&config, pool)?)
+    })
 }
 
 /// What the platform knows of the built-in providers.

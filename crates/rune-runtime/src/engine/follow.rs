@@ -21,6 +21,8 @@ pub struct RequestEvents {
     ready: VecDeque<SequencedEvent>,
     /// Sequence number of the last entry read.
     after: u64,
+    /// The last entry of those a fork took over, which are not told of as if they happened.
+    hidden: u64,
     source: Source,
 }
 
@@ -61,8 +63,14 @@ impl RequestEvents {
             mapper: EventMapper::new(session_id.clone()),
             ready: VecDeque::new(),
             after: 0,
+            hidden: 1,
             source: Source::Live(feed.reader(0)),
         }
+    }
+
+    /// The same without the entries behind the first up to this one.
+    pub(super) fn hiding(self, hidden: u64) -> Self {
+        Self { hidden, ..self }
     }
 
     /// The next event; `None` after the last one, or once the request stopped in this
@@ -98,6 +106,9 @@ impl RequestEvents {
                     Some(item) => {
                         if let FeedItem::Entry(entry) = &item {
                             self.after = entry.seq;
+                            if (2..=self.hidden).contains(&entry.seq) {
+                                continue;
+                            }
                         }
                         self.ready.extend(self.mapper.map(&item));
                     }
@@ -208,6 +219,7 @@ impl Engine {
             mapper: EventMapper::new(session_id),
             ready: VecDeque::new(),
             after,
+            hidden: 1,
             source,
         })
     }

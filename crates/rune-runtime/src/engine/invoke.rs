@@ -7,7 +7,8 @@ use std::sync::Arc;
 use rune_network::{Member, may_call};
 use rune_store_runtime::{
     AcceptRequest, Accepted, CheckpointPolicy, Cost, Entry, EntryBody, ErrorCode, Failure,
-    IdempotencyKey, ParentCall, RequestId, RequestRow, RequestStatus, SessionId, StoreError, Usage,
+    IdempotencyKey, ParentCall, RecordAudit, RequestId, RequestRow, RequestStatus, SessionId,
+    StoreError, Usage,
 };
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -134,13 +135,19 @@ impl Engine {
             checkpoint,
             idempotency: invocation.idempotency,
             parent,
+            fork: None,
         };
-        self.accept(accept, &replica, new_session).await
+        self.accept(accept, Vec::new(), None, &replica, new_session)
+            .await
     }
 
-    async fn accept(
+    /// Accepts and starts a request. `inherited` are the entries that a fork takes over, behind the first; `audit`
+    /// is told of with the acceptance.
+    pub(super) async fn accept(
         &self,
         accept: AcceptRequest,
+        inherited: Vec<Entry>,
+        audit: Option<RecordAudit>,
         replica: &LocalReplica,
         new_session: bool,
     ) -> Result<Invoked, EngineError> {
@@ -148,15 +155,27 @@ impl Engine {
         let at = self.inner.store.now();
         let body = EntryBody::Accepted {
             input: accept.input.clone(),
+            forked_from: accept
+                .fork
+                .as_ref()
+                .map(|fork| Box::new(fork.origin.clone())),
         };
-        let mut state = RunState::default();
-        state.apply(&body);
-        let entry = Entry {
+        let accepted = Entry {
             request_id,
             seq: 1,
             at,
             body,
         };
+        let inherited = inherited.into_iter().map(|entry| Entry {
+            request_id,
+            ..entry
+        });
+        let entries: Vec<Entry> = std::iter::once(accepted).chain(inherited).collect();
+        let mut state = RunState::default();
+        for entry in &entries {
+            state.add(entry);
+        }
+        let last_seq = entries.len() as u64;
         let stored = accept.checkpoint != CheckpointPolicy::Never;
         let run = Arc::new(ActiveRequest {
             session_id: session_id.clone(),
@@ -170,7 +189,8 @@ impl Engine {
             return Err(EngineError::ShuttingDown);
         }
         let turn = self.inner.sessions.line_up(&session_id, request_id);
-        let events = RequestEvents::live(request_id, &session_id, self.clone(), &run.feed);
+        let events =
+            RequestEvents::live(request_id, &session_id, self.clone(), &run.feed).hiding(last_seq);
         let invoked = Invoked {
             request_id,
             session_id,
@@ -185,14 +205,14 @@ impl Engine {
             parent: accept.parent.clone(),
             checkpoint: accept.checkpoint,
             state,
-            next_seq: 2,
+            next_seq: last_seq + 1,
             taken_up: false,
             new_session,
             timeout: replica.agent().timeout(),
             turn: turn.token(),
         };
         if !stored {
-            run.feed.publish([entry]);
+            run.feed.publish(entries);
             self.start(start, run, turn);
             return Ok(invoked);
         }
@@ -202,7 +222,7 @@ impl Engine {
         let engine = self.clone();
         self.spawn(request_id, &Arc::clone(&run), turn, async move {
             engine
-                .accept_and_run(accept, entry, start, run, sender)
+                .accept_and_run((accept, audit), entries, start, run, sender)
                 .await
         });
         match receiver.await {
@@ -221,19 +241,22 @@ impl Engine {
     ///
     /// The model is asked while the acceptance is being committed: the command is queued
     /// first, ahead of everything the run will commit, and nothing leaves the engine
-    /// before it is durable. Two kinds of request wait: one with an idempotency key,
-    /// because the key may have been used before, and one with `on_finish`, because its
-    /// tools wait for no commit of their own.
+    /// before it is durable. Three kinds of request wait: one with an idempotency key,
+    /// because the key may have been used before, one with `on_finish`, because its
+    /// tools wait for no commit of their own, and a fork, because its history is written by the commit.
     async fn accept_and_run(
         &self,
-        accept: AcceptRequest,
-        entry: Entry,
+        (accept, audit): (AcceptRequest, Option<RecordAudit>),
+        entries: Vec<Entry>,
         start: Start,
         run: Arc<ActiveRequest>,
         reply: oneshot::Sender<Result<Accepted, StoreError>>,
     ) -> Result<Outcome, EngineError> {
-        let waits = accept.idempotency.is_some() || accept.checkpoint == CheckpointPolicy::OnFinish;
-        let accepting = self.inner.store.write(accept);
+        let waits = accept.idempotency.is_some()
+            || accept.fork.is_some()
+            || accept.checkpoint == CheckpointPolicy::OnFinish;
+        let audit = audit.into_iter().collect();
+        let accepting = self.inner.store.write_audited(accept, audit);
         let running = self.run(start, &run);
         tokio::pin!(accepting, running);
         let early = if waits {
@@ -251,7 +274,7 @@ impl Engine {
         };
         let goes_on = accepted.as_ref().is_ok_and(|accepted| !accepted.duplicate);
         if goes_on {
-            run.feed.publish([entry]);
+            run.feed.publish(entries);
         }
         // The caller may be gone; the request runs all the same.
         let _ = reply.send(accepted);
@@ -358,7 +381,13 @@ impl Engine {
                 return Ok(Outcome::Ended);
             }
         };
-        let agent = Arc::clone(lease.replica().agent());
+        let agent = match forked(lease.replica().agent(), &state) {
+            Ok(agent) => agent,
+            Err(failure) => {
+                journal.finish(not_run(failure, &state)).await?;
+                return Ok(Outcome::Ended);
+            }
+        };
         let agents = SubAgents {
             engine: self.clone(),
             request_id: start.request_id,
@@ -465,6 +494,20 @@ fn not_run(failure: Failure, state: &RunState) -> Vec<EntryBody> {
         cost: state.cost,
     });
     entries
+}
+
+/// The agent that runs a request: that of the replica, or for a fork what it makes of that.
+fn forked(agent: &Arc<Agent>, state: &RunState) -> Result<Arc<Agent>, Failure> {
+    match &state.origin {
+        Some(origin) if !origin.changes.is_empty() => agent
+            .changed(&origin.changes)
+            .map(Arc::new)
+            .map_err(|error| {
+                let message = format!("the agent of the fork cannot run: {error}");
+                Failure::new(ErrorCode::InvalidInput, message)
+            }),
+        _ => Ok(Arc::clone(agent)),
+    }
 }
 
 /// What another agent says, as the callee takes it: text that is JSON is handed over as

@@ -70,7 +70,8 @@ impl Engine {
         Ok(replay.run(outputs).await?)
     }
 
-    async fn journal(&self, id: RequestId) -> Result<Vec<Entry>, EngineError> {
+    /// All entries of a request that are stored.
+    pub(super) async fn journal(&self, id: RequestId) -> Result<Vec<Entry>, EngineError> {
         let mut journal: Vec<Entry> = Vec::new();
         loop {
             let after = journal.last().map_or(0, |entry| entry.seq);

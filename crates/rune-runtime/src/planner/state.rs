@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rune_store_runtime::{
-    ApprovalAnswer, ApprovalId, Block, Cost, Entry, EntryBody, ErrorCode, Failure, Message,
-    OUTPUT_REPAIR, RequestId, Role, StepOutcome, StopReason, Store, StoreError, Timestamp,
+    ApprovalAnswer, ApprovalId, Block, Cost, Entry, EntryBody, ErrorCode, Failure, ForkOrigin,
+    Message, OUTPUT_REPAIR, RequestId, Role, StepOutcome, StopReason, Store, StoreError, Timestamp,
     ToolIntent, Usage,
 };
 use serde_json::Value;
@@ -34,7 +34,7 @@ pub(super) const UNPRICED: &str = "unpriced_model";
 pub(super) const IDENTICAL_CALLS: u32 = 5;
 
 /// Code of the notice that a request makes the same call again and again.
-pub(super) const LOOP_DETECTED: &str = "loop_detected";
+pub(crate) const LOOP_DETECTED: &str = "loop_detected";
 
 /// Whether a call was made before, tool and input the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +168,8 @@ pub(crate) struct RunState {
     pub(crate) input: Value,
     /// The steps of its workflow that have begun.
     pub(crate) workflow: BTreeMap<String, StepProgress>,
+    /// The request that it is a fork of.
+    pub(crate) origin: Option<Box<ForkOrigin>>,
 }
 
 /// How far a step of a workflow is.
@@ -196,8 +198,37 @@ impl RunState {
             };
             after = last.seq;
             for entry in &entries {
-                state.apply(&entry.body);
-                state.count_time(entry);
+                state.add(entry);
+            }
+        }
+    }
+
+    /// Adds a stored entry.
+    pub(crate) fn add(&mut self, entry: &Entry) {
+        self.apply(&entry.body);
+        self.count_time(entry);
+        if self
+            .origin
+            .as_ref()
+            .is_some_and(|origin| origin.seq == entry.seq)
+        {
+            self.begin_fork();
+        }
+    }
+
+    /// Takes what was folded so far as what a fork begins with: another request has spent it, and what was open
+    /// is decided anew.
+    fn begin_fork(&mut self) {
+        self.usage = Usage::default();
+        self.cost = Cost::default();
+        self.warned_unpriced = false;
+        self.attempts = 0;
+        self.crashes = 0;
+        self.spent = Duration::ZERO;
+        self.last_at = None;
+        for call in &mut self.open {
+            if call.intent.is_none() {
+                call.approval = None;
             }
         }
     }
@@ -256,9 +287,10 @@ impl RunState {
     /// Adds an entry.
     pub(crate) fn apply(&mut self, body: &EntryBody) {
         match body {
-            EntryBody::Accepted { input } => {
+            EntryBody::Accepted { input, forked_from } => {
                 self.messages.push(Message::from_input(input));
                 self.input = input.clone();
+                self.origin.clone_from(forked_from);
             }
             EntryBody::Started { attempt, .. } => {
                 self.attempts = *attempt;

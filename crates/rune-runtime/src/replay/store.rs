@@ -1,6 +1,5 @@
 //! The store of a replay: it reads what the real one holds and writes to the tape.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -27,41 +26,6 @@ pub(super) struct ReplayStore {
 impl ReplayStore {
     pub(super) const fn new(real: Store, tape: Arc<Tape>) -> Self {
         Self { real, tape }
-    }
-
-    /// The history of the session as it was when the run began.
-    async fn history(&self, id: &SessionId, limit: u32) -> Result<Vec<MessageRow>, StoreError> {
-        let until = self.tape.history_until();
-        let filter = RequestFilter {
-            session_id: Some(id.clone()),
-            ..RequestFilter::default()
-        };
-        let mut ended = BTreeSet::new();
-        let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
-        loop {
-            let found = self.real.requests(&filter, &page).await?;
-            let earlier = found
-                .items
-                .into_iter()
-                .filter(|row| row.status.is_terminal() && row.updated_at <= until);
-            ended.extend(earlier.map(|row| row.id));
-            page.cursor = found.next;
-            if page.cursor.is_none() {
-                break;
-            }
-        }
-        let mut history = Vec::new();
-        loop {
-            let found = self.real.messages(id, &page).await?;
-            let earlier = found.items.into_iter();
-            history.extend(earlier.filter(|row| ended.contains(&row.request_id)));
-            page.cursor = found.next;
-            if page.cursor.is_none() {
-                break;
-            }
-        }
-        let surplus = history.len().saturating_sub(limit as usize);
-        Ok(history.split_off(surplus))
     }
 }
 
@@ -134,8 +98,11 @@ impl SessionReader for ReplayStore {
         &self,
         id: &SessionId,
         limit: u32,
+        _: Option<Timestamp>,
     ) -> Result<Vec<MessageRow>, StoreError> {
-        self.history(id, limit).await
+        // As it was when the run began.
+        let until = self.tape.history_until();
+        self.real.recent_messages(id, limit, Some(until)).await
     }
 }
 

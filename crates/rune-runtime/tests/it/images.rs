@@ -25,7 +25,7 @@ fn picture(chars: usize) -> (Value, String) {
 
 fn journaled(ended: &Ended) -> Value {
     match &ended.journal[0].body {
-        EntryBody::Accepted { input } => input.clone(),
+        EntryBody::Accepted { input, .. } => input.clone(),
         other => panic!("{other:?}"),
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use super::walk::is_ignored;
 use super::{
@@ -16,7 +17,7 @@ use crate::checker::{Checker, check_json_schema};
 use crate::document::{At, Document, read_text};
 use crate::error::{InvalidValue, SpecError, SpecErrors};
 use crate::policy::RuleArguments;
-use crate::runefile::{Instructions, Runefile};
+use crate::runefile::{self, Instructions, PolicyDocument, Runefile};
 use crate::script::Script;
 use crate::suggest::help_for;
 use crate::tool::{ToolDescriptor, ToolRuntime, first_required, object_schema};
@@ -51,12 +52,42 @@ impl AgentPackage {
         pack(dir)
     }
 
+    /// The same package with another short form of its policy, as JSON.
+    ///
+    /// # Errors
+    /// Everything wrong with it.
+    pub fn with_policy(&self, policy: &Map<String, Value>) -> Result<Self, SpecErrors> {
+        let text = json!({ "policy": policy }).to_string();
+        let (document, source) = Document::parse::<PolicyOnly>(Path::new("policy"), &text)?;
+        let mut checker = Checker::new(&source);
+        let at = At::top("policy");
+        if document.policy.file.is_some() {
+            checker.error(&at.field("file"), "`file` cannot be named here");
+        }
+        let mut package = self.clone();
+        package.runefile.policy =
+            runefile::policy(&mut checker, &document.policy, &self.runefile.toolset);
+        check_rule_arguments(
+            &mut checker,
+            &package.runefile,
+            &package.tools,
+            &package.mcp_tools,
+        );
+        checker.finish(package)
+    }
+
     /// The tool the model calls by this name.
     pub fn tool(&self, visible_name: &str) -> Option<&PackageTool> {
         self.tools
             .iter()
             .find(|tool| tool.visible_name == visible_name)
     }
+}
+
+/// A Runefile of which only the policy is there.
+#[derive(Deserialize)]
+struct PolicyOnly {
+    policy: PolicyDocument,
 }
 
 struct Loader<'a> {

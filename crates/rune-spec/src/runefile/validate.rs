@@ -258,7 +258,12 @@ fn mcp_servers(checker: &mut Checker<'_>, documents: Vec<McpServerDocument>) -> 
     servers
 }
 
-fn policy(checker: &mut Checker<'_>, document: &PolicyDocument, toolset: &[ToolRef]) -> Policy {
+/// The policy of a document whose key `policy` holds it.
+pub(crate) fn policy(
+    checker: &mut Checker<'_>,
+    document: &PolicyDocument,
+    toolset: &[ToolRef],
+) -> Policy {
     let at = At::top("policy");
     let mut rules = |name: &str, texts: &[String]| -> Vec<PolicyRule> {
         let mut rules = Vec::new();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
-use rune_store_runtime::{AcceptRequest, AppendEntries, EntryBody, Op, Reject};
+use rune_store_runtime::{AcceptRequest, AppendEntries, EntryBody, ForkOrigin, Op, Reject};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -35,6 +35,8 @@ pub(crate) struct EncodedAccept {
 struct AcceptedBody<'a> {
     kind: &'static str,
     input: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forked_from: Option<&'a ForkOrigin>,
 }
 
 impl Encoded {
@@ -64,6 +66,7 @@ impl EncodedAccept {
         let entry = AcceptedBody {
             kind: "accepted",
             input: &op.input,
+            forked_from: op.fork.as_ref().map(|fork| &fork.origin),
         };
         Ok(Self {
             entry: encode_within(&entry, "the input", MAX_ENTRY_BYTES)?,

@@ -3,12 +3,14 @@
 //! First the entries are checked against the state and collected into an
 //! [`Append`]; only then is anything written.
 
+mod fork;
 mod plan;
 mod state;
 
 use rune_store_runtime::{AppendEntries, Appended, ModelReply, Reject};
 use rusqlite::{Connection, params};
 
+pub(super) use self::fork::Inherited;
 use self::plan::{Append, Call};
 pub(super) use self::state::RequestState;
 use super::{Context, approval, audit, session};

@@ -1,6 +1,6 @@
 //! Accepting and cancelling requests.
 
-use rune_store_runtime::limits::{IDEMPOTENCY_WINDOW, PRUNE_BATCH};
+use rune_store_runtime::limits::{IDEMPOTENCY_WINDOW, MAX_SESSION_MESSAGES, PRUNE_BATCH};
 use rune_store_runtime::{
     AcceptRequest, Accepted, Appended, EntryBody, IdempotencyKey, Reject, RequestCancel,
     RequestStatus, SessionId,
@@ -8,7 +8,7 @@ use rune_store_runtime::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::encoded::{self, EncodedAccept};
-use super::journal::{self, RequestState};
+use super::journal::{self, Inherited, RequestState};
 use super::{Context, session};
 use crate::row::{self, checkpoint_word, get};
 use crate::{ApplyError, key};
@@ -43,19 +43,50 @@ pub(super) fn accept(
         Some(row) => session::next_message(db, row, 1)?,
         None => 1,
     };
+    let inherited = inherited(db, op, session.is_some())?;
 
     let session = match session {
         Some(row) => row,
         None => session::insert(db, context, &op.session_id, &op.namespace, &op.agent, "{}")?,
     };
-    let request = insert(db, context, op, session, &json.metadata)?;
+    let origin = inherited.as_ref().map(|inherited| inherited.origin);
+    let request = insert(db, context, op, session, &json.metadata, origin)?;
     let entry = key::entry(request, 1);
     journal::insert_entry(db, entry, context, &json.entry)?;
+    let message = match &inherited {
+        Some(inherited) => inherited.write_shown(db, session, message)?,
+        None => message,
+    };
     journal::insert_message(db, key::message(session, message), entry, None)?;
+    if let Some(inherited) = inherited {
+        inherited.write(db, request, session, message + 1)?;
+    }
     if let Some(key) = &op.idempotency {
         remember(db, context, op, key)?;
     }
     Ok(accepted)
+}
+
+/// What a fork takes over.
+fn inherited(
+    db: &Connection,
+    op: &AcceptRequest,
+    session_exists: bool,
+) -> Result<Option<Inherited>, ApplyError> {
+    let Some(fork) = &op.fork else {
+        return Ok(None);
+    };
+    if session_exists {
+        return Err(Reject::conflict(format!("session `{}` exists already", op.session_id)).into());
+    }
+    let inherited = Inherited::plan(db, fork, (&op.namespace, &op.agent))?;
+    if inherited.messages() >= MAX_SESSION_MESSAGES {
+        return Err(Reject::invalid(format!(
+            "a session may have {MAX_SESSION_MESSAGES} messages"
+        ))
+        .into());
+    }
+    Ok(Some(inherited))
 }
 
 /// Asks for a request to end.
@@ -129,6 +160,7 @@ fn insert(
     op: &AcceptRequest,
     session: i64,
     metadata: &str,
+    origin: Option<i64>,
 ) -> rusqlite::Result<i64> {
     let parent = op.parent.as_ref();
     db.prepare_cached(
@@ -136,9 +168,9 @@ fn insert(
              cancel_requested, attempts, model_calls, tool_calls, input_tokens, output_tokens,
              cached_tokens, cache_write_tokens, reasoning_tokens, created_at, updated_at,
              deployment_id, version_id, checkpoint, namespace, agent, caller, metadata, parent_id,
-             parent_call, root_id, depth, unpriced_calls)
-         VALUES (?1, ?2, ?3, 1, ?4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?5, ?5, ?6, ?7, ?8, ?9, ?10,
-             ?11, ?12, ?13, ?14, ?15, ?16, 0)",
+             parent_call, root_id, depth, unpriced_calls, origin)
+         VALUES (?1, ?2, ?3, ?17, ?4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?5, ?5, ?6, ?7, ?8, ?9, ?10,
+             ?11, ?12, ?13, ?14, ?15, ?16, 0, ?18)",
     )?
     .insert(params![
         op.request_id.as_bytes(),
@@ -157,6 +189,8 @@ fn insert(
         parent.map(|parent| parent.call_id.as_str()),
         parent.map(|parent| parent.root_id.as_bytes()),
         parent.map(|parent| parent.depth),
+        op.fork.as_ref().map_or(1, |fork| fork.origin.seq),
+        origin,
     ])
 }
 

@@ -48,6 +48,21 @@ pub(super) fn delete(db: &Connection, op: &DeleteSession) -> Result<(), ApplyErr
         ))
         .into());
     }
+    // The session of a fork shows messages of these requests.
+    let fork: Option<String> = db
+        .prepare_cached(
+            "SELECT s.session_id FROM requests r JOIN requests f ON f.origin = r.id
+             JOIN sessions s ON s.id = f.session WHERE r.session = ?1 ORDER BY f.id LIMIT 1",
+        )?
+        .query_row([session], |row| get(row, 0))
+        .optional()?;
+    if let Some(fork) = fork {
+        return Err(Reject::conflict(format!(
+            "session `{}` was forked: delete session `{fork}` first",
+            op.session_id
+        ))
+        .into());
+    }
     let requests: Vec<i64> = db
         .prepare_cached("SELECT id FROM requests WHERE session = ?1 ORDER BY id")?
         .query_map([session], |row| get(row, 0))?

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use rune_store_runtime::{
     EntryBody, MessageRow, Page, PageRequest, SessionFilter, SessionId, SessionReader, SessionRow,
-    StoreError,
+    StoreError, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -88,6 +88,7 @@ impl SessionReader for SqliteStore {
         &self,
         id: &SessionId,
         limit: u32,
+        until: Option<Timestamp>,
     ) -> Result<Vec<MessageRow>, StoreError> {
         let id = id.clone();
         self.readers
@@ -99,6 +100,7 @@ impl SessionReader for SqliteStore {
                 let mut query = Query::new(MESSAGE);
                 query.and("m.id BETWEEN ? AND ?", [first, last]);
                 query.and::<i64>("r.status IN ('completed', 'failed', 'cancelled')", []);
+                query.and_maybe("r.updated_at <= ?", until.map(Timestamp::as_millis));
                 let query = query.order_by("m.id DESC");
                 let (mut items, _) = query.collect(db, limit as usize, message_row, |_| true)?;
                 items.reverse();

@@ -46,6 +46,7 @@ async fn writes_until_it_is_killed() {
                 checkpoint: CheckpointPolicy::EachStep,
                 idempotency: None,
                 parent: None,
+                fork: None,
             };
             handle.write(accept).await.unwrap();
             let finished = EntryBody::Finished {

@@ -59,7 +59,7 @@ struct Session {
 }
 
 /// A message: an entry of a request's journal.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Line {
     request_id: RequestId,
     seq: u64,
@@ -300,12 +300,15 @@ impl SessionReader for FakeStore {
         &self,
         id: &SessionId,
         limit: u32,
+        until: Option<Timestamp>,
     ) -> Result<Vec<MessageRow>, StoreError> {
         let state = self.state();
         let mut rows = state.messages(id);
         rows.retain(|row| {
             let request = state.requests.get(&row.request_id);
-            request.is_some_and(|request| request.row.status.is_terminal())
+            request.is_some_and(|Request { row, .. }| {
+                row.status.is_terminal() && until.is_none_or(|until| row.updated_at <= until)
+            })
         });
         let older = rows.len().saturating_sub(limit as usize);
         Ok(rows.split_off(older))

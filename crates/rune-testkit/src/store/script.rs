@@ -7,12 +7,12 @@ use rune_store_runtime::{
     ApprovalQuestion, AuditId, AuditVerdict, Block, CachePut, CacheRemove, CacheSweep, CatchUp,
     CheckpointPolicy, Command, CommandId, Cost, CreateSession, DecideApproval, DeleteDeployment,
     DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure,
-    FirePlan, FireSchedule, FireState, IdempotencyKey, MemoryForget, MemoryPut, MemoryScope,
-    ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict, PublishVersion,
-    PutReplica, PutSchedule, RecordAudit, Remember, RemoveReplica, ReplicaId, ReplicaState,
-    RequestCancel, RequestId, RequestStatus, ScaleDeployment, ScheduleId, ScheduleKind,
-    ScheduleSpec, SessionId, SetDeploymentState, SettleFire, StepOutcome, StepStatus, StopReason,
-    Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
+    FirePlan, FireSchedule, FireState, Fork, ForkChanges, ForkOrigin, IdempotencyKey, MemoryForget,
+    MemoryPut, MemoryScope, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule,
+    PolicyVerdict, PublishVersion, PutReplica, PutSchedule, RecordAudit, Remember, RemoveReplica,
+    ReplicaId, ReplicaState, RequestCancel, RequestId, RequestStatus, ScaleDeployment, ScheduleId,
+    ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState, SettleFire, StepOutcome, StepStatus,
+    StopReason, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -205,8 +205,25 @@ impl Random {
                 root_id: self.request(),
                 depth: 1,
             }),
+            fork: self.one_in(4).then(|| Box::new(self.fork())),
         }
         .into()
+    }
+
+    fn fork(&mut self) -> Fork {
+        Fork {
+            origin: ForkOrigin {
+                request_id: self.request(),
+                seq: self.below(5),
+                usage: Usage::default(),
+                cost: Cost::default(),
+                model_calls: 0,
+                tool_calls: 0,
+                changes: ForkChanges::default(),
+            },
+            shown: 3,
+            shown_until: self.time(),
+        }
     }
 
     fn append(&mut self) -> Op {
@@ -222,6 +239,7 @@ impl Random {
         match self.below(23) {
             0 => EntryBody::Accepted {
                 input: self.value(),
+                forked_from: None,
             },
             1 => EntryBody::CancelRequested {
                 reason: self.word(),

@@ -39,7 +39,7 @@ pub async fn snapshot(
     }
     for row in list!(sessions(&SessionFilter::default())) {
         show!(list!(messages(&row.id)));
-        show!(store.recent_messages(&row.id, 2).await?);
+        show!(store.recent_messages(&row.id, 2, None).await?);
         show!(row);
     }
     for row in list!(requests(&RequestFilter::default())) {

@@ -9,6 +9,7 @@
 mod approval;
 mod control_plane;
 mod fixture;
+mod fork;
 mod journal;
 mod records;
 mod reject;
@@ -23,6 +24,10 @@ pub use approval::{
 pub use control_plane::{
     a_version_is_published_once, an_observation_of_an_older_generation_is_ignored,
     deployments_count_their_changes, replicas_belong_to_a_deployment,
+};
+pub use fork::{
+    a_fork_begins_with_the_entries_of_another_request, a_fork_spends_only_what_it_does_itself,
+    a_fork_that_cannot_be_is_rejected, a_session_outlives_the_forks_that_show_it,
 };
 pub use journal::{
     a_plain_request_runs_to_its_end, a_refused_tool_call_has_no_input,

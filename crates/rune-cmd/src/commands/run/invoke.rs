@@ -54,8 +54,7 @@ pub(super) async fn run(
     .await
 }
 
-/// Asks over SSE and prints every event. Ctrl-C cancels the request. A question that nobody
-/// answers here ends the command and not the request.
+/// Asks over SSE and prints every event.
 pub(crate) async fn ask(
     client: &Client,
     question: &Question,
@@ -66,6 +65,18 @@ pub(crate) async fn ask(
     // Streaming even where the answer is printed whole: tools are shown as they run, the request's id is known
     // early enough to cancel it, and a dropped connection can be taken up again.
     let request = question.request(client, ("stream", true));
+    drive(client, request, printer, interrupt, terminal).await
+}
+
+/// Sends what makes a request and answers with its events, and prints every event. Ctrl-C cancels the request. A
+/// question that nobody answers here ends the command and not the request.
+pub(crate) async fn drive(
+    client: &Client,
+    request: reqwest::RequestBuilder,
+    printer: &mut EventPrinter,
+    interrupt: &mut Interrupt,
+    terminal: &mut Terminal,
+) -> Outcome {
     let request = request.header(header::ACCEPT, "text/event-stream");
     let response = tokio::select! {
         response = client.send(Api::Gateway, request) => response?,

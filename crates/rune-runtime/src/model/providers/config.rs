@@ -99,6 +99,32 @@ pub enum ProvidersError {
 }
 
 impl ProvidersConfig {
+    /// The same with another default model: an alias, a model id, or `provider:model`, which asks only
+    /// that provider.
+    pub(crate) fn asking(&self, model: &str) -> Self {
+        let mut config = self.clone();
+        let mut name = model;
+        if let Some((provider, rest)) = model.split_once(':')
+            && self.knows(provider)
+        {
+            config.providers = vec![provider.to_owned()];
+            name = rest;
+        }
+        name.clone_into(&mut config.default_model);
+        let same = || ModelIds::Same(name.to_owned());
+        // A name that is no alias is meant as it is, whatever the platform would ask instead.
+        config
+            .model_mapping
+            .entry(name.to_owned())
+            .or_insert_with(same);
+        config
+    }
+
+    fn knows(&self, provider: &str) -> bool {
+        let built_in = Provider::ALL.map(Provider::as_str);
+        built_in.contains(&provider) || self.endpoints.contains_key(provider)
+    }
+
     /// The providers in order.
     pub(super) fn order(&self) -> Vec<&str> {
         if !self.providers.is_empty() {

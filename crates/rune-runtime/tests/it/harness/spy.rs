@@ -139,7 +139,7 @@ impl Spy {
 pub(crate) async fn copy(store: &Store, row: &RequestRow, journal: &[Entry]) {
     for entry in journal {
         match &entry.body {
-            EntryBody::Accepted { input } => {
+            EntryBody::Accepted { input, .. } => {
                 let accept = AcceptRequest {
                     request_id: row.id,
                     session_id: row.session_id.clone(),
@@ -153,6 +153,7 @@ pub(crate) async fn copy(store: &Store, row: &RequestRow, journal: &[Entry]) {
                     checkpoint: row.checkpoint,
                     idempotency: None,
                     parent: row.parent.clone(),
+                    fork: None,
                 };
                 store.write(accept).await.unwrap();
             }
@@ -206,7 +207,7 @@ reads! {
         fn session(id: &SessionId) -> Option<SessionRow>;
         fn sessions(filter: &SessionFilter, page: &PageRequest) -> Page<SessionRow>;
         fn messages(id: &SessionId, page: &PageRequest) -> Page<MessageRow>;
-        fn recent_messages(id: &SessionId, limit: u32) -> Vec<MessageRow>;
+        fn recent_messages(id: &SessionId, limit: u32, until: Option<Timestamp>) -> Vec<MessageRow>;
     }
     DeploymentReader {
         fn deployment(id: DeploymentId) -> Option<DeploymentRow>;

@@ -8,15 +8,15 @@ use rune_store_runtime::limits::{
 };
 use rune_store_runtime::{
     ApplyDeployment, AuditRow, CacheRow, CacheSweep, Command, DeleteSession, DeploymentId,
-    DeploymentRow, DeploymentState, FirePlan, FireSchedule, FireState, MemoryPut, MemoryRow, Op,
-    PauseSchedule, PublishVersion, PutReplica, PutSchedule, RecordAudit, Reject, ReplicaRow, Reply,
-    ScheduleFireRow, ScheduleId, ScheduleRow, SessionId, SessionRow, SetDeploymentState,
-    SettleFire, VersionId, VersionRow,
+    DeploymentRow, DeploymentState, EntryBody, FirePlan, FireSchedule, FireState, MemoryPut,
+    MemoryRow, Op, PauseSchedule, PublishVersion, PutReplica, PutSchedule, RecordAudit, Reject,
+    ReplicaRow, Reply, RequestId, ScheduleFireRow, ScheduleId, ScheduleRow, SessionId, SessionRow,
+    SetDeploymentState, SettleFire, VersionId, VersionRow,
 };
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Schedule, Session, State};
+use super::{Request, Schedule, Session, State};
 
 /// Rejects a value whose JSON is too long or too deep.
 pub(super) fn check_json<T: Serialize>(value: &T, limit: usize) -> Result<(), Reject> {
@@ -186,6 +186,15 @@ impl State {
             return Err(Reject::conflict(
                 "the session has a request that has not ended",
             ));
+        }
+        let forked = |id: &RequestId| self.requests.get(id).is_some_and(|r| of(&r.row));
+        if self
+            .requests
+            .values()
+            .filter_map(origin)
+            .any(|id| forked(&id))
+        {
+            return Err(Reject::conflict("the session was forked"));
         }
         self.requests.retain(|_, request| !of(&request.row));
         self.approvals.retain(|row| row.session_id != op.session_id);
@@ -479,5 +488,13 @@ fn audit_row(command: &Command, op: &RecordAudit) -> AuditRow {
         reason: op.reason.clone(),
         caller: op.caller.clone(),
         request_id: op.request_id,
+    }
+}
+
+/// The request that one is a fork of.
+fn origin(request: &Request) -> Option<RequestId> {
+    match &request.journal.first()?.body {
+        EntryBody::Accepted { forked_from, .. } => Some(forked_from.as_ref()?.request_id),
+        _ => None,
     }
 }

@@ -7,7 +7,7 @@ use rune_store_runtime::limits::{
 };
 use rune_store_runtime::{
     AcceptRequest, Accepted, AppendEntries, Appended, ApprovalQuestion, AuditRow, Block, Command,
-    Cost, Entry, EntryBody, ModelReply, OUTPUT_REPAIR, PolicyVerdict, Reject, RequestCancel,
+    Cost, Entry, EntryBody, Fork, ModelReply, OUTPUT_REPAIR, PolicyVerdict, Reject, RequestCancel,
     RequestId, RequestRow, RequestStatus, Usage, UsageRow,
 };
 
@@ -22,6 +22,7 @@ impl State {
     ) -> Result<Accepted, Reject> {
         let body = EntryBody::Accepted {
             input: op.input.clone(),
+            forked_from: op.fork.as_ref().map(|fork| Box::new(fork.origin.clone())),
         };
         check_json(&body, MAX_ENTRY_BYTES)?;
         check_json(&op.metadata, MAX_ENTRY_BYTES)?;
@@ -40,6 +41,11 @@ impl State {
                 Err(Reject::conflict("the request exists already"))
             };
         }
+        if op.fork.is_some() && self.sessions.contains_key(&op.session_id) {
+            return Err(Reject::conflict("the session exists already"));
+        }
+        let inherited = op.fork.as_ref().map(|fork| self.inherited(op, fork));
+        let inherited = inherited.transpose()?;
         let metadata = BTreeMap::new();
         self.session(command, &op.session_id, &op.namespace, &op.agent, &metadata)?;
         self.created += 1;
@@ -51,13 +57,81 @@ impl State {
             command: (command.id, 1),
         };
         self.requests.insert(op.request_id, request);
+        if let Some(session) = self.sessions.get_mut(&op.session_id) {
+            let shown = inherited.iter().flat_map(|inherited| &inherited.shown);
+            session.messages.extend(shown.cloned());
+        }
         self.write(command, op.request_id, &[body], &[(1, None)]);
+        if let Some(inherited) = inherited {
+            self.inherit(op.request_id, inherited);
+        }
         if let Some(key) = &op.idempotency {
             let name = (key.scope.clone(), key.key.clone());
             let value = (key.fingerprint.clone(), op.request_id);
             self.keys.put(name, command.at, IDEMPOTENCY_WINDOW, value);
         }
         Ok(accepted)
+    }
+
+    /// What a fork takes over.
+    fn inherited(&self, op: &AcceptRequest, fork: &Fork) -> Result<Inherited, Reject> {
+        let origin = self
+            .requests
+            .get(&fork.origin.request_id)
+            .ok_or_else(|| Reject::not_found("request", &fork.origin.request_id))?;
+        if (&origin.row.namespace, &origin.row.agent) != (&op.namespace, &op.agent) {
+            return Err(Reject::invalid("a fork is a request of the same agent"));
+        }
+        if !(1..=origin.row.last_seq).contains(&fork.origin.seq) {
+            return Err(Reject::invalid("the journal has no such entry"));
+        }
+        let mut shown: Vec<Line> = self
+            .sessions
+            .get(&origin.row.session_id)
+            .map_or(&[][..], |session| &session.messages)
+            .iter()
+            .filter(|line| line.request_id != origin.row.id)
+            .filter(|line| {
+                let row = self.requests.get(&line.request_id).map(|r| &r.row);
+                row.is_some_and(|r| r.status.is_terminal() && r.updated_at <= fork.shown_until)
+            })
+            .cloned()
+            .collect();
+        let surplus = shown.len().saturating_sub(fork.shown as usize);
+        let mut inherited = Inherited {
+            shown: shown.split_off(surplus),
+            entries: Vec::new(),
+            messages: Vec::new(),
+            calls: BTreeMap::new(),
+        };
+        let taken = origin.journal.iter().skip(1);
+        for entry in taken.take_while(|entry| entry.seq <= fork.origin.seq) {
+            inherited.take(entry)?;
+        }
+        Ok(inherited)
+    }
+
+    fn inherit(&mut self, id: RequestId, inherited: Inherited) {
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        for entry in inherited.entries {
+            request.row.last_seq = entry.seq;
+            request.journal.push(Entry {
+                request_id: id,
+                ..entry
+            });
+        }
+        request.calls = inherited.calls;
+        if let Some(session) = self.sessions.get_mut(&request.row.session_id) {
+            let lines = inherited.messages.into_iter();
+            let lines = lines.map(|(seq, tool)| Line {
+                request_id: id,
+                seq,
+                tool,
+            });
+            session.messages.extend(lines);
+        }
     }
 
     fn earlier(&self, command: &Command, op: &AcceptRequest) -> Result<Option<Accepted>, Reject> {
@@ -183,6 +257,51 @@ impl State {
             });
             session.messages.extend(lines);
         }
+    }
+}
+
+/// What a fork begins with.
+struct Inherited {
+    shown: Vec<Line>,
+    entries: Vec<Entry>,
+    messages: Vec<(u64, Option<String>)>,
+    calls: BTreeMap<String, Call>,
+}
+
+impl Inherited {
+    fn take(&mut self, entry: &Entry) -> Result<(), Reject> {
+        match &entry.body {
+            EntryBody::Finished { .. } | EntryBody::CancelRequested { .. } => {
+                return Err(Reject::invalid("the end is not taken over"));
+            }
+            EntryBody::ModelReply(reply) => {
+                self.messages.push((entry.seq, None));
+                for block in &reply.blocks {
+                    if let Block::ToolCall { id, name, .. } = block {
+                        let call = Call {
+                            name: name.clone(),
+                            intent: None,
+                            result: None,
+                        };
+                        self.calls.insert(id.clone(), call);
+                    }
+                }
+            }
+            EntryBody::ToolIntent(intent) => {
+                called(&mut self.calls, &intent.call_id)?.intent = Some(entry.seq);
+            }
+            EntryBody::ToolResult(outcome) => {
+                let call = called(&mut self.calls, &outcome.call_id)?;
+                call.result = Some(entry.seq);
+                self.messages.push((entry.seq, Some(call.name.clone())));
+            }
+            EntryBody::Notice { code, .. } if code == OUTPUT_REPAIR => {
+                self.messages.push((entry.seq, None));
+            }
+            _ => {}
+        }
+        self.entries.push(entry.clone());
+        Ok(())
     }
 }
 

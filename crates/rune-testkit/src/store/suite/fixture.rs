@@ -118,6 +118,7 @@ pub(super) fn accept(session_id: &str) -> AcceptRequest {
         checkpoint: CheckpointPolicy::EachStep,
         idempotency: None,
         parent: None,
+        fork: None,
     }
 }
 

@@ -38,7 +38,11 @@ pub async fn a_plain_request_runs_to_its_end(test: TestStore) {
         (1, 0, usage(10, 2))
     );
     assert!(row.updated_at > row.created_at && row.failure.is_none());
-    let messages = f.store.recent_messages(&session("s"), 10).await.unwrap();
+    let messages = f
+        .store
+        .recent_messages(&session("s"), 10, None)
+        .await
+        .unwrap();
     assert_eq!(messages[1].message.role, Role::Assistant);
     assert_eq!(
         (messages[1].seq, messages[1].message.text().as_str()),
@@ -80,7 +84,11 @@ pub async fn a_tool_call_is_projected_from_intent_and_result(test: TestStore) {
         Some(ErrorCode::Timeout)
     );
     f.append(id, vec![finished(json!("done"))]).await;
-    let messages = f.store.recent_messages(&session("s"), 1).await.unwrap();
+    let messages = f
+        .store
+        .recent_messages(&session("s"), 1, None)
+        .await
+        .unwrap();
     let expected = Block::ToolResult {
         call_id: "b".to_owned(),
         name: "rune__file-read".to_owned(),

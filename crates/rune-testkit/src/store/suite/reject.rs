@@ -26,7 +26,10 @@ pub async fn entries_that_break_the_journal_are_rejected(test: TestStore) {
     f.append(id, vec![reply(vec![call("known")])]).await;
     let bad = [
         vec![],
-        vec![EntryBody::Accepted { input: json!(1) }],
+        vec![EntryBody::Accepted {
+            input: json!(1),
+            forked_from: None,
+        }],
         vec![EntryBody::CancelRequested {
             reason: String::new(),
         }],

@@ -28,7 +28,8 @@ pub async fn accepting_a_request_writes_everything_in_one_step(test: TestStore) 
     assert_eq!(
         journal[0].body,
         EntryBody::Accepted {
-            input: json!("hello")
+            input: json!("hello"),
+            forked_from: None,
         }
     );
     let page = PageRequest::default();
@@ -36,7 +37,11 @@ pub async fn accepting_a_request_writes_everything_in_one_step(test: TestStore) 
     assert_eq!(messages.len(), 1);
     assert_eq!(messages[0].message, Message::user("hello"));
     // It has not ended.
-    let recent = f.store.recent_messages(&session("s"), 10).await.unwrap();
+    let recent = f
+        .store
+        .recent_messages(&session("s"), 10, None)
+        .await
+        .unwrap();
     assert!(recent.is_empty());
     let row = f.store.session(&session("s")).await.unwrap().unwrap();
     assert_eq!((row.messages, row.requests), (1, 1));
@@ -209,7 +214,7 @@ pub async fn messages_are_paged_in_order(test: TestStore) {
             "hello", "answer 0", "hello", "answer 1", "hello", "answer 2"
         ]
     );
-    let recent = f.store.recent_messages(&id, 3).await.unwrap();
+    let recent = f.store.recent_messages(&id, 3, None).await.unwrap();
     let recent: Vec<String> = recent.iter().map(|m| m.message.text()).collect();
     assert_eq!(recent, texts[3..]);
     let none = f
@@ -260,7 +265,7 @@ pub async fn a_session_is_created_once_and_deleted_whole(test: TestStore) {
     assert!(f.store.journal(id, 0, 10).await.unwrap().is_empty());
     assert!(
         f.store
-            .recent_messages(&session("s"), 9)
+            .recent_messages(&session("s"), 9, None)
             .await
             .unwrap()
             .is_empty()

@@ -1,0 +1,74 @@
+//! The agent of a fork: the deployed one with other models, another system prompt or another policy.
+
+use std::sync::Arc;
+
+use rune_spec::{AgentPackage, PolicyFile};
+use rune_store_runtime::{ForkChanges, ForkPolicy};
+
+use super::{Agent, AgentError};
+use crate::model::Providers;
+use crate::policy::{PolicyEngine, PolicySet};
+
+/// What messages call the Cedar policies of a fork.
+const POLICY_NAME: &str = "the fork's policy";
+
+impl Agent {
+    /// The agent with these changes. What they do not name is shared with it.
+    ///
+    /// # Errors
+    /// An [`AgentError`] that says which change is in the way.
+    pub(crate) fn changed(&self, changes: &ForkChanges) -> Result<Self, AgentError> {
+        let (models, models_config) = match &changes.model {
+            Some(model) => {
+                let config = self.models_config.asking(model);
+                (Providers::new(&config, &self.pool)?, config)
+            }
+            None => (self.models.clone(), self.models_config.clone()),
+        };
+        let package = match &changes.policy {
+            Some(policy) => changed_package(&self.package, policy)?,
+            None => self.package.clone(),
+        };
+        let policy = match &changes.policy {
+            Some(_) => Arc::new(PolicyEngine::new(
+                PolicySet::compile(&package)?,
+                self.policy.principal().clone(),
+            )),
+            None => Arc::clone(&self.policy),
+        };
+        Ok(Self {
+            package,
+            // As it is: a text from a caller must not read the daemon's variables.
+            system: changes
+                .instructions
+                .clone()
+                .unwrap_or_else(|| self.system.clone()),
+            tools: Arc::clone(&self.tools),
+            definitions: self.definitions.clone(),
+            models,
+            models_config,
+            pool: self.pool.clone(),
+            policy,
+            runner: self.runner.clone(),
+            input: self.input.clone(),
+            output: self.output.clone(),
+            workspace: self.workspace.clone(),
+        })
+    }
+}
+
+fn changed_package(
+    package: &AgentPackage,
+    policy: &ForkPolicy,
+) -> Result<AgentPackage, AgentError> {
+    match policy {
+        ForkPolicy::Cedar(text) => Ok(AgentPackage {
+            policy: Some(PolicyFile {
+                path: POLICY_NAME.into(),
+                text: text.clone(),
+            }),
+            ..package.clone()
+        }),
+        ForkPolicy::Short(rules) => Ok(package.with_policy(rules)?),
+    }
+}
