@@ -10,6 +10,7 @@ use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle};
 use rune_store_runtime::{BlobStore, Store, Timestamp};
 use utoipa::OpenApi;
 
+use crate::routes::deployments::plan as deployment_plan;
 use crate::routes::{
     agent_versions, audit, deployments, nodes, replicas, schedules, status, usage,
 };
@@ -100,6 +101,7 @@ api! {
     agent_versions::get,
     agent_versions::package,
     deployments::apply,
+    deployment_plan::plan,
     deployments::list,
     deployments::get,
     deployments::delete,

@@ -180,6 +180,8 @@ CREATE TABLE deployments (
     version_id    BLOB NOT NULL,
     replicas      INTEGER NOT NULL,
     env           TEXT NOT NULL,
+    project       TEXT,
+    project_agent TEXT,
     generation    INTEGER NOT NULL,
     state         TEXT NOT NULL,
     reason        TEXT NOT NULL,

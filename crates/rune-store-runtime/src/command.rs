@@ -67,7 +67,6 @@ macro_rules! replies {
         /// What applying a command answers.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "reply", content = "value", rename_all = "snake_case")]
-        #[expect(clippy::large_enum_variant, reason = "a reply is made once and taken apart at once")]
         pub enum Reply {
             $($(#[$doc])* $variant($ty),)+
         }

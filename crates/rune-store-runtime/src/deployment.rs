@@ -8,7 +8,8 @@ use crate::{DeploymentId, Timestamp, VersionId};
 
 /// Creates the deployment of (namespace, agent, alias), or moves the one that is
 /// there to this version, replica count and environment. Reply: the row.
-/// Rejected with `not_found` where the version does not exist.
+/// Rejected with `not_found` where the version does not exist, and with `conflict` where the
+/// deployment belongs to another project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyDeployment {
     /// Id of the deployment where it is new; an existing one keeps its own.
@@ -26,6 +27,18 @@ pub struct ApplyDeployment {
     /// Variables for the agent, over the daemon's own.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// The project that takes the deployment; without one it stays where it belongs.
+    #[serde(default)]
+    pub project: Option<ProjectRef>,
+}
+
+/// The project that made a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectRef {
+    /// Name of the project.
+    pub name: String,
+    /// What the project calls the agent.
+    pub agent: String,
 }
 
 /// Changes how many replicas are wanted. Reply: the row. Rejected with `not_found`.
@@ -120,6 +133,8 @@ pub struct DeploymentRow {
     pub replicas: u32,
     /// Variables for the agent. May hold secrets: never listed, never logged.
     pub env: BTreeMap<String, String>,
+    /// The project it belongs to.
+    pub project: Option<ProjectRef>,
     /// 1 at first, one more with every change of version, replicas or environment.
     pub generation: u64,
     /// What was last observed.
@@ -132,6 +147,21 @@ pub struct DeploymentRow {
     pub updated_at: Timestamp,
 }
 
+impl DeploymentRow {
+    /// Why a project may not take the deployment: another one has it.
+    #[must_use]
+    pub fn refuses(&self, project: &ProjectRef) -> Option<String> {
+        let owner = self
+            .project
+            .as_ref()
+            .filter(|own| own.name != project.name)?;
+        Some(format!(
+            "`{}/{}:{}` belongs to the project `{}`: remove it there, or take another alias or namespace",
+            self.namespace, self.agent, self.alias, owner.name
+        ))
+    }
+}
+
 /// Which deployments to list, by namespace, agent, alias. Empty fields match everything.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeploymentFilter {
@@ -141,4 +171,6 @@ pub struct DeploymentFilter {
     pub agent: Option<String>,
     /// Only with this alias.
     pub alias: Option<String>,
+    /// Only of this project.
+    pub project: Option<String>,
 }

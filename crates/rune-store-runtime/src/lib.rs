@@ -51,7 +51,7 @@ pub use clock::{Clock, SystemClock, Timestamp};
 pub use command::{Command, Op, Operation, Reply};
 pub use deployment::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentRow, DeploymentState,
-    ScaleDeployment, SetDeploymentState,
+    ProjectRef, ScaleDeployment, SetDeploymentState,
 };
 pub use error::{Reject, StoreError};
 pub use fork::{Fork, ForkChanges, ForkOrigin, ForkPolicy};

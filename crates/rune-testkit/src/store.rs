@@ -56,6 +56,7 @@ macro_rules! store_suite {
             messages_are_paged_in_order,
             a_session_is_created_once_and_deleted_whole,
             a_version_is_published_once,
+            a_deployment_belongs_to_one_project,
             deployments_count_their_changes,
             an_observation_of_an_older_generation_is_ignored,
             replicas_belong_to_a_deployment,

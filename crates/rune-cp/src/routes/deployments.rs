@@ -1,5 +1,7 @@
 //! Deployments.
 
+pub(crate) mod plan;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +12,8 @@ use rune_http::{ApiError, Caller, ErrorBody, Json, List, PageQuery, Path, Query}
 use rune_spec::AgentName;
 use rune_store_runtime::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentId, DeploymentRow,
-    DeploymentState, ErrorCode, PageRequest, ScaleDeployment, Timestamp, VersionFilter, VersionId,
-    VersionRow,
+    DeploymentState, ErrorCode, PageRequest, ProjectRef, ScaleDeployment, Timestamp, VersionFilter,
+    VersionId, VersionRow,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -60,6 +62,18 @@ pub(crate) struct ApplyRequest {
     /// Variables for the agent, over the daemon's own.
     #[serde(default)]
     env: BTreeMap<String, String>,
+    /// The project that takes the deployment; one that another project has is refused.
+    project: Option<ProjectBody>,
+}
+
+/// The project that made a deployment.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProjectBody {
+    /// Name of the project.
+    name: String,
+    /// What the project calls the agent.
+    agent: String,
 }
 
 fn dev() -> String {
@@ -96,6 +110,9 @@ pub(crate) struct DeploymentView {
     replicas: u32,
     /// Names of the variables; values are never shown.
     env: Vec<String>,
+    /// The project it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    project: Option<ProjectBody>,
     /// One more with every change.
     generation: u64,
     /// `pending`, `ready`, `degraded`, `failed` or `stopped`.
@@ -108,6 +125,29 @@ pub(crate) struct DeploymentView {
     updated_at: Timestamp,
 }
 
+impl ApplyRequest {
+    /// The rules that need no store.
+    fn check(&self) -> Result<(), ApiError> {
+        check_label("namespace", &self.namespace)?;
+        check_label("alias", &self.alias)?;
+        if let Some(project) = &self.project {
+            check_label("project.name", &project.name)?;
+            check_label("project.agent", &project.agent)?;
+        }
+        check_replicas(self.replicas)?;
+        check_env(&self.env)
+    }
+}
+
+impl From<ProjectBody> for ProjectRef {
+    fn from(body: ProjectBody) -> Self {
+        Self {
+            name: body.name,
+            agent: body.agent,
+        }
+    }
+}
+
 impl From<DeploymentRow> for DeploymentView {
     fn from(row: DeploymentRow) -> Self {
         Self {
@@ -118,6 +158,10 @@ impl From<DeploymentRow> for DeploymentView {
             version_id: row.version_id,
             replicas: row.replicas,
             env: row.env.into_keys().collect(),
+            project: row.project.map(|project| ProjectBody {
+                name: project.name,
+                agent: project.agent,
+            }),
             generation: row.generation,
             state: row.state.as_str(),
             reason: row.reason,
@@ -147,6 +191,8 @@ pub(crate) struct ListQuery {
     agent: Option<String>,
     /// Only with this alias.
     alias: Option<String>,
+    /// Only of this project.
+    project: Option<String>,
 }
 
 /// Whether to wait for the outcome.
@@ -197,10 +243,7 @@ pub(crate) async fn apply(
     Json(body): Json<ApplyRequest>,
 ) -> Result<(StatusCode, Json<DeploymentView>), ApiError> {
     let wait = wait.duration()?;
-    check_label("namespace", &body.namespace)?;
-    check_label("alias", &body.alias)?;
-    check_replicas(body.replicas)?;
-    check_env(&body.env)?;
+    body.check()?;
     let version = find_version(&shared, &body).await?;
     if body.namespace != DEV {
         check_immutable(&shared, &body.namespace, &version).await?;
@@ -213,6 +256,7 @@ pub(crate) async fn apply(
         version_id: version.id,
         replicas: body.replicas,
         env: body.env,
+        project: body.project.map(ProjectRef::from),
     };
     let new_id = apply.deployment_id;
     let reason = format!(
@@ -281,6 +325,7 @@ pub(crate) async fn list(
         namespace: query.ns,
         agent: query.agent,
         alias: query.alias,
+        project: query.project,
     };
     let found = shared
         .store
@@ -376,13 +421,28 @@ async fn settled(shared: &Shared, id: DeploymentId) -> Result<DeploymentRow, Api
 }
 
 async fn find_version(shared: &Shared, body: &ApplyRequest) -> Result<VersionRow, ApiError> {
+    search_version(shared, body).await?.ok_or_else(|| {
+        let wanted = body.version.as_ref().or(body.digest.as_ref());
+        let agent = body.agent.as_deref().unwrap_or_default();
+        let name = format!("{agent} {}", wanted.map_or("", String::as_str));
+        ApiError::not_found("version", &name)
+    })
+}
+
+/// The version that is named; `None` where the agent has none like it.
+async fn search_version(
+    shared: &Shared,
+    body: &ApplyRequest,
+) -> Result<Option<VersionRow>, ApiError> {
     let choice = "name what to deploy: `agent_version`, or `agent` with `version` or `digest`";
     if let Some(id) = body.agent_version {
         if body.agent.is_some() || body.version.is_some() || body.digest.is_some() {
             return Err(ApiError::invalid(choice));
         }
         let row = shared.store.version(id).await?;
-        return row.ok_or_else(|| ApiError::not_found("version", &id));
+        return row
+            .map(Some)
+            .ok_or_else(|| ApiError::not_found("version", &id));
     }
     let (Some(agent), true) = (&body.agent, body.version.is_some() != body.digest.is_some()) else {
         return Err(ApiError::invalid(choice));
@@ -395,14 +455,10 @@ async fn find_version(shared: &Shared, body: &ApplyRequest) -> Result<VersionRow
     loop {
         let found = shared.store.versions(&filter, &page).await?;
         let wanted = |row: &VersionRow| body.version.as_ref().is_none_or(|v| *v == row.version);
-        if let Some(row) = found.items.into_iter().find(wanted) {
-            return Ok(row);
-        }
+        let row = found.items.into_iter().find(wanted);
         page.cursor = found.next;
-        if page.cursor.is_none() {
-            let wanted = body.version.as_ref().or(body.digest.as_ref());
-            let name = format!("{agent} {}", wanted.map_or("", String::as_str));
-            return Err(ApiError::not_found("version", &name));
+        if row.is_some() || page.cursor.is_none() {
+            return Ok(row);
         }
     }
 }
@@ -417,6 +473,7 @@ async fn check_immutable(
         namespace: Some(namespace.to_owned()),
         agent: Some(version.agent.clone()),
         alias: None,
+        project: None,
     };
     let page = PageRequest::first(PageRequest::MAX_LIMIT);
     for deployment in shared.store.deployments(&filter, &page).await?.items {

@@ -71,6 +71,7 @@ pub(crate) async fn create(
         namespace: Some(spec.namespace.clone()),
         agent: Some(spec.agent.clone()),
         alias: Some(spec.alias.clone()),
+        project: None,
     };
     let page = PageRequest::first(1);
     let deployed = shared.store.deployments(&filter, &page).await?;

@@ -9,12 +9,13 @@ use serde_json::json;
 use crate::control_plane::{TestControlPlane, answer, refusal};
 
 /// Every route of this API. A new one is added here with its rule.
-const ROUTES: [(&str, &str, bool); 24] = [
+const ROUTES: [(&str, &str, bool); 25] = [
     ("POST", "/v1/agent-versions", true),
     ("GET", "/v1/agent-versions", true),
     ("GET", "/v1/agent-versions/{id}", true),
     ("GET", "/v1/agent-versions/{id}/package", true),
     ("POST", "/v1/deployments", true),
+    ("POST", "/v1/deployments/plan", true),
     ("GET", "/v1/deployments", true),
     ("GET", "/v1/deployments/{id}", true),
     ("DELETE", "/v1/deployments/{id}", true),
@@ -165,6 +166,54 @@ async fn a_deployment_is_made_moved_scaled_and_deleted_and_all_of_it_is_audited(
     let (_, some) = answer(cp.get("/v1/audit?kind=deployment.apply&limit=1")).await;
     assert_eq!(some["items"][0]["resource"], "dev/hello:stable");
     assert!(some["next"].is_string());
+}
+
+#[tokio::test]
+async fn a_plan_names_what_would_change_and_writes_nothing() {
+    let cp = TestControlPlane::start(Auth::Anonymous).await;
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let plan = |body: &serde_json::Value| answer(cp.post("/v1/deployments/plan", body));
+    let body = json!({"agent": "hello", "digest": digest});
+    assert_eq!(plan(&body).await.1["action"], "create");
+
+    let (_, version) = answer(cp.publish(cp.platform.package("hello", "1.0.0", ""))).await;
+    let mut body = json!({
+        "agent_version": version["id"], "env": {"TOKEN": "secret-value"},
+        "project": {"name": "shop", "agent": "front"},
+    });
+    let (_, row) = answer(cp.post("/v1/deployments", &body)).await;
+    assert_eq!(row["project"], body["project"]);
+    let (_, audit) = answer(cp.get("/v1/audit")).await;
+    let unchanged = plan(&body).await.1;
+    assert_eq!(
+        (&unchanged["action"], &unchanged["changes"]),
+        (&json!("unchanged"), &json!([]))
+    );
+    body["env"]["TOKEN"] = json!("another-value");
+    body["replicas"] = json!(2);
+    let changed = plan(&body).await.1;
+    assert_eq!(
+        (&changed["action"], &changed["changes"]),
+        (&json!("change"), &json!(["replicas", "env"]))
+    );
+    assert!(!changed.to_string().contains("-value"), "{changed}");
+    let other = json!({"agent": "hello", "digest": digest, "project": {"name": "shop", "agent": "back"}, "env": {"TOKEN": "secret-value"}});
+    assert_eq!(
+        plan(&other).await.1["changes"],
+        json!(["version", "project"])
+    );
+    assert_eq!(answer(cp.get("/v1/audit")).await.1, audit);
+
+    body["project"]["name"] = json!("office");
+    for path in ["/v1/deployments/plan", "/v1/deployments"] {
+        let (status, code, message) = refusal(cp.post(path, &body)).await;
+        assert_eq!((status, code.as_str()), (409, "conflict"), "{message}");
+        assert!(message.contains("project `shop`"), "{message}");
+    }
+    let (_, list) = answer(cp.get("/v1/deployments?project=shop")).await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
+    let (_, list) = answer(cp.get("/v1/deployments?project=office")).await;
+    assert_eq!(list["items"], json!([]));
 }
 
 #[tokio::test]

@@ -91,6 +91,7 @@ pub(crate) async fn list(
         namespace: query.ns,
         agent: None,
         alias: query.alias,
+        project: None,
     };
     let found = shared.engine.store().deployments(&filter, &page).await?;
     let mut items = Vec::with_capacity(found.items.len());
@@ -121,6 +122,7 @@ pub(crate) async fn get(
         namespace: Some(target.ns),
         agent: Some(name),
         alias: Some(target.alias),
+        project: None,
     };
     let found = shared
         .engine

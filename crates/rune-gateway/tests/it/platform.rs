@@ -116,6 +116,7 @@ impl Platform {
             version_id: version.id,
             replicas: 1,
             env: BTreeMap::new(),
+            project: None,
         };
         let row = self.store.write(apply).await.unwrap();
         for _ in 0..2 {

@@ -143,6 +143,7 @@ impl Rig {
             version_id,
             replicas: 1,
             env: BTreeMap::new(),
+            project: None,
         };
         let deployment = store.write(deployment).await.unwrap();
         spy.reset();
@@ -190,6 +191,7 @@ impl Rig {
             version_id: self.publish(name).await,
             replicas: 1,
             env: BTreeMap::new(),
+            project: None,
         };
         let deployment = self.store.write(deployment).await.unwrap();
         self.others.push((deployment, agent));

@@ -142,6 +142,7 @@ impl Plane {
             version_id,
             replicas,
             env: BTreeMap::new(),
+            project: None,
         };
         self.store.write(apply).await.unwrap();
         self.handle.wake();

@@ -2,8 +2,8 @@
 
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
 use rune_store_runtime::{
-    ApplyDeployment, DeleteDeployment, DeploymentId, DeploymentRow, DeploymentState, Reject,
-    ScaleDeployment, SetDeploymentState,
+    ApplyDeployment, DeleteDeployment, DeploymentId, DeploymentRow, DeploymentState, ProjectRef,
+    Reject, ScaleDeployment, SetDeploymentState,
 };
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
@@ -29,6 +29,9 @@ pub(super) fn put(
     let Some(mut row) = found else {
         return create(db, context, op, &env);
     };
+    if let Some(project) = &op.project {
+        take(db, context, &mut row, project)?;
+    }
     let same = row.version_id == op.version_id && row.replicas == op.replicas && row.env == op.env;
     if !same {
         row.version_id = op.version_id;
@@ -37,6 +40,34 @@ pub(super) fn put(
         update_spec(db, context, &mut row, &env)?;
     }
     Ok(row)
+}
+
+/// Gives the deployment to a project, unless another one has it. What runs does not change, so neither does the
+/// generation.
+fn take(
+    db: &Connection,
+    context: Context,
+    row: &mut DeploymentRow,
+    project: &ProjectRef,
+) -> Result<(), ApplyError> {
+    if let Some(reason) = row.refuses(project) {
+        return Err(Reject::conflict(reason).into());
+    }
+    if row.project.as_ref() == Some(project) {
+        return Ok(());
+    }
+    db.prepare_cached(
+        "UPDATE deployments SET project = ?2, project_agent = ?3, updated_at = ?4 WHERE deployment_id = ?1",
+    )?
+    .execute(params![
+        row.id.as_bytes(),
+        project.name,
+        project.agent,
+        context.at.as_millis()
+    ])?;
+    row.project = Some(project.clone());
+    row.updated_at = context.at;
+    Ok(())
 }
 
 /// Changes how many replicas are wanted.
@@ -123,6 +154,7 @@ fn create(
         version_id: op.version_id,
         replicas: op.replicas,
         env: op.env.clone(),
+        project: op.project.clone(),
         generation: 1,
         state: DeploymentState::Pending,
         reason: String::new(),
@@ -131,8 +163,8 @@ fn create(
     };
     db.prepare_cached(
         "INSERT INTO deployments (deployment_id, namespace, agent, alias, version_id, replicas,
-             env, generation, state, reason, created_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11)",
+             env, generation, state, reason, created_at, updated_at, project, project_agent)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13)",
     )?
     .execute(params![
         row.id.as_bytes(),
@@ -145,7 +177,9 @@ fn create(
         row.generation,
         row.state.as_str(),
         row.reason,
-        context.at.as_millis()
+        context.at.as_millis(),
+        row.project.as_ref().map(|project| &project.name),
+        row.project.as_ref().map(|project| &project.agent),
     ])?;
     Ok(row)
 }

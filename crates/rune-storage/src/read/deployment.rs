@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, DeploymentState, Page,
-    PageRequest, ReplicaFilter, ReplicaId, ReplicaRow, StoreError, VersionId,
+    PageRequest, ProjectRef, ReplicaFilter, ReplicaId, ReplicaRow, StoreError, VersionId,
 };
 use rusqlite::{OptionalExtension, Row};
 
@@ -16,7 +16,7 @@ const LIST: &str = "deployments";
 
 /// The columns that [`deployment_row`] reads.
 pub(crate) const DEPLOYMENT: &str = "SELECT deployment_id, namespace, agent, alias, version_id, \
-     replicas, env, generation, state, reason, created_at, updated_at FROM deployments";
+     replicas, env, generation, state, reason, created_at, updated_at, project, project_agent FROM deployments";
 
 type Key = (String, String, String);
 
@@ -41,6 +41,7 @@ impl DeploymentReader for SqliteStore {
         query.and_maybe("namespace = ?", text(filter.namespace.as_ref()));
         query.and_maybe("agent = ?", text(filter.agent.as_ref()));
         query.and_maybe("alias = ?", text(filter.alias.as_ref()));
+        query.and_maybe("project = ?", text(filter.project.as_ref()));
         if let Some((namespace, agent, alias)) = cursor::decode::<Key>(LIST, page)? {
             query.and(
                 "(namespace, agent, alias) > (?, ?, ?)",
@@ -84,5 +85,7 @@ pub(crate) fn deployment_row(found: &Row<'_>) -> rusqlite::Result<DeploymentRow>
         reason: get(found, 9)?,
         created_at: row::time(found, 10)?,
         updated_at: row::time(found, 11)?,
+        project: Option::zip(get(found, 12)?, get(found, 13)?)
+            .map(|(name, agent)| ProjectRef { name, agent }),
     })
 }

@@ -336,6 +336,10 @@ impl DeploymentReader for FakeStore {
             is(filter.namespace.as_ref(), &row.namespace)
                 && is(filter.agent.as_ref(), &row.agent)
                 && is(filter.alias.as_ref(), &row.alias)
+                && filter
+                    .project
+                    .as_ref()
+                    .is_none_or(|name| row.project.as_ref().is_some_and(|own| own.name == *name))
         });
         page(
             "deployments",

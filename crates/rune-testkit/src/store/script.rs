@@ -9,10 +9,11 @@ use rune_store_runtime::{
     DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure,
     FirePlan, FireSchedule, FireState, Fork, ForkChanges, ForkOrigin, IdempotencyKey, MemoryForget,
     MemoryPut, MemoryScope, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule,
-    PolicyVerdict, PublishVersion, PutReplica, PutSchedule, RecordAudit, Remember, RemoveReplica,
-    ReplicaId, ReplicaState, RequestCancel, RequestId, RequestStatus, ScaleDeployment, ScheduleId,
-    ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState, SettleFire, StepOutcome, StepStatus,
-    StopReason, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
+    PolicyVerdict, ProjectRef, PublishVersion, PutReplica, PutSchedule, RecordAudit, Remember,
+    RemoveReplica, ReplicaId, ReplicaState, RequestCancel, RequestId, RequestStatus,
+    ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState,
+    SettleFire, StepOutcome, StepStatus, StopReason, Timestamp, ToolIntent, ToolOutcome, Usage,
+    VersionId,
 };
 use serde_json::{Value, json};
 
@@ -433,6 +434,10 @@ impl Random {
                 version_id: self.version(),
                 replicas: 1,
                 env: [("KEY".to_owned(), self.word())].into(),
+                project: (self.below(3) == 0).then(|| ProjectRef {
+                    name: self.word(),
+                    agent: self.agent(),
+                }),
             }
             .into(),
         }

@@ -22,8 +22,9 @@ pub use approval::{
     an_approval_parks_its_request_and_is_decided_once,
 };
 pub use control_plane::{
-    a_version_is_published_once, an_observation_of_an_older_generation_is_ignored,
-    deployments_count_their_changes, replicas_belong_to_a_deployment,
+    a_deployment_belongs_to_one_project, a_version_is_published_once,
+    an_observation_of_an_older_generation_is_ignored, deployments_count_their_changes,
+    replicas_belong_to_a_deployment,
 };
 pub use fork::{
     a_fork_begins_with_the_entries_of_another_request, a_fork_spends_only_what_it_does_itself,

@@ -157,6 +157,7 @@ async fn deploy(
         version_id: version.id,
         replicas: 1,
         env: BTreeMap::new(),
+        project: None,
     };
     let deployment = node
         .store

@@ -92,6 +92,7 @@ impl World {
             version_id: self.version_id,
             replicas: 1,
             env: BTreeMap::new(),
+            project: None,
             generation: 1,
             state: DeploymentState::Ready,
             reason: String::new(),

@@ -247,6 +247,15 @@ impl State {
         check_json(&op.env, MAX_ENTRY_BYTES)?;
         let key = (op.namespace.clone(), op.agent.clone(), op.alias.clone());
         if let Some(row) = self.deployments.get_mut(&key) {
+            if let Some(project) = &op.project {
+                if let Some(reason) = row.refuses(project) {
+                    return Err(Reject::conflict(reason));
+                }
+                if row.project.as_ref() != Some(project) {
+                    row.project = Some(project.clone());
+                    row.updated_at = command.at;
+                }
+            }
             let was = (row.version_id, row.replicas, row.env.clone());
             let wanted = (op.version_id, op.replicas, op.env.clone());
             if was != wanted {
@@ -267,6 +276,7 @@ impl State {
             version_id: op.version_id,
             replicas: op.replicas,
             env: op.env.clone(),
+            project: op.project.clone(),
             generation: 1,
             state: DeploymentState::Pending,
             reason: String::new(),

@@ -2,8 +2,8 @@
 
 use rune_store_runtime::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentId, DeploymentState,
-    PageRequest, PutReplica, Reject, RemoveReplica, ReplicaFilter, ReplicaId, ReplicaState,
-    ScaleDeployment, SetDeploymentState, VersionFilter, VersionId,
+    PageRequest, ProjectRef, PutReplica, Reject, RemoveReplica, ReplicaFilter, ReplicaId,
+    ReplicaState, ScaleDeployment, SetDeploymentState, VersionFilter, VersionId,
 };
 
 use super::fixture::Fixture;
@@ -18,6 +18,7 @@ fn deployment(version_id: VersionId, alias: &str) -> ApplyDeployment {
         version_id,
         replicas: 1,
         env: [("KEY".to_owned(), "value".to_owned())].into(),
+        project: None,
     }
 }
 
@@ -105,6 +106,38 @@ pub async fn deployments_count_their_changes(test: TestStore) {
         replicas: 3,
     };
     assert!(matches!(f.rejected(gone).await, Reject::NotFound { .. }));
+}
+
+pub async fn a_deployment_belongs_to_one_project(test: TestStore) {
+    let f = Fixture::new(test);
+    let version = f.publish("sha256:1").await.id;
+    let of = |project: &str, alias: &str| ApplyDeployment {
+        project: Some(ProjectRef {
+            name: project.to_owned(),
+            agent: "front".to_owned(),
+        }),
+        ..deployment(version, alias)
+    };
+    f.write(deployment(version, "stable")).await;
+    let taken = f.write(of("shop", "stable")).await;
+    assert_eq!(
+        (taken.generation, taken.project.clone()),
+        (1, of("shop", "stable").project)
+    );
+    let refused = f.rejected(of("office", "stable")).await;
+    assert!(
+        matches!(&refused, Reject::Conflict { message } if message.contains("`shop`")),
+        "{refused:?}"
+    );
+    let kept = f.write(deployment(version, "stable")).await;
+    assert_eq!(kept, taken);
+    f.write(of("office", "canary")).await;
+    let filter = DeploymentFilter {
+        project: Some("shop".to_owned()),
+        ..DeploymentFilter::default()
+    };
+    let found = f.store.deployments(&filter, &PageRequest::default()).await;
+    assert_eq!(found.unwrap().items, [taken]);
 }
 
 pub async fn an_observation_of_an_older_generation_is_ignored(test: TestStore) {

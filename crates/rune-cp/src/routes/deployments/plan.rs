@@ -1,0 +1,118 @@
+//! What applying a deployment would change.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use rune_http::{ApiError, ErrorBody, Json};
+use rune_store_runtime::{
+    DeploymentFilter, DeploymentRow, ErrorCode, PageRequest, ProjectRef, VersionRow,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{ApplyRequest, DeploymentView, search_version};
+use crate::control_plane::Shared;
+
+/// What applying a deployment would change.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PlanView {
+    action: Action,
+    /// Which parts differ, where a deployment is there.
+    changes: Vec<Change>,
+    /// The deployment as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deployment: Option<DeploymentView>,
+}
+
+/// What would happen.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Action {
+    /// There is no such deployment yet.
+    Create,
+    /// The deployment would be another.
+    Change,
+    /// Nothing.
+    Unchanged,
+}
+
+/// A part of a deployment.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Change {
+    /// The package.
+    Version,
+    /// How many replicas are wanted.
+    Replicas,
+    /// The variables; a value that differs counts.
+    Env,
+    /// The project it belongs to.
+    Project,
+}
+
+/// Says what `POST /v1/deployments` with this body would change, and changes nothing. A package that is named by its
+/// digest need not be published yet.
+#[utoipa::path(
+    post, path = "/v1/deployments/plan", tag = "deployments",
+    request_body = ApplyRequest,
+    responses(
+        (status = 200, body = PlanView, description = "What would change"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn plan(
+    State(shared): State<Arc<Shared>>,
+    Json(body): Json<ApplyRequest>,
+) -> Result<Json<PlanView>, ApiError> {
+    body.check()?;
+    let version = search_version(&shared, &body).await?;
+    let agent = version.as_ref().map(|version| version.agent.clone());
+    let filter = DeploymentFilter {
+        namespace: Some(body.namespace.clone()),
+        agent: agent.or_else(|| body.agent.clone()),
+        alias: Some(body.alias.clone()),
+        project: None,
+    };
+    let page = PageRequest::first(1);
+    let found = shared.store.deployments(&filter, &page).await?;
+    let Some(row) = found.items.into_iter().next() else {
+        return Ok(Json(PlanView {
+            action: Action::Create,
+            changes: Vec::new(),
+            deployment: None,
+        }));
+    };
+    let changes = differences(&row, version.as_ref(), body)?;
+    let action = if changes.is_empty() {
+        Action::Unchanged
+    } else {
+        Action::Change
+    };
+    Ok(Json(PlanView {
+        action,
+        changes,
+        deployment: Some(row.into()),
+    }))
+}
+
+fn differences(
+    row: &DeploymentRow,
+    version: Option<&VersionRow>,
+    body: ApplyRequest,
+) -> Result<Vec<Change>, ApiError> {
+    let project = body.project.map(ProjectRef::from);
+    if let Some(reason) = project.as_ref().and_then(|project| row.refuses(project)) {
+        return Err(ApiError::new(ErrorCode::Conflict, reason));
+    }
+    let parts = [
+        (
+            Change::Version,
+            version.is_none_or(|version| version.id != row.version_id),
+        ),
+        (Change::Replicas, body.replicas != row.replicas),
+        (Change::Env, body.env != row.env),
+        (Change::Project, project.is_some() && project != row.project),
+    ];
+    let differing = parts.into_iter().filter(|(_, differs)| *differs);
+    Ok(differing.map(|(change, _)| change).collect())
+}
