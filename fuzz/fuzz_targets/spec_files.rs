@@ -11,7 +11,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let _ = Runefile::parse(path, text).map_err(|errors| errors.to_string());
     let _ = ToolDescriptor::parse(path, text).map_err(|errors| errors.to_string());
     let _ = Workflow::parse(path, text).map_err(|errors| errors.to_string());
-    let _ = Compose::parse(path, text).map_err(|errors| errors.to_string());
+    let _ = Compose::parse(path, text, &|_| None).map_err(|errors| errors.to_string());
     let _ = Channels::parse(path, text).map_err(|errors| errors.to_string());
     let _ = Script::parse(path, text).map_err(|errors| errors.to_string());
     let _ = interpolate(text, &|name| (name.len() % 2 == 0).then(|| name.to_owned()));

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::with_query;
 use crate::commands::{
-    agent, bench, chat, completions, config, daemon, debug, doctor, init, policy, requests, rm,
-    run, schedule, schema, sessions, status, stop, usage, validate, workflow,
+    agent, bench, chat, completions, compose, config, daemon, debug, doctor, init, policy,
+    requests, rm, run, schedule, schema, sessions, status, stop, usage, validate, workflow,
 };
 use crate::output::Format;
 
@@ -102,6 +102,8 @@ pub(crate) enum Command {
     /// Run, check and draw workflows
     #[command(subcommand)]
     Workflow(workflow::WorkflowCommand),
+    /// Agents that are deployed together, from a rune-compose.yml
+    Compose(compose::ComposeArgs),
     /// Stop a deployment: scale it to 0 replicas
     Stop(stop::StopArgs),
     /// Remove a deployment

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod compose;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod debug;
@@ -54,6 +55,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Policy(command) => context.block_on(policy::run(&context, command)),
         Command::Schedule(command) => context.block_on(schedule::run(&context, command)),
         Command::Workflow(command) => workflow::run(&context, command),
+        Command::Compose(args) => context.block_on(compose::run(&context, args)),
         Command::Stop(args) => context.block_on(stop::run(&context, &args)),
         Command::Rm(args) => context.block_on(rm::run(&context, &args)),
         Command::Daemon(command) => daemon::run(&context, command),

@@ -37,6 +37,7 @@ impl Context {
         let output = Output {
             format: global.output,
             style: Style::detect(global.no_color),
+            data_style: Style::detect_stdout(global.no_color),
         };
         Ok(Self {
             config,

@@ -121,6 +121,13 @@ impl Failure {
         self
     }
 
+    /// The same failure with what it belongs to in front.
+    #[must_use]
+    pub(crate) fn within(mut self, what: &str) -> Self {
+        self.message = self.message.map(|message| format!("{what}: {message}"));
+        self
+    }
+
     /// The message, for those who hand it on.
     pub(crate) fn message(&self) -> &str {
         self.message.as_deref().unwrap_or_default()

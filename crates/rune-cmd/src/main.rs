@@ -16,7 +16,9 @@ mod events;
 mod failure;
 mod interrupt;
 mod output;
+mod progress;
 mod prompt;
+mod source;
 mod terminal;
 
 use std::process::ExitCode;

@@ -33,6 +33,13 @@ impl Style {
         }
     }
 
+    /// The same for stdout.
+    pub(crate) fn detect_stdout(no_color: bool) -> Self {
+        Self {
+            colour: !no_color && std::io::stdout().is_terminal(),
+        }
+    }
+
     fn paint(self, code: &str, text: &str) -> String {
         if self.colour {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")
@@ -56,6 +63,12 @@ impl Style {
     pub(crate) fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
+
+    /// One of several names, each in its own colour.
+    pub(crate) fn label(self, index: usize, text: &str) -> String {
+        const COLOURS: [&str; 6] = ["36", "33", "32", "35", "34", "31"];
+        self.paint(COLOURS[index % COLOURS.len()], text)
+    }
 }
 
 /// A column of a table: its header and the JSON Pointer of its value.
@@ -68,6 +81,8 @@ pub(crate) struct Output {
     pub(crate) format: Format,
     /// Colours of stderr.
     pub(crate) style: Style,
+    /// Colours of stdout.
+    pub(crate) data_style: Style,
 }
 
 impl Output {

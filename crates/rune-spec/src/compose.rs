@@ -11,6 +11,7 @@ use crate::checker::Checker;
 use crate::document::{At, Document};
 use crate::error::{InvalidValue, SpecErrors};
 use crate::graph::waves;
+use crate::interpolate::{MissingVariable, interpolate};
 use crate::name::{AgentName, label};
 use crate::suggest::help_for;
 
@@ -22,7 +23,7 @@ const MAX_AGENTS: usize = 1000;
 pub struct Compose {
     /// The project's name.
     pub project: String,
-    /// Variables of every agent; raw text.
+    /// Variables of every agent; raw text, see [`Compose::environment`].
     pub env: BTreeMap<String, String>,
     /// The agents, dependencies first.
     pub agents: Vec<ComposeAgent>,
@@ -33,7 +34,7 @@ pub struct Compose {
 pub struct ComposeAgent {
     /// The name in the file.
     pub name: AgentName,
-    /// Where the agent comes from; raw text, see [`ComposeSource`].
+    /// Where the agent comes from, see [`ComposeSource`].
     pub source: String,
     /// Namespace of the deployment.
     pub namespace: String,
@@ -43,22 +44,43 @@ pub struct ComposeAgent {
     pub replicas: u32,
     /// Agents deployed before this one.
     pub depends_on: Vec<String>,
-    /// Variables over the project's; raw text.
+    /// Variables over the project's; raw text, see [`Compose::environment`].
     pub env: BTreeMap<String, String>,
 }
 
 impl Compose {
-    /// Parses and validates the text of a compose file. `path` only serves the messages.
+    /// Parses and validates the text of a compose file, with the variables that `lookup` knows. `path` only serves the
+    /// messages.
     ///
     /// # Errors
-    /// The first error of the YAML, or every error of meaning.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, SpecErrors> {
-        let (document, source) = Document::parse::<ComposeDocument>(path, text)?;
+    /// The first error of the YAML, or every missing variable, or every error of meaning.
+    pub fn parse(path: &Path, text: &str, lookup: Lookup<'_>) -> Result<Self, SpecErrors> {
+        let (mut document, source) = Document::parse::<ComposeDocument>(path, text)?;
+        document.interpolate(&source, lookup)?;
         document.validate(&source)
+    }
+
+    /// The variables of an agent: its own over the project's.
+    ///
+    /// # Errors
+    /// A variable that `lookup` does not know, where the file was parsed with another one.
+    pub fn environment(
+        &self,
+        agent: &ComposeAgent,
+        lookup: Lookup<'_>,
+    ) -> Result<BTreeMap<String, String>, MissingVariable> {
+        let mut env = self.env.clone();
+        env.extend(agent.env.clone());
+        env.into_iter()
+            .map(|(name, value)| Ok((name, interpolate(&value, lookup)?)))
+            .collect()
     }
 }
 
-/// Where an agent comes from, after interpolation.
+/// The value of a variable.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Where an agent comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ComposeSource {
     /// A directory, relative to the compose file.
@@ -77,8 +99,9 @@ pub enum ComposeSource {
 impl FromStr for ComposeSource {
     type Err = InvalidValue;
 
-    /// `git://REPOSITORY[#SUBDIR]` is git (`git://https://…` keeps the inner URL); `oci://REF`, or text that names a
-    /// registry, a tag or a digest, is OCI; everything else, and whatever starts with `.`, `/` or `~`, is a path.
+    /// `git://REPOSITORY[#SUBDIR]` is git (`git://https://…` keeps the inner URL, `git:///…` is a repository on this
+    /// machine); `oci://REF`, or text that names a registry, a tag or a digest, is OCI; everything else, and whatever
+    /// starts with `.`, `/` or `~`, is a path.
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         if text.trim().is_empty() || text.contains(|c: char| c.is_control()) {
             return Err(InvalidValue::new(
@@ -94,6 +117,8 @@ impl FromStr for ComposeSource {
             }
             let url = if repository.contains("://") {
                 repository.to_owned()
+            } else if repository.starts_with('/') {
+                format!("file://{repository}")
             } else {
                 format!("git://{repository}")
             };
@@ -176,6 +201,33 @@ fn default_replicas() -> u32 {
 }
 
 impl ComposeDocument {
+    /// Puts the values of variables in, except into `env`: what stands there may be a secret and stays as it was written.
+    fn interpolate(&mut self, source: &Document, lookup: Lookup<'_>) -> Result<(), SpecErrors> {
+        let mut checker = Checker::new(source);
+        let mut resolve = |at: At, text: &str| match interpolate(text, lookup) {
+            Ok(text) => text,
+            Err(missing) => {
+                checker.error(&at, missing.to_string());
+                String::new()
+            }
+        };
+        let top = At::top("agents");
+        self.project = resolve(At::top("project"), &self.project);
+        for (name, value) in &self.env {
+            resolve(At::top("rune-env").field(name), value);
+        }
+        for (name, agent) in &mut self.agents {
+            let at = top.field(name);
+            agent.source = resolve(at.field("source"), &agent.source);
+            agent.namespace = resolve(at.field("namespace"), &agent.namespace);
+            agent.alias = resolve(at.field("alias"), &agent.alias);
+            for (name, value) in &agent.env {
+                resolve(at.field("env").field(name), value);
+            }
+        }
+        checker.finish(())
+    }
+
     fn validate(self, source: &Document) -> Result<Compose, SpecErrors> {
         let mut checker = Checker::new(source);
         if self.version != "1" {
@@ -252,10 +304,7 @@ impl ComposeAgentDocument {
     fn validate(self, checker: &mut Checker<'_>, name: &str) -> Option<ComposeAgent> {
         let at = At::top("agents").field(name);
         let parsed = checker.take(&at.clone().key(), name.parse());
-        // What holds a variable is judged when the variable is known.
-        if !self.source.contains("${") {
-            checker.take(&at.field("source"), self.source.parse::<ComposeSource>());
-        }
+        checker.take(&at.field("source"), self.source.parse::<ComposeSource>());
         checker.take(&at.field("namespace"), label(&self.namespace, "namespace"));
         checker.take(&at.field("alias"), label(&self.alias, "alias"));
         checker.variables(&at.field("env"), self.env.keys());
@@ -306,7 +355,30 @@ mod tests {
                 subdir: None,
             },
         );
+        check(
+            "git:///srv/agents.git#a",
+            ComposeSource::Git {
+                url: "file:///srv/agents.git".into(),
+                subdir: Some("a".into()),
+            },
+        );
         assert!("git://".parse::<ComposeSource>().is_err());
         assert!("git://x#../y".parse::<ComposeSource>().is_err());
+    }
+
+    #[test]
+    fn an_agent_has_its_own_variables_over_those_of_the_project() {
+        let text = "version: '1'\nproject: ${P:-shop}\nrune-env: {A: one, B: \"${TOKEN}\"}\n\
+                    agents:\n  a: {source: ./a, env: {A: two}}\n";
+        let lookup = |name: &str| (name == "TOKEN").then(|| "secret".to_owned());
+        let compose = Compose::parse(Path::new("c.yml"), text, &lookup).unwrap();
+        assert_eq!(compose.project, "shop");
+        assert_eq!(compose.env["B"], "${TOKEN}");
+        let env = compose.environment(&compose.agents[0], &lookup).unwrap();
+        let expected = [("A", "two"), ("B", "secret")];
+        assert_eq!(
+            env,
+            expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+        );
     }
 }

@@ -44,7 +44,7 @@ pub use agent_ref::{AgentRef, LocalAgent};
 pub use builtin::{builtin, builtins};
 pub use capability::{Access, Capability};
 pub use channels::{CHANNEL_TYPES, Channel, ChannelAccess, Channels};
-pub use compose::{Compose, ComposeAgent, ComposeSource};
+pub use compose::{Compose, ComposeAgent, ComposeSource, Lookup};
 pub use document::{MAX_DEPTH, MAX_FILE_BYTES};
 pub use error::{InvalidValue, SpecError, SpecErrors};
 pub use interpolate::{MissingVariable, interpolate};

@@ -1,6 +1,6 @@
 //! `rune agent`
 
-mod logs;
+pub(crate) mod logs;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};

@@ -4,31 +4,36 @@ mod deploy;
 mod invoke;
 mod one_shot;
 
-pub(crate) use deploy::deploy;
+pub(crate) use deploy::{Packed, READY_MARGIN, apply, deploy, wait};
 pub(crate) use invoke::{Question, ask, drive};
 pub(crate) use one_shot::{Ask, run as one_shot};
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::validate::{agent_dir, invalid};
+use rune_runtime::PolicySet;
+use rune_spec::{AgentPackage, ComposeSource};
+
+use super::validate::invalid;
 use crate::cli::Target;
 use crate::context::Context;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::interrupt::Interrupt;
+use crate::source::{Sources, shown};
 
 /// Deploys an agent, asks a deployed one, or asks one without a daemon.
 ///
-/// With SPEC alone the agent is deployed to the daemon. With SPEC and PROMPT it answers at once: no daemon is needed.
+/// SPEC is a directory, a Runefile, or git://REPOSITORY[#SUBDIR], which is cloned with the installed git. With SPEC alone the agent is deployed to the daemon. With SPEC and PROMPT it answers at once: no daemon is needed.
 /// With --agent and PROMPT a deployed agent answers.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rune run SPEC [--namespace NS] [--alias ALIAS] [--replicas N] [--env K=V]...\n       rune run SPEC PROMPT [--stream]\n       rune run --agent NAME PROMPT [--stream] [--session-id ID] [--background]",
-    after_help = "Examples:\n  rune run ./hello                                    deploy\n  rune run ./hello \"What time is it?\" --stream        one answer without a daemon\n  rune run --agent hello \"What time is it?\"           ask the deployed agent\n  rune run --agent hello \"And now?\" --session-id s1   go on with a conversation"
+    after_help = "Examples:\n  rune run ./hello                                    deploy\n  rune run git://https://example.org/agents.git#hello  deploy from a repository\n  rune run ./hello \"What time is it?\" --stream        one answer without a daemon\n  rune run --agent hello \"What time is it?\"           ask the deployed agent\n  rune run --agent hello \"And now?\" --session-id s1   go on with a conversation"
 )]
 pub(crate) struct RunArgs {
-    /// The agent directory or its Runefile
+    /// The agent directory, its Runefile, or git://REPOSITORY[#SUBDIR]
     #[arg(required_unless_present = "agent")]
     spec: Option<String>,
     /// What to ask
@@ -100,7 +105,8 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
         });
     }
     let spec = spec.ok_or_else(|| Failure::usage("there is no SPEC"))?;
-    let dir = local(&spec)?;
+    let mut sources = Sources::default();
+    let dir = context.block_on(directory(context, &mut sources, &spec))?;
     match prompt {
         Some(prompt) => {
             let input = crate::prompt::input(&prompt, json)?;
@@ -124,27 +130,41 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
 }
 
 /// The directory a SPEC names.
-fn local(spec: &str) -> Outcome<PathBuf> {
+async fn directory(context: &Context, sources: &mut Sources, spec: &str) -> Outcome<PathBuf> {
+    let here = Path::new("");
+    if spec.starts_with("git://") {
+        let source: ComposeSource = spec
+            .parse()
+            .map_err(|error: rune_spec::InvalidValue| Failure::usage(error.to_string()))?;
+        let mut interrupt = Interrupt::listen()?;
+        return tokio::select! {
+            found = sources.directory(context, &source, here) => found,
+            () = interrupt.next() => Err(Failure::silent(Exit::Interrupted)),
+        };
+    }
     if spec.contains("://") {
-        return Err(Failure::usage(format!(
-            "cannot deploy from `{spec}`: this version of Rune takes local directories only"
-        ))
-        .help("git clone it first, then `rune run DIR`"));
+        let message = format!(
+            "cannot deploy from `{}`: it is neither a directory nor git://REPOSITORY[#SUBDIR]",
+            shown(spec)
+        );
+        return Err(Failure::usage(message).help(
+            "for a repository write git:// before its URL: rune run git://https://HOST/PATH",
+        ));
     }
-    let dir = agent_dir(&PathBuf::from(spec));
-    if dir.is_dir() {
-        return Ok(dir);
-    }
-    Err(
-        Failure::usage(format!("there is no agent at `{spec}`")).help(format!(
+    let source = ComposeSource::Path(spec.into());
+    let found = sources.directory(context, &source, here).await;
+    found.map_err(|failure| {
+        failure.help(format!(
             "`rune init NAME` makes one; to ask a deployed agent: rune run --agent {spec} \"…\""
-        )),
-    )
+        ))
+    })
 }
 
 /// Loads the agent of a directory, printing what is wrong with it.
-fn load(context: &Context, dir: &std::path::Path) -> Outcome<rune_spec::AgentPackage> {
-    rune_spec::AgentPackage::load(dir).map_err(|errors| invalid(context.output, &errors))
+fn load(context: &Context, dir: &Path) -> Outcome<AgentPackage> {
+    let loaded = AgentPackage::load(dir);
+    let checked = loaded.and_then(|package| PolicySet::compile(&package).map(|_| package));
+    checked.map_err(|errors| invalid(context.output, &errors))
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use rune_runtime::PolicySet;
-use rune_spec::{AgentPackage, SpecErrors};
+use rune_spec::{AgentPackage, SchemaKind, SpecErrors};
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -51,15 +51,26 @@ pub(crate) fn agent_dir(path: &Path) -> PathBuf {
     }
 }
 
-/// Prints the errors and answers the failure they are.
+/// Prints the errors of an agent and answers the failure they are.
 pub(crate) fn invalid(output: Output, errors: &SpecErrors) -> Failure {
+    invalid_file(output, errors, "the agent", SchemaKind::Runefile)
+}
+
+/// Prints the errors of a file and answers the failure they are.
+pub(crate) fn invalid_file(
+    output: Output,
+    errors: &SpecErrors,
+    what: &str,
+    kind: SchemaKind,
+) -> Failure {
     for error in errors {
         output.note(&format!("{error}\n"));
     }
     let count = errors.len();
     let noun = if count == 1 { "error" } else { "errors" };
-    Failure::usage(format!("the agent is not valid: {count} {noun}"))
-        .help("`rune schema runefile` prints what a Runefile may hold")
+    let name = kind.as_str();
+    Failure::usage(format!("{what} is not valid: {count} {noun}"))
+        .help(format!("`rune schema {name}` prints what it may hold"))
 }
 
 fn as_json(errors: &SpecErrors) -> Vec<Value> {

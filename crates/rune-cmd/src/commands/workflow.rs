@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use rune_spec::Workflow;
+use rune_spec::{SchemaKind, Workflow};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::rm;
 use super::run::{Ask, Question, ask, deploy, one_shot};
-use super::validate::invalid;
+use super::validate::invalid_file;
 use crate::cli::Target;
 use crate::context::Context;
 use crate::events::EventPrinter;
@@ -146,11 +146,12 @@ fn load(context: &Context, file: &Path) -> Outcome<Workflow> {
             .help("name the workflow's file: rune workflow validate workflow.yaml")
     })?;
     Workflow::parse(file, &text).map_err(|errors| {
-        let count = errors.len();
-        let _ = invalid(context.output, &errors);
-        let noun = if count == 1 { "error" } else { "errors" };
-        Failure::usage(format!("the workflow is not valid: {count} {noun}"))
-            .help("`rune schema workflow` prints what a workflow may hold")
+        invalid_file(
+            context.output,
+            &errors,
+            "the workflow",
+            SchemaKind::Workflow,
+        )
     })
 }
 

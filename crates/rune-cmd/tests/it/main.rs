@@ -7,6 +7,7 @@
 mod agents;
 mod background;
 mod cancel;
+mod compose;
 mod crash_loop;
 mod files;
 mod forks;

@@ -160,7 +160,7 @@ fn the_examples_are_valid() {
     let tour = Tour::new();
     let mut found = Vec::new();
     agents(&tour.home.path().join("examples"), &mut found);
-    assert!(found.len() >= 9, "{found:?}");
+    assert!(found.len() >= 12, "{found:?}");
     for dir in found {
         let text = tour.run(&format!("rune validate {}", dir.display()));
         assert!(text.contains("is valid"), "{text}");
@@ -187,6 +187,17 @@ fn the_examples_run_as_their_readmes_say() {
             &[
                 "The researcher says: Tea is older than coffee. The calculator says: 42.",
                 "dev/calculator",
+            ],
+        ),
+        (
+            "compose",
+            &[
+                "[ok] shop is up: 3 agents (3 created)",
+                "2/2",
+                "We have 7 kettles, at 30 EUR each.",
+                "everything unchanged",
+                "[ok] shop is up: 3 agents (1 changed, 2 unchanged)",
+                "[ok] removed 3 of 3 agents of shop",
             ],
         ),
     ] {

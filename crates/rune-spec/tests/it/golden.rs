@@ -99,7 +99,9 @@ fn workflows() {
 
 #[test]
 fn compose_files() {
-    check("compose", 6, |path, text| json(Compose::parse(path, text)));
+    check("compose", 6, |path, text| {
+        json(Compose::parse(path, text, &|_| None))
+    });
 }
 
 #[test]

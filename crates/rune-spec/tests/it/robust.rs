@@ -12,7 +12,7 @@ fn parse_all(text: &str) {
     let _ = Runefile::parse(path, text).map_err(|errors| errors.to_string());
     let _ = ToolDescriptor::parse(path, text).map_err(|errors| errors.to_string());
     let _ = Workflow::parse(path, text).map_err(|errors| errors.to_string());
-    let _ = Compose::parse(path, text).map_err(|errors| errors.to_string());
+    let _ = Compose::parse(path, text, &|_| None).map_err(|errors| errors.to_string());
     let _ = Channels::parse(path, text).map_err(|errors| errors.to_string());
     let _ = Script::parse(path, text).map_err(|errors| errors.to_string());
 }

@@ -15,8 +15,47 @@ use crate::output::{Output, one_line, shortened};
 
 /// How often new requests are looked for.
 const POLL: Duration = Duration::from_millis(500);
+/// How many requests are looked at each time.
+const LOOK: usize = 200;
 /// Longest line.
 const LINE_CHARS: usize = 400;
+
+/// Whose requests are shown.
+#[derive(Default)]
+pub(crate) struct Watched {
+    /// What the gateway is asked for.
+    query: Vec<(&'static str, String)>,
+    deployment: Option<String>,
+    prefix: Option<(String, usize)>,
+}
+
+impl Watched {
+    /// Those of an agent; every agent's by default.
+    pub(crate) fn agent(name: &str, namespace: &str) -> Self {
+        Self {
+            query: vec![("agent", name.to_owned()), ("ns", namespace.to_owned())],
+            ..Self::default()
+        }
+    }
+
+    /// Only those of a deployment.
+    #[must_use]
+    pub(crate) fn of_deployment(self, id: &str) -> Self {
+        Self {
+            deployment: Some(id.to_owned()),
+            ..self
+        }
+    }
+
+    /// What every line begins with, in one of several colours.
+    #[must_use]
+    pub(crate) fn with_prefix(self, prefix: String, colour: usize) -> Self {
+        Self {
+            prefix: Some((prefix, colour)),
+            ..self
+        }
+    }
+}
 
 pub(super) async fn run(
     context: &Context,
@@ -25,20 +64,33 @@ pub(super) async fn run(
     follow: bool,
     tail: usize,
 ) -> Outcome {
+    let watched = Watched::agent(&named.name, &named.target.namespace);
+    show(context, client, &[watched], follow, tail).await
+}
+
+/// Prints the journals of the newest `tail` requests of each, oldest first, and with `follow` those of every later one.
+pub(crate) async fn show(
+    context: &Context,
+    client: &Client,
+    watched: &[Watched],
+    follow: bool,
+    tail: usize,
+) -> Outcome {
     let output = context.output;
     let mut known = HashSet::new();
     let mut open = FuturesUnordered::new();
-    let mut rows = requests(client, named, tail).await?;
-    rows.reverse();
-    for row in rows {
-        let id = row["id"].as_str().unwrap_or_default().to_owned();
-        known.insert(id.clone());
-        if follow && !is_ended(&row) {
-            open.push(print(output, client, id, None));
+    let max = if follow { tail.max(LOOK) } else { tail };
+    for found in requests(client, watched, max).await? {
+        known.insert(found.id.clone());
+        if found.rank >= tail {
+            continue;
+        }
+        if follow && !is_ended(&found.row) {
+            open.push(print(output, client, found, None));
         } else {
             // Up to what was there: the journal of a running request does not end by itself.
-            let until = row["last_seq"].as_u64().unwrap_or_default();
-            print(output, client, id, Some(until)).await?;
+            let until = found.row["last_seq"].as_u64().unwrap_or_default();
+            print(output, client, found, Some(until)).await?;
         }
     }
     if !follow {
@@ -49,10 +101,9 @@ pub(super) async fn run(
         tokio::select! {
             Some(ended) = open.next(), if !open.is_empty() => ended?,
             _ = look.tick() => {
-                for row in requests(client, named, tail.max(1)).await?.into_iter().rev() {
-                    let id = row["id"].as_str().unwrap_or_default().to_owned();
-                    if known.insert(id.clone()) {
-                        open.push(print(output, client, id, None));
+                for found in requests(client, watched, LOOK).await? {
+                    if known.insert(found.id.clone()) {
+                        open.push(print(output, client, found, None));
                     }
                 }
             }
@@ -60,13 +111,40 @@ pub(super) async fn run(
     }
 }
 
-/// The newest requests of the agent, newest first.
-async fn requests(client: &Client, named: &Named, max: usize) -> Outcome<Vec<Value>> {
-    let query = [
-        ("agent", named.name.as_str()),
-        ("ns", named.target.namespace.as_str()),
-    ];
-    client.list(Api::Gateway, "/v1/requests", &query, max).await
+/// A request that was found.
+struct Found<'a> {
+    of: &'a Watched,
+    id: String,
+    row: Value,
+    /// How many newer ones there are.
+    rank: usize,
+}
+
+/// The newest requests of each, oldest first: ids are in the order of time.
+async fn requests<'a>(
+    client: &Client,
+    watched: &'a [Watched],
+    max: usize,
+) -> Outcome<Vec<Found<'a>>> {
+    let mut all = Vec::new();
+    for of in watched {
+        let query: Vec<(&str, &str)> = of.query.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        let rows = client
+            .list(Api::Gateway, "/v1/requests", &query, max)
+            .await?;
+        let deployment = of.deployment.as_deref();
+        let rows = rows
+            .into_iter()
+            .filter(|row| deployment.is_none_or(|id| row["deployment_id"] == id));
+        all.extend(rows.enumerate().map(|(rank, row)| Found {
+            of,
+            id: row["id"].as_str().unwrap_or_default().to_owned(),
+            row,
+            rank,
+        }));
+    }
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(all)
 }
 
 fn is_ended(row: &Value) -> bool {
@@ -77,11 +155,16 @@ fn is_ended(row: &Value) -> bool {
 }
 
 /// Prints the journal of a request, up to an entry or to its end.
-async fn print(output: Output, client: &Client, id: String, until: Option<u64>) -> Outcome<()> {
-    let mut events = Follow::request(client.clone(), Some(id.clone()), 0);
+async fn print(
+    output: Output,
+    client: &Client,
+    found: Found<'_>,
+    until: Option<u64>,
+) -> Outcome<()> {
+    let mut events = Follow::request(client.clone(), Some(found.id.clone()), 0);
     while let Some(event) = events.next().await? {
         if event.seq.is_some() {
-            output.text(&line(output, &id, &event))?;
+            output.text(&line(output, &found, &event))?;
         }
         if until.is_some_and(|until| event.seq.is_some_and(|seq| seq >= until)) {
             return Ok(());
@@ -90,10 +173,12 @@ async fn print(output: Output, client: &Client, id: String, until: Option<u64>) 
     Ok(())
 }
 
-fn line(output: Output, id: &str, event: &Event) -> String {
+fn line(output: Output, found: &Found<'_>, event: &Event) -> String {
+    let id = &found.id;
     if output.is_machine() {
         let mut value = crate::events::as_line(event);
-        value["request_id"] = id.into();
+        value["request_id"] = id.as_str().into();
+        value["agent"] = found.row["agent"].clone();
         return value.to_string();
     }
     let seq = event.seq.unwrap_or_default();
@@ -101,8 +186,10 @@ fn line(output: Output, id: &str, event: &Event) -> String {
         "done" => event.data["output"].to_string(),
         _ => event.data.to_string(),
     };
-    shortened(
-        &one_line(&format!("{id} {seq:>4} {:<16} {text}", event.name)),
-        LINE_CHARS,
-    )
+    let line = one_line(&format!("{id} {seq:>4} {:<16} {text}", event.name));
+    let line = shortened(&line, LINE_CHARS);
+    match &found.of.prefix {
+        Some((prefix, colour)) => format!("{} {line}", output.data_style.label(*colour, prefix)),
+        None => line,
+    }
 }

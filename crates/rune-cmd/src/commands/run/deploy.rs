@@ -1,11 +1,10 @@
 //! `rune run SPEC`: deploy to the daemon.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use bytes::Bytes;
 use reqwest::{Method, header};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -16,54 +15,16 @@ use crate::client::{Api, Client, part};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome, chain};
 use crate::interrupt::Interrupt;
-use crate::output::Output;
+use crate::progress::{Line, Progress};
 
 /// Longest wait for replicas beyond the agent's own `startup_timeout_ms`.
-const READY_MARGIN: Duration = Duration::from_secs(20);
+pub(crate) const READY_MARGIN: Duration = Duration::from_secs(20);
 /// How often the deployment is looked at while it starts.
 const POLL: Duration = Duration::from_millis(50);
 /// How long the daemon waits before it answers the deployment as it is, in milliseconds.
 const FIRST_WAIT_MS: u32 = 1000;
 /// How long a deployment may serve with fewer or older replicas without getting on.
 const DEGRADED_PATIENCE: Duration = Duration::from_secs(3);
-/// How often the spinner turns.
-const TICK: Duration = Duration::from_millis(100);
-
-/// One line that changes on a terminal, one line per step elsewhere.
-struct Progress {
-    output: Output,
-    bar: Option<ProgressBar>,
-}
-
-impl Progress {
-    fn new(output: Output) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(TICK);
-            bar
-        });
-        Self { output, bar }
-    }
-
-    fn step(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.set_message(text.to_owned()),
-            None => self.output.note(text),
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
 pub(super) async fn run(
     context: &Context,
     dir: &Path,
@@ -83,62 +44,80 @@ pub(crate) async fn deploy(
     replicas: u32,
     env: &BTreeMap<String, String>,
 ) -> Outcome<Value> {
-    let package = load(context, dir)?;
-    let spec = &package.runefile;
-    let packed = rune_spec::package::pack(dir).map_err(|error| {
-        Failure::usage(format!("cannot pack {}: {}", dir.display(), chain(&error)))
-    })?;
+    let agent = Packed::load(context, dir)?;
     let client = context.client()?;
-    let progress = Progress::new(context.output);
-    progress.step(&format!(
-        "uploading {} {} ({} bytes)",
-        spec.name,
-        spec.version,
-        packed.bytes.len()
-    ));
-    let version = upload(&client, packed.bytes).await?;
-    progress.step(&format!("deploying {} {}", spec.name, spec.version));
-    let body = json!({
-        "agent_version": version["id"],
-        "namespace": target.namespace,
-        "alias": target.alias,
-        "replicas": replicas,
-        "env": env,
-    });
+    let line = Progress::new(context.output).line("");
     let mut interrupt = Interrupt::listen()?;
     let deploying = async {
-        // The answer comes once the loop has looked at the change: a state from before it says nothing.
-        let path = format!("/v1/deployments?wait=ready&timeout_ms={FIRST_WAIT_MS}");
-        let deployment = client.post(Api::ControlPlane, &path, &body).await?;
-        progress.step("waiting for replicas");
-        wait(
-            &client,
-            deployment,
-            spec.runtime.startup_timeout + READY_MARGIN,
-        )
-        .await
+        let body = json!({
+            "agent_version": agent.upload(&client, &line).await?["id"],
+            "namespace": target.namespace,
+            "alias": target.alias,
+            "replicas": replicas,
+            "env": env,
+        });
+        let limit = agent.startup_timeout + READY_MARGIN;
+        let deployment = apply(&client, &body, &line).await?;
+        wait(&client, deployment, limit).await
     };
-    let deployment = tokio::select! {
-        deployment = deploying => deployment?,
+    tokio::select! {
+        deployment = deploying => deployment,
         () = interrupt.next() => {
-            return Err(Failure::new(Exit::Interrupted, "stopped waiting; the deployment goes on")
-                .help("`rune status` shows its state"));
+            Err(Failure::new(Exit::Interrupted, "stopped waiting; what was deployed goes on")
+                .help("`rune status` shows its state"))
         }
-    };
-    drop(progress);
+    }
+}
+
+/// A checked agent, packed.
+pub(crate) struct Packed {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) digest: String,
+    pub(crate) startup_timeout: Duration,
+    bytes: Bytes,
+}
+
+impl Packed {
+    /// Loads and packs the agent of a directory, printing what is wrong with it.
+    pub(crate) fn load(context: &Context, dir: &Path) -> Outcome<Self> {
+        let package = load(context, dir)?;
+        let packed = rune_spec::package::pack(dir).map_err(|error| {
+            Failure::usage(format!("cannot pack {}: {}", dir.display(), chain(&error)))
+        })?;
+        Ok(Self {
+            name: package.runefile.name.to_string(),
+            version: package.runefile.version.to_string(),
+            digest: packed.digest,
+            startup_timeout: package.runefile.runtime.startup_timeout,
+            bytes: packed.bytes.into(),
+        })
+    }
+
+    /// Publishes it and answers the version.
+    pub(crate) async fn upload(&self, client: &Client, line: &Line) -> Outcome<Value> {
+        let (name, version, size) = (&self.name, &self.version, self.bytes.len());
+        line.step(&format!("uploading {name} {version} ({size} bytes)"));
+        let request = client
+            .request(Api::ControlPlane, Method::POST, "/v1/agent-versions")
+            .header(header::CONTENT_TYPE, "application/x-tar")
+            .body(self.bytes.clone());
+        client.json(Api::ControlPlane, request).await
+    }
+}
+
+/// Creates or changes a deployment and answers it once the daemon has looked at the change: a state from before it says
+/// nothing.
+pub(crate) async fn apply(client: &Client, body: &Value, line: &Line) -> Outcome<Value> {
+    line.step("deploying");
+    let path = format!("/v1/deployments?wait=ready&timeout_ms={FIRST_WAIT_MS}");
+    let deployment = client.post(Api::ControlPlane, &path, body).await?;
+    line.step("waiting for replicas");
     Ok(deployment)
 }
 
-async fn upload(client: &Client, bytes: Vec<u8>) -> Outcome<Value> {
-    let request = client
-        .request(Api::ControlPlane, Method::POST, "/v1/agent-versions")
-        .header(header::CONTENT_TYPE, "application/x-tar")
-        .body(bytes);
-    client.json(Api::ControlPlane, request).await
-}
-
 /// Waits until the deployment is ready, or says why it is not.
-async fn wait(client: &Client, deployment: Value, limit: Duration) -> Outcome<Value> {
+pub(crate) async fn wait(client: &Client, deployment: Value, limit: Duration) -> Outcome<Value> {
     let id = deployment["id"].as_str().unwrap_or_default().to_owned();
     let path = format!("/v1/deployments/{}", part(&id));
     let deadline = Instant::now() + limit;
