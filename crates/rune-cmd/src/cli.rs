@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::with_query;
 use crate::commands::{
-    agent, bench, chat, completions, compose, config, daemon, debug, doctor, init, policy,
+    agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, init, policy,
     requests, rm, run, schedule, schema, sessions, status, stop, usage, validate, workflow,
 };
 use crate::output::Format;
@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Schema(schema::SchemaArgs),
     /// Deploy an agent, ask a deployed one, or ask one without a daemon
     Run(run::RunArgs),
+    /// Run a daemon here that follows the files of an agent
+    Dev(Box<dev::DevArgs>),
     /// Talk to a deployed agent
     Chat(chat::ChatArgs),
     /// Deployed agents

@@ -8,6 +8,7 @@ pub(crate) mod compose;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod debug;
+pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod policy;
@@ -30,9 +31,10 @@ use crate::context::Context;
 use crate::failure::Outcome;
 
 /// Runs what was typed.
-pub(crate) fn run(cli: Cli) -> Outcome {
+pub(crate) fn run(mut cli: Cli) -> Outcome {
     let overrides = match &cli.command {
         Command::Daemon(daemon) => daemon.overrides(),
+        Command::Dev(dev) => dev.overrides(),
         _ => Overrides::new(),
     };
     // A broken config.toml must not keep anybody from the schema that repairs it.
@@ -41,6 +43,11 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Completions(args) => return completions::run(&args),
         _ => {}
     }
+    // Removed when the command ends.
+    let _data_dir = match &cli.command {
+        Command::Dev(_) => dev::own_data_dir(&mut cli.global)?,
+        _ => None,
+    };
     let context = Context::new(cli.global, overrides)?;
     match cli.command {
         Command::Init(args) => init::run(&context, &args),
@@ -59,6 +66,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Stop(args) => context.block_on(stop::run(&context, &args)),
         Command::Rm(args) => context.block_on(rm::run(&context, &args)),
         Command::Daemon(command) => daemon::run(&context, command),
+        Command::Dev(args) => dev::run(&context, &args),
         Command::Debug(args) => debug::run(&context, &args),
         Command::Config(command) => config::run(&context, &command),
         Command::Bench(args) => bench::run(&context, args),

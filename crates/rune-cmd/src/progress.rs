@@ -27,6 +27,7 @@ pub(crate) struct Line {
 enum Shown {
     Changing(ProgressBar),
     Printed,
+    Not,
 }
 
 impl Progress {
@@ -67,6 +68,15 @@ impl Progress {
 }
 
 impl Line {
+    /// A line that nobody sees.
+    pub(crate) const fn hidden(output: Output) -> Self {
+        Self {
+            output,
+            name: String::new(),
+            shown: Shown::Not,
+        }
+    }
+
     /// Says what is done now.
     pub(crate) fn step(&self, text: &str) {
         let text = if self.name.is_empty() {
@@ -77,6 +87,7 @@ impl Line {
         match &self.shown {
             Shown::Changing(bar) => bar.set_message(text),
             Shown::Printed => self.output.note(&text),
+            Shown::Not => {}
         }
     }
 }

@@ -7,6 +7,7 @@ mod walk;
 use std::path::PathBuf;
 
 pub use archive::{PackageEntry, digest, inspect, pack, unpack};
+pub use walk::{FileStamp, stamps};
 
 use crate::channels::Channels;
 use crate::runefile::Runefile;

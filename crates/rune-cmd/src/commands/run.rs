@@ -167,7 +167,7 @@ fn load(context: &Context, dir: &Path) -> Outcome<AgentPackage> {
     checked.map_err(|errors| invalid(context.output, &errors))
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".to_owned()),

@@ -36,8 +36,20 @@ const NODE_ID: &str = "local";
 
 /// Runs until it is asked to end.
 pub(crate) fn run(context: &Context, options: &StartOptions, detached: bool) -> Outcome {
+    run_with(context, options, detached, async |_| {
+        std::future::pending().await
+    })
+}
+
+/// Runs until it is asked to end, or until what is done beside it has ended.
+pub(crate) fn run_with(
+    context: &Context,
+    options: &StartOptions,
+    detached: bool,
+    beside: impl AsyncFnOnce(&Address) -> Outcome,
+) -> Outcome {
     let mut reporter = Reporter::new(detached)?;
-    let result = start(context, options, detached, &mut reporter);
+    let result = start(context, options, detached, &mut reporter, beside);
     if let Err(failure) = &result {
         reporter.failed(failure);
     }
@@ -49,6 +61,7 @@ fn start(
     options: &StartOptions,
     detached: bool,
     reporter: &mut Reporter,
+    beside: impl AsyncFnOnce(&Address) -> Outcome,
 ) -> Outcome {
     let log = if detached {
         // Stderr is the log already.
@@ -73,7 +86,7 @@ fn start(
         .enable_all()
         .build()
         .map_err(|error| Failure::because("cannot start the runtime", &error))?;
-    let result = runtime.block_on(serve(context, options, reporter, metrics));
+    let result = runtime.block_on(serve(context, options, reporter, metrics, beside));
     runtime.shutdown_background();
     result
 }
@@ -83,6 +96,7 @@ async fn serve(
     options: &StartOptions,
     reporter: &mut Reporter,
     metrics: Metrics,
+    beside: impl AsyncFnOnce(&Address) -> Outcome,
 ) -> Outcome {
     let config = &context.config;
     for setting in unused::without_effect(config) {
@@ -152,11 +166,14 @@ async fn serve(
     );
     reporter.ready();
 
-    interrupt.next().await;
+    let ended = tokio::select! {
+        () = interrupt.next() => Ok(Exit::Ok),
+        ended = beside(&address) => ended,
+    };
     tracing::info!("shutting down");
     ready.set(false);
     tokio::select! {
-        () = shut_down(node, files, lock, config.runtime.drain_grace) => Ok(Exit::Ok),
+        () = shut_down(node, files, lock, config.runtime.drain_grace) => ended,
         () = interrupt.next() => {
             tracing::warn!("second signal: ending now");
             Err(Failure::silent(Exit::Interrupted))

@@ -9,6 +9,7 @@ mod background;
 mod cancel;
 mod compose;
 mod crash_loop;
+mod dev;
 mod files;
 mod forks;
 mod home;

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::{MAX_PACKAGE_FILES, PackageError};
 
@@ -80,6 +81,39 @@ pub(super) fn files(root: &Path) -> Result<Vec<FoundFile>, PackageError> {
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(files)
+}
+
+/// What tells whether a file has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileStamp {
+    name: String,
+    size: u64,
+    modified: Option<SystemTime>,
+}
+
+/// The stamps of the files that a package of this directory would have, sorted by name.
+///
+/// # Errors
+/// What packing would refuse as well, and files that disappear meanwhile.
+pub fn stamps(dir: &Path) -> Result<Vec<FileStamp>, PackageError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| PackageError::Io {
+            operation: "read",
+            path,
+            source,
+        }
+    };
+    let root = fs::canonicalize(dir).map_err(failed(dir))?;
+    let stamp = |file: FoundFile| {
+        let meta = fs::metadata(&file.path).map_err(failed(&file.path))?;
+        Ok(FileStamp {
+            name: file.name,
+            size: meta.len(),
+            modified: meta.modified().ok(),
+        })
+    };
+    files(&root)?.into_iter().map(stamp).collect()
 }
 
 /// A link counts as the file it leads to, if that file is part of the package.
