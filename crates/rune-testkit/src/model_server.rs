@@ -7,6 +7,7 @@ mod copilot;
 mod delivery;
 mod fault;
 mod frame;
+mod gate;
 mod issuer;
 mod protocol;
 mod record;
@@ -22,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{TestkitError, task};
@@ -128,25 +129,65 @@ impl ModelServer {
             .await
     }
 
+    /// Holds every answer before its first byte, until [`ModelServer::release`] or [`ModelServer::release_all`].
+    pub fn hold(&self) {
+        self.state.gate.shut();
+    }
+
+    /// Lets `n` more answers go on, those that wait first.
+    pub fn release(&self, n: usize) {
+        self.state.gate.admit(n);
+    }
+
+    /// Lets every answer go on, now and later.
+    pub fn release_all(&self) {
+        self.state.gate.open();
+    }
+
+    /// How many answers are held now and were not released.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.state.gate.held()
+    }
+
+    /// Waits until exactly `n` answers are held that were not released.
+    ///
+    /// # Errors
+    /// [`TestkitError::Timeout`] after 30 seconds.
+    pub async fn wait_for_held(&self, n: usize) -> Result<(), TestkitError> {
+        let state = self.state.gate.watch();
+        wait(state, &format!("{n} held answers"), |state| {
+            state.held() == n
+        })
+        .await
+    }
+
     async fn wait(
         &self,
         what: &str,
         enough: impl Fn(&record::Counts) -> bool,
     ) -> Result<(), TestkitError> {
-        let mut counts = self.state.recorder.watch();
-        let waited = tokio::time::timeout(WAIT_LIMIT, counts.wait_for(|seen| enough(seen)))
-            .await
-            .is_ok();
-        if waited {
-            return Ok(());
-        }
-        let saw = format!("{:?}", *self.state.recorder.watch().borrow());
-        Err(TestkitError::Timeout {
-            waited: WAIT_LIMIT,
-            what: what.to_owned(),
-            saw,
-        })
+        wait(self.state.recorder.watch(), what, enough).await
     }
+}
+
+async fn wait<T: std::fmt::Debug>(
+    mut state: watch::Receiver<T>,
+    what: &str,
+    enough: impl Fn(&T) -> bool,
+) -> Result<(), TestkitError> {
+    let waited = tokio::time::timeout(WAIT_LIMIT, state.wait_for(|seen| enough(seen)))
+        .await
+        .is_ok();
+    if waited {
+        return Ok(());
+    }
+    let saw = format!("{:?}", *state.borrow());
+    Err(TestkitError::Timeout {
+        waited: WAIT_LIMIT,
+        what: what.to_owned(),
+        saw,
+    })
 }
 
 impl Drop for ModelServer {

@@ -154,6 +154,7 @@ async fn answer(
         exchange.complete();
         return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
     }
+    state.gate.pass().await;
     wait(state, reply.as_ref(), fault).await;
     if let Some(rejection) = fault.and_then(|fault| wire::scripted_error(protocol, fault)) {
         return Ok(scripted(protocol, &rejection, fault, exchange));

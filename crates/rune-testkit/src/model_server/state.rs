@@ -4,6 +4,7 @@ use super::{
     conversation::Conversation,
     copilot::Tokens,
     fault::FaultKind,
+    gate::Gate,
     issuer::Issuer,
     protocol::Protocol,
     record::Recorder,
@@ -18,6 +19,7 @@ pub(crate) struct State {
     pub(crate) issuer: Issuer,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) copilot_tokens: Tokens,
+    pub(crate) gate: Gate,
     used: Mutex<Vec<Used>>,
 }
 
@@ -43,6 +45,7 @@ impl State {
             issuer: Issuer::default(),
             recorder: Arc::new(Recorder::new()),
             copilot_tokens: Tokens::default(),
+            gate: Gate::default(),
             used,
         }
     }

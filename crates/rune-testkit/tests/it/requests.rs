@@ -75,3 +75,27 @@ async fn stops_listening_when_dropped() {
     drop(server);
     assert!(response.chunk().await.is_err());
 }
+
+#[tokio::test]
+async fn holds_answers_until_they_are_released() {
+    let server = ModelServer::start(ModelScript::new()).await.unwrap();
+    server.hold();
+    let client = Client::new(&server, Protocol::Openai, false).user("hi");
+    let (one, two, ()) = tokio::join!(client.ask(), client.ask(), async {
+        server.wait_for_held(2).await.unwrap();
+        let answered = |requests: Vec<RecordedRequest>| {
+            let answered = requests.iter().filter(|request| request.status.is_some());
+            answered.count()
+        };
+        assert_eq!(answered(server.requests()), 0);
+        server.release(1);
+        server.wait_for_open_streams(1).await.unwrap();
+        assert_eq!((answered(server.requests()), server.held()), (1, 1));
+        server.release_all();
+    });
+    assert_eq!(
+        (one.text.as_str(), two.text.as_str()),
+        ("Echo: hi", "Echo: hi")
+    );
+    client.ask().await;
+}
