@@ -6,6 +6,7 @@
 
 mod agents;
 mod background;
+mod boundaries;
 mod cancel;
 mod compose;
 mod crash_loop;
