@@ -257,43 +257,70 @@ impl Engine {
     }
 
     async fn cancel_now(&self, id: RequestId, reason: &str) -> Result<RequestRow, EngineError> {
-        let inner = &self.inner;
-        let Some(run) = inner.active.get(id) else {
-            let row = self.request(id).await?;
-            if row.status.is_terminal() {
-                return Ok(row);
-            }
-            self.record_cancel(id, reason, None).await?;
-            self.end_idle(&row).await?;
-            return self.request(id).await;
-        };
-        let recorded = if run.is_stored_each_step() {
-            self.record_cancel(id, reason, Some(&run.feed)).await
-        } else {
-            Ok(())
-        };
-        // It stops even where the store cannot say so.
-        run.cancel.cancel();
-        run.ended().await;
-        match run.final_row() {
-            Some(row) => Ok(row),
-            None => {
+        loop {
+            if let Some(run) = self.inner.active.get(id) {
+                let recorded = if run.is_stored_each_step() {
+                    self.record_cancel(id, reason, Some(&run.feed)).await
+                } else {
+                    Ok(())
+                };
+                // It stops even where the store cannot say so.
+                run.cancel.cancel();
+                run.ended().await;
+                if let Some(row) = run.final_row() {
+                    return Ok(row);
+                }
                 recorded?;
                 let row = self.request(id).await?;
                 if row.status != RequestStatus::InputRequired {
                     return Ok(row);
                 }
                 // It was parking, and did not see the cancel any more.
+            }
+            if let Some(row) = self.cancel_idle(id, reason).await? {
+                return Ok(row);
+            }
+            // Somebody was faster and has taken it up.
+        }
+    }
+
+    /// Cancels a request that no task of this process runs; nothing where one does. Nobody
+    /// takes it up meanwhile.
+    async fn cancel_idle(
+        &self,
+        id: RequestId,
+        reason: &str,
+    ) -> Result<Option<RequestRow>, EngineError> {
+        let row = self.request(id).await?;
+        if row.status.is_terminal() {
+            return Ok(Some(row));
+        }
+        let Some(claim) = self.inner.active.claim(&row) else {
+            return Ok(None);
+        };
+        let ended = async {
+            // As it is now that nobody else writes it.
+            let row = self.request(id).await?;
+            if !row.status.is_terminal() {
                 self.record_cancel(id, reason, None).await?;
                 self.end_idle(&row).await?;
-                self.request(id).await
             }
+            self.request(id).await
+        };
+        let ended = ended.await;
+        drop(claim);
+        // Whoever follows it while it is parked looks again.
+        self.inner.taken_up.send_replace(());
+        if ended.is_err() {
+            // Somebody may have decided meanwhile, and found that it runs already.
+            self.go_on_if_decided(id).await;
         }
+        ended.map(Some)
     }
 
     /// Ends a cancelled request that no task of this process runs.
     async fn end_idle(&self, row: &RequestRow) -> Result<(), EngineError> {
-        let (inner, id) = (&self.inner, row.id);
+        let id = row.id;
         let failure = Failure::new(ErrorCode::Cancelled, "the request was cancelled");
         let state = RunState::load(&self.inner.store, id).await?;
         self.cancel_children(&state).await;
@@ -311,8 +338,6 @@ impl Engine {
         };
         match self.inner.store.write(append).await {
             Ok(_) | Err(StoreError::Rejected(rune_store_runtime::Reject::RequestEnded { .. })) => {
-                // Whoever follows it while it is parked looks again.
-                inner.taken_up.send_replace(());
                 Ok(())
             }
             Err(error) => Err(error.into()),

@@ -156,45 +156,41 @@ impl WorkflowExecutor {
             let Some(step) = workflow.steps.get(done.step) else {
                 continue;
             };
-            match done.output {
+            let output = match done.output {
                 Err(failure)
                     if done.attempt < step.max_attempts
                         && is_passing(&failure)
                         && !halt.is_cancelled() =>
                 {
                     tracing::debug!(step = step.id, attempt = done.attempt, %failure, "step failed");
-                    let input = match templates.render(&step.input_template) {
-                        Ok(input) => input,
-                        Err(message) => {
-                            return Err(failure_of(step, ErrorCode::InvalidInput, &message).into());
+                    match self.call_again(step, &templates) {
+                        Ok(call) => {
+                            let attempt = done.attempt + 1;
+                            self.commit(vec![started(step, attempt, call.request_id)])
+                                .await?;
+                            let pause = FIRST_PAUSE.saturating_mul(1 << (done.attempt - 1).min(6));
+                            running.push(attempted(
+                                &agents, workflow, done.step, attempt, call, pause, &halt,
+                            ));
+                            continue;
                         }
-                    };
-                    let attempt = done.attempt + 1;
-                    let call = self
-                        .call(step, RequestId::generate(), input)
-                        .map_err(Ended::Failed)?;
-                    self.commit(vec![started(step, attempt, call.request_id)])
-                        .await?;
-                    let pause = FIRST_PAUSE.saturating_mul(1 << (done.attempt - 1).min(6));
-                    running.push(attempted(
-                        &agents, workflow, done.step, attempt, call, pause, &halt,
-                    ));
-                }
-                output => {
-                    let millis = u64::try_from(done.started.elapsed().as_millis());
-                    let outcome = ended(step, output, millis.unwrap_or(u64::MAX));
-                    if let Some(failure) = outcome
-                        .failure
-                        .as_ref()
-                        .filter(|_| failed.is_none() && !halt.is_cancelled())
-                    {
-                        failed = Some(failure_of(step, failure.code, &failure.message));
-                        halt.cancel();
+                        Err(failure) => Err(failure),
                     }
-                    templates.add(&outcome);
-                    self.commit(vec![EntryBody::StepFinished(outcome)]).await?;
                 }
+                output => output,
+            };
+            let millis = u64::try_from(done.started.elapsed().as_millis());
+            let outcome = ended(step, output, millis.unwrap_or(u64::MAX));
+            if let Some(failure) = outcome
+                .failure
+                .as_ref()
+                .filter(|_| failed.is_none() && !halt.is_cancelled())
+            {
+                failed = Some(failure_of(step, failure.code, &failure.message));
+                halt.cancel();
             }
+            templates.add(&outcome);
+            self.commit(vec![EntryBody::StepFinished(outcome)]).await?;
         }
         if self.stop.is_cancelled() {
             return Err(Ended::Stopped);
@@ -332,6 +328,12 @@ impl WorkflowExecutor {
         })
     }
 
+    /// The call of a further attempt, where it can still be made.
+    fn call_again(&self, step: &Step, templates: &Templates) -> Result<AgentCall, Failure> {
+        let input = templates.render(&step.input_template).map_err(invalid)?;
+        self.call(step, RequestId::generate(), input)
+    }
+
     fn admit(&self, step: &Step) -> Result<AgentAddress, Failure> {
         match &step.agent_ref {
             AgentRef::Local(local) => self.agents.admit(local, None),
@@ -362,6 +364,10 @@ impl WorkflowExecutor {
         ended: Result<Value, Ended>,
         timed_out: bool,
     ) -> Result<(), StoreError> {
+        let ended = match ended {
+            Err(Ended::Store(StoreError::Rejected(reject))) => Err(self.refused(reject).await?),
+            ended => ended,
+        };
         if matches!(ended, Err(Ended::Failed(_) | Ended::Stopped)) {
             self.agents.cancel_open(&self.state).await;
         }
@@ -382,30 +388,49 @@ impl WorkflowExecutor {
                 (RequestStatus::Cancelled, None, Some(failure))
             }
         };
-        let finished = EntryBody::Finished {
+        let reason = failure
+            .as_ref()
+            .map_or("", |failure| failure.message.as_str());
+        let mut entries = self.state.close_calls(reason, |name| name);
+        entries.push(EntryBody::Finished {
             status,
             output,
             failure,
             usage: self.state.usage,
             cost: self.state.cost,
-        };
-        match self.journal.finish(vec![finished]).await {
+        });
+        match self.journal.finish(entries).await {
             // Such as an output that is too large: it would be refused again for ever.
             Err(StoreError::Rejected(
                 reject @ (Reject::Invalid { .. } | Reject::Conflict { .. }),
             )) => {
                 let message = format!("the end of the workflow was refused: {reject}");
-                let failed = EntryBody::Finished {
+                let mut entries = self.state.close_calls(&message, |name| name);
+                entries.push(EntryBody::Finished {
                     status: RequestStatus::Failed,
                     output: None,
                     failure: Some(Failure::new(ErrorCode::Internal, message)),
                     usage: self.state.usage,
                     cost: self.state.cost,
-                };
-                self.journal.finish(vec![failed]).await
+                });
+                self.journal.finish(entries).await
             }
             other => other,
         }
+    }
+
+    /// The end of a request of which the store refuses an entry: it would be refused again
+    /// by every later attempt. What is stored counts.
+    async fn refused(&mut self, reject: Reject) -> Result<Ended, StoreError> {
+        if matches!(
+            reject,
+            Reject::RequestEnded { .. } | Reject::NotFound { .. }
+        ) {
+            return Err(reject.into());
+        }
+        self.state = self.agents.stored_state().await?;
+        let message = format!("an entry of the request's journal was refused: {reject}");
+        Ok(Failure::new(ErrorCode::Internal, message).into())
     }
 
     async fn commit(&mut self, entries: Vec<EntryBody>) -> Result<(), StoreError> {

@@ -24,6 +24,18 @@ pub(super) struct ActiveRequest {
 }
 
 impl ActiveRequest {
+    /// One that the store has and that does not run.
+    pub(super) fn stored(row: &RequestRow) -> Self {
+        Self {
+            session_id: row.session_id.clone(),
+            checkpoint: row.checkpoint,
+            feed: Feed::new(row.last_seq + 1),
+            cancel: CancellationToken::new(),
+            done: CancellationToken::new(),
+            unstored: None,
+        }
+    }
+
     pub(super) fn is_stored_each_step(&self) -> bool {
         self.checkpoint == CheckpointPolicy::EachStep
     }
@@ -50,6 +62,20 @@ impl ActiveRequest {
             (row.usage, row.cost) = (usage, cost);
         }
         Some(row)
+    }
+}
+
+/// A request that is kept from being taken up.
+pub(super) struct Claim<'a> {
+    held: Option<&'a ActiveRequests>,
+    id: RequestId,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if let Some(requests) = self.held {
+            requests.remove(self.id);
+        }
     }
 }
 
@@ -95,6 +121,18 @@ impl ActiveRequests {
         state.requests.insert(id, request);
         self.count.send_replace(state.requests.len());
         Inserted::New
+    }
+
+    /// Keeps a stored request that does not run from being taken up, until the claim is
+    /// dropped; nothing where it runs. Once closed nothing is taken up any more anyway.
+    pub(super) fn claim(&self, row: &RequestRow) -> Option<Claim<'_>> {
+        let request = Arc::new(ActiveRequest::stored(row));
+        let (held, id) = match self.insert(row.id, request) {
+            Inserted::New => (Some(self), row.id),
+            Inserted::Closed if self.get(row.id).is_none() => (None, row.id),
+            Inserted::Closed | Inserted::RunsAlready => return None,
+        };
+        Some(Claim { held, id })
     }
 
     /// Ends the request's feed and forgets it.

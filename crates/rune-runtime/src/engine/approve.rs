@@ -93,21 +93,31 @@ impl Engine {
             due_by: Some(now),
             ..ApprovalFilter::default()
         };
-        let page = PageRequest::first(PageRequest::MAX_LIMIT);
+        let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
         loop {
-            let due = self.inner.store.approvals(&filter, &page).await?.items;
-            if due.is_empty() {
-                break;
+            let due = self.inner.store.approvals(&filter, &page).await?;
+            for row in due.items {
+                let (id, decision) = (row.question.approval_id, row.question.default);
+                match self.decide_at_deadline(id, decision).await {
+                    // It is tried again with the next look; those behind it do not wait for it.
+                    Err(StoreError::Rejected(reject)) => {
+                        tracing::error!(approval = %id, request = %row.request_id, %reject, "not decided at its deadline");
+                    }
+                    decided => decided?,
+                }
             }
-            for row in due {
-                self.decide_at_deadline(row.question.approval_id, row.question.default)
-                    .await?;
+            page.cursor = due.next;
+            if page.cursor.is_none() {
+                break;
             }
         }
         let horizon = now.plus(DEADLINE_HORIZON);
         filter.due_by = Some(horizon);
+        let page = PageRequest::first(PageRequest::MAX_LIMIT);
         let soon = self.inner.store.approvals(&filter, &page).await?.items;
-        let next = soon.iter().filter_map(|row| row.question.deadline).min();
+        let deadlines = soon.iter().filter_map(|row| row.question.deadline);
+        // What was due and could not be decided is looked at again with the horizon.
+        let next = deadlines.filter(|deadline| *deadline > now).min();
         Ok(next.unwrap_or(horizon).since(now))
     }
 

@@ -226,6 +226,11 @@ impl SubAgents {
         self.engine.cancel_children(state).await;
     }
 
+    /// What the journal of the calling request holds.
+    pub(crate) async fn stored_state(&self) -> Result<RunState, StoreError> {
+        RunState::load(self.engine.store(), self.request_id).await
+    }
+
     /// Whether another request made the calling one.
     pub(crate) const fn is_called(&self) -> bool {
         self.parent.is_some()

@@ -8,12 +8,10 @@ use rune_store_runtime::{
     RequestStatus, StoreError,
 };
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use super::active::{ActiveRequest, Inserted, SessionTurn};
 use super::invoke::Start;
 use super::{Engine, EngineError};
-use crate::feed::Feed;
 use crate::planner::RunState;
 
 /// After how many crashes in the middle of it a request is given up as poisonous. An orderly
@@ -143,14 +141,7 @@ impl Engine {
     /// Puts an unfinished request on the table and in the line of its session, unless it
     /// runs already.
     fn register(&self, row: RequestRow) -> Result<Option<Interrupted>, EngineError> {
-        let run = Arc::new(ActiveRequest {
-            session_id: row.session_id.clone(),
-            checkpoint: row.checkpoint,
-            feed: Feed::new(row.last_seq + 1),
-            cancel: CancellationToken::new(),
-            done: CancellationToken::new(),
-            unstored: None,
-        });
+        let run = Arc::new(ActiveRequest::stored(&row));
         match self.inner.active.insert(row.id, Arc::clone(&run)) {
             Inserted::New => {
                 self.inner.taken_up.send_replace(());

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rune_store_runtime::{
     ApprovalAnswer, ApprovalId, Block, Cost, Entry, EntryBody, ErrorCode, Failure, ForkOrigin,
-    Message, OUTPUT_REPAIR, RequestId, Role, StepOutcome, StopReason, Store, StoreError, Timestamp,
-    ToolIntent, Usage,
+    Message, OUTPUT_REPAIR, RequestId, Role, StepOutcome, StepStatus, StopReason, Store,
+    StoreError, Timestamp, ToolIntent, Usage,
 };
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -247,8 +247,9 @@ impl RunState {
     }
 
     /// A result for every open call of a request that ends: the outcome is unknown where
-    /// the tool may have run, else it was not run, for `reason`. `tool` gives the name in
-    /// the package of a model-visible name.
+    /// the tool may have run, else it was not run, for `reason`; and an end for every step
+    /// of its workflow that has begun. `tool` gives the name in the package of a
+    /// model-visible name.
     pub(crate) fn close_calls<'a>(
         &'a self,
         reason: &str,
@@ -262,7 +263,21 @@ impl RunState {
                 EntryBody::ToolResult(refusal(call.step, call.id(), name, failure))
             }
         });
-        results.collect()
+        let running = self
+            .workflow
+            .iter()
+            .filter(|(_, progress)| matches!(progress, StepProgress::Running { .. }));
+        let steps = running.map(|(step, _)| {
+            let message = format!("it had not ended: {reason}");
+            EntryBody::StepFinished(StepOutcome {
+                step: step.clone(),
+                status: StepStatus::Failed,
+                output: None,
+                failure: Some(Failure::new(ErrorCode::Cancelled, message)),
+                duration_ms: 0,
+            })
+        });
+        results.chain(steps).collect()
     }
 
     /// Whether the request can go on only once a person has decided.

@@ -9,6 +9,7 @@ use rune_store_runtime::{
 use serde_json::{Value, json};
 
 use super::harness::{Bot, Rig, soon, until};
+use super::recovery::assert_whole;
 
 const TOOL: &str = "cat >/dev/null; echo ran >> log; echo '\"ok\"'\n";
 
@@ -261,6 +262,57 @@ async fn the_default_counts_at_the_deadline() {
     assert_eq!(rig.file("log"), "ran\n");
     rig.tasks.shutdown().cancel();
     watch.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_decision_that_cannot_be_stored_holds_no_other_up() {
+    let policy = json!({"ask": ["t"], "approval": {"timeout_ms": 1, "default": "approve"}});
+    let rig = Rig::new(bot().set("policy", policy)).await;
+    let (first, asked) = park(&rig, "use it").await;
+    let (second, _) = park(&rig, "use it").await;
+    rig.spy.refuse(asked.approval_id);
+    let watch = rig
+        .tasks
+        .spawn("deadlines", rig.engine.clone().watch_deadlines());
+    let mut events = rig.engine.events(second, 0).await.unwrap();
+    while soon("the second", events.next()).await.unwrap().is_some() {}
+    assert_eq!(output(&rig, second).await, "done");
+    let row = rig.engine.request(first).await.unwrap();
+    assert_eq!(row.status, RequestStatus::InputRequired);
+    rig.tasks.shutdown().cancel();
+    watch.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cancel_ends_what_is_being_taken_up() {
+    let ask = json!([
+        {"match": {"contains": "use", "step": 1}, "tool_calls": [{"name": "t", "input": {}}]},
+        {"respond": "Echo: {{ input }}"},
+    ]);
+    let slow = Bot::new()
+        .tool("t", &json!({}), "sleep 60; echo 1\n")
+        .set("policy", json!({"ask": ["t"]}))
+        .script(&ask);
+    let rig = Rig::new(slow).await;
+    for turns in 0..60 {
+        let (id, asked) = park(&rig, "use it").await;
+        rig.spy.slow(2);
+        let (engine, decision) = (rig.engine.clone(), approve(&asked));
+        let deciding = rig
+            .tasks
+            .spawn("decide", async move { engine.decide(decision).await });
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        let row = soon("cancel", rig.engine.cancel(id, "test")).await.unwrap();
+        assert_eq!(row.status, RequestStatus::Cancelled, "{turns}");
+        // Nothing of it is left that runs, and nothing begins any more.
+        assert_eq!(rig.engine.active(), 0, "{turns}");
+        let _ = deciding.await.unwrap();
+        rig.idle().await;
+        assert_whole(&rig.journal(id).await);
+        rig.spy.reset();
+    }
 }
 
 #[tokio::test]

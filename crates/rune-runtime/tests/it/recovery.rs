@@ -46,7 +46,7 @@ pub(crate) async fn recovered(next: &Rig, of: &Ended) -> Ended {
 }
 
 /// Every call has exactly one result, and nothing follows the end.
-fn assert_whole(journal: &[Entry]) {
+pub(crate) fn assert_whole(journal: &[Entry]) {
     let mut calls: BTreeMap<&str, u32> = BTreeMap::new();
     for entry in journal {
         match &entry.body {
@@ -194,6 +194,26 @@ async fn a_request_whose_deployment_is_gone_fails() {
         "not_found"
     );
     assert_whole(&ended.journal);
+}
+
+#[tokio::test]
+async fn a_request_is_taken_up_before_its_agent_is_loaded() {
+    let rig = Rig::new(five_steps()).await;
+    let whole = rig.ask("go").await;
+    rig.forget_file("once.log");
+    let next = rig.cut(&whole.row, &whole.journal, 2).await;
+    let deployment = next.deployment.id;
+    let loaded = next.router.replicas(deployment).remove(0);
+    next.router.remove_replica(deployment, loaded.id());
+    assert_eq!(next.engine.recover().await.unwrap(), 1);
+    let events = next.engine.events(whole.row.id, 0).await.unwrap();
+    assert_eq!(next.engine.active(), 1);
+    next.add_replica();
+    soon("the request", events.ending()).await.unwrap();
+    next.idle().await;
+    let row = next.engine.request(whole.row.id).await.unwrap();
+    assert_eq!((row.output, row.attempts), (Some(json!("done")), 2));
+    assert_whole(&next.journal(whole.row.id).await);
 }
 
 #[tokio::test]

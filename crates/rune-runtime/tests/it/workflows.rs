@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rune_store_runtime::{Entry, EntryBody, ErrorCode, RequestStatus, StepStatus};
+use rune_testkit::{Fault, ModelScript, ModelServer, Protocol};
 use serde_json::{Value, json};
 
 use super::harness::{Bot, Ended, Rig, copy, soon, until};
@@ -219,4 +220,58 @@ async fn what_is_taken_up_again_repeats_no_step() {
         assert_eq!(started(&journal).len(), 12, "{len}");
         assert_eq!(again.engine.tree(row.id).await.unwrap().len(), 12, "{len}");
     }
+}
+
+#[tokio::test]
+async fn a_step_whose_agent_vanishes_between_attempts_ends() {
+    let script = ModelScript::new().fault_first(Fault::status(401).always());
+    let server = ModelServer::start(script).await.unwrap();
+    server.hold();
+    let mut fading = step("fading", &[]);
+    fading["retry"] = json!({"max_attempts": 3});
+    let helper = Bot::on(&[(&server, Protocol::Openai)]);
+    let rig = rig(workflow(&[fading, step("after", &["fading"])]), helper).await;
+    let invoked = rig.invoke("x").await;
+    server.wait_for_held(1).await.unwrap();
+    let route = rig.router.route("dev", "helper", "stable").unwrap();
+    rig.router.remove_deployment(route.deployment.id);
+    server.release_all();
+    let ended = rig.end(invoked).await;
+    let failure = ended.row.failure.clone().unwrap();
+    assert_eq!(failure.code, ErrorCode::NotFound, "{failure}");
+    assert_eq!(started(&ended.journal), [("fading".to_owned(), 1)]);
+    assert_eq!(
+        statuses(&ended),
+        BTreeMap::from([("fading".to_owned(), StepStatus::Failed)])
+    );
+}
+
+#[tokio::test]
+async fn a_workflow_that_is_taken_up_after_a_step_failed_ends() {
+    let helper = Bot::new().script(&json!([
+        {"match": {"equals": "bad"}, "error": {"message": "broken"}},
+        {"delay_ms": 60_000, "respond": "late"},
+    ]));
+    let mut bad = step("bad", &[]);
+    bad["input_template"] = json!("bad");
+    let steps = [bad, step("other", &[]), step("next", &["bad"])];
+    let rig = rig(workflow(&steps), helper).await;
+    let whole = rig.ask("x").await;
+    let failed = whole.journal.iter().position(
+        |entry| matches!(&entry.body, EntryBody::StepFinished(outcome) if outcome.step == "bad"),
+    );
+    let again = rig
+        .cut(&whole.row, &whole.journal, failed.unwrap() + 1)
+        .await;
+    soon("recovery", again.engine.recover()).await.unwrap();
+    again.idle().await;
+    let row = again.engine.request(whole.row.id).await.unwrap();
+    assert_eq!(row.failure, whole.row.failure);
+    let ended = Ended {
+        journal: again.journal(row.id).await,
+        row,
+        events: Vec::new(),
+    };
+    assert_eq!(statuses(&ended), statuses(&whole));
+    assert_eq!(started(&ended.journal).len(), 2);
 }

@@ -25,6 +25,7 @@ struct Plan {
     fail: Option<(usize, bool)>,
     hold: Option<(usize, CancellationToken)>,
     crash: Option<(usize, bool)>,
+    refuse: Option<ApprovalId>,
     yields: usize,
 }
 
@@ -49,17 +50,19 @@ impl Spy {
         );
         tasks.spawn("store", async move {
             while let Some((command, reply)) = queue.recv().await {
-                let (failing, hold, crash, yields) = {
+                let (failing, hold, crash, refused, yields) = {
                     let mut plan = plan.lock().unwrap();
                     let index = plan.commands.len();
                     plan.commands.push(command.op.name());
                     let failing = plan.fail.filter(|(at, _)| *at == index);
                     let hold = plan.hold.clone().filter(|(at, _)| *at == index);
                     let crash = plan.crash.filter(|(at, _)| *at == index);
+                    let refused = matches!(&command.op, Op::DecideApproval(op) if plan.refuse == Some(op.approval_id));
                     (
                         failing.map(|(_, applied)| applied),
                         hold,
                         crash,
+                        refused,
                         plan.yields,
                     )
                 };
@@ -77,6 +80,7 @@ impl Spy {
                     tokio::task::yield_now().await;
                 }
                 let answer = match failing {
+                    _ if refused => Err(Reject::invalid("the journal is full").into()),
                     Some(false) => Err(StoreError::Unavailable("test".to_owned())),
                     Some(true) => {
                         let _ = inner.submit(command).await;
@@ -103,6 +107,11 @@ impl Spy {
     /// Command `index` answers that the store is unavailable, applied or not.
     pub(crate) fn fail(&self, index: usize, applied: bool) {
         self.plan().fail = Some((index, applied));
+    }
+
+    /// No decision of this approval can be stored.
+    pub(crate) fn refuse(&self, approval: ApprovalId) {
+        self.plan().refuse = Some(approval);
     }
 
     /// Command `index` is the last that the store sees, applied or not; nobody gets an
