@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub struct Config {
     pub observability: ObservabilityConfig,
     /// Running agents.
     pub runtime: RuntimeConfig,
+    /// Requests that a crash or a restart interrupted.
+    pub recovery: RecoveryConfig,
     entries: Vec<ConfigEntry>,
     env: Environment,
 }
@@ -176,6 +179,30 @@ pub struct RuntimeConfig {
     pub chrome_path: Option<PathBuf>,
 }
 
+/// How requests are taken up again that a crash or a restart interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoveryConfig {
+    /// `recovery.max_attempts`: after how many crashes a request is given up.
+    pub max_attempts: u32,
+    /// `recovery.parallelism`: how many are taken up at the same time.
+    pub parallelism: usize,
+    /// `recovery.backoff_ms`: the pause for a request that crashed twice.
+    pub backoff: Duration,
+    /// `recovery.max_backoff_ms`: the longest pause.
+    pub max_backoff: Duration,
+}
+
+impl Default for RecoveryConfig {
+    fn default() -> Self {
+        Self {
+            max_attempts: 5,
+            parallelism: 100,
+            backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_mins(1),
+        }
+    }
+}
+
 impl Config {
     /// Reads the real environment and the configuration file.
     ///
@@ -224,6 +251,7 @@ impl Config {
             storage: reader.storage()?,
             observability: reader.observability()?,
             runtime: reader.runtime()?,
+            recovery: reader.recovery()?,
             entries: reader.resolved.entries(),
             env,
         })
@@ -403,6 +431,25 @@ impl Reader {
                 .text("runtime.replica_image")
                 .unwrap_or_default(),
             chrome_path: self.path("runtime.chrome_path")?,
+        })
+    }
+
+    fn recovery(&self) -> Result<RecoveryConfig, ConfigError> {
+        let default = RecoveryConfig::default();
+        let number = |key| self.resolved.parse(key, |text| text.parse::<u32>().ok());
+        let positive = |key| {
+            let parse = |text: &str| text.parse::<NonZeroU32>().ok().map(NonZeroU32::get);
+            self.resolved.parse(key, parse)
+        };
+        let millis = |number: u32| Duration::from_millis(number.into());
+        let parallelism = positive("recovery.parallelism")?;
+        Ok(RecoveryConfig {
+            max_attempts: positive("recovery.max_attempts")?.unwrap_or(default.max_attempts),
+            parallelism: parallelism
+                .and_then(|number| usize::try_from(number).ok())
+                .unwrap_or(default.parallelism),
+            backoff: number("recovery.backoff_ms")?.map_or(default.backoff, millis),
+            max_backoff: number("recovery.max_backoff_ms")?.map_or(default.max_backoff, millis),
         })
     }
 

@@ -9,6 +9,7 @@ pub(crate) enum Kind {
     Path,
     Address,
     Count,
+    Positive,
     Rate,
     LogFormat,
 }
@@ -280,5 +281,33 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Path,
         None,
         "Chrome for the browser tools; absent: searched for.",
+    ),
+    key(
+        "recovery.max_attempts",
+        &[],
+        Kind::Positive,
+        Some("5"),
+        "After how many crashes of the daemon in the middle of it a request is given up.",
+    ),
+    key(
+        "recovery.parallelism",
+        &[],
+        Kind::Positive,
+        Some("100"),
+        "Interrupted requests that are taken up again at the same time at the most.",
+    ),
+    key(
+        "recovery.backoff_ms",
+        &[],
+        Kind::Count,
+        Some("1000"),
+        "Pause after the start for a request that crashed twice, in milliseconds; doubles with every further crash.",
+    ),
+    key(
+        "recovery.max_backoff_ms",
+        &[],
+        Kind::Count,
+        Some("60000"),
+        "Longest of these pauses, in milliseconds; up to half is added to it, so that not all end together.",
     ),
 ];

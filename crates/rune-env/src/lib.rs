@@ -26,7 +26,7 @@ mod schema;
 
 pub use config::{
     Config, ConfigSources, ControlPlaneConfig, Environment, GatewayConfig, LogFormat,
-    ObservabilityConfig, ProvidersConfig, RateLimit, RuntimeConfig, StorageConfig,
+    ObservabilityConfig, ProvidersConfig, RateLimit, RecoveryConfig, RuntimeConfig, StorageConfig,
 };
 pub use error::ConfigError;
 pub use limits::ProviderLimits;

@@ -46,6 +46,7 @@ fn property(key: &Key) -> Value {
             json!({ "type": "string" })
         }
         Kind::Count => json!({ "type": "integer", "minimum": 0 }),
+        Kind::Positive => json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX }),
         Kind::Rate => json!({ "type": "number", "exclusiveMinimum": 0 }),
         Kind::LogFormat => json!({ "enum": ["pretty", "json"] }),
     };
@@ -58,7 +59,7 @@ fn property(key: &Key) -> Value {
         let number = default
             .parse::<u64>()
             .ok()
-            .filter(|_| key.kind == Kind::Count);
+            .filter(|_| matches!(key.kind, Kind::Count | Kind::Positive));
         property["default"] = number.map_or_else(|| Value::from(default), Value::from);
     }
     property

@@ -8,13 +8,16 @@ mod follow;
 mod fork;
 mod input;
 mod invoke;
+mod patience;
 mod recover;
 mod replay;
 
-use std::sync::{Arc, OnceLock};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use rune_env::RecoveryConfig;
 use rune_store_runtime::{
     AppendEntries, BlobStore, EntryBody, ErrorCode, Failure, RequestCancel, RequestId, RequestRow,
     RequestStatus, Store, StoreError,
@@ -30,10 +33,12 @@ pub use follow::{Ending, RequestEvents};
 pub use fork::Forking;
 pub use input::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
 pub use invoke::{Invocation, Invoked};
+pub use patience::Waiting;
 
 pub(crate) use child::{AgentCall, SubAgents};
 
 use active::{ActiveRequests, SessionLines};
+use patience::Recovery;
 
 use crate::planner::{INTERRUPTED, RunState};
 
@@ -157,8 +162,13 @@ struct Inner {
     tasks: Tasks,
     active: ActiveRequests,
     sessions: SessionLines,
+    recovery: OnceLock<Recovery>,
     /// Fires when a request stopped because the store did not answer.
     stranded: Notify,
+    /// The requests that stopped so after they had begun; none of them crashed.
+    stopped: Mutex<HashSet<RequestId>>,
+    /// Fires when nothing is taken up any more.
+    draining: CancellationToken,
     /// Fires when what still runs is left to the next start.
     interrupted: CancellationToken,
     /// Changes when a request that was parked, or interrupted, is taken up.
@@ -178,7 +188,10 @@ impl Engine {
             tasks,
             active: ActiveRequests::default(),
             sessions: SessionLines::default(),
+            recovery: OnceLock::new(),
             stranded: Notify::new(),
+            stopped: Mutex::default(),
+            draining: CancellationToken::new(),
             interrupted: CancellationToken::new(),
             taken_up: watch::Sender::new(()),
             asked: Arc::default(),
@@ -194,6 +207,18 @@ impl Engine {
     pub fn with_blobs(self, blobs: Arc<dyn BlobStore>) -> Self {
         self.inner.blobs.get_or_init(|| blobs);
         self
+    }
+
+    /// Takes interrupted requests up again in this way. The first one given counts.
+    #[must_use]
+    pub fn with_recovery(self, config: RecoveryConfig) -> Self {
+        self.inner.recovery.get_or_init(|| Recovery::new(config));
+        self
+    }
+
+    fn recovery(&self) -> &Recovery {
+        let recovery = &self.inner.recovery;
+        recovery.get_or_init(|| Recovery::new(RecoveryConfig::default()))
     }
 
     /// The store behind the engine.
@@ -233,6 +258,12 @@ impl Engine {
             .request(id)
             .await?
             .ok_or(EngineError::NotFound(id))
+    }
+
+    /// Why a request that was interrupted is not taken up yet; nothing where it runs.
+    #[must_use]
+    pub fn waiting(&self, id: RequestId) -> Option<Waiting> {
+        self.inner.active.get(id)?.waiting()
     }
 
     /// Asks for a request to be cancelled and answers its state. Its model stream and
@@ -374,6 +405,8 @@ impl Engine {
     /// Answers whether everything ended.
     pub async fn drain(&self, grace: Duration) -> bool {
         self.inner.active.close();
+        // What waits to be taken up is left to the next start as it is.
+        self.inner.draining.cancel();
         let ended = tokio::time::timeout(grace, self.inner.active.idle())
             .await
             .is_ok();
@@ -383,9 +416,15 @@ impl Engine {
         ended
     }
 
+    /// The requests that the store stopped and that did not crash.
+    fn stopped(&self) -> std::sync::MutexGuard<'_, HashSet<RequestId>> {
+        let stopped = self.inner.stopped.lock();
+        stopped.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Stops what runs and, once nothing of it writes any more, notes it in the journals.
     async fn interrupt(&self) {
-        let interrupted = self.inner.active.stored();
+        let interrupted = self.inner.active.begun();
         self.inner.interrupted.cancel();
         let left = tokio::time::timeout(INTERRUPT_GRACE, self.inner.active.idle()).await;
         if left.is_err() {

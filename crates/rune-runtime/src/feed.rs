@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rune_store_runtime::Entry;
+use rune_store_runtime::{Entry, EntryBody};
 use tokio::sync::watch;
 
 /// One thing that happened.
@@ -79,6 +79,15 @@ impl Feed {
             FeedItem::Entry(entry) => Some(Arc::clone(entry)),
             FeedItem::Text(_) | FeedItem::Reasoning(_) => None,
         })
+    }
+
+    /// Whether the feed has seen a replica take the request.
+    #[must_use]
+    pub(crate) fn has_started(&self) -> bool {
+        let state = self.lock();
+        state.items.iter().any(
+            |item| matches!(item, FeedItem::Entry(entry) if matches!(entry.body, EntryBody::Started { .. })),
+        )
     }
 
     /// Publishes committed entries. Two writers of one journal may report their
@@ -194,7 +203,7 @@ impl FeedReader {
 
 #[cfg(test)]
 mod tests {
-    use rune_store_runtime::{EntryBody, RequestId, Timestamp};
+    use rune_store_runtime::{RequestId, Timestamp};
 
     use super::*;
 

@@ -43,7 +43,7 @@ pub use agent::{
 };
 pub use engine::{
     Ending, Engine, EngineError, Forking, Invocation, Invoked, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES,
-    RequestEvents, store_code,
+    RequestEvents, Waiting, store_code,
 };
 pub use event::{ForkPoint, RequestEvent, SequencedEvent};
 pub use local_backend::LocalBackend;

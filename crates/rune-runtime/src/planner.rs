@@ -34,7 +34,9 @@ use crate::replay::Recorded;
 use crate::router::Place;
 
 pub(crate) use ask::PROVIDER_WAIT;
-pub(crate) use state::{Approval, INTERRUPTED, LOOP_DETECTED, OpenCall, RunState, StepProgress};
+pub(crate) use state::{
+    Approval, BACKED_OFF, INTERRUPTED, LOOP_DETECTED, OpenCall, RunState, StepProgress,
+};
 use state::{IDENTICAL_CALLS, Repetition};
 
 /// Part of the token budget that earlier messages may fill.

@@ -260,33 +260,84 @@ impl ReplicaRouter {
         session: &SessionId,
         deadline: Duration,
     ) -> Result<Lease, RouteError> {
-        let waiting = {
-            let mut state = self.lock();
-            let pool = state.pools.get_mut(&id).ok_or(RouteError::Removed)?;
-            if let Some(replica) = pool.choose(session) {
-                return Ok(self.lease_on(replica));
-            }
-            if pool.deployment.replicas == 0 {
-                return Err(RouteError::Stopped);
-            }
-            pool.waiting.retain(|waiter| !waiter.is_closed());
-            if pool.waiting.len() >= MAX_WAITING {
-                return Err(RouteError::QueueFull(pool.waiting.len()));
-            }
-            let (sender, receiver) = oneshot::channel();
-            pool.waiting.push_back(sender);
-            receiver
+        let mut waiting = match self.line_up(id, session, MAX_WAITING)? {
+            Leased::Now(lease) => return Ok(lease),
+            Leased::Later(waiting) => waiting,
         };
-        match tokio::time::timeout(deadline, waiting).await {
-            Ok(Ok(lease)) => Ok(lease),
-            Ok(Err(_)) if self.lock().pools.contains_key(&id) => Err(RouteError::Stopped),
-            Ok(Err(_)) => Err(RouteError::Removed),
-            Err(_) => {
-                // What is accepted already gets all of its time; a start is tried again.
-                let failed = self.lock().pools.get(&id).and_then(Pool::failed);
-                Err(failed.unwrap_or(RouteError::Deadline(deadline)))
+        match tokio::time::timeout(deadline, &mut waiting).await {
+            Ok(lease) => lease.map_err(|_| self.gone(id)),
+            Err(_) => Err(self.late(id, deadline)),
+        }
+    }
+
+    /// [`ReplicaRouter::lease`] for a request that was taken before: it waits as long as
+    /// replicas are busy, however long the line is, and up to `deadline` for one to be there.
+    ///
+    /// # Errors
+    /// Any [`RouteError`] but `QueueFull`.
+    pub(crate) async fn lease_taken_up(
+        &self,
+        id: DeploymentId,
+        session: &SessionId,
+        deadline: Duration,
+    ) -> Result<Lease, RouteError> {
+        let mut waiting = match self.line_up(id, session, usize::MAX)? {
+            Leased::Now(lease) => return Ok(lease),
+            Leased::Later(waiting) => waiting,
+        };
+        loop {
+            match tokio::time::timeout(deadline, &mut waiting).await {
+                Ok(lease) => return lease.map_err(|_| self.gone(id)),
+                Err(_) if self.is_served(id) => {}
+                Err(_) => return Err(self.late(id, deadline)),
             }
         }
+    }
+
+    fn line_up(
+        &self,
+        id: DeploymentId,
+        session: &SessionId,
+        most: usize,
+    ) -> Result<Leased, RouteError> {
+        let mut state = self.lock();
+        let pool = state.pools.get_mut(&id).ok_or(RouteError::Removed)?;
+        if let Some(replica) = pool.choose(session) {
+            return Ok(Leased::Now(self.lease_on(replica)));
+        }
+        if pool.deployment.replicas == 0 {
+            return Err(RouteError::Stopped);
+        }
+        pool.waiting.retain(|waiter| !waiter.is_closed());
+        if pool.waiting.len() >= most {
+            return Err(RouteError::QueueFull(pool.waiting.len()));
+        }
+        let (sender, receiver) = oneshot::channel();
+        pool.waiting.push_back(sender);
+        Ok(Leased::Later(receiver))
+    }
+
+    /// Whether a replica takes requests, now or once it is less busy.
+    fn is_served(&self, id: DeploymentId) -> bool {
+        let state = self.lock();
+        let pool = state.pools.get(&id);
+        pool.is_some_and(|pool| pool.replicas.iter().any(|replica| !replica.is_draining()))
+    }
+
+    /// Why nobody gives a place any more.
+    fn gone(&self, id: DeploymentId) -> RouteError {
+        if self.lock().pools.contains_key(&id) {
+            RouteError::Stopped
+        } else {
+            RouteError::Removed
+        }
+    }
+
+    /// Why there was no place in time.
+    fn late(&self, id: DeploymentId, deadline: Duration) -> RouteError {
+        // What is accepted already gets all of its time; a start is tried again.
+        let failed = self.lock().pools.get(&id).and_then(Pool::failed);
+        failed.unwrap_or(RouteError::Deadline(deadline))
     }
 
     /// A place for a request that has begun already, ahead of those who have not. `None`
@@ -349,6 +400,12 @@ impl ReplicaRouter {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A place, or where it will be handed out.
+enum Leased {
+    Now(Lease),
+    Later(oneshot::Receiver<Lease>),
 }
 
 impl Pool {

@@ -114,7 +114,8 @@ impl Node {
         let tasks = Tasks::new();
         let blobs: Arc<dyn BlobStore> = Arc::new(objects);
         let engine = Engine::new(store.clone(), router.clone(), tasks.clone())
-            .with_blobs(Arc::clone(&blobs));
+            .with_blobs(Arc::clone(&blobs))
+            .with_recovery(config.recovery);
         Ok(Self {
             database,
             store,

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_env::{
-    Config, ConfigError, ConfigSources, LogFormat, Origin, Overrides, Provider, schema,
+    Config, ConfigError, ConfigSources, LogFormat, Origin, Overrides, Provider, RecoveryConfig,
+    schema,
 };
 use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
@@ -118,6 +119,27 @@ fn flags_win_over_environment_over_file() {
     );
     assert_eq!(origin("observability.log"), Origin::Flag);
     assert_eq!(origin("gateway.addr"), Origin::Default);
+}
+
+#[test]
+fn reads_how_requests_are_taken_up_again() {
+    let config = Case::new(&[]).load().unwrap();
+    assert_eq!(config.recovery, RecoveryConfig::default());
+    let text =
+        "[recovery]\nmax_attempts = 3\nparallelism = 7\nbackoff_ms = 0\nmax_backoff_ms = 250\n";
+    let config = Case::new(&[]).default_file(text).load().unwrap();
+    let expected = RecoveryConfig {
+        max_attempts: 3,
+        parallelism: 7,
+        backoff: Duration::ZERO,
+        max_backoff: Duration::from_millis(250),
+    };
+    assert_eq!(config.recovery, expected);
+    let error = Case::new(&[])
+        .default_file("[recovery]\n\nmax_attempts = 0\n")
+        .error();
+    assert!(error.contains("config.toml:3"), "{error}");
+    assert!(error.contains("a whole number greater than 0"), "{error}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use axum::extract::State;
 use rune_http::{
     ApiError, Caller, CostView, ErrorBody, Json, JsonOrDefault, List, PageQuery, Path, TokenUsage,
 };
-use rune_runtime::{Divergence, Replayed};
+use rune_runtime::{Divergence, Replayed, Waiting};
 use rune_store_runtime::{
     DeploymentId, EntryBody, Failure, ParentCall, ReplicaId, RequestFilter, RequestId, RequestRow,
     RequestStatus, SessionId, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageTotal,
@@ -125,6 +125,9 @@ impl From<RequestRow> for RequestView {
 pub(crate) struct RequestDetail {
     #[serde(flatten)]
     request: RequestView,
+    /// Why it is not taken up again yet, where a crash or a restart interrupted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<WaitingView>,
     /// The input; absent where its journal is not stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<Value>,
@@ -135,6 +138,25 @@ pub(crate) struct RequestDetail {
     models: Vec<ModelUsage>,
     /// Tool calls, in order.
     tools: Vec<ToolCallView>,
+}
+
+/// Why a request waits.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WaitingView {
+    reason: String,
+    /// When it is taken up, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    until: Option<Timestamp>,
+}
+
+impl From<Waiting> for WaitingView {
+    fn from(waiting: Waiting) -> Self {
+        Self {
+            reason: waiting.reason,
+            until: waiting.until,
+        }
+    }
 }
 
 /// Tokens of one model.
@@ -297,6 +319,7 @@ pub(crate) async fn get(
     let tools = store.tool_invocations(id).await?;
     Ok(Json(RequestDetail {
         request: row.into(),
+        waiting: shared.engine.waiting(id).map(Into::into),
         input,
         forked_from: forked_from.flatten().map(|origin| (*origin).into()),
         models: by_model(&shared, id).await?,

@@ -9,6 +9,7 @@ use rune_store_runtime::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::patience::Waiting;
 use crate::feed::Feed;
 
 /// A request that runs or waits for a replica.
@@ -21,6 +22,8 @@ pub(super) struct ActiveRequest {
     pub(super) done: CancellationToken,
     /// The row, where the store has none.
     pub(super) unstored: Option<Box<RequestRow>>,
+    /// Why it does not run yet, where it was not taken up at once.
+    pub(super) waiting: Mutex<Option<Waiting>>,
 }
 
 impl ActiveRequest {
@@ -33,7 +36,21 @@ impl ActiveRequest {
             cancel: CancellationToken::new(),
             done: CancellationToken::new(),
             unstored: None,
+            waiting: Mutex::default(),
         }
+    }
+
+    /// Says why it does not run yet.
+    pub(super) fn waits(&self, waiting: Option<Waiting>) {
+        *self.lock_waiting() = waiting;
+    }
+
+    pub(super) fn waiting(&self) -> Option<Waiting> {
+        self.lock_waiting().clone()
+    }
+
+    fn lock_waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_stored_each_step(&self) -> bool {
@@ -151,14 +168,14 @@ impl ActiveRequests {
         self.lock().requests.get(&id).cloned()
     }
 
-    /// Those that the store knows of.
-    pub(super) fn stored(&self) -> Vec<RequestId> {
+    /// Those that the store knows of and that have begun.
+    pub(super) fn begun(&self) -> Vec<RequestId> {
         let state = self.lock();
-        let stored = state
+        let begun = state
             .requests
             .iter()
-            .filter(|(_, run)| run.unstored.is_none());
-        stored.map(|(id, _)| *id).collect()
+            .filter(|(_, run)| run.unstored.is_none() && run.feed.has_started());
+        begun.map(|(id, _)| *id).collect()
     }
 
     pub(super) fn unstored_row(&self, id: RequestId) -> Option<RequestRow> {

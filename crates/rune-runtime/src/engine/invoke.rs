@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rune_network::{Member, may_call};
 use rune_store_runtime::{
@@ -15,13 +15,14 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::active::{ActiveRequest, Inserted, SessionTurn};
+use super::active::{ActiveRequest, Inserted};
 use super::child::SubAgents;
+use super::patience::Turn;
 use super::{Engine, EngineError, QUEUE_DEADLINE, RequestEvents, input};
 use crate::agent::Agent;
 use crate::feed::Feed;
 use crate::journal::JournalWriter;
-use crate::planner::{Outcome, Planner, RunState};
+use crate::planner::{INTERRUPTED, Outcome, Planner, RunState};
 use crate::replica::LocalReplica;
 use crate::router::{Place, RouteError};
 use crate::workflow::WorkflowExecutor;
@@ -184,11 +185,14 @@ impl Engine {
             cancel: CancellationToken::new(),
             done: CancellationToken::new(),
             unstored: (!stored).then(|| Box::new(unstored_row(&accept, at))),
+            waiting: Mutex::default(),
         });
         if self.inner.active.insert(request_id, Arc::clone(&run)) != Inserted::New {
             return Err(EngineError::ShuttingDown);
         }
         let turn = self.inner.sessions.line_up(&session_id, request_id);
+        let its_turn = turn.token();
+        let turn = Arc::new(OnceLock::from(turn));
         let events =
             RequestEvents::live(request_id, &session_id, self.clone(), &run.feed).hiding(last_seq);
         let invoked = Invoked {
@@ -209,7 +213,7 @@ impl Engine {
             taken_up: false,
             new_session,
             timeout: replica.agent().timeout(),
-            turn: turn.token(),
+            turn: its_turn,
         };
         if !stored {
             run.feed.publish(entries);
@@ -286,7 +290,7 @@ impl Engine {
     }
 
     /// Starts the task that runs a request.
-    pub(super) fn start(&self, start: Start, run: Arc<ActiveRequest>, turn: SessionTurn) {
+    fn start(&self, start: Start, run: Arc<ActiveRequest>, turn: Turn) {
         let engine = self.clone();
         let request_id = start.request_id;
         self.spawn(request_id, &Arc::clone(&run), turn, async move {
@@ -294,11 +298,11 @@ impl Engine {
         });
     }
 
-    fn spawn(
+    pub(super) fn spawn(
         &self,
         request_id: RequestId,
-        run: &ActiveRequest,
-        turn: SessionTurn,
+        run: &Arc<ActiveRequest>,
+        turn: Turn,
         work: impl Future<Output = Result<Outcome, EngineError>> + Send + 'static,
     ) {
         let span = tracing::info_span!("request", id = %request_id, session = %run.session_id);
@@ -310,7 +314,7 @@ impl Engine {
         };
         // On the heap once, instead of moved through every layer around it.
         let work = Box::pin(work);
-        let engine = self.clone();
+        let (engine, run) = (self.clone(), Arc::clone(run));
         let task = async move {
             let ended = tokio::select! {
                 biased;
@@ -326,6 +330,9 @@ impl Engine {
                 Err(error) => {
                     tracing::error!(%error, "request stopped before its end was stored");
                     if matches!(error, EngineError::Store(StoreError::Unavailable(_))) {
+                        if run.feed.has_started() {
+                            engine.stopped().insert(request_id);
+                        }
                         engine.inner.stranded.notify_one();
                     }
                 }
@@ -336,7 +343,11 @@ impl Engine {
             .spawn("request", tracing::Instrument::instrument(task, span));
     }
 
-    async fn run(&self, start: Start, run: &ActiveRequest) -> Result<Outcome, EngineError> {
+    pub(super) async fn run(
+        &self,
+        start: Start,
+        run: &ActiveRequest,
+    ) -> Result<Outcome, EngineError> {
         let inner = &self.inner;
         let started = Instant::now();
         let spent = start.state.spent;
@@ -348,10 +359,24 @@ impl Engine {
             Arc::clone(&run.feed),
             start.next_seq,
         );
-        let state = start.state;
+        let mut state = start.state;
+        if self.stopped().remove(&start.request_id) {
+            let notice = EntryBody::Notice {
+                code: INTERRUPTED.to_owned(),
+                message: "the store did not answer; the request goes on now that it does"
+                    .to_owned(),
+            };
+            state.apply(&notice);
+            journal.note(notice);
+        }
         let place = async {
             start.turn.cancelled().await;
             let router = &inner.router;
+            if start.taken_up {
+                let (deployment, session) = (start.deployment_id, &start.session_id);
+                let lease = router.lease_taken_up(deployment, session, start.timeout);
+                return lease.await.map_err(|error| route_failure(&error));
+            }
             // A called agent waits as long as the request that called it.
             let longest = if start.parent.is_some() {
                 start.timeout
@@ -368,7 +393,7 @@ impl Engine {
             () = run.cancel.cancelled() => {
                 Err(Failure::new(ErrorCode::Cancelled, "the request was cancelled"))
             }
-            () = tokio::time::sleep_until(deadline) => {
+            () = tokio::time::sleep_until(deadline), if !start.taken_up => {
                 let message = "no replica became free before the request's `timeout_ms`";
                 Err(Failure::new(ErrorCode::Timeout, message))
             }
@@ -398,7 +423,13 @@ impl Engine {
             caller: start.caller.clone(),
             parent: start.parent,
         };
-        // What a request waits for is part of its time, a person is not.
+        // What a request waits for is part of its time; a person is not, and neither is what
+        // comes before it is taken up again.
+        let started = if start.taken_up {
+            Instant::now()
+        } else {
+            started
+        };
         let deadline = started + agent.timeout().saturating_sub(spent);
         if let Some(workflow) = &agent.package().workflow {
             let executor = WorkflowExecutor {
@@ -456,9 +487,11 @@ pub(super) struct Start {
     pub(super) checkpoint: CheckpointPolicy,
     pub(super) state: RunState,
     pub(super) next_seq: u64,
-    /// Whether an earlier process ran it already.
+    /// Whether it was accepted earlier, and may have run.
     pub(super) taken_up: bool,
     pub(super) new_session: bool,
+    /// How long it waits for a place at the longest; where it is taken up, only as long as no
+    /// replica is there.
     pub(super) timeout: std::time::Duration,
     /// Fires when it is the request's turn in its session.
     pub(super) turn: CancellationToken,
@@ -469,7 +502,7 @@ pub(super) struct Start {
 struct Leave {
     engine: Engine,
     request_id: RequestId,
-    _turn: SessionTurn,
+    _turn: Turn,
 }
 
 impl Drop for Leave {

@@ -8,26 +8,26 @@ use rune_store_runtime::{
     RequestStatus, StoreError,
 };
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
-use super::active::{ActiveRequest, Inserted, SessionTurn};
+use super::active::{ActiveRequest, Inserted};
 use super::invoke::Start;
+use super::patience::{Patience, SUSPICIOUS_CRASHES, Turn};
 use super::{Engine, EngineError};
-use crate::planner::RunState;
+use crate::planner::{Outcome, RunState};
 
-/// After how many crashes in the middle of it a request is given up as poisonous. An orderly
-/// end of the daemon is none. With `on_finish` the first attempt leaves no trace and is not
-/// counted.
-const MAX_CRASHES: u32 = 5;
 /// How long a store that did not answer is left alone.
 const RETAKE_PAUSE: Duration = Duration::from_secs(2);
-/// How long a request whose agent is not loaded yet when it is taken up waits for its place.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a request that is taken up waits for a replica to be there at all.
+const UNSERVED_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// An unfinished request that is on the table and does not run yet.
 struct Interrupted {
     row: RequestRow,
     run: Arc<ActiveRequest>,
-    turn: SessionTurn,
+    /// How often it crashed.
+    crashes: u32,
+    patience: Patience,
 }
 
 impl Engine {
@@ -63,11 +63,18 @@ impl Engine {
         }
         rows.sort_by_key(|row| row.id);
         let count = rows.len();
+        let mut crashed = Vec::with_capacity(count);
+        for row in rows {
+            let crashes = self.crashes(&row).await?;
+            crashed.push((row, crashes));
+        }
         // All of them are known before the first one runs: one that waits behind it in its
         // session is not part of its history.
         let mut interrupted = Vec::with_capacity(count);
-        for row in rows {
-            match self.register(row) {
+        for (row, crashes) in crashed {
+            // One that another request called runs in the place of its caller, which waits for it.
+            let bounded = row.parent.is_none();
+            match self.register(row, crashes, bounded) {
                 Ok(registered) => interrupted.extend(registered),
                 Err(error) => {
                     for Interrupted { row, .. } in &interrupted {
@@ -78,15 +85,30 @@ impl Engine {
             }
         }
         let mut failed = None;
-        for Interrupted { row, run, turn } in interrupted {
-            let id = row.id;
-            if let Err(error) = self.recover_one(row, run, turn).await {
+        for interrupted in interrupted {
+            let id = interrupted.row.id;
+            if let Err(error) = self.recover_one(interrupted).await {
                 // One request must not keep the others from being taken up.
                 tracing::error!(request = %id, %error, "request was not taken up again");
                 failed.get_or_insert(error);
             }
         }
         failed.map_or(Ok(count), Err)
+    }
+
+    /// How many attempts of a request no orderly end of the daemon interrupted; 0 also where
+    /// it makes no difference.
+    async fn crashes(&self, row: &RequestRow) -> Result<u32, StoreError> {
+        let max_attempts = self.recovery().config.max_attempts;
+        if row.attempts < SUSPICIOUS_CRASHES.min(max_attempts) {
+            return Ok(0);
+        }
+        match RunState::load(&self.inner.store, row.id).await {
+            Ok(state) => Ok(state.crashes),
+            Err(error @ StoreError::Unavailable(_)) => Err(error),
+            // It is read again, and reported, when the request is taken up.
+            Err(_) => Ok(0),
+        }
     }
 
     /// Takes up again, until the shutdown, what stopped because the store did not answer:
@@ -132,47 +154,96 @@ impl Engine {
 
     /// Takes up one request that waits for a replica, unless it runs already.
     pub(super) async fn take_up(&self, row: RequestRow) -> Result<(), EngineError> {
-        match self.register(row)? {
-            Some(Interrupted { row, run, turn }) => self.recover_one(row, run, turn).await,
+        match self.register(row, 0, false)? {
+            Some(interrupted) => self.recover_one(interrupted).await,
             None => Ok(()),
         }
     }
 
-    /// Puts an unfinished request on the table and in the line of its session, unless it
-    /// runs already.
-    fn register(&self, row: RequestRow) -> Result<Option<Interrupted>, EngineError> {
+    /// Puts an unfinished request on the table and, unless it has to wait, in the line of its
+    /// session; nothing where it runs already.
+    fn register(
+        &self,
+        row: RequestRow,
+        crashes: u32,
+        bounded: bool,
+    ) -> Result<Option<Interrupted>, EngineError> {
         let run = Arc::new(ActiveRequest::stored(&row));
         match self.inner.active.insert(row.id, Arc::clone(&run)) {
             Inserted::New => {
                 self.inner.taken_up.send_replace(());
-                let turn = self.inner.sessions.line_up(&row.session_id, row.id);
-                Ok(Some(Interrupted { row, run, turn }))
+                let pause = self.recovery().pause(row.id, crashes);
+                let turn = Turn::default();
+                if pause.is_none() {
+                    let line_up = || self.inner.sessions.line_up(&row.session_id, row.id);
+                    turn.get_or_init(line_up);
+                }
+                let patience = Patience {
+                    pause,
+                    turn,
+                    bounded,
+                };
+                Ok(Some(Interrupted {
+                    row,
+                    run,
+                    crashes,
+                    patience,
+                }))
             }
             Inserted::RunsAlready => Ok(None),
             Inserted::Closed => Err(EngineError::ShuttingDown),
         }
     }
 
-    async fn recover_one(
-        &self,
-        row: RequestRow,
-        run: Arc<ActiveRequest>,
-        turn: SessionTurn,
-    ) -> Result<(), EngineError> {
-        let state = match self.resumable(&row).await {
-            Ok(Some(state)) => state,
-            not_run => {
-                self.inner.active.remove(row.id);
-                return not_run.map(|_| ());
-            }
-        };
-        let replicas = self.inner.router.replicas(row.deployment_id);
-        // Its own limit is known once it has a replica, and counts from then on.
-        let timeout = replicas.first().map_or(DEFAULT_TIMEOUT, |replica| {
-            replica.agent().timeout().saturating_sub(state.spent)
+    /// Starts the task of a request, or ends the request where it cannot go on.
+    async fn recover_one(&self, interrupted: Interrupted) -> Result<(), EngineError> {
+        let Interrupted {
+            row,
+            run,
+            crashes,
+            patience,
+        } = interrupted;
+        if let Some(failure) = self.hopeless(&row, crashes) {
+            let given_up = self.give_up(&row, failure).await;
+            self.inner.active.remove(row.id);
+            return given_up;
+        }
+        let engine = self.clone();
+        let (id, turn) = (row.id, Arc::clone(&patience.turn));
+        self.spawn(id, &Arc::clone(&run), turn, async move {
+            engine.resume(&row, &run, &patience).await
         });
+        Ok(())
+    }
+
+    /// Waits until a request may be taken up and goes on after the last entry of its journal.
+    async fn resume(
+        &self,
+        row: &RequestRow,
+        run: &ActiveRequest,
+        patience: &Patience,
+    ) -> Result<Outcome, EngineError> {
+        let id = row.id;
+        let _slot = tokio::select! {
+            biased;
+            () = self.inner.draining.cancelled() => return Ok(Outcome::Ended),
+            () = run.cancel.cancelled() => {
+                self.end_idle(row).await?;
+                return Ok(Outcome::Ended);
+            }
+            slot = self.be_patient(id, run, patience) => slot?,
+        };
+        run.waits(None);
+        // As it is now: what was read before it was on the table may be old.
+        let row = self.request(id).await?;
+        if row.status.is_terminal() {
+            return Ok(Outcome::Ended);
+        }
+        let state = RunState::load(&self.inner.store, id).await?;
+        let turn = CancellationToken::new();
+        turn.cancel();
         let start = Start {
-            request_id: row.id,
+            request_id: id,
             session_id: row.session_id,
             namespace: row.namespace,
             caller: row.caller,
@@ -180,45 +251,38 @@ impl Engine {
             parent: row.parent,
             checkpoint: row.checkpoint,
             state,
-            next_seq: row.last_seq + 1,
+            next_seq: run.feed.next_seq(),
             taken_up: true,
             new_session: false,
-            timeout,
-            turn: turn.token(),
+            timeout: UNSERVED_TIMEOUT,
+            turn,
         };
-        self.start(start, run, turn);
-        Ok(())
+        self.run(start, run).await
     }
 
-    /// How far a request is; nothing where it was ended because it cannot go on.
-    async fn resumable(&self, row: &RequestRow) -> Result<Option<RunState>, EngineError> {
-        let state = RunState::load(&self.inner.store, row.id).await?;
-        let failure = if state.crashes >= MAX_CRASHES {
-            let message = format!("given up after {MAX_CRASHES} attempts, each ended by a crash");
-            Failure::new(ErrorCode::Internal, message)
-        } else if !self
-            .inner
-            .router
-            .deployments()
+    /// Why a request cannot go on, where it cannot.
+    fn hopeless(&self, row: &RequestRow, crashes: u32) -> Option<Failure> {
+        let max_attempts = self.recovery().config.max_attempts;
+        if crashes >= max_attempts {
+            let message = format!(
+                "given up after {max_attempts} attempts, each ended by a crash (`recovery.max_attempts`)"
+            );
+            return Some(Failure::new(ErrorCode::Internal, message));
+        }
+        let deployments = self.inner.router.deployments();
+        if deployments
             .iter()
             .any(|deployment| deployment.id == row.deployment_id)
         {
-            let message = "the deployment of the request was removed";
-            Failure::new(ErrorCode::NotFound, message)
-        } else {
-            return Ok(Some(state));
-        };
-        self.give_up(row, &state, failure).await?;
-        Ok(None)
+            return None;
+        }
+        let message = "the deployment of the request was removed";
+        Some(Failure::new(ErrorCode::NotFound, message))
     }
 
-    async fn give_up(
-        &self,
-        row: &RequestRow,
-        state: &RunState,
-        failure: Failure,
-    ) -> Result<(), EngineError> {
-        self.cancel_children(state).await;
+    async fn give_up(&self, row: &RequestRow, failure: Failure) -> Result<(), EngineError> {
+        let state = RunState::load(&self.inner.store, row.id).await?;
+        self.cancel_children(&state).await;
         let mut entries = state.close_calls(&failure.message, |name| name);
         entries.push(EntryBody::Finished {
             status: RequestStatus::Failed,

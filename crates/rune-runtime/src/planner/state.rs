@@ -26,6 +26,10 @@ const UNKNOWN_OUTCOME: &str = "The outcome of this call is unknown: the runtime 
 /// Code of the notice that the daemon ended in good order while the request ran.
 pub(crate) const INTERRUPTED: &str = "interrupted";
 
+/// Code of the notice that the request is not taken up at once, because it crashed again and
+/// again.
+pub(crate) const BACKED_OFF: &str = "backed_off";
+
 /// Code of the notice that a model without a known price is asked.
 pub(super) const UNPRICED: &str = "unpriced_model";
 
@@ -236,10 +240,11 @@ impl RunState {
     /// Adds the time since the entry before. Time in which nothing was at work on the
     /// request, parked or between two processes, does not count.
     fn count_time(&mut self, entry: &Entry) {
-        let idle = matches!(
-            entry.body,
-            EntryBody::Started { .. } | EntryBody::ApprovalGiven(_)
-        );
+        let idle = match &entry.body {
+            EntryBody::Started { .. } | EntryBody::ApprovalGiven(_) => true,
+            EntryBody::Notice { code, .. } => code == BACKED_OFF,
+            _ => false,
+        };
         let since = self.last_at.replace(entry.at).unwrap_or(entry.at);
         if !idle {
             self.spent += entry.at.since(since);

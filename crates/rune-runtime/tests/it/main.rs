@@ -24,5 +24,6 @@ mod recovery;
 mod replay;
 mod requests;
 mod schedules;
+mod take_up;
 mod tools;
 mod workflows;
