@@ -18,6 +18,7 @@ mod floor;
 mod load;
 mod measure;
 mod model;
+mod parked;
 mod report;
 mod serve;
 mod suite;

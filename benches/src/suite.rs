@@ -13,12 +13,13 @@ use crate::error::BenchError;
 use crate::floor::GroupCommit;
 use crate::load::{Load, Outcome};
 use crate::measure::{fdatasync_us, load_average, median, percentile, rss_kib};
+use crate::parked::parked;
 use crate::report::Report;
 
 /// Latency of the model in front of which Rune and the proxy are compared.
 const MODEL_LATENCY: Duration = Duration::from_millis(20);
 /// How long a process may settle before its memory is read.
-const SETTLE: Duration = Duration::from_secs(3);
+pub(crate) const SETTLE: Duration = Duration::from_secs(3);
 /// What the agent of the throughput runs is sent.
 const PING: &str = r#"{"input":"ping"}"#;
 const PING_STREAM: &str = r#"{"input":"ping","stream":true}"#;
@@ -40,6 +41,8 @@ pub struct BenchConfig {
     pub starts: usize,
     /// Idle sessions whose memory is measured.
     pub sessions: usize,
+    /// Parked requests whose memory is measured.
+    pub parked: usize,
 }
 
 /// Runs everything and answers the report. `progress` is told what comes next.
@@ -71,6 +74,8 @@ pub async fn run(
     starts(config, &mut report).await?;
     progress("memory");
     memory(config, &mut report).await?;
+    progress("parked requests");
+    parked(config, &mut report).await?;
     Ok(report)
 }
 
@@ -423,14 +428,14 @@ const MODEL_AGENT: &str = "name: bench\nversion: 0.1.0\ninstructions: Answer.\n\
      default_model: m\nruntime: { concurrency_limit: 1000 }\nmodels:\n  providers: [bench]\n  \
      endpoints: { bench: { protocol: openai, base_url: \"${MODEL_URL}/v1\", api_key: none } }\n";
 
-fn agent(dir: &Path, runefile: &str) -> Result<PathBuf, BenchError> {
+pub(crate) fn agent(dir: &Path, runefile: &str) -> Result<PathBuf, BenchError> {
     let agent = dir.join("agent");
     std::fs::create_dir_all(&agent).map_err(BenchError::io("create the agent"))?;
     std::fs::write(agent.join("Runefile"), runefile).map_err(BenchError::io("write the agent"))?;
     Ok(agent)
 }
 
-fn deploy(rune: &Path, daemon: &Daemon, agent: &Path) -> Result<(), BenchError> {
+pub(crate) fn deploy(rune: &Path, daemon: &Daemon, agent: &Path) -> Result<(), BenchError> {
     let output = std::process::Command::new(rune)
         .args([
             "--gateway",
@@ -452,7 +457,7 @@ fn deploy(rune: &Path, daemon: &Daemon, agent: &Path) -> Result<(), BenchError> 
     })
 }
 
-fn temp(dir: &Path) -> Result<tempfile::TempDir, BenchError> {
+pub(crate) fn temp(dir: &Path) -> Result<tempfile::TempDir, BenchError> {
     tempfile::Builder::new()
         .prefix("rune-bench-")
         .tempdir_in(dir)

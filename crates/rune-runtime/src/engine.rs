@@ -45,6 +45,11 @@ use crate::planner::{INTERRUPTED, RunState};
 /// Longest a request may wait for a replica to become ready or free.
 pub(crate) const QUEUE_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Requests that run or wait for a replica; what is parked is not among them.
+const ACTIVE_METRIC: &str = "rune_requests_active";
+/// Tasks of the process.
+const TASKS_METRIC: &str = "rune_tasks";
+
 /// How long the tasks of requests may take to notice that they are stopped.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 
@@ -243,6 +248,12 @@ impl Engine {
     #[must_use]
     pub fn active(&self) -> usize {
         self.inner.active.len()
+    }
+
+    /// Sets the gauges of what runs now.
+    pub fn observe(&self) {
+        metrics::gauge!(ACTIVE_METRIC).set(self.active() as f64);
+        metrics::gauge!(TASKS_METRIC).set(self.inner.tasks.len() as f64);
     }
 
     /// One request: as stored, or as it is in memory where its journal is never stored.

@@ -27,6 +27,9 @@ pub(crate) struct BenchArgs {
     /// Idle sessions whose memory is measured
     #[arg(long, default_value_t = 10_000)]
     sessions: usize,
+    /// Parked requests whose memory is measured
+    #[arg(long, default_value_t = 10_000)]
+    parked: usize,
     /// Directory on the disk to measure [default: the system's temporary directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -61,6 +64,7 @@ async fn measure(context: &Context, args: BenchArgs) -> Outcome {
         rounds: usize::try_from(args.rounds).unwrap_or(1),
         starts: STARTS,
         sessions: args.sessions,
+        parked: args.parked,
     };
     let output = context.output;
     let mut progress = |what: &str| output.note(&format!("measuring {what}"));

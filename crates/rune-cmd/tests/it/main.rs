@@ -17,6 +17,7 @@ mod home;
 mod launcher;
 mod models;
 mod one_shot;
+mod parked;
 mod policy;
 mod readme;
 mod refusals;

@@ -42,6 +42,7 @@ pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     )
 )]
 pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    shared.engine.observe();
     ([(CONTENT_TYPE, PROMETHEUS_TEXT)], shared.metrics.render()).into_response()
 }
 
