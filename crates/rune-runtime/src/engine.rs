@@ -314,10 +314,10 @@ impl Engine {
                 }
                 recorded?;
                 let row = self.request(id).await?;
-                if row.status != RequestStatus::InputRequired {
+                if row.status.is_terminal() {
                     return Ok(row);
                 }
-                // It was parking, and did not see the cancel any more.
+                // It was parking, or could not store its end.
             }
             if let Some(row) = self.cancel_idle(id, reason).await? {
                 return Ok(row);
@@ -354,8 +354,8 @@ impl Engine {
         // Whoever follows it while it is parked looks again.
         self.inner.taken_up.send_replace(());
         if ended.is_err() {
-            // Somebody may have decided meanwhile, and found that it runs already.
-            self.go_on_if_decided(id).await;
+            // Somebody may have wanted to take it up meanwhile, and found that it runs already.
+            self.inner.stranded.notify_one();
         }
         ended.map(Some)
     }

@@ -261,4 +261,6 @@ pub struct RequestFilter {
     pub root_id: Option<RequestId>,
     /// Only in one of these states.
     pub statuses: Vec<RequestStatus>,
+    /// Only those whose cancel was asked for, or was not.
+    pub cancel_requested: Option<bool>,
 }

@@ -273,6 +273,7 @@ pub(crate) async fn list(
             .map(statuses)
             .transpose()?
             .unwrap_or_default(),
+        cancel_requested: None,
     };
     let found = shared.engine.store().requests(&filter, &page).await?;
     let found = found.map(RequestView::from);

@@ -508,6 +508,10 @@ struct Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         self.engine.inner.active.remove(self.request_id);
+        if std::thread::panicking() {
+            // It is tried again, and given up where it panics again and again.
+            self.engine.inner.stranded.notify_one();
+        }
     }
 }
 

@@ -47,20 +47,13 @@ impl Engine {
     }
 
     async fn recover_all(&self) -> Result<usize, EngineError> {
-        let filter = RequestFilter {
-            statuses: vec![RequestStatus::Accepted, RequestStatus::Running],
-            ..RequestFilter::default()
-        };
-        let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
-        let mut rows = Vec::new();
-        loop {
-            let found = self.inner.store.requests(&filter, &page).await?;
-            rows.extend(found.items);
-            match found.next {
-                Some(cursor) => page.cursor = Some(cursor),
-                None => break,
-            }
-        }
+        let statuses = vec![RequestStatus::Accepted, RequestStatus::Running];
+        let mut rows = self
+            .rows(RequestFilter {
+                statuses,
+                ..RequestFilter::default()
+            })
+            .await?;
         rows.sort_by_key(|row| row.id);
         let count = rows.len();
         let mut crashed = Vec::with_capacity(count);
@@ -93,7 +86,36 @@ impl Engine {
                 failed.get_or_insert(error);
             }
         }
+        if let Err(error) = self.end_cancelled().await {
+            failed.get_or_insert(error);
+        }
         failed.map_or(Ok(count), Err)
+    }
+
+    /// Ends the parked requests whose cancel was stored and whose end was not.
+    async fn end_cancelled(&self) -> Result<(), EngineError> {
+        let parked = RequestFilter {
+            statuses: vec![RequestStatus::InputRequired],
+            cancel_requested: Some(true),
+            ..RequestFilter::default()
+        };
+        for row in self.rows(parked).await? {
+            self.cancel_idle(row.id, "").await?;
+        }
+        Ok(())
+    }
+
+    async fn rows(&self, filter: RequestFilter) -> Result<Vec<RequestRow>, StoreError> {
+        let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
+        let mut rows = Vec::new();
+        loop {
+            let found = self.inner.store.requests(&filter, &page).await?;
+            rows.extend(found.items);
+            page.cursor = found.next;
+            if page.cursor.is_none() {
+                return Ok(rows);
+            }
+        }
     }
 
     /// How many attempts of a request no orderly end of the daemon interrupted; 0 also where
@@ -251,7 +273,7 @@ impl Engine {
             parent: row.parent,
             checkpoint: row.checkpoint,
             state,
-            next_seq: run.feed.next_seq(),
+            next_seq: row.last_seq + 1,
             taken_up: true,
             new_session: false,
             timeout: UNSERVED_TIMEOUT,

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use rune_runtime::{Ending, RequestEvent};
 use rune_store_runtime::{
     ApprovalDecision, ApprovalFilter, ApprovalQuestion, ApprovalState, DecideApproval, PageRequest,
-    Remember, RequestId, RequestStatus,
+    Remember, RequestCancel, RequestId, RequestStatus,
 };
 use serde_json::{Value, json};
 
@@ -331,6 +331,25 @@ async fn a_parked_request_can_be_cancelled() {
         .unwrap();
     assert_eq!(row.state, ApprovalState::Withdrawn);
     rig.assert_usable(&row.session_id).await;
+}
+
+#[tokio::test]
+async fn a_cancel_that_a_crash_interrupted_counts_at_the_next_start() {
+    let rig = Rig::new(bot()).await;
+    let (id, asked) = park(&rig, "use it").await;
+    // The cancel is stored and the process ends before it stores the end.
+    let cancel = RequestCancel {
+        request_id: id,
+        reason: "test".to_owned(),
+    };
+    rig.store.write(cancel).await.unwrap();
+    let next = rig.restarted();
+    next.engine.recover().await.unwrap();
+    let row = next.engine.request(id).await.unwrap();
+    assert_eq!(row.status, RequestStatus::Cancelled);
+    assert_whole(&next.journal(id).await);
+    let row = next.store.approval(asked.approval_id).await.unwrap();
+    assert_eq!(row.unwrap().state, ApprovalState::Withdrawn);
 }
 
 #[tokio::test]

@@ -1,10 +1,17 @@
 //! How interrupted requests are taken up again: how many, when, and in which order.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use rune_env::RecoveryConfig;
-use rune_runtime::RequestEvent;
-use rune_store_runtime::{Entry, EntryBody, RequestId, RequestRow, RequestStatus, SessionId};
+use rune_runtime::{Engine, Invocation, RequestEvent};
+use rune_store_runtime::{
+    BlobStore, Entry, EntryBody, IdempotencyKey, RequestId, RequestRow, RequestStatus, SessionId,
+    StoreError,
+};
 use rune_testkit::{ModelServer, Protocol, Reply};
 use serde_json::json;
 
@@ -232,6 +239,63 @@ async fn a_busy_agent_ends_no_request_that_is_taken_up() {
         events.ending().await.unwrap();
         let row = next.engine.request(id).await.unwrap();
         assert_eq!(row.output, Some(json!("late")), "{:?}", row.failure);
+    }
+}
+
+/// Panics so often before it gives an image.
+struct Fragile(AtomicU32);
+
+#[async_trait]
+impl BlobStore for Fragile {
+    async fn put(&self, _: Bytes) -> Result<String, StoreError> {
+        Ok(format!("sha256:{}", "0".repeat(64)))
+    }
+
+    async fn get(&self, _: &str) -> Result<Bytes, StoreError> {
+        let left = self.0.fetch_sub(1, Ordering::Relaxed);
+        assert!(left == 0, "a fault of the program");
+        Ok(Bytes::from_static(b"image"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_panics_is_tried_again_and_given_up_in_the_end() {
+    for (panics, status) in [(2, RequestStatus::Completed), (100, RequestStatus::Failed)] {
+        let rig = Rig::new(Bot::new()).await;
+        let engine = Engine::new(rig.store.clone(), rig.router.clone(), rig.tasks.clone())
+            .with_blobs(Arc::new(Fragile(AtomicU32::new(panics))));
+        rig.tasks.spawn("retake", engine.clone().retake());
+        let image =
+            json!({"type": "image", "media_type": "image/png", "data": "iVBO".repeat(1 << 20)});
+        let invocation = Invocation {
+            input: json!([{"type": "text", "text": "look"}, image]),
+            // With a key it is accepted before it runs.
+            idempotency: Some(IdempotencyKey {
+                scope: "test".to_owned(),
+                key: "k".to_owned(),
+                fingerprint: "look".to_owned(),
+            }),
+            ..call("")
+        };
+        let id = engine.invoke(invocation).await.unwrap().request_id;
+        let row = soon("the end", async {
+            loop {
+                let row = engine.request(id).await.unwrap();
+                if row.status.is_terminal() {
+                    break row;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        let row = row.await;
+        assert_eq!(row.status, status, "{:?}", row.failure);
+        if let Some(failure) = row.failure {
+            assert!(
+                failure.message.contains("given up after 5 attempts"),
+                "{failure}"
+            );
+        }
+        rig.tasks.shutdown().cancel();
     }
 }
 

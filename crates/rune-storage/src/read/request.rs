@@ -70,6 +70,7 @@ impl RequestReader for SqliteStore {
                 query.and::<Value>(LIVE, []);
             }
         }
+        query.and_maybe("r.cancel_requested = ?", filter.cancel_requested);
         query.and_maybe("r.id < ?", cursor::decode::<i64>(LIST, page)?);
         self.readers
             .page(LIST, page, query.order_by("r.id DESC"), request_row, |_| {

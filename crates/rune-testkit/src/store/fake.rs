@@ -158,6 +158,9 @@ impl RequestReader for FakeStore {
                     .root_id
                     .is_none_or(|root| row.parent.as_ref().is_some_and(|p| p.root_id == root))
                 && (filter.statuses.is_empty() || filter.statuses.contains(&row.status))
+                && filter
+                    .cancel_requested
+                    .is_none_or(|asked| asked == row.cancel_requested)
         });
         let rows = rows.map(|request| (-request.created, request.row.clone()));
         page("requests", request, rows)

@@ -3,7 +3,8 @@
 use rune_store_runtime::limits::IDEMPOTENCY_WINDOW;
 use rune_store_runtime::{
     AcceptRequest, CreateSession, DeleteSession, EntryBody, IdempotencyKey, Message, PageRequest,
-    Reject, RequestFilter, RequestId, RequestStatus, SessionFilter, StoreError, UsageFilter,
+    Reject, RequestCancel, RequestFilter, RequestId, RequestStatus, SessionFilter, StoreError,
+    UsageFilter,
 };
 use serde_json::json;
 
@@ -178,6 +179,16 @@ pub async fn requests_are_listed_newest_first_by_filter(test: TestStore) {
         ..RequestFilter::default()
     };
     assert_eq!(list(ended, PageRequest::default()).await.0, [ids[0]]);
+    f.write(RequestCancel {
+        request_id: ids[2],
+        reason: "test".to_owned(),
+    })
+    .await;
+    let cancelled = RequestFilter {
+        cancel_requested: Some(true),
+        ..RequestFilter::default()
+    };
+    assert_eq!(list(cancelled, PageRequest::default()).await.0, [ids[2]]);
     let nobody = RequestFilter {
         agent: Some("nobody".to_owned()),
         ..RequestFilter::default()
