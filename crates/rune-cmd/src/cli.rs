@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::with_query;
 use crate::commands::{
     agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, init, policy,
-    requests, rm, run, schedule, schema, sessions, status, stop, usage, validate, workflow,
+    requests, rm, run, schedule, schema, sessions, status, stop, test, usage, validate, workflow,
 };
 use crate::output::Format;
 
@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Run(run::RunArgs),
     /// Run a daemon here that follows the files of an agent
     Dev(Box<dev::DevArgs>),
+    /// Play recorded runs to an agent, and record them
+    Test(test::TestArgs),
     /// Talk to a deployed agent
     Chat(chat::ChatArgs),
     /// Deployed agents

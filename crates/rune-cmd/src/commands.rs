@@ -18,8 +18,10 @@ pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod schema;
 pub(crate) mod sessions;
+mod since;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod test;
 pub(crate) mod usage;
 pub(crate) mod validate;
 pub(crate) mod workflow;
@@ -53,6 +55,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Init(args) => init::run(&context, &args),
         Command::Validate(args) => validate::run(&context, &args),
         Command::Run(args) => run::run(&context, args),
+        Command::Test(args) => test::run(&context, &args),
         Command::Chat(args) => context.block_on(chat::run(&context, &args)),
         Command::Agent(command) => context.block_on(agent::run(&context, command)),
         Command::Status(_) => context.block_on(status::run(&context)),

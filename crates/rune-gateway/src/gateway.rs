@@ -78,6 +78,7 @@ api! {
     requests::cancel,
     requests::replay,
     fork::fork,
+    requests::cassette,
     approvals::list,
     approvals::decide,
     policy::verdicts,

@@ -93,6 +93,8 @@ impl ToolDispatcher<'_> {
             return Ok(vec![refuse(&tool.name, ErrorCode::InvalidInput, message)]);
         }
         let is_agent = match &tool.runner {
+            // In a replay, whoever was called then can be called.
+            ToolRunner::Agent(_) if self.tape.is_some_and(|tape| tape.intended(step, id)) => true,
             ToolRunner::Agent(agent) => {
                 if let Err(failure) = self.agents.admit(&agent.target, agent.max_depth) {
                     return Ok(vec![refuse(&tool.name, failure.code, failure.message)]);
@@ -220,22 +222,22 @@ impl ToolDispatcher<'_> {
     ) -> ToolOutcome {
         let started = Instant::now();
         let mut attempts = 0;
-        let result = match self.agent.tool(visible_name) {
-            _ if let Some(tape) = self.tape => tape.tool(&intent, self.stop, &mut attempts).await,
-            Some(tool) => match (&tool.runner, child) {
-                (ToolRunner::Agent(agent), Some(child)) => {
-                    attempts = 1;
-                    self.call_agent(tool, agent, &intent, child).await
-                }
-                _ => {
-                    let ran = self.run_with_retries(tool, &intent, &mut attempts).await;
-                    ran.map_err(|error| Failure::new(error.code(), error.message))
-                }
-            },
-            None => Err(Failure::new(
-                ErrorCode::NotFound,
-                format!("tool `{}` is no longer part of the agent", intent.tool),
-            )),
+        let result = match self.tape {
+            Some(tape) => {
+                let is_agent = |tool: &Tool| matches!(tool.runner, ToolRunner::Agent(_));
+                let live = match self.agent.tool(visible_name) {
+                    Some(tool) if tape.has_live_tools() && !is_agent(tool) => {
+                        let ran = self.run_with_retries(tool, &intent, &mut attempts).await;
+                        Some(ran.map_err(|error| Failure::new(error.code(), error.message)))
+                    }
+                    _ => None,
+                };
+                tape.tool(&intent, live, self.stop, &mut attempts).await
+            }
+            None => {
+                self.run_tool(visible_name, &intent, child, &mut attempts)
+                    .await
+            }
         };
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (output, failure, content) = match result {
@@ -258,6 +260,31 @@ impl ToolDispatcher<'_> {
             duration_ms,
             attempts,
         })
+    }
+
+    async fn run_tool(
+        &self,
+        visible_name: &str,
+        intent: &ToolIntent,
+        child: Option<RequestId>,
+        attempts: &mut u32,
+    ) -> Result<Value, Failure> {
+        match self.agent.tool(visible_name) {
+            Some(tool) => match (&tool.runner, child) {
+                (ToolRunner::Agent(agent), Some(child)) => {
+                    *attempts = 1;
+                    self.call_agent(tool, agent, intent, child).await
+                }
+                _ => {
+                    let ran = self.run_with_retries(tool, intent, attempts).await;
+                    ran.map_err(|error| Failure::new(error.code(), error.message))
+                }
+            },
+            None => Err(Failure::new(
+                ErrorCode::NotFound,
+                format!("tool `{}` is no longer part of the agent", intent.tool),
+            )),
+        }
     }
 
     async fn call_agent(

@@ -3,6 +3,7 @@
 
 mod active;
 mod approve;
+mod cassette;
 mod child;
 mod follow;
 mod fork;

@@ -19,6 +19,7 @@
 //! What is not here: HTTP, SQL, and any platform but this process.
 
 mod agent;
+mod cassette;
 mod dispatch;
 mod engine;
 mod event;
@@ -41,6 +42,7 @@ mod workflow;
 pub use agent::{
     Agent, AgentError, AgentLoader, AgentTool, SchemaMismatch, Tool, ToolRunner, VariableLookup,
 };
+pub use cassette::{Cassette, Played, Unmet};
 pub use engine::{
     Ending, Engine, EngineError, Forking, Invocation, Invoked, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES,
     RequestEvents, Waiting, store_code,

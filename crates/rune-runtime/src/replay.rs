@@ -10,10 +10,10 @@
 //! * after the first difference nothing more is compared.
 
 mod canonical;
+mod model;
 mod store;
 mod tape;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,14 +30,15 @@ use crate::agent::Agent;
 use crate::engine::SubAgents;
 use crate::feed::Feed;
 use crate::journal::JournalWriter;
-use crate::model::{GuardedClient, Providers};
+use crate::model::{Candidate, GuardedClient, LlmClient, Price, Providers};
 use crate::planner::{INTERRUPTED, Outcome, Planner, RunState};
 use crate::router::{Place, ReplicaRouter};
+use model::JournalModel;
 use store::ReplayStore;
-use tape::JournalModel;
 
+pub(crate) use canonical::canonical;
 pub use canonical::event_hash;
-pub(crate) use tape::Tape;
+pub(crate) use tape::{Tape, TapeOptions};
 
 /// Longest replay. It waits for nothing but itself.
 const REPLAY_LIMIT: Duration = Duration::from_secs(60);
@@ -71,6 +72,18 @@ pub struct Divergence {
     pub replay: Value,
 }
 
+impl Divergence {
+    /// What differs, as far as both sides have it: what the journal has at `field`, and what the replay has there.
+    #[must_use]
+    pub fn parted(&self) -> (Value, Value) {
+        let at = |side: &Value| match side {
+            Value::Object(_) => side.pointer(&self.field).cloned().unwrap_or_default(),
+            other => other.clone(),
+        };
+        (at(&self.journal), at(&self.replay))
+    }
+}
+
 /// What the planner of a replay gets in place of models and tools.
 #[derive(Clone)]
 pub(crate) struct Recorded {
@@ -79,11 +92,47 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
+    /// The agent's own models, answered from the tape.
     fn new(agent: &Agent, tape: &Arc<Tape>) -> Self {
         let models = agent.models().behind(|candidate| {
-            let model = JournalModel::new(&candidate.client, tape);
+            let model = JournalModel::new(candidate.client.provider(), tape);
             GuardedClient::bare(Arc::new(model))
         });
+        let tape = Arc::clone(tape);
+        Self { models, tape }
+    }
+
+    /// The models that answered then, in the order in which they were asked first.
+    fn then(agent: &Agent, tape: &Arc<Tape>) -> Self {
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for entry in tape.journal() {
+            let (provider, model, price) = match &entry.body {
+                EntryBody::ModelReply(reply) => (
+                    &reply.provider,
+                    &reply.model,
+                    reply.cost_micro_usd.map(|_| Price::FREE),
+                ),
+                EntryBody::ModelFailed {
+                    provider, model, ..
+                } => (provider, model, None),
+                _ => continue,
+            };
+            let known = candidates
+                .iter_mut()
+                .find(|known| known.client.provider() == provider && &known.model == model);
+            match known {
+                Some(known) => known.price = known.price.or(price),
+                None => candidates.push(Candidate {
+                    client: GuardedClient::bare(Arc::new(JournalModel::new(provider, tape))),
+                    model: model.clone(),
+                    price,
+                }),
+            }
+        }
+        let models = agent.models().instead(candidates);
+        let Some(models) = models else {
+            return Self::new(agent, tape);
+        };
         let tape = Arc::clone(tape);
         Self { models, tape }
     }
@@ -97,6 +146,15 @@ impl Recorded {
     }
 }
 
+/// Which models are asked in a replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AskedModels {
+    /// Those of the agent.
+    Own,
+    /// Those that answered then: which ones the agent has may depend on the machine.
+    Recorded,
+}
+
 /// A request and where it ran.
 pub(crate) struct Replay {
     pub(crate) row: RequestRow,
@@ -107,17 +165,24 @@ pub(crate) struct Replay {
     pub(crate) router: ReplicaRouter,
     pub(crate) store: Store,
     pub(crate) blobs: Option<Arc<dyn BlobStore>>,
+    pub(crate) models: AskedModels,
+    pub(crate) options: TapeOptions,
+}
+
+/// What a replay wrote.
+pub(crate) struct Rerun {
+    pub(crate) written: Vec<Entry>,
+    pub(crate) divergence: Option<Divergence>,
 }
 
 impl Replay {
-    /// Runs it. `outputs` are answered by the tools of these calls instead of what the journal has.
-    pub(crate) async fn run(
-        self,
-        outputs: &BTreeMap<String, Value>,
-    ) -> Result<Replayed, StoreError> {
-        let hash = event_hash(self.journal.iter().map(|entry| &entry.body));
-        let tape = Arc::new(Tape::new(self.journal.clone(), outputs));
-        let recorded = Recorded::new(&self.agent, &tape);
+    /// Runs it.
+    pub(crate) async fn run(self) -> Result<Rerun, StoreError> {
+        let tape = Arc::new(Tape::new(self.journal, self.options));
+        let recorded = match self.models {
+            AskedModels::Own => Recorded::new(&self.agent, &tape),
+            AskedModels::Recorded => Recorded::then(&self.agent, &tape),
+        };
         let clock = Arc::new(StoreClock(self.store.clone()));
         let replay = ReplayStore::new(self.store.clone(), Arc::clone(&tape));
         let store = Store::new(Arc::new(replay), clock);
@@ -154,17 +219,34 @@ impl Replay {
                 recorded: Some(recorded.clone()),
             };
             let outcome = Box::pin(planner.run(false, true)).await?;
-            if outcome == Outcome::Ended || tape.has_diverged() {
+            if tape.was_interrupted() {
+                continue;
+            }
+            if outcome == Outcome::Ended {
+                break;
+            }
+            // It waits for a person, where the journal did not: what was decided about the calls then counts.
+            if tape.has_diverged() && !(tape.goes_on() && tape.answer_waiting()) {
                 break;
             }
         }
-        let (replayed, divergence) = tape.finish();
-        Ok(Replayed {
-            equal: divergence.is_none(),
-            hash,
-            replayed_hash: event_hash(replayed.iter().map(|entry| &entry.body)),
+        let (written, divergence) = tape.finish();
+        Ok(Rerun {
+            written,
             divergence,
         })
+    }
+}
+
+impl Replayed {
+    pub(crate) fn new(journal: &[Entry], rerun: Rerun) -> Self {
+        let hash = |entries: &[Entry]| event_hash(entries.iter().map(|entry| &entry.body));
+        Self {
+            equal: rerun.divergence.is_none(),
+            hash: hash(journal),
+            replayed_hash: hash(&rerun.written),
+            divergence: rerun.divergence,
+        }
     }
 }
 
@@ -189,40 +271,37 @@ pub(crate) fn obstacle(journal: &[Entry]) -> Option<&'static str> {
         return Some("it has not ended");
     };
     let mut started = false;
-    let mut answered = false;
+    let mut interrupted = false;
     let mut model_failure = None;
     for Entry { body, .. } in journal {
         match body {
-            EntryBody::Started { .. } if started && !answered => {
-                return Some("it was interrupted, and where exactly is not in its journal");
-            }
-            EntryBody::Notice { code, .. } if code == INTERRUPTED => {
-                return Some("it was interrupted, and where exactly is not in its journal");
-            }
+            EntryBody::Notice { code, .. } if code == INTERRUPTED => interrupted = true,
             EntryBody::CancelRequested { .. } => {
                 return Some("it was cancelled, and where exactly is not in its journal");
             }
-            EntryBody::AgentCalled { .. }
-            | EntryBody::StepStarted { .. }
-            | EntryBody::StepFinished(_) => return Some("it called other agents"),
-            EntryBody::Accepted {
-                forked_from: Some(_),
-                ..
-            } => return Some("it is a fork"),
-            EntryBody::Started { .. } => started = true,
+            EntryBody::StepStarted { .. } | EntryBody::StepFinished(_) => {
+                return Some("it ran a workflow; its steps are requests of their own");
+            }
+            EntryBody::Started { .. } => {
+                started = true;
+                interrupted = false;
+            }
             EntryBody::ModelFailed { failure, .. } => model_failure = Some(failure),
             _ => {}
         }
-        answered = matches!(body, EntryBody::ApprovalGiven(_));
     }
-    let timed_out = failure
-        .as_ref()
-        .is_some_and(|failure| failure.code == ErrorCode::Timeout);
+    let failure_is = |code| {
+        failure
+            .as_ref()
+            .is_some_and(|failure| failure.code == code && model_failure != Some(failure))
+    };
     if !started {
         Some("it ended before it ran")
     } else if *status == RequestStatus::Cancelled {
         Some("it was cancelled, and where exactly is not in its journal")
-    } else if timed_out && model_failure != failure.as_ref() {
+    } else if interrupted || failure_is(ErrorCode::Internal) {
+        Some("it was given up after an interruption")
+    } else if failure_is(ErrorCode::Timeout) {
         Some("it ran out of time, and where exactly is not in its journal")
     } else {
         None

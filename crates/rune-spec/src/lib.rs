@@ -21,6 +21,7 @@
 mod agent_ref;
 mod builtin;
 mod capability;
+mod cassette;
 mod channels;
 mod checker;
 mod compose;
@@ -43,6 +44,10 @@ mod workflow;
 pub use agent_ref::{AgentRef, LocalAgent};
 pub use builtin::{builtin, builtins};
 pub use capability::{Access, Capability};
+pub use cassette::{
+    CASSETTE_VERSION, CassetteFile, CassettePlaces, CassettePrompt, Expectations, ExpectedOutput,
+    ExpectedStatus, ExpectedVerdict,
+};
 pub use channels::{CHANNEL_TYPES, Channel, ChannelAccess, Channels};
 pub use compose::{Compose, ComposeAgent, ComposeSource, Lookup};
 pub use document::{MAX_DEPTH, MAX_FILE_BYTES};

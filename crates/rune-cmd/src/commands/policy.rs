@@ -5,12 +5,13 @@ mod new_policy;
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use jiff::{SpanRelativeTo, Timestamp};
+use jiff::Timestamp;
 use rune_runtime::{JournaledCall, PolicyChange, PolicyComparison, Verdict};
 use serde_json::{Value, json};
 
 use crate::cli::Target;
 use crate::client::{Api, Client};
+use crate::commands::since::since;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{one_line, shortened, table};
@@ -70,19 +71,6 @@ pub(crate) async fn run(context: &Context, command: PolicyCommand) -> Outcome {
             report(context, &compared, &agent, since)
         }
     }
-}
-
-/// `7d` before now, or a time.
-fn since(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse() {
-        return Ok(time);
-    }
-    let unknown = |_| "expected a length such as `7d` or `12h`, or a time in RFC 3339".to_owned();
-    let span: jiff::Span = text.parse().map_err(unknown)?;
-    let ago = span.to_duration(SpanRelativeTo::days_are_24_hours());
-    Timestamp::now()
-        .checked_sub(ago.map_err(unknown)?.abs())
-        .map_err(unknown)
 }
 
 async fn explain(context: &Context, client: &Client, request: &str) -> Outcome {
@@ -226,22 +214,4 @@ fn examples(kind: &str, changes: &[PolicyChange]) -> String {
         text.push_str(&format!("\n  and {more} more (`-o json` lists them)"));
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn since_is_a_length_or_a_time() {
-        let hours = |text: &str| {
-            let ago = Timestamp::now().duration_since(since(text).unwrap());
-            (ago.as_secs() + 30) / 3600
-        };
-        assert_eq!(hours("7d"), 7 * 24);
-        assert_eq!(hours("12h"), 12);
-        let time = "2026-01-02T03:04:05Z";
-        assert_eq!(since(time).unwrap().to_string(), time);
-        assert!(since("soon").is_err());
-    }
 }

@@ -35,3 +35,12 @@ pub(crate) fn start(config: &ObservabilityConfig, log: Option<RotatingLog>) -> O
     };
     started.map_err(|error| Failure::because("cannot start logging", &*error))
 }
+
+/// What a command logs that shows what happens by itself: errors, and details with `-v`.
+pub(crate) fn quiet(verbose: bool) -> ObservabilityConfig {
+    ObservabilityConfig {
+        log: if verbose { "debug" } else { "error" }.to_owned(),
+        log_format: LogFormat::Pretty,
+        otel_endpoint: None,
+    }
+}

@@ -121,6 +121,8 @@ async fn a_fork_goes_on_with_another_model_and_repeats_nothing() {
     // The origin is as it was.
     let origin = api.request(id).await;
     assert_eq!(origin["output"], "the first answer");
+    let replayed = served.rune(&["requests", "replay", fork_id]).ok();
+    assert!(replayed.contains("replays the same"), "{replayed}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod agents;
 mod background;
 mod boundaries;
 mod cancel;
+mod cassettes;
 mod compose;
 mod crash_loop;
 mod dev;

@@ -8,6 +8,7 @@ use rune_http::{
     ApiError, Caller, CostView, ErrorBody, Json, JsonOrDefault, List, PageQuery, Path, TokenUsage,
 };
 use rune_runtime::{Divergence, Replayed, Waiting};
+use rune_spec::CassetteFile;
 use rune_store_runtime::{
     DeploymentId, EntryBody, Failure, ParentCall, ReplicaId, RequestFilter, RequestId, RequestRow,
     RequestStatus, SessionId, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageTotal,
@@ -437,4 +438,21 @@ pub(crate) async fn replay(
 ) -> Result<Json<ReplayView>, ApiError> {
     let replayed = shared.engine.replay(id).await?;
     Ok(Json(replayed.into()))
+}
+
+/// The recorded run of a request that has ended, as a cassette for `rune test`: the input, what the model was shown of
+/// the conversation so far, and the journal without ids and times.
+#[utoipa::path(
+    get, path = "/v1/requests/{id}/cassette", tag = "requests",
+    params(("id" = String, Path, description = "The request")),
+    responses(
+        (status = 200, body = Object, description = "The cassette"),
+        (status = "default", body = ErrorBody, description = "An error; `conflict` where there is none, with the reason"),
+    )
+)]
+pub(crate) async fn cassette(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<RequestId>,
+) -> Result<Json<CassetteFile>, ApiError> {
+    Ok(Json(shared.engine.record(id).await?))
 }

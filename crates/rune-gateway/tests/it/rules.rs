@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::gateway::{TestGateway, answer, refusal};
 
 /// Every route of this API. A new one is added here with its rule.
-const ROUTES: [(&str, &str, bool); 23] = [
+const ROUTES: [(&str, &str, bool); 24] = [
     ("POST", "/v1/agents/{name}/invoke", true),
     ("POST", "/v1/agents/{name}/sessions", true),
     ("GET", "/v1/agents", true),
@@ -24,6 +24,7 @@ const ROUTES: [(&str, &str, bool); 23] = [
     ("POST", "/v1/requests/{id}/cancel", true),
     ("POST", "/v1/requests/{id}/replay", true),
     ("POST", "/v1/requests/{id}/fork", true),
+    ("GET", "/v1/requests/{id}/cassette", true),
     ("GET", "/v1/approvals", true),
     ("POST", "/v1/requests/{id}/approvals/{approval_id}", true),
     ("GET", "/v1/policy-verdicts", true),

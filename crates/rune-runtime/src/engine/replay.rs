@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rune_store_runtime::{Entry, RequestId};
+use rune_store_runtime::{Entry, EntryBody, RequestId, RequestRow};
 use serde_json::Value;
 
 use super::child::SubAgents;
 use super::{Engine, EngineError};
-use crate::replay::{Replay, Replayed, obstacle};
+use crate::agent::Agent;
+use crate::replay::{AskedModels, Replay, Replayed, TapeOptions, obstacle};
 
 /// Entries read from the store at a time.
 const JOURNAL_PAGE: u32 = 256;
@@ -41,13 +42,15 @@ impl Engine {
         if let Some(reason) = obstacle(&journal) {
             return Err(refused(reason));
         }
-        let replicas = self.inner.router.replicas(row.deployment_id);
-        let replica = replicas
-            .iter()
-            .find(|replica| replica.version_id() == row.version_id);
-        let replica = replica
-            .ok_or_else(|| refused("the version of the agent that ran it is not running"))?;
-        let agent = Arc::clone(replica.agent());
+        let mut agent = self.agent_of(&row)?;
+        if let Some(EntryBody::Accepted {
+            forked_from: Some(origin),
+            ..
+        }) = journal.first().map(|entry| &entry.body)
+        {
+            let forked = agent.changed(&origin.changes);
+            agent = Arc::new(forked.map_err(EngineError::Changes)?);
+        }
         let agents = SubAgents {
             engine: self.clone(),
             request_id: id,
@@ -56,7 +59,7 @@ impl Engine {
             agent: agent.name().to_owned(),
             networks: agent.spec().networks.clone(),
             caller: row.caller.clone(),
-            parent: None,
+            parent: row.parent.clone(),
         };
         let replay = Replay {
             agent,
@@ -65,9 +68,28 @@ impl Engine {
             store: self.inner.store.clone(),
             blobs: self.inner.blobs.get().cloned(),
             row,
-            journal,
+            journal: journal.clone(),
+            models: AskedModels::Own,
+            options: TapeOptions {
+                outputs: outputs.clone(),
+                ..TapeOptions::default()
+            },
         };
-        Ok(replay.run(outputs).await?)
+        let rerun = replay.run().await?;
+        Ok(Replayed::new(&journal, rerun))
+    }
+
+    /// The agent that ran a request, where that version of it still runs.
+    pub(super) fn agent_of(&self, row: &RequestRow) -> Result<Arc<Agent>, EngineError> {
+        let replicas = self.inner.router.replicas(row.deployment_id);
+        let replica = replicas
+            .iter()
+            .find(|replica| replica.version_id() == row.version_id);
+        let replica = replica.ok_or_else(|| EngineError::NotReplayable {
+            id: row.id,
+            reason: "the version of the agent that ran it is not running".to_owned(),
+        })?;
+        Ok(Arc::clone(replica.agent()))
     }
 
     /// All entries of a request that are stored.

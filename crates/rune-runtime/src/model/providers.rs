@@ -115,6 +115,12 @@ impl Providers {
         }
     }
 
+    /// These candidates under the same policy; `None` where there is none.
+    #[must_use]
+    pub(crate) fn instead(&self, candidates: Vec<Candidate>) -> Option<Self> {
+        Self::from_candidates(candidates, self.policy)
+    }
+
     /// Whether the next provider is asked after this failure, where there is one.
     ///
     /// It is after every failure but two, which another provider would only hide: a

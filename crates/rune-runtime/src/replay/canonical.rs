@@ -23,7 +23,7 @@ pub fn event_hash<'a>(entries: impl IntoIterator<Item = &'a EntryBody>) -> Strin
 }
 
 /// The entry as it is compared; nothing where it is not.
-pub(super) fn canonical(body: &EntryBody) -> Option<Value> {
+pub(crate) fn canonical(body: &EntryBody) -> Option<Value> {
     let volatile: &[&str] = match body {
         EntryBody::Started { .. } => &["replica_id", "deployment_id", "attempt"],
         EntryBody::ModelReply(_) => &["duration_ms", "cost_micro_usd"],
@@ -43,9 +43,7 @@ pub(super) fn canonical(body: &EntryBody) -> Option<Value> {
     };
     let mut value = serde_json::to_value(body).unwrap_or_default();
     if let Some(fields) = value.as_object_mut() {
-        for name in volatile {
-            fields.remove(*name);
-        }
+        fields.retain(|name, _| !volatile.contains(&name.as_str()));
     }
     Some(value)
 }

@@ -42,6 +42,11 @@ impl CommandLog for ReplayStore {
                     cancel_requested: false,
                 }))
             }
+            // What tools that run for real keep; the store is one that is thrown away.
+            op if self.tape.has_live_tools() => {
+                let command = Command { op, ..command };
+                self.real.submit(command).await
+            }
             op => Err(StoreError::Unavailable(format!(
                 "a replay changes nothing ({})",
                 op.name()
@@ -100,6 +105,10 @@ impl SessionReader for ReplayStore {
         limit: u32,
         _: Option<Timestamp>,
     ) -> Result<Vec<MessageRow>, StoreError> {
+        if let Some(history) = self.tape.history() {
+            let surplus = history.len().saturating_sub(limit as usize);
+            return Ok(history.get(surplus..).unwrap_or_default().to_vec());
+        }
         // As it was when the run began.
         let until = self.tape.history_until();
         self.real.recent_messages(id, limit, Some(until)).await

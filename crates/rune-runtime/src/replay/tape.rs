@@ -1,13 +1,11 @@
 //! The tape: the journal that is replayed, how far the replay is, and the answers that models and tools get from it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
-use futures_util::stream;
 use rune_store_runtime::{
-    ApprovalDecision, AuditVerdict, Entry, EntryBody, ErrorCode, Failure, GrantRow, PolicyVerdict,
-    ReplicaId, Timestamp, ToolIntent, ToolOutcome,
+    ApprovalDecision, AuditVerdict, Entry, EntryBody, ErrorCode, Failure, GrantRow, MessageRow,
+    PolicyVerdict, ReplicaId, Timestamp, ToolIntent, ToolOutcome,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -15,19 +13,32 @@ use tokio_util::sync::CancellationToken;
 
 use super::Divergence;
 use super::canonical::{canonical, first_difference};
-use crate::model::{
-    GuardedClient, LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelRequest,
-    ModelStream,
-};
+use crate::planner::INTERRUPTED;
+
+/// How a tape is played.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TapeOptions {
+    /// Instead of what the tools of these calls, by the calls' ids, had answered.
+    pub(crate) outputs: BTreeMap<String, Value>,
+    /// Tools run for real.
+    pub(crate) live_tools: bool,
+    /// The run goes on behind the first difference; what it asks for from there on is answered by the ids of the
+    /// calls, not by their order.
+    pub(crate) goes_on: bool,
+    /// Why policy decided is not compared, only what: the reasons name lines of files that may have moved.
+    pub(crate) ignores_reasons: bool,
+    /// What the model is shown of the conversation so far, where that is not in the store.
+    pub(crate) history: Option<Vec<MessageRow>>,
+}
 
 /// A journal that answers.
 pub(crate) struct Tape {
     journal: Vec<Entry>,
+    options: TapeOptions,
     /// The results of the tools that ran, in the order in which they ended.
     results: Vec<ToolOutcome>,
-    /// How many of them were handed out.
+    /// How many of them were handed out; more than there are where the order does not count any more.
     ended: watch::Sender<usize>,
-    stop: CancellationToken,
     state: Mutex<State>,
 }
 
@@ -41,37 +52,37 @@ struct State {
     granted: usize,
     /// What of the session is history: what had ended by then.
     history_until: Timestamp,
+    /// Whether the run has got to where the recorded one was interrupted: nothing it writes counts.
+    interrupted: bool,
+    /// Fires when the present run is to end.
+    stop: CancellationToken,
     divergence: Option<Divergence>,
 }
 
 impl Tape {
-    pub(super) fn new(journal: Vec<Entry>, outputs: &BTreeMap<String, Value>) -> Self {
-        let bodies = || journal.iter().map(|entry| &entry.body);
-        let ran = |outcome: &ToolOutcome| {
-            bodies().any(|body| {
-                matches!(body, EntryBody::ToolIntent(intent)
-                    if (intent.step, &intent.call_id) == (outcome.step, &outcome.call_id))
-            })
+    pub(super) fn new(journal: Vec<Entry>, options: TapeOptions) -> Self {
+        // What the caller sent is given, and what a fork took over.
+        let given = match journal.first().map(|entry| &entry.body) {
+            Some(EntryBody::Accepted {
+                forked_from: Some(origin),
+                ..
+            }) => usize::try_from(origin.seq).unwrap_or(usize::MAX),
+            _ => 1,
         };
-        let results = bodies().filter_map(|body| match body {
-            EntryBody::ToolResult(outcome) if ran(outcome) => {
-                let mut outcome = outcome.clone();
-                if let Some(output) = outputs.get(&outcome.call_id) {
-                    outcome.failure = None;
-                    outcome.output = Some(output.clone());
-                }
-                Some(outcome)
+        let written: Vec<Entry> = journal.iter().take(given).cloned().collect();
+        let results = ran(&journal).map(|outcome| {
+            let mut outcome = outcome.clone();
+            if let Some(output) = options.outputs.get(&outcome.call_id) {
+                outcome.failure = None;
+                outcome.output = Some(output.clone());
             }
-            _ => None,
+            outcome
         });
-        let results = results.collect();
-        // What the caller sent is given.
-        let written = journal.first().cloned().into_iter().collect();
         Self {
+            results: results.collect(),
             journal,
-            results,
+            options,
             ended: watch::Sender::new(0),
-            stop: CancellationToken::new(),
             state: Mutex::new(State {
                 written,
                 ..State::default()
@@ -79,14 +90,17 @@ impl Tape {
         }
     }
 
-    /// Fires when the replay has left the journal.
+    /// Fires when the present run has to end: it has left the journal, or the recorded one was interrupted here.
     pub(super) fn stop(&self) -> CancellationToken {
-        self.stop.clone()
+        self.lock().stop.clone()
     }
 
     /// The replica of the next run; nothing where the journal has no further one.
     pub(super) fn begin_run(&self) -> Option<ReplicaId> {
         let mut state = self.lock();
+        if state.divergence.is_some() {
+            return Some(ReplicaId::from_bytes([0; 16]));
+        }
         self.copy_given(&mut state);
         let rest = self.journal.get(state.written.len()..)?;
         let (at, id) = rest.iter().find_map(|entry| match entry.body {
@@ -94,6 +108,15 @@ impl Tape {
             _ => None,
         })?;
         state.history_until = at;
+        state.interrupted = false;
+        state.stop = CancellationToken::new();
+        // A run that was interrupted may have been handed more than it wrote.
+        let written = || state.written.iter().map(|entry| &entry.body);
+        let asked = written().filter(|body| is_reply(body)).count();
+        let granted = written().filter(|body| asks(body).is_some()).count();
+        self.ended.send_replace(ran(&state.written).count());
+        state.asked = asked;
+        state.granted = granted;
         Some(id)
     }
 
@@ -105,8 +128,39 @@ impl Tape {
         self.lock().divergence.is_some()
     }
 
+    /// Whether the run goes on behind the first difference.
+    pub(super) const fn goes_on(&self) -> bool {
+        self.options.goes_on
+    }
+
+    /// Whether the present run is one that the recorded interruption cut off.
+    pub(super) fn was_interrupted(&self) -> bool {
+        self.lock().interrupted
+    }
+
     pub(super) fn history_until(&self) -> Timestamp {
         self.lock().history_until
+    }
+
+    pub(super) fn history(&self) -> Option<&[MessageRow]> {
+        self.options.history.as_deref()
+    }
+
+    /// Whether tools run for real.
+    pub(crate) const fn has_live_tools(&self) -> bool {
+        self.options.live_tools
+    }
+
+    pub(super) fn journal(&self) -> &[Entry] {
+        &self.journal
+    }
+
+    /// Whether the recorded run meant to run this call.
+    pub(crate) fn intended(&self, step: u32, call_id: &str) -> bool {
+        self.journal.iter().any(|entry| {
+            matches!(&entry.body, EntryBody::ToolIntent(intent)
+                if intent.step == step && intent.call_id == call_id)
+        })
     }
 
     /// What was written, and where it left the journal.
@@ -144,10 +198,18 @@ impl Tape {
             self.copy_given(&mut state);
             let seq = state.written.len() as u64 + 1;
             first.get_or_insert(seq);
+            if state.interrupted {
+                continue;
+            }
             if state.divergence.is_none() {
+                if self.is_interrupted_at(seq) && !matches!(body, EntryBody::Started { .. }) {
+                    state.interrupted = true;
+                    state.stop.cancel();
+                    continue;
+                }
                 state.divergence = self.compare(seq, &body);
                 if state.divergence.is_some() {
-                    self.stop.cancel();
+                    self.leave(&state);
                 }
             }
             let request_id = self.journal[0].request_id;
@@ -162,11 +224,41 @@ impl Tape {
         (first.unwrap_or(last + 1), last)
     }
 
+    /// The replay has left the journal.
+    fn leave(&self, state: &State) {
+        if self.options.goes_on {
+            self.ended.send_replace(usize::MAX);
+        } else {
+            state.stop.cancel();
+        }
+    }
+
+    /// Whether the recorded run ended before this entry, and another one took the request up.
+    fn is_interrupted_at(&self, seq: u64) -> bool {
+        let index = usize::try_from(seq - 1).unwrap_or(usize::MAX);
+        let next = self.journal.get(index).map(|entry| &entry.body);
+        matches!(next, Some(EntryBody::Started { .. }))
+    }
+
     fn compare(&self, seq: u64, body: &EntryBody) -> Option<Divergence> {
         let index = usize::try_from(seq).ok()?.checked_sub(1)?;
         let recorded = self.journal.get(index).map(|entry| &entry.body);
-        let journal = recorded.and_then(canonical).unwrap_or_default();
-        let replay = canonical(body).unwrap_or_default();
+        let compared = |body: &EntryBody| {
+            let mut value = canonical(body).unwrap_or_default();
+            if self.options.ignores_reasons
+                && let Some(fields) = value.as_object_mut()
+                && matches!(
+                    body,
+                    EntryBody::PolicyVerdict(_) | EntryBody::ApprovalAsked(_)
+                )
+            {
+                fields.remove("reason");
+                fields.remove("policies");
+            }
+            value
+        };
+        let journal = recorded.map(compared).unwrap_or_default();
+        let replay = compared(body);
         let kind = recorded.unwrap_or(body).kind();
         (journal != replay).then(|| Divergence {
             seq,
@@ -181,16 +273,53 @@ impl Tape {
         })
     }
 
-    /// Takes over what somebody else wrote, at the place where it was: answers of people, and notices that are not
-    /// compared.
+    /// Takes over what somebody else wrote, at the place where it was: answers of people, that the daemon ended,
+    /// and notices that are not compared.
     fn copy_given(&self, state: &mut State) {
         while let Some(entry) = self.journal.get(state.written.len()) {
-            let given = matches!(entry.body, EntryBody::ApprovalGiven(_));
-            if state.divergence.is_some() || !(given || canonical(&entry.body).is_none()) {
+            let given = match &entry.body {
+                EntryBody::ApprovalGiven(_) => true,
+                EntryBody::Notice { code, .. } if code == INTERRUPTED => true,
+                body => canonical(body).is_none(),
+            };
+            if state.divergence.is_some() || !given {
                 return;
             }
             state.written.push(entry.clone());
         }
+    }
+
+    /// Where the replay has left the journal and waits for a person: answers what one had decided about these calls.
+    /// False where nobody was asked about one of them.
+    pub(super) fn answer_waiting(&self) -> bool {
+        let mut state = self.lock();
+        let answered = |state: &State, id: &str| {
+            let bodies = state.written.iter().map(|entry| &entry.body);
+            bodies.clone().any(
+                |body| matches!(body, EntryBody::ApprovalGiven(answer) if answer.call_id == id),
+            )
+        };
+        let asked = state.written.iter().filter_map(|entry| match &entry.body {
+            EntryBody::ApprovalAsked(question) => Some(question.call_id.clone()),
+            _ => None,
+        });
+        let waiting: Vec<String> = asked.collect();
+        for call_id in waiting
+            .iter()
+            .filter(|id| !answered(&state, id))
+            .collect::<Vec<_>>()
+        {
+            let given = self.journal.iter().find(|entry| {
+                matches!(&entry.body, EntryBody::ApprovalGiven(answer) if &answer.call_id == call_id)
+            });
+            let Some(given) = given else { return false };
+            let seq = state.written.len() as u64 + 1;
+            state.written.push(Entry {
+                seq,
+                ..given.clone()
+            });
+        }
+        true
     }
 
     /// The remembered decision that counted when policy asked, if one did.
@@ -200,12 +329,9 @@ impl Tape {
             state.granted += 1;
             state.granted - 1
         };
-        let mut asking = self.journal.iter().filter_map(|entry| match &entry.body {
-            EntryBody::PolicyVerdict(verdict) => {
-                let by_policy = verdict.by_policy.unwrap_or(verdict.verdict);
-                (by_policy == AuditVerdict::Asked).then_some((entry.at, verdict))
-            }
-            _ => None,
+        let mut asking = self.journal.iter().filter_map(|entry| {
+            let verdict = asks(&entry.body)?;
+            Some((entry.at, verdict))
         });
         let (at, verdict): (_, &PolicyVerdict) = asking.nth(nth)?;
         let decision = match verdict.verdict {
@@ -226,35 +352,42 @@ impl Tape {
         })
     }
 
-    /// The result of a call, once it is its turn.
+    /// The result of a call, once it is its turn. `live` is what the tool answers now, where tools run for real.
     pub(crate) async fn tool(
         &self,
         intent: &ToolIntent,
+        live: Option<Result<Value, Failure>>,
         stop: &CancellationToken,
         attempts: &mut u32,
     ) -> Result<Value, Failure> {
         let mine =
             |result: &ToolOutcome| (result.step, &result.call_id) == (intent.step, &intent.call_id);
-        let Some(index) = self.results.iter().position(mine) else {
-            let message = "the journal has no result of this call";
-            return Err(Failure::new(ErrorCode::Unavailable, message));
-        };
+        let found = self.results.iter().position(mine);
+        let turn = found.unwrap_or_else(|| self.results_of_this_run());
         let mut ended = self.ended.subscribe();
         tokio::select! {
             biased;
-            _ = ended.wait_for(|ended| *ended == index) => {}
+            _ = ended.wait_for(|ended| *ended == turn || *ended == usize::MAX) => {}
             () = stop.cancelled() => {
                 let message = "the replay has left the journal";
                 return Err(Failure::new(ErrorCode::Cancelled, message));
             }
         }
-        self.ended.send_replace(index + 1);
+        let Some(index) = found else {
+            let message = "the journal has no result of this call";
+            return live.unwrap_or_else(|| Err(Failure::new(ErrorCode::Unavailable, message)));
+        };
+        self.ended
+            .send_modify(|ended| *ended = ended.saturating_add(1));
         let ToolOutcome {
             output,
             failure,
             attempts: tried,
             ..
         } = self.results[index].clone();
+        if let Some(live) = live {
+            return live;
+        }
         *attempts = tried;
         match failure {
             Some(failure) => Err(failure),
@@ -262,21 +395,27 @@ impl Tape {
         }
     }
 
+    /// How many results there are up to the end of the present run: a call that was interrupted comes behind them.
+    fn results_of_this_run(&self) -> usize {
+        let written = self.lock().written.len();
+        let rest = self.journal.get(written..).unwrap_or_default();
+        let started = |entry: &Entry| matches!(entry.body, EntryBody::Started { .. });
+        let end = rest
+            .iter()
+            .position(started)
+            .map_or(self.journal.len(), |at| written + at);
+        ran(self.journal.get(..end).unwrap_or_default()).count()
+    }
+
     /// The next thing a model said.
-    fn next_reply(&self) -> Option<&EntryBody> {
+    pub(super) fn next_reply(&self) -> Option<&EntryBody> {
         let nth = {
             let mut state = self.lock();
             state.asked += 1;
             state.asked - 1
         };
         let bodies = self.journal.iter().map(|entry| &entry.body);
-        let mut replies = bodies.filter(|body| {
-            matches!(
-                body,
-                EntryBody::ModelReply(_) | EntryBody::ModelFailed { .. }
-            )
-        });
-        replies.nth(nth)
+        bodies.filter(|body| is_reply(body)).nth(nth)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -285,70 +424,28 @@ impl Tape {
     }
 }
 
-/// Answers in the place of a provider.
-pub(super) struct JournalModel {
-    provider: String,
-    tape: Arc<Tape>,
+/// The results of tools that ran.
+fn ran(journal: &[Entry]) -> impl Iterator<Item = &ToolOutcome> {
+    journal.iter().filter_map(|entry| match &entry.body {
+        EntryBody::ToolResult(outcome) if outcome.attempts > 0 => Some(outcome),
+        _ => None,
+    })
 }
 
-impl JournalModel {
-    pub(super) fn new(client: &GuardedClient, tape: &Arc<Tape>) -> Self {
-        Self {
-            provider: client.provider().to_owned(),
-            tape: Arc::clone(tape),
+const fn is_reply(body: &EntryBody) -> bool {
+    matches!(
+        body,
+        EntryBody::ModelReply(_) | EntryBody::ModelFailed { .. }
+    )
+}
+
+/// The verdict, where the policies asked a person.
+fn asks(body: &EntryBody) -> Option<&PolicyVerdict> {
+    match body {
+        EntryBody::PolicyVerdict(verdict) => {
+            let by_policy = verdict.by_policy.unwrap_or(verdict.verdict);
+            (by_policy == AuditVerdict::Asked).then_some(verdict)
         }
-    }
-
-    fn error(&self, kind: ModelErrorKind, failure: &Failure, provider: &str) -> ModelError {
-        let prefix = format!("{provider}: ");
-        let message = failure.message.strip_prefix(&prefix);
-        ModelError::new(
-            kind,
-            &self.provider,
-            message.unwrap_or(failure.message.as_str()),
-        )
-    }
-}
-
-#[async_trait]
-impl LlmClient for JournalModel {
-    fn provider(&self) -> &str {
-        &self.provider
-    }
-
-    async fn stream(&self, _: &ModelRequest) -> Result<ModelStream, ModelError> {
-        let event = match self.tape.next_reply() {
-            Some(EntryBody::ModelReply(reply)) => Ok(ModelEvent::Done(ModelOutput {
-                blocks: reply.blocks.clone(),
-                stop: reply.stop,
-                usage: reply.usage,
-            })),
-            Some(EntryBody::ModelFailed {
-                provider,
-                failure,
-                next_provider,
-                ..
-            }) => {
-                let kind = match failure.code {
-                    ErrorCode::InvalidInput => ModelErrorKind::InvalidRequest,
-                    ErrorCode::Timeout => ModelErrorKind::Timeout,
-                    _ => ModelErrorKind::Transport,
-                };
-                if next_provider.as_ref() != Some(provider) {
-                    return Err(self.error(kind, failure, provider));
-                }
-                // It was asked again, as is done after a reply that broke off.
-                Err(self.error(ModelErrorKind::Truncated, failure, provider))
-            }
-            _ => {
-                let message = "the journal has no further reply";
-                return Err(ModelError::new(
-                    ModelErrorKind::Transport,
-                    &self.provider,
-                    message,
-                ));
-            }
-        };
-        Ok(Box::pin(stream::once(std::future::ready(event))))
+        _ => None,
     }
 }

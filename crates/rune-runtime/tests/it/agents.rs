@@ -58,6 +58,10 @@ async fn the_callee_is_a_request_of_its_own_named_before_it_runs() {
         ]
     );
     let [child] = children(&rig, &ended).await.try_into().unwrap();
+    let replayed = rig.engine.replay(ended.row.id).await.unwrap();
+    assert!(replayed.equal, "{:?}", replayed.divergence);
+    let requests = children(&rig, &ended).await.len();
+    assert_eq!(requests, 1, "a replay calls nobody");
     let parent = child.parent.clone().unwrap();
     assert_eq!(
         (parent.request_id, parent.root_id, parent.depth),

@@ -122,6 +122,9 @@ async fn a_request_cut_after_any_entry_ends_and_repeats_no_effect() {
             .filter(|entry| entry.body.kind() == "started")
             .count();
         assert_eq!(ended.row.attempts as usize, started + 1);
+        // Where it was interrupted shows in its journal, so it can be replayed.
+        let replayed = next.engine.replay(ended.row.id).await.unwrap();
+        assert!(replayed.equal, "cut {cut}: {:?}", replayed.divergence);
         next.assert_usable(&whole.row.session_id).await;
     }
 }

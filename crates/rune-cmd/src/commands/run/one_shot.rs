@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rune_env::{LogFormat, ObservabilityConfig};
 use rune_runtime::{
     AgentError, Invocation, LocalReplica, RequestEvent, RequestEvents, SequencedEvent,
 };
@@ -26,11 +25,6 @@ use crate::failure::{Exit, Failure, Outcome, chain};
 use crate::interrupt::Interrupt;
 use crate::terminal::Terminal;
 
-/// What is logged where nobody asks for more: the request itself is shown by its events.
-const QUIET: &str = "error";
-/// What is logged with -v.
-const VERBOSE: &str = "debug";
-
 /// What is asked, and how.
 pub(crate) struct Ask {
     pub(crate) input: Value,
@@ -47,15 +41,7 @@ pub(crate) fn run(
     env: &BTreeMap<String, String>,
     what: Ask,
 ) -> Outcome {
-    let log = if context.verbose { VERBOSE } else { QUIET };
-    telemetry::start(
-        &ObservabilityConfig {
-            log: log.to_owned(),
-            log_format: LogFormat::Pretty,
-            otel_endpoint: None,
-        },
-        None,
-    )?;
+    telemetry::start(&telemetry::quiet(context.verbose), None)?;
     let temporary = tempfile::Builder::new()
         .prefix("rune-run-")
         .tempdir()
@@ -113,7 +99,7 @@ async fn ask(
 }
 
 /// Deploys the agent of a directory.
-async fn deploy(
+pub(crate) async fn deploy(
     context: &Context,
     node: &Node,
     dir: &Path,

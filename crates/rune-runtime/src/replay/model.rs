@@ -1,0 +1,80 @@
+//! The model of a replay.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::stream;
+use rune_store_runtime::{EntryBody, ErrorCode, Failure};
+
+use super::Tape;
+use crate::model::{
+    LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelRequest, ModelStream,
+};
+
+/// Answers in the place of a provider.
+pub(super) struct JournalModel {
+    provider: String,
+    tape: Arc<Tape>,
+}
+
+impl JournalModel {
+    pub(super) fn new(provider: &str, tape: &Arc<Tape>) -> Self {
+        Self {
+            provider: provider.to_owned(),
+            tape: Arc::clone(tape),
+        }
+    }
+
+    fn error(&self, kind: ModelErrorKind, failure: &Failure, provider: &str) -> ModelError {
+        let prefix = format!("{provider}: ");
+        let message = failure.message.strip_prefix(&prefix);
+        ModelError::new(
+            kind,
+            &self.provider,
+            message.unwrap_or(failure.message.as_str()),
+        )
+    }
+}
+
+#[async_trait]
+impl LlmClient for JournalModel {
+    fn provider(&self) -> &str {
+        &self.provider
+    }
+
+    async fn stream(&self, _: &ModelRequest) -> Result<ModelStream, ModelError> {
+        let event = match self.tape.next_reply() {
+            Some(EntryBody::ModelReply(reply)) => Ok(ModelEvent::Done(ModelOutput {
+                blocks: reply.blocks.clone(),
+                stop: reply.stop,
+                usage: reply.usage,
+            })),
+            Some(EntryBody::ModelFailed {
+                provider,
+                failure,
+                next_provider,
+                ..
+            }) => {
+                let kind = match failure.code {
+                    ErrorCode::InvalidInput => ModelErrorKind::InvalidRequest,
+                    ErrorCode::Timeout => ModelErrorKind::Timeout,
+                    _ => ModelErrorKind::Transport,
+                };
+                if next_provider.as_ref() != Some(provider) {
+                    return Err(self.error(kind, failure, provider));
+                }
+                // It was asked again, as is done after a reply that broke off.
+                Err(self.error(ModelErrorKind::Truncated, failure, provider))
+            }
+            _ => {
+                let message = "the journal has no further reply";
+                return Err(ModelError::new(
+                    ModelErrorKind::Transport,
+                    &self.provider,
+                    message,
+                ));
+            }
+        };
+        Ok(Box::pin(stream::once(std::future::ready(event))))
+    }
+}
