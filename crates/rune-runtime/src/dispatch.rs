@@ -11,8 +11,8 @@ use rune_spec::ApprovalDefault;
 use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
     ApprovalDecision, ApprovalId, ApprovalQuestion, AuditId, AuditVerdict, Block, EntryBody,
-    ErrorCode, Failure, MemoryScope, PolicyVerdict, RequestId, SessionId, Store, StoreError,
-    ToolIntent, ToolOutcome,
+    ErrorCode, Failure, GrantQuery, GrantRow, MemoryScope, PolicyVerdict, RequestId, SessionId,
+    Store, StoreError, ToolIntent, ToolOutcome,
 };
 use rune_tools::{ToolContext, ToolError, ToolErrorKind};
 use serde_json::Value;
@@ -182,9 +182,7 @@ impl ToolDispatcher<'_> {
         let decision = self.agent.policy().decide(self.caller, resource);
         let (mut verdict, mut reason) = (decision.verdict, decision.reason.clone());
         if verdict == AuditVerdict::Asked {
-            let policies = &decision.policy_ids;
-            let grant = self.store.grant(self.session_id, &tool.name, policies);
-            if let Some(grant) = grant.await? {
+            if let Some(grant) = self.grant(tool, decision.policy_ids.clone()).await? {
                 verdict = match grant.decision {
                     ApprovalDecision::Approve => AuditVerdict::Allowed,
                     ApprovalDecision::Deny => AuditVerdict::Denied,
@@ -209,6 +207,22 @@ impl ToolDispatcher<'_> {
             reason,
             policies: decision.policy_ids.clone(),
         })
+    }
+
+    /// What somebody has said for later calls of the tool about which these policies ask.
+    async fn grant(
+        &self,
+        tool: &Tool,
+        policies: Vec<String>,
+    ) -> Result<Option<GrantRow>, StoreError> {
+        let query = GrantQuery {
+            namespace: self.namespace.to_owned(),
+            agent: self.agent.spec().name.to_string(),
+            session_id: self.session_id.clone(),
+            tool: tool.name.clone(),
+            policies,
+        };
+        self.store.grant(&query).await
     }
 
     /// Runs a tool whose intent is committed. Always ends within the tool's timeouts

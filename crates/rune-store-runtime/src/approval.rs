@@ -213,6 +213,21 @@ pub struct ApprovalFilter {
     pub due_by: Option<Timestamp>,
 }
 
+/// Which remembered decision is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantQuery {
+    /// Namespace of the agent.
+    pub namespace: String,
+    /// Name of the agent.
+    pub agent: String,
+    /// The session, which may not be stored yet.
+    pub session_id: SessionId,
+    /// The tool's name in the package.
+    pub tool: String,
+    /// The policies that ask, in their order.
+    pub policies: Vec<String>,
+}
+
 /// A remembered decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantRow {

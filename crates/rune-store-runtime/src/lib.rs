@@ -42,7 +42,7 @@ mod usage;
 
 pub use approval::{
     ApprovalAnswer, ApprovalDecision, ApprovalFilter, ApprovalQuestion, ApprovalRow, ApprovalState,
-    DecideApproval, GrantRow, Remember,
+    DecideApproval, GrantQuery, GrantRow, Remember,
 };
 pub use audit::{AuditFilter, AuditRow, AuditVerdict, RecordAudit};
 pub use blob::BlobStore;

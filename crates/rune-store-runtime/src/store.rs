@@ -8,12 +8,12 @@ use async_trait::async_trait;
 
 use crate::{
     ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, CacheRow, Clock, Command,
-    DeploymentFilter, DeploymentId, DeploymentRow, Entry, FireFilter, GrantRow, MemoryQuery,
-    MemoryRow, MemoryScope, MessageRow, Operation, Page, PageRequest, RecordAudit, ReplicaFilter,
-    ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestRow, ScheduleFilter,
-    ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow, StoreError,
-    Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal, VersionFilter,
-    VersionId, VersionRow,
+    DeploymentFilter, DeploymentId, DeploymentRow, Entry, FireFilter, GrantQuery, GrantRow,
+    MemoryQuery, MemoryRow, MemoryScope, MessageRow, Operation, Page, PageRequest, RecordAudit,
+    ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestRow,
+    ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow,
+    StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal,
+    VersionFilter, VersionId, VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -157,12 +157,7 @@ pub trait ApprovalReader: Send + Sync {
     ) -> Result<Page<ApprovalRow>, StoreError>;
     /// The newest remembered decision about calls of a tool that exactly these
     /// policies ask about: one of the session, else one of the agent.
-    async fn grant(
-        &self,
-        session: &SessionId,
-        tool: &str,
-        policies: &[String],
-    ) -> Result<Option<GrantRow>, StoreError>;
+    async fn grant(&self, query: &GrantQuery) -> Result<Option<GrantRow>, StoreError>;
 }
 
 /// The audit trail.

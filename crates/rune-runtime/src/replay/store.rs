@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use rune_store_runtime::{
     Appended, ApprovalFilter, ApprovalId, ApprovalReader, ApprovalRow, AuditFilter, AuditReader,
     AuditRow, CacheReader, CacheRow, Command, CommandLog, DeploymentFilter, DeploymentId,
-    DeploymentReader, DeploymentRow, Entry, FireFilter, GrantRow, MemoryQuery, MemoryReader,
-    MemoryRow, MemoryScope, MessageRow, Op, Page, PageRequest, RegistryReader, ReplicaFilter,
-    ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow,
-    RequestStatus, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow,
-    SessionFilter, SessionId, SessionReader, SessionRow, Store, StoreError, Timestamp,
+    DeploymentReader, DeploymentRow, Entry, FireFilter, GrantQuery, GrantRow, MemoryQuery,
+    MemoryReader, MemoryRow, MemoryScope, MessageRow, Op, Page, PageRequest, RegistryReader,
+    ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader,
+    RequestRow, RequestStatus, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader,
+    ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow, Store, StoreError, Timestamp,
     ToolInvocationRow, UsageFilter, UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter,
     VersionId, VersionRow,
 };
@@ -193,13 +193,8 @@ impl ApprovalReader for ReplayStore {
     ) -> Result<Page<ApprovalRow>, StoreError> {
         self.real.approvals(filter, page).await
     }
-    async fn grant(
-        &self,
-        _: &SessionId,
-        tool: &str,
-        policies: &[String],
-    ) -> Result<Option<GrantRow>, StoreError> {
-        Ok(self.tape.grant(tool, policies))
+    async fn grant(&self, query: &GrantQuery) -> Result<Option<GrantRow>, StoreError> {
+        Ok(self.tape.grant(&query.tool, &query.policies))
     }
 }
 

@@ -243,6 +243,28 @@ async fn a_remembered_decision_is_not_asked_for_again() {
 }
 
 #[tokio::test]
+async fn what_is_remembered_for_the_agent_counts_in_a_session_that_is_not_stored_yet() {
+    for (decision, ran) in [
+        (ApprovalDecision::Approve, "ran\nran\n"),
+        (ApprovalDecision::Deny, ""),
+    ] {
+        let rig = Rig::new(bot()).await;
+        let (id, asked) = park(&rig, "use it").await;
+        let remember = DecideApproval {
+            remember: Some(Remember::Agent),
+            ..say(&asked, decision)
+        };
+        rig.engine.decide(remember).await.unwrap();
+        output(&rig, id).await;
+        // The model has answered before the acceptance is committed.
+        rig.spy.slow(100);
+        let again = rig.ask("use it").await;
+        assert_eq!(again.output(), "done");
+        assert_eq!(rig.file("log"), ran);
+    }
+}
+
+#[tokio::test]
 async fn the_default_counts_at_the_deadline() {
     let policy = json!({"ask": ["t"], "approval": {"timeout_ms": 50, "default": "approve"}});
     let rig = Rig::new(bot().set("policy", policy)).await;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use rune_store_runtime::{
     ApprovalAnswer, ApprovalDecision, ApprovalFilter, ApprovalId, ApprovalQuestion, ApprovalReader,
-    ApprovalRow, ApprovalState, EntryBody, GrantRow, Page, PageRequest, RequestId, SessionId,
+    ApprovalRow, ApprovalState, EntryBody, GrantQuery, GrantRow, Page, PageRequest, RequestId,
     StoreError, Timestamp,
 };
 use rusqlite::types::Value;
@@ -61,37 +61,40 @@ impl ApprovalReader for SqliteStore {
             .await
     }
 
-    async fn grant(
-        &self,
-        session: &SessionId,
-        tool: &str,
-        policies: &[String],
-    ) -> Result<Option<GrantRow>, StoreError> {
-        let (session, tool) = (session.clone(), tool.to_owned());
-        let policies = policies.to_vec();
+    async fn grant(&self, query: &GrantQuery) -> Result<Option<GrantRow>, StoreError> {
+        let query = query.clone();
         self.readers
             .run(move |db| {
-                let text = serde_json::to_string(&policies).map_err(|error| bad(0, error))?;
+                let text = serde_json::to_string(&query.policies).map_err(|error| bad(0, error))?;
                 db.prepare_cached(
-                    "SELECT g.namespace, g.agent, g.session IS NOT NULL, g.decision, g.by, g.at
-                     FROM sessions s JOIN grants g
-                         ON g.namespace = s.namespace AND g.agent = s.agent
-                     WHERE s.session_id = ?1 AND g.tool = ?2 AND g.policies = ?3
-                         AND (g.session IS NULL OR g.session = s.id)
+                    "SELECT g.session IS NOT NULL, g.decision, g.by, g.at
+                     FROM grants g LEFT JOIN sessions s ON s.id = g.session
+                     WHERE g.namespace = ?1 AND g.agent = ?2 AND g.tool = ?3 AND g.policies = ?4
+                         AND (g.session IS NULL OR s.session_id = ?5)
                      ORDER BY g.session IS NULL, g.id DESC LIMIT 1",
                 )?
-                .query_row(params![session.as_str(), tool, text], |found| {
-                    Ok(GrantRow {
-                        namespace: get(found, 0)?,
-                        agent: get(found, 1)?,
-                        session_id: get::<bool>(found, 2)?.then(|| session.clone()),
-                        tool: tool.clone(),
-                        policies: policies.clone(),
-                        decision: row::word(found, 3, ApprovalDecision::parse)?,
-                        by: get(found, 4)?,
-                        at: row::time(found, 5)?,
-                    })
-                })
+                .query_row(
+                    params![
+                        query.namespace,
+                        query.agent,
+                        query.tool,
+                        text,
+                        query.session_id.as_str()
+                    ],
+                    |found| {
+                        let in_session = get::<bool>(found, 0)?;
+                        Ok(GrantRow {
+                            namespace: query.namespace.clone(),
+                            agent: query.agent.clone(),
+                            session_id: in_session.then(|| query.session_id.clone()),
+                            tool: query.tool.clone(),
+                            policies: query.policies.clone(),
+                            decision: row::word(found, 1, ApprovalDecision::parse)?,
+                            by: get(found, 2)?,
+                            at: row::time(found, 3)?,
+                        })
+                    },
+                )
                 .optional()
             })
             .await

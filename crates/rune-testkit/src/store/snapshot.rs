@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use rune_store_runtime::{
-    ApprovalFilter, AuditFilter, DeploymentFilter, FireFilter, MemoryQuery, MemoryScope,
-    PageRequest, ReplicaFilter, RequestFilter, RuntimeStore, ScheduleFilter, SessionFilter,
-    StoreError, Timestamp, UsageFilter, VersionFilter,
+    ApprovalFilter, AuditFilter, DeploymentFilter, FireFilter, GrantQuery, MemoryQuery,
+    MemoryScope, PageRequest, ReplicaFilter, RequestFilter, RuntimeStore, ScheduleFilter,
+    SessionFilter, StoreError, Timestamp, UsageFilter, VersionFilter,
 };
 
 /// Every list of the store and everything below its rows, read in small pages;
@@ -56,8 +56,14 @@ pub async fn snapshot(
     show!(list!(schedule_fires(&FireFilter::default())));
     for row in list!(approvals(&ApprovalFilter::default())) {
         let question = &row.question;
-        let grant = store.grant(&row.session_id, &question.tool, &question.policies);
-        show!(grant.await?);
+        let query = GrantQuery {
+            namespace: row.namespace.clone(),
+            agent: row.agent.clone(),
+            session_id: row.session_id.clone(),
+            tool: question.tool.clone(),
+            policies: question.policies.clone(),
+        };
+        show!(store.grant(&query).await?);
         show!(row);
     }
     show!(list!(audit(&AuditFilter::default())));

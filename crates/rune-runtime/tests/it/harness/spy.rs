@@ -237,7 +237,7 @@ reads! {
     ApprovalReader {
         fn approval(id: ApprovalId) -> Option<ApprovalRow>;
         fn approvals(filter: &ApprovalFilter, page: &PageRequest) -> Page<ApprovalRow>;
-        fn grant(session: &SessionId, tool: &str, policies: &[String]) -> Option<GrantRow>;
+        fn grant(query: &GrantQuery) -> Option<GrantRow>;
     }
     AuditReader { fn audit(filter: &AuditFilter, page: &PageRequest) -> Page<AuditRow>; }
     UsageReader {

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
 use rune_store_runtime::{
     ApprovalAnswer, ApprovalFilter, ApprovalId, ApprovalQuestion, ApprovalReader, ApprovalRow,
-    ApprovalState, Command, DecideApproval, EntryBody, GrantRow, Page, PageRequest, Reject,
-    Remember, RequestId, RequestRow, RequestStatus, SessionId, StoreError,
+    ApprovalState, Command, DecideApproval, EntryBody, GrantQuery, GrantRow, Page, PageRequest,
+    Reject, Remember, RequestId, RequestRow, RequestStatus, SessionId, StoreError,
 };
 
 use super::apply::check_json;
@@ -128,25 +128,18 @@ impl ApprovalReader for FakeStore {
         page("approvals", request, rows)
     }
 
-    async fn grant(
-        &self,
-        session: &SessionId,
-        tool: &str,
-        policies: &[String],
-    ) -> Result<Option<GrantRow>, StoreError> {
+    async fn grant(&self, query: &GrantQuery) -> Result<Option<GrantRow>, StoreError> {
         let state = self.state();
-        let Some(of) = state.sessions.get(session) else {
-            return Ok(None);
-        };
         let newest = |wanted: Option<&SessionId>| {
             let mut rows = state.grants.iter().rev();
             rows.find(|row| {
-                (&row.namespace, &row.agent) == (&of.row.namespace, &of.row.agent)
+                (&row.namespace, &row.agent) == (&query.namespace, &query.agent)
                     && row.session_id.as_ref() == wanted
-                    && row.tool == tool
-                    && row.policies == policies
+                    && row.tool == query.tool
+                    && row.policies == query.policies
             })
         };
-        Ok(newest(Some(session)).or_else(|| newest(None)).cloned())
+        let found = newest(Some(&query.session_id)).or_else(|| newest(None));
+        Ok(found.cloned())
     }
 }

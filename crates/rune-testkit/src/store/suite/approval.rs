@@ -2,8 +2,8 @@
 
 use rune_store_runtime::{
     AcceptRequest, ApprovalDecision, ApprovalFilter, ApprovalId, ApprovalQuestion, ApprovalState,
-    AuditFilter, AuditId, AuditVerdict, DecideApproval, DeploymentId, EntryBody, PageRequest,
-    ParentCall, PolicyVerdict, Reject, Remember, ReplicaId, RequestFilter, RequestId,
+    AuditFilter, AuditId, AuditVerdict, DecideApproval, DeploymentId, EntryBody, GrantQuery,
+    PageRequest, ParentCall, PolicyVerdict, Reject, Remember, ReplicaId, RequestFilter, RequestId,
     RequestStatus, Timestamp,
 };
 use serde_json::json;
@@ -108,12 +108,18 @@ pub async fn an_approval_is_withdrawn_with_its_request(test: TestStore) {
 
 pub async fn a_remembered_decision_is_found_by_its_scope(test: TestStore) {
     let f = Fixture::new(test);
-    let grant = async |in_session: &str, policies: &[&str]| {
-        let policies: Vec<String> = policies.iter().map(|p| (*p).to_owned()).collect();
-        let session = session(in_session);
-        let found = f.store.grant(&session, "rune@file-write", &policies);
-        found.await.unwrap().map(|row| row.decision)
+    let of = async |agent: &str, in_session: &str, policies: &[&str]| {
+        let query = GrantQuery {
+            namespace: "dev".to_owned(),
+            agent: agent.to_owned(),
+            session_id: session(in_session),
+            tool: "rune@file-write".to_owned(),
+            policies: policies.iter().map(|p| (*p).to_owned()).collect(),
+        };
+        let found = f.store.grant(&query).await;
+        found.unwrap().map(|row| row.decision)
     };
+    let grant = async |in_session: &str, policies: &[&str]| of("echo", in_session, policies).await;
     let here = question("c1", &["p"]);
     asking(&f, "s", &[&here]).await;
     f.write(decide(&here, Some(Remember::Session))).await;
@@ -131,6 +137,9 @@ pub async fn a_remembered_decision_is_found_by_its_scope(test: TestStore) {
     };
     f.write(deny).await;
     assert_eq!(grant("t", &["p"]).await, Some(ApprovalDecision::Deny));
+    // A session that is not stored yet is one of the agent's.
+    assert_eq!(grant("unknown", &["p"]).await, Some(ApprovalDecision::Deny));
+    assert_eq!(of("other", "unknown", &["p"]).await, None);
     // What was said for the session counts more.
     assert_eq!(grant("s", &["p"]).await, Some(ApprovalDecision::Approve));
 }
