@@ -13,6 +13,7 @@ use std::fs;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use cedar_policy::{Authorizer, Context, Entities, EntityUid, Request, RestrictedExpression};
 use rune_runtime::{PolicyEngine, PolicyPrincipal, PolicyQuery, PolicyResource, PolicySet};
 use rune_spec::AgentPackage;
 use serde_json::json;
@@ -20,30 +21,87 @@ use serde_json::json;
 const BATCHES: usize = 301;
 const BATCH: u32 = 100;
 
-fn package(rules: usize, cedar: bool) -> AgentPackage {
+const TOOLS: [&str; 4] = ["shell-exec", "file-read", "file-write", "web-fetch"];
+
+/// Rules, and what they decide about [`COMMAND`].
+struct Case {
+    name: &'static str,
+    deny: Vec<String>,
+    cedar: Vec<String>,
+}
+
+const COMMAND: &str = "cargo test --workspace";
+
+fn case(name: &'static str, deny: Vec<String>, cedar: Vec<String>) -> Case {
+    Case { name, deny, cedar }
+}
+
+fn cases() -> Vec<Case> {
+    let none = Vec::new;
+    let rule = |tool: &str, number| format!("rune@{tool}(*forbidden-{number}*)");
+    let cedar = |tool: &str, number| {
+        format!(
+            "forbid(principal, action == Action::\"tool\", resource == Tool::\"rune@{tool}\")\n\
+             when {{ context.text has path && context.text.path like \"/secret/{number}/*\" }};\n"
+        )
+    };
+    // Numbers are Cedar's.
+    let typed = |tool: &str, number| {
+        format!(
+            "forbid(principal, action == Action::\"tool\", resource == Tool::\"rune@{tool}\")\n\
+             when {{ context.arguments has timeout_ms && context.arguments.timeout_ms > 100000 + {number} }};\n"
+        )
+    };
+    let spread = |number: usize| TOOLS[number % TOOLS.len()];
+    let mut matching: Vec<String> = (0..100).map(|n| rule("shell-exec", n)).collect();
+    matching[50] = "rune@shell-exec(*test*)".to_owned();
+    vec![
+        case("no rule", none(), none()),
+        case(
+            "100 over 4 tools",
+            (0..100).map(|n| rule(spread(n), n)).collect(),
+            none(),
+        ),
+        case(
+            "100 over 4 tools, half in Cedar",
+            (0..50).map(|n| rule(spread(n), n)).collect(),
+            (50..100).map(|n| cedar(spread(n), n)).collect(),
+        ),
+        case(
+            "100 on one tool",
+            (0..100).map(|n| rule("shell-exec", n)).collect(),
+            none(),
+        ),
+        case("100 on one tool, one denies", matching, none()),
+        case(
+            "100 on one tool, all in Cedar",
+            none(),
+            (0..100).map(|n| cedar("shell-exec", n)).collect(),
+        ),
+        case(
+            "100 on one tool, typed arguments",
+            none(),
+            (0..100).map(|number| typed("shell-exec", number)).collect(),
+        ),
+        case(
+            "100 on every tool",
+            (0..100)
+                .map(|n| rule("*", n).replace("rune@", ""))
+                .collect(),
+            none(),
+        ),
+    ]
+}
+
+fn package(case: &Case) -> AgentPackage {
     let dir = tempfile::tempdir().unwrap();
     let mut runefile = "name: a\nversion: 0.1.0\ninstructions: x\ndefault_model: m\ntoolset: \
                         [rune@shell-exec, rune@file-read, rune@file-write, rune@web-fetch]\n"
         .to_owned();
-    let mut policies = String::new();
-    if rules > 0 {
-        runefile.push_str("policy:\n  deny:\n");
-    }
-    for number in 0..rules {
-        let tool = ["shell-exec", "file-read", "file-write", "web-fetch"][number % 4];
-        if cedar && number % 2 == 0 {
-            let _ = writeln!(
-                policies,
-                "forbid(principal, action == Action::\"tool\", resource == Tool::\"rune@{tool}\")\n\
-                 when {{ context.text has path && context.text.path like \"/secret/{number}/*\" }};"
-            );
-        } else {
-            let _ = writeln!(runefile, "    - rune@{tool}(*forbidden-{number}*)");
-        }
-    }
+    let _ = writeln!(runefile, "policy:\n  deny: {}", json!(case.deny));
     fs::write(dir.path().join("Runefile"), runefile).unwrap();
-    if cedar {
-        fs::write(dir.path().join("policy.cedar"), policies).unwrap();
+    if !case.cedar.is_empty() {
+        fs::write(dir.path().join("policy.cedar"), case.cedar.concat()).unwrap();
     }
     AgentPackage::load(dir.path()).unwrap()
 }
@@ -63,20 +121,47 @@ fn median(mut call: impl FnMut()) -> Duration {
     times[BATCHES / 2]
 }
 
+/// Cedar by itself on one policy: what one rule costs at the least.
+fn floor() -> Duration {
+    let policies: cedar_policy::PolicySet =
+        "forbid(principal, action == Action::\"tool\", resource == Tool::\"t\")\n\
+         when { context.primary like \"*forbidden*\" };"
+            .parse()
+            .unwrap();
+    let uid = |text: &str| text.parse::<EntityUid>().unwrap();
+    let primary = RestrictedExpression::new_string(COMMAND.to_owned());
+    let request = Request::new(
+        uid("Agent::\"a\""),
+        uid("Action::\"tool\""),
+        uid("Tool::\"t\""),
+        Context::from_pairs([("primary".to_owned(), primary)]).unwrap(),
+        None,
+    );
+    let (request, entities) = (request.unwrap(), Entities::empty());
+    let authorizer = Authorizer::new();
+    median(|| {
+        black_box(authorizer.is_authorized(&request, &policies, &entities));
+    })
+}
+
 fn main() {
     // `cargo bench` says so. Whoever builds every target and lists its tests finds none here.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    let arguments = json!({"command": "cargo test --workspace", "timeout_ms": 60_000});
-    let mut floor = None;
-    println!("policy decision, median of {BATCHES} batches of {BATCH}");
-    for (name, rules, cedar) in [
-        ("no rule", 0, false),
-        ("100 short rules", 100, false),
-        ("50 short rules + 50 in Cedar", 100, true),
-    ] {
-        let package = package(rules, cedar);
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    let arguments = json!({"command": COMMAND, "timeout_ms": 60_000});
+    let floor = floor();
+    println!(
+        "policy decision, median of {BATCHES} batches of {BATCH}; target: < 50 us not remembered"
+    );
+    println!(
+        "{:<32} {:>8.2} us",
+        "floor: bare Cedar, one policy",
+        micros(floor)
+    );
+    for case in cases() {
+        let package = package(&case);
         let principal = PolicyPrincipal::of(&package, "dev");
         let tool = &package.tools[0];
         let resource = PolicyResource::Tool {
@@ -92,20 +177,20 @@ fn main() {
             caller: "alice",
             resource,
         };
-        let uncached = median(|| {
+        let fresh = median(|| {
             black_box(set.decide(&query));
         });
         let engine = PolicyEngine::new(set, principal.clone());
         let cached = median(|| {
             black_box(engine.decide("alice", resource));
         });
-        let floor = *floor.get_or_insert(uncached);
         println!(
-            "{name:<30} compile {:>8.1} ms   uncached {:>7.2} us ({:.2} x no rule)   cached {:>6.2} us",
+            "{:<32} {:>8.2} us ({:>5.1} x floor)   remembered {:>6.2} us   compiled once in {:>6.1} ms",
+            case.name,
+            micros(fresh),
+            fresh.as_secs_f64() / floor.as_secs_f64(),
+            micros(cached),
             compiled.as_secs_f64() * 1e3,
-            uncached.as_secs_f64() * 1e6,
-            uncached.as_secs_f64() / floor.as_secs_f64(),
-            cached.as_secs_f64() * 1e6,
         );
     }
 }

@@ -14,6 +14,7 @@
 mod arguments;
 mod cedar_file;
 mod compile;
+mod condition;
 mod decision;
 mod engine;
 mod journaled;
@@ -24,6 +25,7 @@ mod schema;
 mod set;
 mod shape;
 mod short_form;
+mod slice;
 mod vocabulary;
 
 pub use decision::{PolicyDecision, Verdict};

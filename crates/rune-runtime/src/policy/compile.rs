@@ -19,7 +19,7 @@ impl PolicySet {
     pub fn compile(package: &AgentPackage) -> Result<Self, SpecErrors> {
         let runefile = package.dir.join(rune_spec::package::RUNEFILE);
         let mut builder = Builder {
-            set: cedar_policy::PolicySet::new(),
+            policies: Vec::new(),
             notes: Vec::new(),
             ids: BTreeSet::new(),
             runefile,
@@ -30,13 +30,13 @@ impl PolicySet {
             if builder.ids.insert(rule.id.clone()) {
                 let parsed = Policy::parse(Some(PolicyId::new(&rule.id)), &rule.text);
                 let parsed = parsed.map_err(|error| builder.internal(&rule.id, &error))?;
-                builder.add(parsed)?;
+                builder.add(parsed);
             }
         }
         let needs = match &package.policy {
             Some(file) => {
                 for policy in cedar_file::parse(file, package)? {
-                    builder.add(policy)?;
+                    builder.add(policy);
                 }
                 Needs::Everything
             }
@@ -53,25 +53,21 @@ impl PolicySet {
         };
         let vocabulary = Vocabulary::new();
         let vocabulary = vocabulary.map_err(|error| builder.internal("vocabulary", &error))?;
-        Ok(Self::new(
-            builder.set,
-            builder.notes,
-            policy.mode,
-            needs,
-            vocabulary,
-        ))
+        let notes = std::mem::take(&mut builder.notes);
+        Self::new(&builder.policies, notes, policy.mode, needs, vocabulary)
+            .map_err(|error| builder.internal("policy", &error))
     }
 }
 
 struct Builder {
-    set: cedar_policy::PolicySet,
+    policies: Vec<Policy>,
     notes: Vec<(PolicyId, PolicyNote)>,
     ids: BTreeSet<String>,
     runefile: PathBuf,
 }
 
 impl Builder {
-    fn add(&mut self, policy: Policy) -> Result<(), SpecErrors> {
+    fn add(&mut self, policy: Policy) {
         let effect = match (policy.effect(), policy.annotation("ask")) {
             (Effect::Permit, _) => PolicyEffect::Allow,
             (Effect::Forbid, Some(_)) => PolicyEffect::Ask,
@@ -85,10 +81,8 @@ impl Builder {
             effect,
             reason: reason.map(str::to_owned),
         };
-        let added = self.set.add(policy);
-        added.map_err(|error| self.internal(id.as_ref(), &error))?;
         self.notes.push((id, note));
-        Ok(())
+        self.policies.push(policy);
     }
 
     /// Something that checked input cannot cause.

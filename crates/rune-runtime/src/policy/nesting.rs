@@ -8,8 +8,25 @@ const MAX_BRACKETS: usize = 32;
 /// Most operators (`&&`, `||`, `if`, `!`, `.`, `+`, `-`, `*`) of one policy; a chain of them nests.
 const MAX_OPERATORS: usize = 256;
 
+/// The same for what is also converted to Cedar's JSON form, which takes several times the stack.
+const MAX_CONVERTED_BRACKETS: usize = 16;
+const MAX_CONVERTED_OPERATORS: usize = 100;
+
 /// Where a text nests too deeply, and what is too much.
 pub(super) fn check(text: &str) -> Result<(), (Range<usize>, String)> {
+    within(text, MAX_BRACKETS, MAX_OPERATORS)
+}
+
+/// Whether a policy may be converted to Cedar's JSON form.
+pub(super) fn is_convertible(text: &str) -> bool {
+    within(text, MAX_CONVERTED_BRACKETS, MAX_CONVERTED_OPERATORS).is_ok()
+}
+
+fn within(
+    text: &str,
+    max_brackets: usize,
+    max_operators: usize,
+) -> Result<(), (Range<usize>, String)> {
     let (mut depth, mut operators) = (0_usize, 0_usize);
     let mut word = None;
     let mut chars = text.char_indices().peekable();
@@ -46,12 +63,12 @@ pub(super) fn check(text: &str) -> Result<(), (Range<usize>, String)> {
             ';' => operators = 0,
             _ => {}
         }
-        if depth > MAX_BRACKETS {
-            let message = format!("the policy nests brackets deeper than {MAX_BRACKETS} levels");
+        if depth > max_brackets {
+            let message = format!("the policy nests brackets deeper than {max_brackets} levels");
             return Err((at..at + c.len_utf8(), message));
         }
-        if operators > MAX_OPERATORS {
-            let message = format!("the policy has more than {MAX_OPERATORS} operators");
+        if operators > max_operators {
+            let message = format!("the policy has more than {max_operators} operators");
             return Err((at..at + c.len_utf8(), message));
         }
     }

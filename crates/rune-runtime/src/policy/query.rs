@@ -1,7 +1,17 @@
 //! What is asked of a policy.
 
+use std::borrow::Cow;
+
 use rune_spec::{AgentPackage, ToolDescriptor};
 use serde_json::Value;
+
+/// The actions, each with the type of what it is about.
+pub(super) const ACTIONS: [(&str, &str); 4] = [
+    ("tool", "Tool"),
+    ("model", "Model"),
+    ("agent_call", "Agent"),
+    ("egress", "Host"),
+];
 
 /// The agent that wants to do something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,10 +97,18 @@ impl PolicyResource<'_> {
     #[must_use]
     pub fn id(&self) -> String {
         match self {
-            Self::Tool { name, .. } => (*name).to_owned(),
-            Self::Model { provider, model } => format!("{provider}/{model}"),
-            Self::Agent(agent) => format!("{}/{}", agent.namespace, agent.name),
-            Self::Host { host, .. } => (*host).to_owned(),
+            Self::Host { host, port } => format!("{host}:{port}"),
+            _ => self.entity_id().into_owned(),
+        }
+    }
+
+    /// The resource as policies name it.
+    pub(super) fn entity_id(&self) -> Cow<'_, str> {
+        match self {
+            Self::Tool { name, .. } => (*name).into(),
+            Self::Model { provider, model } => format!("{provider}/{model}").into(),
+            Self::Agent(agent) => format!("{}/{}", agent.namespace, agent.name).into(),
+            Self::Host { host, .. } => (*host).into(),
         }
     }
 }

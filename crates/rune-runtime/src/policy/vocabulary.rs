@@ -90,7 +90,7 @@ impl Vocabulary {
             PolicyResource::Model { .. } => &self.model,
             _ => &self.host,
         };
-        entity(uid(kind, &resource.id()), attributes, HashSet::new())
+        entity(uid(kind, &resource.entity_id()), attributes, HashSet::new())
     }
 }
 

@@ -611,6 +611,13 @@ fn deep_nesting_in_a_cedar_file_is_an_error_and_no_crash() {
         open("true || ", "", 250),
         open("1 + ", "", 250),
         open("context.", "x", 250),
+        // As much as is decided without Cedar.
+        open("(", ")", 14),
+        open("[", "]", 14),
+        open("if true then true else ", "", 100),
+        open("true || ", "", 100),
+        open("!", "", 100),
+        open("context.", "x", 100),
     ] {
         let package = package("", Some(&text));
         let worker = std::thread::Builder::new().stack_size(2 * 1024 * 1024);
