@@ -220,7 +220,7 @@ impl Agent {
 
     /// What it may do.
     #[must_use]
-    pub fn policy(&self) -> &PolicyEngine {
+    pub const fn policy(&self) -> &Arc<PolicyEngine> {
         &self.policy
     }
 

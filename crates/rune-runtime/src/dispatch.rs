@@ -4,17 +4,20 @@
 //! limits and retry policy, validates the output. It writes nothing: the planner commits the
 //! intent before [`ToolDispatcher::run`] and the outcome after it.
 
+mod gate;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use rune_network::AgentAddress;
 use rune_spec::ApprovalDefault;
 use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
-    ApprovalDecision, ApprovalId, ApprovalQuestion, AuditId, AuditVerdict, Block, EntryBody,
-    ErrorCode, Failure, GrantQuery, GrantRow, MemoryScope, PolicyVerdict, RequestId, SessionId,
-    Store, StoreError, ToolIntent, ToolOutcome,
+    ApprovalDecision, ApprovalId, ApprovalQuestion, AuditVerdict, Block, EntryBody, ErrorCode,
+    Failure, GrantQuery, GrantRow, MemoryScope, PolicyVerdict, RequestId, SessionId, Store,
+    StoreError, ToolIntent, ToolOutcome,
 };
-use rune_tools::{ToolContext, ToolError, ToolErrorKind};
+use rune_tools::{EgressGate, ToolContext, ToolError, ToolErrorKind};
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{Agent, AgentTool, Tool, ToolRunner};
 use crate::engine::{AgentCall, SubAgents};
 use crate::planner::{Approval, OpenCall};
-use crate::policy::PolicyResource;
+use crate::policy::{self, PolicyCallee, PolicyResource};
 use crate::replay::Tape;
+use gate::PolicyGate;
 
 /// Longest tool result the model is shown, in bytes; the rest is cut, visibly.
 const CONTENT_LIMIT: usize = 64 * 1024;
@@ -92,16 +96,14 @@ impl ToolDispatcher<'_> {
             let message = format!("the input does not match the tool's schema: {mismatch}");
             return Ok(vec![refuse(&tool.name, ErrorCode::InvalidInput, message)]);
         }
-        let is_agent = match &tool.runner {
-            // In a replay, whoever was called then can be called.
-            ToolRunner::Agent(_) if self.tape.is_some_and(|tape| tape.intended(step, id)) => true,
-            ToolRunner::Agent(agent) => {
-                if let Err(failure) = self.agents.admit(&agent.target, agent.max_depth) {
+        let callee = match &tool.runner {
+            ToolRunner::Agent(agent) => match self.callee(agent, step, id) {
+                Ok(callee) => Some(callee),
+                Err(failure) => {
                     return Ok(vec![refuse(&tool.name, failure.code, failure.message)]);
                 }
-                true
-            }
-            ToolRunner::Builtin(_) | ToolRunner::Process(_) => false,
+            },
+            ToolRunner::Builtin(_) | ToolRunner::Process(_) => None,
         };
         let intent = ToolIntent {
             step,
@@ -109,7 +111,7 @@ impl ToolDispatcher<'_> {
             tool: tool.name.clone(),
             input: input.clone(),
             // The same call finds the same request of the callee again.
-            idempotent: is_agent || tool.descriptor.idempotent || tool.descriptor.read_only,
+            idempotent: callee.is_some() || tool.descriptor.idempotent || tool.descriptor.read_only,
             idempotency_key: format!("{}-{id}", self.request_id),
         };
         if let Some(Approval::Given(answer)) = &call.approval {
@@ -122,22 +124,24 @@ impl ToolDispatcher<'_> {
                 }
             });
         }
-        let verdict = self.verdict(tool, &intent).await?;
-        let mut entries = match verdict.verdict {
-            AuditVerdict::Allowed => self.intended(tool, intent),
-            AuditVerdict::Asked => {
-                vec![EntryBody::ApprovalAsked(self.question(intent, &verdict))]
-            }
-            AuditVerdict::Denied => {
-                let message = format!("policy denies this call: {}", verdict.reason);
-                vec![refuse(&tool.name, ErrorCode::Denied, message)]
-            }
+        let verdicts = self.verdicts(tool, &intent, callee.as_ref()).await?;
+        let mut all = verdicts.iter();
+        let denied = all.find(|verdict| verdict.verdict == AuditVerdict::Denied);
+        let decided = if let Some(verdict) = denied {
+            let message = format!("policy denies this call: {}", verdict.reason);
+            vec![refuse(&tool.name, ErrorCode::Denied, message)]
+        } else if asking(&verdicts).next().is_some() {
+            vec![EntryBody::ApprovalAsked(self.question(intent, &verdicts))]
+        } else {
+            self.intended(tool, intent)
         };
-        entries.insert(0, EntryBody::PolicyVerdict(verdict));
-        Ok(entries)
+        let verdicts = verdicts.into_iter().map(EntryBody::PolicyVerdict);
+        Ok(verdicts.chain(decided).collect())
     }
 
-    fn question(&self, intent: ToolIntent, verdict: &PolicyVerdict) -> ApprovalQuestion {
+    fn question(&self, intent: ToolIntent, verdicts: &[PolicyVerdict]) -> ApprovalQuestion {
+        let asking = asking(verdicts);
+        let reason = asking.clone().next().map(|verdict| verdict.reason.clone());
         let approval = &self.agent.spec().policy.approval;
         ApprovalQuestion {
             approval_id: ApprovalId::generate(),
@@ -145,14 +149,30 @@ impl ToolDispatcher<'_> {
             call_id: intent.call_id,
             tool: intent.tool,
             input: intent.input,
-            reason: verdict.reason.clone(),
-            policies: verdict.policies.clone(),
+            reason: reason.unwrap_or_default(),
+            policies: policies(asking),
             deadline: approval.timeout.map(|time| self.store.now().plus(time)),
             default: match approval.default {
                 ApprovalDefault::Approve => ApprovalDecision::Approve,
                 ApprovalDefault::Deny => ApprovalDecision::Deny,
             },
         }
+    }
+
+    /// The agent that a tool calls.
+    ///
+    /// # Errors
+    /// A failure that says why it may not be called.
+    fn callee(&self, agent: &AgentTool, step: u32, call_id: &str) -> Result<PolicyCallee, Failure> {
+        // In a replay, whoever was called then can be called, and was what policy saw then.
+        let known = self.tape.and_then(|tape| tape.callee(step, call_id));
+        let address = match self.tape {
+            Some(tape) if known.is_some() || tape.intended(step, call_id) => {
+                AgentAddress::resolve(&agent.target, self.namespace)
+            }
+            _ => self.agents.admit(&agent.target, agent.max_depth)?,
+        };
+        Ok(known.unwrap_or_else(|| self.agents.callee(&address)))
     }
 
     /// The intent of a call and, where the tool is an agent, the entry that names the
@@ -170,43 +190,57 @@ impl ToolDispatcher<'_> {
         entries
     }
 
-    /// What policy says of a call, as the journal keeps it.
-    /// Where it asks and somebody has
-    /// said what counts for later calls too, that counts.
-    async fn verdict(&self, tool: &Tool, intent: &ToolIntent) -> Result<PolicyVerdict, StoreError> {
-        let resource = PolicyResource::Tool {
+    /// What policy says of a call, as the journal keeps it: of the tool, and of the agent that it leads to. Where one
+    /// denies, the other does not count. Where one asks and somebody has said what counts for later calls too, that counts.
+    async fn verdicts(
+        &self,
+        tool: &Tool,
+        intent: &ToolIntent,
+        callee: Option<&PolicyCallee>,
+    ) -> Result<Vec<PolicyVerdict>, StoreError> {
+        let policy = self.agent.policy();
+        let of_tool = PolicyResource::Tool {
             name: &tool.name,
             descriptor: &tool.descriptor,
             arguments: &intent.input,
         };
-        let decision = self.agent.policy().decide(self.caller, resource);
-        let (mut verdict, mut reason) = (decision.verdict, decision.reason.clone());
-        if verdict == AuditVerdict::Asked {
-            if let Some(grant) = self.grant(tool, decision.policy_ids.clone()).await? {
-                verdict = match grant.decision {
+        let of_agent = callee.map(PolicyResource::Agent);
+        let of_agent = of_agent.filter(|resource| policy.asks(resource));
+        let mut verdicts = Vec::new();
+        for resource in [of_tool].into_iter().chain(of_agent) {
+            let decision = policy.decide(self.caller, resource);
+            let call_id = Some(intent.call_id.as_str());
+            verdicts.push(policy::verdict(intent.step, call_id, &resource, &decision));
+        }
+        let is_denied = |one: &PolicyVerdict| one.verdict == AuditVerdict::Denied;
+        if verdicts.iter().any(is_denied) {
+            verdicts.retain(is_denied);
+        }
+        let asking = policies(asking(&verdicts));
+        if verdicts
+            .iter()
+            .all(|one| one.verdict != AuditVerdict::Asked)
+        {
+            return Ok(verdicts);
+        }
+        let grant = self.grant(tool, asking).await?;
+        for verdict in &mut verdicts {
+            if verdict.verdict != AuditVerdict::Asked {
+                continue;
+            }
+            if let Some(grant) = &grant {
+                verdict.by_policy = Some(AuditVerdict::Asked);
+                verdict.verdict = match grant.decision {
                     ApprovalDecision::Approve => AuditVerdict::Allowed,
                     ApprovalDecision::Deny => AuditVerdict::Denied,
                 };
-                reason = format!("`{}` decided so for this and later calls", grant.by);
+                verdict.reason = format!("`{}` decided so for this and later calls", grant.by);
             } else if !self.can_park {
-                verdict = AuditVerdict::Denied;
-                reason = format!(
-                    "{reason}; a person has to approve it, and a request with \
-                     `checkpoint_policy: never` cannot wait"
-                );
+                let why = "a person has to approve it, and a request with `checkpoint_policy: never` cannot wait";
+                *verdict = policy::without_a_person(verdict.clone(), why);
             }
         }
-        Ok(PolicyVerdict {
-            audit_id: AuditId::generate(),
-            step: intent.step,
-            call_id: Some(intent.call_id.clone()),
-            action: resource.kind().to_owned(),
-            resource: resource.id(),
-            verdict,
-            by_policy: (verdict != decision.verdict).then_some(decision.verdict),
-            reason,
-            policies: decision.policy_ids.clone(),
-        })
+        Ok(verdicts)
     }
 
     /// What somebody has said for later calls of the tool about which these policies ask.
@@ -227,29 +261,39 @@ impl ToolDispatcher<'_> {
 
     /// Runs a tool whose intent is committed. Always ends within the tool's timeouts
     /// and, once `stop` has fired, within a second. `child` is the request of the agent it
-    /// calls, where it calls one.
+    /// calls, where it calls one. Answers what is committed then: what policy said of its connections, and the result.
     pub(crate) async fn run(
         &self,
         visible_name: &str,
         intent: ToolIntent,
         child: Option<RequestId>,
+    ) -> Vec<EntryBody> {
+        let policy = self.agent.policy();
+        let gate = PolicyGate::new(policy, self.caller, intent.step, &intent.call_id);
+        let outcome = self
+            .outcome(visible_name, intent, child, gate.as_ref())
+            .await;
+        let mut entries = gate.map_or_else(Vec::new, |gate| gate.entries());
+        entries.push(EntryBody::ToolResult(outcome));
+        entries
+    }
+
+    async fn outcome(
+        &self,
+        visible_name: &str,
+        intent: ToolIntent,
+        child: Option<RequestId>,
+        gate: Option<&Arc<PolicyGate>>,
     ) -> ToolOutcome {
         let started = Instant::now();
         let mut attempts = 0;
         let result = match self.tape {
             Some(tape) => {
-                let is_agent = |tool: &Tool| matches!(tool.runner, ToolRunner::Agent(_));
-                let live = match self.agent.tool(visible_name) {
-                    Some(tool) if tape.has_live_tools() && !is_agent(tool) => {
-                        let ran = self.run_with_retries(tool, &intent, &mut attempts).await;
-                        Some(ran.map_err(|error| Failure::new(error.code(), error.message)))
-                    }
-                    _ => None,
-                };
-                tape.tool(&intent, live, self.stop, &mut attempts).await
+                self.replayed(tape, visible_name, &intent, gate, &mut attempts)
+                    .await
             }
             None => {
-                self.run_tool(visible_name, &intent, child, &mut attempts)
+                self.run_tool(visible_name, &intent, child, gate, &mut attempts)
                     .await
             }
         };
@@ -276,11 +320,40 @@ impl ToolDispatcher<'_> {
         })
     }
 
+    /// What a tool answers in a replay.
+    async fn replayed(
+        &self,
+        tape: &Tape,
+        visible_name: &str,
+        intent: &ToolIntent,
+        gate: Option<&Arc<PolicyGate>>,
+        attempts: &mut u32,
+    ) -> Result<Value, Failure> {
+        let is_agent = |tool: &Tool| matches!(tool.runner, ToolRunner::Agent(_));
+        let live = match self.agent.tool(visible_name) {
+            Some(tool) if tape.has_live_tools() && !is_agent(tool) => {
+                let ran = self.run_with_retries(tool, intent, gate, attempts).await;
+                Some(ran.map_err(|error| Failure::new(error.code(), error.message)))
+            }
+            _ => None,
+        };
+        let ran = live.is_some();
+        let result = tape.tool(intent, live, self.stop, attempts).await;
+        if let (false, Some(gate)) = (ran, gate) {
+            for (host, port) in tape.connections(intent) {
+                // The result says what came of it.
+                let _ = gate.connect(&host, port);
+            }
+        }
+        result
+    }
+
     async fn run_tool(
         &self,
         visible_name: &str,
         intent: &ToolIntent,
         child: Option<RequestId>,
+        gate: Option<&Arc<PolicyGate>>,
         attempts: &mut u32,
     ) -> Result<Value, Failure> {
         match self.agent.tool(visible_name) {
@@ -290,7 +363,7 @@ impl ToolDispatcher<'_> {
                     self.call_agent(tool, agent, intent, child).await
                 }
                 _ => {
-                    let ran = self.run_with_retries(tool, intent, attempts).await;
+                    let ran = self.run_with_retries(tool, intent, gate, attempts).await;
                     ran.map_err(|error| Failure::new(error.code(), error.message))
                 }
             },
@@ -338,13 +411,14 @@ impl ToolDispatcher<'_> {
         &self,
         tool: &Tool,
         intent: &ToolIntent,
+        gate: Option<&Arc<PolicyGate>>,
         attempts: &mut u32,
     ) -> Result<Value, ToolError> {
         let policy = &tool.descriptor.retry_policy;
         let mut wait = policy.backoff;
         loop {
             *attempts += 1;
-            let result = self.attempt(tool, intent).await;
+            let result = self.attempt(tool, intent, gate).await;
             match result {
                 Err(error) if error.is_retryable() && *attempts < policy.max_attempts => {
                     tracing::debug!(tool = %tool.name, attempt = *attempts, %error, "tool failed");
@@ -359,7 +433,12 @@ impl ToolDispatcher<'_> {
         }
     }
 
-    async fn attempt(&self, tool: &Tool, intent: &ToolIntent) -> Result<Value, ToolError> {
+    async fn attempt(
+        &self,
+        tool: &Tool,
+        intent: &ToolIntent,
+        gate: Option<&Arc<PolicyGate>>,
+    ) -> Result<Value, ToolError> {
         let cancel = self.stop.child_token();
         let timeout = tool.descriptor.timeout;
         let limit = tool.descriptor.limits.output_bytes;
@@ -378,6 +457,7 @@ impl ToolDispatcher<'_> {
             output_limit: limit
                 .and_then(|bytes| usize::try_from(bytes).ok())
                 .unwrap_or(DEFAULT_OUTPUT_LIMIT),
+            egress: gate.map(|gate| Arc::clone(gate) as Arc<dyn EgressGate>),
         };
         let input = intent.input.clone();
         let call = async {
@@ -410,6 +490,23 @@ impl ToolDispatcher<'_> {
             _ => Err(cancelled()),
         }
     }
+}
+
+/// The verdicts that ask a person.
+fn asking(verdicts: &[PolicyVerdict]) -> impl Iterator<Item = &PolicyVerdict> + Clone {
+    let asked = |one: &&PolicyVerdict| one.verdict == AuditVerdict::Asked;
+    verdicts.iter().filter(asked)
+}
+
+/// The policies behind verdicts, each once.
+fn policies<'a>(verdicts: impl Iterator<Item = &'a PolicyVerdict>) -> Vec<String> {
+    let mut policies: Vec<String> = Vec::new();
+    for policy in verdicts.flat_map(|verdict| &verdict.policies) {
+        if !policies.contains(policy) {
+            policies.push(policy.clone());
+        }
+    }
+    policies
 }
 
 /// What a called agent is told: the tool's `input` where that is all there is, else the

@@ -51,9 +51,9 @@ pub use event::{ForkPoint, RequestEvent, SequencedEvent};
 pub use local_backend::LocalBackend;
 pub use package_cache::{PackageCache, PackageCacheError};
 pub use policy::{
-    JournaledCall, JournaledVerdict, MAX_CACHED_VERDICTS, PolicyChange, PolicyComparison,
-    PolicyDecision, PolicyEngine, PolicyPrincipal, PolicyQuery, PolicyResource, PolicySet, Verdict,
-    policy_verdicts,
+    JournaledCall, JournaledResource, JournaledVerdict, MAX_CACHED_VERDICTS, PolicyCallee,
+    PolicyChange, PolicyComparison, PolicyDecision, PolicyEngine, PolicyPrincipal, PolicyQuery,
+    PolicyResource, PolicySet, Verdict, policy_verdicts, undecided,
 };
 pub use reconcile::{ReconcileHandle, ReconcileLoop};
 pub use replay::{Divergence, Replayed, event_hash};

@@ -9,6 +9,7 @@ mod ask;
 mod budget;
 mod images;
 mod output;
+mod permit;
 mod state;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::replay::Recorded;
 use crate::router::Place;
 
 pub(crate) use ask::PROVIDER_WAIT;
+pub(crate) use permit::MODEL_DENIED;
 pub(crate) use state::{
     Approval, BACKED_OFF, INTERRUPTED, LOOP_DETECTED, OpenCall, RunState, StepProgress,
 };
@@ -349,8 +351,8 @@ impl Planner {
         if self.state.children().next().is_some() {
             self.place.give_back();
         }
-        while let Some(outcome) = running.next().await {
-            self.commit(vec![EntryBody::ToolResult(outcome)]).await?;
+        while let Some(entries) = running.next().await {
+            self.commit(entries).await?;
         }
         tokio::select! {
             biased;

@@ -108,23 +108,31 @@ impl Recorded {
         for entry in tape.journal() {
             let (provider, model, price) = match &entry.body {
                 EntryBody::ModelReply(reply) => (
-                    &reply.provider,
-                    &reply.model,
+                    reply.provider.as_str(),
+                    reply.model.as_str(),
                     reply.cost_micro_usd.map(|_| Price::FREE),
                 ),
                 EntryBody::ModelFailed {
                     provider, model, ..
-                } => (provider, model, None),
+                } => (provider.as_str(), model.as_str(), None),
+                // One that policy denied has answered nothing.
+                EntryBody::PolicyVerdict(verdict) if verdict.action == "model" => {
+                    let attribute = |name| verdict.attributes[name].as_str();
+                    match (attribute("provider"), attribute("name")) {
+                        (Some(provider), Some(model)) => (provider, model, None),
+                        _ => continue,
+                    }
+                }
                 _ => continue,
             };
             let known = candidates
                 .iter_mut()
-                .find(|known| known.client.provider() == provider && &known.model == model);
+                .find(|known| known.client.provider() == provider && known.model == model);
             match known {
                 Some(known) => known.price = known.price.or(price),
                 None => candidates.push(Candidate {
                     client: GuardedClient::bare(Arc::new(JournalModel::new(provider, tape))),
-                    model: model.clone(),
+                    model: model.to_owned(),
                     price,
                 }),
             }

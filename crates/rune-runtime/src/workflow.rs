@@ -16,8 +16,8 @@ use rune_network::AgentAddress;
 use rune_spec::{AgentRef, OutputStep, Step, Workflow};
 use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
-    DeploymentId, EntryBody, ErrorCode, Failure, Reject, ReplicaId, RequestId, RequestStatus,
-    SessionId, StepOutcome, StepStatus, StoreError,
+    AuditVerdict, DeploymentId, EntryBody, ErrorCode, Failure, Reject, ReplicaId, RequestId,
+    RequestStatus, SessionId, StepOutcome, StepStatus, StoreError,
 };
 use serde_json::Value;
 use tokio::time::Instant;
@@ -240,7 +240,11 @@ impl WorkflowExecutor {
                         input,
                     } => {
                         let request_id = known.unwrap_or_else(RequestId::generate);
-                        match self.call(step, request_id, input) {
+                        let mut call = self.call(step, request_id, input);
+                        if known.is_none() {
+                            call = call.and_then(|call| self.permitted(call, &mut entries));
+                        }
+                        match call {
                             Ok(call) => {
                                 *begun = true;
                                 if known.is_none() {
@@ -332,6 +336,25 @@ impl WorkflowExecutor {
     fn call_again(&self, step: &Step, templates: &Templates) -> Result<AgentCall, Failure> {
         let input = templates.render(&step.input_template).map_err(invalid)?;
         self.call(step, RequestId::generate(), input)
+    }
+
+    /// The call of a step that begins, where policy lets it through. What policy said is committed with the start or
+    /// the end of the step.
+    fn permitted(
+        &self,
+        call: AgentCall,
+        entries: &mut Vec<EntryBody>,
+    ) -> Result<AgentCall, Failure> {
+        let policy = self.agent.policy();
+        let Some(verdict) = self.agents.verdict(policy, &call.call_id, &call.address) else {
+            return Ok(call);
+        };
+        let denied = (verdict.verdict == AuditVerdict::Denied).then(|| {
+            let message = format!("policy denies this call: {}", verdict.reason);
+            Failure::new(ErrorCode::Denied, message)
+        });
+        entries.push(EntryBody::PolicyVerdict(verdict));
+        denied.map_or(Ok(call), Err)
     }
 
     fn admit(&self, step: &Step) -> Result<AgentAddress, Failure> {

@@ -293,6 +293,9 @@ pub struct PolicyVerdict {
     pub action: String,
     /// To what, such as the tool's name.
     pub resource: String,
+    /// What policies can see of the resource: enough to decide again. Absent for a tool, of which the call says it.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub attributes: Value,
     /// What was decided.
     pub verdict: AuditVerdict,
     /// What the policies said, where something else counted: a remembered decision, or

@@ -4,5 +4,5 @@ mod address;
 mod policy;
 mod resolver;
 
-pub use policy::{EgressError, EgressException, EgressPolicy};
+pub use policy::{EgressError, EgressException, EgressPolicy, destination};
 pub(crate) use resolver::CheckedResolver;

@@ -40,10 +40,10 @@ mod workspace;
 
 pub(crate) use blocking::blocking;
 pub use builtins::{Builtins, BuiltinsConfig};
-pub use egress::{EgressError, EgressException, EgressPolicy};
+pub use egress::{EgressError, EgressException, EgressPolicy, destination};
 pub use error::{ToolError, ToolErrorKind};
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
 pub use process::{
     Grant, Launcher, ProcessGroup, ProcessRunner, ProcessTool, find_program, serve_launch,
 };
-pub use tool::{BuiltinTool, ToolContext};
+pub use tool::{BuiltinTool, EgressGate, ToolContext};

@@ -1,6 +1,7 @@
 //! The built-in seam.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,6 +33,18 @@ pub struct ToolContext {
     pub timeout: Duration,
     /// The largest output in bytes.
     pub output_limit: usize,
+    /// Asked before every connection; absent where nothing but the operator's rules counts.
+    pub egress: Option<Arc<dyn EgressGate>>,
+}
+
+/// Decides whether a tool may connect to a host.
+pub trait EgressGate: Send + Sync {
+    /// Lets a connection through. `host` is a name in lower case without the root's dot, or an address without brackets;
+    /// an IPv4 address in its own form.
+    ///
+    /// # Errors
+    /// The refusal, for the model.
+    fn connect(&self, host: &str, port: u16) -> Result<(), ToolError>;
 }
 
 /// A built-in tool.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use jiff::Timestamp;
-use rune_runtime::{JournaledCall, PolicyChange, PolicyComparison, Verdict};
+use rune_runtime::{JournaledCall, JournaledResource, PolicyChange, PolicyComparison, Verdict};
 use serde_json::{Value, json};
 
 use crate::cli::Target;
@@ -14,7 +14,7 @@ use crate::client::{Api, Client};
 use crate::commands::since::since;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
-use crate::output::{one_line, shortened, table};
+use crate::output::{shortened, table};
 
 /// Most journaled calls that are decided again.
 const MAX_CALLS: usize = 100_000;
@@ -111,7 +111,7 @@ fn explained(row: &Value) -> Value {
     row
 }
 
-/// The tool calls of the journal about which policy decided.
+/// The calls of the journal about which policy decided.
 async fn calls(
     context: &Context,
     client: &Client,
@@ -124,6 +124,7 @@ async fn calls(
         ("agent", agent),
         ("ns", &target.namespace),
         ("since", &since),
+        ("undecided", "true"),
     ];
     let rows = client.list(Api::Gateway, "/v1/policy-verdicts", &query, MAX_CALLS);
     let rows = rows.await?;
@@ -131,8 +132,7 @@ async fn calls(
         let message = format!("only the newest {MAX_CALLS} decisions are looked at");
         context.output.note(&message);
     }
-    let tools = rows.iter().filter(|row| row["action"] == "tool");
-    tools
+    rows.iter()
         .map(|row| {
             call(row).ok_or_else(|| {
                 let message = format!("the gateway lists a decision that is not one: {row}");
@@ -146,10 +146,14 @@ fn call(row: &Value) -> Option<JournaledCall> {
     let text = |name: &str| row[name].as_str();
     Some(JournaledCall {
         request_id: text("request_id")?.parse().ok()?,
-        call_id: text("call_id")?.to_owned(),
+        call_id: text("call_id").map(str::to_owned),
         caller: text("caller")?.to_owned(),
-        tool: text("resource")?.to_owned(),
-        arguments: row["arguments"].clone(),
+        resource: JournaledResource::of(
+            text("action")?,
+            text("resource")?,
+            &row["attributes"],
+            &row["arguments"],
+        )?,
         verdict: Some(Verdict::parse(text("by_policy")?)?),
     })
 }
@@ -197,21 +201,34 @@ fn examples(kind: &str, changes: &[PolicyChange]) -> String {
     if changes.is_empty() {
         return String::new();
     }
-    let mut text = format!("\n\n{kind}:");
-    for change in changes.iter().take(SHOWN_EXAMPLES) {
-        let arguments = shortened(&change.arguments.to_string(), ARGUMENTS_CHARS);
-        let line = format!(
-            "{} {arguments} was {}: {} ({})",
-            change.tool,
-            change.before.as_str(),
-            change.after.reason,
-            change.request_id
-        );
-        text.push_str("\n  ");
-        text.push_str(&one_line(&line));
-    }
+    let shown = changes.iter().take(SHOWN_EXAMPLES);
+    let rows: Vec<Value> = shown.map(example).collect();
+    let columns = [
+        ("ACTION", "/action"),
+        ("RESOURCE", "/resource"),
+        ("WAS", "/was"),
+        ("REASON", "/reason"),
+        ("ARGUMENTS", "/arguments"),
+        ("REQUEST", "/request"),
+    ];
+    let mut text = format!("\n\n{kind}:\n{}", table(&rows, &columns));
     if let Some(more) = changes.len().checked_sub(SHOWN_EXAMPLES).filter(|n| *n > 0) {
-        text.push_str(&format!("\n  and {more} more (`-o json` lists them)"));
+        text.push_str(&format!("\nand {more} more (`-o json` lists them)"));
     }
     text
+}
+
+fn example(change: &PolicyChange) -> Value {
+    let arguments = match &change.arguments {
+        Value::Null => String::new(),
+        arguments => shortened(&arguments.to_string(), ARGUMENTS_CHARS),
+    };
+    json!({
+        "action": change.action,
+        "resource": change.resource,
+        "was": change.before.as_str(),
+        "reason": change.after.reason,
+        "arguments": arguments,
+        "request": change.request_id.to_string(),
+    })
 }

@@ -37,6 +37,7 @@ async fn run(name: &str, source: &str, input: Value, limit: Duration) -> Result<
         cancel: CancellationToken::new(),
         timeout: limit,
         output_limit: 4 << 20,
+        egress: None,
     };
     let runner = ProcessRunner::new(BuiltinsConfig::default().search_path).with_launcher(
         Launcher::Program {

@@ -45,11 +45,11 @@ async fn a_new_policy_is_tried_on_the_journal_and_a_decision_explained() {
     let denied = |line: &str| line.contains("denied") && line.contains("Runefile:8 deny");
     assert!(why.lines().any(denied), "{why}");
 
-    // The policy that made the journal changes nothing about it.
+    // The policy that made the journal changes nothing about the two calls and the models of both requests.
     let same = served.rune(&["policy", "test", "ops", "-o", "json"]).json();
     assert_eq!(
         (&same["calls"], &same["unchanged"]),
-        (&2.into(), &true.into())
+        (&4.into(), &true.into())
     );
 
     write_ops(&served, "new", "ask: [\"rune@shell-exec(echo *)\"]");
@@ -79,4 +79,45 @@ async fn a_new_policy_is_tried_on_the_journal_and_a_decision_explained() {
     assert!(shown.contains("1 newly denied"), "{shown}");
     assert!(shown.contains("none.cedar:1"), "{shown}");
     served.rune(&["policy", "test", "none.cedar"]).ends(2);
+}
+
+#[tokio::test]
+async fn a_denied_model_is_exit_code_3_and_models_are_explained_and_tried() {
+    let served = Served::with_plain().await;
+    let cedar = "@reason(\"not today\")\n\
+                 forbid(principal, action == Action::\"model\", resource == Model::\"offline/offline\");\n";
+    let home = served.0.home().to_owned();
+    fs::write(home.join("no-model.cedar"), cedar).unwrap();
+    served.rune(&["run", "--agent", "plain", "hello"]).ok();
+    // Nobody decided about the model then.
+    let test = ["policy", "test", "no-model.cedar", "--agent", "plain"];
+    let tried = served.rune(&test).ends(1).stdout;
+    assert!(tried.contains("1 newly denied"), "{tried}");
+    assert!(tried.contains("offline/offline"), "{tried}");
+
+    write_ops(&served, "ops", "mode: listed");
+    fs::write(home.join("ops/policy.cedar"), cedar).unwrap();
+    served.rune(&["run", "ops"]).ok();
+    let denied = served.rune(&["run", "--agent", "ops", "hello"]).ends(3);
+    assert!(denied.stderr.contains("not today"), "{}", denied.stderr);
+    let rows = served
+        .rune(&["requests", "ls", "--agent", "ops", "-o", "json"])
+        .json();
+    let id = rows[0]["id"].as_str().unwrap();
+    let why = served.rune(&["policy", "explain", id, "-o", "json"]).json();
+    assert_eq!(why[0]["action"], "model");
+    assert_eq!(why[0]["resource"], "offline/offline");
+    assert_eq!(why[0]["verdict"], "denied");
+    let same = served.rune(&["policy", "test", "ops", "-o", "json"]).json();
+    assert_eq!(
+        (&same["calls"], &same["unchanged"]),
+        (&1.into(), &true.into())
+    );
+
+    let wrong = cedar.replace("offline/", "ofline/");
+    fs::write(home.join("ops/policy.cedar"), wrong).unwrap();
+    let refused = served.rune(&["validate", "ops"]).ends(2);
+    let text = format!("{}{}", refused.stdout, refused.stderr);
+    assert!(text.contains("policy.cedar:2"), "{text}");
+    assert!(text.contains("`offline`"), "{text}");
 }

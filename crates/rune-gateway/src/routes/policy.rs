@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use rune_http::{ApiError, ErrorBody, Json, List, PageQuery};
-use rune_runtime::{JournaledVerdict, policy_verdicts};
+use rune_runtime::{JournaledVerdict, policy_verdicts, undecided};
 use rune_store_runtime::{Entry, RequestFilter, RequestId, RequestRow, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -37,6 +37,9 @@ pub(crate) struct VerdictView {
     action: String,
     /// To what, such as the tool's name.
     resource: String,
+    /// What policies can see of the resource; absent for a tool.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    attributes: Value,
     /// The arguments of the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     arguments: Option<Value>,
@@ -64,6 +67,7 @@ impl VerdictView {
             call_id: verdict.call_id,
             action: verdict.action,
             resource: verdict.resource,
+            attributes: verdict.attributes,
             arguments: found.arguments,
             verdict: verdict.verdict.as_str(),
             by_policy,
@@ -98,6 +102,10 @@ pub(crate) struct ListQuery {
     /// Only of requests accepted at or after this time (RFC 3339).
     #[param(value_type = Option<String>)]
     since: Option<Timestamp>,
+    /// Also the models that were asked and the agents that were called while no policy could speak about them, as
+    /// allowed without a policy.
+    #[serde(default)]
+    undecided: bool,
 }
 
 /// What policy decided, from the journals. `limit` counts requests.
@@ -138,7 +146,13 @@ pub(crate) async fn verdicts(
         if early(&row) || other(&query.ns, &row.namespace) || other(&query.agent, &row.agent) {
             continue;
         }
-        let found = policy_verdicts(journal(&shared, row.id).await?);
+        let journal = journal(&shared, row.id).await?;
+        let mut found = Vec::new();
+        if query.undecided {
+            found = undecided(&journal);
+        }
+        found.extend(policy_verdicts(journal));
+        found.sort_by_key(|one| one.seq);
         items.extend(found.into_iter().map(|found| VerdictView::new(&row, found)));
     }
     Ok(Json(VerdictPage { items, next }))

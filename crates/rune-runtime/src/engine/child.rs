@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use rune_network::{AgentAddress, Member, NotConnected, may_call};
 use rune_spec::LocalAgent;
 use rune_store_runtime::{
-    EntryBody, ErrorCode, Failure, PageRequest, ParentCall, RequestFilter, RequestId, RequestRow,
-    RequestStatus, SessionId, StoreError, Usage,
+    EntryBody, ErrorCode, Failure, PageRequest, ParentCall, PolicyVerdict, RequestFilter,
+    RequestId, RequestRow, RequestStatus, SessionId, StoreError, Usage,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Engine, EngineError, Invocation, RequestEvents};
 use crate::event::RequestEvent;
 use crate::planner::RunState;
+use crate::policy::{self, PolicyCallee, PolicyEngine, PolicyResource};
 
 /// Deepest level below the outermost request on which an agent may be called, whatever its
 /// tools allow: what ends agents that call each other in a circle.
@@ -90,6 +91,43 @@ impl SubAgents {
             may_call(self.member(&own), peer.member(&address.to_string())).map_err(refused)?;
         }
         Ok(address)
+    }
+
+    /// The agent with this address, as far as policies can see it.
+    pub(crate) fn callee(&self, address: &AgentAddress) -> PolicyCallee {
+        let router = &self.engine.inner.router;
+        let route = router.route(&address.namespace, &address.name, &address.alias);
+        let running = route.ok().and_then(|route| {
+            let wanted = &route.deployment;
+            let mut replicas = router.replicas(wanted.id).into_iter();
+            replicas.find(|replica| replica.version_id() == wanted.version_id)
+        });
+        let version = running.map(|replica| replica.agent().spec().version.to_string());
+        let peer = router.peers().find(address);
+        PolicyCallee {
+            namespace: address.namespace.clone(),
+            name: address.name.clone(),
+            version,
+            networks: peer.map(|peer| peer.networks.clone()),
+        }
+    }
+
+    /// What the policy of `agent`, which makes the call, says of calling another one, where it says anything.
+    pub(crate) fn verdict(
+        &self,
+        policy: &PolicyEngine,
+        call_id: &str,
+        address: &AgentAddress,
+    ) -> Option<PolicyVerdict> {
+        let callee = self.callee(address);
+        let resource = PolicyResource::Agent(&callee);
+        if !policy.asks(&resource) {
+            return None;
+        }
+        let decision = policy.decide(&self.caller, resource);
+        let verdict = policy::verdict(0, Some(call_id), &resource, &decision);
+        let why = "a step of a workflow does not wait for a person";
+        Some(policy::without_a_person(verdict, why))
     }
 
     /// The entry that names the request of a call before it is made.

@@ -12,14 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rune_store_runtime::{
     AcceptRequest, AuditId, AuditVerdict, Block, Cost, Entry, EntryBody, Fork, ForkChanges,
-    ForkOrigin, IdempotencyKey, OUTPUT_REPAIR, RecordAudit, RequestId, RequestRow, SessionId,
-    Timestamp, Usage,
+    ForkOrigin, IdempotencyKey, OUTPUT_REPAIR, PolicyVerdict, RecordAudit, RequestId, RequestRow,
+    SessionId, Timestamp, Usage,
 };
 use serde_json::Value;
 
 use super::{Engine, EngineError, Invoked, QUEUE_DEADLINE};
 use crate::history;
-use crate::planner::LOOP_DETECTED;
+use crate::planner::{LOOP_DETECTED, MODEL_DENIED};
 
 /// Positions that an error names at the most.
 const NAMED_POSITIONS: usize = 50;
@@ -251,15 +251,22 @@ fn obstacles(journal: &[Entry]) -> Vec<Option<&'static str>> {
 fn goes_on(entry: &EntryBody, next: &EntryBody, intended: &BTreeSet<&str>) -> bool {
     // What is decided about the calls of a reply.
     let planned = |body: &EntryBody| match body {
-        EntryBody::PolicyVerdict(_)
-        | EntryBody::ToolIntent(_)
-        | EntryBody::AgentCalled { .. }
-        | EntryBody::ApprovalAsked(_) => true,
+        EntryBody::PolicyVerdict(verdict) => is_about_call(verdict),
+        EntryBody::ToolIntent(_) | EntryBody::AgentCalled { .. } | EntryBody::ApprovalAsked(_) => {
+            true
+        }
         EntryBody::ToolResult(outcome) => !intended.contains(outcome.call_id.as_str()),
         EntryBody::Notice { code, .. } => code == LOOP_DETECTED,
         _ => false,
     };
     match (entry, next) {
+        // A verdict about a model, a host or a step is committed with what comes of it.
+        (EntryBody::PolicyVerdict(verdict), _) if !is_about_call(verdict) => true,
+        (EntryBody::Notice { code, .. }, _) if code == MODEL_DENIED => true,
+        (
+            EntryBody::PolicyVerdict(_),
+            EntryBody::StepStarted { .. } | EntryBody::StepFinished(_),
+        ) => true,
         (EntryBody::ModelReply(_), EntryBody::Finished { .. }) => true,
         (EntryBody::ModelReply(_), EntryBody::Notice { code, .. }) if code == OUTPUT_REPAIR => true,
         (EntryBody::Notice { code, .. }, EntryBody::ModelReply(_)) => {
@@ -269,4 +276,9 @@ fn goes_on(entry: &EntryBody, next: &EntryBody, intended: &BTreeSet<&str>) -> bo
         (EntryBody::ModelReply(_), next) => planned(next),
         (entry, next) => planned(entry) && planned(next),
     }
+}
+
+/// Whether a verdict is one about a call of a reply.
+fn is_about_call(verdict: &PolicyVerdict) -> bool {
+    matches!(verdict.action.as_str(), "tool" | "agent_call")
 }

@@ -121,6 +121,12 @@ impl Providers {
         Self::from_candidates(candidates, self.policy)
     }
 
+    /// Whether another provider may take the place of one.
+    #[must_use]
+    pub fn falls_back(&self) -> bool {
+        self.policy == FallbackPolicy::NextProvider
+    }
+
     /// Whether the next provider is asked after this failure, where there is one.
     ///
     /// It is after every failure but two, which another provider would only hide: a
@@ -129,7 +135,7 @@ impl Providers {
     /// made shorter.
     #[must_use]
     pub fn goes_on(&self, error: &ModelError) -> bool {
-        self.policy == FallbackPolicy::NextProvider
+        self.falls_back()
             && !matches!(
                 error.kind,
                 ModelErrorKind::InvalidRequest | ModelErrorKind::ContextOverflow

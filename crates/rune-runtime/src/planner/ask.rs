@@ -47,6 +47,12 @@ impl Planner {
                 let message = "no model provider is configured for this agent";
                 return Err(Failure::new(ErrorCode::ModelUnavailable, message).into());
             };
+            let next = candidates.get(position + 1).copied();
+            if self.is_denied(candidate, next.filter(|_| models.falls_back()))? {
+                position += 1;
+                retries = 0;
+                continue;
+            }
             let affordable = self.affordable_output(candidate, earlier)?;
             self.warn_unpriced(candidate);
             let request = self.model_request(candidate, earlier, affordable);

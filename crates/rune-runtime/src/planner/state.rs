@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rune_store_runtime::{
-    ApprovalAnswer, ApprovalId, Block, Cost, Entry, EntryBody, ErrorCode, Failure, ForkOrigin,
-    Message, OUTPUT_REPAIR, RequestId, Role, StepOutcome, StepStatus, StopReason, Store,
-    StoreError, Timestamp, ToolIntent, Usage,
+    ApprovalAnswer, ApprovalId, AuditVerdict, Block, Cost, Entry, EntryBody, ErrorCode, Failure,
+    ForkOrigin, Message, OUTPUT_REPAIR, RequestId, Role, StepOutcome, StepStatus, StopReason,
+    Store, StoreError, Timestamp, ToolIntent, Usage,
 };
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -170,6 +170,8 @@ pub(crate) struct RunState {
     pub(crate) has_called: bool,
     /// What it was asked.
     pub(crate) input: Value,
+    /// What policy said of the models it wants to ask: why not, where it denies one.
+    pub(super) models: BTreeMap<String, Option<String>>,
     /// The steps of its workflow that have begun.
     pub(crate) workflow: BTreeMap<String, StepProgress>,
     /// The request that it is a fork of.
@@ -221,11 +223,12 @@ impl RunState {
     }
 
     /// Takes what was folded so far as what a fork begins with: another request has spent it, and what was open
-    /// is decided anew.
+    /// is decided anew, as are the models: the policy and the caller may be others.
     fn begin_fork(&mut self) {
         self.usage = Usage::default();
         self.cost = Cost::default();
         self.warned_unpriced = false;
+        self.models.clear();
         self.attempts = 0;
         self.crashes = 0;
         self.spent = Duration::ZERO;
@@ -416,6 +419,11 @@ impl RunState {
                 if let Some(call) = self.open.iter_mut().find(|call| call.id() == call_id) {
                     call.child = *request_id;
                 }
+            }
+            EntryBody::PolicyVerdict(verdict) if verdict.action == "model" => {
+                let denied = verdict.verdict == AuditVerdict::Denied;
+                let reason = denied.then(|| verdict.reason.clone());
+                self.models.insert(verdict.resource.clone(), reason);
             }
             EntryBody::PolicyVerdict(_)
             | EntryBody::ModelFailed { .. }

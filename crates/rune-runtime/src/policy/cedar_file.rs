@@ -10,7 +10,7 @@ use cedar_policy::{
 use miette::Diagnostic;
 use rune_spec::{AgentPackage, PolicyFile, SpecError, SpecErrors, nearest};
 
-use super::{nesting, schema};
+use super::{names, nesting, schema};
 
 /// The annotations that Rune acts on.
 const ANNOTATIONS: [&str; 3] = ["id", "ask", "reason"];
@@ -46,7 +46,7 @@ pub(super) fn parse(file: &PolicyFile, package: &AgentPackage) -> Result<Vec<Pol
     let mut policies = Vec::new();
     for (range, policy) in found {
         errors.extend(reader.annotations(&range, policy));
-        errors.extend(reader.tools(&range, policy));
+        errors.extend(reader.names(&range, policy));
         policies.push(policy.new_id(PolicyId::new(reader.id(&range, policy, &mut ids))));
     }
     SpecErrors::check(errors)?;
@@ -117,38 +117,20 @@ impl Reader<'_> {
         errors
     }
 
-    /// A policy about a tool that the agent does not have protects nothing.
-    fn tools(&self, range: &Range<usize>, policy: &Policy) -> Vec<SpecError> {
-        let tools = self.package.tools.iter();
-        let known: Vec<String> = tools.map(|tool| tool.reference.to_string()).collect();
-        let has = |name: &str| {
-            known.iter().any(|tool| tool == name)
-                || self.package.mcp_tools.iter().any(|selection| {
-                    let (server, tool) = name.split_once('/').unwrap_or_default();
-                    let any = selection.tool.as_deref().unwrap_or(tool);
-                    selection.server == server && any == tool
-                })
-        };
-        let named = policy.entity_literals().into_iter();
-        let named = named.filter(|uid| uid.type_name().basename() == "Tool");
+    /// What is named has to be there.
+    fn names(&self, range: &Range<usize>, policy: &Policy) -> Vec<SpecError> {
+        let text = self.file.text.get(range.clone()).unwrap_or_default();
         let mut errors = Vec::new();
-        for uid in named {
-            let name = uid.id().unescaped();
-            if has(name) {
+        for uid in policy.entity_literals() {
+            let Some(unknown) = names::check(self.package, &uid) else {
                 continue;
-            }
-            let text = self.file.text.get(range.clone()).unwrap_or_default();
+            };
             let literal = uid.to_string();
             let place = text.find(&literal).map_or_else(
                 || range.clone(),
                 |at| range.start + at..range.start + at + literal.len(),
             );
-            let error = self.error(
-                place,
-                format!("the policy names the tool `{name}`, which is not in the toolset"),
-            );
-            let near = nearest(name, known.iter().map(String::as_str));
-            errors.push(error.with_help(near.map(|near| format!("did you mean `{near}`?"))));
+            errors.push(self.error(place, unknown.message).with_help(unknown.help));
         }
         errors
     }

@@ -46,6 +46,12 @@ impl PolicyEngine {
         &self.principal
     }
 
+    /// [`PolicySet::asks`].
+    #[must_use]
+    pub fn asks(&self, resource: &PolicyResource<'_>) -> bool {
+        self.set.asks(resource)
+    }
+
     /// Decides what the agent wants to do for a caller.
     #[must_use]
     pub fn decide(&self, caller: &str, resource: PolicyResource<'_>) -> Arc<PolicyDecision> {
@@ -112,15 +118,7 @@ fn key(caller: &str, resource: &PolicyResource<'_>) -> Key {
     add(resource.id().as_bytes());
     match resource {
         PolicyResource::Tool { arguments, .. } => add(arguments.to_string().as_bytes()),
-        PolicyResource::Host { port, .. } => add(&port.to_le_bytes()),
-        PolicyResource::Model { provider, .. } => add(provider.as_bytes()),
-        PolicyResource::Agent(agent) => {
-            add(agent.namespace.as_bytes());
-            add(agent.version.as_bytes());
-            for network in &agent.networks {
-                add(network.as_bytes());
-            }
-        }
+        _ => add(resource.attributes().to_string().as_bytes()),
     }
     hash.finalize().into()
 }

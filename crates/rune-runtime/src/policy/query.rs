@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use rune_spec::{AgentPackage, ToolDescriptor};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// The actions, each with the type of what it is about.
 pub(super) const ACTIONS: [(&str, &str); 4] = [
@@ -40,6 +41,21 @@ impl PolicyPrincipal {
     }
 }
 
+/// An agent that is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyCallee {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its version; absent where it does not run, and a policy that reads it fails then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Its networks; absent where it has not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Vec<String>>,
+}
+
 /// One call that waits for a verdict.
 #[derive(Debug, Clone, Copy)]
 pub struct PolicyQuery<'a> {
@@ -70,11 +86,11 @@ pub enum PolicyResource<'a> {
         /// The provider's model id.
         model: &'a str,
     },
-    /// Another agent.
-    Agent(&'a PolicyPrincipal),
+    /// Another agent, or the same one again.
+    Agent(&'a PolicyCallee),
     /// A host on the network.
     Host {
-        /// Name or address.
+        /// Name in lower case, or address, without brackets.
         host: &'a str,
         /// TCP port.
         port: u16,
@@ -93,10 +109,22 @@ impl PolicyResource<'_> {
         }
     }
 
+    /// What policies can see of it, to be decided again; null for a tool, of which the call says it.
+    #[must_use]
+    pub fn attributes(&self) -> Value {
+        match self {
+            Self::Tool { .. } => Value::Null,
+            Self::Model { provider, model } => json!({"provider": provider, "name": model}),
+            Self::Agent(agent) => json!(agent),
+            Self::Host { host, port } => json!({"name": host, "port": port}),
+        }
+    }
+
     /// The resource as the audit trail names it.
     #[must_use]
     pub fn id(&self) -> String {
         match self {
+            Self::Host { host, port } if host.contains(':') => format!("[{host}]:{port}"),
             Self::Host { host, port } => format!("{host}:{port}"),
             _ => self.entity_id().into_owned(),
         }

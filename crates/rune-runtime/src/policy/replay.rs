@@ -8,23 +8,104 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::decision::{PolicyDecision, Verdict};
-use super::query::{PolicyPrincipal, PolicyQuery, PolicyResource};
+use super::query::{PolicyCallee, PolicyPrincipal, PolicyQuery, PolicyResource};
 use super::set::PolicySet;
 
-/// A tool call of the journal.
+/// What a call of the journal reached for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JournaledResource {
+    /// A tool.
+    Tool {
+        /// The toolset form of its name.
+        name: String,
+        /// The input.
+        arguments: Value,
+    },
+    /// A model.
+    Model {
+        /// The provider.
+        provider: String,
+        /// The provider's id of the model.
+        model: String,
+    },
+    /// Another agent.
+    Agent(PolicyCallee),
+    /// A host on the network.
+    Host {
+        /// Its name or address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl JournaledResource {
+    /// What a verdict says it is about; `None` where it does not say enough. `arguments` are those of its call.
+    #[must_use]
+    pub fn of(action: &str, name: &str, attributes: &Value, arguments: &Value) -> Option<Self> {
+        let text = |field: &str| attributes[field].as_str().map(str::to_owned);
+        Some(match action {
+            "tool" => Self::Tool {
+                name: name.to_owned(),
+                arguments: arguments.clone(),
+            },
+            "model" => Self::Model {
+                provider: text("provider")?,
+                model: text("name")?,
+            },
+            "agent_call" => Self::Agent(serde_json::from_value(attributes.clone()).ok()?),
+            "egress" => Self::Host {
+                host: text("name")?,
+                port: attributes["port"].as_u64()?.try_into().ok()?,
+            },
+            _ => return None,
+        })
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Tool { name, .. } => name.clone(),
+            _ => String::new(),
+        }
+    }
+
+    fn into_arguments(self) -> Value {
+        match self {
+            Self::Tool { arguments, .. } => arguments,
+            _ => Value::Null,
+        }
+    }
+
+    /// What policies are asked about; `None` where no tool has its name.
+    fn query<'a>(
+        &'a self,
+        tools: &BTreeMap<String, &'a ToolDescriptor>,
+    ) -> Option<PolicyResource<'a>> {
+        Some(match self {
+            Self::Tool { name, arguments } => PolicyResource::Tool {
+                name,
+                descriptor: tools.get(name).copied()?,
+                arguments,
+            },
+            Self::Model { provider, model } => PolicyResource::Model { provider, model },
+            Self::Agent(agent) => PolicyResource::Agent(agent),
+            Self::Host { host, port } => PolicyResource::Host { host, port: *port },
+        })
+    }
+}
+
+/// A call of the journal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JournaledCall {
     /// Its request.
     pub request_id: RequestId,
-    /// Its id in the model's reply.
-    pub call_id: String,
+    /// Its id in the model's reply, or the step of a workflow; absent where it is about a model.
+    pub call_id: Option<String>,
     /// The request's caller.
     pub caller: String,
-    /// The toolset form of its name.
-    pub tool: String,
-    /// The input.
-    pub arguments: Value,
-    /// What was decided then; `None` where the journal does not say, which is what ran before there were policies.
+    /// What it reached for.
+    pub resource: JournaledResource,
+    /// What was decided then; `None` where no policy could speak about it.
     pub verdict: Option<Verdict>,
 }
 
@@ -33,11 +114,15 @@ pub struct JournaledCall {
 pub struct PolicyChange {
     /// Its request.
     pub request_id: RequestId,
-    /// Its id in the model's reply.
-    pub call_id: String,
-    /// The tool.
-    pub tool: String,
-    /// The input.
+    /// Its id in the model's reply, or the step of a workflow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call_id: Option<String>,
+    /// `tool`, `model`, `agent_call` or `egress`.
+    pub action: &'static str,
+    /// To what, as the audit trail names it.
+    pub resource: String,
+    /// The input of a tool.
+    #[serde(skip_serializing_if = "Value::is_null")]
     pub arguments: Value,
     /// What was decided then.
     pub before: Verdict,
@@ -85,17 +170,14 @@ impl PolicySet {
         for call in calls {
             comparison.calls += 1;
             let before = call.verdict.unwrap_or(Verdict::Allowed);
-            let after = match tools.get(&call.tool) {
-                Some(descriptor) => self.decide(&PolicyQuery {
+            let resource = call.resource.query(&tools);
+            let after = match &resource {
+                Some(resource) => self.decide(&PolicyQuery {
                     principal: &principal,
                     caller: &call.caller,
-                    resource: PolicyResource::Tool {
-                        name: &call.tool,
-                        descriptor,
-                        arguments: &call.arguments,
-                    },
+                    resource: *resource,
                 }),
-                None => PolicyDecision::failed(&format!("`{}` is not in the toolset", call.tool)),
+                None => PolicyDecision::failed("it is not in the toolset"),
             };
             if after.verdict == before {
                 continue;
@@ -107,9 +189,10 @@ impl PolicySet {
             };
             list.push(PolicyChange {
                 request_id: call.request_id,
+                action: resource.map_or("tool", |resource| resource.kind()),
+                resource: resource.map_or_else(|| call.resource.name(), |resource| resource.id()),
                 call_id: call.call_id,
-                tool: call.tool,
-                arguments: call.arguments,
+                arguments: call.resource.into_arguments(),
                 before,
                 after,
             });

@@ -80,6 +80,13 @@ impl PolicySet {
         ids.into_iter().map(|(id, _)| id.to_string()).collect()
     }
 
+    /// Whether any policy can speak about what the resource is of: where none can, there is nothing to decide.
+    #[must_use]
+    pub fn asks(&self, resource: &PolicyResource<'_>) -> bool {
+        let slices = self.slices.get(resource.kind());
+        slices.is_some_and(|slices| !slices.is_silent())
+    }
+
     /// Decides a call. What cannot be evaluated is denied.
     #[must_use]
     pub fn decide(&self, query: &PolicyQuery<'_>) -> PolicyDecision {
@@ -144,15 +151,20 @@ impl PolicySet {
                 &format!("`{name}` is not declared read-only (`policy.mode: strict`)"),
                 vec!["mode strict".to_owned()],
             ),
-            _ => PolicyDecision::failed("no policy permits it"),
+            (PolicyResource::Tool { .. }, PolicyMode::Listed) => {
+                PolicyDecision::failed("no policy permits it")
+            }
+            _ => PolicyDecision::new(
+                Verdict::Allowed,
+                "no policy forbids it",
+                vec!["default".to_owned()],
+            ),
         }
     }
 
     /// The call in Cedar's terms.
     fn asked(&self, query: &PolicyQuery<'_>, texts: Option<&Texts>) -> Result<Asked<'_>, String> {
-        let principal = self
-            .vocabulary
-            .principal(query.principal, Some(query.caller))?;
+        let principal = self.vocabulary.principal(query.principal, query.caller)?;
         let resource = self.vocabulary.resource(&query.resource)?;
         let context = match (query.resource, texts) {
             (
@@ -208,7 +220,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::policy::PolicyPrincipal;
+    use crate::policy::{PolicyCallee, PolicyPrincipal};
 
     impl PolicySet {
         /// The decision where Cedar looks at every policy.
@@ -347,13 +359,19 @@ mod tests {
             let set = set(&policies, if strict { PolicyMode::Strict } else { PolicyMode::Listed });
             let package = package();
             let principal = PolicyPrincipal::of(&package, "dev");
+            let callee = PolicyCallee {
+                namespace: "dev".to_owned(),
+                name: "guard".to_owned(),
+                version: None,
+                networks: None,
+            };
             let inputs: Vec<Value> = paths.iter().zip(0..).map(|(path, number)| {
                 if number % 2 == 0 { json!({"path": path, "max_lines": number}) } else { json!({"path": path}) }
             }).collect();
             let mut resources = vec![
                 PolicyResource::Model { provider: "p", model: "m" },
                 PolicyResource::Host { host: "h", port: 443 },
-                PolicyResource::Agent(&principal),
+                PolicyResource::Agent(&callee),
             ];
             for tool in &package.tools {
                 let name = if tool.descriptor.read_only { "rune@file-read" } else { "rune@file-write" };

@@ -47,14 +47,15 @@ pub(super) fn policies(policy: &Policy) -> Vec<CedarText> {
     let rules = lists
         .into_iter()
         .flat_map(|(effect, rules)| rules.iter().map(move |rule| compile(effect, rule)));
-    let mut policies = base(policy.mode);
+    let mut policies = vec![base(policy.mode)];
     policies.extend(rules);
     policies
 }
 
-/// What holds where no rule speaks. In `strict` mode a tool that nothing permits asks: that is the set's default.
-fn base(mode: PolicyMode) -> Vec<CedarText> {
-    let tools = match mode {
+/// What holds for tools where no rule speaks. In `strict` mode a tool that nothing permits asks, and in both modes a
+/// model, an agent and a host that nothing forbids is allowed: that is the set's default.
+fn base(mode: PolicyMode) -> CedarText {
+    match mode {
         PolicyMode::Listed => CedarText {
             id: "mode listed".to_owned(),
             text: "permit(principal, action == Action::\"tool\", resource);".to_owned(),
@@ -64,14 +65,7 @@ fn base(mode: PolicyMode) -> Vec<CedarText> {
             text: "permit(principal, action == Action::\"tool\", resource) when { resource.read_only };"
                 .to_owned(),
         },
-    };
-    let others = CedarText {
-        id: "default".to_owned(),
-        text: "permit(principal, action in [Action::\"model\", Action::\"agent_call\", Action::\"egress\"], \
-               resource);"
-            .to_owned(),
-    };
-    vec![tools, others]
+    }
 }
 
 fn compile(effect: RuleEffect, rule: &PolicyRule) -> CedarText {

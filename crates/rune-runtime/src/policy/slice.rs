@@ -73,6 +73,11 @@ impl ActionSlices {
         Ok(Self { named, open })
     }
 
+    /// Whether no policy can speak about the action.
+    pub(super) fn is_silent(&self) -> bool {
+        self.named.is_empty() && self.open.is_empty()
+    }
+
     /// What speaks about a call about the resource with this id. `asked` is made where Cedar is needed.
     ///
     /// # Errors
@@ -108,6 +113,10 @@ impl ActionSlices {
 }
 
 impl Slice {
+    fn is_empty(&self) -> bool {
+        self.unknown.is_empty() && self.known.is_empty()
+    }
+
     fn add(&mut self, policy: &Policy, resource_holds: bool) -> Result<(), Box<PolicySetError>> {
         let condition = Condition::of(policy, resource_holds);
         if condition.is_unknown() {

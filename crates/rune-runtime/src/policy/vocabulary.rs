@@ -7,7 +7,7 @@ use cedar_policy::{
 };
 use rune_spec::{ToolDescriptor, ToolRuntime};
 
-use super::query::{PolicyPrincipal, PolicyResource};
+use super::query::{PolicyCallee, PolicyPrincipal, PolicyResource};
 
 type Attributes = HashMap<String, RestrictedExpression>;
 
@@ -41,25 +41,29 @@ impl Vocabulary {
     pub(super) fn principal(
         &self,
         agent: &PolicyPrincipal,
-        caller: Option<&str>,
+        caller: &str,
     ) -> Result<Entity, String> {
         let id = format!("{}/{}", agent.namespace, agent.name);
-        let networks = agent.networks.iter().map(|network| text(network));
         let attributes = Attributes::from([
             ("namespace".to_owned(), text(&agent.namespace)),
             ("name".to_owned(), text(&agent.name)),
             ("version".to_owned(), text(&agent.version)),
-            (
-                "networks".to_owned(),
-                RestrictedExpression::new_set(networks),
-            ),
+            ("networks".to_owned(), texts(&agent.networks)),
         ]);
-        let parents = caller.map(|caller| uid(&self.caller, caller));
-        entity(
-            uid(&self.agent, &id),
-            attributes,
-            parents.into_iter().collect(),
-        )
+        let caller = uid(&self.caller, caller);
+        entity(uid(&self.agent, &id), attributes, HashSet::from([caller]))
+    }
+
+    fn callee(&self, agent: &PolicyCallee, id: &str) -> Result<Entity, String> {
+        let mut attributes = Attributes::from([
+            ("namespace".to_owned(), text(&agent.namespace)),
+            ("name".to_owned(), text(&agent.name)),
+        ]);
+        let version = agent.version.as_deref().map(text);
+        let networks = agent.networks.as_deref().map(texts);
+        attributes.extend(version.map(|version| ("version".to_owned(), version)));
+        attributes.extend(networks.map(|networks| ("networks".to_owned(), networks)));
+        entity(uid(&self.agent, id), attributes, HashSet::new())
     }
 
     pub(super) fn resource(&self, resource: &PolicyResource<'_>) -> Result<Entity, String> {
@@ -73,7 +77,7 @@ impl Vocabulary {
                     HashSet::new(),
                 );
             }
-            PolicyResource::Agent(agent) => return self.principal(agent, None),
+            PolicyResource::Agent(agent) => return self.callee(agent, &resource.entity_id()),
             PolicyResource::Model { provider, model } => Attributes::from([
                 ("provider".to_owned(), text(provider)),
                 ("name".to_owned(), text(model)),
@@ -134,6 +138,10 @@ fn entity(
     parents: HashSet<EntityUid>,
 ) -> Result<Entity, String> {
     Entity::new(uid, attributes, parents).map_err(|error| error.to_string())
+}
+
+fn texts(texts: &[String]) -> RestrictedExpression {
+    RestrictedExpression::new_set(texts.iter().map(|one| text(one)))
 }
 
 fn text(text: &str) -> RestrictedExpression {

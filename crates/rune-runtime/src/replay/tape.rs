@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Divergence;
 use super::canonical::{canonical, first_difference};
 use crate::planner::INTERRUPTED;
+use crate::policy::PolicyCallee;
 
 /// How a tape is played.
 #[derive(Debug, Clone, Default)]
@@ -113,7 +114,7 @@ impl Tape {
         // A run that was interrupted may have been handed more than it wrote.
         let written = || state.written.iter().map(|entry| &entry.body);
         let asked = written().filter(|body| is_reply(body)).count();
-        let granted = written().filter(|body| asks(body).is_some()).count();
+        let granted = asking(&state.written).count();
         self.ended.send_replace(ran(&state.written).count());
         state.asked = asked;
         state.granted = granted;
@@ -329,11 +330,7 @@ impl Tape {
             state.granted += 1;
             state.granted - 1
         };
-        let mut asking = self.journal.iter().filter_map(|entry| {
-            let verdict = asks(&entry.body)?;
-            Some((entry.at, verdict))
-        });
-        let (at, verdict): (_, &PolicyVerdict) = asking.nth(nth)?;
+        let (at, verdict) = asking(&self.journal).nth(nth)?;
         let decision = match verdict.verdict {
             AuditVerdict::Asked => return None,
             AuditVerdict::Allowed => ApprovalDecision::Approve,
@@ -407,6 +404,38 @@ impl Tape {
         ran(self.journal.get(..end).unwrap_or_default()).count()
     }
 
+    /// The agent that a call leads to, as policy saw it.
+    pub(crate) fn callee(&self, step: u32, call_id: &str) -> Option<PolicyCallee> {
+        self.journal.iter().find_map(|entry| match &entry.body {
+            EntryBody::PolicyVerdict(verdict)
+                if verdict.action == "agent_call"
+                    && verdict.step == step
+                    && verdict.call_id.as_deref() == Some(call_id) =>
+            {
+                serde_json::from_value(verdict.attributes.clone()).ok()
+            }
+            _ => None,
+        })
+    }
+
+    /// The hosts that a call connected to, as far as policy was asked about them.
+    pub(crate) fn connections(&self, intent: &ToolIntent) -> Vec<(String, u16)> {
+        let bodies = self.journal.iter().map(|entry| &entry.body);
+        let of_call = bodies.filter_map(|body| match body {
+            EntryBody::PolicyVerdict(verdict) if verdict.action == "egress" => Some(verdict),
+            _ => None,
+        });
+        let of_call = of_call.filter(|verdict| {
+            verdict.step == intent.step && verdict.call_id.as_ref() == Some(&intent.call_id)
+        });
+        let hosts = of_call.filter_map(|verdict| {
+            let name = verdict.attributes["name"].as_str()?;
+            let port = verdict.attributes["port"].as_u64()?;
+            Some((name.to_owned(), u16::try_from(port).ok()?))
+        });
+        hosts.collect()
+    }
+
     /// The next thing a model said.
     pub(super) fn next_reply(&self) -> Option<&EntryBody> {
         let nth = {
@@ -439,13 +468,22 @@ const fn is_reply(body: &EntryBody) -> bool {
     )
 }
 
-/// The verdict, where the policies asked a person.
-fn asks(body: &EntryBody) -> Option<&PolicyVerdict> {
-    match body {
-        EntryBody::PolicyVerdict(verdict) => {
-            let by_policy = verdict.by_policy.unwrap_or(verdict.verdict);
-            (by_policy == AuditVerdict::Asked).then_some(verdict)
-        }
-        _ => None,
-    }
+/// The verdicts where the policies asked a person, with their times: a call asks once, about a tool and about the agent
+/// behind it. About a model or a host nobody is asked.
+fn asking(journal: &[Entry]) -> impl Iterator<Item = (Timestamp, &PolicyVerdict)> {
+    let mut call = None;
+    journal.iter().filter_map(move |entry| {
+        let EntryBody::PolicyVerdict(verdict) = &entry.body else {
+            return None;
+        };
+        let this = Some((verdict.step, &verdict.call_id));
+        let by_policy = verdict.by_policy.unwrap_or(verdict.verdict);
+        let asks = by_policy == AuditVerdict::Asked
+            && matches!(verdict.action.as_str(), "tool" | "agent_call")
+            && call != this;
+        asks.then(|| {
+            call = this;
+            (entry.at, verdict)
+        })
+    })
 }

@@ -18,6 +18,7 @@ mod images;
 mod limits;
 mod models;
 mod outputs;
+mod permits;
 mod policy;
 mod reconcile;
 mod recovery;

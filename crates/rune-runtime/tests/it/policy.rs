@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use rune_runtime::{
-    JournaledCall, MAX_CACHED_VERDICTS, PolicyDecision, PolicyEngine, PolicyPrincipal, PolicyQuery,
-    PolicyResource, PolicySet, Verdict, policy_verdicts,
+    JournaledCall, JournaledResource, MAX_CACHED_VERDICTS, PolicyCallee, PolicyDecision,
+    PolicyEngine, PolicyPrincipal, PolicyQuery, PolicyResource, PolicySet, Verdict,
+    policy_verdicts, undecided,
 };
 use rune_spec::{AgentPackage, PolicyRule, RuleArguments};
 use rune_store_runtime::{
@@ -175,7 +176,8 @@ fn cedar_sees_agent_caller_tool_and_arguments() {
              forbid(principal == Agent::\"dev/guard\", action == Action::\"egress\", resource)\n\
              unless { resource.port == 443 && principal.networks.contains(\"bridge\") };\n\
              forbid(principal, action == Action::\"model\", resource == Model::\"openai/gpt\");\n\
-             forbid(principal, action == Action::\"agent_call\", resource == Agent::\"prod/other\");",
+             forbid(principal, action == Action::\"agent_call\", resource == Agent::\"prod/guard\")\n\
+             when { resource.version == \"2.0.0\" };",
         ),
     );
     guard.check("pay", &json!({"amount": 100, "note": null}), Allowed);
@@ -190,7 +192,7 @@ fn cedar_sees_agent_caller_tool_and_arguments() {
     assert_eq!(denied.reason, "the pipeline pays nobody");
     assert_eq!(denied.policy_ids, ["policy.cedar:1 no-ci"]);
 
-    let verdict = |resource| guard.ask("alice", resource).verdict;
+    let verdict = |resource: PolicyResource<'_>| guard.ask("alice", resource).verdict;
     let host = |port| PolicyResource::Host {
         host: "example.org",
         port,
@@ -203,14 +205,25 @@ fn cedar_sees_agent_caller_tool_and_arguments() {
     };
     assert_eq!(verdict(model("gpt")), Denied);
     assert_eq!(verdict(model("gpt-mini")), Allowed);
-    let own = guard.principal.clone();
-    assert_eq!(verdict(PolicyResource::Agent(&own)), Allowed);
-    let other = PolicyPrincipal {
-        namespace: "prod".to_owned(),
-        name: "other".to_owned(),
-        ..own.clone()
+    let callee = |namespace: &str, version: Option<&str>| PolicyCallee {
+        namespace: namespace.to_owned(),
+        name: "guard".to_owned(),
+        version: version.map(str::to_owned),
+        networks: None,
     };
-    assert_eq!(verdict(PolicyResource::Agent(&other)), Denied);
+    for (callee, expected) in [
+        (callee("dev", None), Allowed),
+        (callee("prod", Some("1.0.0")), Allowed),
+        (callee("prod", Some("2.0.0")), Denied),
+        // What is not known cannot be evaluated.
+        (callee("prod", None), Denied),
+    ] {
+        assert_eq!(
+            verdict(PolicyResource::Agent(&callee)),
+            expected,
+            "{callee:?}"
+        );
+    }
 }
 
 /// The first block of `docs/policy.md` in this language.
@@ -315,6 +328,64 @@ fn the_cache_is_bounded_and_says_what_the_policies_say() {
 }
 
 #[test]
+fn the_cache_tells_callers_actions_resources_and_arguments_apart() {
+    let guard = Guard::new(
+        "",
+        Some(
+            "forbid(principal in Caller::\"a\", action, resource);\n\
+             forbid(principal, action == Action::\"egress\", resource) when { resource.port == 80 };\n\
+             forbid(principal, action == Action::\"agent_call\", resource) when { resource.version == \"2\" };\n\
+             forbid(principal, action == Action::\"model\", resource) when { resource.provider == \"a/b\" };",
+        ),
+    );
+    let engine = PolicyEngine::new(
+        PolicySet::compile(&guard.package).unwrap(),
+        guard.principal.clone(),
+    );
+    let callee = |version: &str| PolicyCallee {
+        namespace: "dev".to_owned(),
+        name: "x".to_owned(),
+        version: Some(version.to_owned()),
+        networks: None,
+    };
+    let (one, two) = (callee("1"), callee("2"));
+    let arguments = [shell("a"), shell("b")];
+    let resources = [
+        guard.resource("rune@shell-exec", &arguments[0]),
+        guard.resource("rune@shell-exec", &arguments[1]),
+        PolicyResource::Host {
+            host: "x",
+            port: 80,
+        },
+        PolicyResource::Host {
+            host: "x",
+            port: 443,
+        },
+        PolicyResource::Agent(&one),
+        PolicyResource::Agent(&two),
+        PolicyResource::Model {
+            provider: "a",
+            model: "b/c",
+        },
+        PolicyResource::Model {
+            provider: "a/b",
+            model: "c",
+        },
+    ];
+    for _ in 0..2 {
+        for resource in resources {
+            for caller in ["a", "b", ""] {
+                assert_eq!(
+                    *engine.decide(caller, resource),
+                    guard.ask(caller, resource)
+                );
+            }
+        }
+    }
+    assert_eq!(engine.cached(), resources.len() * 3);
+}
+
+#[test]
 fn a_new_policy_is_tried_on_what_was_called() {
     let old = Guard::new("  ask: ['rune@shell-exec(git push*)']\n", None);
     let calls: Vec<JournaledCall> = ["ls", "rm x", "git push"]
@@ -322,10 +393,12 @@ fn a_new_policy_is_tried_on_what_was_called() {
         .enumerate()
         .map(|(index, command)| JournaledCall {
             request_id: RequestId::from_bytes([0; 16]),
-            call_id: index.to_string(),
+            call_id: Some(index.to_string()),
             caller: "alice".to_owned(),
-            tool: "rune@shell-exec".to_owned(),
-            arguments: shell(command),
+            resource: JournaledResource::Tool {
+                name: "rune@shell-exec".to_owned(),
+                arguments: shell(command),
+            },
             verdict: Some(old.decide("rune@shell-exec", &shell(command)).verdict),
         })
         .collect();
@@ -444,7 +517,7 @@ fn rule() -> impl Strategy<Value = String> {
         "*write",
         "rune@file-*",
     ]);
-    let glob = "[ab*\\\\\"'é.]{1,4}";
+    let glob = "[ab*\\\\\"'é\u{301}🦀.]{1,4}";
     (tool, 0..4, glob, glob).prop_map(|(tool, form, one, two)| match form {
         0 => tool.to_owned(),
         1 => format!("{tool}({one})"),
@@ -462,7 +535,7 @@ fn rules() -> impl Strategy<Value = [Vec<String>; 3]> {
 }
 
 fn call() -> impl Strategy<Value = (usize, String, String)> {
-    let text = "[ab*\\\\\"'é.\n]{0,4}";
+    let text = "[ab*\\\\\"'é\u{301}🦀.\n]{0,4}";
     (0..TOOLS.len(), text, text)
 }
 
@@ -517,7 +590,10 @@ proptest! {
     fn a_policy_changes_nothing_about_its_own_journal(
         strict: bool, lists in rules(), calls in prop::collection::vec(call(), 0..12), with_cedar: bool,
     ) {
-        let cedar = "@ask(\"?\") forbid(principal in Caller::\"1\", action == Action::\"tool\", resource);";
+        let cedar = "@ask(\"?\") forbid(principal in Caller::\"1\", action == Action::\"tool\", resource);\n\
+            forbid(principal, action == Action::\"model\", resource) when { resource.name like \"*a*\" };\n\
+            @ask(\"?\") forbid(principal, action == Action::\"egress\", resource) unless { resource.port == 443 };\n\
+            forbid(principal in Caller::\"0\", action, resource is Agent) when { resource.version == \"2\" };";
         let guard = Guard::new(&runefile(strict, &lists), with_cedar.then_some(cedar));
         let mut entries = Vec::new();
         let mut callers = Vec::new();
@@ -543,27 +619,59 @@ proptest! {
                 call_id: Some(id),
                 action: "tool".to_owned(),
                 resource: name.to_owned(),
+                attributes: Value::Null,
                 verdict: if answered { Allowed } else { decision.verdict },
                 by_policy: answered.then_some(decision.verdict),
                 reason: decision.reason,
                 policies: decision.policy_ids,
             }));
-            callers.push(caller);
+            callers.push(caller.clone());
+            let callee = PolicyCallee {
+                namespace: "dev".to_owned(),
+                name: "guard".to_owned(),
+                version: (index % 3 > 0).then(|| (index % 3).to_string()),
+                networks: None,
+            };
+            let others = [
+                PolicyResource::Model { provider: "p", model: &call.1 },
+                PolicyResource::Host { host: "::1", port: if index % 2 == 0 { 443 } else { 80 } },
+                PolicyResource::Agent(&callee),
+            ];
+            for resource in others {
+                let decision = guard.ask(&caller, resource);
+                entries.push(EntryBody::PolicyVerdict(PolicyVerdict {
+                    audit_id: AuditId::from_bytes([0; 16]),
+                    step: 1,
+                    call_id: None,
+                    action: resource.kind().to_owned(),
+                    resource: resource.id(),
+                    attributes: resource.attributes(),
+                    verdict: if decision.verdict == Asked { Denied } else { decision.verdict },
+                    by_policy: (decision.verdict == Asked).then_some(Asked),
+                    reason: decision.reason,
+                    policies: decision.policy_ids,
+                }));
+                callers.push(caller.clone());
+            }
         }
         let request_id = RequestId::from_bytes([0; 16]);
         let at = Timestamp::from_millis(0);
         let entries = (1..).zip(entries).map(|(seq, body)| Entry { request_id, seq, at, body });
         let journaled = policy_verdicts(entries).into_iter().zip(callers).map(|(found, caller)| JournaledCall {
             request_id,
-            call_id: found.verdict.call_id.clone().unwrap(),
+            call_id: found.verdict.call_id.clone(),
             caller,
-            tool: found.verdict.resource.clone(),
             verdict: Some(found.by_policy()),
-            arguments: found.arguments.unwrap(),
+            resource: JournaledResource::of(
+                &found.verdict.action,
+                &found.verdict.resource,
+                &found.verdict.attributes,
+                &found.arguments.unwrap_or_default(),
+            ).unwrap(),
         });
         let compared = guard.policies.compare(&guard.package, "dev", journaled);
         prop_assert!(compared.is_unchanged(), "{:?}", compared);
-        prop_assert_eq!(compared.calls, calls.len() as u64);
+        prop_assert_eq!(compared.calls, 4 * calls.len() as u64);
     }
 
     #[test]
@@ -640,4 +748,53 @@ fn many_policies_that_decide_are_named_shortly_and_not_alike() {
     );
     assert_eq!((all.verdict, all.policy_ids.len()), (Asked, 16));
     assert_ne!(all.policy_ids, some.policy_ids);
+}
+
+#[test]
+fn models_and_agents_that_nobody_decided_about_are_tried_too() {
+    let reply = |model: &str| {
+        EntryBody::ModelReply(ModelReply {
+            step: 1,
+            provider: "p".to_owned(),
+            model: model.to_owned(),
+            blocks: Vec::new(),
+            stop: StopReason::EndTurn,
+            usage: Usage::default(),
+            duration_ms: 0,
+            cost_micro_usd: None,
+        })
+    };
+    let called = EntryBody::AgentCalled {
+        call_id: "c".to_owned(),
+        agent: "dev/helper:canary".to_owned(),
+        request_id: None,
+        depth: 1,
+    };
+    let bodies = [reply("m"), called, reply("m"), reply("n")];
+    let request_id = RequestId::from_bytes([0; 16]);
+    let at = Timestamp::from_millis(0);
+    let entries = (1..).zip(bodies).map(|(seq, body)| Entry {
+        request_id,
+        seq,
+        at,
+        body,
+    });
+    let entries: Vec<Entry> = entries.collect();
+    let found = undecided(&entries);
+    let names: Vec<&str> = found
+        .iter()
+        .map(|one| one.verdict.resource.as_str())
+        .collect();
+    assert_eq!(names, ["p/m", "dev/helper", "p/n"]);
+    let resources = found.iter().map(|one| {
+        let verdict = &one.verdict;
+        JournaledResource::of(
+            &verdict.action,
+            &verdict.resource,
+            &verdict.attributes,
+            &Value::Null,
+        )
+    });
+    let resources: Option<Vec<_>> = resources.collect();
+    assert_eq!(resources.unwrap().len(), 3);
 }

@@ -45,6 +45,15 @@ pub struct Models {
 }
 
 impl Models {
+    /// The providers that may be asked: those that are listed, else the built-in ones.
+    pub fn possible_providers(&self) -> Vec<&str> {
+        if self.providers.is_empty() {
+            PROVIDERS.to_vec()
+        } else {
+            self.providers.iter().map(String::as_str).collect()
+        }
+    }
+
     /// The model id behind `alias` at `provider`: the mapping's, or `alias` itself when nothing is mapped at all.
     /// `None` when the alias is mapped, but not for this provider.
     pub fn resolve<'a>(&'a self, alias: &'a str, provider: &str) -> Option<&'a str> {

@@ -286,6 +286,7 @@ impl Random {
                 call_id: None,
                 action: self.word(),
                 resource: self.word(),
+                attributes: self.value(),
                 verdict: self.pick(&AuditVerdict::ALL, AuditVerdict::Asked),
                 by_policy: None,
                 reason: self.word(),

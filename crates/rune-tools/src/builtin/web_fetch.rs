@@ -57,7 +57,10 @@ impl BuiltinTool for WebFetch {
             Format::Raw => input.max_bytes,
             Format::Markdown | Format::Text => input.max_bytes.saturating_mul(HTML_FACTOR),
         };
-        let fetch = self.client.get(&input.url, wanted.min(MAX_BODY_BYTES));
+        let gate = context.egress.as_deref();
+        let fetch = self
+            .client
+            .get(&input.url, wanted.min(MAX_BODY_BYTES), gate);
         let page = tokio::select! {
             biased;
             () = context.cancel.cancelled() => return Err(ToolError::cancelled()),

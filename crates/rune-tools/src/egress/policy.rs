@@ -156,6 +156,18 @@ impl EgressPolicy {
     }
 }
 
+/// Host and port of a URL, each host in one form only: what is decided about it must not depend on how it is written.
+#[must_use]
+pub fn destination(url: &Url) -> Option<(String, u16)> {
+    let port = url.port_or_known_default()?;
+    let host = match url.host()? {
+        Host::Domain(name) => canonical(name).to_ascii_lowercase(),
+        Host::Ipv4(address) => address.to_string(),
+        Host::Ipv6(address) => reached(address.into()).to_string(),
+    };
+    Some((host, port))
+}
+
 /// A name without the dot of the root.
 fn canonical(host: &str) -> &str {
     host.strip_suffix('.').unwrap_or(host)

@@ -8,8 +8,8 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, Url};
 
-use crate::egress::{CheckedResolver, EgressError, EgressPolicy};
-use crate::{ToolError, ToolErrorKind};
+use crate::egress::{CheckedResolver, EgressError, EgressPolicy, destination};
+use crate::{EgressGate, ToolError, ToolErrorKind};
 
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
@@ -56,8 +56,13 @@ impl WebClient {
         }
     }
 
-    /// Gets a page, at the most `max_bytes` of its decoded body.
-    pub(crate) async fn get(&self, url: &str, max_bytes: usize) -> Result<Fetched, ToolError> {
+    /// Gets a page, at the most `max_bytes` of its decoded body. `gate` is asked about the host of every hop.
+    pub(crate) async fn get(
+        &self,
+        url: &str,
+        max_bytes: usize,
+        gate: Option<&dyn EgressGate>,
+    ) -> Result<Fetched, ToolError> {
         let mut url = Url::parse(url)
             .map_err(|error| ToolError::invalid(format!("`{url}` is not a URL: {error}")))?;
         let client = self.client()?;
@@ -66,6 +71,9 @@ impl WebClient {
             self.policy
                 .check_url(&url)
                 .map_err(|error| refused(&error))?;
+            if let (Some(gate), Some((host, port))) = (gate, destination(&url)) {
+                gate.connect(&host, port)?;
+            }
             url.set_fragment(None);
             let response = client
                 .get(url.clone())

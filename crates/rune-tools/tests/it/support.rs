@@ -53,6 +53,7 @@ impl Sandbox {
             cancel: CancellationToken::new(),
             timeout: Duration::from_secs(20),
             output_limit: 256 * 1024,
+            egress: None,
         };
         Self {
             outer,

@@ -124,6 +124,13 @@ impl Bot {
         self
     }
 
+    /// Its `policy.cedar`.
+    pub(crate) fn cedar(mut self, policies: &str) -> Self {
+        self.files
+            .push(("policy.cedar".to_owned(), policies.to_owned()));
+        self
+    }
+
     fn toolset(&mut self, name: &str) {
         if let Some(Value::Array(tools)) = self.runefile.get_mut("toolset") {
             tools.push(name.into());

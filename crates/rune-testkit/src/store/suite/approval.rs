@@ -153,6 +153,7 @@ pub async fn a_verdict_is_an_audit_row(test: TestStore) {
         call_id: None,
         action: "tool".to_owned(),
         resource: "rune@shell-exec".to_owned(),
+        attributes: serde_json::Value::Null,
         verdict: AuditVerdict::Denied,
         by_policy: None,
         reason: "not here".to_owned(),
