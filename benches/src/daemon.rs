@@ -41,12 +41,7 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(BenchError::io("start a floor"))?;
-        let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout)
-                .read_line(&mut line)
-                .map_err(BenchError::io("read the floor's address"))?;
-        }
+        let line = first_line(&mut child)?;
         let mut server = Self {
             child,
             base: line.trim().to_owned(),
@@ -102,7 +97,8 @@ impl Daemon {
         let started = Instant::now();
         let mut command = Command::new(rune);
         command
-            .args(["daemon", "start", "--foreground"])
+            // As `rune daemon start` starts it: it says on its stdout when it is ready.
+            .args(["daemon", "start", "--foreground", "--detached"])
             .args([
                 "--gateway-addr",
                 "127.0.0.1:0",
@@ -116,7 +112,7 @@ impl Daemon {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null());
         let child = command
             .spawn()
@@ -130,7 +126,7 @@ impl Daemon {
             control_plane: String::new(),
             ready_after: Duration::ZERO,
         };
-        (daemon.gateway, daemon.control_plane) = daemon.addresses(started).await?;
+        (daemon.gateway, daemon.control_plane) = daemon.addresses()?;
         answers(&daemon.gateway, "/ready").await?;
         daemon.ready_after = started.elapsed();
         Ok(daemon)
@@ -157,26 +153,17 @@ impl Daemon {
         let _ = self.child.wait();
     }
 
-    /// What the daemon wrote about itself; the file of an earlier one does not count.
-    async fn addresses(&mut self, started: Instant) -> Result<(String, String), BenchError> {
+    /// What the daemon wrote about itself, once it says that it is ready.
+    fn addresses(&mut self) -> Result<(String, String), BenchError> {
+        let line = first_line(&mut self.child)?;
         let path = self.data_dir.join("daemon.json");
-        let pid = u64::from(self.child.id());
-        while started.elapsed() < START_DEADLINE {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(not_started(
-                    "the daemon",
-                    &format!("it ended with {status}"),
-                ));
-            }
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let info: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-            if info["pid"].as_u64() == Some(pid) {
-                let url = |key: &str| info[key].as_str().unwrap_or_default().to_owned();
-                return Ok((url("gateway"), url("control_plane")));
-            }
-            tokio::time::sleep(POLL).await;
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let info: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        if info["pid"].as_u64() != Some(u64::from(self.child.id())) {
+            return Err(not_started("the daemon", line.trim()));
         }
-        Err(not_started("the daemon", "it wrote no daemon.json"))
+        let url = |key: &str| info[key].as_str().unwrap_or_default().to_owned();
+        Ok((url("gateway"), url("control_plane")))
     }
 }
 
@@ -184,6 +171,17 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// What a process says first; empty where it ends before.
+fn first_line(child: &mut Child) -> Result<String, BenchError> {
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .map_err(BenchError::io("read what a server says"))?;
+    }
+    Ok(line)
 }
 
 /// Asks until a server answers 200.

@@ -42,7 +42,9 @@ pub enum BenchError {
     #[error("sqlite: {0}")]
     Sqlite(#[from] rusqlite::Error),
     /// Nothing of the benchmark has this name.
-    #[error("cannot serve `{0}`; there are: axum, axum-sqlite FILE, proxy URL, model MILLIS")]
+    #[error(
+        "cannot serve `{0}`; there are: axum, axum-sqlite FILE, proxy URL, proxy-sqlite URL FILE, model MILLIS"
+    )]
     Usage(String),
 }
 

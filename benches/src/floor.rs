@@ -6,9 +6,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use rusqlite::Connection;
@@ -53,6 +55,9 @@ pub(crate) enum Floor {
     AxumSqlite(PathBuf),
     /// axum that forwards to a model and streams its reply back.
     Proxy(String),
+    /// axum that forwards to a model, reads its reply and commits the rows of a request,
+    /// with full fsync, before it answers.
+    ProxySqlite(String, PathBuf),
 }
 
 /// Serves a floor until the process ends.
@@ -68,17 +73,14 @@ pub(crate) async fn serve(listener: TcpListener, floor: Floor) -> Result<(), Ben
                 .route("/invoke", post(commit))
                 .with_state(writer)
         }
-        Floor::Proxy(upstream) => {
-            let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
-            let mut connector = hyper_util::client::legacy::connect::HttpConnector::new();
-            connector.set_nodelay(true);
-            let proxy = Proxy {
-                client: client.build(connector),
-                upstream,
-            };
+        Floor::Proxy(upstream) => Router::new()
+            .route("/invoke", post(forward))
+            .with_state(Proxy::new(upstream)),
+        Floor::ProxySqlite(upstream, path) => {
+            let writer = GroupCommit::start(&path)?;
             Router::new()
-                .route("/invoke", post(forward))
-                .with_state(proxy)
+                .route("/invoke", post(forward_and_commit))
+                .with_state((Proxy::new(upstream), writer))
         }
     };
     let router = router.route("/ready", get(|| async { "ok" }));
@@ -128,20 +130,55 @@ struct Proxy {
     upstream: String,
 }
 
-async fn forward(State(proxy): State<Proxy>, body: Bytes) -> axum::response::Response {
-    let request = hyper::Request::post(&proxy.upstream)
-        .header("content-type", "application/json")
-        .body(Body::from(body));
-    let response = match request {
-        Ok(request) => proxy.client.request(request).await,
-        Err(error) => {
-            return (axum::http::StatusCode::BAD_GATEWAY, error.to_string()).into_response();
+impl Proxy {
+    fn new(upstream: String) -> Self {
+        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+        let mut connector = hyper_util::client::legacy::connect::HttpConnector::new();
+        connector.set_nodelay(true);
+        Self {
+            client: client.build(connector),
+            upstream,
         }
-    };
-    match response {
-        Ok(response) => response.map(Body::new),
-        Err(error) => (axum::http::StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
     }
+
+    async fn forward(&self, body: Bytes) -> Result<hyper::Response<Incoming>, Failed> {
+        let request = hyper::Request::post(&self.upstream)
+            .header("content-type", "application/json")
+            .body(Body::from(body))?;
+        Ok(self.client.request(request).await?)
+    }
+}
+
+/// Why a floor has no answer; the benchmark ends with it.
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+async fn forward(State(proxy): State<Proxy>, body: Bytes) -> Response {
+    match proxy.forward(body).await {
+        Ok(response) => response.map(Body::new),
+        Err(error) => bad_gateway(&error),
+    }
+}
+
+async fn forward_and_commit(
+    State((proxy, writer)): State<(Proxy, GroupCommit)>,
+    body: Bytes,
+) -> Response {
+    let whole = async {
+        let reply = proxy.forward(body).await?.into_body().collect().await?;
+        Ok::<_, Failed>(reply.to_bytes())
+    };
+    match whole.await {
+        Ok(reply) => {
+            drop(reply);
+            writer.commit().await;
+            ([("content-type", "application/json")], ANSWER).into_response()
+        }
+        Err(error) => bad_gateway(&error),
+    }
+}
+
+fn bad_gateway(error: &Failed) -> Response {
+    (axum::http::StatusCode::BAD_GATEWAY, error.to_string()).into_response()
 }
 
 /// A thread that commits whatever waits in one transaction.

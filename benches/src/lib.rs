@@ -2,8 +2,8 @@
 //!
 //! Absolute figures say more about the machine than about the program, so every figure
 //! is a ratio to a floor measured in the same run, in turns: bare axum answering the
-//! same body, bare SQLite committing the same rows with full fsync, both together, and
-//! a bare proxy in front of the same model. Servers are processes of their own, driven
+//! same body, with and without committing the same rows with full fsync, and a bare proxy
+//! in front of the same model, with and without the same commit. Servers are processes of their own, driven
 //! over loopback sockets; figures are medians of rounds.
 //!
 //! After every throughput run the daemon is killed and started again, and every
@@ -26,4 +26,4 @@ mod suite;
 pub use error::BenchError;
 pub use report::{Report, Row};
 pub use serve::serve;
-pub use suite::{BenchConfig, run};
+pub use suite::{BenchConfig, Part, run};

@@ -12,7 +12,8 @@ use crate::floor::{self, Floor};
 use crate::model;
 
 /// Serves a part of a benchmark on a free loopback port until the process ends, and
-/// prints its address: `axum`, `axum-sqlite FILE`, `proxy URL` or `model MILLIS`.
+/// prints its address: `axum`, `axum-sqlite FILE`, `proxy URL`, `proxy-sqlite URL FILE`
+/// or `model MILLIS`.
 ///
 /// # Errors
 /// [`BenchError::Usage`], or where the listener fails.
@@ -23,6 +24,9 @@ pub async fn serve(what: &[String]) -> Result<(), BenchError> {
         ["axum"] => Some(Floor::Axum),
         ["axum-sqlite", path] => Some(Floor::AxumSqlite(PathBuf::from(path))),
         ["proxy", url] => Some(Floor::Proxy((*url).to_owned())),
+        ["proxy-sqlite", url, path] => {
+            Some(Floor::ProxySqlite((*url).to_owned(), PathBuf::from(path)))
+        }
         ["model", _] => None,
         _ => return Err(usage()),
     };

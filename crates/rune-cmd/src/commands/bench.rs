@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
-use rune_bench::{BenchConfig, BenchError};
+use clap::{Args, ValueEnum};
+use rune_bench::{BenchConfig, BenchError, Part};
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome, chain};
@@ -12,9 +12,17 @@ use crate::failure::{Exit, Failure, Outcome, chain};
 /// Measures this Rune on this machine, beside the floors of the same run.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  rune bench\n  rune bench --clients 64 --seconds 10 --rounds 5\n  rune bench -o json > bench.json"
+    after_help = "Examples:\n  rune bench\n  rune bench --clients 64 --seconds 10 --rounds 5\n  rune bench --only latency,starts\n  rune bench -o json > bench.json"
 )]
 pub(crate) struct BenchArgs {
+    /// What to measure
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "throughput,latency,starts,memory,parked"
+    )]
+    only: Vec<Figures>,
     /// Clients of the throughput runs, one run each
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,256")]
     clients: Vec<usize>,
@@ -33,9 +41,36 @@ pub(crate) struct BenchArgs {
     /// Directory on the disk to measure [default: the system's temporary directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Serve a part of the benchmark: axum | axum-sqlite FILE | proxy URL | model MILLIS
-    #[arg(long, num_args = 1..=2, hide = true)]
+    /// Serve a part of the benchmark: axum | axum-sqlite FILE | proxy URL | proxy-sqlite URL FILE | model MILLIS
+    #[arg(long, num_args = 1..=3, hide = true)]
     serve: Vec<String>,
+}
+
+/// Figures that are measured together.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Figures {
+    /// Durable invokes per second, and that nothing is lost by kill -9
+    Throughput,
+    /// Latency added to a model, and the first token
+    Latency,
+    /// Start to ready, warm and fresh
+    Starts,
+    /// Idle memory, and what idle sessions add
+    Memory,
+    /// What requests that wait for a person hold
+    Parked,
+}
+
+impl From<Figures> for Part {
+    fn from(figures: Figures) -> Self {
+        match figures {
+            Figures::Throughput => Self::Throughput,
+            Figures::Latency => Self::Latency,
+            Figures::Starts => Self::Starts,
+            Figures::Memory => Self::Memory,
+            Figures::Parked => Self::Parked,
+        }
+    }
 }
 
 pub(crate) fn run(context: &Context, args: BenchArgs) -> Outcome {
@@ -57,6 +92,7 @@ pub(crate) fn run(context: &Context, args: BenchArgs) -> Outcome {
 async fn measure(context: &Context, args: BenchArgs) -> Outcome {
     let rune = std::env::current_exe()?;
     let config = BenchConfig {
+        parts: args.only.into_iter().map(Part::from).collect(),
         rune,
         dir: args.dir.unwrap_or_else(std::env::temp_dir),
         clients: args.clients,
