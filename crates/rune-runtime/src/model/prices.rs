@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rune_store_runtime::Usage;
 use serde::Deserialize;
@@ -36,30 +37,20 @@ pub enum PricesError {
     },
 }
 
-/// The prices of models.
+/// The prices of models: the catalogue, and what a file adds to it and replaces in it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Prices {
-    models: BTreeMap<String, Price>,
+    added: BTreeMap<String, Price>,
 }
 
 impl Prices {
-    /// The catalogue.
-    ///
-    /// # Errors
-    /// [`PricesError::Invalid`] where this program was built with a broken one.
-    pub fn catalogue() -> Result<Self, PricesError> {
-        let mut prices = Self::default();
-        prices.add("the built-in catalogue", CATALOGUE)?;
-        Ok(prices)
-    }
-
     /// The catalogue with the models of the file at `path` added and replaced; the
     /// catalogue alone where there is no such file.
     ///
     /// # Errors
     /// A [`PricesError`] that says what is wrong with the file.
     pub fn load(path: &Path) -> Result<Self, PricesError> {
-        let mut prices = Self::catalogue()?;
+        let mut prices = Self::default();
         match std::fs::read_to_string(path) {
             Ok(text) => prices.add(&path.display().to_string(), &text)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -76,23 +67,7 @@ impl Prices {
     /// # Errors
     /// [`PricesError::Invalid`]; nothing is added then.
     pub fn add(&mut self, place: &str, text: &str) -> Result<(), PricesError> {
-        let invalid = |message: String| PricesError::Invalid {
-            place: place.to_owned(),
-            message,
-        };
-        let document: Document =
-            toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
-        let read = |(id, document): (String, PriceDocument)| {
-            let price = document.price();
-            let price = price.map_err(|problem| invalid(format!("`{id}`: {problem}")))?;
-            Ok((id, price))
-        };
-        let models: Vec<_> = document
-            .models
-            .into_iter()
-            .map(read)
-            .collect::<Result<_, _>>()?;
-        self.models.extend(models);
+        self.added.extend(read(place, text)?);
         Ok(())
     }
 
@@ -104,8 +79,33 @@ impl Prices {
         let ids = [model, undated];
         let names = ids.iter().map(|id| format!("{provider}/{id}"));
         let mut names = names.chain(ids.iter().map(|id| (*id).to_owned()));
-        names.find_map(|name| self.models.get(&name).copied())
+        names.find_map(|name| {
+            let price = self.added.get(&name).or_else(|| catalogue().get(&name));
+            price.copied()
+        })
     }
+}
+
+/// The catalogue, read when the first price is asked for: most starts need none.
+fn catalogue() -> &'static BTreeMap<String, Price> {
+    static CATALOGUE_MODELS: OnceLock<BTreeMap<String, Price>> = OnceLock::new();
+    // A test reads it, so it can be read.
+    CATALOGUE_MODELS.get_or_init(|| read("the built-in catalogue", CATALOGUE).unwrap_or_default())
+}
+
+/// The models of a text in the format of the file.
+fn read(place: &str, text: &str) -> Result<BTreeMap<String, Price>, PricesError> {
+    let invalid = |message: String| PricesError::Invalid {
+        place: place.to_owned(),
+        message,
+    };
+    let document: Document = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
+    let price = |(id, document): (String, PriceDocument)| {
+        let price = document.price();
+        let price = price.map_err(|problem| invalid(format!("`{id}`: {problem}")))?;
+        Ok((id, price))
+    };
+    document.models.into_iter().map(price).collect()
 }
 
 /// The id without the date behind it.
@@ -280,8 +280,13 @@ mod tests {
     use super::*;
 
     fn cost(model: &str, usage: Usage) -> u64 {
-        let prices = Prices::catalogue().unwrap();
+        let prices = Prices::default();
         prices.price("p", model).unwrap().cost(&usage)
+    }
+
+    #[test]
+    fn the_catalogue_can_be_read() {
+        assert!(!read("the catalogue", CATALOGUE).unwrap().is_empty());
     }
 
     #[test]
@@ -337,7 +342,7 @@ mod tests {
 
     #[test]
     fn an_unknown_model_has_no_price() {
-        let prices = Prices::catalogue().unwrap();
+        let prices = Prices::default();
         assert_eq!(prices.price("openai", "gpt-99"), None);
         assert_eq!(prices.price("openai", "gpt-5-20"), None);
         assert!(prices.price("deepseek", "deepseek-v4-pro").is_some());
@@ -345,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_file_adds_and_replaces_and_is_checked() {
-        let mut prices = Prices::catalogue().unwrap();
+        let mut prices = Prices::default();
         let text = "[models]\n\"local/gpt-5\" = { input = 0, output = 0 }\nmine = { input = 1.5, output = 2 }";
         prices.add("prices.toml", text).unwrap();
         assert_eq!(prices.price("local", "gpt-5").unwrap().base.input, 0);
@@ -370,7 +375,7 @@ mod tests {
 
     #[test]
     fn says_how_much_output_an_amount_allows() {
-        let price = Prices::catalogue().unwrap().price("p", "gpt-5").unwrap();
+        let price = Prices::default().price("p", "gpt-5").unwrap();
         assert_eq!(price.output_within(1_250, 1_000), 0);
         assert_eq!(price.output_within(1_350, 1_000), 10);
         assert_eq!(price.output_within(0, 1), 0);

@@ -68,7 +68,7 @@ pub(crate) struct Ended {
 
 /// Prices of the catalogue and of the models that tests ask.
 pub(crate) fn prices() -> Prices {
-    let mut prices = Prices::catalogue().unwrap();
+    let mut prices = Prices::default();
     let models = "[models]\ntest-model = { input = 1, output = 2 }";
     prices.add("the test", models).unwrap();
     prices
