@@ -158,35 +158,44 @@ impl CheckpointHandle {
     }
 }
 
-/// Starts the thread.
+/// Starts the thread. Its connection is opened with the first checkpoint, so that a start
+/// does not wait for one more reading of the schema.
 pub(crate) fn start(
     path: &Path,
     durability: Durability,
     health: Health,
     handle: CheckpointHandle,
 ) -> Result<JoinHandle<()>, StorageError> {
-    let connection =
-        connection::checkpointer(path, durability).map_err(|source| StorageError::Sqlite {
-            action: "open",
-            path: path.to_owned(),
-            source,
-        })?;
+    let path = path.to_owned();
     std::thread::Builder::new()
         .name(NAME.to_owned())
-        .spawn(move || run(&connection, &health, &handle))
+        .spawn(move || {
+            if let Err(error) = run(&path, durability, &health, &handle) {
+                health.fail(format!("cannot open the database for checkpoints: {error}"));
+            }
+        })
         .map_err(|error| StorageError::Thread {
             name: NAME,
             problem: format!("cannot start: {error}"),
         })
 }
 
-fn run(connection: &Connection, health: &Health, handle: &CheckpointHandle) {
-    while let Some(mode) = handle.next() {
-        checkpoint(connection, health, handle, mode);
+fn run(
+    path: &Path,
+    durability: Durability,
+    health: &Health,
+    handle: &CheckpointHandle,
+) -> rusqlite::Result<()> {
+    let mut next = handle.next();
+    let connection = connection::checkpointer(path, durability)?;
+    while let Some(mode) = next {
+        checkpoint(&connection, health, handle, mode);
+        next = handle.next();
     }
     if health.failure().is_none() {
-        checkpoint(connection, health, handle, Mode::Truncate);
+        checkpoint(&connection, health, handle, Mode::Truncate);
     }
+    Ok(())
 }
 
 fn checkpoint(connection: &Connection, health: &Health, handle: &CheckpointHandle, mode: Mode) {

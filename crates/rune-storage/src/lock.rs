@@ -66,9 +66,11 @@ impl DataDirLock {
                 Err(error) => return Err(io("lock")(error.into())),
             }
         }
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
+        // Over what is there: a file that is made empty first gives its block back and takes another.
+        let line = format!("{}\n", std::process::id());
+        file.rewind()
+            .and_then(|()| file.write_all(line.as_bytes()))
+            .and_then(|()| file.set_len(line.len() as u64))
             .map_err(io("write"))?;
         Ok(Self { _file: file })
     }

@@ -39,7 +39,7 @@ impl Readers {
         let (sender, receiver) = mpsc::channel();
         let receiver = Arc::new(Mutex::new(receiver));
         let mut threads = Vec::new();
-        for _ in 0..count.max(1) {
+        for number in 0..count.max(1) {
             let connection = connection::reader(path).map_err(|source| StorageError::Sqlite {
                 action: "open",
                 path: path.to_owned(),
@@ -48,7 +48,7 @@ impl Readers {
             let receiver = Arc::clone(&receiver);
             let thread = std::thread::Builder::new()
                 .name(NAME.to_owned())
-                .spawn(move || serve(connection, &receiver))
+                .spawn(move || serve(connection, number == 0, &receiver))
                 .map_err(|error| StorageError::Thread {
                     name: NAME,
                     problem: format!("cannot start: {error}"),
@@ -123,7 +123,8 @@ pub(crate) fn limit(page: &PageRequest) -> usize {
     page.limit.clamp(1, PageRequest::MAX_LIMIT) as usize
 }
 
-fn serve(mut connection: Connection, jobs: &Mutex<mpsc::Receiver<Job>>) {
+/// `at_once` reads the schema before there is a read, beside whatever else a start does.
+fn serve(mut connection: Connection, mut at_once: bool, jobs: &Mutex<mpsc::Receiver<Job>>) {
     let epoch = Instant::now();
     let deadline = Arc::new(AtomicU64::new(u64::MAX));
     let seen = Arc::clone(&deadline);
@@ -134,11 +135,13 @@ fn serve(mut connection: Connection, jobs: &Mutex<mpsc::Receiver<Job>>) {
     loop {
         // The lock is held while waiting, so that one idle reader waits for the
         // channel and the others for the lock.
-        let job = match jobs.lock() {
-            Ok(jobs) => jobs.recv(),
-            Err(_) => return,
-        };
-        let Ok(job) = job else { return };
+        let Ok(waiting) = jobs.lock() else { return };
+        if std::mem::take(&mut at_once) {
+            // What is wrong with the database is told to whoever reads first.
+            let _ = connection.prepare("SELECT 1 FROM sqlite_schema");
+        }
+        let Ok(job) = waiting.recv() else { return };
+        drop(waiting);
         let limit = u64::try_from(MAX_READ.as_millis()).unwrap_or(u64::MAX);
         deadline.store(elapsed(epoch).saturating_add(limit), Ordering::Relaxed);
         job(&connection);

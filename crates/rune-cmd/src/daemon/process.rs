@@ -108,8 +108,12 @@ async fn serve(
     let lock = lock_data_dir(config, &place)?;
     let node = Node::open(config, &place)?;
     let address = address(&listeners, options)?;
-    // The lock on the data directory is ours from here on, so these files are, too.
-    let files = InstanceFiles::write(context.data_dir(), &pid_file(config, options), &address)?;
+    // The lock on the data directory is ours from here on, so these files are, too. Written beside what follows.
+    let writing = {
+        let (data_dir, address) = (context.data_dir().to_owned(), address.clone());
+        let pid_file = pid_file(config, options);
+        tokio::task::spawn_blocking(move || InstanceFiles::write(&data_dir, &pid_file, &address))
+    };
 
     let readiness = Readiness::default();
     let ready = readiness.part("engine");
@@ -155,6 +159,9 @@ async fn serve(
         scheduler_handle,
         metrics,
     );
+    let files = writing
+        .await
+        .map_err(|error| Failure::because("cannot write daemon.json", &error))??;
     ready.set(true);
     tracing::info!(
         version = address.version,
