@@ -14,6 +14,7 @@ use rune_spec::{
     AgentPackage, AgentRef, LocalAgent, MissingVariable, Runefile, SpecErrors, ToolDescriptor,
     ToolRuntime,
 };
+use rune_store_runtime::{ErrorCode, Failure};
 use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
 use serde_json::Value;
 
@@ -267,12 +268,23 @@ impl Agent {
         self.spec().budget.cost_usd.map(|usd| (usd * 1e6) as u64)
     }
 
-    /// Whether `budget.wall_ms`, and not `timeout_ms`, is what limits its time.
+    /// The end of `what`, a request or a workflow, that took longer than [`Agent::timeout`].
     #[must_use]
-    pub fn ends_by_wall_budget(&self) -> bool {
+    pub fn out_of_time(&self, what: &str) -> Failure {
+        let limit = self.timeout();
         let spec = self.spec();
-        let wall = spec.budget.wall_ms.map(Duration::from_millis);
-        wall.is_some_and(|wall| wall < spec.timeout)
+        let workflow = self.package.workflow.as_ref();
+        let timeout = workflow.map_or(spec.timeout, |workflow| workflow.timeout.min(spec.timeout));
+        let (code, name) = if limit < timeout {
+            (ErrorCode::LimitExceeded, "budget.wall_ms")
+        } else {
+            (ErrorCode::Timeout, "timeout_ms")
+        };
+        let message = format!(
+            "the {what} did not end within {} ms (`{name}`)",
+            limit.as_millis()
+        );
+        Failure::new(code, message)
     }
 
     /// The setting that [`Agent::token_budget`] comes from.

@@ -411,20 +411,8 @@ impl Planner {
             Err(Ended::Store(StoreError::Rejected(reject))) => return self.give_up(reject).await,
             Err(Ended::Store(error)) => return Err(error),
             Err(Ended::Stopped) if timed_out && !self.cancel.is_cancelled() => {
-                let (code, name) = if self.agent.ends_by_wall_budget() {
-                    (ErrorCode::LimitExceeded, "budget.wall_ms")
-                } else {
-                    (ErrorCode::Timeout, "timeout_ms")
-                };
-                let message = format!(
-                    "the request did not end within {} ms (`{name}`)",
-                    self.agent.timeout().as_millis()
-                );
-                (
-                    RequestStatus::Failed,
-                    None,
-                    Some(Failure::new(code, message)),
-                )
+                let failure = self.agent.out_of_time("request");
+                (RequestStatus::Failed, None, Some(failure))
             }
             Err(Ended::Stopped | Ended::Parked) => {
                 let failure = Failure::new(ErrorCode::Cancelled, "the request was cancelled");

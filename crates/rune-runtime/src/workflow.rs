@@ -401,9 +401,7 @@ impl WorkflowExecutor {
             // A workflow asks nobody itself; its steps' requests do.
             Err(Ended::Parked) => return Ok(()),
             Err(Ended::Stopped) if timed_out && !self.cancel.is_cancelled() => {
-                let millis = self.agent.timeout().as_millis();
-                let message = format!("the workflow did not end within {millis} ms (`timeout_ms`)");
-                let failure = Failure::new(ErrorCode::Timeout, message);
+                let failure = self.agent.out_of_time("workflow");
                 (RequestStatus::Failed, None, Some(failure))
             }
             Err(Ended::Stopped) => {

@@ -275,3 +275,16 @@ async fn a_workflow_that_is_taken_up_after_a_step_failed_ends() {
     assert_eq!(statuses(&ended), statuses(&whole));
     assert_eq!(started(&ended.journal).len(), 2);
 }
+
+#[tokio::test]
+async fn a_workflow_whose_time_is_budgeted_ends_by_its_budget() {
+    let helper = Bot::new().script(&json!([{"delay_ms": 60_000, "respond": "late"}]));
+    let bot = workflow(&[step("a", &[])]).set("budget", json!({"wall_ms": 200}));
+    let ended = rig(bot, helper).await.ask("go").await;
+    let failure = ended.row.failure.unwrap();
+    assert_eq!(failure.code, ErrorCode::LimitExceeded);
+    assert_eq!(
+        failure.message,
+        "the workflow did not end within 200 ms (`budget.wall_ms`)"
+    );
+}
