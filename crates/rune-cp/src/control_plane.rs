@@ -12,7 +12,7 @@ use utoipa::OpenApi;
 
 use crate::routes::deployments::plan as deployment_plan;
 use crate::routes::{
-    agent_versions, audit, deployments, nodes, replicas, schedules, status, usage,
+    agent_versions, audit, budgets, deployments, nodes, replicas, schedules, status, usage,
 };
 
 /// The routes that answer without credentials.
@@ -118,6 +118,7 @@ api! {
     schedules::fires,
     audit::list,
     usage::list,
+    budgets::list,
     status::health,
     status::ready,
     status::openapi,

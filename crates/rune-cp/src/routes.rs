@@ -2,6 +2,7 @@
 
 pub(crate) mod agent_versions;
 pub(crate) mod audit;
+pub(crate) mod budgets;
 pub(crate) mod deployments;
 pub(crate) mod nodes;
 pub(crate) mod replicas;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::budgets::BudgetsConfig;
 use crate::error::ConfigError;
 use crate::limits::ProviderLimits;
 use crate::resolve::{ConfigEntry, Overrides, Resolved};
@@ -48,6 +49,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// Requests that a crash or a restart interrupted.
     pub recovery: RecoveryConfig,
+    /// What callers may spend.
+    pub budgets: BudgetsConfig,
     entries: Vec<ConfigEntry>,
     env: Environment,
 }
@@ -252,6 +255,7 @@ impl Config {
             observability: reader.observability()?,
             runtime: reader.runtime()?,
             recovery: reader.recovery()?,
+            budgets: reader.resolved.budgets(),
             entries: reader.resolved.entries(),
             env,
         })

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::budgets::{self, BudgetsConfig};
 use crate::error::ConfigError;
 use crate::keys::{KEYS, Kind, find};
 use crate::limits::{self, ProviderLimits};
@@ -25,6 +26,10 @@ pub(crate) struct FileConfig {
     pub(crate) values: BTreeMap<&'static str, FileValue>,
     /// `[providers.NAME]`, with the line of the name.
     pub(crate) limits: BTreeMap<String, (ProviderLimits, usize)>,
+    /// `[budgets]`.
+    pub(crate) budgets: BudgetsConfig,
+    /// The lines of the tables in `[budgets]`.
+    pub(crate) budget_lines: budgets::Places,
 }
 
 /// Parses the text of a configuration file.
@@ -53,6 +58,27 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<FileConfig, ConfigError> 
         let DeValue::Table(entries) = entries.get_ref() else {
             return Err(unknown(table.get_ref().to_string(), table.span()));
         };
+        if table.get_ref() == budgets::TABLE {
+            let lines = &mut config.budget_lines;
+            let mut place = |table, span| {
+                lines.insert(table, position(text, Some(span)).0);
+            };
+            let budgets = budgets::read(entries, &mut place);
+            config.budgets = budgets.map_err(|(fault, key, span)| match fault {
+                budgets::Fault::Name => unknown(key, span),
+                budgets::Fault::Value(wanted) => {
+                    let (line, column) = position(text, Some(span));
+                    ConfigError::FileValue {
+                        path: path.to_owned(),
+                        line,
+                        column,
+                        key: key.into(),
+                        message: wanted.to_owned(),
+                    }
+                }
+            })?;
+            continue;
+        }
         if !KEYS.iter().any(|key| key.parts().0 == table.get_ref()) {
             return Err(unknown(table.get_ref().to_string(), table.span()));
         }
@@ -145,7 +171,10 @@ fn nearest(word: &str) -> Option<&'static str> {
     let last = word.rsplit('.').next().unwrap_or(word);
     let tables = KEYS.iter().map(|key| key.parts().0);
     let limits = limits::SETTINGS.iter().map(|(name, _)| *name);
-    let candidates = KEYS.iter().map(|key| key.name).chain(tables).chain(limits);
+    let budgets = budgets::SETTINGS.iter().map(|(name, _)| *name);
+    let budgets = budgets.chain([budgets::TABLE, budgets::DEFAULT, budgets::CALLERS]);
+    let keys = KEYS.iter().map(|key| key.name);
+    let candidates = keys.chain(tables).chain(limits).chain(budgets);
     candidates
         .map(|name| {
             let inner = name.rsplit('.').next().unwrap_or(name);

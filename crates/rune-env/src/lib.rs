@@ -12,9 +12,11 @@
 //!
 //! Invariants:
 //! * Every key exists exactly once, in the key table; file, environment, flags, schema and `config show` are views of it.
-//!   Only the limits of a provider, `[providers.NAME]`, are keyed by a name that the user chooses; they are file only.
+//!   Only the limits of a provider, `[providers.NAME]`, and the budgets of callers, `[budgets]`, are keyed by a name that
+//!   the user chooses; they are file only.
 //! * A secret never appears in `Debug`, `Display` or [`Config::redacted`].
 
+mod budgets;
 mod config;
 mod error;
 mod file;
@@ -24,6 +26,7 @@ mod provider;
 mod resolve;
 mod schema;
 
+pub use budgets::{BudgetsConfig, CallerBudget};
 pub use config::{
     Config, ConfigSources, ControlPlaneConfig, Environment, GatewayConfig, LogFormat,
     ObservabilityConfig, ProvidersConfig, RateLimit, RecoveryConfig, RuntimeConfig, StorageConfig,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::budgets::{self, BudgetsConfig, CallerBudget};
 use crate::error::ConfigError;
 use crate::file::{self, FileConfig, FileValue};
 use crate::keys::{KEYS, Key, Kind, find};
@@ -161,7 +162,8 @@ impl Resolved {
         let limits = self.file.limits.iter();
         let limits =
             limits.flat_map(|(name, (limits, line))| self.limit_entries(name, limits, *line));
-        KEYS.iter().filter_map(entry).chain(limits).collect()
+        let keys = KEYS.iter().filter_map(entry);
+        keys.chain(limits).chain(self.budget_entries()).collect()
     }
 
     /// The limits of every provider that has some.
@@ -169,6 +171,44 @@ impl Resolved {
         let limits = self.file.limits.iter();
         limits
             .map(|(name, (limits, _))| (name.clone(), *limits))
+            .collect()
+    }
+
+    /// What callers may spend.
+    pub(crate) fn budgets(&self) -> BudgetsConfig {
+        self.file.budgets.clone()
+    }
+
+    fn budget_entries(&self) -> Vec<ConfigEntry> {
+        let budgets = &self.file.budgets;
+        let default = (
+            format!("{}.{}", budgets::TABLE, budgets::DEFAULT),
+            budgets.default,
+        );
+        let named = budgets.callers.iter().map(|(caller, budget)| {
+            let table = format!("{}.{}.{caller}", budgets::TABLE, budgets::CALLERS);
+            (table, *budget)
+        });
+        let entries = |(table, budget): (String, CallerBudget)| {
+            let line = self.file.budget_lines.get(&table).copied();
+            budget.entries().map(move |(name, value)| {
+                let doc = budgets::SETTINGS.iter().find(|(known, _)| *known == name);
+                ConfigEntry {
+                    key: format!("{table}.{name}").into(),
+                    value: Some(value),
+                    origin: Origin::File {
+                        path: self.path.clone(),
+                        line: line.unwrap_or_default(),
+                    },
+                    env: &[],
+                    description: doc.map_or("", |(_, doc)| doc),
+                }
+            })
+        };
+        [default]
+            .into_iter()
+            .chain(named)
+            .flat_map(entries)
             .collect()
     }
 

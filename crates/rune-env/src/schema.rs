@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::budgets;
 use crate::keys::{KEYS, Key, Kind};
 use crate::limits::SETTINGS;
 
@@ -16,6 +17,7 @@ pub fn schema() -> Value {
         entry["properties"][name] = property(key);
     }
     tables["providers"]["additionalProperties"] = limits();
+    tables.insert(budgets::TABLE.to_owned(), caller_budgets());
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Rune configuration",
@@ -37,6 +39,38 @@ fn limits() -> Value {
         "description": "Limits of the provider of this name.",
         "additionalProperties": false,
         "properties": settings.collect::<Map<String, Value>>(),
+    })
+}
+
+/// `[budgets]`.
+fn caller_budgets() -> Value {
+    let settings = budgets::SETTINGS.iter().map(|(name, doc)| {
+        let kind = if name.starts_with("tokens") {
+            "integer"
+        } else {
+            "number"
+        };
+        let limit = json!({ "type": kind, "minimum": 0, "description": doc });
+        ((*name).to_owned(), limit)
+    });
+    let budget = |doc: &str| {
+        json!({
+            "type": "object",
+            "description": doc,
+            "additionalProperties": false,
+            "properties": settings.clone().collect::<Map<String, Value>>(),
+        })
+    };
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            budgets::DEFAULT: budget("Of each caller that has none of its own."),
+            budgets::CALLERS: {
+                "type": "object",
+                "additionalProperties": budget("Of the caller of this name, in place of the default."),
+            },
+        },
     })
 }
 

@@ -18,6 +18,7 @@ use rune_store_runtime::{ErrorCode, Failure};
 use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
 use serde_json::Value;
 
+use crate::budget::micro_usd;
 use crate::model::{
     ProviderPool, Providers, ProvidersConfig, ProvidersError, Timeouts, ToolDefinition,
 };
@@ -259,13 +260,16 @@ impl Agent {
 
     /// What a request may cost, in millionths of a US dollar.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a cast of a float saturates, and less than 0 is not valid"
-    )]
     pub fn cost_budget(&self) -> Option<u64> {
-        self.spec().budget.cost_usd.map(|usd| (usd * 1e6) as u64)
+        self.spec().budget.cost_usd.map(micro_usd)
+    }
+
+    /// Whether its requests can make requests of other agents.
+    #[must_use]
+    pub fn calls_agents(&self) -> bool {
+        let mut tools = self.tools.values();
+        self.package.workflow.is_some()
+            || tools.any(|tool| matches!(tool.runner, ToolRunner::Agent(_)))
     }
 
     /// The end of `what`, a request or a workflow, that took longer than [`Agent::timeout`].

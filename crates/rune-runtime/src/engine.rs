@@ -3,6 +3,7 @@
 
 mod active;
 mod approve;
+mod budget;
 mod cassette;
 mod child;
 mod follow;
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rune_env::RecoveryConfig;
+use rune_env::{BudgetsConfig, RecoveryConfig};
 use rune_store_runtime::{
     AppendEntries, BlobStore, EntryBody, ErrorCode, Failure, RequestCancel, RequestId, RequestRow,
     RequestStatus, Store, StoreError,
@@ -27,6 +28,7 @@ use rune_store_runtime::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::Budgets;
 use crate::router::{ReplicaRouter, RouteError};
 use crate::task::Tasks;
 
@@ -150,6 +152,7 @@ pub const fn store_code(error: &StoreError) -> ErrorCode {
         StoreError::Rejected(Reject::Invalid { .. }) | StoreError::Cursor(_) => {
             ErrorCode::InvalidInput
         }
+        StoreError::Rejected(Reject::BudgetExceeded(_)) => ErrorCode::LimitExceeded,
         StoreError::Unavailable(_) => ErrorCode::Unavailable,
         StoreError::Corrupt { .. } | StoreError::Protocol { .. } => ErrorCode::Internal,
     }
@@ -166,6 +169,7 @@ struct Inner {
     blobs: OnceLock<Arc<dyn BlobStore>>,
     router: ReplicaRouter,
     tasks: Tasks,
+    budgets: Arc<Budgets>,
     active: ActiveRequests,
     sessions: SessionLines,
     recovery: OnceLock<Recovery>,
@@ -192,6 +196,7 @@ impl Engine {
             blobs: OnceLock::new(),
             router,
             tasks,
+            budgets: Arc::default(),
             active: ActiveRequests::default(),
             sessions: SessionLines::default(),
             recovery: OnceLock::new(),
@@ -225,6 +230,14 @@ impl Engine {
     fn recovery(&self) -> &Recovery {
         let recovery = &self.inner.recovery;
         recovery.get_or_init(|| Recovery::new(RecoveryConfig::default()))
+    }
+
+    /// With what callers may spend in a day; without it that is not limited. The first one
+    /// given counts.
+    #[must_use]
+    pub fn with_caller_budgets(self, budgets: BudgetsConfig) -> Self {
+        self.inner.budgets.set_callers(budgets);
+        self
     }
 
     /// The store behind the engine.
@@ -368,6 +381,7 @@ impl Engine {
         let state = RunState::load(&self.inner.store, id).await?;
         self.cancel_children(&state).await;
         let mut entries = state.close_calls(&failure.message, |name| name);
+        entries.extend(self.unknown_usage(row).await?);
         entries.push(EntryBody::Finished {
             status: RequestStatus::Cancelled,
             output: None,

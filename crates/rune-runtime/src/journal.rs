@@ -12,6 +12,7 @@ use rune_store_runtime::{
     Timestamp,
 };
 
+use crate::budget::Budgets;
 use crate::feed::Feed;
 
 /// How long an entry that nobody waits for may stay in memory while the request is
@@ -29,6 +30,8 @@ pub(crate) struct JournalWriter {
     /// The sequence number after the last entry known here; used where the engine is
     /// the journal's only writer.
     next_seq: u64,
+    /// Told where an entry has settled what a model call reserved.
+    budgets: Option<Arc<Budgets>>,
 }
 
 impl JournalWriter {
@@ -47,6 +50,16 @@ impl JournalWriter {
             feed,
             buffer: Vec::new(),
             next_seq,
+            budgets: None,
+        }
+    }
+
+    /// With those that are told where an entry settles what a model call reserved.
+    #[must_use]
+    pub(crate) fn telling(self, budgets: Arc<Budgets>) -> Self {
+        Self {
+            budgets: Some(budgets),
+            ..self
         }
     }
 
@@ -103,6 +116,16 @@ impl JournalWriter {
             entries: buffered.iter().map(|(_, body)| body.clone()).collect(),
         };
         let Appended { first_seq, .. } = self.store.write(append).await?;
+        let settles = |(_, body): &(_, EntryBody)| {
+            matches!(body, EntryBody::ModelReply(_) | EntryBody::Finished { .. })
+        };
+        if let Some(budgets) = self
+            .budgets
+            .as_ref()
+            .filter(|_| buffered.iter().any(settles))
+        {
+            budgets.tell_settled();
+        }
         if self.policy == CheckpointPolicy::EachStep {
             self.publish_up_to(first_seq).await;
             let entries = buffered

@@ -19,6 +19,7 @@
 //! What is not here: HTTP, SQL, and any platform but this process.
 
 mod agent;
+mod budget;
 mod cassette;
 mod dispatch;
 mod engine;
@@ -42,6 +43,7 @@ mod workflow;
 pub use agent::{
     Agent, AgentError, AgentLoader, AgentTool, SchemaMismatch, Tool, ToolRunner, VariableLookup,
 };
+pub use budget::daily_budget;
 pub use cassette::{Cassette, Played, Unmet};
 pub use engine::{
     Ending, Engine, EngineError, Forking, Invocation, Invoked, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES,

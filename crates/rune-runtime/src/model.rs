@@ -38,7 +38,7 @@ pub use client::{LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput,
 pub use copilot::{COPILOT_PROVIDER, CopilotClient, CopilotTokens};
 pub use gemini::GeminiClient;
 pub use guard::{CircuitState, ProviderGuard, ProviderWait, WaitReason};
-pub use guarded::GuardedClient;
+pub use guarded::{CallStep, GuardedClient};
 pub use http::HttpClient;
 pub use offline::{OFFLINE_NOTICE, OFFLINE_PROVIDER, OfflineClient};
 pub use openai::OpenAiClient;

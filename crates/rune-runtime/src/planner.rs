@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
+use crate::budget::Meter;
 use crate::dispatch::{ToolDispatcher, refusal};
 use crate::engine::SubAgents;
 use crate::feed::Feed;
@@ -63,6 +64,8 @@ pub(crate) struct Planner {
     pub(crate) blobs: Option<Arc<dyn BlobStore>>,
     pub(crate) feed: Arc<Feed>,
     pub(crate) journal: JournalWriter,
+    /// Counts its model calls against the budgets that it shares.
+    pub(crate) meter: Meter,
     pub(crate) state: RunState,
     /// Whether it can wait for a person.
     pub(crate) can_park: bool,
@@ -182,7 +185,6 @@ impl Planner {
                 }
             }
             self.check_caps(&earlier)?;
-            self.check_tree(&earlier).await?;
             let reply = self.ask(&earlier).await?;
             self.report_stop(&reply);
             let body = EntryBody::ModelReply(reply);
@@ -361,17 +363,6 @@ impl Planner {
         }
     }
 
-    /// The cap of the outermost request, counted over everything it makes other agents do.
-    async fn check_tree(&self, earlier: &History) -> Result<(), Ended> {
-        // In a replay, what others use now is not what they had used then.
-        if self.recorded.is_some() || (!self.state.has_called && !self.agents.is_called()) {
-            return Ok(());
-        }
-        let next = self.prompt_estimate(earlier);
-        let own = self.agent.token_budget();
-        Ok(self.agents.check_budget(own, next).await??)
-    }
-
     fn check_caps(&self, earlier: &History) -> Result<(), Failure> {
         let spec = self.agent.spec();
         if self.state.steps >= spec.max_steps {
@@ -426,6 +417,7 @@ impl Planner {
         let tool = |name| agent.tool(name).map_or(name, |tool| tool.name.as_str());
         entries.extend(self.state.close_calls(reason, tool));
         let (usage, cost) = (self.state.usage, self.state.cost);
+        entries.extend(self.meter.ends().await?);
         entries.push(EntryBody::Finished {
             status,
             output,

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
+use crate::budget::{BUDGET_EXCEEDED, Budgets, Meter};
 use crate::engine::SubAgents;
 use crate::feed::Feed;
 use crate::journal::JournalWriter;
@@ -173,6 +174,7 @@ pub(crate) struct Replay {
     pub(crate) router: ReplicaRouter,
     pub(crate) store: Store,
     pub(crate) blobs: Option<Arc<dyn BlobStore>>,
+    pub(crate) budgets: Arc<Budgets>,
     pub(crate) models: AskedModels,
     pub(crate) options: TapeOptions,
 }
@@ -218,6 +220,15 @@ impl Replay {
                 blobs: self.blobs.clone(),
                 feed,
                 journal,
+                // It decides as the run did, and reserves nothing.
+                meter: Meter::new(
+                    &self.budgets,
+                    &store,
+                    self.row.id,
+                    self.row.budgets.clone(),
+                    CheckpointPolicy::EachStep,
+                    self.agent.cost_budget().is_some(),
+                ),
                 state,
                 can_park: true,
                 asked: Arc::default(),
@@ -284,6 +295,11 @@ pub(crate) fn obstacle(journal: &[Entry]) -> Option<&'static str> {
     for Entry { body, .. } in journal {
         match body {
             EntryBody::Notice { code, .. } if code == INTERRUPTED => interrupted = true,
+            EntryBody::Notice { code, .. } if code == BUDGET_EXCEEDED => {
+                return Some(
+                    "a budget ended it that it shares with other requests, and what those used is not in its journal",
+                );
+            }
             EntryBody::CancelRequested { .. } => {
                 return Some("it was cancelled, and where exactly is not in its journal");
             }

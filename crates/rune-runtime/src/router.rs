@@ -167,6 +167,16 @@ impl ReplicaRouter {
             .collect()
     }
 
+    /// One deployment by its id.
+    #[must_use]
+    pub fn deployment(&self, id: DeploymentId) -> Option<Arc<DeploymentRow>> {
+        let state = self.lock();
+        state
+            .pools
+            .get(&id)
+            .map(|pool| Arc::clone(&pool.deployment))
+    }
+
     /// Adds a ready replica; waiting requests go to it at once.
     pub fn add_replica(&self, replica: Arc<LocalReplica>) {
         let id = replica.deployment_id();

@@ -63,7 +63,7 @@ pub use policy::{
 pub use runefile::{
     Budget, CheckpointPolicy, Endpoint, FallbackPolicy, HealthProbe, Instructions, McpServer,
     McpTransport, MemoryProfile, ModelName, Models, Protocol, ReasoningEffort, ResourceProfile,
-    Runefile, RuntimeSettings, SafetyPolicy,
+    Runefile, RuntimeSettings, SafetyPolicy, SessionBudget,
 };
 pub use schema::{SchemaKind, schema};
 pub use script::{

@@ -159,4 +159,17 @@ pub struct Budget {
     pub wall_ms: Option<u64>,
     /// Cost per day of the deployment, in US dollars.
     pub cost_usd_per_day: Option<f64>,
+    /// Input and output tokens per day of the deployment.
+    pub tokens_per_day: Option<u64>,
+    /// Of all requests of a session together.
+    pub session: SessionBudget,
+}
+
+/// Hard limits of what all requests of a session consume together.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct SessionBudget {
+    /// Input and output tokens.
+    pub tokens: Option<u64>,
+    /// Cost, in US dollars.
+    pub cost_usd: Option<f64>,
 }

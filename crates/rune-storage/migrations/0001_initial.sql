@@ -52,6 +52,8 @@ CREATE TABLE requests (
     parent_call       TEXT,
     root_id           BLOB,
     depth             INTEGER,
+    -- The shared budgets that its model calls are counted against, where there are some.
+    budgets           TEXT,
     -- The request that it is a fork of.
     origin            INTEGER
 );
@@ -139,6 +141,31 @@ CREATE TABLE usage (
     cost_micro_usd     INTEGER
 );
 CREATE INDEX usage_by_request ON usage (request_id);
+
+-- What is spent and reserved of a budget that model calls share. The caps are those that the
+-- last call stated; a budget that is not one of a day has day 0.
+CREATE TABLE budgets (
+    id                 INTEGER PRIMARY KEY,
+    kind               TEXT NOT NULL,
+    key                TEXT NOT NULL,
+    day                INTEGER NOT NULL,
+    cap_tokens         INTEGER,
+    cap_micro_usd      INTEGER,
+    spent_tokens       INTEGER NOT NULL,
+    spent_micro_usd    INTEGER NOT NULL,
+    reserved_tokens    INTEGER NOT NULL,
+    reserved_micro_usd INTEGER NOT NULL,
+    updated_at         INTEGER NOT NULL,
+    UNIQUE (kind, key, day)
+);
+
+-- Model calls under way: at the most one per request, which need not be stored.
+CREATE TABLE reservations (
+    id         INTEGER PRIMARY KEY,
+    request_id BLOB NOT NULL UNIQUE,
+    at         INTEGER NOT NULL,
+    held       TEXT NOT NULL
+);
 
 CREATE TABLE idempotency_keys (
     id          INTEGER PRIMARY KEY,

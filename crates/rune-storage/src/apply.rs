@@ -12,6 +12,7 @@
 
 mod approval;
 mod audit;
+mod budget;
 mod cache;
 mod deployment;
 mod encoded;
@@ -114,6 +115,8 @@ fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyErro
         Op::RecordAudit(op) => audit::record(db, context, op).map(unit),
         Op::MemoryPut(op) => memory::put(db, context, op).map(unit),
         Op::MemoryForget(op) => memory::forget(db, op).map(unit),
+        Op::ReserveBudget(op) => budget::reserve(db, context, op).map(Reply::Count),
+        Op::SettleBudget(op) => budget::settle(db, context, op).map(Reply::First),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod approval;
 mod audit;
+mod budget;
 mod cache;
 pub(crate) mod deployment;
 mod memory;

@@ -7,8 +7,8 @@ use crate::{
     CacheRemove, CacheSweep, CommandId, CreateSession, DecideApproval, DeleteDeployment,
     DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule, MemoryForget, MemoryPut,
     PauseSchedule, PublishVersion, PutReplica, PutSchedule, RecordAudit, RemoveReplica,
-    RequestCancel, ScaleDeployment, SetDeploymentState, SettleFire, StoreError, Timestamp,
-    VersionRow,
+    RequestCancel, ReserveBudget, ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire,
+    StoreError, Timestamp, VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -94,7 +94,7 @@ replies! {
     Version(VersionRow),
     /// Whether this command was the first of its kind.
     First(bool),
-    /// How many rows were touched.
+    /// How many: of rows that were touched, of tokens that were granted.
     Count(u64),
 }
 
@@ -188,4 +188,8 @@ operations! {
     MemoryPut => Unit(()),
     /// Forgets a key.
     MemoryForget => Unit(()),
+    /// Reserves what a model call can use.
+    ReserveBudget => Count(u64),
+    /// Settles a reservation.
+    SettleBudget => First(bool),
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::BudgetShortage;
+
 /// A command that is well formed but not allowed in the present state. It is an
 /// answer, not a fault: every node gives the same one and goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -26,6 +28,9 @@ pub enum Reject {
         /// The request.
         id: String,
     },
+    /// A budget does not allow a model call.
+    #[error("{0}")]
+    BudgetExceeded(Box<BudgetShortage>),
     /// The command breaks a rule that every command must keep.
     #[error("{message}")]
     Invalid {

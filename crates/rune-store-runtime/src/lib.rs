@@ -18,6 +18,7 @@
 mod approval;
 mod audit;
 mod blob;
+mod budget;
 mod cache;
 mod clock;
 mod command;
@@ -46,6 +47,11 @@ pub use approval::{
 };
 pub use audit::{AuditFilter, AuditRow, AuditVerdict, RecordAudit};
 pub use blob::BlobStore;
+pub use budget::{
+    BudgetBalance, BudgetCap, BudgetClaim, BudgetFilter, BudgetKind, BudgetRow, BudgetScope,
+    BudgetShortage, BudgetUnit, CallPrice, HeldBudget, ReservationRow, ReserveBudget, SettleBudget,
+    Settlement,
+};
 pub use cache::{CachePut, CacheRemove, CacheRow, CacheSweep};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use command::{Command, Op, Operation, Reply};
@@ -80,8 +86,9 @@ pub use schedule::{
 };
 pub use session::{CreateSession, DeleteSession, SessionFilter, SessionRow};
 pub use store::{
-    ApprovalReader, AuditReader, CacheReader, CommandLog, DeploymentReader, MemoryReader,
-    RegistryReader, RequestReader, RuntimeStore, ScheduleReader, SessionReader, Store, UsageReader,
+    ApprovalReader, AuditReader, BudgetReader, CacheReader, CommandLog, DeploymentReader,
+    MemoryReader, RegistryReader, RequestReader, RuntimeStore, ScheduleReader, SessionReader,
+    Store, UsageReader,
 };
 pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};
 pub use usage::{Cost, UsageFilter, UsageGroup, UsageRow, UsageTotal};

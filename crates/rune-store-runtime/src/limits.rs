@@ -21,6 +21,10 @@ pub const MAX_CALL_TOKENS: u64 = 1 << 40;
 /// million dollars. Sums fit as those of tokens do.
 pub const MAX_CALL_COST_MICRO_USD: u64 = 1 << 40;
 
+/// The largest budget, in tokens or millionths of a US dollar. Sums of a few of them fit a
+/// signed 64-bit integer.
+pub const MAX_BUDGET: u64 = 1 << 52;
+
 /// The most groups of the usage ledger that are answered at once.
 pub const MAX_USAGE_TOTALS: u32 = 10_000;
 

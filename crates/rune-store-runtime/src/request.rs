@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Cost, DeploymentId, EntryBody, Failure, Fork, ReplicaId, RequestId, SessionId, Timestamp,
-    Usage, VersionId,
+    BudgetCap, Cost, DeploymentId, EntryBody, Failure, Fork, ReplicaId, RequestId, SessionId,
+    Timestamp, Usage, VersionId,
 };
 
 /// Where a request is in its life.
@@ -128,6 +128,9 @@ pub struct AcceptRequest {
     /// messages that the session of that request showed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fork: Option<Box<Fork>>,
+    /// The budgets that its model calls are counted against and share with others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<BudgetCap>,
 }
 
 /// The tool call that made a request, and where it stands in the tree of requests.
@@ -156,7 +159,8 @@ pub struct Accepted {
 }
 
 /// Adds entries to a request's journal and updates every projection in the same
-/// commit: status, usage ledger, messages, tool invocations.
+/// commit: status, usage ledger, messages, tool invocations. A model reply settles the
+/// request's reservation, the end one that is left (see [`crate::ReserveBudget`]).
 ///
 /// The reply is [`Appended`]. Rejected with `request_ended` after the `finished`
 /// entry; with `invalid` where an entry would break the journal (a result without
@@ -226,6 +230,9 @@ pub struct RequestRow {
     /// The tool call of another request that made it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<ParentCall>,
+    /// The budgets that its model calls are counted against and share with others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<BudgetCap>,
     /// Sequence number of the last journal entry.
     pub last_seq: u64,
     /// The answer, once completed.

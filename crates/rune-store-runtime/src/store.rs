@@ -7,13 +7,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, CacheRow, Clock, Command,
-    DeploymentFilter, DeploymentId, DeploymentRow, Entry, FireFilter, GrantQuery, GrantRow,
-    MemoryQuery, MemoryRow, MemoryScope, MessageRow, Operation, Page, PageRequest, RecordAudit,
-    ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestRow,
-    ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow,
-    StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal,
-    VersionFilter, VersionId, VersionRow,
+    ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, BudgetFilter, BudgetRow,
+    CacheRow, Clock, Command, DeploymentFilter, DeploymentId, DeploymentRow, Entry, FireFilter,
+    GrantQuery, GrantRow, MemoryQuery, MemoryRow, MemoryScope, MessageRow, Operation, Page,
+    PageRequest, RecordAudit, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
+    RequestId, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
+    ScheduleRow, SessionFilter, SessionId, SessionRow, StoreError, Timestamp, ToolInvocationRow,
+    UsageFilter, UsageGroup, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -189,6 +189,21 @@ pub trait UsageReader: Send + Sync {
     ) -> Result<Vec<UsageTotal>, StoreError>;
 }
 
+/// Shared budgets.
+#[async_trait]
+pub trait BudgetReader: Send + Sync {
+    /// Budgets by kind, key and day.
+    async fn budgets(
+        &self,
+        filter: &BudgetFilter,
+        page: &PageRequest,
+    ) -> Result<Page<BudgetRow>, StoreError>;
+    /// The reservation of a request that is not settled.
+    async fn reservation(&self, id: RequestId) -> Result<Option<ReservationRow>, StoreError>;
+    /// Every reservation that is not settled, oldest first.
+    async fn reservations(&self, page: &PageRequest) -> Result<Page<ReservationRow>, StoreError>;
+}
+
 /// What agents remember.
 #[async_trait]
 pub trait MemoryReader: Send + Sync {
@@ -216,6 +231,7 @@ pub trait RuntimeStore:
     + ApprovalReader
     + AuditReader
     + UsageReader
+    + BudgetReader
     + MemoryReader
 {
 }
@@ -231,6 +247,7 @@ impl<T> RuntimeStore for T where
         + ApprovalReader
         + AuditReader
         + UsageReader
+        + BudgetReader
         + MemoryReader
 {
 }

@@ -111,7 +111,9 @@ impl From<StoreError> for ToolError {
                 ToolErrorKind::InvalidInput
             }
             StoreError::Unavailable(_) => ToolErrorKind::Unavailable,
-            StoreError::Rejected(Reject::Conflict { .. } | Reject::RequestEnded { .. })
+            StoreError::Rejected(
+                Reject::Conflict { .. } | Reject::RequestEnded { .. } | Reject::BudgetExceeded(_),
+            )
             | StoreError::Corrupt { .. }
             | StoreError::Protocol { .. } => ToolErrorKind::Failed,
         };

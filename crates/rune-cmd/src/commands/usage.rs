@@ -12,7 +12,7 @@ use crate::output::{Column, table};
 /// Shows what the model calls of the daemon used and cost.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  rune usage\n  rune usage --by day --since 7d\n  rune usage --by caller --agent hello -o json"
+    after_help = "Examples:\n  rune usage\n  rune usage --by day --since 7d\n  rune usage --by caller --agent hello -o json\n  rune usage --budgets"
 )]
 pub(crate) struct UsageArgs {
     /// Sum by this [default: agent and model]
@@ -27,6 +27,9 @@ pub(crate) struct UsageArgs {
     /// Only of agents in this namespace
     #[arg(long, visible_alias = "ns")]
     namespace: Option<String>,
+    /// Show the budgets that requests share: what is spent, reserved and left of each
+    #[arg(long, conflicts_with_all = ["by", "since", "agent", "namespace"])]
+    budgets: bool,
 }
 
 /// What names a group, each shown where the groups have it.
@@ -48,7 +51,21 @@ const SUMS: [Column; 6] = [
     ("UNPRICED", "/cost/unpriced_calls"),
 ];
 
+const BUDGETS: [Column; 8] = [
+    ("SCOPE", "/scope"),
+    ("NAME", "/name"),
+    ("UNIT", "/unit"),
+    ("CAP", "/cap"),
+    ("SPENT", "/spent"),
+    ("RESERVED", "/reserved"),
+    ("LEFT", "/left"),
+    ("RESETS AT", "/resets_at"),
+];
+
 pub(crate) async fn run(context: &Context, args: &UsageArgs) -> Outcome {
+    if args.budgets {
+        return budgets(context).await;
+    }
     let since = args.since.map(|since| since.to_string());
     let filters = [
         ("by", args.by.as_deref()),
@@ -87,6 +104,45 @@ pub(crate) async fn run(context: &Context, args: &UsageArgs) -> Outcome {
             .note("there are more groups; narrow them with --since, --agent or --namespace");
     }
     Ok(Exit::Ok)
+}
+
+async fn budgets(context: &Context) -> Outcome {
+    let client = context.client()?;
+    let mut rows: Vec<Value> = Vec::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let mut query = vec![("limit", "200")];
+        query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+        let path = with_query("/v1/usage/budgets", &query);
+        let page = client.get(Api::ControlPlane, &path).await?;
+        rows.extend(page["items"].as_array().cloned().unwrap_or_default());
+        cursor = page["next"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            break;
+        }
+    }
+    context.output.data(&Value::from(rows.clone()), |_| {
+        rows.iter_mut().for_each(in_dollars);
+        table(&rows, &BUDGETS)
+    })?;
+    if rows.is_empty() && !context.output.is_machine() {
+        context.output.note(
+            "no budget is shared between requests; a Runefile has `budget.cost_usd_per_day` and `budget.session`, \
+             config.toml has `[budgets]`",
+        );
+    }
+    Ok(Exit::Ok)
+}
+
+/// A budget in money as a person reads it.
+fn in_dollars(row: &mut Value) {
+    if row["unit"] != "micro_usd" {
+        return;
+    }
+    row["unit"] = "USD".into();
+    for name in ["cap", "spent", "reserved", "left"] {
+        row[name] = usd(&row[name]);
+    }
 }
 
 fn text(mut rows: Vec<Value>) -> String {

@@ -115,7 +115,8 @@ impl Node {
         let blobs: Arc<dyn BlobStore> = Arc::new(objects);
         let engine = Engine::new(store.clone(), router.clone(), tasks.clone())
             .with_blobs(Arc::clone(&blobs))
-            .with_recovery(config.recovery);
+            .with_recovery(config.recovery)
+            .with_caller_budgets(config.budgets.clone());
         Ok(Self {
             database,
             store,

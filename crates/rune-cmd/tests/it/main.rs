@@ -7,6 +7,7 @@
 mod agents;
 mod background;
 mod boundaries;
+mod budgets;
 mod cancel;
 mod cassettes;
 mod compose;

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::control_plane::{TestControlPlane, answer, refusal};
 
 /// Every route of this API. A new one is added here with its rule.
-const ROUTES: [(&str, &str, bool); 25] = [
+const ROUTES: [(&str, &str, bool); 26] = [
     ("POST", "/v1/agent-versions", true),
     ("GET", "/v1/agent-versions", true),
     ("GET", "/v1/agent-versions/{id}", true),
@@ -32,6 +32,7 @@ const ROUTES: [(&str, &str, bool); 25] = [
     ("GET", "/v1/schedules/{id}/fires", true),
     ("GET", "/v1/audit", true),
     ("GET", "/v1/usage", true),
+    ("GET", "/v1/usage/budgets", true),
     ("GET", "/openapi.json", true),
     ("GET", "/health", false),
     ("GET", "/ready", false),
@@ -286,6 +287,9 @@ async fn nodes_and_usage_are_shown() {
         let (status, usage) = answer(cp.get(&path)).await;
         assert_eq!(status, 200, "{usage}");
     }
+    let (_, none) = answer(cp.get("/v1/usage/budgets?scope=caller")).await;
+    assert_eq!(none, json!({"items": []}));
+    assert_eq!(refusal(cp.get("/v1/usage/budgets?scope=x")).await.0, 400);
     for bad in ["since=yesterday", "by=colour"] {
         let path = format!("/v1/usage?{bad}");
         assert_eq!(refusal(cp.get(&path)).await.0, 400, "{bad}");

@@ -332,6 +332,62 @@ fn limits_are_per_provider() {
 }
 
 #[test]
+fn callers_have_budgets() {
+    let case = Case::new(&[]).default_file(
+        "[budgets.default]\ncost_usd_per_day = 5\n[budgets.callers.\"a@b.org\"]\ncost_usd_per_day = 0.5\n\
+         tokens_per_day = 1000\n[budgets.callers.ops]\n",
+    );
+    let config = case.load().unwrap();
+    let of = |caller| {
+        let budget = config.budgets.of(caller);
+        (budget.cost_usd_per_day, budget.tokens_per_day)
+    };
+    assert_eq!(of("somebody"), (Some(5.0), None));
+    assert_eq!(of("a@b.org"), (Some(0.5), Some(1000)));
+    assert_eq!(of("ops"), (None, None), "its own table, without a limit");
+    let shown = |key: &str| {
+        let mut entries = config.redacted().iter();
+        let entry = entries.find(|entry| entry.key == key).unwrap();
+        (entry.value.clone().unwrap(), entry.origin.to_string())
+    };
+    assert_eq!(shown("budgets.default.cost_usd_per_day").0, "5");
+    let (tokens, origin) = shown("budgets.callers.a@b.org.tokens_per_day");
+    assert_eq!(tokens, "1000");
+    assert!(origin.ends_with("config.toml:3"), "{origin}");
+
+    let error = |text: &str| Case::new(&[]).default_file(text).error();
+    for (text, expected) in [
+        (
+            "[budgets.default]\ncost_usd_per_dy = 1\n",
+            "config.toml:2:1: unknown key `budgets.default.cost_usd_per_dy` (did you mean `cost_usd_per_day`?)",
+        ),
+        (
+            "[budgets.caller.a]\n",
+            "config.toml:1:10: unknown key `budgets.caller` (did you mean `callers`?)",
+        ),
+        (
+            "[budgets.callers.a]\ncost_usd_per_day = -1\n",
+            "config.toml:2:20: `budgets.callers.a.cost_usd_per_day` must be a number that is not negative",
+        ),
+        (
+            "[budgets.default]\ntokens_per_day = 1.5\n",
+            "config.toml:2:18: `budgets.default.tokens_per_day` must be a whole number that is not negative",
+        ),
+        (
+            "[budgets]\ndefault = 3\n",
+            "config.toml:2:11: `budgets.default` must be a table",
+        ),
+    ] {
+        let error = error(text);
+        assert!(error.ends_with(expected), "{error}");
+    }
+    let schema = &schema()["properties"]["budgets"];
+    assert_eq!(schema["additionalProperties"], false);
+    let named = &schema["properties"]["callers"]["additionalProperties"];
+    assert_eq!(named["properties"]["tokens_per_day"]["type"], "integer");
+}
+
+#[test]
 fn schema_lists_every_key() {
     let schema = schema();
     let limits = &schema["properties"]["providers"]["additionalProperties"];

@@ -85,6 +85,7 @@ impl Engine {
             networks: agent.spec().networks.clone(),
             caller: row.caller.clone(),
             parent: None,
+            budgets: Vec::new(),
         };
         let replay = Replay {
             row,
@@ -94,6 +95,7 @@ impl Engine {
             router: self.inner.router.clone(),
             store: self.inner.store.clone(),
             blobs: self.inner.blobs.get().cloned(),
+            budgets: Arc::clone(&self.inner.budgets),
             models: AskedModels::Recorded,
             options: TapeOptions {
                 live_tools,
@@ -183,6 +185,7 @@ fn row(cassette: &Cassette, agent: &Agent) -> RequestRow {
         metadata: std::collections::BTreeMap::new(),
         checkpoint: CheckpointPolicy::EachStep,
         parent: None,
+        budgets: Vec::new(),
         last_seq: 1,
         output: None,
         failure: None,

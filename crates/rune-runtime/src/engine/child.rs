@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use rune_network::{AgentAddress, Member, NotConnected, may_call};
 use rune_spec::LocalAgent;
 use rune_store_runtime::{
-    EntryBody, ErrorCode, Failure, PageRequest, ParentCall, PolicyVerdict, RequestFilter,
-    RequestId, RequestRow, RequestStatus, SessionId, StoreError, Usage,
+    BudgetCap, EntryBody, ErrorCode, Failure, PageRequest, ParentCall, PolicyVerdict,
+    RequestFilter, RequestId, RequestRow, RequestStatus, SessionId, StoreError,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,8 @@ pub(crate) struct SubAgents {
     pub(super) caller: String,
     /// The call that made the calling request.
     pub(super) parent: Option<ParentCall>,
+    /// The budgets that the calling request is counted against.
+    pub(super) budgets: Vec<BudgetCap>,
 }
 
 /// One call of another agent.
@@ -221,42 +223,16 @@ impl SubAgents {
             idempotency: None,
         };
         let own = self.name();
-        let admitted = self
-            .engine
-            .admit(id, invocation, Some((parent, self.member(&own))));
+        let admitted = self.engine.admit(
+            id,
+            invocation,
+            Some((parent, self.member(&own))),
+            &self.budgets,
+        );
         match last(admitted.await?.events).await? {
             Some(event) => Ok(of_event(event)),
             None => self.engine.child_outcome(id).await,
         }
-    }
-
-    /// Fails where the tree of requests has used what its outermost agent may use, or the
-    /// next call of a model would. `own` is the budget of the calling agent.
-    ///
-    /// # Errors
-    /// The store's; the inner error says that the budget is used up.
-    pub(crate) async fn check_budget(
-        &self,
-        own: u64,
-        next: u64,
-    ) -> Result<Result<(), Failure>, StoreError> {
-        let root = self.root();
-        let budget = if root == self.request_id {
-            Some(own)
-        } else {
-            self.engine.token_budget(root).await?
-        };
-        let used = self.engine.tree_usage(root).await?.total();
-        Ok(match budget {
-            Some(budget) if used.saturating_add(next) >= budget => {
-                let message = format!(
-                    "the next model call would exceed the budget of {budget} tokens (`token_budget` of the outermost \
-                     agent): request `{root}` and the agents it called have used {used} and the prompt has about {next}"
-                );
-                Err(Failure::new(ErrorCode::LimitExceeded, message))
-            }
-            _ => Ok(()),
-        })
     }
 
     /// Cancels whatever the request called and did not hear from.
@@ -267,11 +243,6 @@ impl SubAgents {
     /// What the journal of the calling request holds.
     pub(crate) async fn stored_state(&self) -> Result<RunState, StoreError> {
         RunState::load(self.engine.store(), self.request_id).await
-    }
-
-    /// Whether another request made the calling one.
-    pub(crate) const fn is_called(&self) -> bool {
-        self.parent.is_some()
     }
 
     /// Level of a callee below the outermost request.
@@ -297,21 +268,6 @@ impl SubAgents {
 }
 
 impl Engine {
-    /// Tokens of a request and of everything it made other agents do, so far.
-    ///
-    /// # Errors
-    /// A [`StoreError`].
-    pub async fn tree_usage(&self, root: RequestId) -> Result<Usage, StoreError> {
-        let mut usage = Usage::default();
-        if let Some(row) = self.inner.store.request(root).await? {
-            usage.add(&row.usage);
-        }
-        for row in self.tree(root).await? {
-            usage.add(&row.usage);
-        }
-        Ok(usage)
-    }
-
     /// The requests below an outermost one, oldest first.
     ///
     /// # Errors
@@ -332,19 +288,6 @@ impl Engine {
                 return Ok(rows);
             }
         }
-    }
-
-    /// What the agent of a request allows its whole tree, where that agent runs.
-    async fn token_budget(&self, id: RequestId) -> Result<Option<u64>, StoreError> {
-        let row = match self.inner.active.unstored_row(id) {
-            Some(row) => Some(row),
-            None => self.inner.store.request(id).await?,
-        };
-        let replicas = row.map(|row| self.inner.router.replicas(row.deployment_id));
-        let replicas = replicas.unwrap_or_default();
-        Ok(replicas
-            .first()
-            .map(|replica| replica.agent().token_budget()))
     }
 
     /// Cancels whatever a request called and did not hear from.

@@ -5,6 +5,7 @@
 //! * the whole fork is one command: a crash right behind it finds a request like any other;
 //! * what was taken over is not done again: its tools do not run, its model calls are not charged, its
 //!   decisions are not audited;
+//! * it is counted against the budgets of whoever asked for it, and against those of its own session;
 //! * a call that is open at the entry is treated as after a crash: with an intent its outcome is unknown,
 //!   without one the policy decides about it anew.
 
@@ -18,8 +19,10 @@ use rune_store_runtime::{
 use serde_json::Value;
 
 use super::{Engine, EngineError, Invoked, QUEUE_DEADLINE};
+use crate::budget::Payer;
 use crate::history;
 use crate::planner::{LOOP_DETECTED, MODEL_DENIED};
+use crate::router::RouteError;
 
 /// Positions that an error names at the most.
 const NAMED_POSITIONS: usize = 50;
@@ -77,6 +80,8 @@ impl Engine {
 
         let router = &self.inner.router;
         let replica = router.ready(row.deployment_id, QUEUE_DEADLINE).await?;
+        let deployment = router.deployment(row.deployment_id);
+        let deployment = deployment.ok_or(RouteError::Removed)?;
         let agent = replica.agent();
         if agent.package().workflow.is_some() && !forking.changes.is_empty() {
             return Err(refused(
@@ -90,9 +95,19 @@ impl Engine {
         }
         let origin = origin(id, &journal, forking.changes);
         let audit = Some(audit(&origin, &row, &forking.caller));
+        let (request_id, session_id) = (RequestId::generate(), SessionId::generate());
+        let budgets = self.inner.budgets.caps(&Payer {
+            request_id,
+            session_id: &session_id,
+            namespace: &row.namespace,
+            agent,
+            alias: &deployment.alias,
+            caller: &forking.caller,
+            inherited: &[],
+        });
         let accept = AcceptRequest {
-            request_id: RequestId::generate(),
-            session_id: SessionId::generate(),
+            request_id,
+            session_id,
             namespace: row.namespace,
             agent: row.agent,
             deployment_id: row.deployment_id,
@@ -103,6 +118,7 @@ impl Engine {
             checkpoint: row.checkpoint,
             idempotency: forking.idempotency,
             parent: None,
+            budgets,
             fork: Some(Box::new(Fork {
                 origin,
                 shown: history::window(agent.spec().memory_profile),

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use rune_network::{Member, may_call};
 use rune_store_runtime::{
-    AcceptRequest, Accepted, CheckpointPolicy, Cost, Entry, EntryBody, ErrorCode, Failure,
-    IdempotencyKey, ParentCall, RecordAudit, RequestId, RequestRow, RequestStatus, SessionId,
-    StoreError, Usage,
+    AcceptRequest, Accepted, BudgetCap, CheckpointPolicy, Cost, Entry, EntryBody, ErrorCode,
+    Failure, IdempotencyKey, ParentCall, RecordAudit, RequestId, RequestRow, RequestStatus,
+    SessionId, StoreError, Usage,
 };
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -20,6 +20,7 @@ use super::child::SubAgents;
 use super::patience::Turn;
 use super::{Engine, EngineError, QUEUE_DEADLINE, RequestEvents, input};
 use crate::agent::Agent;
+use crate::budget::{Meter, Payer};
 use crate::feed::Feed;
 use crate::journal::JournalWriter;
 use crate::planner::{INTERRUPTED, Outcome, Planner, RunState};
@@ -78,15 +79,17 @@ impl Engine {
         request_id: RequestId,
         invocation: Invocation,
     ) -> Result<Invoked, EngineError> {
-        self.admit(request_id, invocation, None).await
+        self.admit(request_id, invocation, None, &[]).await
     }
 
-    /// Accepts a request under an id; `parent` is the call that makes it and who calls.
+    /// Accepts a request under an id; `parent` is the call that makes it and who calls,
+    /// `budgets` are those that the calling request is counted against.
     pub(super) async fn admit(
         &self,
         request_id: RequestId,
         mut invocation: Invocation,
         parent: Option<(ParentCall, Member<'_>)>,
+        budgets: &[BudgetCap],
     ) -> Result<Invoked, EngineError> {
         let route =
             self.inner
@@ -123,9 +126,19 @@ impl Engine {
         let input = input::settle(blobs, invocation.input).await?;
 
         let new_session = invocation.session_id.is_none();
+        let session_id = invocation.session_id.unwrap_or_else(SessionId::generate);
+        let budgets = self.inner.budgets.caps(&Payer {
+            request_id,
+            session_id: &session_id,
+            namespace: &invocation.namespace,
+            agent,
+            alias: &invocation.alias,
+            caller: &invocation.caller,
+            inherited: budgets,
+        });
         let accept = AcceptRequest {
             request_id,
-            session_id: invocation.session_id.unwrap_or_else(SessionId::generate),
+            session_id,
             namespace: invocation.namespace,
             agent: invocation.agent,
             deployment_id: route.deployment.id,
@@ -136,6 +149,7 @@ impl Engine {
             checkpoint,
             idempotency: invocation.idempotency,
             parent,
+            budgets,
             fork: None,
         };
         self.accept(accept, Vec::new(), None, &replica, new_session)
@@ -207,6 +221,7 @@ impl Engine {
             caller: accept.caller.clone(),
             deployment_id: accept.deployment_id,
             parent: accept.parent.clone(),
+            budgets: accept.budgets.clone(),
             checkpoint: accept.checkpoint,
             state,
             next_seq: last_seq + 1,
@@ -369,6 +384,14 @@ impl Engine {
             state.apply(&notice);
             journal.note(notice);
         }
+        if !start.budgets.is_empty() {
+            journal = journal.telling(Arc::clone(&inner.budgets));
+            if start.taken_up
+                && let Some(unknown) = self.settle_interrupted(start.request_id).await?
+            {
+                journal.note(unknown);
+            }
+        }
         let place = async {
             start.turn.cancelled().await;
             let router = &inner.router;
@@ -422,7 +445,16 @@ impl Engine {
             networks: agent.spec().networks.clone(),
             caller: start.caller.clone(),
             parent: start.parent,
+            budgets: start.budgets.clone(),
         };
+        let mut meter = Meter::new(
+            &inner.budgets,
+            &inner.store,
+            start.request_id,
+            start.budgets,
+            start.checkpoint,
+            agent.cost_budget().is_some(),
+        );
         // What a request waits for is part of its time; a person is not, and neither is what
         // comes before it is taken up again.
         let started = if start.taken_up {
@@ -446,6 +478,7 @@ impl Engine {
             // It only waits for other agents, so it keeps no place from them.
             drop(lease);
             executor.run(workflow, start.taken_up).await?;
+            meter.ends().await?;
             return Ok(Outcome::Ended);
         }
         let planner = Planner {
@@ -463,6 +496,7 @@ impl Engine {
             blobs: inner.blobs.get().cloned(),
             feed: Arc::clone(&run.feed),
             journal,
+            meter,
             state,
             can_park: start.checkpoint != CheckpointPolicy::Never,
             asked: Arc::clone(&inner.asked),
@@ -484,6 +518,8 @@ pub(super) struct Start {
     pub(super) deployment_id: rune_store_runtime::DeploymentId,
     /// The call that made it.
     pub(super) parent: Option<ParentCall>,
+    /// The shared budgets that its model calls are counted against.
+    pub(super) budgets: Vec<BudgetCap>,
     pub(super) checkpoint: CheckpointPolicy,
     pub(super) state: RunState,
     pub(super) next_seq: u64,
@@ -598,6 +634,7 @@ fn unstored_row(accept: &AcceptRequest, at: rune_store_runtime::Timestamp) -> Re
         metadata: accept.metadata.clone(),
         checkpoint: accept.checkpoint,
         parent: accept.parent.clone(),
+        budgets: accept.budgets.clone(),
         last_seq: 1,
         output: None,
         failure: None,

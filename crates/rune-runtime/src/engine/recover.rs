@@ -47,6 +47,7 @@ impl Engine {
     }
 
     async fn recover_all(&self) -> Result<usize, EngineError> {
+        self.settle_lost().await?;
         let statuses = vec![RequestStatus::Accepted, RequestStatus::Running];
         let mut rows = self
             .rows(RequestFilter {
@@ -271,6 +272,7 @@ impl Engine {
             caller: row.caller,
             deployment_id: row.deployment_id,
             parent: row.parent,
+            budgets: row.budgets,
             checkpoint: row.checkpoint,
             state,
             next_seq: row.last_seq + 1,
@@ -291,11 +293,7 @@ impl Engine {
             );
             return Some(Failure::new(ErrorCode::Internal, message));
         }
-        let deployments = self.inner.router.deployments();
-        if deployments
-            .iter()
-            .any(|deployment| deployment.id == row.deployment_id)
-        {
+        if self.inner.router.deployment(row.deployment_id).is_some() {
             return None;
         }
         let message = "the deployment of the request was removed";
@@ -306,6 +304,7 @@ impl Engine {
         let state = RunState::load(&self.inner.store, row.id).await?;
         self.cancel_children(&state).await;
         let mut entries = state.close_calls(&failure.message, |name| name);
+        entries.extend(self.unknown_usage(row).await?);
         entries.push(EntryBody::Finished {
             status: RequestStatus::Failed,
             output: None,

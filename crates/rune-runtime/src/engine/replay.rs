@@ -60,6 +60,7 @@ impl Engine {
             networks: agent.spec().networks.clone(),
             caller: row.caller.clone(),
             parent: row.parent.clone(),
+            budgets: Vec::new(),
         };
         let replay = Replay {
             agent,
@@ -67,6 +68,7 @@ impl Engine {
             router: self.inner.router.clone(),
             store: self.inner.store.clone(),
             blobs: self.inner.blobs.get().cloned(),
+            budgets: Arc::clone(&self.inner.budgets),
             row,
             journal: journal.clone(),
             models: AskedModels::Own,

@@ -118,6 +118,8 @@ pub struct ModelError {
     pub status: Option<u16>,
     /// What the provider says about trying again (`x-should-retry`).
     pub should_retry: Option<bool>,
+    /// Whether the provider has certainly not got the call.
+    pub unsent: bool,
 }
 
 impl ModelError {
@@ -130,6 +132,7 @@ impl ModelError {
             retry_after: None,
             status: None,
             should_retry: None,
+            unsent: false,
         }
     }
 
@@ -144,6 +147,21 @@ impl ModelError {
         self.should_retry.or(by_status).unwrap_or_else(|| {
             self.kind == ModelErrorKind::RateLimited || self.is_fault_of_provider()
         })
+    }
+
+    /// Whether the provider may charge for the call, although it failed before anything of
+    /// the reply was there. An answer that says why it failed is not charged.
+    #[must_use]
+    pub const fn may_be_charged(&self) -> bool {
+        !self.unsent
+            && self.status.is_none()
+            && matches!(
+                self.kind,
+                ModelErrorKind::Transport
+                    | ModelErrorKind::Timeout
+                    | ModelErrorKind::Truncated
+                    | ModelErrorKind::Malformed
+            )
     }
 
     /// Whether it says that the provider does not work, not that it refuses the call.

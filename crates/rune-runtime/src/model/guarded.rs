@@ -22,6 +22,16 @@ pub struct GuardedClient {
     client: Arc<dyn LlmClient>,
     guard: Option<Arc<ProviderGuard>>,
     retry: RetryPolicy,
+    paid_once: bool,
+}
+
+/// How far a call is that has no reply yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallStep {
+    /// It has to wait for more than a second before it is sent.
+    Waits(ProviderWait),
+    /// It is being sent.
+    Sent,
 }
 
 impl GuardedClient {
@@ -32,6 +42,7 @@ impl GuardedClient {
             client,
             guard: Some(guard),
             retry: RetryPolicy::default(),
+            paid_once: false,
         }
     }
 
@@ -42,6 +53,7 @@ impl GuardedClient {
             client,
             guard: None,
             retry: RetryPolicy::default(),
+            paid_once: false,
         }
     }
 
@@ -52,8 +64,16 @@ impl GuardedClient {
         self
     }
 
+    /// One that does not ask again where the provider may charge for what has failed.
+    #[must_use]
+    pub fn paid_once(mut self) -> Self {
+        self.paid_once = true;
+        self
+    }
+
     /// Asks the model, again where that helps, until the first event is there. The stream
-    /// itself is never resumed. `on_wait` is told of every wait of more than a second.
+    /// itself is never resumed. `on_step` is told of every wait of more than a second, and when
+    /// the call is sent.
     ///
     /// # Errors
     /// The error of the last attempt, or [`ModelErrorKind::CircuitOpen`] where there was
@@ -61,9 +81,11 @@ impl GuardedClient {
     pub async fn call(
         &self,
         request: &ModelRequest,
-        on_wait: &(dyn Fn(ProviderWait) + Send + Sync),
+        on_step: &(dyn Fn(CallStep) + Send + Sync),
     ) -> Result<ModelStream, ModelError> {
+        let on_wait = |wait| on_step(CallStep::Waits(wait));
         let Some(guard) = &self.guard else {
+            on_step(CallStep::Sent);
             return self.client.stream(request).await;
         };
         let mut tried = 0;
@@ -71,11 +93,12 @@ impl GuardedClient {
         loop {
             let tokens = || estimate(request);
             let max_hold = self.retry.max_asked_wait;
-            let ticket = match guard.admit(tokens, max_hold, on_wait).await {
+            let ticket = match guard.admit(tokens, max_hold, &on_wait).await {
                 Ok(ticket) => ticket,
                 // The failure that opened the circuit says more than that it is open.
                 Err(refused) => return Err(last.unwrap_or(refused)),
             };
+            on_step(CallStep::Sent);
             let error = match self.client.stream(request).await {
                 Ok(stream) => return Ok(watched(stream, ticket)),
                 Err(error) => error,
@@ -87,7 +110,9 @@ impl GuardedClient {
             if let Some(wait) = asked {
                 guard.hold(wait);
             }
-            let Some(wait) = self.retry.wait(&error, tried) else {
+            let paid = self.paid_once && error.may_be_charged();
+            let wait = self.retry.wait(&error, tried).filter(|_| !paid);
+            let Some(wait) = wait else {
                 return Err(error);
             };
             tried += 1;
@@ -227,7 +252,11 @@ mod tests {
     async fn a_rate_limit_of_one_call_holds_every_call_and_is_told() {
         let client = failing(vec![limited(10)], ProviderLimits::default());
         let told = Mutex::new(Vec::new());
-        let note = |wait: ProviderWait| told.lock().unwrap().push(wait.reason);
+        let note = |step| {
+            if let CallStep::Waits(wait) = step {
+                told.lock().unwrap().push(wait.reason);
+            }
+        };
         let started = Instant::now();
         let first = async { client.call(&request(), &note).await.map(drop) };
         let second = async {
@@ -284,6 +313,23 @@ mod tests {
         assert!(waits.is_err(), "two at a time");
         drop(open);
         finish(&client).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_charged_is_not_sent_twice_where_it_is_paid_once() {
+        let sent = |kind: ModelErrorKind, unsent: bool| async move {
+            let mut failed = error(kind);
+            failed.unsent = unsent;
+            let client = failing(vec![failed], ProviderLimits::default()).paid_once();
+            let count = Mutex::new(0);
+            let step = |step| *count.lock().unwrap() += u32::from(step == CallStep::Sent);
+            let _ = client.call(&request(), &step).await;
+            *count.lock().unwrap()
+        };
+        assert_eq!(sent(ModelErrorKind::Timeout, false).await, 1);
+        assert_eq!(sent(ModelErrorKind::Transport, false).await, 1);
+        assert_eq!(sent(ModelErrorKind::Transport, true).await, 2);
+        assert_eq!(sent(ModelErrorKind::Overloaded, false).await, 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rune_store_runtime::Usage;
+use rune_store_runtime::{CallPrice, Usage};
 use serde::Deserialize;
 
 /// The catalogue that comes with the program.
@@ -175,14 +175,28 @@ impl Price {
         u64::try_from(units.div_ceil(UNITS_PER_MICRO_USD)).unwrap_or(u64::MAX)
     }
 
-    /// The most output tokens that a call with a prompt of `input` tokens, none of them
-    /// cached, can have for `micro_usd`.
+    /// The most that tokens cost in a call whose prompt has no more than `input` of them,
+    /// whatever is cached.
+    #[must_use]
+    pub fn most(&self, input: u64) -> CallPrice {
+        let long = self.long.filter(|(above, _)| input > *above);
+        let tiers = [Some(self.base), long.map(|(_, rates)| rates)];
+        let most = |rate: fn(&Rates) -> u64| tiers.iter().flatten().map(rate).max();
+        let prompt = most(|rates| rates.input.max(rates.cached_read).max(rates.cache_write));
+        CallPrice {
+            prompt: prompt.unwrap_or_default(),
+            output: most(|rates| rates.output).unwrap_or_default(),
+        }
+    }
+
+    /// The most output tokens that a call with a prompt of up to `input` tokens can have for
+    /// `micro_usd`.
     #[must_use]
     pub fn output_within(&self, micro_usd: u64, input: u64) -> u64 {
-        let rates = self.rates(input);
-        let prompt = u128::from(input) * u128::from(rates.input.max(rates.cache_write));
+        let price = self.most(input);
+        let prompt = u128::from(input) * u128::from(price.prompt);
         let all = u128::from(micro_usd) * UNITS_PER_MICRO_USD;
-        match (all.checked_sub(prompt), u128::from(rates.output)) {
+        match (all.checked_sub(prompt), u128::from(price.output)) {
             (None, _) => 0,
             (Some(_), 0) => u64::MAX,
             (Some(left), rate) => u64::try_from(left / rate).unwrap_or(u64::MAX),

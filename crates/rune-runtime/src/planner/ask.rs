@@ -9,8 +9,8 @@ use super::{Ended, Planner};
 use crate::history::History;
 use crate::journal::FLUSH_DELAY;
 use crate::model::{
-    Candidate, LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelRequest,
-    ProviderWait, metrics,
+    CallStep, Candidate, LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput,
+    ModelRequest, metrics,
 };
 use crate::replay::Recorded;
 
@@ -53,14 +53,18 @@ impl Planner {
                 retries = 0;
                 continue;
             }
-            let affordable = self.affordable_output(candidate, earlier)?;
+            let mut request = self.model_request(candidate, earlier);
+            self.allow(candidate, earlier, &mut request).await?;
             self.warn_unpriced(candidate);
-            let request = self.model_request(candidate, earlier, affordable);
             let started = Instant::now();
             let (error, begun) = match self.ask_one(candidate, &request).await? {
                 Asked::Failed { error, begun } => {
                     if recorded.is_none() {
                         metrics::failed(candidate, error.kind);
+                    }
+                    let charged = begun || error.may_be_charged();
+                    if let Some(unknown) = self.meter.failed(charged).await? {
+                        self.note(unknown);
                     }
                     (error, begun)
                 }
@@ -68,6 +72,7 @@ impl Planner {
                     if recorded.is_none() {
                         metrics::answered(candidate, &output.usage);
                     }
+                    self.meter.answered(candidate, &request, &output).await?;
                     let duration = started.elapsed().as_millis();
                     return Ok(ModelReply {
                         step: self.state.steps + 1,
@@ -81,7 +86,13 @@ impl Planner {
                     });
                 }
             };
-            let again = begun && is_broken_reply(&error) && retries < BROKEN_REPLY_RETRIES;
+            let again = if begun {
+                is_broken_reply(&error)
+            } else {
+                // The client did not try again, because that is another call to pay for.
+                self.meter.is_shared() && error.may_be_charged()
+            };
+            let again = again && retries < BROKEN_REPLY_RETRIES;
             if again {
                 retries += 1;
             } else {
@@ -115,26 +126,36 @@ impl Planner {
         request: &ModelRequest,
     ) -> Result<Asked, Ended> {
         let stop = self.stop.clone();
-        let (told, mut waits) = mpsc::unbounded_channel();
+        let (told, mut steps) = mpsc::unbounded_channel();
         // Nobody listens any more once the call has been let through.
-        let on_wait = move |wait: ProviderWait| {
-            let _ = told.send(wait);
+        let on_step = move |step: CallStep| {
+            let _ = told.send(step);
         };
-        let mut call = Box::pin(candidate.client.call(request, &on_wait));
+        let client = if self.meter.is_shared() {
+            candidate.client.clone().paid_once()
+        } else {
+            candidate.client.clone()
+        };
+        let mut call = Box::pin(client.call(request, &on_step));
         let flush = tokio::time::sleep(FLUSH_DELAY);
         tokio::pin!(flush);
         let mut stream = loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Err(Ended::Stopped),
+                () = stop.cancelled() => {
+                    while let Ok(step) = steps.try_recv() {
+                        self.call_step(candidate, step);
+                    }
+                    return Err(Ended::Stopped);
+                }
                 stream = &mut call => match stream {
-                    Ok(stream) => break stream,
+                    Ok(stream) => {
+                        self.meter.sent();
+                        break stream;
+                    }
                     Err(error) => return Ok(Asked::Failed { error, begun: false }),
                 },
-                Some(wait) = waits.recv() => self.note(EntryBody::Notice {
-                    code: PROVIDER_WAIT.to_owned(),
-                    message: format!("{}: {wait}", candidate.client.provider()),
-                }),
+                Some(step) = steps.recv() => self.call_step(candidate, step),
                 () = &mut flush, if self.journal.has_pending() => self.journal.flush().await?,
             }
         };
@@ -163,12 +184,17 @@ impl Planner {
         }
     }
 
-    fn model_request(
-        &self,
-        candidate: &Candidate,
-        earlier: &History,
-        affordable: Option<u64>,
-    ) -> ModelRequest {
+    fn call_step(&mut self, candidate: &Candidate, step: CallStep) {
+        match step {
+            CallStep::Sent => self.meter.sent(),
+            CallStep::Waits(wait) => self.note(EntryBody::Notice {
+                code: PROVIDER_WAIT.to_owned(),
+                message: format!("{}: {wait}", candidate.client.provider()),
+            }),
+        }
+    }
+
+    fn model_request(&self, candidate: &Candidate, earlier: &History) -> ModelRequest {
         let spec = self.agent.spec();
         let budget = self.agent.token_budget();
         let used = self
@@ -180,10 +206,7 @@ impl Planner {
             .models
             .max_output_tokens
             .unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS);
-        let output = output
-            .min(budget.saturating_sub(used))
-            .min(affordable.unwrap_or(u64::MAX))
-            .max(1);
+        let output = output.min(budget.saturating_sub(used)).max(1);
         let mut messages = earlier.messages.clone();
         messages.extend(self.state.messages.iter().cloned());
         ModelRequest {

@@ -1,51 +1,138 @@
-//! What a request may cost, and whether its models have a price at all.
+//! What a model call may cost: the request's own budget in money, and the budgets that it
+//! shares with others.
+
+use std::time::Duration;
 
 use rune_store_runtime::{EntryBody, Failure};
+use tokio::time::Instant;
 
 use super::state::UNPRICED;
-use super::{Planner, limit};
+use super::{Ended, Planner, limit};
+use crate::budget::{BUDGET_EXCEEDED, BUDGET_WAIT, Call, refusal, usd};
+use crate::engine::QUEUE_DEADLINE;
 use crate::history::{self, History};
-use crate::model::{Candidate, LlmClient};
+use crate::model::{Candidate, LlmClient, ModelRequest};
 
 /// Fewer output tokens than this are not worth a call, and not every provider takes less.
 const MIN_OUTPUT_TOKENS: u64 = 16;
+/// Longest time that a call waits for others which have reserved what it needs: as long as
+/// for a place on a replica.
+const LONGEST_WAIT: Duration = QUEUE_DEADLINE;
+/// How often it looks by itself: not everything that is settled is settled here.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Planner {
+    /// Lets a call be made within every budget: takes output away from it that is not
+    /// affordable, and reserves the rest where the budget is shared.
+    pub(super) async fn allow(
+        &mut self,
+        candidate: &Candidate,
+        earlier: &History,
+        request: &mut ModelRequest,
+    ) -> Result<(), Ended> {
+        if let Some(affordable) = self.affordable_output(candidate, request)? {
+            cap_output(request, affordable);
+        }
+        if self.recorded.is_some() || !self.meter.is_shared() {
+            return Ok(());
+        }
+        let estimate = self.whole_prompt_estimate(earlier);
+        let output = self.reserve(candidate, estimate, request).await?;
+        cap_output(request, output);
+        Ok(())
+    }
+
     /// The output tokens that what is left of `budget.cost_usd` allows the next call;
     /// `None` where there is no such budget.
     ///
     /// # Errors
     /// The failure of a request that may not make this call.
-    pub(super) fn affordable_output(
+    fn affordable_output(
         &self,
         candidate: &Candidate,
-        earlier: &History,
+        request: &ModelRequest,
     ) -> Result<Option<u64>, Failure> {
         let Some(budget) = self.agent.cost_budget() else {
             return Ok(None);
         };
         let Some(price) = &candidate.price else {
-            return Err(limit(format!(
-                "the agent has a budget of {} (`budget.cost_usd`) and no price is known for the model `{}` of \
-                 provider `{}`: without one the budget cannot be kept. Name its price in `prices.toml` in the data \
-                 directory, or take the budget away",
-                usd(budget),
-                candidate.model,
-                candidate.client.provider(),
-            )));
+            let name = "the agent has a budget";
+            return Err(unpriced(candidate, name, budget, "`budget.cost_usd`"));
         };
         let spent = self.state.cost.micro_usd.unwrap_or_default();
-        let prompt = self.whole_prompt_estimate(earlier);
+        let prompt = self.meter.prompt_bound(candidate, request);
         let output = price.output_within(budget.saturating_sub(spent), prompt);
         if output < MIN_OUTPUT_TOKENS {
             return Err(limit(format!(
                 "the next model call would exceed the budget of {} (`budget.cost_usd`): {} are spent and the prompt \
-                 has about {prompt} tokens",
+                 has up to {prompt} tokens",
                 usd(budget),
                 usd(spent),
             )));
         }
         Ok(Some(output))
+    }
+
+    /// Reserves a call and answers its output tokens. Where calls under way have reserved
+    /// what it needs it waits for them.
+    async fn reserve(
+        &mut self,
+        candidate: &Candidate,
+        estimate: u64,
+        request: &ModelRequest,
+    ) -> Result<u64, Ended> {
+        if let Some((cap, money)) = self.meter.money().filter(|_| candidate.price.is_none()) {
+            let name = format!("{} has a budget", cap.scope);
+            return Err(unpriced(candidate, &name, money, "it is shared").into());
+        }
+        let stop = self.stop.clone();
+        let mut settled = self.meter.settled();
+        let wanted = request.max_output_tokens.map_or(u64::MAX, u64::from);
+        let patient_until = Instant::now() + LONGEST_WAIT;
+        let mut told = false;
+        loop {
+            settled.borrow_and_update();
+            let call = Call {
+                candidate,
+                request,
+                estimate,
+                output: wanted,
+                min_output: MIN_OUTPUT_TOKENS.min(wanted),
+                waits: Instant::now() < patient_until,
+            };
+            let waits = call.waits;
+            let short = match self.meter.reserve(&call).await? {
+                Ok(output) => return Ok(output),
+                Err(short) => short,
+            };
+            let failure = refusal(&short);
+            if !short.held || !waits {
+                self.note(EntryBody::Notice {
+                    code: BUDGET_EXCEEDED.to_owned(),
+                    message: short.to_string(),
+                });
+                return Err(failure.into());
+            }
+            if !std::mem::replace(&mut told, true) {
+                let notice = EntryBody::Notice {
+                    code: BUDGET_WAIT.to_owned(),
+                    message: format!(
+                        "waiting up to {} s for model calls of other requests to end: they have reserved what is left \
+                         of the budget of {}",
+                        LONGEST_WAIT.as_secs(),
+                        short.scope
+                    ),
+                };
+                self.commit(vec![notice]).await?;
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Ended::Stopped),
+                // The sender lives as long as the engine.
+                _ = settled.changed() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
     }
 
     /// Says, once per request, that a model that is about to be asked has no known price.
@@ -81,7 +168,20 @@ impl Planner {
     }
 }
 
-/// An amount for a person.
-fn usd(micro: u64) -> String {
-    format!("{}.{:06} USD", micro / 1_000_000, micro % 1_000_000)
+/// Lets a call have no more output tokens than these.
+fn cap_output(request: &mut ModelRequest, tokens: u64) {
+    let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+    let wanted = request.max_output_tokens.unwrap_or(u32::MAX);
+    request.max_output_tokens = Some(wanted.min(tokens));
+}
+
+/// Why a model without a price is not asked where a budget is in money.
+fn unpriced(candidate: &Candidate, name: &str, micro_usd: u64, setting: &str) -> Failure {
+    limit(format!(
+        "{name} of {} ({setting}) and no price is known for the model `{}` of provider `{}`: without one the budget \
+         cannot be kept. Name its price in `prices.toml` in the data directory, or take the budget away",
+        usd(micro_usd),
+        candidate.model,
+        candidate.client.provider(),
+    ))
 }

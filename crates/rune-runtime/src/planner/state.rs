@@ -166,8 +166,6 @@ pub(crate) struct RunState {
     last_at: Option<Timestamp>,
     /// By SHA-256 of tool and canonical input.
     repeated: HashMap<[u8; 32], Repeated>,
-    /// Whether it has called another agent.
-    pub(crate) has_called: bool,
     /// What it was asked.
     pub(crate) input: Value,
     /// What policy said of the models it wants to ask: why not, where it denies one.
@@ -415,7 +413,6 @@ impl RunState {
                 request_id,
                 ..
             } => {
-                self.has_called = true;
                 if let Some(call) = self.open.iter_mut().find(|call| call.id() == call_id) {
                     call.child = *request_id;
                 }

@@ -4,11 +4,16 @@ use rune_store_runtime::EntryBody;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::budget::{BUDGET_WAIT, USAGE_UNKNOWN};
 use crate::planner::PROVIDER_WAIT;
+
+/// Notices of what happened around a run and is no part of it.
+const CIRCUMSTANCES: [&str; 3] = [PROVIDER_WAIT, BUDGET_WAIT, USAGE_UNKNOWN];
 
 /// The hash of a run: SHA-256, in hexadecimal, over one line of canonical JSON (keys sorted, no spaces) for each entry.
 /// Left out are ids and times that are made anew in every run (replica, attempt, audit row, approval and its deadline,
-/// the requests of other agents), durations, costs (they follow the price list), and notices that the provider made the request wait.
+/// the requests of other agents), durations, costs (they follow the price list), and notices of what happened around the run: that it
+/// waited for the provider or a budget, or that what a call used is not known.
 #[must_use]
 pub fn event_hash<'a>(entries: impl IntoIterator<Item = &'a EntryBody>) -> String {
     let mut hash = Sha256::new();
@@ -33,7 +38,9 @@ pub(crate) fn canonical(body: &EntryBody) -> Option<Value> {
         EntryBody::ApprovalGiven(_) => &["approval_id"],
         EntryBody::AgentCalled { .. } | EntryBody::StepStarted { .. } => &["request_id"],
         EntryBody::StepFinished(_) => &["duration_ms"],
-        EntryBody::Notice { code, .. } if code == PROVIDER_WAIT => return None,
+        EntryBody::Notice { code, .. } if CIRCUMSTANCES.contains(&code.as_str()) => {
+            return None;
+        }
         EntryBody::Accepted { .. }
         | EntryBody::ModelFailed { .. }
         | EntryBody::ToolIntent(_)

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rune_store_runtime::{
     Appended, ApprovalFilter, ApprovalId, ApprovalReader, ApprovalRow, AuditFilter, AuditReader,
-    AuditRow, CacheReader, CacheRow, Command, CommandLog, DeploymentFilter, DeploymentId,
-    DeploymentReader, DeploymentRow, Entry, FireFilter, GrantQuery, GrantRow, MemoryQuery,
-    MemoryReader, MemoryRow, MemoryScope, MessageRow, Op, Page, PageRequest, RegistryReader,
-    ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader,
-    RequestRow, RequestStatus, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader,
-    ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow, Store, StoreError, Timestamp,
-    ToolInvocationRow, UsageFilter, UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter,
-    VersionId, VersionRow,
+    AuditRow, BudgetFilter, BudgetReader, BudgetRow, CacheReader, CacheRow, Command, CommandLog,
+    DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, Entry, FireFilter, GrantQuery,
+    GrantRow, MemoryQuery, MemoryReader, MemoryRow, MemoryScope, MessageRow, Op, Page, PageRequest,
+    RegistryReader, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId,
+    RequestReader, RequestRow, RequestStatus, ReservationRow, ScheduleFilter, ScheduleFireRow,
+    ScheduleId, ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow,
+    Store, StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageReader,
+    UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use super::Tape;
@@ -224,6 +224,23 @@ impl UsageReader for ReplayStore {
         by: UsageGroup,
     ) -> Result<Vec<UsageTotal>, StoreError> {
         self.real.usage_totals(filter, by).await
+    }
+}
+
+#[async_trait]
+impl BudgetReader for ReplayStore {
+    async fn budgets(
+        &self,
+        filter: &BudgetFilter,
+        page: &PageRequest,
+    ) -> Result<Page<BudgetRow>, StoreError> {
+        self.real.budgets(filter, page).await
+    }
+    async fn reservation(&self, id: RequestId) -> Result<Option<ReservationRow>, StoreError> {
+        self.real.reservation(id).await
+    }
+    async fn reservations(&self, page: &PageRequest) -> Result<Page<ReservationRow>, StoreError> {
+        self.real.reservations(page).await
     }
 }
 

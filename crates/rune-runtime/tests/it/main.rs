@@ -25,6 +25,7 @@ mod recovery;
 mod replay;
 mod requests;
 mod schedules;
+mod shared_budgets;
 mod take_up;
 mod tools;
 mod workflows;

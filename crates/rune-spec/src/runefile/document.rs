@@ -160,6 +160,22 @@ pub(crate) struct BudgetDocument {
     pub(crate) tool_calls: Option<u64>,
     /// Wall time per request, in milliseconds.
     pub(crate) wall_ms: Option<u64>,
-    /// Cost per day of the deployment, in US dollars.
+    /// Cost per day of the deployment, in US dollars; days end at midnight in UTC.
     pub(crate) cost_usd_per_day: Option<f64>,
+    /// Input and output tokens per day of the deployment.
+    pub(crate) tokens_per_day: Option<u64>,
+    /// Of all requests of a session together.
+    #[serde(default)]
+    pub(crate) session: SessionBudgetDocument,
+}
+
+/// Hard limits of what all requests of a session consume together.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "SessionBudget")]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SessionBudgetDocument {
+    /// Input and output tokens.
+    pub(crate) tokens: Option<u64>,
+    /// Cost, in US dollars.
+    pub(crate) cost_usd: Option<f64>,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::document::{BudgetDocument, McpServerDocument, PolicyDocument, RunefileDocument};
-use super::{Budget, Instructions, McpServer, McpTransport, Runefile};
+use super::{Budget, Instructions, McpServer, McpTransport, Runefile, SessionBudget};
 use crate::checker::Checker;
 use crate::document::{At, Document};
 use crate::error::SpecErrors;
@@ -349,5 +349,13 @@ fn budget(checker: &mut Checker<'_>, document: &BudgetDocument) -> Budget {
         tool_calls: document.tool_calls,
         wall_ms: document.wall_ms,
         cost_usd_per_day: checker.amount(&at.field("cost_usd_per_day"), document.cost_usd_per_day),
+        tokens_per_day: document.tokens_per_day,
+        session: SessionBudget {
+            tokens: document.session.tokens,
+            cost_usd: checker.amount(
+                &at.field("session").field("cost_usd"),
+                document.session.cost_usd,
+            ),
+        },
     }
 }

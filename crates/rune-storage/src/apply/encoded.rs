@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
-use rune_store_runtime::{AcceptRequest, AppendEntries, EntryBody, ForkOrigin, Op, Reject};
+use rune_store_runtime::{
+    AcceptRequest, AppendEntries, BudgetCap, EntryBody, ForkOrigin, Op, Reject,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -28,6 +30,8 @@ pub(crate) struct EncodedAccept {
     pub(super) entry: String,
     /// The caller's notes.
     pub(super) metadata: String,
+    /// The shared budgets, where there are some.
+    pub(super) budgets: Option<String>,
 }
 
 /// [`EntryBody::Accepted`] without a copy of the input.
@@ -71,6 +75,7 @@ impl EncodedAccept {
         Ok(Self {
             entry: encode_within(&entry, "the input", MAX_ENTRY_BYTES)?,
             metadata: metadata(&op.metadata)?,
+            budgets: budgets(&op.budgets)?,
         })
     }
 }
@@ -81,6 +86,13 @@ pub(super) fn metadata(notes: &BTreeMap<String, Value>) -> Result<String, Reject
         return Ok("{}".to_owned());
     }
     encode_within(notes, "the metadata", MAX_ENTRY_BYTES)
+}
+
+fn budgets(caps: &[BudgetCap]) -> Result<Option<String>, Reject> {
+    if caps.is_empty() {
+        return Ok(None);
+    }
+    encode_within(&caps, "the budgets", MAX_ENTRY_BYTES).map(Some)
 }
 
 /// The JSON of every entry.

@@ -7,13 +7,13 @@ mod fork;
 mod plan;
 mod state;
 
-use rune_store_runtime::{AppendEntries, Appended, ModelReply, Reject};
+use rune_store_runtime::{AppendEntries, Appended, ModelReply, Reject, Settlement};
 use rusqlite::{Connection, params};
 
 pub(super) use self::fork::Inherited;
 use self::plan::{Append, Call};
 pub(super) use self::state::RequestState;
-use super::{Context, approval, audit, session};
+use super::{Context, approval, audit, budget, session};
 use crate::{ApplyError, key};
 
 /// Appends entries. A retry finds its command id in the request's row: only this
@@ -58,6 +58,13 @@ fn write(
     }
     for (seq, reply) in &append.usage {
         insert_usage(db, context, op, state, *seq, reply)?;
+        if state.has_budgets {
+            let used = Settlement::of(&reply.usage, reply.cost_micro_usd);
+            budget::close(db, context, op.request_id, used)?;
+        }
+    }
+    if state.has_budgets && state.status.is_terminal() {
+        budget::end(db, context, op.request_id, Settlement::Unknown)?;
     }
     for (call_id, call) in &append.calls {
         write_call(db, state.row, call_id, call)?;

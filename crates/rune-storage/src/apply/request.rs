@@ -50,7 +50,7 @@ pub(super) fn accept(
         None => session::insert(db, context, &op.session_id, &op.namespace, &op.agent, "{}")?,
     };
     let origin = inherited.as_ref().map(|inherited| inherited.origin);
-    let request = insert(db, context, op, session, &json.metadata, origin)?;
+    let request = insert(db, context, op, session, json, origin)?;
     let entry = key::entry(request, 1);
     journal::insert_entry(db, entry, context, &json.entry)?;
     let message = match &inherited {
@@ -159,7 +159,7 @@ fn insert(
     context: Context,
     op: &AcceptRequest,
     session: i64,
-    metadata: &str,
+    json: &EncodedAccept,
     origin: Option<i64>,
 ) -> rusqlite::Result<i64> {
     let parent = op.parent.as_ref();
@@ -168,9 +168,9 @@ fn insert(
              cancel_requested, attempts, model_calls, tool_calls, input_tokens, output_tokens,
              cached_tokens, cache_write_tokens, reasoning_tokens, created_at, updated_at,
              deployment_id, version_id, checkpoint, namespace, agent, caller, metadata, parent_id,
-             parent_call, root_id, depth, unpriced_calls, origin)
+             parent_call, root_id, depth, budgets, unpriced_calls, origin)
          VALUES (?1, ?2, ?3, ?17, ?4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?5, ?5, ?6, ?7, ?8, ?9, ?10,
-             ?11, ?12, ?13, ?14, ?15, ?16, 0, ?18)",
+             ?11, ?12, ?13, ?14, ?15, ?16, ?19, 0, ?18)",
     )?
     .insert(params![
         op.request_id.as_bytes(),
@@ -184,13 +184,14 @@ fn insert(
         op.namespace,
         op.agent,
         op.caller,
-        metadata,
+        json.metadata,
         parent.map(|parent| parent.request_id.as_bytes()),
         parent.map(|parent| parent.call_id.as_str()),
         parent.map(|parent| parent.root_id.as_bytes()),
         parent.map(|parent| parent.depth),
         op.fork.as_ref().map_or(1, |fork| fork.origin.seq),
         origin,
+        json.budgets,
     ])
 }
 

@@ -1,10 +1,10 @@
 //! Sessions.
 
 use rune_store_runtime::limits::MAX_SESSION_MESSAGES;
-use rune_store_runtime::{CreateSession, DeleteSession, Reject, SessionId};
+use rune_store_runtime::{BudgetScope, CreateSession, DeleteSession, Reject, SessionId};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Context, encoded};
+use super::{Context, budget, encoded};
 use crate::row::get;
 use crate::{ApplyError, key};
 
@@ -59,6 +59,13 @@ pub(super) fn delete(db: &Connection, op: &DeleteSession) -> Result<(), ApplyErr
     if let Some(fork) = fork {
         return Err(Reject::conflict(format!(
             "session `{}` was forked: delete session `{fork}` first",
+            op.session_id
+        ))
+        .into());
+    }
+    if !budget::forget(db, &BudgetScope::Session(op.session_id.clone()))? {
+        return Err(Reject::conflict(format!(
+            "a model call that is counted against the budget of session `{}` is under way",
             op.session_id
         ))
         .into());

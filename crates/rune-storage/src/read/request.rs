@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 use rune_store_runtime::{
-    Cost, DeploymentId, Entry, EntryBody, Page, PageRequest, ParentCall, ReplicaId, RequestFilter,
-    RequestId, RequestReader, RequestRow, RequestStatus, SessionId, StoreError, ToolInvocationRow,
-    ToolInvocationState, Usage, VersionId,
+    BudgetCap, Cost, DeploymentId, Entry, EntryBody, Page, PageRequest, ParentCall, ReplicaId,
+    RequestFilter, RequestId, RequestReader, RequestRow, RequestStatus, SessionId, StoreError,
+    ToolInvocationRow, ToolInvocationState, Usage, VersionId,
 };
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -24,7 +24,7 @@ const REQUEST: &str = "SELECT r.id, r.request_id, s.session_id, r.namespace, r.a
      r.caller, r.metadata, r.checkpoint, r.last_seq, r.input_tokens, r.output_tokens, \
      r.cached_tokens, r.cache_write_tokens, r.reasoning_tokens, r.model_calls, r.tool_calls, \
      r.created_at, r.updated_at, j.body, r.parent_id, r.parent_call, r.root_id, r.depth, \
-     r.cost_micro_usd, r.unpriced_calls \
+     r.cost_micro_usd, r.unpriced_calls, r.budgets \
      FROM requests r JOIN sessions s ON s.id = r.session \
      LEFT JOIN journal j ON j.id = (r.id << 20) + r.last_seq \
          AND r.status IN ('completed', 'failed', 'cancelled')";
@@ -175,10 +175,18 @@ fn request_row(found: &Row<'_>) -> rusqlite::Result<(i64, RequestRow)> {
         model_calls: get(found, 20)?,
         tool_calls: get(found, 21)?,
         parent: parent(found)?,
+        budgets: budgets(found)?,
         created_at: row::time(found, 22)?,
         updated_at: row::time(found, 23)?,
     };
     Ok((get(found, 0)?, row))
+}
+
+fn budgets(found: &Row<'_>) -> rusqlite::Result<Vec<BudgetCap>> {
+    match get::<Option<String>>(found, 31)? {
+        Some(_) => row::json(found, 31),
+        None => Ok(Vec::new()),
+    }
 }
 
 fn parent(found: &Row<'_>) -> rusqlite::Result<Option<ParentCall>> {

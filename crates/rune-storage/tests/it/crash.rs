@@ -47,6 +47,7 @@ async fn writes_until_it_is_killed() {
                 idempotency: None,
                 parent: None,
                 fork: None,
+                budgets: Vec::new(),
             };
             handle.write(accept).await.unwrap();
             let finished = EntryBody::Finished {

@@ -64,6 +64,7 @@ fn kind(reject: &Reject) -> u8 {
         Reject::Conflict { .. } => 1,
         Reject::RequestEnded { .. } => 2,
         Reject::Invalid { .. } => 3,
+        Reject::BudgetExceeded(_) => 4,
     }
 }
 

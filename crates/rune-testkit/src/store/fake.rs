@@ -3,6 +3,7 @@
 
 mod apply;
 mod approval;
+mod budget;
 mod journal;
 mod oldest;
 mod page;
@@ -12,14 +13,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use rune_store_runtime::{
-    ApprovalRow, AuditFilter, AuditReader, AuditRow, CacheReader, CacheRow, Command, CommandId,
-    CommandLog, DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, Entry, EntryBody,
-    FireFilter, GrantRow, MemoryQuery, MemoryReader, MemoryRow, MemoryScope, MessageRow, Page,
-    PageRequest, RegistryReader, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
-    RequestId, RequestReader, RequestRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
-    ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow, StoreError,
-    Timestamp, ToolInvocationRow, ToolInvocationState, UsageFilter, UsageGroup, UsageReader,
-    UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
+    ApprovalRow, AuditFilter, AuditReader, AuditRow, BudgetRow, CacheReader, CacheRow, Command,
+    CommandId, CommandLog, DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, Entry,
+    EntryBody, FireFilter, GrantRow, MemoryQuery, MemoryReader, MemoryRow, MemoryScope, MessageRow,
+    Page, PageRequest, RegistryReader, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
+    RequestId, RequestReader, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow,
+    ScheduleId, ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow,
+    StoreError, Timestamp, ToolInvocationRow, ToolInvocationState, UsageFilter, UsageGroup,
+    UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use self::oldest::Oldest;
@@ -49,6 +50,9 @@ struct State {
     grants: Vec<GrantRow>,
     audit: Vec<AuditRow>,
     memories: BTreeMap<(MemoryScope, String), MemoryRow>,
+    /// By kind, key and day.
+    budgets: BTreeMap<(&'static str, String, i64), BudgetRow>,
+    reservations: Vec<ReservationRow>,
 }
 
 #[derive(Debug)]

@@ -4,15 +4,16 @@
 use rune_store_runtime::limits::{MAX_CALL_TOKENS, MAX_JSON_DEPTH};
 use rune_store_runtime::{
     AcceptRequest, Advance, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalId,
-    ApprovalQuestion, AuditId, AuditVerdict, Block, CachePut, CacheRemove, CacheSweep, CatchUp,
-    CheckpointPolicy, Command, CommandId, Cost, CreateSession, DecideApproval, DeleteDeployment,
-    DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure,
-    FirePlan, FireSchedule, FireState, Fork, ForkChanges, ForkOrigin, IdempotencyKey, MemoryForget,
-    MemoryPut, MemoryScope, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule,
-    PolicyVerdict, ProjectRef, PublishVersion, PutReplica, PutSchedule, RecordAudit, Remember,
-    RemoveReplica, ReplicaId, ReplicaState, RequestCancel, RequestId, RequestStatus,
-    ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState,
-    SettleFire, StepOutcome, StepStatus, StopReason, Timestamp, ToolIntent, ToolOutcome, Usage,
+    ApprovalQuestion, AuditId, AuditVerdict, Block, BudgetCap, BudgetClaim, BudgetScope, CachePut,
+    CacheRemove, CacheSweep, CallPrice, CatchUp, CheckpointPolicy, Command, CommandId, Cost,
+    CreateSession, DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentId,
+    DeploymentState, EntryBody, ErrorCode, Failure, FirePlan, FireSchedule, FireState, Fork,
+    ForkChanges, ForkOrigin, IdempotencyKey, MemoryForget, MemoryPut, MemoryScope, ModelReply,
+    NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict, ProjectRef, PublishVersion,
+    PutReplica, PutSchedule, RecordAudit, Remember, RemoveReplica, ReplicaId, ReplicaState,
+    RequestCancel, RequestId, RequestStatus, ReserveBudget, ScaleDeployment, ScheduleId,
+    ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState, SettleBudget, SettleFire,
+    Settlement, StepOutcome, StepStatus, StopReason, Timestamp, ToolIntent, ToolOutcome, Usage,
     VersionId,
 };
 use serde_json::{Value, json};
@@ -136,7 +137,7 @@ impl Random {
     }
 
     fn op(&mut self) -> Op {
-        match self.below(33) {
+        match self.below(38) {
             0..=5 => self.accept(),
             6..=14 => self.append(),
             15 => RequestCancel {
@@ -157,6 +158,7 @@ impl Random {
             .into(),
             18 | 19 => self.control_plane(),
             30..=32 => self.decide(),
+            33..=37 => self.budget(),
             20..=22 => self.replica(),
             23 | 24 => self.cache(),
             25 | 26 => self.schedule(),
@@ -207,6 +209,61 @@ impl Random {
                 depth: 1,
             }),
             fork: self.one_in(4).then(|| Box::new(self.fork())),
+            budgets: (0..self.below(3)).map(|_| self.budget_cap()).collect(),
+        }
+        .into()
+    }
+
+    fn budget_cap(&mut self) -> BudgetCap {
+        let scope = match self.below(4) {
+            0 => BudgetScope::Request(self.request()),
+            1 => BudgetScope::Session(self.session()),
+            2 => BudgetScope::Deployment(self.agent()),
+            _ => BudgetScope::Caller(self.word()),
+        };
+        BudgetCap {
+            scope,
+            tokens: self.one_in(2).then(|| self.below(4000)),
+            micro_usd: self.one_in(2).then(|| self.below(4000)),
+        }
+    }
+
+    fn budget(&mut self) -> Op {
+        let request_id = self.request();
+        if self.one_in(4) {
+            let used = match self.below(3) {
+                0 => Settlement::Nothing,
+                1 => Settlement::Unknown,
+                _ => Settlement::Used {
+                    tokens: self.below(100),
+                    micro_usd: self.below(100),
+                },
+            };
+            let ends = self.one_in(3);
+            return SettleBudget {
+                request_id,
+                used,
+                ends,
+            }
+            .into();
+        }
+        let claims = (0..=self.below(2)).map(|_| BudgetClaim {
+            cap: self.budget_cap(),
+            prompt_tokens: self.below(300),
+        });
+        let claims = claims.collect();
+        ReserveBudget {
+            request_id,
+            stored: !self.one_in(4),
+            claims,
+            prompt_tokens: self.below(300),
+            output_tokens: 200 + self.below(400),
+            enough_output_tokens: 200,
+            min_output_tokens: 16,
+            price: (!self.one_in(6)).then(|| CallPrice {
+                prompt: self.below(3_000_000),
+                output: self.below(3_000_000),
+            }),
         }
         .into()
     }

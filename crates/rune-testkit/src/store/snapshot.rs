@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use rune_store_runtime::{
-    ApprovalFilter, AuditFilter, DeploymentFilter, FireFilter, GrantQuery, MemoryQuery,
-    MemoryScope, PageRequest, ReplicaFilter, RequestFilter, RuntimeStore, ScheduleFilter,
-    SessionFilter, StoreError, Timestamp, UsageFilter, VersionFilter,
+    ApprovalFilter, AuditFilter, BudgetFilter, DeploymentFilter, FireFilter, GrantQuery,
+    MemoryQuery, MemoryScope, PageRequest, ReplicaFilter, RequestFilter, RuntimeStore,
+    ScheduleFilter, SessionFilter, StoreError, Timestamp, UsageFilter, VersionFilter,
 };
 
 /// Every list of the store and everything below its rows, read in small pages;
@@ -68,6 +68,8 @@ pub async fn snapshot(
     }
     show!(list!(audit(&AuditFilter::default())));
     show!(list!(usage(&UsageFilter::default())));
+    show!(list!(budgets(&BudgetFilter::default())));
+    show!(list!(reservations()));
     for scope in scopes {
         show!(list!(memories(scope, &MemoryQuery::default())));
     }

@@ -7,6 +7,7 @@
 #![expect(missing_docs, reason = "the name of a test says what it tests")]
 
 mod approval;
+mod budget;
 mod control_plane;
 mod fixture;
 mod fork;
@@ -20,6 +21,13 @@ pub use approval::{
     a_remembered_decision_is_found_by_its_scope, a_request_knows_its_parent,
     a_verdict_is_an_audit_row, an_approval_is_withdrawn_with_its_request,
     an_approval_parks_its_request_and_is_decided_once,
+};
+pub use budget::{
+    a_budget_of_a_day_begins_anew, a_call_takes_less_output_where_that_is_enough,
+    a_deleted_session_takes_its_budget_along, a_reply_settles_what_its_call_reserved,
+    a_request_that_is_not_stored_can_reserve, a_reservation_that_makes_no_sense_is_rejected,
+    an_unknown_outcome_counts_as_all_that_was_reserved, no_interleaving_spends_more_than_the_cap,
+    what_is_reserved_is_not_there_for_others,
 };
 pub use control_plane::{
     a_deployment_belongs_to_one_project, a_version_is_published_once,

@@ -152,7 +152,7 @@ impl WireClient {
         let call = self
             .http
             .for_url(&url)
-            .map_err(|message| self.error(ModelErrorKind::Transport, message))?
+            .map_err(|message| self.unsent(message))?
             .post(&url)
             .headers(headers)
             .headers(self.config.headers.clone())
@@ -179,9 +179,9 @@ impl WireClient {
     ) -> Result<ModelStream, ModelError> {
         let payload = Bytes::from(self.protocol.body(request, native_schema).to_string());
         let context = DecodeContext::new(&self.config.provider, &request.messages, payload.len());
-        let call = call.try_clone().ok_or_else(|| {
-            self.error(ModelErrorKind::Transport, "the request cannot be repeated")
-        })?;
+        let call = call
+            .try_clone()
+            .ok_or_else(|| self.unsent("the request cannot be repeated"))?;
         Box::pin(self.attempt(call.body(payload), context)).await
     }
 
@@ -218,7 +218,15 @@ impl WireClient {
         ModelError::new(kind, &self.config.provider, message)
     }
 
+    fn unsent(&self, message: impl Into<String>) -> ModelError {
+        ModelError {
+            unsent: true,
+            ..self.error(ModelErrorKind::Transport, message)
+        }
+    }
+
     fn unreachable(&self, error: reqwest::Error) -> ModelError {
+        let unsent = error.is_connect();
         // The URL may hold a password.
         let error = error.without_url();
         let what = if error.is_timeout() {
@@ -227,7 +235,10 @@ impl WireClient {
             root_cause(&error)
         };
         let message = format!("cannot reach the provider: {what}");
-        self.error(ModelErrorKind::Transport, message)
+        ModelError {
+            unsent,
+            ..self.unsent(message)
+        }
     }
 }
 

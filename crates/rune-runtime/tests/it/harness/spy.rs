@@ -163,6 +163,7 @@ pub(crate) async fn copy(store: &Store, row: &RequestRow, journal: &[Entry]) {
                     idempotency: None,
                     parent: row.parent.clone(),
                     fork: None,
+                    budgets: row.budgets.clone(),
                 };
                 store.write(accept).await.unwrap();
             }
@@ -243,6 +244,11 @@ reads! {
     UsageReader {
         fn usage(filter: &UsageFilter, page: &PageRequest) -> Page<UsageRow>;
         fn usage_totals(filter: &UsageFilter, by: UsageGroup) -> Vec<UsageTotal>;
+    }
+    BudgetReader {
+        fn budgets(filter: &BudgetFilter, page: &PageRequest) -> Page<BudgetRow>;
+        fn reservation(id: RequestId) -> Option<ReservationRow>;
+        fn reservations(page: &PageRequest) -> Page<ReservationRow>;
     }
     MemoryReader {
         fn memory(scope: &MemoryScope, key: &str) -> Option<MemoryRow>;

@@ -257,3 +257,47 @@ fn a_long_jitter_on_a_busy_schedule_gets_through_a_downtime() {
         assert!(fires.iter().all(|fire| fire.state != FireState::Pending));
     });
 }
+
+#[test]
+fn the_fires_of_a_day_share_its_budget_and_midnight_begins_another() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let bot = Bot::new().set("budget", json!({"tokens_per_day": 1090}));
+    let world = World::new(&bot, start());
+    runtime().block_on(async {
+        let life = world.start().await;
+        let hourly = spec(every(HOUR, start().plus(HOUR)));
+        life.put(hourly).await;
+        // Eleven fires until 23:00, and three of the next day.
+        for _ in 0..14 {
+            world.clock.advance(HOUR);
+            life.settle().await;
+        }
+        let mut requests = life.requests().await;
+        requests.sort_by_key(|row| row.id);
+        let completed: Vec<bool> = requests
+            .iter()
+            .map(|row| row.status == RequestStatus::Completed)
+            .collect();
+        assert_eq!(completed.len(), 14);
+        let spent = completed.iter().take_while(|completed| **completed).count();
+        assert!((1..11).contains(&spent), "{completed:?}");
+        assert!(completed[spent..11].iter().all(|completed| !completed));
+        let failure = requests[spent].failure.clone().unwrap();
+        assert_eq!(failure.code, ErrorCode::LimitExceeded);
+        assert!(
+            failure
+                .message
+                .contains("the day ends at 2026-06-02T00:00:00.000Z (UTC)"),
+            "{failure}"
+        );
+        assert!(completed[11], "{completed:?}");
+        let page = PageRequest::default();
+        let rows = life.store.budgets(&BudgetFilter::default(), &page).await;
+        let [row] = rows.unwrap().items.try_into().unwrap();
+        assert_eq!(
+            row.scope.resets_at(row.day),
+            Some(at("2026-06-03T00:00:00Z"))
+        );
+        assert!(row.spent_tokens > 0 && row.reserved_tokens == 0, "{row:?}");
+    });
+}

@@ -27,6 +27,8 @@ pub(in crate::apply) struct RequestState {
     pub(super) namespace: String,
     pub(super) agent: String,
     pub(super) caller: String,
+    /// Whether its model calls are counted against shared budgets.
+    pub(super) has_budgets: bool,
     command_id: CommandId,
     command_seq: u64,
 }
@@ -39,7 +41,7 @@ impl RequestState {
                 "SELECT id, session, status, last_seq, cancel_requested, attempts, model_calls,
                      tool_calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
                      reasoning_tokens, replica_id, namespace, agent, command_id, command_seq,
-                     cost_micro_usd, unpriced_calls, caller
+                     cost_micro_usd, unpriced_calls, caller, budgets IS NOT NULL
                  FROM requests WHERE request_id = ?1",
             )?
             .query_row([id.as_bytes()], |found| {
@@ -70,6 +72,7 @@ impl RequestState {
                         unpriced_calls: get(found, 19)?,
                     },
                     caller: get(found, 20)?,
+                    has_budgets: get(found, 21)?,
                 })
             })
             .optional()?;

@@ -7,11 +7,11 @@ use rune_store_runtime::limits::{
     MAX_MEMORY_VALUE_BYTES, MAX_SCHEDULE_FIRES, RECEIPT_WINDOW, json_depth,
 };
 use rune_store_runtime::{
-    ApplyDeployment, AuditRow, CacheRow, CacheSweep, Command, DeleteSession, DeploymentId,
-    DeploymentRow, DeploymentState, EntryBody, FirePlan, FireSchedule, FireState, MemoryPut,
-    MemoryRow, Op, PauseSchedule, PublishVersion, PutReplica, PutSchedule, RecordAudit, Reject,
-    ReplicaRow, Reply, RequestId, ScheduleFireRow, ScheduleId, ScheduleRow, SessionId, SessionRow,
-    SetDeploymentState, SettleFire, VersionId, VersionRow,
+    ApplyDeployment, AuditRow, BudgetScope, CacheRow, CacheSweep, Command, DeleteSession,
+    DeploymentId, DeploymentRow, DeploymentState, EntryBody, FirePlan, FireSchedule, FireState,
+    MemoryPut, MemoryRow, Op, PauseSchedule, PublishVersion, PutReplica, PutSchedule, RecordAudit,
+    Reject, ReplicaRow, Reply, RequestId, ScheduleFireRow, ScheduleId, ScheduleRow, SessionId,
+    SessionRow, SetDeploymentState, SettleFire, VersionId, VersionRow,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -134,6 +134,8 @@ impl State {
                 self.memories.remove(&(op.scope.clone(), op.key.clone()));
                 Ok(unit(()))
             }
+            Op::ReserveBudget(op) => self.reserve(command, op).map(Reply::Count),
+            Op::SettleBudget(op) => Ok(Reply::First(self.settle_budget(command, op))),
         }
     }
 
@@ -195,6 +197,9 @@ impl State {
             .any(|id| forked(&id))
         {
             return Err(Reject::conflict("the session was forked"));
+        }
+        if !self.forget_budget(&BudgetScope::Session(op.session_id.clone())) {
+            return Err(Reject::conflict("the session's budget is in use"));
         }
         self.requests.retain(|_, request| !of(&request.row));
         self.approvals.retain(|row| row.session_id != op.session_id);

@@ -6,9 +6,9 @@ use rune_store_runtime::limits::{
     IDEMPOTENCY_WINDOW, MAX_CALL_COST_MICRO_USD, MAX_CALL_TOKENS, MAX_ENTRIES, MAX_ENTRY_BYTES,
 };
 use rune_store_runtime::{
-    AcceptRequest, Accepted, AppendEntries, Appended, ApprovalQuestion, AuditRow, Block, Command,
-    Cost, Entry, EntryBody, Fork, ModelReply, OUTPUT_REPAIR, PolicyVerdict, Reject, RequestCancel,
-    RequestId, RequestRow, RequestStatus, Usage, UsageRow,
+    AcceptRequest, Accepted, AppendEntries, Appended, ApprovalQuestion, AuditRow, Block,
+    BudgetScope, Command, Cost, Entry, EntryBody, Fork, ModelReply, OUTPUT_REPAIR, PolicyVerdict,
+    Reject, RequestCancel, RequestId, RequestRow, RequestStatus, Settlement, Usage, UsageRow,
 };
 
 use super::apply::check_json;
@@ -26,6 +26,7 @@ impl State {
         };
         check_json(&body, MAX_ENTRY_BYTES)?;
         check_json(&op.metadata, MAX_ENTRY_BYTES)?;
+        check_json(&op.budgets, MAX_ENTRY_BYTES)?;
         if let Some(earlier) = self.earlier(command, op)? {
             return Ok(earlier);
         }
@@ -183,8 +184,17 @@ impl State {
         plan.all(self, &op.entries)?;
         plan.row.updated_at = command.at;
         let reply = appended(&plan.row, first_seq);
+        let has_budgets = !plan.row.budgets.is_empty();
         for (seq, model) in plan.usage {
             self.usage.push(usage_row(command, &plan.row, seq, &model));
+            if has_budgets {
+                let used = Settlement::of(&model.usage, model.cost_micro_usd);
+                self.close_reservation(command, op.request_id, used);
+            }
+        }
+        if has_budgets && plan.row.status.is_terminal() {
+            self.close_reservation(command, op.request_id, Settlement::Unknown);
+            self.forget_budget(&BudgetScope::Request(op.request_id));
         }
         for verdict in plan.verdicts {
             self.audit.push(audit_row(command, &plan.row, verdict));
@@ -494,6 +504,7 @@ fn accepted_row(command: &Command, op: &AcceptRequest) -> RequestRow {
         metadata: op.metadata.clone(),
         checkpoint: op.checkpoint,
         parent: op.parent.clone(),
+        budgets: op.budgets.clone(),
         last_seq: 1,
         output: None,
         failure: None,

@@ -119,6 +119,7 @@ pub(super) fn accept(session_id: &str) -> AcceptRequest {
         idempotency: None,
         parent: None,
         fork: None,
+        budgets: Vec::new(),
     }
 }
 
