@@ -23,9 +23,15 @@ pub(crate) async fn run(context: &Context, args: &StopArgs) -> Outcome {
     report(context, &row)
 }
 
-/// Scales a deployment to 0 and answers its row.
+/// How long a stop waits for the requests under way; what takes longer ends by itself.
+const WAIT_MS: u32 = 5000;
+
+/// Scales a deployment to 0 and answers its row, once no replica takes requests any more.
 pub(crate) async fn scale_to_zero(client: &Client, id: &str) -> Outcome<Value> {
-    let path = format!("/v1/deployments/{}/scale", part(id));
+    let path = format!(
+        "/v1/deployments/{}/scale?wait=ready&timeout_ms={WAIT_MS}",
+        part(id)
+    );
     client
         .post(Api::ControlPlane, &path, &json!({ "replicas": 0 }))
         .await
