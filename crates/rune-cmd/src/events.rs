@@ -143,6 +143,14 @@ impl EventPrinter {
                 let message = one_line(event.text("message"));
                 Some(format!("{} {message}", style.warn("[note]")))
             }
+            "compacted" => {
+                let tokens = |name: &str| event.data[name].as_u64().unwrap_or_default();
+                Some(style.dim(&format!(
+                    "[context] the older part of the conversation was summarised: about {} tokens instead of {}",
+                    tokens("tokens_after"),
+                    tokens("tokens_before"),
+                )))
+            }
             "model_failed" => {
                 let provider = one_line(event.text("provider"));
                 let why = one_line(event.data["error"]["message"].as_str().unwrap_or_default());

@@ -14,7 +14,7 @@ use rune_spec::{
     AgentPackage, AgentRef, LocalAgent, MissingVariable, Runefile, SpecErrors, ToolDescriptor,
     ToolRuntime,
 };
-use rune_store_runtime::{ErrorCode, Failure};
+use rune_store_runtime::{ErrorCode, Failure, PromptParts};
 use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
 use serde_json::Value;
 
@@ -23,6 +23,7 @@ use crate::model::{
     ProviderPool, Providers, ProvidersConfig, ProvidersError, Timeouts, ToolDefinition,
 };
 use crate::policy::{PolicyEngine, PolicyPrincipal, PolicySet};
+use crate::tokens;
 
 /// Why a package cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +162,7 @@ pub struct Agent {
     system: String,
     tools: Arc<BTreeMap<String, Tool>>,
     definitions: Vec<ToolDefinition>,
+    fixed_prompt: PromptParts,
     models: Providers,
     /// What `models` was made of, for a fork that asks others.
     models_config: ProvidersConfig,
@@ -212,6 +214,12 @@ impl Agent {
     #[must_use]
     pub fn definitions(&self) -> &[ToolDefinition] {
         &self.definitions
+    }
+
+    /// The part of every prompt that is the same for all requests, in estimated tokens.
+    #[must_use]
+    pub const fn fixed_prompt(&self) -> PromptParts {
+        self.fixed_prompt
     }
 
     /// The models that answer, in order of preference.
@@ -365,6 +373,16 @@ pub struct AgentLoader {
     pub workspaces: PathBuf,
 }
 
+/// What every prompt begins with.
+fn fixed_prompt(system: &str, tools: &[ToolDefinition], schema: Option<&Value>) -> PromptParts {
+    let schema_bytes = schema.map_or(0, |schema| schema.to_string().len());
+    PromptParts {
+        instructions: tokens::tokens_of(system.len() + schema_bytes),
+        tools: tokens::of_tools(tools),
+        ..PromptParts::default()
+    }
+}
+
 impl AgentLoader {
     /// Makes the agent of the package in `dir` for a namespace. `env` holds the
     /// deployment's variables; they win over the daemon's.
@@ -407,7 +425,7 @@ impl AgentLoader {
             )?;
             tools.insert(tool.visible_name.clone(), ready);
         }
-        let definitions = tools
+        let definitions: Vec<ToolDefinition> = tools
             .iter()
             .map(|(name, tool)| ToolDefinition {
                 name: name.clone(),
@@ -432,6 +450,7 @@ impl AgentLoader {
             .transpose()?;
         let models_config = models::config(&package, &self.providers, self.timeouts, &lookup)?;
         let models = Providers::new(&models_config, &self.pool)?;
+        let fixed_prompt = fixed_prompt(&system, &definitions, spec.output_schema.as_ref());
         let workspace = self.workspaces.join(namespace).join(spec.name.as_str());
         let runner = self.runner.clone();
         Ok(Agent {
@@ -439,6 +458,7 @@ impl AgentLoader {
             system,
             tools: Arc::new(tools),
             definitions,
+            fixed_prompt,
             models,
             models_config,
             pool: self.pool.clone(),

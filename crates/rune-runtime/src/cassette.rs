@@ -81,7 +81,7 @@ impl Cassette {
         for (turn, messages) in file.history.iter().enumerate() {
             for (index, message) in messages.iter().enumerate() {
                 match serde_json::from_value::<Message>(message.clone()) {
-                    Ok(message) => history.push(earlier(turn, history.len() as u64, message)),
+                    Ok(message) => history.push(earlier(turn, index as u64 + 1, message)),
                     Err(error) => errors.push(places.message(turn, index, error.to_string())),
                 }
             }
@@ -111,7 +111,9 @@ impl Cassette {
             let message = serde_json::to_value(&row.message).unwrap_or_default();
             match turns.iter_mut().find(|(id, _)| *id == row.request_id) {
                 Some((_, turn)) => turn.push(message),
-                None => turns.push((row.request_id, vec![message])),
+                None if row.seq == 1 => turns.push((row.request_id, vec![message])),
+                // Its beginning was not shown, so nothing of it was.
+                None => {}
             }
         }
         CassetteFile {
@@ -162,6 +164,8 @@ fn earlier(turn: usize, seq: u64, message: Message) -> MessageRow {
         seq,
         created_at: Timestamp::default(),
         message,
+        measure: None,
+        compaction: None,
     }
 }
 

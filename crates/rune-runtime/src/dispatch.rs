@@ -17,7 +17,7 @@ use rune_store_runtime::{
     Failure, GrantQuery, GrantRow, MemoryScope, PolicyVerdict, RequestId, SessionId, Store,
     StoreError, ToolIntent, ToolOutcome,
 };
-use rune_tools::{EgressGate, ToolContext, ToolError, ToolErrorKind};
+use rune_tools::{EgressGate, Outputs, ToolContext, ToolError, ToolErrorKind};
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,10 +27,9 @@ use crate::engine::{AgentCall, SubAgents};
 use crate::planner::{Approval, OpenCall};
 use crate::policy::{self, PolicyCallee, PolicyResource};
 use crate::replay::Tape;
+use crate::spill::{self, SHOWN_LIMIT, ShownOutput};
 use gate::PolicyGate;
 
-/// Longest tool result the model is shown, in bytes; the rest is cut, visibly.
-const CONTENT_LIMIT: usize = 64 * 1024;
 /// Largest output of a tool whose descriptor does not say, in bytes.
 const DEFAULT_OUTPUT_LIMIT: usize = 1024 * 1024;
 /// Bytes and levels that a journal entry adds to the outcome in it.
@@ -51,6 +50,8 @@ pub(crate) struct ToolDispatcher<'a> {
     /// Who made the request.
     pub(crate) caller: &'a str,
     pub(crate) store: &'a Store,
+    /// The outputs of the session that are too large to be shown.
+    pub(crate) outputs: Outputs,
     /// Whether the request can wait for a person.
     pub(crate) can_park: bool,
     /// Fires when the request is cancelled or out of time.
@@ -293,28 +294,32 @@ impl ToolDispatcher<'_> {
                     .await
             }
             None => {
-                self.run_tool(visible_name, &intent, child, gate, &mut attempts)
-                    .await
+                let ran = self
+                    .run_tool(visible_name, &intent, child, gate, &mut attempts)
+                    .await;
+                self.settle(ran).await
             }
         };
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (output, failure, content) = match result {
-            Ok(output) => {
-                let content = shown(&output);
-                (Some(output), None, content)
-            }
+        let (shown, failure) = match result {
+            Ok(shown) => (shown, None),
             Err(failure) => {
-                let content = format!("error: {}", failure.message);
-                (None, Some(failure), content)
+                let shown = ShownOutput {
+                    output: None,
+                    content: format!("error: {}", failure.message),
+                    spilled: None,
+                };
+                (shown, Some(failure))
             }
         };
         storable(ToolOutcome {
             step: intent.step,
             call_id: intent.call_id,
             tool: intent.tool,
-            output,
+            output: shown.output,
             failure,
-            content,
+            content: shown.content,
+            spilled: shown.spilled,
             duration_ms,
             attempts,
         })
@@ -328,12 +333,13 @@ impl ToolDispatcher<'_> {
         intent: &ToolIntent,
         gate: Option<&Arc<PolicyGate>>,
         attempts: &mut u32,
-    ) -> Result<Value, Failure> {
+    ) -> Result<ShownOutput, Failure> {
         let is_agent = |tool: &Tool| matches!(tool.runner, ToolRunner::Agent(_));
         let live = match self.agent.tool(visible_name) {
             Some(tool) if tape.has_live_tools() && !is_agent(tool) => {
                 let ran = self.run_with_retries(tool, intent, gate, attempts).await;
-                Some(ran.map_err(|error| Failure::new(error.code(), error.message)))
+                let ran = ran.map_err(|error| Failure::new(error.code(), error.message));
+                Some(self.settle(ran).await)
             }
             _ => None,
         };
@@ -372,6 +378,10 @@ impl ToolDispatcher<'_> {
                 format!("tool `{}` is no longer part of the agent", intent.tool),
             )),
         }
+    }
+
+    async fn settle(&self, ran: Result<Value, Failure>) -> Result<ShownOutput, Failure> {
+        Ok(spill::settle(self.outputs.blobs.as_deref(), ran?).await)
     }
 
     async fn call_agent(
@@ -458,6 +468,8 @@ impl ToolDispatcher<'_> {
                 .and_then(|bytes| usize::try_from(bytes).ok())
                 .unwrap_or(DEFAULT_OUTPUT_LIMIT),
             egress: gate.map(|gate| Arc::clone(gate) as Arc<dyn EgressGate>),
+            shown_limit: SHOWN_LIMIT,
+            outputs: self.outputs.clone(),
         };
         let input = intent.input.clone();
         let call = async {
@@ -563,43 +575,9 @@ pub(crate) fn refusal(step: u32, call_id: &str, tool: &str, failure: Failure) ->
         tool: tool.to_owned(),
         output: None,
         content: format!("error: {}", failure.message),
+        spilled: None,
         failure: Some(failure),
         duration_ms: 0,
         attempts: 0,
-    }
-}
-
-/// An output as the model is shown it.
-fn shown(output: &Value) -> String {
-    let mut text = match output {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    if text.len() > CONTENT_LIMIT {
-        let full = text.len();
-        text.truncate(text.floor_char_boundary(CONTENT_LIMIT));
-        text.push_str(&format!(
-            "\n[cut: {CONTENT_LIMIT} of {full} bytes are shown]"
-        ));
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_output_is_cut_between_characters_and_says_so() {
-        let text = "é".repeat(CONTENT_LIMIT);
-        let shown = shown(&Value::String(text));
-        assert!(shown.len() < CONTENT_LIMIT + 100);
-        assert!(shown.ends_with("[cut: 65536 of 131072 bytes are shown]"));
-    }
-
-    #[test]
-    fn a_string_output_is_shown_without_quotes() {
-        assert_eq!(shown(&Value::String("a\nb".to_owned())), "a\nb");
-        assert_eq!(shown(&serde_json::json!({"a": 1})), r#"{"a":1}"#);
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rune_store_runtime::{
     ApprovalDecision, ApprovalId, AuditVerdict, Block, Cost, Entry, EntryBody, ErrorCode, Failure,
-    ModelReply, RequestId, RequestStatus, SessionId, StepStatus, Timestamp, Usage,
+    ModelCall, ModelReply, Replaced, RequestId, RequestStatus, SessionId, SpilledOutput,
+    StepStatus, Timestamp, Usage,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -65,9 +66,12 @@ pub enum RequestEvent {
         id: String,
         /// The tool's name in the package.
         name: String,
-        /// The output, where it succeeded.
+        /// The output, where it succeeded; of one that was spilled what the model is shown.
         #[serde(skip_serializing_if = "Option::is_none")]
         output: Option<Value>,
+        /// Where the whole output is, where it was too large to be shown.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        spilled: Option<Box<SpilledOutput>>,
         /// Why not, where it did not.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<Failure>,
@@ -88,6 +92,21 @@ pub enum RequestEvent {
         /// What they cost in millionths of a US dollar; `null` where the model has no
         /// known price.
         cost_micro_usd: Option<u64>,
+    },
+    /// The older part of the conversation was replaced by a summary in what the model is
+    /// shown.
+    Compacted {
+        /// What it stands for.
+        replaces: Replaced,
+        /// What the model is shown in its place.
+        summary: String,
+        /// Tokens of the prompt without it, estimated.
+        tokens_before: u64,
+        /// Tokens of the prompt with it, estimated.
+        tokens_after: u64,
+        /// The model call that wrote it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        call: Option<Box<ModelCall>>,
     },
     /// A model call failed.
     ModelFailed {
@@ -229,6 +248,7 @@ impl RequestEvent {
             Self::ToolStart { .. } => "tool_start",
             Self::ToolDone { .. } => "tool_done",
             Self::Usage { .. } => "usage",
+            Self::Compacted { .. } => "compacted",
             Self::ModelFailed { .. } => "model_failed",
             Self::PolicyVerdict { .. } => "policy_verdict",
             Self::ApprovalRequired { .. } => "approval_required",
@@ -350,6 +370,13 @@ impl EventMapper {
                 usage: reply.usage,
                 cost_micro_usd: reply.cost_micro_usd,
             },
+            EntryBody::Compacted(compaction) => RequestEvent::Compacted {
+                replaces: compaction.replaces,
+                summary: compaction.text(),
+                tokens_before: compaction.tokens_before,
+                tokens_after: compaction.tokens_after,
+                call: compaction.call.map(Box::new),
+            },
             EntryBody::ModelFailed {
                 provider,
                 failure,
@@ -368,7 +395,11 @@ impl EventMapper {
             EntryBody::ToolResult(outcome) => RequestEvent::ToolDone {
                 id: outcome.call_id,
                 name: outcome.tool,
-                output: outcome.output,
+                output: match &outcome.spilled {
+                    Some(_) => Some(Value::String(outcome.content)),
+                    None => outcome.output,
+                },
+                spilled: outcome.spilled.map(Box::new),
                 error: outcome.failure,
                 duration_ms: outcome.duration_ms,
             },
@@ -464,7 +495,7 @@ const fn live(event: RequestEvent) -> SequencedEvent {
 
 #[cfg(test)]
 mod tests {
-    use rune_store_runtime::{StopReason, Timestamp};
+    use rune_store_runtime::{PromptParts, StopReason, Timestamp};
 
     use super::*;
 
@@ -480,6 +511,7 @@ mod tests {
                 blocks: vec![Block::text("hello")],
                 stop: StopReason::EndTurn,
                 usage: Usage::default(),
+                prompt: PromptParts::default(),
                 cost_micro_usd: None,
                 duration_ms: 1,
             }),

@@ -4,375 +4,423 @@
 //! result that has no call: providers refuse both, and a session that holds one
 //! would be unusable for ever. Loaded messages are repaired, and the repair is told.
 
-use std::collections::HashSet;
+mod repair;
+mod turn;
+
+use std::collections::HashMap;
 
 use rune_spec::MemoryProfile;
-use rune_store_runtime::{Block, Message, MessageRow, RequestId, Role};
+use rune_store_runtime::{
+    Compaction, Message, MessageRow, PageRequest, RequestId, SessionId, Store, StoreError,
+    Timestamp,
+};
 
-/// Messages of earlier requests that `standard` shows at the most.
-const STANDARD_WINDOW: u32 = 40;
-/// Messages of earlier requests that `extended` reads at the most.
-const EXTENDED_WINDOW: u32 = 1000;
-/// Bytes that stand for a token when no tokenizer is at hand.
-const BYTES_PER_TOKEN: u64 = 4;
-/// Bytes that an image is counted as: about what the providers bill for a large one.
-const IMAGE_BYTES: usize = 6400;
+use crate::tokens::{self, TokenScale};
+use repair::Repair;
 
-/// What the model is told about a call whose result was lost.
-pub(crate) const LOST_RESULT: &str =
-    "The result of this call was lost. Do not assume that it had or did not have an effect.";
+pub(crate) use turn::{Turn, without_steps};
 
-/// How many earlier messages to read for a profile.
-pub(crate) const fn window(profile: MemoryProfile) -> u32 {
+/// Messages read from the store at a time.
+const PAGE: u32 = 100;
+/// Messages of earlier requests that are read at the most, however short they are.
+const MAX_MESSAGES: u32 = 4000;
+
+/// How much of earlier messages a model is shown, in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// The part of the token budget, one over this, that they may fill.
+    pub(crate) share: u64,
+    /// That many.
+    pub(crate) shown: u64,
+    /// So many are read: what is too much is compacted where the profile says so, and for that it has to be read.
+    pub(crate) read: u64,
+}
+
+/// The window of a profile; `None` where earlier messages are not shown.
+pub(crate) fn window(profile: MemoryProfile, token_budget: u64) -> Option<Window> {
+    let (share, pages) = match profile {
+        MemoryProfile::Minimal => return None,
+        MemoryProfile::Standard => (8, 1),
+        MemoryProfile::Extended => (2, 2),
+    };
+    let shown = token_budget / share;
+    Some(Window {
+        share,
+        shown,
+        read: shown.saturating_mul(pages),
+    })
+}
+
+/// Messages of earlier requests that are read at the most.
+pub(crate) fn most(profile: MemoryProfile) -> u32 {
     match profile {
         MemoryProfile::Minimal => 0,
-        MemoryProfile::Standard => STANDARD_WINDOW,
-        MemoryProfile::Extended => EXTENDED_WINDOW,
+        MemoryProfile::Standard | MemoryProfile::Extended => MAX_MESSAGES,
     }
 }
 
 /// Earlier messages as they are shown to the model.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct History {
-    /// The messages, oldest first; every call is followed by its result.
-    pub(crate) messages: Vec<Message>,
+    /// What stands for everything older than the turns, where that was compacted.
+    pub(crate) summary: Option<Summary>,
+    /// The turns, oldest first; every call in them is followed by its result.
+    pub(crate) turns: Vec<Turn>,
     /// How many calls or results had to be added or left out.
     pub(crate) repairs: u32,
-    /// Tokens of the newest earlier turn, where that alone was too large and nothing is shown.
-    pub(crate) too_large: Option<u64>,
+    /// Where the newest earlier turn alone was too large.
+    pub(crate) too_large: Option<TooLarge>,
+    /// Whether older turns are left out that no summary stands for.
+    pub(crate) left_out: bool,
+    /// By the newest prompt of it that a provider has counted.
+    pub(crate) scale: Option<TokenScale>,
+}
+
+/// A summary of what is not shown any more.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Summary {
+    pub(crate) compaction: Box<Compaction>,
+    /// What the model is shown.
+    pub(crate) message: Message,
+    /// Tokens of it, estimated.
+    pub(crate) tokens: u64,
+}
+
+impl From<Box<Compaction>> for Summary {
+    fn from(compaction: Box<Compaction>) -> Self {
+        let message = Message::user(compaction.text());
+        Self {
+            tokens: tokens::of_message(&message),
+            compaction,
+            message,
+        }
+    }
+}
+
+impl History {
+    /// The messages, oldest first.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
+        let summary = self.summary.iter().map(|summary| &summary.message);
+        summary.chain(self.turns.iter().flat_map(|turn| &turn.messages))
+    }
+
+    /// The same, to change them.
+    pub(crate) fn messages_mut(&mut self) -> impl Iterator<Item = &mut Message> {
+        self.turns.iter_mut().flat_map(|turn| &mut turn.messages)
+    }
+
+    /// What is left once a compaction of the request that is shown it counts.
+    pub(crate) fn compact(&mut self, compaction: Box<Compaction>) {
+        let replaced = compaction.replaces;
+        let last = replaced.requests.map(|span| span.last);
+        let last = self
+            .turns
+            .iter()
+            .rposition(|turn| Some(turn.request_id) == last);
+        let gone = match last {
+            _ if replaced.steps > 0 => self.turns.len(),
+            Some(last) => last + 1,
+            None => 0,
+        };
+        self.turns.drain(..gone);
+        self.left_out = false;
+        self.summary = Some(compaction.into());
+    }
+}
+
+/// The newest earlier turn does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooLarge {
+    /// What it has.
+    pub(crate) tokens: u64,
+    /// Whether its question and answer are shown in its place; else nothing is.
+    pub(crate) condensed: bool,
+}
+
+/// Reads the newest turns of a session that have no more than `limit` tokens together. The
+/// rest is not read.
+pub(crate) async fn read(
+    store: &Store,
+    session: &SessionId,
+    limit: u64,
+) -> Result<History, StoreError> {
+    let rows = rows(store, session, limit, None).await?;
+    Ok(build(rows, limit))
+}
+
+/// The messages that [`read`] reads, of requests that had ended `until` a time where there is one; oldest first.
+pub(crate) async fn rows(
+    store: &Store,
+    session: &SessionId,
+    limit: u64,
+    until: Option<Timestamp>,
+) -> Result<Vec<MessageRow>, StoreError> {
+    let mut rows: Vec<MessageRow> = Vec::new();
+    let mut sizes: HashMap<RequestId, u64> = HashMap::new();
+    // Of the turns that are there from their beginning; no newer one is missing then.
+    let mut whole = 0_u64;
+    // The request that no summary leaves anything older than.
+    let mut boundary: Option<RequestId> = None;
+    let mut is_past_boundary = false;
+    let mut page = PageRequest::first(PAGE);
+    loop {
+        let found = store.recent_messages(session, &page, until).await?;
+        for row in &found.items {
+            let size = sizes.entry(row.request_id).or_default();
+            *size = size.saturating_add(tokens::of_message(&row.message));
+            if let (None, Some(compaction)) = (boundary, &row.compaction) {
+                let replaced = compaction.replaces;
+                let last = replaced.requests.filter(|_| replaced.steps == 0);
+                boundary = Some(last.map_or(row.request_id, |span| span.last));
+            }
+            if row.seq == turn::FIRST {
+                whole = whole.saturating_add(*size);
+                is_past_boundary |= boundary == Some(row.request_id);
+            }
+        }
+        rows.extend(found.items);
+        page.cursor = found.next;
+        let is_full = scale(&rows).unwrap_or_default().apply(whole) > limit;
+        let is_enough = is_full || is_past_boundary || rows.len() >= MAX_MESSAGES as usize;
+        if is_enough || page.cursor.is_none() {
+            rows.reverse();
+            return Ok(rows);
+        }
+    }
+}
+
+/// The scale by the newest prompt that a provider has counted.
+fn scale<'a>(newest_first: impl IntoIterator<Item = &'a MessageRow>) -> Option<TokenScale> {
+    let measures = newest_first.into_iter().filter_map(|row| row.measure);
+    measures.filter_map(TokenScale::of).next()
 }
 
 /// Builds the history of a session from its newest messages, oldest first.
 ///
-/// Whole requests are left out, the oldest first, until the rest fits into `token_limit`.
-pub(crate) fn build(rows: Vec<MessageRow>, token_limit: u64) -> History {
-    let mut turns = group_by_request(rows);
-    // Requests that waited in line have their inputs ahead of the replies to those before
-    // them, so the window may have cut off the beginning of more than one.
-    turns.retain(|turn| turn.messages.first().is_some_and(|m| m.role == Role::User));
-
+/// Whole turns are left out, the oldest first, until the rest fits into `limit`. The newest
+/// compaction stands for everything that is older than what it left.
+fn build(rows: Vec<MessageRow>, limit: u64) -> History {
+    let scale = scale(rows.iter().rev());
+    let limit = scale.unwrap_or_default().within(limit);
     let mut size = 0_u64;
-    let mut kept: Vec<Message> = Vec::new();
-    let mut too_large = None;
-    for turn in turns.into_iter().rev() {
-        size += turn.messages.iter().map(estimate_tokens).sum::<u64>();
-        if size > token_limit {
-            too_large = kept.is_empty().then_some(size);
+    let mut newest_first: Vec<Turn> = Vec::new();
+    let mut summary: Option<Summary> = None;
+    let mut boundary: Option<RequestId> = None;
+    let (mut too_large, mut left_out) = (None, false);
+    for (turn, compaction) in turn::complete(rows).into_iter().rev() {
+        if boundary == Some(turn.request_id) {
             break;
         }
-        kept.extend(turn.messages.into_iter().rev());
-    }
-    kept.reverse();
-    let mut repairs = 0;
-    let messages = repair(kept, &mut repairs);
-    History {
-        messages,
-        repairs,
-        too_large,
-    }
-}
-
-/// Tokens of a message, estimated from its bytes.
-pub(crate) fn estimate_tokens(message: &Message) -> u64 {
-    let bytes: usize = message
-        .blocks
-        .iter()
-        .map(|block| match block {
-            Block::Text { text, .. } | Block::Reasoning { text, .. } => text.len(),
-            Block::ToolCall { name, input, .. } => name.len() + input.to_string().len(),
-            Block::ToolResult { content, .. } => content.len(),
-            Block::Image { .. } => IMAGE_BYTES,
-            Block::Opaque { native } => native.json.to_string().len(),
-        })
-        .sum();
-    tokens_of(bytes)
-}
-
-/// Tokens of a text of so many bytes, estimated.
-pub(crate) const fn tokens_of(bytes: usize) -> u64 {
-    (bytes as u64).div_ceil(BYTES_PER_TOKEN)
-}
-
-struct Turn {
-    request_id: RequestId,
-    messages: Vec<Message>,
-}
-
-fn group_by_request(rows: Vec<MessageRow>) -> Vec<Turn> {
-    let mut turns: Vec<Turn> = Vec::new();
-    for row in rows {
-        match turns
-            .iter_mut()
-            .find(|turn| turn.request_id == row.request_id)
+        let is_boundary = compaction.as_ref().is_some_and(|it| it.replaces.steps > 0);
+        if summary.is_none()
+            && let Some(compaction) = compaction
         {
-            Some(turn) => turn.messages.push(row.message),
-            None => turns.push(Turn {
-                request_id: row.request_id,
-                messages: vec![row.message],
-            }),
+            boundary = compaction.replaces.requests.map(|span| span.last);
+            let newest = Summary::from(compaction);
+            size = size.saturating_add(newest.tokens);
+            summary = Some(newest);
         }
-    }
-    turns
-}
-
-/// A call that waits for its result.
-struct OpenCall {
-    /// The id as stored.
-    stored_id: String,
-    /// The id in the history, unique there.
-    id: String,
-    name: String,
-}
-
-/// Gives every call its result, right behind the assistant message that made it,
-/// joins the results of one assistant message, drops results without a call, and
-/// renames a call whose id was used before (some servers count from zero in every
-/// reply).
-pub(crate) fn repair(messages: Vec<Message>, repairs: &mut u32) -> Vec<Message> {
-    let mut fixed: Vec<Message> = Vec::with_capacity(messages.len());
-    let mut open: Vec<OpenCall> = Vec::new();
-    let mut used: HashSet<String> = HashSet::new();
-    for mut message in messages {
-        match message.role {
-            Role::Tool => {
-                message.blocks = answer_calls(message.blocks, &mut open, repairs);
-            }
-            Role::Assistant => {
-                close_calls(&mut fixed, &mut open, repairs);
-                for block in &mut message.blocks {
-                    open_call(block, &mut open, &mut used);
-                }
-            }
-            Role::User => close_calls(&mut fixed, &mut open, repairs),
-        }
-        if message.blocks.is_empty() {
-            continue;
-        }
-        match fixed.last_mut() {
-            Some(last) if last.role == Role::Tool && message.role == Role::Tool => {
-                last.blocks.append(&mut message.blocks);
-            }
-            _ => fixed.push(message),
-        }
-    }
-    close_calls(&mut fixed, &mut open, repairs);
-    fixed
-}
-
-fn open_call(block: &mut Block, open: &mut Vec<OpenCall>, used: &mut HashSet<String>) {
-    let Block::ToolCall {
-        id, name, native, ..
-    } = block
-    else {
-        return;
-    };
-    let stored_id = id.clone();
-    if !used.insert(id.clone()) {
-        let free = (2_u32..)
-            .map(|n| format!("{stored_id}_{n}"))
-            .find(|id| !used.contains(id));
-        *id = free.unwrap_or_default();
-        *native = None;
-        used.insert(id.clone());
-    }
-    open.push(OpenCall {
-        stored_id,
-        id: id.clone(),
-        name: name.clone(),
-    });
-}
-
-fn answer_calls(blocks: Vec<Block>, open: &mut Vec<OpenCall>, repairs: &mut u32) -> Vec<Block> {
-    let mut answers = Vec::with_capacity(blocks.len());
-    for block in blocks {
-        let Block::ToolResult {
-            call_id,
-            name,
-            content,
-            is_error,
-        } = block
-        else {
-            *repairs += 1;
-            continue;
-        };
-        match open.iter().position(|call| call.stored_id == call_id) {
-            Some(index) => {
-                let call_id = open.remove(index).id;
-                answers.push(Block::ToolResult {
-                    call_id,
-                    name,
-                    content,
-                    is_error,
+        size = size.saturating_add(turn.tokens);
+        if size > limit {
+            left_out = !newest_first.is_empty();
+            if newest_first.is_empty() {
+                let tokens = turn.tokens;
+                let condensed = turn.condensed().filter(|turn| turn.tokens <= limit);
+                too_large = Some(TooLarge {
+                    tokens,
+                    condensed: condensed.is_some(),
                 });
+                newest_first.extend(condensed);
             }
-            None => *repairs += 1,
+            break;
+        }
+        newest_first.push(turn);
+        if is_boundary {
+            break;
         }
     }
-    answers
-}
-
-fn close_calls(fixed: &mut Vec<Message>, open: &mut Vec<OpenCall>, repairs: &mut u32) {
-    if open.is_empty() {
-        return;
+    let mut repair = Repair::default();
+    let mut turns = newest_first;
+    turns.reverse();
+    for turn in &mut turns {
+        turn.messages = repair.turn(std::mem::take(&mut turn.messages));
     }
-    *repairs += u32::try_from(open.len()).unwrap_or(u32::MAX);
-    let mut results: Vec<Block> = open
-        .drain(..)
-        .map(|call| Block::ToolResult {
-            call_id: call.id,
-            name: call.name,
-            content: LOST_RESULT.to_owned(),
-            is_error: true,
-        })
-        .collect();
-    match fixed.last_mut() {
-        Some(last) if last.role == Role::Tool => last.blocks.append(&mut results),
-        _ => fixed.push(Message {
-            role: Role::Tool,
-            blocks: results,
-        }),
+    History {
+        summary,
+        turns,
+        repairs: repair.repairs,
+        too_large,
+        left_out,
+        scale,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use rune_store_runtime::{SessionId, Timestamp};
+    use rune_store_runtime::{Block, PromptMeasure, Replaced, RequestSpan, Role};
     use serde_json::json;
 
     use super::*;
 
-    fn call(id: &str) -> Block {
-        Block::ToolCall {
-            id: id.to_owned(),
-            name: "t".to_owned(),
-            input: json!({}),
-            native: None,
+    fn reply(text: &str) -> Message {
+        Message {
+            role: Role::Assistant,
+            blocks: Message::user(text).blocks,
         }
     }
 
-    fn result(id: &str) -> Block {
-        Block::ToolResult {
-            call_id: id.to_owned(),
-            name: "t".to_owned(),
-            content: "ok".to_owned(),
-            is_error: false,
-        }
+    fn messages(history: &History) -> Vec<Message> {
+        history.messages().cloned().collect()
     }
 
-    fn message(role: Role, blocks: Vec<Block>) -> Message {
-        Message { role, blocks }
-    }
-
-    /// What every provider asks of a history.
-    fn check(messages: &[Message]) {
-        for (index, message) in messages.iter().enumerate() {
-            assert!(!message.blocks.is_empty());
-            let calls: Vec<&String> = message
-                .blocks
-                .iter()
-                .filter_map(|block| match block {
-                    Block::ToolCall { id, .. } => Some(id),
-                    _ => None,
-                })
-                .collect();
-            if message.role == Role::Assistant && !calls.is_empty() {
-                let next = messages
-                    .get(index + 1)
-                    .expect("a call is followed by its results");
-                let mut results: Vec<&String> = next
-                    .blocks
-                    .iter()
-                    .filter_map(|block| match block {
-                        Block::ToolResult { call_id, .. } => Some(call_id),
-                        _ => None,
-                    })
-                    .collect();
-                let mut calls = calls;
-                calls.sort();
-                results.sort();
-                assert_eq!(calls, results);
-            }
-            if message.role == Role::Tool {
-                assert_eq!(messages[index - 1].role, Role::Assistant);
-            }
-        }
-    }
-
-    #[test]
-    fn a_call_without_a_result_gets_one() {
-        let mut repairs = 0;
-        let fixed = repair(
-            vec![
-                Message::user("hi"),
-                message(Role::Assistant, vec![call("a"), call("b")]),
-                message(Role::Tool, vec![result("b")]),
-                Message::user("and now?"),
-            ],
-            &mut repairs,
-        );
-        assert_eq!(repairs, 1);
-        assert_eq!(fixed.len(), 4);
-        check(&fixed);
-    }
-
-    fn any_message() -> impl Strategy<Value = Message> {
-        let id = prop_oneof![Just("a"), Just("b"), Just("c")];
-        prop_oneof![
-            Just(Message::user("u")),
-            proptest::collection::vec(id.clone().prop_map(call), 0..3)
-                .prop_map(|blocks| message(Role::Assistant, blocks)),
-            proptest::collection::vec(id.prop_map(result), 0..3)
-                .prop_map(|blocks| message(Role::Tool, blocks)),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn no_stored_history_can_be_refused(
-            messages in proptest::collection::vec(any_message(), 0..12),
-        ) {
-            let mut repairs = 0;
-            let fixed = repair(messages, &mut repairs);
-            check(&fixed);
-            let mut again = 0;
-            prop_assert_eq!(&repair(fixed.clone(), &mut again), &fixed);
-            prop_assert_eq!(again, 0);
-        }
-    }
-
-    fn row(request: u8, message: Message) -> MessageRow {
+    fn row(request: u8, seq: u64, message: Message) -> MessageRow {
         MessageRow {
             session_id: "s".parse::<SessionId>().unwrap(),
             request_id: RequestId::from_bytes([request; 16]),
-            seq: 1,
+            seq,
             created_at: Timestamp::from_millis(0),
             message,
+            measure: None,
+            compaction: None,
         }
     }
 
     #[test]
     fn the_oldest_requests_are_left_out_first() {
         let rows = ["12345678", "1234"].map(Message::user);
-        let rows = (1..).zip(rows).map(|(n, message)| row(n, message));
+        let rows = (1..)
+            .zip(rows)
+            .map(|(request, message)| row(request, 1, message));
         let history = build(rows.collect(), 2);
-        assert_eq!(history.messages, [Message::user("1234")]);
+        assert_eq!(messages(&history), [Message::user("1234")]);
+        assert!(history.left_out && history.too_large.is_none());
     }
 
     #[test]
-    fn requests_whose_beginning_the_window_cut_off_are_left_out() {
-        let reply = |text: &str| {
-            let text = Message::user(text).blocks;
-            message(Role::Assistant, text)
-        };
+    fn requests_whose_beginning_was_not_read_are_left_out() {
         // Three requests waited in line; their inputs came before the first reply.
         let rows = vec![
-            row(3, Message::user("c")),
-            row(1, reply("A")),
-            row(2, reply("B")),
-            row(3, reply("C")),
+            row(3, 1, Message::user("c")),
+            row(1, 3, reply("A")),
+            row(2, 3, reply("B")),
+            row(3, 3, reply("C")),
         ];
         let history = build(rows, 1000);
-        assert_eq!(history.messages, [Message::user("c"), reply("C")]);
+        assert_eq!(messages(&history), [Message::user("c"), reply("C")]);
+    }
+
+    #[test]
+    fn of_a_turn_that_is_too_large_the_question_and_the_answer_are_shown() {
+        let call = Message {
+            role: Role::Assistant,
+            blocks: vec![
+                Block::text("I look."),
+                Block::ToolCall {
+                    id: "a".to_owned(),
+                    name: "t".to_owned(),
+                    input: json!({}),
+                    native: None,
+                },
+            ],
+        };
+        let result = Message {
+            role: Role::Tool,
+            blocks: vec![Block::ToolResult {
+                call_id: "a".to_owned(),
+                name: "t".to_owned(),
+                content: "x".repeat(400),
+                is_error: false,
+            }],
+        };
+        let rows = vec![
+            row(1, 1, Message::user("question")),
+            row(1, 3, call),
+            row(1, 5, result),
+            row(1, 6, reply("answer")),
+        ];
+        let history = build(rows.clone(), 50);
+        assert_eq!(
+            messages(&history),
+            [Message::user("question"), reply("answer")]
+        );
+        let too_large = history.too_large.unwrap();
+        assert!(too_large.condensed && too_large.tokens > 100);
+        assert_eq!(history.repairs, 0);
+        let history = build(rows, 1);
+        assert!(history.turns.is_empty() && !history.too_large.unwrap().condensed);
+    }
+
+    #[test]
+    fn a_limit_counts_what_the_provider_counted() {
+        let mut rows = vec![
+            row(1, 1, Message::user("1".repeat(40))),
+            row(2, 1, Message::user("2".repeat(40))),
+        ];
+        assert_eq!(build(rows.clone(), 20).turns.len(), 2);
+        rows[1].measure = Some(PromptMeasure {
+            estimated: 1000,
+            reported: 2000,
+        });
+        assert_eq!(build(rows, 20).turns.len(), 1);
+    }
+    fn compacted(request: u8, seq: u64, last: Option<u8>, steps: u32) -> MessageRow {
+        let compaction = Compaction {
+            step: 1,
+            replaces: Replaced {
+                requests: last.map(|last| RequestSpan {
+                    first: RequestId::from_bytes([1; 16]),
+                    last: RequestId::from_bytes([last; 16]),
+                    count: last.into(),
+                }),
+                steps,
+            },
+            summary: format!("summary of {request}"),
+            effects: Vec::new(),
+            more_effects: 0,
+            tokens_before: 2,
+            tokens_after: 1,
+            call: None,
+        };
+        MessageRow {
+            compaction: Some(Box::new(compaction)),
+            ..row(request, seq, Message::user(""))
+        }
+    }
+
+    #[test]
+    fn a_compaction_stands_for_what_is_older_than_what_it_left() {
+        let asked = |request: u8| row(request, 1, Message::user(format!("q{request}")));
+        let said = |request: u8, seq, text: &str| row(request, seq, reply(text));
+        // Request 3 replaced 1 and left 2; request 4 replaced what it had itself.
+        let rows = vec![
+            asked(1),
+            said(1, 3, "a1"),
+            asked(2),
+            said(2, 3, "a2"),
+            asked(3),
+            compacted(3, 3, Some(1), 0),
+            said(3, 4, "a3"),
+        ];
+        let texts = |rows: &[MessageRow]| -> Vec<String> {
+            let history = build(rows.to_vec(), 1000);
+            assert!(!history.left_out);
+            history.messages().map(Message::text).collect()
+        };
+        let summary = |request: u8| compacted(request, 0, None, 0).compaction.unwrap().text();
+        assert_eq!(texts(&rows), [&summary(3), "q2", "a2", "q3", "a3"]);
+        let mut more = rows.clone();
+        more.extend([
+            asked(4),
+            said(4, 3, "step 1"),
+            said(4, 4, "step 2"),
+            compacted(4, 5, Some(3), 2),
+            said(4, 6, "step 3"),
+            asked(5),
+            said(5, 3, "a5"),
+        ]);
+        let expected = [&summary(4), "q4", "step 3", "q5", "a5"];
+        assert_eq!(texts(&more), expected);
+        // Without the beginning of what was replaced nothing changes.
+        assert_eq!(texts(&more[6..]), expected);
     }
 }

@@ -37,7 +37,9 @@ mod replay;
 mod replica;
 mod router;
 mod schedule;
+mod spill;
 mod task;
+mod tokens;
 mod workflow;
 
 pub use agent::{

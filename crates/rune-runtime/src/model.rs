@@ -48,7 +48,7 @@ pub use providers::{
     Account, Candidate, Endpoint, FallbackPolicy, ModelIds, Providers, ProvidersConfig,
     ProvidersError,
 };
-pub use request::{ModelRequest, ToolDefinition};
+pub use request::{ModelRequest, SUMMARY_INSTRUCTIONS, ToolDefinition};
 pub use responses::ResponsesClient;
 pub use retry::RetryPolicy;
 pub use wire::{ClientConfig, Protocol, Timeouts};

@@ -7,10 +7,13 @@
 
 mod ask;
 mod budget;
+mod compact;
 mod images;
 mod output;
 mod permit;
+mod prompt;
 mod state;
+mod summary;
 
 use std::sync::Arc;
 
@@ -20,6 +23,7 @@ use rune_store_runtime::{
     BlobStore, DeploymentId, EntryBody, ErrorCode, Failure, Reject, ReplicaId, RequestId,
     RequestStatus, SessionId, Store, StoreError,
 };
+use rune_tools::Outputs;
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -30,7 +34,6 @@ use crate::budget::Meter;
 use crate::dispatch::{ToolDispatcher, refusal};
 use crate::engine::SubAgents;
 use crate::feed::Feed;
-use crate::history::{self, History};
 use crate::journal::JournalWriter;
 use crate::replay::Recorded;
 use crate::router::Place;
@@ -41,9 +44,6 @@ pub(crate) use state::{
     Approval, BACKED_OFF, INTERRUPTED, LOOP_DETECTED, OpenCall, RunState, StepProgress,
 };
 use state::{IDENTICAL_CALLS, Repetition};
-
-/// Part of the token budget that earlier messages may fill.
-const HISTORY_SHARE: u64 = 2;
 
 /// One run of one request.
 pub(crate) struct Planner {
@@ -60,7 +60,7 @@ pub(crate) struct Planner {
     /// Its place on the replica.
     pub(crate) place: Place,
     pub(crate) store: Store,
-    /// Has the images that are too large for the journal.
+    /// Has the images and the outputs that are too large for the journal.
     pub(crate) blobs: Option<Arc<dyn BlobStore>>,
     pub(crate) feed: Arc<Feed>,
     pub(crate) journal: JournalWriter,
@@ -184,8 +184,7 @@ impl Planner {
                     Err(problem) => self.repair_output(&problem, last).await?,
                 }
             }
-            self.check_caps(&earlier)?;
-            let reply = self.ask(&earlier).await?;
+            let reply = self.reply(&mut earlier).await?;
             self.report_stop(&reply);
             let body = EntryBody::ModelReply(reply);
             self.state.apply(&body);
@@ -198,38 +197,6 @@ impl Planner {
             self.journal.commit(entries).await?;
             self.tell_deadlines();
         }
-    }
-
-    async fn history(&mut self, new_session: bool) -> Result<History, Ended> {
-        let window = history::window(self.agent.spec().memory_profile);
-        if new_session || window == 0 {
-            return Ok(History::default());
-        }
-        let rows = self
-            .store
-            .recent_messages(&self.session_id, window, None)
-            .await?;
-        let limit = self.agent.token_budget() / HISTORY_SHARE;
-        let history = history::build(rows, limit);
-        if history.repairs > 0 {
-            self.note(EntryBody::Notice {
-                code: "history_repaired".to_owned(),
-                message: format!(
-                    "{} tool calls or results without their counterpart were repaired",
-                    history.repairs
-                ),
-            });
-        }
-        if let Some(tokens) = history.too_large {
-            self.note(EntryBody::Notice {
-                code: "history_left_out".to_owned(),
-                message: format!(
-                    "the model is shown nothing of the conversation so far: its newest turn has about {tokens} tokens, \
-                     and earlier messages may fill {limit} (1/{HISTORY_SHARE} of `token_budget`)"
-                ),
-            });
-        }
-        Ok(history)
     }
 
     /// Calls with an intent from before a crash: the tool may have run. One that is
@@ -336,6 +303,7 @@ impl Planner {
             namespace: &namespace,
             caller: &caller,
             store: &store,
+            outputs: self.outputs(),
             can_park: self.can_park,
             stop: &stop,
             tape: recorded.as_ref().map(Recorded::tape),
@@ -363,16 +331,20 @@ impl Planner {
         }
     }
 
-    fn check_caps(&self, earlier: &History) -> Result<(), Failure> {
-        let spec = self.agent.spec();
-        if self.state.steps >= spec.max_steps {
+    fn check_steps(&self) -> Result<(), Failure> {
+        let cap = self.agent.spec().max_steps;
+        if self.state.steps >= cap {
             return Err(limit(format!(
-                "the request reached its limit of {} model turns (`max_steps`) without an answer",
-                spec.max_steps
+                "the request reached its limit of {cap} model turns (`max_steps`) without an answer"
             )));
         }
+        Ok(())
+    }
+
+    /// The cap of this request, before a call whose prompt has so many tokens. What it shares
+    /// with others is reserved by the call.
+    fn check_tokens(&self, next: u64) -> Result<(), Failure> {
         let budget = self.agent.token_budget();
-        let next = self.prompt_estimate(earlier);
         if self.state.usage.total().saturating_add(next) >= budget {
             return Err(limit(format!(
                 "the next model call would exceed the budget of {budget} tokens (`{}`): \
@@ -382,11 +354,6 @@ impl Planner {
             )));
         }
         Ok(())
-    }
-
-    fn prompt_estimate(&self, earlier: &History) -> u64 {
-        let messages = earlier.messages.iter().chain(&self.state.messages);
-        messages.map(history::estimate_tokens).sum()
     }
 
     /// Commits the end of the request.
@@ -469,9 +436,18 @@ impl Planner {
             namespace: &self.namespace,
             caller: &self.caller,
             store: &self.store,
+            outputs: self.outputs(),
             can_park: self.can_park,
             stop: &self.stop,
             tape: self.recorded.as_ref().map(Recorded::tape),
+        }
+    }
+
+    /// What its tools can read of the outputs that are too large to be shown.
+    fn outputs(&self) -> Outputs {
+        Outputs {
+            blobs: self.blobs.clone(),
+            own: self.state.spilled.clone(),
         }
     }
 

@@ -39,7 +39,7 @@ use store::ReplayStore;
 
 pub(crate) use canonical::canonical;
 pub use canonical::event_hash;
-pub(crate) use tape::{Tape, TapeOptions};
+pub(crate) use tape::{Tape, TapeOptions, is_reply};
 
 /// Longest replay. It waits for nothing but itself.
 const REPLAY_LIMIT: Duration = Duration::from_secs(60);
@@ -107,23 +107,26 @@ impl Recorded {
     fn then(agent: &Agent, tape: &Arc<Tape>) -> Self {
         let mut candidates: Vec<Candidate> = Vec::new();
         for entry in tape.journal() {
-            let (provider, model, price) = match &entry.body {
-                EntryBody::ModelReply(reply) => (
-                    reply.provider.as_str(),
-                    reply.model.as_str(),
-                    reply.cost_micro_usd.map(|_| Price::FREE),
-                ),
-                EntryBody::ModelFailed {
-                    provider, model, ..
-                } => (provider.as_str(), model.as_str(), None),
+            let (provider, model, price) = match (&entry.body, entry.body.billed()) {
+                (
+                    EntryBody::ModelFailed {
+                        provider, model, ..
+                    },
+                    _,
+                ) => (provider.as_str(), model.as_str(), None),
                 // One that policy denied has answered nothing.
-                EntryBody::PolicyVerdict(verdict) if verdict.action == "model" => {
+                (EntryBody::PolicyVerdict(verdict), _) if verdict.action == "model" => {
                     let attribute = |name| verdict.attributes[name].as_str();
                     match (attribute("provider"), attribute("name")) {
                         (Some(provider), Some(model)) => (provider, model, None),
                         _ => continue,
                     }
                 }
+                (_, Some(call)) => (
+                    call.provider,
+                    call.model,
+                    call.cost_micro_usd.map(|_| Price::FREE),
+                ),
                 _ => continue,
             };
             let known = candidates

@@ -12,7 +12,7 @@ macro_rules! files {
 }
 
 /// One file per tool, in the format of `tools/*.yaml`.
-const FILES: [(&str, &str); 10] = files![
+const FILES: [(&str, &str); 11] = files![
     "apply-patch",
     "file-list",
     "file-read",
@@ -20,6 +20,7 @@ const FILES: [(&str, &str); 10] = files![
     "memory-list",
     "memory-recall",
     "memory-store",
+    "output-read",
     "shell-exec",
     "system-time",
     "web-fetch",

@@ -55,7 +55,7 @@ pub use error::{InvalidValue, SpecError, SpecErrors};
 pub use interpolate::{MissingVariable, interpolate};
 pub use name::AgentName;
 pub use package::{
-    AgentPackage, McpSelection, PackageError, PackageTool, PackedPackage, PolicyFile,
+    AgentPackage, McpSelection, OUTPUT_READ, PackageError, PackageTool, PackedPackage, PolicyFile,
 };
 pub use policy::{
     Approval, ApprovalDefault, Glob, GlobToken, Policy, PolicyMode, PolicyRule, RuleArguments,

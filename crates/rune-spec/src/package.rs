@@ -4,6 +4,8 @@ mod archive;
 mod load;
 mod walk;
 
+pub use load::OUTPUT_READ;
+
 use std::path::PathBuf;
 
 pub use archive::{PackageEntry, digest, inspect, pack, unpack};
@@ -32,7 +34,8 @@ pub struct AgentPackage {
     pub runefile: Runefile,
     /// The system prompt, also when it is in a file of its own.
     pub instructions: String,
-    /// The described tools of the toolset: built-in and the package's own, in the order of the toolset.
+    /// The described tools of the toolset: built-in and the package's own, in the order of the toolset. Where there is
+    /// one, `rune@output-read` is there too.
     pub tools: Vec<PackageTool>,
     /// The toolset's entries that an MCP server describes.
     pub mcp_tools: Vec<McpSelection>,

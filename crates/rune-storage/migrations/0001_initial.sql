@@ -90,6 +90,17 @@ CREATE TABLE tool_calls (
     UNIQUE (request, call_id)
 );
 
+-- Outputs of tools that are in the object store. A handle is made from the digest, so the
+-- same output twice is one row.
+CREATE TABLE spilled_outputs (
+    id      INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL,
+    handle  TEXT NOT NULL,
+    digest  TEXT NOT NULL,
+    bytes   INTEGER NOT NULL,
+    UNIQUE (session, handle)
+);
+
 -- Question and answer are journal entries of the request; these are their numbers.
 CREATE TABLE approvals (
     id          INTEGER PRIMARY KEY,

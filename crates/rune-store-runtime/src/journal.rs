@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    ApprovalAnswer, ApprovalQuestion, AuditId, AuditVerdict, Block, Cost, DeploymentId, ForkOrigin,
-    Message, ReplicaId, RequestId, RequestStatus, Role, StopReason, Timestamp, Usage,
+    ApprovalAnswer, ApprovalQuestion, AuditId, AuditVerdict, Billed, Block, Compaction, Cost,
+    DeploymentId, ForkOrigin, Message, PromptMeasure, PromptParts, ReplicaId, RequestId,
+    RequestStatus, Role, StopReason, Timestamp, Usage,
 };
 
 /// Code of the notice that tells the model, and the reader, in which way an answer does
@@ -54,6 +55,8 @@ pub enum EntryBody {
     },
     /// The model answered.
     ModelReply(ModelReply),
+    /// The older part of the conversation was replaced by a summary in what the model is shown.
+    Compacted(Box<Compaction>),
     /// A model call failed and the engine goes on with another provider or gives up.
     ModelFailed {
         /// The model turn, from 1.
@@ -147,6 +150,7 @@ impl EntryBody {
             Self::Accepted { .. } => "accepted",
             Self::Started { .. } => "started",
             Self::ModelReply(_) => "model_reply",
+            Self::Compacted(_) => "compacted",
             Self::ModelFailed { .. } => "model_failed",
             Self::ToolIntent(_) => "tool_intent",
             Self::ToolResult(_) => "tool_result",
@@ -162,6 +166,44 @@ impl EntryBody {
         }
     }
 
+    /// How well the prompt was estimated that a model answered here.
+    #[must_use]
+    pub const fn measure(&self) -> Option<PromptMeasure> {
+        match self {
+            Self::ModelReply(reply) => Some(reply.measure()),
+            _ => None,
+        }
+    }
+
+    /// The compaction that it is.
+    #[must_use]
+    pub const fn compaction(&self) -> Option<&Compaction> {
+        match self {
+            Self::Compacted(compaction) => Some(compaction),
+            _ => None,
+        }
+    }
+
+    /// The call of a model that it stands for, as the ledger counts it.
+    #[must_use]
+    pub fn billed(&self) -> Option<Billed<'_>> {
+        match self {
+            Self::ModelReply(reply) => Some(Billed {
+                provider: &reply.provider,
+                model: &reply.model,
+                usage: &reply.usage,
+                cost_micro_usd: reply.cost_micro_usd,
+            }),
+            Self::Compacted(compaction) => compaction.call.as_ref().map(|call| Billed {
+                provider: &call.provider,
+                model: &call.model,
+                usage: &call.usage,
+                cost_micro_usd: call.cost_micro_usd,
+            }),
+            _ => None,
+        }
+    }
+
     /// The message that the session's history shows for this entry, if it shows
     /// one. `tool` is the name by which the model called the tool of a result.
     #[must_use]
@@ -173,6 +215,7 @@ impl EntryBody {
                 role: Role::Assistant,
                 blocks: reply.blocks,
             }),
+            Self::Compacted(compaction) => Some(Message::user(compaction.text())),
             Self::ToolResult(outcome) => Some(Message {
                 role: Role::Tool,
                 blocks: vec![Block::ToolResult {
@@ -202,11 +245,25 @@ pub struct ModelReply {
     pub stop: StopReason,
     /// Tokens of this call.
     pub usage: Usage,
+    /// What filled the prompt.
+    #[serde(default)]
+    pub prompt: PromptParts,
     /// What they cost in millionths of a US dollar; absent where the model has no known price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_micro_usd: Option<u64>,
     /// From sending the call to its end, in milliseconds.
     pub duration_ms: u64,
+}
+
+impl ModelReply {
+    /// How well the prompt was estimated.
+    #[must_use]
+    pub const fn measure(&self) -> PromptMeasure {
+        PromptMeasure {
+            estimated: self.prompt.total(),
+            reported: self.usage.input_tokens,
+        }
+    }
 }
 
 /// A tool call that is about to run.
@@ -243,10 +300,24 @@ pub struct ToolOutcome {
     pub failure: Option<Failure>,
     /// What the model is shown; a shortened form of a long output says so.
     pub content: String,
+    /// Where the whole output is, where it was too large to be shown and is not in `output`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spilled: Option<SpilledOutput>,
     /// From start to end, in milliseconds; 0 where the tool was not run.
     pub duration_ms: u64,
     /// How often it was run: more than 1 after retries, 0 where it was not run.
     pub attempts: u32,
+}
+
+/// An output that is kept in the [`BlobStore`](crate::BlobStore).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpilledOutput {
+    /// By what the model and the reader name it: unique within the session.
+    pub handle: String,
+    /// Of the text.
+    pub digest: String,
+    /// Length of the text.
+    pub bytes: u64,
 }
 
 /// How a step of a workflow ended.

@@ -22,6 +22,7 @@ mod budget;
 mod cache;
 mod clock;
 mod command;
+mod compaction;
 mod deployment;
 mod error;
 mod fork;
@@ -32,6 +33,7 @@ pub mod limits;
 mod memory;
 mod message;
 mod page;
+mod prompt;
 mod registry;
 mod replica;
 mod request;
@@ -55,6 +57,7 @@ pub use budget::{
 pub use cache::{CachePut, CacheRemove, CacheRow, CacheSweep};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use command::{Command, Op, Operation, Reply};
+pub use compaction::{Compaction, ModelCall, Replaced, RequestSpan};
 pub use deployment::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentRow, DeploymentState,
     ProjectRef, ScaleDeployment, SetDeploymentState,
@@ -67,12 +70,13 @@ pub use id::{
 };
 pub use input::input_parts;
 pub use journal::{
-    Entry, EntryBody, ErrorCode, Failure, ModelReply, OUTPUT_REPAIR, PolicyVerdict, StepOutcome,
-    StepStatus, ToolIntent, ToolOutcome,
+    Entry, EntryBody, ErrorCode, Failure, ModelReply, OUTPUT_REPAIR, PolicyVerdict, SpilledOutput,
+    StepOutcome, StepStatus, ToolIntent, ToolOutcome,
 };
 pub use memory::{MemoryForget, MemoryPut, MemoryQuery, MemoryRow, MemoryScope};
 pub use message::{Block, ImageSource, Message, MessageRow, NativeBlock, Role, StopReason, Usage};
 pub use page::{Page, PageRequest};
+pub use prompt::{PromptMeasure, PromptParts};
 pub use registry::{PublishVersion, VersionFilter, VersionRow};
 pub use replica::{PutReplica, RemoveReplica, ReplicaFilter, ReplicaRow, ReplicaState};
 pub use request::{
@@ -91,4 +95,4 @@ pub use store::{
     Store, UsageReader,
 };
 pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};
-pub use usage::{Cost, UsageFilter, UsageGroup, UsageRow, UsageTotal};
+pub use usage::{Billed, Cost, UsageFilter, UsageGroup, UsageRow, UsageTotal};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{RequestId, SessionId, Timestamp};
+use crate::{Compaction, PromptMeasure, RequestId, SessionId, Timestamp};
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -162,6 +162,12 @@ pub struct MessageRow {
     /// The message.
     #[serde(flatten)]
     pub message: Message,
+    /// How well the prompt that it answers was estimated, where a model said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measure: Option<PromptMeasure>,
+    /// What the message stands for, where it is the summary of an older part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<Box<Compaction>>,
 }
 
 /// Why the model stopped.

@@ -12,8 +12,9 @@ use crate::{
     GrantQuery, GrantRow, MemoryQuery, MemoryRow, MemoryScope, MessageRow, Operation, Page,
     PageRequest, RecordAudit, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
     RequestId, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
-    ScheduleRow, SessionFilter, SessionId, SessionRow, StoreError, Timestamp, ToolInvocationRow,
-    UsageFilter, UsageGroup, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
+    ScheduleRow, SessionFilter, SessionId, SessionRow, SpilledOutput, StoreError, Timestamp,
+    ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal, VersionFilter, VersionId,
+    VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -74,14 +75,20 @@ pub trait SessionReader: Send + Sync {
         id: &SessionId,
         page: &PageRequest,
     ) -> Result<Page<MessageRow>, StoreError>;
-    /// The newest `limit` messages of those requests of a session that have ended, `until` a
-    /// time where there is one, oldest first: its history as a model is, or was, shown it.
+    /// Messages of those requests of a session that have ended, `until` a time where there is
+    /// one, newest first: its history as a model is, or was, shown it.
     async fn recent_messages(
         &self,
         id: &SessionId,
-        limit: u32,
+        page: &PageRequest,
         until: Option<Timestamp>,
-    ) -> Result<Vec<MessageRow>, StoreError>;
+    ) -> Result<Page<MessageRow>, StoreError>;
+    /// A spilled output of a session, by its handle.
+    async fn spilled_output(
+        &self,
+        id: &SessionId,
+        handle: &str,
+    ) -> Result<Option<SpilledOutput>, StoreError>;
 }
 
 /// Deployments and replicas.

@@ -1,4 +1,4 @@
-//! The usage ledger: one row per model call, projected from model replies.
+//! The usage ledger: one row per model call, projected from model replies and compactions.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,19 @@ pub struct UsageRow {
     pub caller: String,
     /// Tokens.
     pub usage: Usage,
+    /// What they cost in millionths of a US dollar; absent where the model has no known price.
+    pub cost_micro_usd: Option<u64>,
+}
+
+/// A model call as the ledger counts it.
+#[derive(Debug, Clone, Copy)]
+pub struct Billed<'a> {
+    /// The provider that answered.
+    pub provider: &'a str,
+    /// The model id.
+    pub model: &'a str,
+    /// Tokens.
+    pub usage: &'a Usage,
     /// What they cost in millionths of a US dollar; absent where the model has no known price.
     pub cost_micro_usd: Option<u64>,
 }

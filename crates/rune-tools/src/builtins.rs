@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::builtin::{
-    ApplyPatch, FileList, FileRead, FileWrite, MemoryList, MemoryRecall, MemoryStore, ShellExec,
-    SystemTime, WebFetch,
+    ApplyPatch, FileList, FileRead, FileWrite, MemoryList, MemoryRecall, MemoryStore, OutputRead,
+    ShellExec, SystemTime, WebFetch,
 };
 use crate::egress::EgressPolicy;
 use crate::process::Launcher;
@@ -46,7 +46,7 @@ impl Builtins {
     /// All built-in tools. Nothing is opened or connected before a tool is called.
     #[must_use]
     pub fn new(config: BuiltinsConfig) -> Self {
-        let all: [Arc<dyn BuiltinTool>; 10] = [
+        let all: [Arc<dyn BuiltinTool>; 11] = [
             Arc::new(ApplyPatch),
             Arc::new(FileList),
             Arc::new(FileRead),
@@ -54,6 +54,7 @@ impl Builtins {
             Arc::new(MemoryList),
             Arc::new(MemoryRecall),
             Arc::new(MemoryStore),
+            Arc::new(OutputRead),
             Arc::new(ShellExec::new(config.search_path, config.launcher)),
             Arc::new(SystemTime),
             Arc::new(WebFetch::new(WebClient::new(config.egress))),

@@ -31,6 +31,7 @@ mod builtins;
 mod egress;
 mod error;
 mod glob;
+mod output;
 mod patch;
 mod process;
 mod text;
@@ -42,6 +43,7 @@ pub(crate) use blocking::blocking;
 pub use builtins::{Builtins, BuiltinsConfig};
 pub use egress::{EgressError, EgressException, EgressPolicy, destination};
 pub use error::{ToolError, ToolErrorKind};
+pub use output::Outputs;
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
 pub use process::{
     Grant, Launcher, ProcessGroup, ProcessRunner, ProcessTool, find_program, serve_launch,

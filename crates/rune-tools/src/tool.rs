@@ -9,7 +9,7 @@ use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::ToolError;
+use crate::{Outputs, ToolError};
 
 /// Everything a tool call may touch.
 #[derive(Clone)]
@@ -35,6 +35,11 @@ pub struct ToolContext {
     pub output_limit: usize,
     /// Asked before every connection; absent where nothing but the operator's rules counts.
     pub egress: Option<Arc<dyn EgressGate>>,
+    /// The largest output that a model is shown whole, in bytes; a tool that can be asked for
+    /// the rest returns no more at once.
+    pub shown_limit: usize,
+    /// The larger ones of the session.
+    pub outputs: Outputs,
 }
 
 /// Decides whether a tool may connect to a host.

@@ -8,7 +8,8 @@ use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
 use rune_testkit::{ModelScript, ModelServer, Reply, TestDaemon, ToolCall};
 use rune_tools::{
-    BuiltinsConfig, Launcher, ProcessRunner, ProcessTool, ToolContext, ToolError, ToolErrorKind,
+    BuiltinsConfig, Launcher, Outputs, ProcessRunner, ProcessTool, ToolContext, ToolError,
+    ToolErrorKind,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,8 @@ async fn run(name: &str, source: &str, input: Value, limit: Duration) -> Result<
         timeout: limit,
         output_limit: 4 << 20,
         egress: None,
+        shown_limit: 4 << 20,
+        outputs: Outputs::default(),
     };
     let runner = ProcessRunner::new(BuiltinsConfig::default().search_path).with_launcher(
         Launcher::Program {

@@ -124,7 +124,12 @@ fn cases() -> Vec<Case> {
         ),
         case("<500 passes>", Fault::status(500).times(2), None, 3),
         case("<400>", Fault::status(400), INVALID, 1),
-        case("<overflow>", Fault::context_overflow(), INVALID, 1),
+        case(
+            "<overflow>",
+            Fault::context_overflow(),
+            Some("too_large"),
+            1,
+        ),
         case(
             "<late>",
             Fault::slow_first_byte(Duration::from_millis(300)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rune_spec::{AgentPackage, PolicyFile};
 use rune_store_runtime::{ForkChanges, ForkPolicy};
 
-use super::{Agent, AgentError};
+use super::{Agent, AgentError, fixed_prompt};
 use crate::model::Providers;
 use crate::policy::{PolicyEngine, PolicySet};
 
@@ -36,13 +36,14 @@ impl Agent {
             )),
             None => Arc::clone(&self.policy),
         };
+        // As it is: a text from a caller must not read the daemon's variables.
+        let instructions = changes.instructions.as_ref();
+        let system = instructions.unwrap_or(&self.system).clone();
+        let schema = package.runefile.output_schema.as_ref();
         Ok(Self {
+            fixed_prompt: fixed_prompt(&system, &self.definitions, schema),
             package,
-            // As it is: a text from a caller must not read the daemon's variables.
-            system: changes
-                .instructions
-                .clone()
-                .unwrap_or_else(|| self.system.clone()),
+            system,
             tools: Arc::clone(&self.tools),
             definitions: self.definitions.clone(),
             models,

@@ -11,9 +11,18 @@ pub(super) fn write(body: &EntryBody) -> Option<Value> {
     if let Some(fields) = value.as_object_mut() {
         match body {
             EntryBody::ModelReply(reply) => {
+                fields.remove("prompt");
                 // Whether its price was known shows in the run.
                 if let Some(cost) = reply.cost_micro_usd {
                     fields.insert("cost_micro_usd".to_owned(), cost.into());
+                }
+            }
+            EntryBody::Compacted(compaction) => {
+                let call = compaction.call.as_ref();
+                let cost = call.and_then(|call| call.cost_micro_usd);
+                let written = fields.get_mut("call").and_then(Value::as_object_mut);
+                if let (Some(cost), Some(call)) = (cost, written) {
+                    call.insert("cost_micro_usd".to_owned(), cost.into());
                 }
             }
             EntryBody::ToolIntent(_) => {

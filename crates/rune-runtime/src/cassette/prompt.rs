@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use rune_spec::CassettePrompt;
 use rune_spec::package::digest;
+use rune_spec::{CassettePrompt, OUTPUT_READ, ToolRef};
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
 
-/// The digests of an agent. Of the instructions as they are written: what their `${VAR}` stand for is of the machine.
+/// The digests of an agent, without the tool that comes with every other. Of the instructions as they are written: what their `${VAR}` stand for is of the machine.
 pub(crate) fn of(agent: &Agent) -> CassettePrompt {
-    let tools = agent.definitions().iter().map(|tool| {
+    let reader = ToolRef::Builtin(OUTPUT_READ.to_owned()).visible_name();
+    let tools = agent.definitions().iter();
+    let tools = tools.filter(|tool| Some(&tool.name) != reader.as_ref());
+    let tools = tools.map(|tool| {
         let told = json!([tool.description, sorted(&tool.input_schema)]);
         (tool.name.clone(), digest(told.to_string().as_bytes()))
     });

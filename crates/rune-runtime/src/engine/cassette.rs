@@ -13,7 +13,7 @@ use super::{Engine, EngineError};
 use crate::agent::Agent;
 use crate::cassette::{Cassette, Played, difference, prompt_of, session, unmet};
 use crate::history;
-use crate::replay::{AskedModels, Divergence, Replay, TapeOptions};
+use crate::replay::{AskedModels, Divergence, Replay, TapeOptions, is_reply};
 
 impl Engine {
     /// The recorded run of a request that has ended.
@@ -46,11 +46,18 @@ impl Engine {
             EntryBody::Started { .. } => Some(entry.at),
             _ => None,
         });
-        let window = history::window(agent.spec().memory_profile);
-        let store = &self.inner.store;
-        let shown = store
-            .recent_messages(&row.session_id, window, began)
-            .await?;
+        let shown = match history::window(agent.spec().memory_profile, agent.token_budget()) {
+            Some(window) => {
+                let store = &self.inner.store;
+                history::rows(store, &row.session_id, window.read, began).await?
+            }
+            None => Vec::new(),
+        };
+        if shown.iter().any(|row| row.compaction.is_some()) {
+            return Err(refused(
+                "the conversation before it was replaced by a summary",
+            ));
+        }
         if has_stored_image(&shown) || is_apart(&journal) {
             return Err(refused(
                 "it has images that are kept apart from its journal",
@@ -100,7 +107,7 @@ impl Engine {
             options: TapeOptions {
                 live_tools,
                 goes_on: expect.is_some(),
-                ignores_reasons: true,
+                ignores_machine: true,
                 history: Some(cassette.history().to_vec()),
                 ..TapeOptions::default()
             },
@@ -130,12 +137,8 @@ fn first(run: Option<Divergence>, prompt: Option<Divergence>) -> Option<Divergen
 fn prompt_divergence(cassette: &Cassette, agent: &Agent) -> Option<Divergence> {
     let then = &cassette.file().prompt;
     let (field, journal, replay) = difference(then, &prompt_of(agent))?;
-    let asked = cassette.journal().iter().find(|entry| {
-        matches!(
-            entry.body,
-            EntryBody::ModelReply(_) | EntryBody::ModelFailed { .. }
-        )
-    })?;
+    let mut entries = cassette.journal().iter();
+    let asked = entries.find(|entry| is_reply(&entry.body))?;
     Some(Divergence {
         seq: asked.seq,
         kind: "model_request",

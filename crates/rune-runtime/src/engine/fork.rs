@@ -121,7 +121,7 @@ impl Engine {
             budgets,
             fork: Some(Box::new(Fork {
                 origin,
-                shown: history::window(agent.spec().memory_profile),
+                shown: history::most(agent.spec().memory_profile),
                 shown_until: until,
             })),
         };
@@ -145,12 +145,14 @@ fn origin(id: RequestId, taken: &[Entry], changes: ForkChanges) -> ForkOrigin {
     let (mut usage, mut cost) = (Usage::default(), Cost::default());
     let (mut model_calls, mut tool_calls) = (0, 0);
     for entry in taken {
+        if let Some(call) = entry.body.billed() {
+            usage.add(call.usage);
+            cost.add(call.cost_micro_usd);
+            model_calls += 1;
+        }
         let EntryBody::ModelReply(reply) = &entry.body else {
             continue;
         };
-        usage.add(&reply.usage);
-        cost.add(reply.cost_micro_usd);
-        model_calls += 1;
         let call = |block: &&Block| matches!(block, Block::ToolCall { .. });
         tool_calls += u32::try_from(reply.blocks.iter().filter(call).count()).unwrap_or(u32::MAX);
     }

@@ -8,12 +8,11 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 
 use super::guard::Ticket;
-use super::wire::estimate_tokens;
 use super::{
     LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelRequest, ModelStream, ProviderGuard,
     ProviderWait, RetryPolicy,
 };
-use crate::history;
+use crate::tokens;
 
 /// A provider's client with retries, the provider's shared pace and its circuit. Cheap to
 /// clone.
@@ -172,8 +171,7 @@ fn watched(stream: ModelStream, ticket: Ticket) -> ModelStream {
 
 /// Tokens of the prompt, roughly. What the reply takes is counted when it is there.
 fn estimate(request: &ModelRequest) -> u64 {
-    let messages: u64 = request.messages.iter().map(history::estimate_tokens).sum();
-    messages.saturating_add(estimate_tokens(request.system.len()))
+    tokens::of_messages(&request.messages).saturating_add(tokens::tokens_of(request.system.len()))
 }
 
 #[cfg(test)]

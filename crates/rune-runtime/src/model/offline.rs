@@ -11,10 +11,11 @@ use futures_util::stream;
 use rune_spec::{Script, ScriptFault, ScriptFaultKind, ScriptReply, ScriptToolCall, ScriptTurn};
 use rune_store_runtime::{Block, StopReason, Usage};
 
-use super::wire::{CallIds, estimate_tokens};
+use super::wire::CallIds;
 use super::{
     LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput, ModelRequest, ModelStream,
 };
+use crate::tokens::tokens_of;
 use command::commands;
 use turn::Turn;
 
@@ -27,6 +28,9 @@ pub const OFFLINE_PROVIDER: &str = "offline";
 
 /// Pieces in which a text is streamed.
 const CHUNKS: usize = 4;
+/// Of a transcript: how many lines of the user are repeated, and how much of each.
+const SUMMARY_LINES: usize = 20;
+const SUMMARY_LINE_CHARS: usize = 120;
 
 /// A deterministic model in the binary, so that everything can be tried without a key.
 ///
@@ -77,7 +81,11 @@ impl LlmClient for OfflineClient {
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
         let turn = Turn::of(&request.messages);
-        let reply = self.reply(request, &turn)?;
+        let reply = if request.is_summary() {
+            say(summary(&turn.input))
+        } else {
+            self.reply(request, &turn)?
+        };
         if !reply.delay.is_zero() {
             tokio::time::sleep(reply.delay).await;
         }
@@ -96,14 +104,35 @@ impl LlmClient for OfflineClient {
     }
 }
 
-/// What is said where no script says it.
-fn unscripted(request: &ModelRequest, turn: &Turn<'_>) -> ScriptReply {
-    let say = |text: String| ScriptReply {
+fn say(text: String) -> ScriptReply {
+    ScriptReply {
         delay: std::time::Duration::ZERO,
         text,
         tool_calls: Vec::new(),
         error: None,
-    };
+    }
+}
+
+/// The summary of a transcript: what the user said in it, as far as it goes.
+fn summary(transcript: &str) -> String {
+    let lines = transcript.lines().count();
+    let said = transcript
+        .lines()
+        .filter(|line| line.starts_with("User: ") || line.starts_with("- User: "));
+    let said = said.map(|line| {
+        let line = line.trim_start_matches("- ");
+        let short: String = line.chars().take(SUMMARY_LINE_CHARS).collect();
+        format!("- {short}")
+    });
+    let said: Vec<String> = said.take(SUMMARY_LINES).collect();
+    format!(
+        "The offline model cannot summarise. The transcript has {lines} lines; the user said in it:\n{}",
+        said.join("\n")
+    )
+}
+
+/// What is said where no script says it.
+fn unscripted(request: &ModelRequest, turn: &Turn<'_>) -> ScriptReply {
     if !turn.results.is_empty() {
         return say(turn.report());
     }
@@ -127,8 +156,8 @@ fn output(request: &ModelRequest, text: String, calls: Vec<ScriptToolCall>) -> M
         bytes + call.name.len() + serde_json::to_string(&call.input).map_or(0, |json| json.len())
     });
     let usage = Usage {
-        input_tokens: estimate_tokens(prompt_bytes(request)),
-        output_tokens: estimate_tokens(said),
+        input_tokens: tokens_of(prompt_bytes(request)),
+        output_tokens: tokens_of(said),
         ..Usage::default()
     };
     let stop = if calls.is_empty() {

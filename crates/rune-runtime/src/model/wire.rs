@@ -27,5 +27,5 @@ pub(super) use classify::{Fault, error_fault, error_of};
 pub(super) use client::{WireClient, failed_response};
 pub(super) use decode::{Decode, Step};
 pub(super) use history::{call_ids, native_json, ordered_results};
-pub(super) use reply::{Reply, estimate_tokens};
+pub(super) use reply::Reply;
 pub(super) use schema::{closed_schema, is_object_schema, is_strict};

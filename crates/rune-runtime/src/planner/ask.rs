@@ -1,7 +1,9 @@
 //! One model turn: the call, its live deltas, and what happens when it fails.
 
 use futures_util::StreamExt;
-use rune_store_runtime::{Block, EntryBody, ErrorCode, Failure, ModelReply, StopReason};
+use rune_store_runtime::{
+    Block, EntryBody, ErrorCode, Failure, ModelReply, PromptParts, StopReason,
+};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -23,8 +25,56 @@ const BROKEN_REPLY_RETRIES: u32 = 1;
 /// Code of the notice that the provider makes the request wait.
 pub(crate) const PROVIDER_WAIT: &str = "provider_wait";
 
-/// What came of one call.
-enum Asked {
+/// A call of the models.
+pub(super) struct Call {
+    /// What is asked; the model is the candidate's, and no more is answered than the budgets
+    /// allow.
+    pub(super) request: ModelRequest,
+    /// Tokens of the prompt.
+    pub(super) prompt_tokens: u64,
+    /// Whether whoever follows the request reads along.
+    pub(super) is_shown: bool,
+}
+
+/// What came of it.
+pub(super) enum Asked {
+    /// A model has answered.
+    Answered(Box<Answer>),
+    /// The prompt is too long for the model. Nothing is noted of it.
+    TooLong(TooLong),
+}
+
+/// A whole answer.
+pub(super) struct Answer {
+    pub(super) provider: String,
+    pub(super) model: String,
+    pub(super) output: ModelOutput,
+    pub(super) cost_micro_usd: Option<u64>,
+    pub(super) duration_ms: u64,
+}
+
+/// A model refused a prompt for its length.
+pub(super) struct TooLong {
+    provider: String,
+    model: String,
+    pub(super) failure: Failure,
+}
+
+impl TooLong {
+    /// The entry for it; `next` is the provider that is asked after it.
+    pub(super) fn entry(self, step: u32, next: Option<String>) -> EntryBody {
+        EntryBody::ModelFailed {
+            step,
+            provider: self.provider,
+            model: self.model,
+            failure: self.failure,
+            next_provider: next,
+        }
+    }
+}
+
+/// What came of asking one model once.
+enum One {
     Answered(ModelOutput),
     Failed {
         error: ModelError,
@@ -34,12 +84,69 @@ enum Asked {
 }
 
 impl Planner {
+    /// The next turn of the conversation. Where the prompt is too long for the model, the
+    /// conversation is compacted and the model asked again, once.
+    pub(super) async fn reply(&mut self, earlier: &mut History) -> Result<ModelReply, Ended> {
+        self.check_steps()?;
+        self.make_room(earlier).await?;
+        let mut is_again = false;
+        loop {
+            let prompt = self.prompt_parts(earlier);
+            let call = Call {
+                request: self.model_request(earlier),
+                prompt_tokens: self.prompt_tokens(earlier),
+                is_shown: true,
+            };
+            self.check_tokens(call.prompt_tokens)?;
+            // Less than the model has refused, and half of what is left to be sure.
+            let room = self.prompt_room().min(call.prompt_tokens / 2);
+            let failed = match self.ask(call).await? {
+                Asked::Answered(answer) => return Ok(self.model_reply(*answer, prompt)),
+                Asked::TooLong(failed) => failed,
+            };
+            let step = self.state.steps + 1;
+            match self.plan_compaction(earlier, room) {
+                Some(plan) if !is_again => {
+                    is_again = true;
+                    let next = Some(failed.provider.clone());
+                    self.commit(vec![failed.entry(step, next)]).await?;
+                    self.compact(earlier, &plan).await?;
+                }
+                _ => {
+                    let failure = failed.failure.clone();
+                    self.note(failed.entry(step, None));
+                    return Err(failure.into());
+                }
+            }
+        }
+    }
+
+    fn model_reply(&self, answer: Answer, prompt: PromptParts) -> ModelReply {
+        ModelReply {
+            step: self.state.steps + 1,
+            provider: answer.provider,
+            model: answer.model,
+            blocks: answer.output.blocks,
+            stop: answer.output.stop,
+            usage: answer.output.usage,
+            prompt,
+            cost_micro_usd: answer.cost_micro_usd,
+            duration_ms: answer.duration_ms,
+        }
+    }
+
     /// Asks the models in order of preference until one has answered.
-    pub(super) async fn ask(&mut self, earlier: &History) -> Result<ModelReply, Ended> {
+    pub(super) async fn ask(&mut self, call: Call) -> Result<Asked, Ended> {
         let agent = std::sync::Arc::clone(&self.agent);
         let recorded = self.recorded.clone();
         let models = recorded.as_ref().map_or(agent.models(), Recorded::models);
         let candidates: Vec<&Candidate> = models.candidates().collect();
+        let Call {
+            mut request,
+            prompt_tokens,
+            is_shown,
+        } = call;
+        let wanted = request.max_output_tokens.map_or(u64::MAX, u64::from);
         let mut position = 0;
         let mut retries = 0;
         loop {
@@ -53,12 +160,17 @@ impl Planner {
                 retries = 0;
                 continue;
             }
-            let mut request = self.model_request(candidate, earlier);
-            self.allow(candidate, earlier, &mut request).await?;
+            let used = self.state.usage.total().saturating_add(prompt_tokens);
+            let output = wanted
+                .min(self.agent.token_budget().saturating_sub(used))
+                .max(1);
+            request.max_output_tokens = Some(u32::try_from(output).unwrap_or(u32::MAX));
+            request.model.clone_from(&candidate.model);
+            self.allow(candidate, prompt_tokens, &mut request).await?;
             self.warn_unpriced(candidate);
             let started = Instant::now();
-            let (error, begun) = match self.ask_one(candidate, &request).await? {
-                Asked::Failed { error, begun } => {
+            let (error, begun) = match self.ask_one(candidate, &request, is_shown).await? {
+                One::Failed { error, begun } => {
                     if recorded.is_none() {
                         metrics::failed(candidate, error.kind);
                     }
@@ -68,24 +180,30 @@ impl Planner {
                     }
                     (error, begun)
                 }
-                Asked::Answered(output) => {
+                One::Answered(output) => {
                     if recorded.is_none() {
                         metrics::answered(candidate, &output.usage);
                     }
                     self.meter.answered(candidate, &request, &output).await?;
                     let duration = started.elapsed().as_millis();
-                    return Ok(ModelReply {
-                        step: self.state.steps + 1,
+                    return Ok(Asked::Answered(Box::new(Answer {
                         provider: candidate.client.provider().to_owned(),
                         model: candidate.model.clone(),
-                        blocks: output.blocks,
-                        stop: output.stop,
-                        usage: output.usage,
                         cost_micro_usd: candidate.price.map(|price| price.cost(&output.usage)),
+                        output,
                         duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
-                    });
+                    })));
                 }
             };
+            let failure = failure(&error);
+            tracing::warn!(request = %self.request_id, %error, "model call failed");
+            if error.kind == ModelErrorKind::ContextOverflow {
+                return Ok(Asked::TooLong(TooLong {
+                    provider: candidate.client.provider().to_owned(),
+                    model: candidate.model.clone(),
+                    failure,
+                }));
+            }
             let again = if begun {
                 is_broken_reply(&error)
             } else {
@@ -102,7 +220,6 @@ impl Planner {
             let next = candidates
                 .get(position)
                 .filter(|_| again || models.goes_on(&error));
-            let failure = failure(&error);
             let failed = EntryBody::ModelFailed {
                 step: self.state.steps + 1,
                 provider: candidate.client.provider().to_owned(),
@@ -110,7 +227,6 @@ impl Planner {
                 failure: failure.clone(),
                 next_provider: next.map(|next| next.client.provider().to_owned()),
             };
-            tracing::warn!(request = %self.request_id, %error, "model call failed");
             if next.is_none() {
                 self.note(failed);
                 return Err(failure.into());
@@ -124,7 +240,8 @@ impl Planner {
         &mut self,
         candidate: &Candidate,
         request: &ModelRequest,
-    ) -> Result<Asked, Ended> {
+        is_shown: bool,
+    ) -> Result<One, Ended> {
         let stop = self.stop.clone();
         let (told, mut steps) = mpsc::unbounded_channel();
         // Nobody listens any more once the call has been let through.
@@ -153,7 +270,7 @@ impl Planner {
                         self.meter.sent();
                         break stream;
                     }
-                    Err(error) => return Ok(Asked::Failed { error, begun: false }),
+                    Err(error) => return Ok(One::Failed { error, begun: false }),
                 },
                 Some(step) = steps.recv() => self.call_step(candidate, step),
                 () = &mut flush, if self.journal.has_pending() => self.journal.flush().await?,
@@ -170,15 +287,16 @@ impl Planner {
                 }
             };
             match event {
+                Some(Ok(ModelEvent::Text(_) | ModelEvent::Reasoning(_))) if !is_shown => {}
                 Some(Ok(ModelEvent::Text(text))) => self.feed.text(&text),
                 Some(Ok(ModelEvent::Reasoning(text))) => self.feed.reasoning(&text),
-                Some(Ok(ModelEvent::Done(output))) => return Ok(Asked::Answered(output)),
-                Some(Err(error)) => return Ok(Asked::Failed { error, begun: true }),
+                Some(Ok(ModelEvent::Done(output))) => return Ok(One::Answered(output)),
+                Some(Err(error)) => return Ok(One::Failed { error, begun: true }),
                 None => {
                     let provider = candidate.client.provider();
                     let message = "the reply ended before it was complete";
                     let error = ModelError::new(ModelErrorKind::Truncated, provider, message);
-                    return Ok(Asked::Failed { error, begun: true });
+                    return Ok(One::Failed { error, begun: true });
                 }
             }
         }
@@ -194,25 +312,18 @@ impl Planner {
         }
     }
 
-    fn model_request(&self, candidate: &Candidate, earlier: &History) -> ModelRequest {
+    fn model_request(&self, earlier: &History) -> ModelRequest {
         let spec = self.agent.spec();
-        let budget = self.agent.token_budget();
-        let used = self
-            .state
-            .usage
-            .total()
-            .saturating_add(self.prompt_estimate(earlier));
-        let output = spec
-            .models
-            .max_output_tokens
-            .unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS);
-        let output = output.min(budget.saturating_sub(used)).max(1);
-        let mut messages = earlier.messages.clone();
-        messages.extend(self.state.messages.iter().cloned());
+        let output = spec.models.max_output_tokens;
+        let output = output.unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS);
         ModelRequest {
-            model: candidate.model.clone(),
+            model: String::new(),
             system: self.agent.system().to_owned(),
-            messages,
+            messages: earlier
+                .messages()
+                .chain(&self.state.messages)
+                .cloned()
+                .collect(),
             tools: self.agent.definitions().to_vec(),
             max_output_tokens: Some(u32::try_from(output).unwrap_or(u32::MAX)),
             temperature: spec.models.temperature,
@@ -251,7 +362,8 @@ const fn is_broken_reply(error: &ModelError) -> bool {
 
 fn failure(error: &ModelError) -> Failure {
     let code = match error.kind {
-        ModelErrorKind::InvalidRequest | ModelErrorKind::ContextOverflow => ErrorCode::InvalidInput,
+        ModelErrorKind::InvalidRequest => ErrorCode::InvalidInput,
+        ModelErrorKind::ContextOverflow => ErrorCode::TooLarge,
         ModelErrorKind::Timeout => ErrorCode::Timeout,
         _ => ErrorCode::ModelUnavailable,
     };

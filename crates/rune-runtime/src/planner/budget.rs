@@ -10,7 +10,6 @@ use super::state::UNPRICED;
 use super::{Ended, Planner, limit};
 use crate::budget::{BUDGET_EXCEEDED, BUDGET_WAIT, Call, refusal, usd};
 use crate::engine::QUEUE_DEADLINE;
-use crate::history::{self, History};
 use crate::model::{Candidate, LlmClient, ModelRequest};
 
 /// Fewer output tokens than this are not worth a call, and not every provider takes less.
@@ -23,11 +22,12 @@ const LOOK: Duration = Duration::from_secs(1);
 
 impl Planner {
     /// Lets a call be made within every budget: takes output away from it that is not
-    /// affordable, and reserves the rest where the budget is shared.
+    /// affordable, and reserves the rest where the budget is shared. `estimate` is the
+    /// prompt in tokens.
     pub(super) async fn allow(
         &mut self,
         candidate: &Candidate,
-        earlier: &History,
+        estimate: u64,
         request: &mut ModelRequest,
     ) -> Result<(), Ended> {
         if let Some(affordable) = self.affordable_output(candidate, request)? {
@@ -36,7 +36,6 @@ impl Planner {
         if self.recorded.is_some() || !self.meter.is_shared() {
             return Ok(());
         }
-        let estimate = self.whole_prompt_estimate(earlier);
         let output = self.reserve(candidate, estimate, request).await?;
         cap_output(request, output);
         Ok(())
@@ -151,20 +150,6 @@ impl Planner {
             code: UNPRICED.to_owned(),
             message,
         });
-    }
-
-    /// As `prompt_estimate`, with the system prompt and the tools.
-    fn whole_prompt_estimate(&self, earlier: &History) -> u64 {
-        let tools: usize = self
-            .agent
-            .definitions()
-            .iter()
-            .map(|tool| {
-                tool.name.len() + tool.description.len() + tool.input_schema.to_string().len()
-            })
-            .sum();
-        let fixed = history::tokens_of(self.agent.system().len() + tools);
-        self.prompt_estimate(earlier).saturating_add(fixed)
     }
 }
 

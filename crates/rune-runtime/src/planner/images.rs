@@ -13,7 +13,7 @@ impl Planner {
     /// Puts the bytes of stored images where their digests are.
     pub(super) async fn load_images(&mut self, earlier: &mut History) -> Result<(), Ended> {
         let blobs = self.blobs.clone();
-        let messages = earlier.messages.iter_mut().chain(&mut self.state.messages);
+        let messages = earlier.messages_mut().chain(&mut self.state.messages);
         for block in messages.flat_map(|message| &mut message.blocks) {
             let Block::Image {
                 source: ImageSource::Stored { media_type, digest },

@@ -6,14 +6,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rune_store_runtime::{
-    ApprovalAnswer, ApprovalId, AuditVerdict, Block, Cost, Entry, EntryBody, ErrorCode, Failure,
-    ForkOrigin, Message, OUTPUT_REPAIR, RequestId, Role, StepOutcome, StepStatus, StopReason,
-    Store, StoreError, Timestamp, ToolIntent, Usage,
+    ApprovalAnswer, ApprovalId, AuditVerdict, Block, Compaction, Cost, Entry, EntryBody, ErrorCode,
+    Failure, ForkOrigin, Message, OUTPUT_REPAIR, RequestId, Role, SpilledOutput, StepOutcome,
+    StepStatus, StopReason, Store, StoreError, Timestamp, ToolIntent, Usage,
 };
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::dispatch::refusal;
+use crate::history::without_steps;
+use crate::tokens::TokenScale;
 
 /// Entries read from the store at a time.
 const JOURNAL_PAGE: u32 = 256;
@@ -147,8 +149,14 @@ pub(crate) struct RunState {
     pub(crate) usage: Usage,
     /// What they cost.
     pub(crate) cost: Cost,
+    /// By the last prompt of it that a provider has counted.
+    pub(crate) scale: Option<TokenScale>,
     /// Whether the journal says that a model has no known price.
     pub(crate) warned_unpriced: bool,
+    /// The newest compaction it made.
+    pub(crate) compaction: Option<Box<Compaction>>,
+    /// Outputs of its tools that were too large to be shown.
+    pub(crate) spilled: Vec<SpilledOutput>,
     /// Calls of the last reply without a result.
     pub(crate) open: Vec<OpenCall>,
     /// The answer, where the last reply is one.
@@ -329,6 +337,7 @@ impl RunState {
             EntryBody::ModelReply(reply) => {
                 self.steps = reply.step;
                 self.usage.add(&reply.usage);
+                self.scale = TokenScale::of(reply.measure()).or(self.scale);
                 self.cost.add(reply.cost_micro_usd);
                 self.open.clear();
                 for block in &reply.blocks {
@@ -354,6 +363,16 @@ impl RunState {
                 self.answer = ends.then(|| message.text());
                 self.messages.push(message);
             }
+            EntryBody::Compacted(compaction) => {
+                if let Some(call) = body.billed() {
+                    self.usage.add(call.usage);
+                    self.cost.add(call.cost_micro_usd);
+                }
+                let earlier = self.compaction.as_ref().map_or(0, |it| it.replaces.steps);
+                let steps = compaction.replaces.steps.saturating_sub(earlier);
+                self.messages = without_steps(std::mem::take(&mut self.messages), steps);
+                self.compaction = Some(compaction.clone());
+            }
             EntryBody::ToolIntent(intent) => {
                 if let Some(call) = self.open_call(&intent.call_id) {
                     call.intent = Some(intent.clone());
@@ -372,6 +391,7 @@ impl RunState {
                 }
             }
             EntryBody::ToolResult(outcome) => {
+                self.spilled.extend(outcome.spilled.clone());
                 let index = self
                     .open
                     .iter()

@@ -42,6 +42,7 @@ pub(crate) fn canonical(body: &EntryBody) -> Option<Value> {
             return None;
         }
         EntryBody::Accepted { .. }
+        | EntryBody::Compacted(_)
         | EntryBody::ModelFailed { .. }
         | EntryBody::ToolIntent(_)
         | EntryBody::Notice { .. }
@@ -51,6 +52,9 @@ pub(crate) fn canonical(body: &EntryBody) -> Option<Value> {
     let mut value = serde_json::to_value(body).unwrap_or_default();
     if let Some(fields) = value.as_object_mut() {
         fields.retain(|name, _| !volatile.contains(&name.as_str()));
+        if let Some(call) = fields.get_mut("call").and_then(Value::as_object_mut) {
+            call.retain(|name, _| name != "duration_ms" && name != "cost_micro_usd");
+        }
     }
     Some(value)
 }

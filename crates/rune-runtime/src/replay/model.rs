@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::stream;
-use rune_store_runtime::{EntryBody, ErrorCode, Failure};
+use rune_store_runtime::{Block, EntryBody, ErrorCode, Failure, StopReason};
 
 use super::Tape;
 use crate::model::{
@@ -49,6 +49,14 @@ impl LlmClient for JournalModel {
                 stop: reply.stop,
                 usage: reply.usage,
             })),
+            Some(EntryBody::Compacted(compaction)) => {
+                let call = compaction.call.as_ref();
+                Ok(ModelEvent::Done(ModelOutput {
+                    blocks: vec![Block::text(compaction.summary.as_str())],
+                    stop: StopReason::EndTurn,
+                    usage: call.map(|call| call.usage).unwrap_or_default(),
+                }))
+            }
             Some(EntryBody::ModelFailed {
                 provider,
                 failure,
@@ -57,10 +65,12 @@ impl LlmClient for JournalModel {
             }) => {
                 let kind = match failure.code {
                     ErrorCode::InvalidInput => ModelErrorKind::InvalidRequest,
+                    ErrorCode::TooLarge => ModelErrorKind::ContextOverflow,
                     ErrorCode::Timeout => ModelErrorKind::Timeout,
                     _ => ModelErrorKind::Transport,
                 };
-                if next_provider.as_ref() != Some(provider) {
+                let is_asked_again = next_provider.as_ref() == Some(provider);
+                if !is_asked_again || kind == ModelErrorKind::ContextOverflow {
                     return Err(self.error(kind, failure, provider));
                 }
                 // It was asked again, as is done after a reply that broke off.

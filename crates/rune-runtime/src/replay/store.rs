@@ -11,8 +11,8 @@ use rune_store_runtime::{
     RegistryReader, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId,
     RequestReader, RequestRow, RequestStatus, ReservationRow, ScheduleFilter, ScheduleFireRow,
     ScheduleId, ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow,
-    Store, StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageReader,
-    UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
+    SpilledOutput, Store, StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup,
+    UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use super::Tape;
@@ -102,16 +102,29 @@ impl SessionReader for ReplayStore {
     async fn recent_messages(
         &self,
         id: &SessionId,
-        limit: u32,
+        page: &PageRequest,
         _: Option<Timestamp>,
-    ) -> Result<Vec<MessageRow>, StoreError> {
+    ) -> Result<Page<MessageRow>, StoreError> {
         if let Some(history) = self.tape.history() {
-            let surplus = history.len().saturating_sub(limit as usize);
-            return Ok(history.get(surplus..).unwrap_or_default().to_vec());
+            return Ok(Page {
+                items: history.iter().rev().cloned().collect(),
+                next: None,
+            });
         }
-        // As it was when the run began.
-        let until = self.tape.history_until();
-        self.real.recent_messages(id, limit, Some(until)).await
+        // As it was when the run began. Within that millisecond the request itself may have ended too.
+        let until = Some(self.tape.history_until());
+        let mut found = self.real.recent_messages(id, page, until).await?;
+        let own = self.tape.request_id();
+        found.items.retain(|row| row.request_id != own);
+        Ok(found)
+    }
+
+    async fn spilled_output(
+        &self,
+        id: &SessionId,
+        handle: &str,
+    ) -> Result<Option<SpilledOutput>, StoreError> {
+        self.real.spilled_output(id, handle).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rune_store_runtime::{
     ApprovalDecision, AuditVerdict, Entry, EntryBody, ErrorCode, Failure, GrantRow, MessageRow,
-    PolicyVerdict, ReplicaId, Timestamp, ToolIntent, ToolOutcome,
+    PolicyVerdict, ReplicaId, RequestId, Timestamp, ToolIntent, ToolOutcome,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -15,6 +15,7 @@ use super::Divergence;
 use super::canonical::{canonical, first_difference};
 use crate::planner::INTERRUPTED;
 use crate::policy::PolicyCallee;
+use crate::spill::{self, ShownOutput};
 
 /// How a tape is played.
 #[derive(Debug, Clone, Default)]
@@ -26,8 +27,9 @@ pub(crate) struct TapeOptions {
     /// The run goes on behind the first difference; what it asks for from there on is answered by the ids of the
     /// calls, not by their order.
     pub(crate) goes_on: bool,
-    /// Why policy decided is not compared, only what: the reasons name lines of files that may have moved.
-    pub(crate) ignores_reasons: bool,
+    /// What depends on the machine is not compared: why policy decided, since the reasons name lines of files that may
+    /// have moved, and how large prompts are estimated to be, since instructions have variables.
+    pub(crate) ignores_machine: bool,
     /// What the model is shown of the conversation so far, where that is not in the store.
     pub(crate) history: Option<Vec<MessageRow>>,
 }
@@ -75,6 +77,8 @@ impl Tape {
             let mut outcome = outcome.clone();
             if let Some(output) = options.outputs.get(&outcome.call_id) {
                 outcome.failure = None;
+                outcome.spilled = None;
+                outcome.content = spill::text(output);
                 outcome.output = Some(output.clone());
             }
             outcome
@@ -119,6 +123,11 @@ impl Tape {
         state.asked = asked;
         state.granted = granted;
         Some(id)
+    }
+
+    /// The request that is replayed.
+    pub(super) fn request_id(&self) -> RequestId {
+        self.journal[0].request_id
     }
 
     pub(super) fn next_seq(&self) -> u64 {
@@ -213,7 +222,7 @@ impl Tape {
                     self.leave(&state);
                 }
             }
-            let request_id = self.journal[0].request_id;
+            let request_id = self.request_id();
             state.written.push(Entry {
                 request_id,
                 seq,
@@ -246,15 +255,11 @@ impl Tape {
         let recorded = self.journal.get(index).map(|entry| &entry.body);
         let compared = |body: &EntryBody| {
             let mut value = canonical(body).unwrap_or_default();
-            if self.options.ignores_reasons
+            if self.options.ignores_machine
                 && let Some(fields) = value.as_object_mut()
-                && matches!(
-                    body,
-                    EntryBody::PolicyVerdict(_) | EntryBody::ApprovalAsked(_)
-                )
             {
-                fields.remove("reason");
-                fields.remove("policies");
+                let of_machine = of_machine(body);
+                fields.retain(|name, _| !of_machine.contains(&name.as_str()));
             }
             value
         };
@@ -353,10 +358,10 @@ impl Tape {
     pub(crate) async fn tool(
         &self,
         intent: &ToolIntent,
-        live: Option<Result<Value, Failure>>,
+        live: Option<Result<ShownOutput, Failure>>,
         stop: &CancellationToken,
         attempts: &mut u32,
-    ) -> Result<Value, Failure> {
+    ) -> Result<ShownOutput, Failure> {
         let mine =
             |result: &ToolOutcome| (result.step, &result.call_id) == (intent.step, &intent.call_id);
         let found = self.results.iter().position(mine);
@@ -376,19 +381,18 @@ impl Tape {
         };
         self.ended
             .send_modify(|ended| *ended = ended.saturating_add(1));
-        let ToolOutcome {
-            output,
-            failure,
-            attempts: tried,
-            ..
-        } = self.results[index].clone();
         if let Some(live) = live {
             return live;
         }
-        *attempts = tried;
-        match failure {
+        let outcome = self.results[index].clone();
+        *attempts = outcome.attempts;
+        match outcome.failure {
             Some(failure) => Err(failure),
-            None => Ok(output.unwrap_or_default()),
+            None => Ok(ShownOutput {
+                output: outcome.output,
+                content: outcome.content,
+                spilled: outcome.spilled,
+            }),
         }
     }
 
@@ -461,11 +465,19 @@ fn ran(journal: &[Entry]) -> impl Iterator<Item = &ToolOutcome> {
     })
 }
 
-const fn is_reply(body: &EntryBody) -> bool {
-    matches!(
-        body,
-        EntryBody::ModelReply(_) | EntryBody::ModelFailed { .. }
-    )
+/// Whether a model was asked for it.
+pub(crate) fn is_reply(body: &EntryBody) -> bool {
+    body.billed().is_some() || matches!(body, EntryBody::ModelFailed { .. })
+}
+
+/// The fields of an entry that depend on the machine.
+const fn of_machine(body: &EntryBody) -> &'static [&'static str] {
+    match body {
+        EntryBody::PolicyVerdict(_) | EntryBody::ApprovalAsked(_) => &["reason", "policies"],
+        EntryBody::ModelReply(_) => &["prompt"],
+        EntryBody::Compacted(_) => &["tokens_before", "tokens_after"],
+        _ => &[],
+    }
 }
 
 /// The verdicts where the policies asked a person, with their times: a call asks once, about a tool and about the agent

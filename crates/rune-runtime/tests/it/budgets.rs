@@ -96,7 +96,7 @@ async fn an_unpriced_model_is_told_once_and_its_cost_is_unknown() {
 #[tokio::test]
 async fn a_cost_budget_is_checked_before_each_call_and_limits_its_output() {
     let server = busy().await;
-    let bot = worker(&server).set("budget", json!({"cost_usd": 0.001_61}));
+    let bot = worker(&server).set("budget", json!({"cost_usd": 0.001_99}));
     let ended = Rig::new(bot).await.ask("work").await;
     let message = failure(&ended);
     assert!(message.contains("budget.cost_usd"), "{message}");
@@ -111,7 +111,7 @@ async fn a_cost_budget_is_checked_before_each_call_and_limits_its_output() {
             max.and_then(serde_json::Value::as_u64).unwrap()
         })
         .collect();
-    assert!(asked[0] < 805 && asked[1] < 405, "{asked:?}");
+    assert!(asked[0] < 995 && asked[1] < 595, "{asked:?}");
 }
 
 #[tokio::test]

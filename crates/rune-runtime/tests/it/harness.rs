@@ -57,6 +57,7 @@ pub(crate) struct Rig {
     pub(crate) agent: Arc<Agent>,
     others: Vec<(DeploymentRow, Arc<Agent>)>,
     home: Arc<TempDir>,
+    blobs: Arc<MemoryBlobs>,
 }
 
 /// A request that has ended.
@@ -147,7 +148,8 @@ impl Rig {
         };
         let deployment = store.write(deployment).await.unwrap();
         spy.reset();
-        let rig = Self::over(spy, store, tasks, deployment, Arc::new(agent), home);
+        let blobs = Arc::default();
+        let rig = Self::over(spy, store, tasks, deployment, Arc::new(agent), home, blobs);
         rig.add_replica();
         rig
     }
@@ -159,12 +161,13 @@ impl Rig {
         deployment: DeploymentRow,
         agent: Arc<Agent>,
         home: Arc<TempDir>,
+        blobs: Arc<MemoryBlobs>,
     ) -> Self {
         let router = ReplicaRouter::new();
         router.set_deployment(deployment.clone());
         Self {
             engine: Engine::new(store.clone(), router.clone(), tasks.clone())
-                .with_blobs(Arc::new(MemoryBlobs::default())),
+                .with_blobs(Arc::clone(&blobs) as Arc<_>),
             router,
             spy,
             store,
@@ -173,6 +176,7 @@ impl Rig {
             agent,
             others: Vec::new(),
             home,
+            blobs,
         }
     }
 
@@ -244,9 +248,25 @@ impl Rig {
             self.deployment.clone(),
             Arc::clone(&self.agent),
             Arc::clone(&self.home),
+            Arc::clone(&self.blobs),
         );
         rig.add_replica();
         self.with_others(rig)
+    }
+
+    /// A new engine with this agent over what another one has stored.
+    pub(crate) fn over_the_data_of(&self, other: &Self) -> Self {
+        let rig = Self::over(
+            Arc::clone(&other.spy),
+            other.store.clone(),
+            Tasks::new(),
+            other.deployment.clone(),
+            Arc::clone(&self.agent),
+            Arc::clone(&self.home),
+            Arc::clone(&other.blobs),
+        );
+        rig.add_replica();
+        rig
     }
 
     /// A new engine over a store that has only the first `len` entries of a request.
@@ -257,7 +277,8 @@ impl Rig {
         spy::copy(&store, row, &journal[..len]).await;
         spy.reset();
         let (deployment, agent) = (self.deployment.clone(), Arc::clone(&self.agent));
-        let rig = Self::over(spy, store, tasks, deployment, agent, Arc::clone(&self.home));
+        let (home, blobs) = (Arc::clone(&self.home), Arc::clone(&self.blobs));
+        let rig = Self::over(spy, store, tasks, deployment, agent, home, blobs);
         rig.add_replica();
         self.with_others(rig)
     }

@@ -9,6 +9,7 @@ mod agents;
 mod approvals;
 mod budgets;
 mod cancel;
+mod context;
 mod durability;
 mod events;
 mod faults;

@@ -12,8 +12,8 @@ use rune_runtime::{
 };
 use rune_spec::{AgentPackage, PolicyRule, RuleArguments};
 use rune_store_runtime::{
-    AuditId, Block, Entry, EntryBody, ModelReply, PolicyVerdict, RequestId, StopReason, Timestamp,
-    Usage,
+    AuditId, Block, Entry, EntryBody, ModelReply, PolicyVerdict, PromptParts, RequestId,
+    StopReason, Timestamp, Usage,
 };
 use serde_json::{Value, json};
 
@@ -610,6 +610,7 @@ proptest! {
                 blocks: vec![Block::ToolCall { id: id.clone(), name: name.to_owned(), input, native: None }],
                 stop: StopReason::ToolUse,
                 usage: Usage::default(),
+                prompt: PromptParts::default(),
                 duration_ms: 0,
                 cost_micro_usd: None,
             }));
@@ -761,6 +762,7 @@ fn models_and_agents_that_nobody_decided_about_are_tried_too() {
             stop: StopReason::EndTurn,
             usage: Usage::default(),
             duration_ms: 0,
+            prompt: PromptParts::default(),
             cost_micro_usd: None,
         })
     };

@@ -46,7 +46,7 @@ async fn an_unknown_tool_is_answered_with_the_known_ones() {
     let bot = Bot::new().tool("t", &json!({}), "echo 1\n");
     let told = told(bot, "nope", json!({})).await;
     assert!(
-        told.contains("`nope`") && told.contains("the tools are: t"),
+        told.contains("`nope`") && told.contains("the tools are: rune__output-read, t"),
         "{told}"
     );
 }
@@ -98,13 +98,13 @@ async fn more_output_than_allowed_is_an_error() {
 }
 
 #[tokio::test]
-async fn an_output_that_the_journal_cannot_hold_is_an_error() {
+async fn an_output_that_the_journal_cannot_hold_is_kept_elsewhere() {
     let program = "import sys\nsys.stdin.read()\nprint('\"' + 'x' * 1048000 + '\"')\n";
     let bot = Bot::new().tool("t", &json!({}), program);
     assert!(
         told(bot, "t", json!({}))
             .await
-            .contains("the output was dropped")
+            .contains("the whole output has 1048000 bytes: it is kept as `out-")
     );
     let deep = "import sys\nsys.stdin.read()\nprint('[' * 110 + ']' * 110)\n";
     let bot = Bot::new().tool("t", &json!({}), deep);

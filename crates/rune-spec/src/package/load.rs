@@ -26,6 +26,8 @@ use crate::workflow::Workflow;
 
 /// Most files read from `tools/` or listed from `evals/`.
 const MAX_DIRECTORY_FILES: usize = 1000;
+/// The built-in tool that comes with every other tool.
+pub const OUTPUT_READ: &str = "output-read";
 
 impl AgentPackage {
     /// Loads and checks the agent in `dir`: the Runefile and every file it leads to.
@@ -412,7 +414,23 @@ fn resolve(
             descriptor: descriptor.clone(),
         });
     }
+    if !described.is_empty() || !mcp.is_empty() {
+        described.extend(output_reader(&described));
+    }
     (described, mcp)
+}
+
+/// `rune@output-read`, unless it is there: whoever has a tool may get an output that is too
+/// large to be shown, and the tools are the same for every call of an agent.
+fn output_reader(described: &[PackageTool]) -> Option<PackageTool> {
+    let descriptor = crate::builtin(OUTPUT_READ)?;
+    let reference = ToolRef::Builtin(OUTPUT_READ.to_owned());
+    let known = described.iter().any(|tool| tool.reference == reference);
+    (!known).then(|| PackageTool {
+        visible_name: reference.visible_name().unwrap_or_default(),
+        reference,
+        descriptor: descriptor.clone(),
+    })
 }
 
 /// A rule about an argument that no tool has protects nothing, so it is a mistake. What an MCP server's tools take is

@@ -34,6 +34,8 @@ pub struct Models {
     pub fallback_policy: FallbackPolicy,
     /// Input and output tokens per request.
     pub token_budget: u64,
+    /// Tokens that the models take in one call, where that is less than half of the budget.
+    pub context_window: Option<u64>,
     /// The provider-side safety setting.
     pub safety_policy: SafetyPolicy,
     /// Sampling temperature.
@@ -202,6 +204,9 @@ pub(crate) struct ModelsDocument {
     fallback_policy: FallbackPolicy,
     /// Input and output tokens per request.
     token_budget: u64,
+    /// Tokens that the models take in one call. A prompt is kept below three quarters of it and below half of
+    /// `token_budget`: what is older is replaced by a summary.
+    context_window: Option<u64>,
     /// The provider-side safety setting.
     safety_policy: SafetyPolicy,
     /// Sampling temperature.
@@ -220,6 +225,7 @@ impl Default for ModelsDocument {
             model_mapping: BTreeMap::new(),
             fallback_policy: FallbackPolicy::default(),
             token_budget: 100_000,
+            context_window: None,
             safety_policy: SafetyPolicy::default(),
             temperature: None,
             max_output_tokens: None,
@@ -241,6 +247,9 @@ impl ModelsDocument {
         {
             checker.error(&at.field("temperature"), "must be between 0 and 2");
         }
+        if let Some(tokens) = self.context_window {
+            checker.at_least_one(&at.field("context_window"), tokens);
+        }
         if let Some(tokens) = self.max_output_tokens {
             checker.at_least_one(&at.field("max_output_tokens"), tokens);
         }
@@ -250,6 +259,7 @@ impl ModelsDocument {
             model_mapping: self.model_mapping,
             fallback_policy: self.fallback_policy,
             token_budget: self.token_budget,
+            context_window: self.context_window,
             safety_policy: self.safety_policy,
             temperature: self.temperature,
             max_output_tokens: self.max_output_tokens,

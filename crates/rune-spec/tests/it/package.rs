@@ -53,7 +53,7 @@ fn injects_builtin_descriptors() {
         toolset.join(", ")
     );
     let package = AgentPackage::load(agent(&[("Runefile", &runefile)]).path()).unwrap();
-    assert_eq!(package.tools.len(), 10);
+    assert_eq!(package.tools.len(), builtins().len());
     assert_eq!(
         package.tool("rune__file-read").unwrap().reference,
         ToolRef::Builtin("file-read".to_owned())

@@ -7,7 +7,7 @@ mod fork;
 mod plan;
 mod state;
 
-use rune_store_runtime::{AppendEntries, Appended, ModelReply, Reject, Settlement};
+use rune_store_runtime::{AppendEntries, Appended, Billed, Reject, Settlement};
 use rusqlite::{Connection, params};
 
 pub(super) use self::fork::Inherited;
@@ -56,10 +56,10 @@ fn write(
         let id = key::message(state.session, n);
         insert_message(db, id, key::entry(state.row, *seq), tool.as_deref())?;
     }
-    for (seq, reply) in &append.usage {
-        insert_usage(db, context, op, state, *seq, reply)?;
+    for (seq, call) in &append.usage {
+        insert_usage(db, context, op, state, *seq, call)?;
         if state.has_budgets {
-            let used = Settlement::of(&reply.usage, reply.cost_micro_usd);
+            let used = Settlement::of(call.usage, call.cost_micro_usd);
             budget::close(db, context, op.request_id, used)?;
         }
     }
@@ -74,6 +74,9 @@ fn write(
     }
     for (seq, question) in &append.questions {
         approval::ask(db, context, state.row, *seq, question)?;
+    }
+    for output in &append.spilled {
+        session::insert_spilled(db, state.session, output)?;
     }
     if append.withdraws {
         approval::withdraw(db, context, state.row)?;
@@ -109,7 +112,7 @@ fn insert_usage(
     op: &AppendEntries,
     state: &RequestState,
     seq: u64,
-    reply: &ModelReply,
+    call: &Billed<'_>,
 ) -> rusqlite::Result<()> {
     db.prepare_cached(
         "INSERT INTO usage (request_id, seq, at, namespace, agent, provider, model, input_tokens,
@@ -123,15 +126,15 @@ fn insert_usage(
         context.at.as_millis(),
         state.namespace,
         state.agent,
-        reply.provider,
-        reply.model,
-        reply.usage.input_tokens,
-        reply.usage.output_tokens,
-        reply.usage.cached_tokens,
-        reply.usage.cache_write_tokens,
-        reply.usage.reasoning_tokens,
+        call.provider,
+        call.model,
+        call.usage.input_tokens,
+        call.usage.output_tokens,
+        call.usage.cached_tokens,
+        call.usage.cache_write_tokens,
+        call.usage.reasoning_tokens,
         state.caller,
-        reply.cost_micro_usd,
+        call.cost_micro_usd,
     ])?;
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! Sessions.
 
 use rune_store_runtime::limits::MAX_SESSION_MESSAGES;
-use rune_store_runtime::{BudgetScope, CreateSession, DeleteSession, Reject, SessionId};
+use rune_store_runtime::{
+    BudgetScope, CreateSession, DeleteSession, Reject, SessionId, SpilledOutput,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Context, budget, encoded};
@@ -90,6 +92,8 @@ pub(super) fn delete(db: &Connection, op: &DeleteSession) -> Result<(), ApplyErr
         .execute([first, last])?;
     db.prepare_cached("DELETE FROM grants WHERE session = ?1")?
         .execute([session])?;
+    db.prepare_cached("DELETE FROM spilled_outputs WHERE session = ?1")?
+        .execute([session])?;
     db.prepare_cached("DELETE FROM sessions WHERE id = ?1")?
         .execute([session])?;
     Ok(())
@@ -138,6 +142,20 @@ pub(super) fn insert(
         context.at.as_millis(),
         metadata
     ])
+}
+
+/// Notes an output that is in the object store.
+pub(super) fn insert_spilled(
+    db: &Connection,
+    session: i64,
+    output: &SpilledOutput,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT OR IGNORE INTO spilled_outputs (session, handle, digest, bytes)
+         VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![session, output.handle, output.digest, output.bytes])?;
+    Ok(())
 }
 
 /// The number of the next message, rejected where `count` more do not fit.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use rune_store_runtime::{
     EntryBody, MessageRow, Page, PageRequest, SessionFilter, SessionId, SessionReader, SessionRow,
-    StoreError, Timestamp,
+    SpilledOutput, StoreError, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -14,6 +14,7 @@ use crate::{SqliteStore, cursor, key};
 
 const LIST: &str = "sessions";
 const MESSAGES: &str = "messages";
+const RECENT: &str = "recent_messages";
 
 /// The counters are the newest keys in the ranges of the session, so that writing
 /// a message needs no update of the session's row.
@@ -87,24 +88,52 @@ impl SessionReader for SqliteStore {
     async fn recent_messages(
         &self,
         id: &SessionId,
-        limit: u32,
+        page: &PageRequest,
         until: Option<Timestamp>,
-    ) -> Result<Vec<MessageRow>, StoreError> {
-        let id = id.clone();
-        self.readers
+    ) -> Result<Page<MessageRow>, StoreError> {
+        let before: Option<u64> = cursor::decode(RECENT, page)?;
+        let (id, limit) = (id.clone(), limit(page));
+        let (items, last) = self
+            .readers
             .run(move |db| {
                 let Some(session) = find(db, &id)? else {
-                    return Ok(Vec::new());
+                    return Ok((Vec::new(), None));
                 };
                 let (first, last) = key::messages(session);
+                let before = before.and_then(|before| i64::try_from(before).ok());
+                let before = before.map_or(last, |before| (first + before - 1).min(last));
                 let mut query = Query::new(MESSAGE);
-                query.and("m.id BETWEEN ? AND ?", [first, last]);
+                query.and("m.id BETWEEN ? AND ?", [first, before]);
                 query.and::<i64>("r.status IN ('completed', 'failed', 'cancelled')", []);
                 query.and_maybe("r.updated_at <= ?", until.map(Timestamp::as_millis));
                 let query = query.order_by("m.id DESC");
-                let (mut items, _) = query.collect(db, limit as usize, message_row, |_| true)?;
-                items.reverse();
-                Ok(items)
+                query.collect(db, limit, message_row, |_| true)
+            })
+            .await?;
+        let next = last.map(|n| cursor::encode(RECENT, &n)).transpose()?;
+        Ok(Page { items, next })
+    }
+
+    async fn spilled_output(
+        &self,
+        id: &SessionId,
+        handle: &str,
+    ) -> Result<Option<SpilledOutput>, StoreError> {
+        let (id, handle) = (id.clone(), handle.to_owned());
+        self.readers
+            .run(move |db| {
+                db.prepare_cached(
+                    "SELECT o.handle, o.digest, o.bytes FROM spilled_outputs o
+                     JOIN sessions s ON s.id = o.session WHERE s.session_id = ?1 AND o.handle = ?2",
+                )?
+                .query_row([id.as_str(), &handle], |row| {
+                    Ok(SpilledOutput {
+                        handle: get(row, 0)?,
+                        digest: get(row, 1)?,
+                        bytes: get(row, 2)?,
+                    })
+                })
+                .optional()
             })
             .await
     }
@@ -135,6 +164,8 @@ fn session_row(found: &Row<'_>) -> rusqlite::Result<(i64, SessionRow)> {
 fn message_row(found: &Row<'_>) -> rusqlite::Result<(u64, MessageRow)> {
     let body: EntryBody = row::json(found, 5)?;
     let kind = body.kind();
+    let measure = body.measure();
+    let compaction = body.compaction().cloned().map(Box::new);
     let message = body
         .into_message(get(found, 6)?)
         .ok_or_else(|| bad(5, format!("a {kind} entry is no message")))?;
@@ -144,6 +175,8 @@ fn message_row(found: &Row<'_>) -> rusqlite::Result<(u64, MessageRow)> {
         seq: key::split_entry(get(found, 3)?).1,
         created_at: row::time(found, 4)?,
         message,
+        measure,
+        compaction,
     };
     Ok((key::split_message(get(found, 0)?).1, row))
 }

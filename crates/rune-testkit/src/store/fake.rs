@@ -19,8 +19,8 @@ use rune_store_runtime::{
     Page, PageRequest, RegistryReader, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
     RequestId, RequestReader, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow,
     ScheduleId, ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow,
-    StoreError, Timestamp, ToolInvocationRow, ToolInvocationState, UsageFilter, UsageGroup,
-    UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
+    SpilledOutput, StoreError, Timestamp, ToolInvocationRow, ToolInvocationState, UsageFilter,
+    UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use self::oldest::Oldest;
@@ -60,6 +60,7 @@ struct Session {
     created: i64,
     row: SessionRow,
     messages: Vec<Line>,
+    spilled: Vec<SpilledOutput>,
 }
 
 /// A message: an entry of a request's journal.
@@ -261,6 +262,8 @@ impl State {
                 seq: line.seq,
                 created_at: entry.at,
                 message: entry.body.clone().into_message(line.tool.clone())?,
+                measure: entry.body.measure(),
+                compaction: entry.body.compaction().cloned().map(Box::new),
             })
         });
         rows.collect()
@@ -306,19 +309,30 @@ impl SessionReader for FakeStore {
     async fn recent_messages(
         &self,
         id: &SessionId,
-        limit: u32,
+        request: &PageRequest,
         until: Option<Timestamp>,
-    ) -> Result<Vec<MessageRow>, StoreError> {
+    ) -> Result<Page<MessageRow>, StoreError> {
         let state = self.state();
-        let mut rows = state.messages(id);
-        rows.retain(|row| {
+        let numbered = state.messages(id).into_iter().zip(0_i64..);
+        let ended = numbered.filter(|(row, _)| {
             let request = state.requests.get(&row.request_id);
             request.is_some_and(|Request { row, .. }| {
                 row.status.is_terminal() && until.is_none_or(|until| row.updated_at <= until)
             })
         });
-        let older = rows.len().saturating_sub(limit as usize);
-        Ok(rows.split_off(older))
+        let newest_first = ended.map(|(row, number)| (-number, row));
+        page("recent_messages", request, newest_first)
+    }
+
+    async fn spilled_output(
+        &self,
+        id: &SessionId,
+        handle: &str,
+    ) -> Result<Option<SpilledOutput>, StoreError> {
+        let state = self.state();
+        let session = state.sessions.get(id);
+        let mut spilled = session.into_iter().flat_map(|session| &session.spilled);
+        Ok(spilled.find(|output| output.handle == handle).cloned())
     }
 }
 

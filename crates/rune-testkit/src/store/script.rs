@@ -5,16 +5,16 @@ use rune_store_runtime::limits::{MAX_CALL_TOKENS, MAX_JSON_DEPTH};
 use rune_store_runtime::{
     AcceptRequest, Advance, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalId,
     ApprovalQuestion, AuditId, AuditVerdict, Block, BudgetCap, BudgetClaim, BudgetScope, CachePut,
-    CacheRemove, CacheSweep, CallPrice, CatchUp, CheckpointPolicy, Command, CommandId, Cost,
-    CreateSession, DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentId,
-    DeploymentState, EntryBody, ErrorCode, Failure, FirePlan, FireSchedule, FireState, Fork,
-    ForkChanges, ForkOrigin, IdempotencyKey, MemoryForget, MemoryPut, MemoryScope, ModelReply,
-    NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict, ProjectRef, PublishVersion,
-    PutReplica, PutSchedule, RecordAudit, Remember, RemoveReplica, ReplicaId, ReplicaState,
-    RequestCancel, RequestId, RequestStatus, ReserveBudget, ScaleDeployment, ScheduleId,
-    ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState, SettleBudget, SettleFire,
-    Settlement, StepOutcome, StepStatus, StopReason, Timestamp, ToolIntent, ToolOutcome, Usage,
-    VersionId,
+    CacheRemove, CacheSweep, CallPrice, CatchUp, CheckpointPolicy, Command, CommandId, Compaction,
+    Cost, CreateSession, DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession,
+    DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure, FirePlan, FireSchedule,
+    FireState, Fork, ForkChanges, ForkOrigin, IdempotencyKey, MemoryForget, MemoryPut, MemoryScope,
+    ModelCall, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict,
+    ProjectRef, PromptParts, PublishVersion, PutReplica, PutSchedule, RecordAudit, Remember,
+    RemoveReplica, Replaced, ReplicaId, ReplicaState, RequestCancel, RequestId, RequestSpan,
+    RequestStatus, ReserveBudget, ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec,
+    SessionId, SetDeploymentState, SettleBudget, SettleFire, Settlement, SpilledOutput,
+    StepOutcome, StepStatus, StopReason, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -318,7 +318,8 @@ impl Random {
                 deployment_id: self.deployment(),
                 attempt: 1,
             },
-            6..=9 => self.model_reply(),
+            6..=8 => self.model_reply(),
+            9 => self.compacted(),
             10 | 11 => EntryBody::ToolIntent(ToolIntent {
                 step: 1,
                 call_id: self.call_id(),
@@ -334,6 +335,7 @@ impl Random {
                 output: None,
                 failure: self.failure(),
                 content: self.word(),
+                spilled: self.spilled(),
                 duration_ms: u64::MAX,
                 attempts: 1,
             }),
@@ -409,6 +411,45 @@ impl Random {
         .into()
     }
 
+    fn compacted(&mut self) -> EntryBody {
+        let id = RequestId::from_bytes(self.id(4));
+        EntryBody::Compacted(Box::new(Compaction {
+            step: 1,
+            replaces: Replaced {
+                requests: self.one_in(2).then_some(RequestSpan {
+                    first: id,
+                    last: id,
+                    count: 1,
+                }),
+                steps: 0,
+            },
+            summary: self.word(),
+            effects: vec![self.word()],
+            more_effects: 0,
+            tokens_before: 2,
+            tokens_after: 1,
+            call: self.one_in(2).then(|| ModelCall {
+                provider: self.word(),
+                model: self.word(),
+                usage: Usage {
+                    input_tokens: 3,
+                    ..Usage::default()
+                },
+                cost_micro_usd: Some(1),
+                duration_ms: 1,
+            }),
+        }))
+    }
+
+    fn spilled(&mut self) -> Option<SpilledOutput> {
+        let handle = self.word();
+        self.one_in(3).then(|| SpilledOutput {
+            digest: format!("sha256:{handle}"),
+            bytes: handle.len() as u64,
+            handle,
+        })
+    }
+
     fn model_reply(&mut self) -> EntryBody {
         let tokens = if self.one_in(20) {
             MAX_CALL_TOKENS + 1
@@ -431,6 +472,7 @@ impl Random {
                 input_tokens: tokens,
                 ..Usage::default()
             },
+            prompt: PromptParts::default(),
             cost_micro_usd: Some(tokens / 2).filter(|cost| cost % 3 > 0),
             duration_ms: 1,
         })

@@ -20,11 +20,11 @@ pub async fn snapshot(
 ) -> Result<String, StoreError> {
     let mut text = String::new();
     macro_rules! list {
-        ($list:ident($($filter:expr),*)) => {{
+        ($list:ident($($filter:expr),*) $($more:expr)?) => {{
             let mut page = PageRequest::first(3);
             let mut rows = Vec::new();
             loop {
-                let part = store.$list($($filter,)* &page).await?;
+                let part = store.$list($($filter,)* &page $(, $more)?).await?;
                 rows.extend(part.items);
                 page.cursor = part.next;
                 if page.cursor.is_none() { break rows; }
@@ -39,7 +39,7 @@ pub async fn snapshot(
     }
     for row in list!(sessions(&SessionFilter::default())) {
         show!(list!(messages(&row.id)));
-        show!(store.recent_messages(&row.id, 2, None).await?);
+        show!(list!(recent_messages(&row.id) None));
         show!(row);
     }
     for row in list!(requests(&RequestFilter::default())) {

@@ -36,11 +36,13 @@ pub use control_plane::{
 };
 pub use fork::{
     a_fork_begins_with_the_entries_of_another_request, a_fork_spends_only_what_it_does_itself,
-    a_fork_that_cannot_be_is_rejected, a_session_outlives_the_forks_that_show_it,
+    a_fork_takes_over_compactions_and_spilled_outputs, a_fork_that_cannot_be_is_rejected,
+    a_session_outlives_the_forks_that_show_it,
 };
 pub use journal::{
-    a_plain_request_runs_to_its_end, a_refused_tool_call_has_no_input,
-    a_retried_append_writes_once, a_tool_call_is_projected_from_intent_and_result,
+    a_compaction_is_a_message_and_is_billed, a_plain_request_runs_to_its_end,
+    a_refused_tool_call_has_no_input, a_retried_append_writes_once,
+    a_spilled_output_belongs_to_its_session, a_tool_call_is_projected_from_intent_and_result,
     cancel_is_asked_for_once, commands_of_one_caller_keep_their_order,
     journals_are_read_from_any_position, the_usage_ledger_is_summed_by_group,
     the_usage_ledger_sums_up_to_the_request,

@@ -37,7 +37,8 @@ impl BuiltinTool for FileRead {
             return Err(ToolError::invalid("`offset` counts lines from 1"));
         }
         let workspace = context.workspace.clone();
-        let budget = context.output_limit.saturating_sub(ENVELOPE_BYTES);
+        let limit = context.output_limit.min(context.shown_limit);
+        let budget = limit.saturating_sub(ENVELOPE_BYTES);
         blocking(move || {
             let bytes = Workspace::open(&workspace)?.read(&input.path)?;
             Ok(show(&input, &bytes, budget))

@@ -44,6 +44,13 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
             vec![json!({"key": "k", "value": {"a": [1]}, "tags": ["t"]})],
         ),
         (
+            "output-read",
+            vec![
+                json!({"handle": "out-0123456789abcdef"}),
+                json!({"handle": "out-0123456789abcdef", "offset": 0, "length": 1}),
+            ],
+        ),
+        (
             "shell-exec",
             vec![
                 json!({"command": "true"}),
@@ -84,6 +91,7 @@ async fn what_a_descriptor_accepts_the_tool_takes() {
             match name {
                 // The input is fine; the policy is not.
                 "web-fetch" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Denied),
+                "output-read" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound),
                 _ => assert!(outcome.is_ok(), "{name} {input}: {outcome:?}"),
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_store_runtime::{Clock, MemoryScope, RequestId, SessionId, Store, Timestamp};
-use rune_tools::{Builtins, BuiltinsConfig, ToolContext, ToolError, ToolErrorKind};
+use rune_tools::{Builtins, BuiltinsConfig, Outputs, ToolContext, ToolError, ToolErrorKind};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,8 @@ impl Sandbox {
             timeout: Duration::from_secs(20),
             output_limit: 256 * 1024,
             egress: None,
+            shown_limit: 256 * 1024,
+            outputs: Outputs::default(),
         };
         Self {
             outer,

@@ -3,14 +3,7 @@
 use rune_store_runtime::{Block, StopReason, Usage};
 
 use crate::model::ModelOutput;
-
-/// Bytes that count as one token where nobody has counted.
-const BYTES_PER_TOKEN: usize = 4;
-
-/// Tokens of a text of `bytes` bytes, roughly.
-pub(in crate::model) fn estimate_tokens(bytes: usize) -> u64 {
-    u64::try_from(bytes.div_ceil(BYTES_PER_TOKEN)).unwrap_or(u64::MAX)
-}
+use crate::tokens::tokens_of;
 
 /// What a decoder has read.
 #[derive(Debug)]
@@ -53,8 +46,8 @@ impl Reply {
 fn estimate_usage(prompt_bytes: usize, blocks: &[Block]) -> Usage {
     let output: usize = blocks.iter().map(block_bytes).sum();
     Usage {
-        input_tokens: estimate_tokens(prompt_bytes),
-        output_tokens: estimate_tokens(output),
+        input_tokens: tokens_of(prompt_bytes),
+        output_tokens: tokens_of(output),
         ..Usage::default()
     }
 }

@@ -6,17 +6,18 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rune_store_runtime::{BlobStore, Reject, StoreError};
+use sha2::{Digest, Sha256};
 
-/// Keeps bytes under a number.
+/// Keeps bytes under their SHA-256.
 #[derive(Default)]
 pub(crate) struct MemoryBlobs(Mutex<BTreeMap<String, Bytes>>);
 
 #[async_trait]
 impl BlobStore for MemoryBlobs {
     async fn put(&self, bytes: Bytes) -> Result<String, StoreError> {
-        let mut blobs = self.0.lock().unwrap();
-        let digest = format!("sha256:{:064}", blobs.len());
-        blobs.insert(digest.clone(), bytes);
+        let hash = Bytes::copy_from_slice(&Sha256::digest(&bytes));
+        let digest = format!("sha256:{hash:x}");
+        self.0.lock().unwrap().insert(digest.clone(), bytes);
         Ok(digest)
     }
 

@@ -217,7 +217,8 @@ reads! {
         fn session(id: &SessionId) -> Option<SessionRow>;
         fn sessions(filter: &SessionFilter, page: &PageRequest) -> Page<SessionRow>;
         fn messages(id: &SessionId, page: &PageRequest) -> Page<MessageRow>;
-        fn recent_messages(id: &SessionId, limit: u32, until: Option<Timestamp>) -> Vec<MessageRow>;
+        fn recent_messages(id: &SessionId, page: &PageRequest, until: Option<Timestamp>) -> Page<MessageRow>;
+        fn spilled_output(id: &SessionId, handle: &str) -> Option<SpilledOutput>;
     }
     DeploymentReader {
         fn deployment(id: DeploymentId) -> Option<DeploymentRow>;

@@ -16,6 +16,8 @@ use crate::row::{self, get};
 pub(in crate::apply) struct Inherited {
     /// The row of the origin.
     pub(in crate::apply) origin: i64,
+    /// The session of it.
+    session: i64,
     /// The journal keys of the messages before its own, with the tool of a result.
     shown: Vec<(i64, Option<String>)>,
     /// Time and JSON of the entries behind `accepted`.
@@ -42,6 +44,7 @@ impl Inherited {
         }
         let mut inherited = Self {
             origin: origin.row,
+            session: origin.session,
             shown: shown(db, &origin, fork)?,
             entries: Vec::new(),
             messages: Vec::new(),
@@ -93,6 +96,7 @@ impl Inherited {
                     self.messages.push((seq, Some(call.name.clone())));
                 }
             }
+            EntryBody::Compacted(_) => self.messages.push((seq, None)),
             EntryBody::Notice { code, .. } if code == OUTPUT_REPAIR => {
                 self.messages.push((seq, None));
             }
@@ -141,6 +145,12 @@ impl Inherited {
         for (call_id, call) in &self.calls {
             write_call(db, request, call_id, call)?;
         }
+        // What its model is shown may name them.
+        db.prepare_cached(
+            "INSERT INTO spilled_outputs (session, handle, digest, bytes)
+             SELECT ?1, handle, digest, bytes FROM spilled_outputs WHERE session = ?2",
+        )?
+        .execute([session, self.session])?;
         Ok(())
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use rune_store_runtime::limits::{MAX_CALL_COST_MICRO_USD, MAX_CALL_TOKENS};
 use rune_store_runtime::{
-    ApprovalQuestion, Block, EntryBody, ModelReply, OUTPUT_REPAIR, PolicyVerdict, Reject,
-    RequestStatus, Usage,
+    ApprovalQuestion, Billed, Block, EntryBody, ModelReply, OUTPUT_REPAIR, PolicyVerdict, Reject,
+    RequestStatus, SpilledOutput, Usage,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -20,14 +20,16 @@ pub(super) struct Append<'a> {
     pub(super) state: RequestState,
     /// Entries that are messages, with the model's name of the tool for results.
     pub(super) messages: Vec<(u64, Option<String>)>,
-    /// Model replies, for the usage ledger.
-    pub(super) usage: Vec<(u64, &'a ModelReply)>,
+    /// Model calls, for the usage ledger.
+    pub(super) usage: Vec<(u64, Billed<'a>)>,
     /// Tool calls that are new or changed.
     pub(super) calls: BTreeMap<&'a str, Call>,
     /// Decisions, for the audit trail.
     pub(super) verdicts: Vec<&'a PolicyVerdict>,
     /// Questions to a person.
     pub(super) questions: Vec<(u64, &'a ApprovalQuestion)>,
+    /// Outputs that are in the object store.
+    pub(super) spilled: Vec<&'a SpilledOutput>,
     /// Whether the request ends while it waits for a person.
     pub(super) withdraws: bool,
 }
@@ -63,6 +65,7 @@ impl<'a> Append<'a> {
             calls: BTreeMap::new(),
             verdicts: Vec::new(),
             questions: Vec::new(),
+            spilled: Vec::new(),
             withdraws: false,
         };
         for (entry, json) in entries.iter().zip(json) {
@@ -106,7 +109,14 @@ impl<'a> Append<'a> {
                 self.state.attempts = self.state.attempts.saturating_add(1);
                 self.state.replica_id = Some(*replica_id);
             }
-            EntryBody::ModelReply(reply) => self.model_reply(db, seq, reply)?,
+            EntryBody::ModelReply(reply) => {
+                self.bill(seq, entry)?;
+                self.model_reply(db, seq, reply)?;
+            }
+            EntryBody::Compacted(_) => {
+                self.bill(seq, entry)?;
+                self.messages.push((seq, None));
+            }
             EntryBody::ToolIntent(intent) => {
                 let call = self.call(db, &intent.call_id)?;
                 if call.intent.is_some() || call.result.is_some() {
@@ -124,6 +134,7 @@ impl<'a> Append<'a> {
                 let refused = call.intent.is_none();
                 let name = call.name.clone();
                 self.messages.push((seq, Some(name)));
+                self.spilled.extend(&outcome.spilled);
                 self.state.tool_calls = self.state.tool_calls.saturating_add(refused.into());
             }
             EntryBody::PolicyVerdict(verdict) => {
@@ -179,13 +190,6 @@ impl<'a> Append<'a> {
         seq: u64,
         reply: &'a ModelReply,
     ) -> Result<(), ApplyError> {
-        check_usage(&reply.usage)?;
-        if reply.cost_micro_usd > Some(MAX_CALL_COST_MICRO_USD) {
-            return Err(Reject::invalid(format!(
-                "a model call may cost {MAX_CALL_COST_MICRO_USD} millionths of a US dollar"
-            ))
-            .into());
-        }
         for block in &reply.blocks {
             let Block::ToolCall { id, name, .. } = block else {
                 continue;
@@ -201,11 +205,25 @@ impl<'a> Append<'a> {
             };
             self.calls.insert(id, call);
         }
-        self.usage.push((seq, reply));
         self.messages.push((seq, None));
+        Ok(())
+    }
+
+    /// Counts the model call of an entry, where it has one.
+    fn bill(&mut self, seq: u64, entry: &'a EntryBody) -> Result<(), Reject> {
+        let Some(call) = entry.billed() else {
+            return Ok(());
+        };
+        check_usage(call.usage)?;
+        if call.cost_micro_usd > Some(MAX_CALL_COST_MICRO_USD) {
+            return Err(Reject::invalid(format!(
+                "a model call may cost {MAX_CALL_COST_MICRO_USD} millionths of a US dollar"
+            )));
+        }
+        self.usage.push((seq, call));
         self.state.model_calls = self.state.model_calls.saturating_add(1);
-        self.state.usage.add(&reply.usage);
-        self.state.cost.add(reply.cost_micro_usd);
+        self.state.usage.add(call.usage);
+        self.state.cost.add(call.cost_micro_usd);
         Ok(())
     }
 

@@ -170,6 +170,7 @@ impl State {
                 updated_at: command.at,
             },
             messages: Vec::new(),
+            spilled: Vec::new(),
         };
         self.sessions.insert(id.clone(), session);
         Ok(())

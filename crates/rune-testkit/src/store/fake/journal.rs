@@ -6,9 +6,10 @@ use rune_store_runtime::limits::{
     IDEMPOTENCY_WINDOW, MAX_CALL_COST_MICRO_USD, MAX_CALL_TOKENS, MAX_ENTRIES, MAX_ENTRY_BYTES,
 };
 use rune_store_runtime::{
-    AcceptRequest, Accepted, AppendEntries, Appended, ApprovalQuestion, AuditRow, Block,
+    AcceptRequest, Accepted, AppendEntries, Appended, ApprovalQuestion, AuditRow, Billed, Block,
     BudgetScope, Command, Cost, Entry, EntryBody, Fork, ModelReply, OUTPUT_REPAIR, PolicyVerdict,
-    Reject, RequestCancel, RequestId, RequestRow, RequestStatus, Settlement, Usage, UsageRow,
+    Reject, RequestCancel, RequestId, RequestRow, RequestStatus, Settlement, SpilledOutput, Usage,
+    UsageRow,
 };
 
 use super::apply::check_json;
@@ -61,6 +62,8 @@ impl State {
         if let Some(session) = self.sessions.get_mut(&op.session_id) {
             let shown = inherited.iter().flat_map(|inherited| &inherited.shown);
             session.messages.extend(shown.cloned());
+            let spilled = inherited.iter().flat_map(|inherited| &inherited.spilled);
+            session.spilled.extend(spilled.cloned());
         }
         self.write(command, op.request_id, &[body], &[(1, None)]);
         if let Some(inherited) = inherited {
@@ -101,6 +104,10 @@ impl State {
         let surplus = shown.len().saturating_sub(fork.shown as usize);
         let mut inherited = Inherited {
             shown: shown.split_off(surplus),
+            spilled: self
+                .sessions
+                .get(&origin.row.session_id)
+                .map_or_else(Vec::new, |session| session.spilled.clone()),
             entries: Vec::new(),
             messages: Vec::new(),
             calls: BTreeMap::new(),
@@ -185,10 +192,11 @@ impl State {
         plan.row.updated_at = command.at;
         let reply = appended(&plan.row, first_seq);
         let has_budgets = !plan.row.budgets.is_empty();
-        for (seq, model) in plan.usage {
-            self.usage.push(usage_row(command, &plan.row, seq, &model));
+        for (seq, body) in plan.usage {
+            let Some(call) = body.billed() else { continue };
+            self.usage.push(usage_row(command, &plan.row, seq, call));
             if has_budgets {
-                let used = Settlement::of(&model.usage, model.cost_micro_usd);
+                let used = Settlement::of(call.usage, call.cost_micro_usd);
                 self.close_reservation(command, op.request_id, used);
             }
         }
@@ -266,6 +274,11 @@ impl State {
                 tool: tool.clone(),
             });
             session.messages.extend(lines);
+            let spilled = bodies.iter().filter_map(|body| match body {
+                EntryBody::ToolResult(outcome) => outcome.spilled.clone(),
+                _ => None,
+            });
+            session.spilled.extend(spilled);
         }
     }
 }
@@ -273,6 +286,7 @@ impl State {
 /// What a fork begins with.
 struct Inherited {
     shown: Vec<Line>,
+    spilled: Vec<SpilledOutput>,
     entries: Vec<Entry>,
     messages: Vec<(u64, Option<String>)>,
     calls: BTreeMap<String, Call>,
@@ -305,6 +319,7 @@ impl Inherited {
                 call.result = Some(entry.seq);
                 self.messages.push((entry.seq, Some(call.name.clone())));
             }
+            EntryBody::Compacted(_) => self.messages.push((entry.seq, None)),
             EntryBody::Notice { code, .. } if code == OUTPUT_REPAIR => {
                 self.messages.push((entry.seq, None));
             }
@@ -320,7 +335,7 @@ struct Plan {
     row: RequestRow,
     calls: BTreeMap<String, Call>,
     messages: Vec<(u64, Option<String>)>,
-    usage: Vec<(u64, ModelReply)>,
+    usage: Vec<(u64, EntryBody)>,
     verdicts: Vec<PolicyVerdict>,
     questions: Vec<ApprovalQuestion>,
     withdraws: bool,
@@ -359,7 +374,14 @@ impl Plan {
                 row.attempts += 1;
                 row.replica_id = Some(*replica_id);
             }
-            EntryBody::ModelReply(reply) => self.model_reply(seq, reply)?,
+            EntryBody::ModelReply(reply) => {
+                self.bill(seq, entry)?;
+                self.model_reply(seq, reply)?;
+            }
+            EntryBody::Compacted(_) => {
+                self.bill(seq, entry)?;
+                self.messages.push((seq, None));
+            }
             EntryBody::ToolIntent(intent) => {
                 let call = called(&mut self.calls, &intent.call_id)?;
                 if call.intent.or(call.result).is_some() {
@@ -424,14 +446,17 @@ impl Plan {
         Ok(())
     }
 
-    fn model_reply(&mut self, seq: u64, reply: &ModelReply) -> Result<(), Reject> {
+    fn bill(&mut self, seq: u64, entry: &EntryBody) -> Result<(), Reject> {
+        let Some(call) = entry.billed() else {
+            return Ok(());
+        };
         let Usage {
             input_tokens,
             output_tokens,
             cached_tokens,
             cache_write_tokens,
             reasoning_tokens,
-        } = reply.usage;
+        } = *call.usage;
         let counts = [
             input_tokens,
             output_tokens,
@@ -442,9 +467,17 @@ impl Plan {
         if counts.into_iter().any(|count| count > MAX_CALL_TOKENS) {
             return Err(Reject::invalid("too many tokens"));
         }
-        if reply.cost_micro_usd > Some(MAX_CALL_COST_MICRO_USD) {
+        if call.cost_micro_usd > Some(MAX_CALL_COST_MICRO_USD) {
             return Err(Reject::invalid("too expensive"));
         }
+        self.row.usage.add(call.usage);
+        self.row.cost.add(call.cost_micro_usd);
+        self.row.model_calls += 1;
+        self.usage.push((seq, entry.clone()));
+        Ok(())
+    }
+
+    fn model_reply(&mut self, seq: u64, reply: &ModelReply) -> Result<(), Reject> {
         for block in &reply.blocks {
             if let Block::ToolCall { id, name, .. } = block {
                 let call = Call {
@@ -457,11 +490,7 @@ impl Plan {
                 }
             }
         }
-        self.row.usage.add(&reply.usage);
-        self.row.cost.add(reply.cost_micro_usd);
-        self.row.model_calls += 1;
         self.messages.push((seq, None));
-        self.usage.push((seq, reply.clone()));
         Ok(())
     }
 }
@@ -517,18 +546,18 @@ fn accepted_row(command: &Command, op: &AcceptRequest) -> RequestRow {
     }
 }
 
-fn usage_row(command: &Command, row: &RequestRow, seq: u64, reply: &ModelReply) -> UsageRow {
+fn usage_row(command: &Command, row: &RequestRow, seq: u64, call: Billed<'_>) -> UsageRow {
     UsageRow {
         request_id: row.id,
         namespace: row.namespace.clone(),
         agent: row.agent.clone(),
         seq,
         at: command.at,
-        provider: reply.provider.clone(),
-        model: reply.model.clone(),
+        provider: call.provider.to_owned(),
+        model: call.model.to_owned(),
         caller: row.caller.clone(),
-        usage: reply.usage,
-        cost_micro_usd: reply.cost_micro_usd,
+        usage: *call.usage,
+        cost_micro_usd: call.cost_micro_usd,
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rune_store_runtime::{
     AcceptRequest, Accepted, AppendEntries, Appended, Block, CheckpointPolicy, Clock, Command,
-    Cost, DeploymentId, EntryBody, ModelReply, Operation, PublishVersion, Reject, RequestId,
-    RequestStatus, SessionId, StopReason, Store, StoreError, Timestamp, ToolIntent, ToolOutcome,
-    Usage, VersionId, VersionRow,
+    Cost, DeploymentId, EntryBody, ModelReply, Operation, PromptParts, PublishVersion, Reject,
+    RequestId, RequestStatus, SessionId, StopReason, Store, StoreError, Timestamp, ToolIntent,
+    ToolOutcome, Usage, VersionId, VersionRow,
 };
 use serde_json::{Value, json};
 
@@ -139,6 +139,10 @@ pub(super) fn reply(blocks: Vec<Block>) -> EntryBody {
         blocks,
         stop: StopReason::EndTurn,
         usage: usage(10, 2),
+        prompt: PromptParts {
+            own: 8,
+            ..PromptParts::default()
+        },
         cost_micro_usd: Some(7),
         duration_ms: 5,
     })
@@ -172,6 +176,7 @@ pub(super) fn result(id: &str) -> ToolOutcome {
         output: Some(json!("content")),
         failure: None,
         content: "content".to_owned(),
+        spilled: None,
         duration_ms: 7,
         attempts: 1,
     }

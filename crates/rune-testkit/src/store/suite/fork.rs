@@ -1,8 +1,9 @@
 //! Forks: requests that begin with a part of another one.
 
 use rune_store_runtime::{
-    AcceptRequest, AuditFilter, Block, Cost, DeleteSession, EntryBody, Fork, ForkChanges,
-    ForkOrigin, PageRequest, Reject, RequestId, RequestStatus, Timestamp, UsageFilter,
+    AcceptRequest, AuditFilter, Block, Compaction, Cost, DeleteSession, EntryBody, Fork,
+    ForkChanges, ForkOrigin, ModelCall, PageRequest, Reject, Replaced, RequestId, RequestSpan,
+    RequestStatus, SpilledOutput, Timestamp, ToolOutcome, UsageFilter,
 };
 use serde_json::json;
 
@@ -92,9 +93,13 @@ pub async fn a_fork_begins_with_the_entries_of_another_request(test: TestStore) 
     let page = PageRequest::default();
     let shown = f.store.messages(&session("fork"), &page).await.unwrap();
     assert_eq!(shown.items.len(), 5);
-    let recent = f.store.recent_messages(&session("fork"), 10, None).await;
-    let recent: Vec<String> = recent.unwrap().iter().map(|m| m.message.text()).collect();
-    assert_eq!(recent, ["hello", "earlier"]);
+    let recent = f
+        .store
+        .recent_messages(&session("fork"), &page, None)
+        .await
+        .unwrap();
+    let recent: Vec<String> = recent.items.iter().map(|m| m.message.text()).collect();
+    assert_eq!(recent, ["earlier", "hello"]);
 }
 
 pub async fn a_fork_spends_only_what_it_does_itself(test: TestStore) {
@@ -118,8 +123,67 @@ pub async fn a_fork_spends_only_what_it_does_itself(test: TestStore) {
     assert_eq!(ledger.unwrap().items.len(), 1);
     let (all, page) = (AuditFilter::default(), PageRequest::default());
     assert_eq!(f.store.audit(&all, &page).await.unwrap().items.len(), 0);
-    let recent = f.store.recent_messages(&session("fork"), 10, None).await;
-    assert_eq!(recent.unwrap().len(), 6);
+    let recent = f.store.recent_messages(&session("fork"), &page, None).await;
+    assert_eq!(recent.unwrap().items.len(), 6);
+}
+
+pub async fn a_fork_takes_over_compactions_and_spilled_outputs(test: TestStore) {
+    let f = Fixture::new(test);
+    let (earlier, _) = origin(&f).await;
+    let id = f.accept("s").await.request_id;
+    let began = f.store.now();
+    let spilled = SpilledOutput {
+        handle: "out-1".to_owned(),
+        digest: "sha256:1".to_owned(),
+        bytes: 40_000,
+    };
+    let large = ToolOutcome {
+        output: None,
+        spilled: Some(spilled.clone()),
+        ..result("c1")
+    };
+    let compaction = Compaction {
+        step: 2,
+        replaces: Replaced {
+            requests: Some(RequestSpan {
+                first: earlier,
+                last: earlier,
+                count: 1,
+            }),
+            steps: 1,
+        },
+        summary: "It went well.".to_owned(),
+        effects: Vec::new(),
+        more_effects: 0,
+        tokens_before: 900,
+        tokens_after: 90,
+        call: Some(ModelCall {
+            provider: "p".to_owned(),
+            model: "m".to_owned(),
+            usage: usage(800, 80),
+            cost_micro_usd: Some(5),
+            duration_ms: 1,
+        }),
+    };
+    let called = vec![reply(vec![call("c1")]), intent("c1")];
+    f.append(id, called).await;
+    f.append(id, vec![EntryBody::ToolResult(large)]).await;
+    let compacted = EntryBody::Compacted(Box::new(compaction));
+    f.append(id, vec![compacted.clone()]).await;
+
+    let op = fork(id, 5, began);
+    let forked = op.request_id;
+    f.write(op).await;
+    let journal = f.store.journal(forked, 0, 10).await.unwrap();
+    assert_eq!(journal[4].body, compacted);
+    let row = f.store.request(forked).await.unwrap().unwrap();
+    assert_eq!((row.usage, row.model_calls), (usage(0, 0), 0));
+    let page = PageRequest::default();
+    let messages = f.store.messages(&session("fork"), &page).await.unwrap();
+    let last = messages.items.last().unwrap();
+    assert!(last.compaction.is_some() && last.message.text().contains("It went well."));
+    let found = f.store.spilled_output(&session("fork"), "out-1").await;
+    assert_eq!(found.unwrap(), Some(spilled));
 }
 
 pub async fn a_fork_that_cannot_be_is_rejected(test: TestStore) {

@@ -2,9 +2,9 @@
 
 use futures_util::future::join_all;
 use rune_store_runtime::{
-    AppendEntries, Block, Cost, DeploymentId, EntryBody, ErrorCode, Failure, ModelReply,
-    PageRequest, ReplicaId, Reply, RequestCancel, RequestStatus, Role, ToolInvocationState,
-    ToolOutcome, UsageFilter, UsageGroup,
+    AppendEntries, Block, Compaction, Cost, DeleteSession, DeploymentId, EntryBody, ErrorCode,
+    Failure, ModelCall, ModelReply, PageRequest, Replaced, ReplicaId, Reply, RequestCancel,
+    RequestStatus, Role, SpilledOutput, ToolInvocationState, ToolOutcome, UsageFilter, UsageGroup,
 };
 use serde_json::json;
 
@@ -38,16 +38,15 @@ pub async fn a_plain_request_runs_to_its_end(test: TestStore) {
         (1, 0, usage(10, 2))
     );
     assert!(row.updated_at > row.created_at && row.failure.is_none());
+    let page = PageRequest::default();
     let messages = f
         .store
-        .recent_messages(&session("s"), 10, None)
+        .recent_messages(&session("s"), &page, None)
         .await
         .unwrap();
-    assert_eq!(messages[1].message.role, Role::Assistant);
-    assert_eq!(
-        (messages[1].seq, messages[1].message.text().as_str()),
-        (3, "hi")
-    );
+    let newest = &messages.items[0];
+    assert_eq!(newest.message.role, Role::Assistant);
+    assert_eq!((newest.seq, newest.message.text().as_str()), (3, "hi"));
 }
 
 pub async fn a_tool_call_is_projected_from_intent_and_result(test: TestStore) {
@@ -84,11 +83,13 @@ pub async fn a_tool_call_is_projected_from_intent_and_result(test: TestStore) {
         Some(ErrorCode::Timeout)
     );
     f.append(id, vec![finished(json!("done"))]).await;
-    let messages = f
+    let page = PageRequest::first(1);
+    let newest = f
         .store
-        .recent_messages(&session("s"), 1, None)
+        .recent_messages(&session("s"), &page, None)
         .await
         .unwrap();
+    let messages = newest.items;
     let expected = Block::ToolResult {
         call_id: "b".to_owned(),
         name: "rune__file-read".to_owned(),
@@ -98,6 +99,83 @@ pub async fn a_tool_call_is_projected_from_intent_and_result(test: TestStore) {
     assert_eq!(messages[0].message.role, Role::Tool);
     assert_eq!(messages[0].message.blocks, [expected]);
     assert_eq!(f.store.request(id).await.unwrap().unwrap().tool_calls, 2);
+}
+
+pub async fn a_compaction_is_a_message_and_is_billed(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    let mut compaction = Compaction {
+        step: 2,
+        replaces: Replaced {
+            requests: None,
+            steps: 1,
+        },
+        summary: "It went well.".to_owned(),
+        effects: vec!["t {} → done".to_owned()],
+        more_effects: 3,
+        tokens_before: 900,
+        tokens_after: 90,
+        call: Some(ModelCall {
+            provider: "p".to_owned(),
+            model: "m".to_owned(),
+            usage: usage(800, 80),
+            cost_micro_usd: Some(5),
+            duration_ms: 1,
+        }),
+    };
+    let entry = EntryBody::Compacted(Box::new(compaction.clone()));
+    compaction.call = None;
+    let unbilled = EntryBody::Compacted(Box::new(compaction.clone()));
+    f.append(id, vec![entry, unbilled, finished(json!("done"))])
+        .await;
+    let page = PageRequest::default();
+    let messages = f.store.messages(&session("s"), &page).await.unwrap().items;
+    assert_eq!(messages.len(), 3);
+    assert_eq!(messages[2].compaction.as_deref(), Some(&compaction));
+    let text = messages[2].message.text();
+    for part in ["It went well.", "3 earlier calls", "t {} → done"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let row = f.store.request(id).await.unwrap().unwrap();
+    assert_eq!((row.usage, row.model_calls), (usage(800, 80), 1));
+    let ledger = f.store.usage(&UsageFilter::default(), &page).await.unwrap();
+    assert_eq!(ledger.items.len(), 1);
+    assert_eq!(ledger.items[0].model, "m");
+}
+
+pub async fn a_spilled_output_belongs_to_its_session(test: TestStore) {
+    let f = Fixture::new(test);
+    let spilled = SpilledOutput {
+        handle: "out-1".to_owned(),
+        digest: "sha256:1".to_owned(),
+        bytes: 40_000,
+    };
+    for name in ["s", "s", "other"] {
+        let id = f.accept(name).await.request_id;
+        let outcome = ToolOutcome {
+            output: None,
+            spilled: (name == "s").then(|| spilled.clone()),
+            ..result("a")
+        };
+        let entries = vec![reply(vec![call("a")]), EntryBody::ToolResult(outcome)];
+        f.append(id, [entries, vec![finished(json!("done"))]].concat())
+            .await;
+    }
+    let find = async |name: &str, handle: &str| {
+        f.store
+            .spilled_output(&session(name), handle)
+            .await
+            .unwrap()
+    };
+    assert_eq!(find("s", "out-1").await, Some(spilled));
+    assert_eq!(find("s", "out-2").await, None);
+    assert_eq!(find("other", "out-1").await, None);
+    assert_eq!(find("none", "out-1").await, None);
+    f.write(DeleteSession {
+        session_id: session("s"),
+    })
+    .await;
+    assert_eq!(find("s", "out-1").await, None);
 }
 
 pub async fn a_refused_tool_call_has_no_input(test: TestStore) {

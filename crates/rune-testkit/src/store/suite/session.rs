@@ -40,10 +40,10 @@ pub async fn accepting_a_request_writes_everything_in_one_step(test: TestStore) 
     // It has not ended.
     let recent = f
         .store
-        .recent_messages(&session("s"), 10, None)
+        .recent_messages(&session("s"), &page, None)
         .await
         .unwrap();
-    assert!(recent.is_empty());
+    assert!(recent.items.is_empty());
     let row = f.store.session(&session("s")).await.unwrap().unwrap();
     assert_eq!((row.messages, row.requests), (1, 1));
     assert_eq!(
@@ -225,9 +225,18 @@ pub async fn messages_are_paged_in_order(test: TestStore) {
             "hello", "answer 0", "hello", "answer 1", "hello", "answer 2"
         ]
     );
-    let recent = f.store.recent_messages(&id, 3, None).await.unwrap();
-    let recent: Vec<String> = recent.iter().map(|m| m.message.text()).collect();
-    assert_eq!(recent, texts[3..]);
+    let mut page = PageRequest::first(4);
+    let newest = f.store.recent_messages(&id, &page, None).await.unwrap();
+    page.cursor.clone_from(&newest.next);
+    let oldest = f.store.recent_messages(&id, &page, None).await.unwrap();
+    assert_eq!(oldest.next, None);
+    let recent = newest.items.iter().chain(&oldest.items);
+    let mut recent: Vec<String> = recent.map(|m| m.message.text()).collect();
+    recent.reverse();
+    assert_eq!(recent, texts);
+    let measured = newest.items[0].measure.unwrap();
+    assert_eq!((measured.estimated, measured.reported), (8, 10));
+    assert_eq!(newest.items[1].measure, None);
     let none = f
         .store
         .messages(&session("none"), &PageRequest::default())
@@ -276,9 +285,10 @@ pub async fn a_session_is_created_once_and_deleted_whole(test: TestStore) {
     assert!(f.store.journal(id, 0, 10).await.unwrap().is_empty());
     assert!(
         f.store
-            .recent_messages(&session("s"), 9, None)
+            .recent_messages(&session("s"), &PageRequest::default(), None)
             .await
             .unwrap()
+            .items
             .is_empty()
     );
     let ledger = f
