@@ -9,7 +9,8 @@ use rune_runtime::Engine;
 use utoipa::OpenApi;
 
 use crate::routes::{
-    agents, approvals, calls, events, fork, invoke, policy, replicas, requests, sessions, status,
+    agents, approvals, calls, context, events, fork, invoke, policy, replicas, requests, sessions,
+    status,
 };
 
 /// The routes that answer without credentials.
@@ -71,9 +72,11 @@ api! {
     sessions::get,
     sessions::delete,
     sessions::messages,
+    sessions::output,
     requests::list,
     requests::get,
     calls::calls,
+    context::context,
     events::events,
     requests::cancel,
     requests::replay,

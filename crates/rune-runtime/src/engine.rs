@@ -18,11 +18,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use rune_env::{BudgetsConfig, RecoveryConfig};
 use rune_store_runtime::{
     AppendEntries, BlobStore, EntryBody, ErrorCode, Failure, RequestCancel, RequestId, RequestRow,
-    RequestStatus, Store, StoreError,
+    RequestStatus, SessionId, Store, StoreError,
 };
 
 use tokio::sync::{Notify, watch};
@@ -289,6 +290,22 @@ impl Engine {
     #[must_use]
     pub fn waiting(&self, id: RequestId) -> Option<Waiting> {
         self.inner.active.get(id)?.waiting()
+    }
+
+    /// The text of a spilled output of a session; nothing where it has none with this handle.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`].
+    pub async fn spilled_output(
+        &self,
+        session: &SessionId,
+        handle: &str,
+    ) -> Result<Option<Bytes>, EngineError> {
+        let found = self.inner.store.spilled_output(session, handle).await?;
+        let (Some(output), Some(blobs)) = (found, self.inner.blobs.get()) else {
+            return Ok(None);
+        };
+        Ok(Some(blobs.get(&output.digest).await?))
     }
 
     /// Asks for a request to be cancelled and answers its state. Its model stream and

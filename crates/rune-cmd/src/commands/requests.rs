@@ -1,6 +1,7 @@
 //! `rune requests`
 
 mod fork;
+mod window;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -43,10 +44,15 @@ pub(crate) enum RequestsCommand {
         limit: usize,
     },
     /// Show one request with its usage and the agents it called
-    #[command(after_help = "Examples:\n  rune requests show req_0198c0ffee0198c0ffee0198c0ffee01")]
+    #[command(
+        after_help = "Examples:\n  rune requests show req_0198c0ffee0198c0ffee0198c0ffee01\n  rune requests show req_0198c0ffee0198c0ffee0198c0ffee01 --context"
+    )]
     Show {
         /// The request
         id: String,
+        /// What filled the window of each model call, and what was left out
+        #[arg(long)]
+        context: bool,
     },
     /// Print the journal of a request
     #[command(
@@ -141,7 +147,8 @@ pub(crate) async fn run(context: &Context, command: RequestsCommand) -> Outcome 
             ];
             ls(context, &client, &filters, limit).await
         }
-        RequestsCommand::Show { id } => show(context, &client, &id).await,
+        RequestsCommand::Show { id, context: true } => window::show(context, &client, &id).await,
+        RequestsCommand::Show { id, context: false } => show(context, &client, &id).await,
         RequestsCommand::Events { id, follow, after } => {
             events(context, &client, &id, follow, after).await
         }

@@ -49,7 +49,11 @@ fn text(data: &Value) -> String {
         word("created_at"),
     );
     for message in data["messages"].as_array().into_iter().flatten() {
-        let role = message["role"].as_str().unwrap_or("?");
+        let role = if message["replaces"].is_null() {
+            message["role"].as_str().unwrap_or("?")
+        } else {
+            "summary"
+        };
         for block in message["blocks"].as_array().into_iter().flatten() {
             if let Some(line) = block_text(block) {
                 text.push_str(&format!("\n{role:>9}  {line}"));

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
-use http::StatusCode;
+use axum::response::Response;
+use http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, StatusCode};
 use rune_http::{ApiError, ErrorBody, Json, JsonOrDefault, List, NoFilter, PageQuery, Path, Query};
 use rune_runtime::EngineError;
 use rune_store_runtime::{
-    Block, CreateSession, DeleteSession, ImageSource, MessageRow, Page, RequestId, Role, SessionId,
-    SessionRow, Timestamp,
+    Block, CreateSession, DeleteSession, ImageSource, MessageRow, Page, Replaced, RequestId, Role,
+    SessionId, SessionRow, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -84,6 +87,10 @@ pub(crate) struct MessageView {
     role: Role,
     /// What is said, in order.
     blocks: Vec<BlockView>,
+    /// What the message stands for, where it is the summary that the model is shown in the place of older ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    replaces: Option<Replaced>,
     #[schema(value_type = String)]
     created_at: Timestamp,
 }
@@ -167,6 +174,7 @@ impl From<MessageRow> for MessageView {
                 .into_iter()
                 .filter_map(BlockView::new)
                 .collect(),
+            replaces: row.compaction.map(|compaction| compaction.replaces),
             created_at: row.created_at,
         }
     }
@@ -254,6 +262,35 @@ pub(crate) async fn messages(
         .await?
         .map(Into::into);
     Ok(Json(MessagePage { items, next }))
+}
+
+/// An output of a tool that was too large to be shown, whole.
+#[utoipa::path(
+    get, path = "/v1/sessions/{id}/outputs/{handle}", tag = "sessions",
+    params(
+        ("id" = String, Path, description = "The session"),
+        ("handle" = String, Path, description = "The handle of the output, as `tool_done` and the journal name it"),
+    ),
+    responses(
+        (status = 200, body = String, content_type = "text/plain", description = "The text of the output"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn output(
+    State(shared): State<Arc<Shared>>,
+    Path((id, handle)): Path<(SessionId, String)>,
+) -> Result<Response, ApiError> {
+    let output = shared.engine.spilled_output(&id, &handle).await?;
+    let output = output.ok_or_else(|| ApiError::not_found("output", &handle))?;
+    let mut response = Response::new(Body::from(output));
+    let headers = response.headers_mut();
+    // It may be anything; a browser must not take it for a page.
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    Ok(response)
 }
 
 /// Deletes a session with its messages, requests and journals.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::gateway::{TestGateway, answer, refusal};
 
 /// Every route of this API. A new one is added here with its rule.
-const ROUTES: [(&str, &str, bool); 24] = [
+const ROUTES: [(&str, &str, bool); 26] = [
     ("POST", "/v1/agents/{name}/invoke", true),
     ("POST", "/v1/agents/{name}/sessions", true),
     ("GET", "/v1/agents", true),
@@ -17,9 +17,11 @@ const ROUTES: [(&str, &str, bool); 24] = [
     ("GET", "/v1/sessions/{id}", true),
     ("DELETE", "/v1/sessions/{id}", true),
     ("GET", "/v1/sessions/{id}/messages", true),
+    ("GET", "/v1/sessions/{id}/outputs/{handle}", true),
     ("GET", "/v1/requests", true),
     ("GET", "/v1/requests/{id}", true),
     ("GET", "/v1/requests/{id}/calls", true),
+    ("GET", "/v1/requests/{id}/context", true),
     ("GET", "/v1/requests/{id}/events", true),
     ("POST", "/v1/requests/{id}/cancel", true),
     ("POST", "/v1/requests/{id}/replay", true),
