@@ -160,7 +160,7 @@ fn the_examples_are_valid() {
     let tour = Tour::new();
     let mut found = Vec::new();
     agents(&tour.home.path().join("examples"), &mut found);
-    assert!(found.len() >= 12, "{found:?}");
+    assert!(found.len() >= 13, "{found:?}");
     for dir in found {
         let text = tour.run(&format!("rune validate {}", dir.display()));
         assert!(text.contains("is valid"), "{text}");
@@ -181,6 +181,15 @@ fn the_examples_run_as_their_readmes_say() {
         (
             "approval",
             &["is approved for request", "approval_given", "I am done."],
+        ),
+        (
+            "memory",
+            &[
+                "I know: Please remember that the kettle is green.",
+                "replaced",
+                "Day one. The tea is in",
+                "a summary stands for them",
+            ],
         ),
         (
             "multi-agent",
