@@ -111,9 +111,14 @@ async fn cancel_ends_a_tool_and_all_its_children() {
         }
     };
     tokio::time::timeout(LIMIT, up).await.unwrap();
+    let asked = Instant::now();
     let took = cancel(&api, id).await;
     assert!(took < BOUND, "{took:?}");
-    assert_eq!(processes_of(id), Vec::<String>::new());
+    // A child that was killed may still be listed while the kernel ends it.
+    while !processes_of(id).is_empty() {
+        assert!(asked.elapsed() < BOUND, "left: {:?}", processes_of(id));
+        tokio::time::sleep(POLL).await;
+    }
     assert_eq!(api.request(id).await["status"], "cancelled");
     let (status, body) = api
         .ask("sleeper", &json!({"input": "next", "session_id": "s"}))
