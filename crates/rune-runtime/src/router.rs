@@ -241,11 +241,11 @@ impl ReplicaRouter {
                 let mut changed = {
                     let state = self.lock();
                     let pool = state.pools.get(&id).ok_or(RouteError::Removed)?;
-                    if let Some(replica) = pool.replicas.iter().rev().find(|r| !r.is_draining()) {
-                        return Ok(Arc::clone(replica));
-                    }
                     if pool.deployment.replicas == 0 {
                         return Err(RouteError::Stopped);
+                    }
+                    if let Some(replica) = pool.replicas.iter().rev().find(|r| !r.is_draining()) {
+                        return Ok(Arc::clone(replica));
                     }
                     if let Some(failed) = pool.failed() {
                         return Err(failed);
@@ -312,11 +312,11 @@ impl ReplicaRouter {
     ) -> Result<Leased, RouteError> {
         let mut state = self.lock();
         let pool = state.pools.get_mut(&id).ok_or(RouteError::Removed)?;
-        if let Some(replica) = pool.choose(session) {
-            return Ok(Leased::Now(self.lease_on(replica)));
-        }
         if pool.deployment.replicas == 0 {
             return Err(RouteError::Stopped);
+        }
+        if let Some(replica) = pool.choose(session) {
+            return Ok(Leased::Now(self.lease_on(replica)));
         }
         pool.waiting.retain(|waiter| !waiter.is_closed());
         if pool.waiting.len() >= most {

@@ -179,6 +179,23 @@ async fn those_who_wait_are_told_when_nothing_will_come() {
 }
 
 #[tokio::test]
+async fn a_stopped_deployment_takes_no_request_while_its_replica_is_still_there() {
+    let rig = Rig::new(Bot::new()).await;
+    let (id, wait) = (rig.deployment.id, super::harness::HANG);
+    let session = SessionId::generate();
+    drop(rig.router.lease(id, &session, wait).await.unwrap());
+    rig.router.set_deployment(DeploymentRow {
+        replicas: 0,
+        ..rig.deployment.clone()
+    });
+    assert_eq!(rig.router.replicas(id).len(), 1);
+    let refused = rig.router.lease(id, &session, wait).await;
+    assert_eq!(refused.unwrap_err(), RouteError::Stopped);
+    let refused = rig.router.ready(id, wait).await;
+    assert_eq!(refused.err(), Some(RouteError::Stopped));
+}
+
+#[tokio::test]
 async fn a_request_whose_deployment_goes_away_fails() {
     let rig = Rig::new(Bot::new().set_in("runtime", "concurrency_limit", json!(1))).await;
     let id = rig.deployment.id;
