@@ -7,12 +7,12 @@ use crate::tool::ToolDescriptor;
 
 macro_rules! files {
     ($($name:literal),* $(,)?) => {
-        [$((concat!("builtin/", $name, ".yaml"), include_str!(concat!("../builtin/", $name, ".yaml")))),*]
+        &[$((concat!("builtin/", $name, ".yaml"), include_str!(concat!("../builtin/", $name, ".yaml")))),*]
     };
 }
 
 /// One file per tool, in the format of `tools/*.yaml`.
-const FILES: [(&str, &str); 11] = files![
+const FILES: &[(&str, &str)] = files![
     "apply-patch",
     "file-list",
     "file-read",
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn every_descriptor_is_valid_and_complete() {
-        for (path, text) in FILES {
+        for &(path, text) in FILES {
             let tool = ToolDescriptor::parse(Path::new(path), text)
                 .unwrap_or_else(|errors| panic!("{errors}"));
             assert_eq!(format!("builtin/{}.yaml", tool.name), path);

@@ -12,22 +12,33 @@ mod shell_exec;
 mod system_time;
 mod web_fetch;
 
-pub(crate) use apply_patch::ApplyPatch;
-pub(crate) use file_list::FileList;
-pub(crate) use file_read::FileRead;
-pub(crate) use file_write::FileWrite;
-pub(crate) use memory_list::MemoryList;
-pub(crate) use memory_recall::MemoryRecall;
-pub(crate) use memory_store::MemoryStore;
-pub(crate) use output_read::OutputRead;
-pub(crate) use shell_exec::ShellExec;
-pub(crate) use system_time::SystemTime;
-pub(crate) use web_fetch::WebFetch;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::ToolError;
+use crate::web::WebClient;
+use crate::{BuiltinTool, BuiltinsConfig, ToolError};
+
+/// Every built-in tool, by name.
+pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
+    vec![
+        Arc::new(apply_patch::ApplyPatch),
+        Arc::new(file_list::FileList),
+        Arc::new(file_read::FileRead),
+        Arc::new(file_write::FileWrite),
+        Arc::new(memory_list::MemoryList),
+        Arc::new(memory_recall::MemoryRecall),
+        Arc::new(memory_store::MemoryStore),
+        Arc::new(output_read::OutputRead),
+        Arc::new(shell_exec::ShellExec::new(
+            config.search_path,
+            config.launcher,
+        )),
+        Arc::new(system_time::SystemTime),
+        Arc::new(web_fetch::WebFetch::new(WebClient::new(config.egress))),
+    ]
+}
 
 /// Room in an answer for everything but its main text.
 const ENVELOPE_BYTES: usize = 1024;

@@ -3,14 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::builtin::{
-    ApplyPatch, FileList, FileRead, FileWrite, MemoryList, MemoryRecall, MemoryStore, OutputRead,
-    ShellExec, SystemTime, WebFetch,
-};
+use crate::builtin;
 use crate::egress::EgressPolicy;
 use crate::process::Launcher;
 use crate::tool::BuiltinTool;
-use crate::web::WebClient;
 
 /// Where programs are looked for when nothing else is configured.
 const DEFAULT_SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -46,21 +42,9 @@ impl Builtins {
     /// All built-in tools. Nothing is opened or connected before a tool is called.
     #[must_use]
     pub fn new(config: BuiltinsConfig) -> Self {
-        let all: [Arc<dyn BuiltinTool>; 11] = [
-            Arc::new(ApplyPatch),
-            Arc::new(FileList),
-            Arc::new(FileRead),
-            Arc::new(FileWrite),
-            Arc::new(MemoryList),
-            Arc::new(MemoryRecall),
-            Arc::new(MemoryStore),
-            Arc::new(OutputRead),
-            Arc::new(ShellExec::new(config.search_path, config.launcher)),
-            Arc::new(SystemTime),
-            Arc::new(WebFetch::new(WebClient::new(config.egress))),
-        ];
+        let all = builtin::all(config).into_iter();
         Self {
-            tools: all.into_iter().map(|tool| (tool.name(), tool)).collect(),
+            tools: all.map(|tool| (tool.name(), tool)).collect(),
         }
     }
 
