@@ -292,6 +292,36 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_by_request ON audit (request_id) WHERE request_id IS NOT NULL;
 
+-- What agents know.
+CREATE TABLE entities (
+    id         INTEGER PRIMARY KEY,
+    namespace  TEXT NOT NULL,
+    agent      TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    kind       TEXT NOT NULL,
+    properties TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (namespace, agent, name)
+);
+
+CREATE TABLE relations (
+    id         INTEGER PRIMARY KEY,
+    source     INTEGER NOT NULL,
+    kind       TEXT NOT NULL,
+    target     INTEGER NOT NULL,
+    properties TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (source, kind, target)
+);
+CREATE INDEX relations_by_target ON relations (target);
+
+-- The words of entities under their ids; the texts themselves are not kept twice.
+CREATE VIRTUAL TABLE entity_words USING fts5 (
+    words, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 2'
+);
+
 CREATE TABLE memories (
     id         INTEGER PRIMARY KEY,
     namespace  TEXT NOT NULL,

@@ -17,6 +17,7 @@ mod cache;
 mod deployment;
 mod encoded;
 mod journal;
+mod knowledge;
 mod memory;
 mod receipt;
 mod registry;
@@ -115,6 +116,8 @@ fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyErro
         Op::RecordAudit(op) => audit::record(db, context, op).map(unit),
         Op::MemoryPut(op) => memory::put(db, context, op).map(unit),
         Op::MemoryForget(op) => memory::forget(db, op).map(unit),
+        Op::PutEntity(op) => knowledge::put_entity(db, context, op).map(Reply::First),
+        Op::PutRelation(op) => knowledge::put_relation(db, context, op).map(Reply::First),
         Op::ReserveBudget(op) => budget::reserve(db, context, op).map(Reply::Count),
         Op::SettleBudget(op) => budget::settle(db, context, op).map(Reply::First),
     }

@@ -9,13 +9,17 @@ use sha2::{Digest as _, Sha256};
 use crate::Digest;
 use crate::row::get;
 
-/// The digest of every row of every table, in the order of the keys.
+/// The digest of every row of every table, in the order of the keys. An index of words is made of rows and has none
+/// of its own.
 ///
 /// # Errors
 /// Where a table cannot be read.
 pub fn logical_digest(db: &Connection) -> rusqlite::Result<Digest> {
     let tables: Vec<String> = db
-        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")?
+        .prepare(
+            "SELECT name FROM pragma_table_list
+             WHERE schema = 'main' AND type = 'table' AND name <> 'sqlite_schema' ORDER BY name",
+        )?
         .query_map([], |row| get(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
     let mut hash = Sha256::new();

@@ -6,9 +6,9 @@ use crate::{
     AcceptRequest, Accepted, AppendEntries, Appended, ApplyDeployment, ApprovalRow, CachePut,
     CacheRemove, CacheSweep, CommandId, CreateSession, DecideApproval, DeleteDeployment,
     DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule, MemoryForget, MemoryPut,
-    PauseSchedule, PublishVersion, PutReplica, PutSchedule, RecordAudit, RemoveReplica,
-    RequestCancel, ReserveBudget, ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire,
-    StoreError, Timestamp, VersionRow,
+    PauseSchedule, PublishVersion, PutEntity, PutRelation, PutReplica, PutSchedule, RecordAudit,
+    RemoveReplica, RequestCancel, ReserveBudget, ScaleDeployment, SetDeploymentState, SettleBudget,
+    SettleFire, StoreError, Timestamp, VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -188,6 +188,10 @@ operations! {
     MemoryPut => Unit(()),
     /// Forgets a key.
     MemoryForget => Unit(()),
+    /// Adds an entity.
+    PutEntity => First(bool),
+    /// Adds a relation.
+    PutRelation => First(bool),
     /// Reserves what a model call can use.
     ReserveBudget => Count(u64),
     /// Settles a reservation.

@@ -29,6 +29,7 @@ mod fork;
 mod id;
 mod input;
 mod journal;
+mod knowledge;
 pub mod limits;
 mod memory;
 mod message;
@@ -73,6 +74,10 @@ pub use journal::{
     Entry, EntryBody, ErrorCode, Failure, ModelReply, OUTPUT_REPAIR, PolicyVerdict, SpilledOutput,
     StepOutcome, StepStatus, ToolIntent, ToolOutcome,
 };
+pub use knowledge::{
+    EntityRow, Properties, PutEntity, PutRelation, RelationFilter, RelationRow, entity_text,
+    merge_properties, search_words,
+};
 pub use memory::{MemoryForget, MemoryPut, MemoryQuery, MemoryRow, MemoryScope};
 pub use message::{Block, ImageSource, Message, MessageRow, NativeBlock, Role, StopReason, Usage};
 pub use page::{Page, PageRequest};
@@ -91,8 +96,8 @@ pub use schedule::{
 pub use session::{CreateSession, DeleteSession, SessionFilter, SessionRow};
 pub use store::{
     ApprovalReader, AuditReader, BudgetReader, CacheReader, CommandLog, DeploymentReader,
-    MemoryReader, RegistryReader, RequestReader, RuntimeStore, ScheduleReader, SessionReader,
-    Store, UsageReader,
+    KnowledgeReader, MemoryReader, RegistryReader, RequestReader, RuntimeStore, ScheduleReader,
+    SessionReader, Store, UsageReader,
 };
 pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};
 pub use usage::{Billed, Cost, UsageFilter, UsageGroup, UsageRow, UsageTotal};

@@ -34,6 +34,12 @@ pub const MAX_MEMORY_KEY_BYTES: usize = 256;
 /// The largest memory value with its tags, in bytes of JSON.
 pub const MAX_MEMORY_VALUE_BYTES: usize = 256 << 10;
 
+/// The longest name or type of an entity or a relation, in bytes.
+pub const MAX_KNOWLEDGE_NAME_BYTES: usize = 256;
+
+/// The largest set of properties of an entity or a relation, in bytes of JSON.
+pub const MAX_PROPERTIES_BYTES: usize = 64 << 10;
+
 /// The latest time a command may carry: the end of the year 9999.
 pub const MAX_COMMAND_MILLIS: i64 = 253_402_300_799_999;
 

@@ -8,13 +8,13 @@ use async_trait::async_trait;
 
 use crate::{
     ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, BudgetFilter, BudgetRow,
-    CacheRow, Clock, Command, DeploymentFilter, DeploymentId, DeploymentRow, Entry, FireFilter,
-    GrantQuery, GrantRow, MemoryQuery, MemoryRow, MemoryScope, MessageRow, Operation, Page,
-    PageRequest, RecordAudit, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
-    RequestId, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
-    ScheduleRow, SessionFilter, SessionId, SessionRow, SpilledOutput, StoreError, Timestamp,
-    ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal, VersionFilter, VersionId,
-    VersionRow,
+    CacheRow, Clock, Command, DeploymentFilter, DeploymentId, DeploymentRow, EntityRow, Entry,
+    FireFilter, GrantQuery, GrantRow, MemoryQuery, MemoryRow, MemoryScope, MessageRow, Operation,
+    Page, PageRequest, RecordAudit, RelationFilter, RelationRow, ReplicaFilter, ReplicaId,
+    ReplicaRow, Reply, RequestFilter, RequestId, RequestRow, ReservationRow, ScheduleFilter,
+    ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow, SpilledOutput,
+    StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal,
+    VersionFilter, VersionId, VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -226,6 +226,40 @@ pub trait MemoryReader: Send + Sync {
     ) -> Result<Page<MemoryRow>, StoreError>;
 }
 
+/// What agents know.
+#[async_trait]
+pub trait KnowledgeReader: Send + Sync {
+    /// One entity.
+    async fn entity(
+        &self,
+        scope: &MemoryScope,
+        name: &str,
+    ) -> Result<Option<EntityRow>, StoreError>;
+    /// Entities by name, of a type where one is given.
+    async fn entities(
+        &self,
+        scope: &MemoryScope,
+        kind: Option<&str>,
+        page: &PageRequest,
+    ) -> Result<Page<EntityRow>, StoreError>;
+    /// At the most `limit` entities, of a type where one is given, in whose text every word of `text` begins a word,
+    /// without regard to case: best first. A text without a word finds nothing.
+    async fn find_entities(
+        &self,
+        scope: &MemoryScope,
+        text: &str,
+        kind: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<EntityRow>, StoreError>;
+    /// Relations by where they begin, their type, and where they lead.
+    async fn relations(
+        &self,
+        scope: &MemoryScope,
+        filter: &RelationFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RelationRow>, StoreError>;
+}
+
 /// A whole store.
 pub trait RuntimeStore:
     CommandLog
@@ -240,6 +274,7 @@ pub trait RuntimeStore:
     + UsageReader
     + BudgetReader
     + MemoryReader
+    + KnowledgeReader
 {
 }
 
@@ -256,6 +291,7 @@ impl<T> RuntimeStore for T where
         + UsageReader
         + BudgetReader
         + MemoryReader
+        + KnowledgeReader
 {
 }
 

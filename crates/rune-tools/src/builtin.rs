@@ -1,9 +1,13 @@
 //! One file per built-in tool.
 
+mod answer;
 mod apply_patch;
 mod file_list;
 mod file_read;
 mod file_write;
+mod knowledge_add_entity;
+mod knowledge_add_relation;
+mod knowledge_query;
 mod memory_list;
 mod memory_recall;
 mod memory_store;
@@ -17,6 +21,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::tool::ENVELOPE_BYTES;
 use crate::web::WebClient;
 use crate::{BuiltinTool, BuiltinsConfig, ToolError};
 
@@ -27,6 +32,9 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         Arc::new(file_list::FileList),
         Arc::new(file_read::FileRead),
         Arc::new(file_write::FileWrite),
+        Arc::new(knowledge_add_entity::KnowledgeAddEntity),
+        Arc::new(knowledge_add_relation::KnowledgeAddRelation),
+        Arc::new(knowledge_query::KnowledgeQuery),
         Arc::new(memory_list::MemoryList),
         Arc::new(memory_recall::MemoryRecall),
         Arc::new(memory_store::MemoryStore),
@@ -39,9 +47,6 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         Arc::new(web_fetch::WebFetch::new(WebClient::new(config.egress))),
     ]
 }
-
-/// Room in an answer for everything but its main text.
-const ENVELOPE_BYTES: usize = 1024;
 
 /// The typed form of an input.
 fn parse<T: DeserializeOwned>(input: Value) -> Result<T, ToolError> {

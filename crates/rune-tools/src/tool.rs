@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Outputs, ToolError};
 
+/// Room in an answer for everything but its main text.
+pub(crate) const ENVELOPE_BYTES: usize = 1024;
+
 /// Everything a tool call may touch.
 #[derive(Clone)]
 pub struct ToolContext {
@@ -40,6 +43,13 @@ pub struct ToolContext {
     pub shown_limit: usize,
     /// The larger ones of the session.
     pub outputs: Outputs,
+}
+
+impl ToolContext {
+    /// Bytes of JSON that the rows or the text of an answer may take.
+    pub(crate) fn answer_budget(&self) -> usize {
+        self.output_limit.saturating_sub(ENVELOPE_BYTES)
+    }
 }
 
 /// Decides whether a tool may connect to a host.

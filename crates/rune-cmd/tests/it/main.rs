@@ -8,6 +8,7 @@ mod agents;
 mod background;
 mod boundaries;
 mod budgets;
+mod builtins;
 mod cancel;
 mod cassettes;
 mod compose;

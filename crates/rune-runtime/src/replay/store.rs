@@ -6,13 +6,14 @@ use async_trait::async_trait;
 use rune_store_runtime::{
     Appended, ApprovalFilter, ApprovalId, ApprovalReader, ApprovalRow, AuditFilter, AuditReader,
     AuditRow, BudgetFilter, BudgetReader, BudgetRow, CacheReader, CacheRow, Command, CommandLog,
-    DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, Entry, FireFilter, GrantQuery,
-    GrantRow, MemoryQuery, MemoryReader, MemoryRow, MemoryScope, MessageRow, Op, Page, PageRequest,
-    RegistryReader, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId,
-    RequestReader, RequestRow, RequestStatus, ReservationRow, ScheduleFilter, ScheduleFireRow,
-    ScheduleId, ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow,
-    SpilledOutput, Store, StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup,
-    UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
+    DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, EntityRow, Entry, FireFilter,
+    GrantQuery, GrantRow, KnowledgeReader, MemoryQuery, MemoryReader, MemoryRow, MemoryScope,
+    MessageRow, Op, Page, PageRequest, RegistryReader, RelationFilter, RelationRow, ReplicaFilter,
+    ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow,
+    RequestStatus, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader,
+    ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow, SpilledOutput, Store,
+    StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageReader, UsageRow,
+    UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use super::Tape;
@@ -273,5 +274,41 @@ impl MemoryReader for ReplayStore {
         page: &PageRequest,
     ) -> Result<Page<MemoryRow>, StoreError> {
         self.real.memories(scope, query, page).await
+    }
+}
+
+#[async_trait]
+impl KnowledgeReader for ReplayStore {
+    async fn entity(
+        &self,
+        scope: &MemoryScope,
+        name: &str,
+    ) -> Result<Option<EntityRow>, StoreError> {
+        self.real.entity(scope, name).await
+    }
+    async fn entities(
+        &self,
+        scope: &MemoryScope,
+        kind: Option<&str>,
+        page: &PageRequest,
+    ) -> Result<Page<EntityRow>, StoreError> {
+        self.real.entities(scope, kind, page).await
+    }
+    async fn find_entities(
+        &self,
+        scope: &MemoryScope,
+        text: &str,
+        kind: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<EntityRow>, StoreError> {
+        self.real.find_entities(scope, text, kind, limit).await
+    }
+    async fn relations(
+        &self,
+        scope: &MemoryScope,
+        filter: &RelationFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RelationRow>, StoreError> {
+        self.real.relations(scope, filter, page).await
     }
 }

@@ -5,6 +5,7 @@ mod apply;
 mod approval;
 mod budget;
 mod journal;
+mod knowledge;
 mod oldest;
 mod page;
 
@@ -14,13 +15,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use rune_store_runtime::{
     ApprovalRow, AuditFilter, AuditReader, AuditRow, BudgetRow, CacheReader, CacheRow, Command,
-    CommandId, CommandLog, DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, Entry,
-    EntryBody, FireFilter, GrantRow, MemoryQuery, MemoryReader, MemoryRow, MemoryScope, MessageRow,
-    Page, PageRequest, RegistryReader, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
-    RequestId, RequestReader, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow,
-    ScheduleId, ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow,
-    SpilledOutput, StoreError, Timestamp, ToolInvocationRow, ToolInvocationState, UsageFilter,
-    UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
+    CommandId, CommandLog, DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow,
+    EntityRow, Entry, EntryBody, FireFilter, GrantRow, MemoryQuery, MemoryReader, MemoryRow,
+    MemoryScope, MessageRow, Page, PageRequest, RegistryReader, RelationRow, ReplicaFilter,
+    ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow,
+    ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow,
+    SessionFilter, SessionId, SessionReader, SessionRow, SpilledOutput, StoreError, Timestamp,
+    ToolInvocationRow, ToolInvocationState, UsageFilter, UsageGroup, UsageReader, UsageRow,
+    UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use self::oldest::Oldest;
@@ -50,6 +52,9 @@ struct State {
     grants: Vec<GrantRow>,
     audit: Vec<AuditRow>,
     memories: BTreeMap<(MemoryScope, String), MemoryRow>,
+    entities: BTreeMap<(MemoryScope, String), EntityRow>,
+    /// By where they begin, their type, and where they lead.
+    relations: BTreeMap<(MemoryScope, (String, String, String)), RelationRow>,
     /// By kind, key and day.
     budgets: BTreeMap<(&'static str, String, i64), BudgetRow>,
     reservations: Vec<ReservationRow>,

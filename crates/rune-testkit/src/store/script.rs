@@ -10,11 +10,12 @@ use rune_store_runtime::{
     DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure, FirePlan, FireSchedule,
     FireState, Fork, ForkChanges, ForkOrigin, IdempotencyKey, MemoryForget, MemoryPut, MemoryScope,
     ModelCall, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict,
-    ProjectRef, PromptParts, PublishVersion, PutReplica, PutSchedule, RecordAudit, Remember,
-    RemoveReplica, Replaced, ReplicaId, ReplicaState, RequestCancel, RequestId, RequestSpan,
-    RequestStatus, ReserveBudget, ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec,
-    SessionId, SetDeploymentState, SettleBudget, SettleFire, Settlement, SpilledOutput,
-    StepOutcome, StepStatus, StopReason, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
+    ProjectRef, PromptParts, PublishVersion, PutEntity, PutRelation, PutReplica, PutSchedule,
+    RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId, ReplicaState, RequestCancel,
+    RequestId, RequestSpan, RequestStatus, ReserveBudget, ScaleDeployment, ScheduleId,
+    ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState, SettleBudget, SettleFire,
+    Settlement, SpilledOutput, StepOutcome, StepStatus, StopReason, Timestamp, ToolIntent,
+    ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -137,7 +138,7 @@ impl Random {
     }
 
     fn op(&mut self) -> Op {
-        match self.below(38) {
+        match self.below(42) {
             0..=5 => self.accept(),
             6..=14 => self.append(),
             15 => RequestCancel {
@@ -159,6 +160,7 @@ impl Random {
             18 | 19 => self.control_plane(),
             30..=32 => self.decide(),
             33..=37 => self.budget(),
+            38..=41 => self.knowledge(),
             20..=22 => self.replica(),
             23 | 24 => self.cache(),
             25 | 26 => self.schedule(),
@@ -622,6 +624,31 @@ impl Random {
             planned_at: Timestamp::from_millis(self.below(3).cast_signed()),
             plan,
         }
+    }
+
+    fn knowledge(&mut self) -> Op {
+        let scope = MemoryScope {
+            namespace: "dev".to_owned(),
+            agent: self.agent(),
+        };
+        let properties = [(self.word(), self.value())].into_iter().collect();
+        if self.one_in(2) {
+            return PutRelation {
+                scope,
+                from: self.word(),
+                kind: self.word(),
+                to: self.word(),
+                properties,
+            }
+            .into();
+        }
+        PutEntity {
+            scope,
+            name: self.word(),
+            kind: self.word(),
+            properties,
+        }
+        .into()
     }
 
     fn memory(&mut self) -> Op {

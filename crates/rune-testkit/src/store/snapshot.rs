@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use rune_store_runtime::{
     ApprovalFilter, AuditFilter, BudgetFilter, DeploymentFilter, FireFilter, GrantQuery,
-    MemoryQuery, MemoryScope, PageRequest, ReplicaFilter, RequestFilter, RuntimeStore,
-    ScheduleFilter, SessionFilter, StoreError, Timestamp, UsageFilter, VersionFilter,
+    MemoryQuery, MemoryScope, PageRequest, RelationFilter, ReplicaFilter, RequestFilter,
+    RuntimeStore, ScheduleFilter, SessionFilter, StoreError, Timestamp, UsageFilter, VersionFilter,
 };
 
 /// Every list of the store and everything below its rows, read in small pages;
@@ -72,6 +72,8 @@ pub async fn snapshot(
     show!(list!(reservations()));
     for scope in scopes {
         show!(list!(memories(scope, &MemoryQuery::default())));
+        show!(list!(entities(scope, None)));
+        show!(list!(relations(scope, &RelationFilter::default())));
     }
     for key in cache {
         show!(store.cached(key, Timestamp::from_millis(0)).await?);

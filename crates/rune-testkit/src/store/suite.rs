@@ -12,6 +12,7 @@ mod control_plane;
 mod fixture;
 mod fork;
 mod journal;
+mod knowledge;
 mod records;
 mod reject;
 mod schedule;
@@ -46,6 +47,10 @@ pub use journal::{
     cancel_is_asked_for_once, commands_of_one_caller_keep_their_order,
     journals_are_read_from_any_position, the_usage_ledger_is_summed_by_group,
     the_usage_ledger_sums_up_to_the_request,
+};
+pub use knowledge::{
+    entities_are_found_by_the_beginnings_of_words, relations_are_found_from_either_end,
+    what_is_known_of_an_entity_is_merged,
 };
 pub use records::{
     a_cursor_of_another_list_is_refused, a_write_is_seen_by_the_next_read,

@@ -32,6 +32,24 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
             ],
         ),
         (
+            "knowledge-add-entity",
+            vec![json!({"name": "Ada", "type": "person", "properties": {"born": 1815}})],
+        ),
+        (
+            "knowledge-add-relation",
+            vec![json!({"from": "Ada", "type": "knows", "to": "Ada", "properties": {}})],
+        ),
+        (
+            "knowledge-query",
+            vec![
+                json!({}),
+                json!({"entity": "Ada"}),
+                json!({"relation": {"type": "knows", "from": "Ada", "to": "Ada"}, "limit": 5}),
+                json!({"path": {"from": "Ada", "to": "Ada", "max_depth": 2, "directed": true}}),
+                json!({"text": "ada", "type": "person"}),
+            ],
+        ),
+        (
             "memory-list",
             vec![json!({}), json!({"prefix": "k", "limit": 3})],
         ),
@@ -76,6 +94,20 @@ fn every_tool_has_a_descriptor_and_every_descriptor_a_tool() {
         .collect();
     assert_eq!(builtins.names().collect::<Vec<_>>(), described);
     assert_eq!(examples().into_keys().collect::<Vec<_>>(), described);
+}
+
+#[test]
+fn every_tool_is_in_the_documentation_with_what_rules_look_at() {
+    let page = include_str!("../../../../docs/tools.md");
+    for tool in rune_spec::builtins() {
+        let argument = tool.primary_argument.as_deref().unwrap();
+        let row = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{}` |", tool.name)))
+            .unwrap_or_else(|| panic!("docs/tools.md has no row for {}", tool.name));
+        let end = format!("| `{argument}` |");
+        assert!(row.ends_with(&end), "{row} does not end with {end}");
+    }
 }
 
 #[tokio::test]

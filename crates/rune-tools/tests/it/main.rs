@@ -10,6 +10,7 @@ mod apply_patch;
 mod descriptors;
 mod egress;
 mod files;
+mod knowledge;
 mod memory;
 mod process;
 mod shell;

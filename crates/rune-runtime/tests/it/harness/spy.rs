@@ -254,5 +254,10 @@ reads! {
     MemoryReader {
         fn memory(scope: &MemoryScope, key: &str) -> Option<MemoryRow>;
         fn memories(scope: &MemoryScope, query: &MemoryQuery, page: &PageRequest) -> Page<MemoryRow>;
+    }    KnowledgeReader {
+        fn entity(scope: &MemoryScope, name: &str) -> Option<EntityRow>;
+        fn entities(scope: &MemoryScope, kind: Option<&str>, page: &PageRequest) -> Page<EntityRow>;
+        fn find_entities(scope: &MemoryScope, text: &str, kind: Option<&str>, limit: u32) -> Vec<EntityRow>;
+        fn relations(scope: &MemoryScope, filter: &RelationFilter, page: &PageRequest) -> Page<RelationRow>;
     }
 }

@@ -134,6 +134,8 @@ impl State {
                 self.memories.remove(&(op.scope.clone(), op.key.clone()));
                 Ok(unit(()))
             }
+            Op::PutEntity(op) => self.put_entity(command, op).map(Reply::First),
+            Op::PutRelation(op) => self.put_relation(command, op).map(Reply::First),
             Op::ReserveBudget(op) => self.reserve(command, op).map(Reply::Count),
             Op::SettleBudget(op) => Ok(Reply::First(self.settle_budget(command, op))),
         }
