@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::with_query;
 use crate::commands::{
     agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, init, policy,
-    requests, rm, run, schedule, schema, sessions, status, stop, test, usage, validate, workflow,
+    requests, rm, run, schedule, schema, sessions, status, stop, task, test, usage, validate,
+    workflow,
 };
 use crate::output::Format;
 
@@ -103,6 +104,9 @@ pub(crate) enum Command {
     /// Requests at planned times
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
+    /// Tasks that agents leave for each other
+    #[command(subcommand)]
+    Task(task::TaskCommand),
     /// Run, check and draw workflows
     #[command(subcommand)]
     Workflow(workflow::WorkflowCommand),

@@ -21,6 +21,7 @@ pub(crate) mod sessions;
 mod since;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod task;
 pub(crate) mod test;
 pub(crate) mod usage;
 pub(crate) mod validate;
@@ -64,6 +65,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Usage(args) => context.block_on(usage::run(&context, &args)),
         Command::Policy(command) => context.block_on(policy::run(&context, command)),
         Command::Schedule(command) => context.block_on(schedule::run(&context, command)),
+        Command::Task(command) => context.block_on(task::run(&context, command)),
         Command::Workflow(command) => workflow::run(&context, command),
         Command::Compose(args) => context.block_on(compose::run(&context, args)),
         Command::Stop(args) => context.block_on(stop::run(&context, &args)),

@@ -10,7 +10,7 @@ use utoipa::OpenApi;
 
 use crate::routes::{
     agents, approvals, calls, context, events, fork, invoke, policy, replicas, requests, sessions,
-    status,
+    status, tasks,
 };
 
 /// The routes that answer without credentials.
@@ -85,6 +85,8 @@ api! {
     approvals::list,
     approvals::decide,
     policy::verdicts,
+    tasks::list,
+    tasks::get,
     replicas::health,
     status::health,
     status::ready,

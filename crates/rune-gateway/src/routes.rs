@@ -12,6 +12,7 @@ pub(crate) mod replicas;
 pub(crate) mod requests;
 pub(crate) mod sessions;
 pub(crate) mod status;
+pub(crate) mod tasks;
 
 use serde::Deserialize;
 use utoipa::IntoParams;

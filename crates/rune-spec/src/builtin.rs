@@ -26,6 +26,10 @@ const FILES: &[(&str, &str)] = files![
     "output-read",
     "shell-exec",
     "system-time",
+    "task-claim",
+    "task-complete",
+    "task-list",
+    "task-post",
     "web-fetch",
 ];
 

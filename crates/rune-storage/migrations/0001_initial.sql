@@ -279,6 +279,29 @@ CREATE TABLE schedule_fires (
 CREATE INDEX schedule_fires_by_schedule ON schedule_fires (schedule);
 CREATE INDEX schedule_fires_pending ON schedule_fires (planned_at) WHERE state = 'pending';
 
+-- Work that agents of a namespace leave for each other.
+CREATE TABLE tasks (
+    id           INTEGER PRIMARY KEY,
+    task_id      BLOB NOT NULL UNIQUE,
+    namespace    TEXT NOT NULL,
+    queue        TEXT NOT NULL,
+    title        TEXT NOT NULL,
+    payload      TEXT NOT NULL,
+    priority     INTEGER NOT NULL,
+    max_attempts INTEGER NOT NULL,
+    attempts     INTEGER NOT NULL,
+    posted_by    TEXT NOT NULL,
+    state        TEXT NOT NULL,
+    holder       TEXT,
+    lease_until  INTEGER,
+    result       TEXT NOT NULL,
+    created_at   INTEGER NOT NULL,
+    updated_at   INTEGER NOT NULL
+);
+CREATE INDEX tasks_waiting ON tasks (namespace, queue, priority DESC, id)
+    WHERE state = 'open' OR state = 'claimed';
+CREATE INDEX tasks_ended ON tasks (namespace, queue, id) WHERE state = 'done' OR state = 'failed';
+
 CREATE TABLE audit (
     id         INTEGER PRIMARY KEY,
     audit_id   BLOB NOT NULL UNIQUE,

@@ -25,6 +25,7 @@ mod replica;
 mod request;
 mod schedule;
 mod session;
+mod task;
 
 use rune_store_runtime::limits::{MAX_COMMAND_MILLIS, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{Command, CommandId, Op, Reject, Reply, Timestamp};
@@ -118,6 +119,9 @@ fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyErro
         Op::MemoryForget(op) => memory::forget(db, op).map(unit),
         Op::PutEntity(op) => knowledge::put_entity(db, context, op).map(Reply::First),
         Op::PutRelation(op) => knowledge::put_relation(db, context, op).map(Reply::First),
+        Op::PostTask(op) => task::post(db, context, op).map(unit),
+        Op::ClaimTask(op) => task::claim(db, context, op).map(Reply::Task),
+        Op::CompleteTask(op) => task::complete(db, context, op).map(unit),
         Op::ReserveBudget(op) => budget::reserve(db, context, op).map(Reply::Count),
         Op::SettleBudget(op) => budget::settle(db, context, op).map(Reply::First),
     }

@@ -12,4 +12,5 @@ mod replica;
 mod request;
 mod schedule;
 mod session;
+pub(crate) mod task;
 mod usage;

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AcceptRequest, Accepted, AppendEntries, Appended, ApplyDeployment, ApprovalRow, CachePut,
-    CacheRemove, CacheSweep, CommandId, CreateSession, DecideApproval, DeleteDeployment,
-    DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule, MemoryForget, MemoryPut,
-    PauseSchedule, PublishVersion, PutEntity, PutRelation, PutReplica, PutSchedule, RecordAudit,
-    RemoveReplica, RequestCancel, ReserveBudget, ScaleDeployment, SetDeploymentState, SettleBudget,
-    SettleFire, StoreError, Timestamp, VersionRow,
+    CacheRemove, CacheSweep, ClaimTask, CommandId, CompleteTask, CreateSession, DecideApproval,
+    DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule, MemoryForget,
+    MemoryPut, PauseSchedule, PostTask, PublishVersion, PutEntity, PutRelation, PutReplica,
+    PutSchedule, RecordAudit, RemoveReplica, RequestCancel, ReserveBudget, ScaleDeployment,
+    SetDeploymentState, SettleBudget, SettleFire, StoreError, TaskRow, Timestamp, VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -94,6 +94,8 @@ replies! {
     Version(VersionRow),
     /// Whether this command was the first of its kind.
     First(bool),
+    /// A task as it is now, where there is one.
+    Task(Option<Box<TaskRow>>),
     /// How many: of rows that were touched, of tokens that were granted.
     Count(u64),
 }
@@ -192,6 +194,12 @@ operations! {
     PutEntity => First(bool),
     /// Adds a relation.
     PutRelation => First(bool),
+    /// Posts a task.
+    PostTask => Unit(()),
+    /// Claims a task.
+    ClaimTask => Task(Option<Box<TaskRow>>),
+    /// Ends a task.
+    CompleteTask => Unit(()),
     /// Reserves what a model call can use.
     ReserveBudget => Count(u64),
     /// Settles a reservation.

@@ -127,6 +127,10 @@ id!(
     ScheduleId, "schedule", "sch_"
 );
 id!(
+    /// One task.
+    TaskId, "task", "tsk_"
+);
+id!(
     /// One audit row.
     AuditId, "audit", "aud_"
 );

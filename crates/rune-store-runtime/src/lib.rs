@@ -41,6 +41,7 @@ mod request;
 mod schedule;
 mod session;
 mod store;
+mod task;
 mod tool_invocation;
 mod usage;
 
@@ -67,7 +68,7 @@ pub use error::{Reject, StoreError};
 pub use fork::{Fork, ForkChanges, ForkOrigin, ForkPolicy};
 pub use id::{
     ApprovalId, AuditId, CommandId, DeploymentId, IdError, ReplicaId, RequestId, ScheduleId,
-    SessionId, VersionId,
+    SessionId, TaskId, VersionId,
 };
 pub use input::input_parts;
 pub use journal::{
@@ -97,7 +98,8 @@ pub use session::{CreateSession, DeleteSession, SessionFilter, SessionRow};
 pub use store::{
     ApprovalReader, AuditReader, BudgetReader, CacheReader, CommandLog, DeploymentReader,
     KnowledgeReader, MemoryReader, RegistryReader, RequestReader, RuntimeStore, ScheduleReader,
-    SessionReader, Store, UsageReader,
+    SessionReader, Store, TaskReader, UsageReader,
 };
+pub use task::{ClaimTask, CompleteTask, PostTask, TaskFilter, TaskHolder, TaskRow, TaskState};
 pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};
 pub use usage::{Billed, Cost, UsageFilter, UsageGroup, UsageRow, UsageTotal};

@@ -40,6 +40,21 @@ pub const MAX_KNOWLEDGE_NAME_BYTES: usize = 256;
 /// The largest set of properties of an entity or a relation, in bytes of JSON.
 pub const MAX_PROPERTIES_BYTES: usize = 64 << 10;
 
+/// The longest name of a queue or topic, in bytes.
+pub const MAX_QUEUE_NAME_BYTES: usize = 128;
+
+/// The most tasks of a queue that are not done.
+pub const MAX_QUEUE_TASKS: u32 = 10_000;
+
+/// How many tasks of a queue that have ended are kept, the oldest go first.
+pub const MAX_ENDED_TASKS: u32 = 1000;
+
+/// The largest title, payload or result of a task, each in bytes of JSON.
+pub const MAX_TASK_BYTES: usize = 64 << 10;
+
+/// The longest lease of a task.
+pub const MAX_TASK_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The latest time a command may carry: the end of the year 9999.
 pub const MAX_COMMAND_MILLIS: i64 = 253_402_300_799_999;
 

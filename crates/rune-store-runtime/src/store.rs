@@ -13,8 +13,8 @@ use crate::{
     Page, PageRequest, RecordAudit, RelationFilter, RelationRow, ReplicaFilter, ReplicaId,
     ReplicaRow, Reply, RequestFilter, RequestId, RequestRow, ReservationRow, ScheduleFilter,
     ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow, SpilledOutput,
-    StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal,
-    VersionFilter, VersionId, VersionRow,
+    StoreError, TaskFilter, TaskId, TaskRow, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup,
+    UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -260,6 +260,19 @@ pub trait KnowledgeReader: Send + Sync {
     ) -> Result<Page<RelationRow>, StoreError>;
 }
 
+/// Tasks that agents leave for each other.
+#[async_trait]
+pub trait TaskReader: Send + Sync {
+    /// One task.
+    async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError>;
+    /// Tasks, newest first.
+    async fn tasks(
+        &self,
+        filter: &TaskFilter,
+        page: &PageRequest,
+    ) -> Result<Page<TaskRow>, StoreError>;
+}
+
 /// A whole store.
 pub trait RuntimeStore:
     CommandLog
@@ -275,6 +288,7 @@ pub trait RuntimeStore:
     + BudgetReader
     + MemoryReader
     + KnowledgeReader
+    + TaskReader
 {
 }
 
@@ -292,6 +306,7 @@ impl<T> RuntimeStore for T where
         + BudgetReader
         + MemoryReader
         + KnowledgeReader
+        + TaskReader
 {
 }
 

@@ -14,16 +14,21 @@ mod memory_store;
 mod output_read;
 mod shell_exec;
 mod system_time;
+mod task_claim;
+mod task_complete;
+mod task_list;
+mod task_post;
 mod web_fetch;
 
 use std::sync::Arc;
 
+use rune_store_runtime::{TaskHolder, TaskRow};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::tool::ENVELOPE_BYTES;
 use crate::web::WebClient;
-use crate::{BuiltinTool, BuiltinsConfig, ToolError};
+use crate::{BuiltinTool, BuiltinsConfig, ToolContext, ToolError};
 
 /// Every built-in tool, by name.
 pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
@@ -44,8 +49,45 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
             config.launcher,
         )),
         Arc::new(system_time::SystemTime),
+        Arc::new(task_claim::TaskClaim),
+        Arc::new(task_complete::TaskComplete),
+        Arc::new(task_list::TaskList),
+        Arc::new(task_post::TaskPost),
         Arc::new(web_fetch::WebFetch::new(WebClient::new(config.egress))),
     ]
+}
+
+/// The queue of a task that names none.
+fn default_queue() -> String {
+    "default".to_owned()
+}
+
+/// Who holds what a call claims.
+fn holder(context: &ToolContext) -> TaskHolder {
+    TaskHolder {
+        agent: context.scope.agent.clone(),
+        session_id: context.session_id.clone(),
+    }
+}
+
+/// A task as a model sees it.
+fn show_task(row: &TaskRow) -> Value {
+    json!({
+        "task_id": row.id,
+        "queue": row.queue,
+        "title": row.title,
+        "payload": row.payload,
+        "priority": row.priority,
+        "state": row.state.as_str(),
+        "attempts": row.attempts,
+        "max_attempts": row.max_attempts,
+        "posted_by": row.posted_by,
+        "held_by": row.holder.as_ref().map(|holder| &holder.agent),
+        "lease_until": row.lease_until,
+        "result": row.result,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    })
 }
 
 /// The typed form of an input.

@@ -31,6 +31,7 @@ mod builtins;
 mod egress;
 mod error;
 mod glob;
+mod identity;
 mod output;
 mod patch;
 mod process;

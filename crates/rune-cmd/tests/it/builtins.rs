@@ -1,6 +1,7 @@
 //! Built-in tools as agents of a daemon use them: called through the gateway, looked at from outside.
 
 mod knowledge;
+mod tasks;
 
 use rune_testkit::TestDaemon;
 use serde_json::{Value, json};

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::gateway::{TestGateway, answer, refusal};
 
 /// Every route of this API. A new one is added here with its rule.
-const ROUTES: [(&str, &str, bool); 26] = [
+const ROUTES: &[(&str, &str, bool)] = &[
     ("POST", "/v1/agents/{name}/invoke", true),
     ("POST", "/v1/agents/{name}/sessions", true),
     ("GET", "/v1/agents", true),
@@ -30,6 +30,8 @@ const ROUTES: [(&str, &str, bool); 26] = [
     ("GET", "/v1/approvals", true),
     ("POST", "/v1/requests/{id}/approvals/{approval_id}", true),
     ("GET", "/v1/policy-verdicts", true),
+    ("GET", "/v1/tasks", true),
+    ("GET", "/v1/tasks/{id}", true),
     ("GET", "/v1/replicas/{id}/health", true),
     ("GET", "/metrics", true),
     ("GET", "/openapi.json", true),
@@ -45,7 +47,7 @@ fn keyed() -> Auth {
 #[tokio::test]
 async fn only_health_and_readiness_answer_without_credentials() {
     let gateway = TestGateway::with_auth(keyed()).await;
-    for (method, path, protected) in ROUTES {
+    for &(method, path, protected) in ROUTES {
         let request = || {
             gateway
                 .client

@@ -12,8 +12,8 @@ use rune_store_runtime::{
     ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow,
     RequestStatus, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader,
     ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow, SpilledOutput, Store,
-    StoreError, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageReader, UsageRow,
-    UsageTotal, VersionFilter, VersionId, VersionRow,
+    StoreError, TaskFilter, TaskId, TaskReader, TaskRow, Timestamp, ToolInvocationRow, UsageFilter,
+    UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use super::Tape;
@@ -310,5 +310,19 @@ impl KnowledgeReader for ReplayStore {
         page: &PageRequest,
     ) -> Result<Page<RelationRow>, StoreError> {
         self.real.relations(scope, filter, page).await
+    }
+}
+
+#[async_trait]
+impl TaskReader for ReplayStore {
+    async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
+        self.real.task(id).await
+    }
+    async fn tasks(
+        &self,
+        filter: &TaskFilter,
+        page: &PageRequest,
+    ) -> Result<Page<TaskRow>, StoreError> {
+        self.real.tasks(filter, page).await
     }
 }

@@ -8,6 +8,7 @@ mod journal;
 mod knowledge;
 mod oldest;
 mod page;
+mod task;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,9 +21,9 @@ use rune_store_runtime::{
     MemoryScope, MessageRow, Page, PageRequest, RegistryReader, RelationRow, ReplicaFilter,
     ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow,
     ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow,
-    SessionFilter, SessionId, SessionReader, SessionRow, SpilledOutput, StoreError, Timestamp,
-    ToolInvocationRow, ToolInvocationState, UsageFilter, UsageGroup, UsageReader, UsageRow,
-    UsageTotal, VersionFilter, VersionId, VersionRow,
+    SessionFilter, SessionId, SessionReader, SessionRow, SpilledOutput, StoreError, TaskRow,
+    Timestamp, ToolInvocationRow, ToolInvocationState, UsageFilter, UsageGroup, UsageReader,
+    UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use self::oldest::Oldest;
@@ -51,6 +52,8 @@ struct State {
     approvals: Vec<ApprovalRow>,
     grants: Vec<GrantRow>,
     audit: Vec<AuditRow>,
+    /// With the number of their creation, in its order.
+    tasks: Vec<(i64, TaskRow)>,
     memories: BTreeMap<(MemoryScope, String), MemoryRow>,
     entities: BTreeMap<(MemoryScope, String), EntityRow>,
     /// By where they begin, their type, and where they lead.

@@ -5,17 +5,17 @@ use rune_store_runtime::limits::{MAX_CALL_TOKENS, MAX_JSON_DEPTH};
 use rune_store_runtime::{
     AcceptRequest, Advance, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalId,
     ApprovalQuestion, AuditId, AuditVerdict, Block, BudgetCap, BudgetClaim, BudgetScope, CachePut,
-    CacheRemove, CacheSweep, CallPrice, CatchUp, CheckpointPolicy, Command, CommandId, Compaction,
-    Cost, CreateSession, DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession,
-    DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure, FirePlan, FireSchedule,
-    FireState, Fork, ForkChanges, ForkOrigin, IdempotencyKey, MemoryForget, MemoryPut, MemoryScope,
-    ModelCall, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict,
-    ProjectRef, PromptParts, PublishVersion, PutEntity, PutRelation, PutReplica, PutSchedule,
-    RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId, ReplicaState, RequestCancel,
-    RequestId, RequestSpan, RequestStatus, ReserveBudget, ScaleDeployment, ScheduleId,
-    ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState, SettleBudget, SettleFire,
-    Settlement, SpilledOutput, StepOutcome, StepStatus, StopReason, Timestamp, ToolIntent,
-    ToolOutcome, Usage, VersionId,
+    CacheRemove, CacheSweep, CallPrice, CatchUp, CheckpointPolicy, ClaimTask, Command, CommandId,
+    Compaction, CompleteTask, Cost, CreateSession, DecideApproval, DeleteDeployment,
+    DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure,
+    FirePlan, FireSchedule, FireState, Fork, ForkChanges, ForkOrigin, IdempotencyKey, MemoryForget,
+    MemoryPut, MemoryScope, ModelCall, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule,
+    PolicyVerdict, PostTask, ProjectRef, PromptParts, PublishVersion, PutEntity, PutRelation,
+    PutReplica, PutSchedule, RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId,
+    ReplicaState, RequestCancel, RequestId, RequestSpan, RequestStatus, ReserveBudget,
+    ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState,
+    SettleBudget, SettleFire, Settlement, SpilledOutput, StepOutcome, StepStatus, StopReason,
+    TaskHolder, TaskId, TaskState, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -138,7 +138,7 @@ impl Random {
     }
 
     fn op(&mut self) -> Op {
-        match self.below(42) {
+        match self.below(46) {
             0..=5 => self.accept(),
             6..=14 => self.append(),
             15 => RequestCancel {
@@ -161,6 +161,7 @@ impl Random {
             30..=32 => self.decide(),
             33..=37 => self.budget(),
             38..=41 => self.knowledge(),
+            42..=45 => self.task(),
             20..=22 => self.replica(),
             23 | 24 => self.cache(),
             25 | 26 => self.schedule(),
@@ -649,6 +650,43 @@ impl Random {
             properties,
         }
         .into()
+    }
+
+    fn task(&mut self) -> Op {
+        let task_id = TaskId::from_bytes(self.id(7));
+        let holder = TaskHolder {
+            agent: self.agent(),
+            session_id: self.session(),
+        };
+        match self.below(6) {
+            0 | 1 => CompleteTask {
+                task_id,
+                namespace: "dev".to_owned(),
+                holder,
+                state: self.pick(&TaskState::ALL, TaskState::Done),
+                result: self.value(),
+            }
+            .into(),
+            2 | 3 => ClaimTask {
+                namespace: "dev".to_owned(),
+                queue: self.agent(),
+                task_id: self.one_in(3).then_some(task_id),
+                holder,
+                lease_ms: self.pick(&[0, 1000, 3_600_000, u64::MAX], 1000),
+            }
+            .into(),
+            _ => PostTask {
+                task_id,
+                namespace: "dev".to_owned(),
+                queue: self.pick(&["echo", "echo", "other", ""], "echo").to_owned(),
+                title: self.word(),
+                payload: self.value(),
+                priority: i32::try_from(self.below(3)).unwrap_or(0) - 1,
+                max_attempts: u32::try_from(self.below(3)).unwrap_or(0),
+                posted_by: self.agent(),
+            }
+            .into(),
+        }
     }
 
     fn memory(&mut self) -> Op {

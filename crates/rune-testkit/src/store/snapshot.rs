@@ -5,7 +5,8 @@ use std::fmt::Write;
 use rune_store_runtime::{
     ApprovalFilter, AuditFilter, BudgetFilter, DeploymentFilter, FireFilter, GrantQuery,
     MemoryQuery, MemoryScope, PageRequest, RelationFilter, ReplicaFilter, RequestFilter,
-    RuntimeStore, ScheduleFilter, SessionFilter, StoreError, Timestamp, UsageFilter, VersionFilter,
+    RuntimeStore, ScheduleFilter, SessionFilter, StoreError, TaskFilter, Timestamp, UsageFilter,
+    VersionFilter,
 };
 
 /// Every list of the store and everything below its rows, read in small pages;
@@ -70,6 +71,9 @@ pub async fn snapshot(
     show!(list!(usage(&UsageFilter::default())));
     show!(list!(budgets(&BudgetFilter::default())));
     show!(list!(reservations()));
+    for row in list!(tasks(&TaskFilter::default())) {
+        show!(row);
+    }
     for scope in scopes {
         show!(list!(memories(scope, &MemoryQuery::default())));
         show!(list!(entities(scope, None)));

@@ -17,6 +17,7 @@ mod records;
 mod reject;
 mod schedule;
 mod session;
+mod task;
 
 pub use approval::{
     a_remembered_decision_is_found_by_its_scope, a_request_knows_its_parent,
@@ -72,4 +73,8 @@ pub use session::{
     an_idempotency_key_answers_the_earlier_request,
     an_idempotency_key_is_forgotten_after_its_window, messages_are_paged_in_order,
     requests_are_listed_newest_first_by_filter,
+};
+pub use task::{
+    a_task_comes_back_when_its_lease_is_over_and_fails_in_the_end,
+    a_task_is_claimed_by_one_in_order_of_priority_and_age, only_the_holder_ends_a_task,
 };

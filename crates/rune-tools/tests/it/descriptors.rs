@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use crate::support::Sandbox;
 
+const TASK: &str = "tsk_0123456789abcdef0123456789abcdef";
+
 /// Inputs that a model may send, one set per tool.
 fn examples() -> BTreeMap<&'static str, Vec<Value>> {
     let patch = "--- /dev/null\n+++ b/new.txt\n@@ -0,0 +1 @@\n+x\n";
@@ -77,6 +79,31 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
         ),
         ("system-time", vec![json!({}), json!({"timezone": "UTC"})]),
         (
+            "task-claim",
+            vec![
+                json!({}),
+                json!({"queue": "mail", "task_id": TASK, "lease_ms": 60_000}),
+            ],
+        ),
+        (
+            "task-complete",
+            vec![json!({"task_id": TASK, "status": "failed", "result": {"why": "no paper"}})],
+        ),
+        (
+            "task-list",
+            vec![
+                json!({}),
+                json!({"queue": "mail", "state": "open", "limit": 5}),
+            ],
+        ),
+        (
+            "task-post",
+            vec![
+                json!({"title": "Send"}),
+                json!({"title": "Send", "payload": [1], "queue": "mail", "priority": 5, "max_attempts": 1}),
+            ],
+        ),
+        (
             "web-fetch",
             vec![json!({"url": "http://127.0.0.1/", "format": "text", "max_bytes": 10})],
         ),
@@ -121,6 +148,8 @@ async fn what_a_descriptor_accepts_the_tool_takes() {
                 .unwrap_or_else(|error| panic!("{name} {input}: {error}"));
             let outcome = sandbox.call(name, input.clone()).await;
             match name {
+                // The input is fine; there is no such task.
+                "task-complete" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound),
                 // The input is fine; the policy is not.
                 "web-fetch" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Denied),
                 "output-read" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound),

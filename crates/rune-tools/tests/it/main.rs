@@ -15,5 +15,6 @@ mod memory;
 mod process;
 mod shell;
 mod support;
+mod tasks;
 mod time;
 mod web;

@@ -259,5 +259,8 @@ reads! {
         fn entities(scope: &MemoryScope, kind: Option<&str>, page: &PageRequest) -> Page<EntityRow>;
         fn find_entities(scope: &MemoryScope, text: &str, kind: Option<&str>, limit: u32) -> Vec<EntityRow>;
         fn relations(scope: &MemoryScope, filter: &RelationFilter, page: &PageRequest) -> Page<RelationRow>;
+    }    TaskReader {
+        fn task(id: TaskId) -> Option<TaskRow>;
+        fn tasks(filter: &TaskFilter, page: &PageRequest) -> Page<TaskRow>;
     }
 }

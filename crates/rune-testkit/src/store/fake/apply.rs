@@ -136,6 +136,9 @@ impl State {
             }
             Op::PutEntity(op) => self.put_entity(command, op).map(Reply::First),
             Op::PutRelation(op) => self.put_relation(command, op).map(Reply::First),
+            Op::PostTask(op) => self.post_task(command, op).map(unit),
+            Op::ClaimTask(op) => self.claim_task(command, op).map(Reply::Task),
+            Op::CompleteTask(op) => self.complete_task(command, op).map(unit),
             Op::ReserveBudget(op) => self.reserve(command, op).map(Reply::Count),
             Op::SettleBudget(op) => Ok(Reply::First(self.settle_budget(command, op))),
         }
