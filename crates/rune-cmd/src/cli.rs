@@ -6,9 +6,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::with_query;
 use crate::commands::{
-    agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, init, policy,
-    requests, rm, run, schedule, schema, sessions, status, stop, task, test, usage, validate,
-    workflow,
+    agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, event, init,
+    policy, requests, rm, run, schedule, schema, sessions, status, stop, task, test, usage,
+    validate, workflow,
 };
 use crate::output::Format;
 
@@ -104,6 +104,9 @@ pub(crate) enum Command {
     /// Requests at planned times
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
+    /// Events that make requests of the schedules that are about them
+    #[command(subcommand)]
+    Event(event::EventCommand),
     /// Tasks that agents leave for each other
     #[command(subcommand)]
     Task(task::TaskCommand),

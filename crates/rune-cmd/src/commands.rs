@@ -10,6 +10,7 @@ pub(crate) mod daemon;
 pub(crate) mod debug;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+pub(crate) mod event;
 pub(crate) mod init;
 pub(crate) mod policy;
 pub(crate) mod requests;
@@ -65,6 +66,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Usage(args) => context.block_on(usage::run(&context, &args)),
         Command::Policy(command) => context.block_on(policy::run(&context, command)),
         Command::Schedule(command) => context.block_on(schedule::run(&context, command)),
+        Command::Event(command) => context.block_on(event::run(&context, command)),
         Command::Task(command) => context.block_on(task::run(&context, command)),
         Command::Workflow(command) => workflow::run(&context, command),
         Command::Compose(args) => context.block_on(compose::run(&context, args)),

@@ -17,7 +17,7 @@ use rune_store_runtime::{
     Failure, GrantQuery, GrantRow, MemoryScope, PolicyVerdict, RequestId, SessionId, Store,
     StoreError, ToolIntent, ToolOutcome,
 };
-use rune_tools::{EgressGate, Outputs, ToolContext, ToolError, ToolErrorKind};
+use rune_tools::{EgressGate, EngineAccess, Outputs, ToolContext, ToolError, ToolErrorKind};
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -443,6 +443,12 @@ impl ToolDispatcher<'_> {
         }
     }
 
+    /// The engine as the tools see it; what is played again has no effect.
+    fn engine(&self) -> Option<Arc<dyn EngineAccess>> {
+        let live = self.tape.is_none();
+        live.then(|| Arc::new(self.agents.clone()) as Arc<dyn EngineAccess>)
+    }
+
     async fn attempt(
         &self,
         tool: &Tool,
@@ -470,6 +476,7 @@ impl ToolDispatcher<'_> {
             egress: gate.map(|gate| Arc::clone(gate) as Arc<dyn EgressGate>),
             shown_limit: SHOWN_LIMIT,
             outputs: self.outputs.clone(),
+            engine: self.engine(),
         };
         let input = intent.input.clone();
         let call = async {

@@ -1,6 +1,7 @@
 //! The engine: accepts requests, runs them on replicas, lets callers follow and
 //! cancel them, and takes up again what a crash interrupted.
 
+mod access;
 mod active;
 mod approve;
 mod budget;
@@ -11,6 +12,7 @@ mod fork;
 mod input;
 mod invoke;
 mod patience;
+mod publish;
 mod recover;
 mod replay;
 
@@ -38,6 +40,8 @@ pub use fork::Forking;
 pub use input::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
 pub use invoke::{Invocation, Invoked};
 pub use patience::Waiting;
+pub(crate) use publish::EVENT_DEPTH;
+pub use publish::Publication;
 
 pub(crate) use child::{AgentCall, SubAgents};
 
@@ -186,6 +190,8 @@ struct Inner {
     taken_up: watch::Sender<()>,
     /// Fires when a question with an early deadline was put.
     asked: Arc<Notify>,
+    /// Fires when schedules, or fires of them, are to be looked at.
+    schedules_changed: Notify,
 }
 
 impl Engine {
@@ -207,6 +213,7 @@ impl Engine {
             interrupted: CancellationToken::new(),
             taken_up: watch::Sender::new(()),
             asked: Arc::default(),
+            schedules_changed: Notify::new(),
         };
         Self {
             inner: Arc::new(inner),
@@ -251,6 +258,11 @@ impl Engine {
     #[must_use]
     pub fn router(&self) -> &ReplicaRouter {
         &self.inner.router
+    }
+
+    /// Fires when schedules, or fires of them, are to be looked at.
+    pub(crate) fn schedules_changed(&self) -> &Notify {
+        &self.inner.schedules_changed
     }
 
     /// Fires when the daemon is asked to end; long answers end with it.

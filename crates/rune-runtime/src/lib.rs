@@ -49,7 +49,7 @@ pub use budget::daily_budget;
 pub use cassette::{Cassette, Played, Unmet};
 pub use engine::{
     Ending, Engine, EngineError, Forking, Invocation, Invoked, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES,
-    RequestEvents, Waiting, store_code,
+    Publication, RequestEvents, Waiting, store_code,
 };
 pub use event::{ForkPoint, RequestEvent, SequencedEvent};
 pub use local_backend::LocalBackend;

@@ -7,6 +7,8 @@
 
 mod template;
 
+pub(crate) use template::render_event;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -14,6 +14,7 @@ macro_rules! files {
 /// One file per tool, in the format of `tools/*.yaml`.
 const FILES: &[(&str, &str)] = files![
     "apply-patch",
+    "event-publish",
     "file-list",
     "file-read",
     "file-write",

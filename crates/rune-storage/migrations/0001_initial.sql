@@ -259,16 +259,20 @@ CREATE TABLE schedules (
     spec         TEXT NOT NULL,
     paused       INTEGER NOT NULL,
     next_fire_at INTEGER,
+    -- Of one that events fire.
+    topic        TEXT,
     created_at   INTEGER NOT NULL,
     updated_at   INTEGER NOT NULL,
     UNIQUE (namespace, name)
 );
+CREATE INDEX schedules_by_event ON schedules (namespace, name) WHERE topic IS NOT NULL;
 
 CREATE TABLE schedule_fires (
     id         INTEGER PRIMARY KEY,
     schedule   INTEGER NOT NULL,
     planned_at INTEGER NOT NULL,
     manual     INTEGER NOT NULL,
+    event_id   BLOB,
     state      TEXT NOT NULL,
     reason     TEXT NOT NULL,
     request_id BLOB,
@@ -301,6 +305,20 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_waiting ON tasks (namespace, queue, priority DESC, id)
     WHERE state = 'open' OR state = 'claimed';
 CREATE INDEX tasks_ended ON tasks (namespace, queue, id) WHERE state = 'done' OR state = 'failed';
+
+CREATE TABLE events (
+    id         INTEGER PRIMARY KEY,
+    event_id   BLOB NOT NULL UNIQUE,
+    namespace  TEXT NOT NULL,
+    topic      TEXT NOT NULL,
+    payload    TEXT NOT NULL,
+    publisher  TEXT NOT NULL,
+    request_id BLOB,
+    depth      INTEGER NOT NULL,
+    fires      INTEGER NOT NULL,
+    at         INTEGER NOT NULL
+);
+CREATE INDEX events_by_namespace ON events (namespace, id);
 
 CREATE TABLE audit (
     id         INTEGER PRIMARY KEY,

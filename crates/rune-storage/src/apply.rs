@@ -16,6 +16,7 @@ mod budget;
 mod cache;
 mod deployment;
 mod encoded;
+mod event;
 mod journal;
 mod knowledge;
 mod memory;
@@ -122,6 +123,7 @@ fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyErro
         Op::PostTask(op) => task::post(db, context, op).map(unit),
         Op::ClaimTask(op) => task::claim(db, context, op).map(Reply::Task),
         Op::CompleteTask(op) => task::complete(db, context, op).map(unit),
+        Op::PublishEvent(op) => event::publish(db, context, op).map(Reply::Count),
         Op::ReserveBudget(op) => budget::reserve(db, context, op).map(Reply::Count),
         Op::SettleBudget(op) => budget::settle(db, context, op).map(Reply::First),
     }

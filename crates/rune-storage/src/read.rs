@@ -5,6 +5,7 @@ mod audit;
 mod budget;
 mod cache;
 pub(crate) mod deployment;
+mod event;
 mod knowledge;
 mod memory;
 pub(crate) mod registry;

@@ -6,9 +6,10 @@ use crate::{
     AcceptRequest, Accepted, AppendEntries, Appended, ApplyDeployment, ApprovalRow, CachePut,
     CacheRemove, CacheSweep, ClaimTask, CommandId, CompleteTask, CreateSession, DecideApproval,
     DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule, MemoryForget,
-    MemoryPut, PauseSchedule, PostTask, PublishVersion, PutEntity, PutRelation, PutReplica,
-    PutSchedule, RecordAudit, RemoveReplica, RequestCancel, ReserveBudget, ScaleDeployment,
-    SetDeploymentState, SettleBudget, SettleFire, StoreError, TaskRow, Timestamp, VersionRow,
+    MemoryPut, PauseSchedule, PostTask, PublishEvent, PublishVersion, PutEntity, PutRelation,
+    PutReplica, PutSchedule, RecordAudit, RemoveReplica, RequestCancel, ReserveBudget,
+    ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire, StoreError, TaskRow, Timestamp,
+    VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -200,6 +201,8 @@ operations! {
     ClaimTask => Task(Option<Box<TaskRow>>),
     /// Ends a task.
     CompleteTask => Unit(()),
+    /// Publishes an event.
+    PublishEvent => Count(u64),
     /// Reserves what a model call can use.
     ReserveBudget => Count(u64),
     /// Settles a reservation.

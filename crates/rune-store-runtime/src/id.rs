@@ -127,6 +127,10 @@ id!(
     ScheduleId, "schedule", "sch_"
 );
 id!(
+    /// One event.
+    EventId, "event", "evt_"
+);
+id!(
     /// One task.
     TaskId, "task", "tsk_"
 );

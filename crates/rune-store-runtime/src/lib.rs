@@ -25,6 +25,7 @@ mod command;
 mod compaction;
 mod deployment;
 mod error;
+mod event;
 mod fork;
 mod id;
 mod input;
@@ -65,10 +66,11 @@ pub use deployment::{
     ProjectRef, ScaleDeployment, SetDeploymentState,
 };
 pub use error::{Reject, StoreError};
+pub use event::{EventFilter, EventFire, EventRow, PublishEvent, topic_matches};
 pub use fork::{Fork, ForkChanges, ForkOrigin, ForkPolicy};
 pub use id::{
-    ApprovalId, AuditId, CommandId, DeploymentId, IdError, ReplicaId, RequestId, ScheduleId,
-    SessionId, TaskId, VersionId,
+    ApprovalId, AuditId, CommandId, DeploymentId, EventId, IdError, ReplicaId, RequestId,
+    ScheduleId, SessionId, TaskId, VersionId,
 };
 pub use input::input_parts;
 pub use journal::{
@@ -97,8 +99,8 @@ pub use schedule::{
 pub use session::{CreateSession, DeleteSession, SessionFilter, SessionRow};
 pub use store::{
     ApprovalReader, AuditReader, BudgetReader, CacheReader, CommandLog, DeploymentReader,
-    KnowledgeReader, MemoryReader, RegistryReader, RequestReader, RuntimeStore, ScheduleReader,
-    SessionReader, Store, TaskReader, UsageReader,
+    EventReader, KnowledgeReader, MemoryReader, RegistryReader, RequestReader, RuntimeStore,
+    ScheduleReader, SessionReader, Store, TaskReader, UsageReader,
 };
 pub use task::{ClaimTask, CompleteTask, PostTask, TaskFilter, TaskHolder, TaskRow, TaskState};
 pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};

@@ -55,6 +55,18 @@ pub const MAX_TASK_BYTES: usize = 64 << 10;
 /// The longest lease of a task.
 pub const MAX_TASK_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The largest payload of an event, in bytes of JSON.
+pub const MAX_EVENT_BYTES: usize = 64 << 10;
+
+/// How many events may have led to one: what ends agents that answer events with events.
+pub const MAX_EVENT_DEPTH: u32 = 8;
+
+/// The most requests that one event makes.
+pub const MAX_EVENT_FIRES: usize = 1000;
+
+/// How many events of a namespace are kept, the oldest go first; those that a pending fire tells of stay.
+pub const MAX_EVENTS: u32 = 10_000;
+
 /// The latest time a command may carry: the end of the year 9999.
 pub const MAX_COMMAND_MILLIS: i64 = 253_402_300_799_999;
 

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{RequestId, ScheduleId, SessionId, Timestamp};
+use crate::{EventId, RequestId, ScheduleId, SessionId, Timestamp};
 
 /// When a schedule fires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,22 @@ pub enum ScheduleKind {
         /// The first planned time.
         anchor: Timestamp,
     },
+    /// By every event of its namespace about a topic; there are no times to plan.
+    Event {
+        /// The topic; `*` in it stands for any text.
+        topic: String,
+    },
+}
+
+impl ScheduleKind {
+    /// The topic of the events that fire it, where events do.
+    #[must_use]
+    pub fn topic(&self) -> Option<&str> {
+        match self {
+            Self::Event { topic } => Some(topic),
+            Self::Cron { .. } | Self::Interval { .. } => None,
+        }
+    }
 }
 
 /// What happens to planned times that passed while nothing could fire.
@@ -278,6 +294,8 @@ pub struct ScheduleFireRow {
     pub planned_at: Timestamp,
     /// Whether somebody asked for it, instead of the schedule's times.
     pub manual: bool,
+    /// The event that made it, where one did; the planned time is about when that was published.
+    pub event_id: Option<EventId>,
     /// What came of it.
     pub state: FireState,
     /// Why, where it did not fire.
@@ -299,6 +317,8 @@ pub struct ScheduleFilter {
     pub agent: Option<String>,
     /// Only those not paused whose next fire is at or before this time.
     pub due_by: Option<Timestamp>,
+    /// Only those that events fire.
+    pub on_event: bool,
 }
 
 /// Which fires to list, newest planned time first. Empty fields match everything.

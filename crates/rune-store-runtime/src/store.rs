@@ -9,12 +9,13 @@ use async_trait::async_trait;
 use crate::{
     ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, BudgetFilter, BudgetRow,
     CacheRow, Clock, Command, DeploymentFilter, DeploymentId, DeploymentRow, EntityRow, Entry,
-    FireFilter, GrantQuery, GrantRow, MemoryQuery, MemoryRow, MemoryScope, MessageRow, Operation,
-    Page, PageRequest, RecordAudit, RelationFilter, RelationRow, ReplicaFilter, ReplicaId,
-    ReplicaRow, Reply, RequestFilter, RequestId, RequestRow, ReservationRow, ScheduleFilter,
-    ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter, SessionId, SessionRow, SpilledOutput,
-    StoreError, TaskFilter, TaskId, TaskRow, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup,
-    UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
+    EventFilter, EventId, EventRow, FireFilter, GrantQuery, GrantRow, MemoryQuery, MemoryRow,
+    MemoryScope, MessageRow, Operation, Page, PageRequest, RecordAudit, RelationFilter,
+    RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestRow,
+    ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter,
+    SessionId, SessionRow, SpilledOutput, StoreError, TaskFilter, TaskId, TaskRow, Timestamp,
+    ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal, VersionFilter, VersionId,
+    VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -273,6 +274,19 @@ pub trait TaskReader: Send + Sync {
     ) -> Result<Page<TaskRow>, StoreError>;
 }
 
+/// Events.
+#[async_trait]
+pub trait EventReader: Send + Sync {
+    /// One event.
+    async fn event(&self, id: EventId) -> Result<Option<EventRow>, StoreError>;
+    /// Events, newest first.
+    async fn events(
+        &self,
+        filter: &EventFilter,
+        page: &PageRequest,
+    ) -> Result<Page<EventRow>, StoreError>;
+}
+
 /// A whole store.
 pub trait RuntimeStore:
     CommandLog
@@ -289,6 +303,7 @@ pub trait RuntimeStore:
     + MemoryReader
     + KnowledgeReader
     + TaskReader
+    + EventReader
 {
 }
 
@@ -307,6 +322,7 @@ impl<T> RuntimeStore for T where
         + MemoryReader
         + KnowledgeReader
         + TaskReader
+        + EventReader
 {
 }
 

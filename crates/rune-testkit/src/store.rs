@@ -99,6 +99,8 @@ macro_rules! store_suite {
             a_task_comes_back_when_its_lease_is_over_and_fails_in_the_end,
             a_task_is_claimed_by_one_in_order_of_priority_and_age,
             only_the_holder_ends_a_task,
+            an_event_is_published_once_with_its_fires,
+            an_event_that_breaks_a_limit_is_rejected,
             limits_are_rejections,
             a_cursor_of_another_list_is_refused,
             a_write_is_seen_by_the_next_read,

@@ -2,6 +2,7 @@
 
 mod answer;
 mod apply_patch;
+mod event_publish;
 mod file_list;
 mod file_read;
 mod file_write;
@@ -34,6 +35,7 @@ use crate::{BuiltinTool, BuiltinsConfig, ToolContext, ToolError};
 pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
     vec![
         Arc::new(apply_patch::ApplyPatch),
+        Arc::new(event_publish::EventPublish),
         Arc::new(file_list::FileList),
         Arc::new(file_read::FileRead),
         Arc::new(file_write::FileWrite),

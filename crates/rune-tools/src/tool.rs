@@ -9,7 +9,7 @@ use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Outputs, ToolError};
+use crate::{EngineAccess, Outputs, ToolError};
 
 /// Room in an answer for everything but its main text.
 pub(crate) const ENVELOPE_BYTES: usize = 1024;
@@ -43,12 +43,21 @@ pub struct ToolContext {
     pub shown_limit: usize,
     /// The larger ones of the session.
     pub outputs: Outputs,
+    /// The engine that runs the request; absent where the call is played again.
+    pub engine: Option<Arc<dyn EngineAccess>>,
 }
 
 impl ToolContext {
     /// Bytes of JSON that the rows or the text of an answer may take.
     pub(crate) fn answer_budget(&self) -> usize {
         self.output_limit.saturating_sub(ENVELOPE_BYTES)
+    }
+
+    /// The engine that runs the request.
+    pub(crate) fn engine(&self) -> Result<&dyn EngineAccess, ToolError> {
+        self.engine.as_deref().ok_or_else(|| {
+            ToolError::unavailable("the tool works only in a request that a daemon runs")
+        })
     }
 }
 

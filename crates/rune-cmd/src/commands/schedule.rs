@@ -171,6 +171,9 @@ fn for_people(row: &Value) -> Value {
 }
 
 fn when(row: &Value) -> String {
+    if let Some(topic) = row["on_event"].as_str() {
+        return format!("on {topic}");
+    }
     match (row["cron"].as_str(), row["every_ms"].as_u64()) {
         (Some(cron), _) => {
             let zone = row["timezone"].as_str().unwrap_or("?");

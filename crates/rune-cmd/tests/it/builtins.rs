@@ -1,5 +1,6 @@
 //! Built-in tools as agents of a daemon use them: called through the gateway, looked at from outside.
 
+mod events;
 mod knowledge;
 mod tasks;
 

@@ -41,6 +41,7 @@ async fn run(name: &str, source: &str, input: Value, limit: Duration) -> Result<
         egress: None,
         shown_limit: 4 << 20,
         outputs: Outputs::default(),
+        engine: None,
     };
     let runner = ProcessRunner::new(BuiltinsConfig::default().search_path).with_launcher(
         Launcher::Program {

@@ -277,7 +277,9 @@ fn next(kind: &ScheduleKind, now: Timestamp) -> Result<Option<Timestamp>, Schedu
         ScheduleKind::Cron { expression, .. } if next.is_none() => {
             Err(ScheduleError::Never(expression.clone()))
         }
-        ScheduleKind::Cron { .. } | ScheduleKind::Interval { .. } => Ok(next),
+        ScheduleKind::Cron { .. } | ScheduleKind::Interval { .. } | ScheduleKind::Event { .. } => {
+            Ok(next)
+        }
     }
 }
 

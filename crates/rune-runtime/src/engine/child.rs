@@ -250,7 +250,7 @@ impl SubAgents {
         1 + self.parent.as_ref().map_or(0, |parent| parent.depth)
     }
 
-    fn root(&self) -> RequestId {
+    pub(super) fn root(&self) -> RequestId {
         let parent = self.parent.as_ref();
         parent.map_or(self.request_id, |parent| parent.root_id)
     }

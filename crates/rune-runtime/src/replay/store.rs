@@ -6,14 +6,15 @@ use async_trait::async_trait;
 use rune_store_runtime::{
     Appended, ApprovalFilter, ApprovalId, ApprovalReader, ApprovalRow, AuditFilter, AuditReader,
     AuditRow, BudgetFilter, BudgetReader, BudgetRow, CacheReader, CacheRow, Command, CommandLog,
-    DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, EntityRow, Entry, FireFilter,
-    GrantQuery, GrantRow, KnowledgeReader, MemoryQuery, MemoryReader, MemoryRow, MemoryScope,
-    MessageRow, Op, Page, PageRequest, RegistryReader, RelationFilter, RelationRow, ReplicaFilter,
-    ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow,
-    RequestStatus, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader,
-    ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow, SpilledOutput, Store,
-    StoreError, TaskFilter, TaskId, TaskReader, TaskRow, Timestamp, ToolInvocationRow, UsageFilter,
-    UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
+    DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, EntityRow, Entry, EventFilter,
+    EventId, EventReader, EventRow, FireFilter, GrantQuery, GrantRow, KnowledgeReader, MemoryQuery,
+    MemoryReader, MemoryRow, MemoryScope, MessageRow, Op, Page, PageRequest, RegistryReader,
+    RelationFilter, RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
+    RequestId, RequestReader, RequestRow, RequestStatus, ReservationRow, ScheduleFilter,
+    ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow, SessionFilter, SessionId,
+    SessionReader, SessionRow, SpilledOutput, Store, StoreError, TaskFilter, TaskId, TaskReader,
+    TaskRow, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageReader, UsageRow,
+    UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use super::Tape;
@@ -324,5 +325,19 @@ impl TaskReader for ReplayStore {
         page: &PageRequest,
     ) -> Result<Page<TaskRow>, StoreError> {
         self.real.tasks(filter, page).await
+    }
+}
+
+#[async_trait]
+impl EventReader for ReplayStore {
+    async fn event(&self, id: EventId) -> Result<Option<EventRow>, StoreError> {
+        self.real.event(id).await
+    }
+    async fn events(
+        &self,
+        filter: &EventFilter,
+        page: &PageRequest,
+    ) -> Result<Page<EventRow>, StoreError> {
+        self.real.events(filter, page).await
     }
 }

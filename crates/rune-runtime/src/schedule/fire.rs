@@ -1,16 +1,19 @@
 //! From a pending fire to its request.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rune_store_runtime::{
-    ErrorCode, FireState, RequestId, ScheduleFireRow, ScheduleRow, SessionId,
+    ErrorCode, EventRow, FireState, Reject, RequestId, ScheduleFireRow, ScheduleRow, SessionId,
+    StoreError,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::ScheduleError;
 use super::scheduler::Inner;
-use crate::engine::{EngineError, Invocation};
+use crate::engine::{EVENT_DEPTH, EngineError, Invocation};
+use crate::workflow::render_event;
 
 /// How long a fire tries to get a replica before it fails.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
@@ -81,20 +84,32 @@ impl Inner {
             Err(error) => return Err(error),
         }
         let spec = &row.spec;
-        let metadata = [
+        let mut metadata: BTreeMap<String, Value> = [
             ("schedule".to_owned(), Value::from(row.id.to_string())),
             (
                 "planned_at".to_owned(),
                 Value::from(fire.planned_at.to_string()),
             ),
-        ];
+        ]
+        .into();
+        let input = match fire.event_id {
+            None => spec.input.clone(),
+            Some(id) => {
+                let event = self.store().event(id).await?;
+                let event = event.ok_or_else(|| Reject::not_found("event", &id));
+                let event = event.map_err(StoreError::from)?;
+                metadata.insert("event".to_owned(), id.to_string().into());
+                metadata.insert(EVENT_DEPTH.to_owned(), event.depth.into());
+                told(&spec.input, &event)?
+            }
+        };
         let invocation = Invocation {
             namespace: spec.namespace.clone(),
             agent: spec.agent.clone(),
             alias: spec.alias.clone(),
-            input: spec.input.clone(),
+            input,
             session_id: Some(spec.session_id.clone().unwrap_or_else(SessionId::generate)),
-            metadata: metadata.into(),
+            metadata,
             caller: format!("schedule:{}", spec.name),
             idempotency: None,
         };
@@ -115,5 +130,28 @@ impl Inner {
             () = shutdown.cancelled() => {}
             () = ended => {}
         }
+    }
+}
+
+/// What an agent is told of an event: the input of the schedule, in which `{{ event.topic }}`, `{{ event.payload }}` and so on
+/// stand for what the event says; the event itself where the input is `null`.
+fn told(input: &Value, event: &EventRow) -> Result<Value, EngineError> {
+    let shown = json!({
+        "id": event.id,
+        "topic": event.topic,
+        "payload": event.payload,
+        "publisher": event.publisher,
+        "at": event.at,
+    });
+    match input {
+        Value::Null => Ok(shown),
+        Value::String(text) => match render_event(text, &shown) {
+            Ok(text) => Ok(text.into()),
+            Err(problem) => {
+                let message = format!("the input of the schedule cannot be filled in: {problem}");
+                Err(StoreError::from(Reject::invalid(message)).into())
+            }
+        },
+        other => Ok(other.clone()),
     }
 }

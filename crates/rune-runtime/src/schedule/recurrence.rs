@@ -27,8 +27,16 @@ pub struct Recurrence(Kind);
 
 #[derive(Debug, Clone)]
 enum Kind {
-    Cron { cron: Box<Cron>, zone: TimeZone },
-    Interval { every: i64, anchor: i64 },
+    Cron {
+        cron: Box<Cron>,
+        zone: TimeZone,
+    },
+    Interval {
+        every: i64,
+        anchor: i64,
+    },
+    /// No time is planned.
+    Event,
 }
 
 impl Recurrence {
@@ -45,6 +53,7 @@ impl Recurrence {
                 cron: Box::new(parse(expression)?),
                 zone: TimeZone::get(timezone).map_err(|_| ScheduleError::Zone(timezone.clone()))?,
             })),
+            ScheduleKind::Event { .. } => Ok(Self(Kind::Event)),
             ScheduleKind::Interval { every_ms, anchor } => {
                 if !(MIN_INTERVAL_MS..=MAX_INTERVAL_MS).contains(every_ms) {
                     return Err(ScheduleError::Interval(*every_ms));
@@ -61,6 +70,7 @@ impl Recurrence {
     #[must_use]
     pub fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
         match &self.0 {
+            Kind::Event => None,
             Kind::Cron { cron, zone } => {
                 let start = zoned(time, zone)?;
                 let found = cron.find_next_occurrence(&start, false).or_else(|_| {
@@ -82,6 +92,7 @@ impl Recurrence {
     #[must_use]
     pub fn last_until(&self, time: Timestamp) -> Option<Timestamp> {
         match &self.0 {
+            Kind::Event => None,
             Kind::Cron { cron, zone } => {
                 let start = zoned(time, zone)?;
                 let found = cron.find_previous_occurrence(&start, true).or_else(|_| {

@@ -9,7 +9,6 @@ use rune_store_runtime::{
     RequestId, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleRow, SettleFire, Store,
     StoreError, Timestamp,
 };
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{fires_at, plan};
@@ -38,7 +37,6 @@ pub struct SchedulerHandle {
 pub(super) struct Inner {
     pub(super) engine: Engine,
     tasks: Tasks,
-    wake: Notify,
     /// The fires that a task of this process works on.
     at_work: Mutex<HashSet<FireKey>>,
 }
@@ -57,7 +55,6 @@ impl Scheduler {
         let inner = Arc::new(Inner {
             engine,
             tasks,
-            wake: Notify::new(),
             at_work: Mutex::default(),
         });
         let handle = SchedulerHandle {
@@ -87,7 +84,7 @@ impl Scheduler {
             };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.inner.wake.notified() => {}
+                () = self.inner.engine.schedules_changed().notified() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -223,7 +220,7 @@ impl Scheduler {
 impl SchedulerHandle {
     /// Makes the scheduler look now: a schedule was changed.
     pub fn wake(&self) {
-        self.inner.wake.notify_one();
+        self.inner.engine.schedules_changed().notify_one();
     }
 
     /// Fires now, beside the planned times and whatever the policies say, also where the
@@ -315,6 +312,7 @@ impl Inner {
                 schedule_id: row.id,
                 planned_at,
                 manual: true,
+                event_id: None,
                 state: FireState::Pending,
                 reason: String::new(),
                 request_id: Some(request_id),
@@ -369,7 +367,7 @@ pub(super) struct AtWork {
 impl Drop for AtWork {
     fn drop(&mut self) {
         self.inner.at_work().remove(&self.key);
-        self.inner.wake.notify_one();
+        self.inner.engine.schedules_changed().notify_one();
     }
 }
 

@@ -30,12 +30,8 @@ pub(super) struct Templates {
 impl Templates {
     /// Before any step has ended.
     pub(super) fn new(input: &serde_json::Value) -> Self {
-        let mut env = Environment::new();
-        env.set_fuel(Some(FUEL));
-        env.set_recursion_limit(RECURSION);
-        env.set_undefined_behavior(UndefinedBehavior::Chainable);
         Self {
-            env,
+            env: environment(),
             input: shown(input),
             steps: BTreeMap::new(),
         }
@@ -53,12 +49,7 @@ impl Templates {
 
     /// Renders a template.
     pub(super) fn render(&self, text: &str) -> Result<String, String> {
-        let template = self.env.template_from_str(text).map_err(|e| detail(&e))?;
-        let mut out = Bounded(Vec::new());
-        template
-            .render_captured_to(self.context(), &mut out)
-            .map_err(|error| detail(&error))?;
-        String::from_utf8(out.0).map_err(|error| error.to_string())
+        render(&self.env, text, self.context())
     }
 
     /// Whether a step runs.
@@ -80,6 +71,32 @@ impl Templates {
     fn context(&self) -> Value {
         context! { input => self.input.clone(), steps => self.steps.clone() }
     }
+}
+
+/// Renders a text that tells of an event.
+pub(crate) fn render_event(text: &str, event: &serde_json::Value) -> Result<String, String> {
+    let fields = event.as_object().into_iter().flatten();
+    let fields: BTreeMap<&str, Value> = fields
+        .map(|(name, value)| (name.as_str(), shown(value)))
+        .collect();
+    render(&environment(), text, context! { event => fields })
+}
+
+fn environment() -> Environment<'static> {
+    let mut env = Environment::new();
+    env.set_fuel(Some(FUEL));
+    env.set_recursion_limit(RECURSION);
+    env.set_undefined_behavior(UndefinedBehavior::Chainable);
+    env
+}
+
+fn render(env: &Environment<'_>, text: &str, context: Value) -> Result<String, String> {
+    let template = env.template_from_str(text).map_err(|e| detail(&e))?;
+    let mut out = Bounded(Vec::new());
+    template
+        .render_captured_to(context, &mut out)
+        .map_err(|error| detail(&error))?;
+    String::from_utf8(out.0).map_err(|error| error.to_string())
 }
 
 /// A value as templates see it.

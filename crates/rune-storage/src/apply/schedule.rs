@@ -2,8 +2,8 @@
 
 use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_SCHEDULE_FIRES};
 use rune_store_runtime::{
-    DeleteSchedule, FirePlan, FireSchedule, FireState, NewFire, PauseSchedule, PutSchedule, Reject,
-    ScheduleId, SettleFire, Timestamp,
+    DeleteSchedule, EventId, FirePlan, FireSchedule, FireState, NewFire, PauseSchedule,
+    PutSchedule, Reject, ScheduleId, SettleFire, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -32,12 +32,13 @@ pub(super) fn put(db: &Connection, context: Context, op: &PutSchedule) -> Result
     }
     db.prepare_cached(
         "INSERT INTO schedules (schedule_id, namespace, name, agent, spec, paused,
-             next_fire_at, created_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)
+             next_fire_at, created_at, updated_at, topic)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9)
          ON CONFLICT (schedule_id) DO UPDATE SET
              namespace = excluded.namespace, name = excluded.name, agent = excluded.agent,
              spec = excluded.spec, paused = excluded.paused,
-             next_fire_at = excluded.next_fire_at, updated_at = excluded.updated_at",
+             next_fire_at = excluded.next_fire_at, updated_at = excluded.updated_at,
+             topic = excluded.topic",
     )?
     .execute(params![
         op.schedule_id.as_bytes(),
@@ -47,7 +48,8 @@ pub(super) fn put(db: &Connection, context: Context, op: &PutSchedule) -> Result
         spec,
         op.paused,
         op.next_fire_at.map(Timestamp::as_millis),
-        context.at.as_millis()
+        context.at.as_millis(),
+        op.spec.kind.topic()
     ])?;
     Ok(())
 }
@@ -92,7 +94,7 @@ pub(super) fn fire(
     }
     let mut recorded = 0;
     for fire in &op.fires {
-        recorded += insert(db, context, schedule, manual, fire)?;
+        recorded += insert(db, context, schedule, manual, None, fire)?;
     }
     if manual && recorded == 0 {
         return Ok(false);
@@ -104,6 +106,12 @@ pub(super) fn fire(
             next.map(Timestamp::as_millis),
             context.at.as_millis()
         ])?;
+    forget_oldest(db, schedule)?;
+    Ok(true)
+}
+
+/// Keeps the newest fires of a schedule and the pending ones.
+pub(super) fn forget_oldest(db: &Connection, schedule: i64) -> Result<(), ApplyError> {
     // In the order they were recorded, so that what was recorded just now is never among
     // the oldest, whatever the clock did.
     db.prepare_cached(
@@ -112,14 +120,16 @@ pub(super) fn fire(
              ORDER BY id DESC LIMIT 1 OFFSET ?2)",
     )?
     .execute(params![schedule, MAX_SCHEDULE_FIRES])?;
-    Ok(true)
+    Ok(())
 }
 
-fn insert(
+/// Records a fire; answers how many rows that made.
+pub(super) fn insert(
     db: &Connection,
     context: Context,
     schedule: i64,
     manual: bool,
+    event: Option<EventId>,
     fire: &NewFire,
 ) -> rusqlite::Result<usize> {
     let (state, reason, request_id) = match &fire.plan {
@@ -128,8 +138,8 @@ fn insert(
     };
     db.prepare_cached(
         "INSERT INTO schedule_fires
-             (schedule, planned_at, manual, state, reason, request_id, fired_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             (schedule, planned_at, manual, state, reason, request_id, fired_at, event_id)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
          ON CONFLICT (schedule, planned_at, manual) DO NOTHING",
     )?
     .execute(params![
@@ -139,7 +149,8 @@ fn insert(
         state.as_str(),
         reason,
         request_id.map(|id| *id.as_bytes()),
-        context.at.as_millis()
+        context.at.as_millis(),
+        event.map(|id| *id.as_bytes())
     ])
 }
 

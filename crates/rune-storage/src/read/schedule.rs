@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use rune_store_runtime::{
-    FireFilter, FireState, Page, PageRequest, RequestId, ScheduleFilter, ScheduleFireRow,
+    EventId, FireFilter, FireState, Page, PageRequest, RequestId, ScheduleFilter, ScheduleFireRow,
     ScheduleId, ScheduleReader, ScheduleRow, StoreError, Timestamp,
 };
 use rusqlite::types::Value;
@@ -17,12 +17,13 @@ const FIRES: &str = "schedule_fires";
 
 /// The fire recorded last comes with its schedule.
 const SCHEDULE: &str = "SELECT s.schedule_id, f.planned_at, f.manual, f.state, f.reason, \
-     f.request_id, f.fired_at, f.id, s.spec, s.paused, s.next_fire_at, s.created_at, s.updated_at \
+     f.request_id, f.fired_at, f.id, s.spec, s.paused, s.next_fire_at, s.created_at, \
+     s.updated_at, f.event_id \
      FROM schedules s LEFT JOIN schedule_fires f \
          ON f.id = (SELECT max(id) FROM schedule_fires WHERE schedule = s.id)";
 
 const FIRE: &str = "SELECT s.schedule_id, f.planned_at, f.manual, f.state, f.reason, \
-     f.request_id, f.fired_at, f.id FROM schedule_fires f JOIN schedules s ON s.id = f.schedule";
+     f.request_id, f.fired_at, f.id, f.event_id FROM schedule_fires f JOIN schedules s ON s.id = f.schedule";
 
 #[async_trait]
 impl ScheduleReader for SqliteStore {
@@ -49,6 +50,9 @@ impl ScheduleReader for SqliteStore {
             "s.paused = 0 AND s.next_fire_at <= ?",
             filter.due_by.map(Timestamp::as_millis),
         );
+        if filter.on_event {
+            query.and::<Value>("s.topic IS NOT NULL", []);
+        }
         if let Some((namespace, name)) = cursor::decode::<(String, String)>(LIST, page)? {
             query.and("(s.namespace, s.name) > (?, ?)", [namespace, name]);
         }
@@ -87,7 +91,7 @@ impl ScheduleReader for SqliteStore {
             query.and("(f.planned_at, f.id) < (?, ?)", [planned_at, id]);
         }
         let map = |row: &Row<'_>| {
-            let fire = fire_row(row)?;
+            let fire = fire_row(row, 8)?;
             Ok(((fire.planned_at.as_millis(), get::<i64>(row, 7)?), fire))
         };
         let query = query.order_by("f.planned_at DESC, f.id DESC");
@@ -97,7 +101,7 @@ impl ScheduleReader for SqliteStore {
 
 fn schedule_row(found: &Row<'_>) -> rusqlite::Result<ScheduleRow> {
     let last_fire = match get::<Option<i64>>(found, 7)? {
-        Some(_) => Some(fire_row(found)?),
+        Some(_) => Some(fire_row(found, 13)?),
         None => None,
     };
     Ok(ScheduleRow {
@@ -111,11 +115,12 @@ fn schedule_row(found: &Row<'_>) -> rusqlite::Result<ScheduleRow> {
     })
 }
 
-fn fire_row(found: &Row<'_>) -> rusqlite::Result<ScheduleFireRow> {
+fn fire_row(found: &Row<'_>, event: usize) -> rusqlite::Result<ScheduleFireRow> {
     Ok(ScheduleFireRow {
         schedule_id: row::id(found, 0, ScheduleId::from_bytes)?,
         planned_at: row::time(found, 1)?,
         manual: get(found, 2)?,
+        event_id: row::maybe_id(found, event, EventId::from_bytes)?,
         state: row::word(found, 3, FireState::parse)?,
         reason: get(found, 4)?,
         request_id: row::maybe_id(found, 5, RequestId::from_bytes)?,

@@ -4,6 +4,7 @@
 mod apply;
 mod approval;
 mod budget;
+mod event;
 mod journal;
 mod knowledge;
 mod oldest;
@@ -14,16 +15,18 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use rune_store_runtime::limits::MAX_SCHEDULE_FIRES;
 use rune_store_runtime::{
     ApprovalRow, AuditFilter, AuditReader, AuditRow, BudgetRow, CacheReader, CacheRow, Command,
     CommandId, CommandLog, DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow,
-    EntityRow, Entry, EntryBody, FireFilter, GrantRow, MemoryQuery, MemoryReader, MemoryRow,
-    MemoryScope, MessageRow, Page, PageRequest, RegistryReader, RelationRow, ReplicaFilter,
-    ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow,
-    ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow,
-    SessionFilter, SessionId, SessionReader, SessionRow, SpilledOutput, StoreError, TaskRow,
-    Timestamp, ToolInvocationRow, ToolInvocationState, UsageFilter, UsageGroup, UsageReader,
-    UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
+    EntityRow, Entry, EntryBody, EventRow, FireFilter, FireState, GrantRow, MemoryQuery,
+    MemoryReader, MemoryRow, MemoryScope, MessageRow, Page, PageRequest, RegistryReader,
+    RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId,
+    RequestReader, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
+    ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow,
+    SpilledOutput, StoreError, TaskRow, Timestamp, ToolInvocationRow, ToolInvocationState,
+    UsageFilter, UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId,
+    VersionRow,
 };
 
 use self::oldest::Oldest;
@@ -54,6 +57,8 @@ struct State {
     audit: Vec<AuditRow>,
     /// With the number of their creation, in its order.
     tasks: Vec<(i64, TaskRow)>,
+    /// With the number of their creation, in its order.
+    events: Vec<(i64, EventRow)>,
     memories: BTreeMap<(MemoryScope, String), MemoryRow>,
     entities: BTreeMap<(MemoryScope, String), EntityRow>,
     /// By where they begin, their type, and where they lead.
@@ -104,6 +109,16 @@ struct Schedule {
 }
 
 impl Schedule {
+    /// Keeps the newest fires and the pending ones.
+    fn forget_oldest(&mut self) {
+        let mut numbers: Vec<i64> = self.fires.values().map(|(at, _)| *at).collect();
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        if let Some(oldest) = numbers.get(MAX_SCHEDULE_FIRES as usize) {
+            self.fires
+                .retain(|_, (at, fire)| *at > *oldest || fire.state == FireState::Pending);
+        }
+    }
+
     fn row(&self) -> ScheduleRow {
         let last = self.fires.values().max_by_key(|(recorded, _)| *recorded);
         ScheduleRow {
@@ -453,6 +468,7 @@ impl ScheduleReader for FakeStore {
                 && is(filter.name.as_ref(), &row.spec.name)
                 && is(filter.agent.as_ref(), &row.spec.agent)
                 && filter.due_by.is_none_or(due)
+                && (!filter.on_event || row.spec.kind.topic().is_some())
         });
         let rows = rows.map(|row| ((row.spec.namespace.clone(), row.spec.name.clone()), row));
         page("schedules", request, rows)

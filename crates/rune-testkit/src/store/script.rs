@@ -7,15 +7,16 @@ use rune_store_runtime::{
     ApprovalQuestion, AuditId, AuditVerdict, Block, BudgetCap, BudgetClaim, BudgetScope, CachePut,
     CacheRemove, CacheSweep, CallPrice, CatchUp, CheckpointPolicy, ClaimTask, Command, CommandId,
     Compaction, CompleteTask, Cost, CreateSession, DecideApproval, DeleteDeployment,
-    DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, Failure,
-    FirePlan, FireSchedule, FireState, Fork, ForkChanges, ForkOrigin, IdempotencyKey, MemoryForget,
-    MemoryPut, MemoryScope, ModelCall, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule,
-    PolicyVerdict, PostTask, ProjectRef, PromptParts, PublishVersion, PutEntity, PutRelation,
-    PutReplica, PutSchedule, RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId,
-    ReplicaState, RequestCancel, RequestId, RequestSpan, RequestStatus, ReserveBudget,
-    ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState,
-    SettleBudget, SettleFire, Settlement, SpilledOutput, StepOutcome, StepStatus, StopReason,
-    TaskHolder, TaskId, TaskState, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
+    DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, EventFire,
+    EventId, Failure, FirePlan, FireSchedule, FireState, Fork, ForkChanges, ForkOrigin,
+    IdempotencyKey, MemoryForget, MemoryPut, MemoryScope, ModelCall, ModelReply, NewFire, Op,
+    Overlap, ParentCall, PauseSchedule, PolicyVerdict, PostTask, ProjectRef, PromptParts,
+    PublishEvent, PublishVersion, PutEntity, PutRelation, PutReplica, PutSchedule, RecordAudit,
+    Remember, RemoveReplica, Replaced, ReplicaId, ReplicaState, RequestCancel, RequestId,
+    RequestSpan, RequestStatus, ReserveBudget, ScaleDeployment, ScheduleId, ScheduleKind,
+    ScheduleSpec, SessionId, SetDeploymentState, SettleBudget, SettleFire, Settlement,
+    SpilledOutput, StepOutcome, StepStatus, StopReason, TaskHolder, TaskId, TaskState, Timestamp,
+    ToolIntent, ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -138,7 +139,7 @@ impl Random {
     }
 
     fn op(&mut self) -> Op {
-        match self.below(46) {
+        match self.below(48) {
             0..=5 => self.accept(),
             6..=14 => self.append(),
             15 => RequestCancel {
@@ -162,6 +163,7 @@ impl Random {
             33..=37 => self.budget(),
             38..=41 => self.knowledge(),
             42..=45 => self.task(),
+            46 | 47 => self.event(),
             20..=22 => self.replica(),
             23 | 24 => self.cache(),
             25 | 26 => self.schedule(),
@@ -596,9 +598,13 @@ impl Random {
                     alias: "stable".to_owned(),
                     input: self.value(),
                     session_id: self.one_in(2).then(|| self.session()),
-                    kind: ScheduleKind::Interval {
-                        every_ms: 1000,
-                        anchor: self.time(),
+                    kind: if self.one_in(2) {
+                        ScheduleKind::Event { topic: self.word() }
+                    } else {
+                        ScheduleKind::Interval {
+                            every_ms: 1000,
+                            anchor: self.time(),
+                        }
                     },
                     catch_up: self.pick(&CatchUp::ALL, CatchUp::One),
                     overlap: self.pick(&Overlap::ALL, Overlap::Skip),
@@ -687,6 +693,25 @@ impl Random {
             }
             .into(),
         }
+    }
+
+    fn event(&mut self) -> Op {
+        let fires = (0..self.below(3)).map(|_| EventFire {
+            schedule_id: ScheduleId::from_bytes(self.id(6)),
+            request_id: self.request(),
+        });
+        let fires = fires.collect();
+        PublishEvent {
+            event_id: EventId::from_bytes(self.id(8)),
+            namespace: "dev".to_owned(),
+            topic: self.word(),
+            payload: self.value(),
+            publisher: self.agent(),
+            request_id: self.one_in(2).then(|| self.request()),
+            depth: self.pick(&[0, 1, 2, u32::MAX], 0),
+            fires,
+        }
+        .into()
     }
 
     fn memory(&mut self) -> Op {

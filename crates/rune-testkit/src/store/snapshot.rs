@@ -3,10 +3,10 @@
 use std::fmt::Write;
 
 use rune_store_runtime::{
-    ApprovalFilter, AuditFilter, BudgetFilter, DeploymentFilter, FireFilter, GrantQuery,
-    MemoryQuery, MemoryScope, PageRequest, RelationFilter, ReplicaFilter, RequestFilter,
-    RuntimeStore, ScheduleFilter, SessionFilter, StoreError, TaskFilter, Timestamp, UsageFilter,
-    VersionFilter,
+    ApprovalFilter, AuditFilter, BudgetFilter, DeploymentFilter, EventFilter, FireFilter,
+    GrantQuery, MemoryQuery, MemoryScope, PageRequest, RelationFilter, ReplicaFilter,
+    RequestFilter, RuntimeStore, ScheduleFilter, SessionFilter, StoreError, TaskFilter, Timestamp,
+    UsageFilter, VersionFilter,
 };
 
 /// Every list of the store and everything below its rows, read in small pages;
@@ -72,6 +72,9 @@ pub async fn snapshot(
     show!(list!(budgets(&BudgetFilter::default())));
     show!(list!(reservations()));
     for row in list!(tasks(&TaskFilter::default())) {
+        show!(row);
+    }
+    for row in list!(events(&EventFilter::default())) {
         show!(row);
     }
     for scope in scopes {

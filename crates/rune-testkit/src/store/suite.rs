@@ -9,6 +9,7 @@
 mod approval;
 mod budget;
 mod control_plane;
+mod event;
 mod fixture;
 mod fork;
 mod journal;
@@ -35,6 +36,9 @@ pub use control_plane::{
     a_deployment_belongs_to_one_project, a_version_is_published_once,
     an_observation_of_an_older_generation_is_ignored, deployments_count_their_changes,
     replicas_belong_to_a_deployment,
+};
+pub use event::{
+    an_event_is_published_once_with_its_fires, an_event_that_breaks_a_limit_is_rejected,
 };
 pub use fork::{
     a_fork_begins_with_the_entries_of_another_request, a_fork_spends_only_what_it_does_itself,

@@ -13,6 +13,13 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
     [
         ("apply-patch", vec![json!({"patch": patch})]),
         (
+            "event-publish",
+            vec![
+                json!({"topic": "order.paid"}),
+                json!({"topic": "order.paid", "payload": {"total": 7}}),
+            ],
+        ),
+        (
             "file-list",
             vec![
                 json!({}),
@@ -148,6 +155,10 @@ async fn what_a_descriptor_accepts_the_tool_takes() {
                 .unwrap_or_else(|error| panic!("{name} {input}: {error}"));
             let outcome = sandbox.call(name, input.clone()).await;
             match name {
+                // The input is fine; there is no engine.
+                "event-publish" => {
+                    assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Unavailable);
+                }
                 // The input is fine; there is no such task.
                 "task-complete" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound),
                 // The input is fine; the policy is not.

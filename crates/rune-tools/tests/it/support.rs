@@ -56,6 +56,7 @@ impl Sandbox {
             egress: None,
             shown_limit: 256 * 1024,
             outputs: Outputs::default(),
+            engine: None,
         };
         Self {
             outer,

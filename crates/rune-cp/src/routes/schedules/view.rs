@@ -1,7 +1,8 @@
 //! Schedules and fires as a caller sees them.
 
 use rune_store_runtime::{
-    Page, RequestId, ScheduleFireRow, ScheduleId, ScheduleKind, ScheduleRow, SessionId, Timestamp,
+    EventId, Page, RequestId, ScheduleFireRow, ScheduleId, ScheduleKind, ScheduleRow, SessionId,
+    Timestamp,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -29,6 +30,9 @@ pub(crate) struct ScheduleView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     start_at: Option<Timestamp>,
+    /// The topic of the events that fire it; `*` in it stands for any text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_event: Option<String>,
     /// `skip`, `one` or `all`.
     catch_up: &'static str,
     /// `allow`, `skip` or `queue`.
@@ -54,7 +58,9 @@ pub(crate) struct ScheduleView {
 
 impl From<ScheduleRow> for ScheduleView {
     fn from(row: ScheduleRow) -> Self {
+        let on_event = row.spec.kind.topic().map(str::to_owned);
         let (cron, timezone, every_ms, start_at) = match row.spec.kind {
+            ScheduleKind::Event { .. } => (None, None, None, None),
             ScheduleKind::Cron {
                 expression,
                 timezone,
@@ -75,6 +81,7 @@ impl From<ScheduleRow> for ScheduleView {
             timezone,
             every_ms,
             start_at,
+            on_event,
             catch_up: row.spec.catch_up.as_str(),
             overlap: row.spec.overlap.as_str(),
             jitter_ms: row.spec.jitter_ms,
@@ -105,6 +112,10 @@ pub(crate) struct FireView {
     fired_at: Timestamp,
     /// Whether somebody asked for it.
     manual: bool,
+    /// The event that made it, where one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    event_id: Option<EventId>,
     /// `pending`, `fired`, `skipped` or `failed`.
     state: &'static str,
     /// Why, where it did not fire.
@@ -120,6 +131,7 @@ impl From<ScheduleFireRow> for FireView {
             planned_at: row.planned_at,
             fired_at: row.fired_at,
             manual: row.manual,
+            event_id: row.event_id,
             state: row.state.as_str(),
             reason: row.reason,
             request_id: row.request_id,

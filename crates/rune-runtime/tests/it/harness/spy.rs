@@ -262,5 +262,8 @@ reads! {
     }    TaskReader {
         fn task(id: TaskId) -> Option<TaskRow>;
         fn tasks(filter: &TaskFilter, page: &PageRequest) -> Page<TaskRow>;
+    }    EventReader {
+        fn event(id: EventId) -> Option<EventRow>;
+        fn events(filter: &EventFilter, page: &PageRequest) -> Page<EventRow>;
     }
 }

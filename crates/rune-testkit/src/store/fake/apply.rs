@@ -139,6 +139,7 @@ impl State {
             Op::PostTask(op) => self.post_task(command, op).map(unit),
             Op::ClaimTask(op) => self.claim_task(command, op).map(Reply::Task),
             Op::CompleteTask(op) => self.complete_task(command, op).map(unit),
+            Op::PublishEvent(op) => self.publish_event(command, op).map(Reply::Count),
             Op::ReserveBudget(op) => self.reserve(command, op).map(Reply::Count),
             Op::SettleBudget(op) => Ok(Reply::First(self.settle_budget(command, op))),
         }
@@ -421,6 +422,7 @@ impl State {
                 schedule_id: op.schedule_id,
                 planned_at: fire.planned_at,
                 manual,
+                event_id: None,
                 state,
                 reason,
                 request_id,
@@ -436,13 +438,7 @@ impl State {
             schedule.row.next_fire_at = advance.to;
         }
         schedule.row.updated_at = command.at;
-        let mut numbers: Vec<i64> = schedule.fires.values().map(|(at, _)| *at).collect();
-        numbers.sort_unstable_by(|a, b| b.cmp(a));
-        if let Some(oldest) = numbers.get(MAX_SCHEDULE_FIRES as usize) {
-            schedule
-                .fires
-                .retain(|_, (at, fire)| *at > *oldest || fire.state == FireState::Pending);
-        }
+        schedule.forget_oldest();
         self.created = recorded;
         Ok(true)
     }

@@ -13,7 +13,7 @@ use crate::store::TestStore;
 
 impl Fixture {
     /// Every fire of a schedule, newest planned time first.
-    async fn fires(&self, schedule_id: ScheduleId) -> Vec<ScheduleFireRow> {
+    pub(super) async fn fires(&self, schedule_id: ScheduleId) -> Vec<ScheduleFireRow> {
         let filter = FireFilter {
             schedule_id: Some(schedule_id),
             state: None,
@@ -31,7 +31,7 @@ impl Fixture {
     }
 }
 
-fn schedule(name: &str, next: i64) -> PutSchedule {
+pub(super) fn schedule(name: &str, next: i64) -> PutSchedule {
     PutSchedule {
         schedule_id: ScheduleId::generate(),
         spec: ScheduleSpec {
