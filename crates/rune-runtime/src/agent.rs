@@ -95,9 +95,38 @@ pub enum ToolRunner {
 /// A tool that is another agent.
 pub struct AgentTool {
     /// Which one.
-    pub target: LocalAgent,
+    pub target: AgentTarget,
     /// Deepest level below the outermost request on which it may be called.
     pub max_depth: Option<u32>,
+}
+
+/// Which agent a tool calls.
+pub enum AgentTarget {
+    /// Always this one.
+    Fixed(LocalAgent),
+    /// The one that the input names in `agent`; it is told the `message`.
+    Named,
+}
+
+impl AgentTool {
+    /// The agent that a call with this input is about.
+    ///
+    /// # Errors
+    /// A failure for the model.
+    pub fn target(&self, input: &Value) -> Result<LocalAgent, Failure> {
+        match &self.target {
+            AgentTarget::Fixed(agent) => Ok(agent.clone()),
+            AgentTarget::Named => named_agent(input),
+        }
+    }
+}
+
+/// The agent that an input names in `agent`.
+pub(crate) fn named_agent(input: &Value) -> Result<LocalAgent, Failure> {
+    let name = input["agent"].as_str().unwrap_or_default();
+    let name = name.strip_prefix("local://").unwrap_or(name);
+    name.parse()
+        .map_err(|error| Failure::new(ErrorCode::InvalidInput, format!("`agent`: {error}")))
 }
 
 impl Tool {
@@ -130,6 +159,10 @@ pub struct SchemaMismatch {
     pub message: String,
 }
 
+/// The built-in tool that is run by the engine as a call of another agent.
+const AGENT_SEND: &str = "agent-send";
+/// The built-in tool that starts a request of another agent.
+pub(crate) const AGENT_SPAWN: &str = "rune@agent-spawn";
 /// Longest part of a mismatch message that is shown.
 const MISMATCH_MESSAGE_CHARS: usize = 300;
 /// Mismatches of an answer that the model is told at once.
@@ -479,6 +512,10 @@ impl AgentLoader {
     ) -> Result<Tool, AgentError> {
         let place = format!("tool `{name}`");
         let runner = match &descriptor.runtime {
+            ToolRuntime::Builtin if descriptor.name == AGENT_SEND => ToolRunner::Agent(AgentTool {
+                target: AgentTarget::Named,
+                max_depth: None,
+            }),
             ToolRuntime::Builtin => {
                 let builtin = self.builtins.get(&descriptor.name);
                 let builtin = builtin.ok_or_else(|| unsupported(&place, "an unknown built-in"))?;
@@ -510,7 +547,7 @@ impl AgentLoader {
                 agent_ref,
                 max_depth,
             } => ToolRunner::Agent(AgentTool {
-                target: local(&place, agent_ref)?,
+                target: AgentTarget::Fixed(local(&place, agent_ref)?),
                 max_depth: *max_depth,
             }),
             ToolRuntime::Mcp { .. } => return Err(unsupported(&place, "`runtime: mcp`")),

@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Agent, AgentTool, Tool, ToolRunner};
+use crate::agent::{AGENT_SPAWN, Agent, AgentTarget, AgentTool, Tool, ToolRunner, named_agent};
 use crate::engine::{AgentCall, SubAgents};
 use crate::planner::{Approval, OpenCall};
 use crate::policy::{self, PolicyCallee, PolicyResource};
@@ -98,7 +98,13 @@ impl ToolDispatcher<'_> {
             return Ok(vec![refuse(&tool.name, ErrorCode::InvalidInput, message)]);
         }
         let callee = match &tool.runner {
-            ToolRunner::Agent(agent) => match self.callee(agent, step, id) {
+            ToolRunner::Agent(agent) => match self.callee(agent, input, step, id) {
+                Ok(callee) => Some(callee),
+                Err(failure) => {
+                    return Ok(vec![refuse(&tool.name, failure.code, failure.message)]);
+                }
+            },
+            ToolRunner::Builtin(_) if tool.name == AGENT_SPAWN => match self.spawned(input) {
                 Ok(callee) => Some(callee),
                 Err(failure) => {
                     return Ok(vec![refuse(&tool.name, failure.code, failure.message)]);
@@ -164,26 +170,39 @@ impl ToolDispatcher<'_> {
     ///
     /// # Errors
     /// A failure that says why it may not be called.
-    fn callee(&self, agent: &AgentTool, step: u32, call_id: &str) -> Result<PolicyCallee, Failure> {
+    fn callee(
+        &self,
+        agent: &AgentTool,
+        input: &Value,
+        step: u32,
+        call_id: &str,
+    ) -> Result<PolicyCallee, Failure> {
+        let target = agent.target(input)?;
         // In a replay, whoever was called then can be called, and was what policy saw then.
         let known = self.tape.and_then(|tape| tape.callee(step, call_id));
         let address = match self.tape {
             Some(tape) if known.is_some() || tape.intended(step, call_id) => {
-                AgentAddress::resolve(&agent.target, self.namespace)
+                AgentAddress::resolve(&target, self.namespace)
             }
-            _ => self.agents.admit(&agent.target, agent.max_depth)?,
+            _ => self.agents.admit(&target, agent.max_depth)?,
         };
         Ok(known.unwrap_or_else(|| self.agents.callee(&address)))
+    }
+
+    /// The agent that a call starts a request of, as policy sees it; the rules of calling are kept when it is started.
+    fn spawned(&self, input: &Value) -> Result<PolicyCallee, Failure> {
+        let address = AgentAddress::resolve(&named_agent(input)?, self.namespace);
+        Ok(self.agents.callee(&address))
     }
 
     /// The intent of a call and, where the tool is an agent, the entry that names the
     /// agent's request.
     fn intended(&self, tool: &Tool, intent: ToolIntent) -> Vec<EntryBody> {
         let called = match &tool.runner {
-            ToolRunner::Agent(agent) => {
-                let address = AgentAddress::resolve(&agent.target, self.namespace);
-                Some(self.agents.called(&intent.call_id, &address))
-            }
+            ToolRunner::Agent(agent) => agent.target(&intent.input).ok().map(|target| {
+                let address = AgentAddress::resolve(&target, self.namespace);
+                self.agents.called(&intent.call_id, &address)
+            }),
             ToolRunner::Builtin(_) | ToolRunner::Process(_) => None,
         };
         let mut entries = vec![EntryBody::ToolIntent(intent)];
@@ -391,14 +410,14 @@ impl ToolDispatcher<'_> {
         intent: &ToolIntent,
         child: RequestId,
     ) -> Result<Value, Failure> {
-        let address = AgentAddress::resolve(&agent.target, self.namespace);
+        let address = AgentAddress::resolve(&agent.target(&intent.input)?, self.namespace);
         let timeout = tool.descriptor.timeout;
         let stop = self.stop.child_token();
         let call = AgentCall {
             request_id: child,
             call_id: intent.call_id.clone(),
             session_id: self.agents.conversation(&address, &tool.name),
-            input: told(&intent.input),
+            input: told(agent, &intent.input),
             address: address.clone(),
         };
         let call = self.agents.call(call, &stop);
@@ -528,9 +547,12 @@ fn policies<'a>(verdicts: impl Iterator<Item = &'a PolicyVerdict>) -> Vec<String
     policies
 }
 
-/// What a called agent is told: the tool's `input` where that is all there is, else the
-/// whole input.
-fn told(input: &Value) -> Value {
+/// What a called agent is told: the message where the input names the agent, the tool's `input` where that is all there
+/// is, else the whole input.
+fn told(agent: &AgentTool, input: &Value) -> Value {
+    if matches!(agent.target, AgentTarget::Named) {
+        return input["message"].clone();
+    }
     match input.as_object() {
         Some(map) if map.len() == 1 => map.get("input").unwrap_or(input).clone(),
         _ => input.clone(),

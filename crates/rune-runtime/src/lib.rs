@@ -43,7 +43,8 @@ mod tokens;
 mod workflow;
 
 pub use agent::{
-    Agent, AgentError, AgentLoader, AgentTool, SchemaMismatch, Tool, ToolRunner, VariableLookup,
+    Agent, AgentError, AgentLoader, AgentTarget, AgentTool, SchemaMismatch, Tool, ToolRunner,
+    VariableLookup,
 };
 pub use budget::daily_budget;
 pub use cassette::{Cassette, Played, Unmet};
@@ -65,6 +66,6 @@ pub use replica::LocalReplica;
 pub use router::{Lease, ReplicaRouter, Route, RouteError};
 pub use schedule::{
     MAX_INTERVAL_MS, MAX_JITTER, MIN_INTERVAL_MS, Recurrence, ScheduleError, Scheduler,
-    SchedulerHandle,
+    SchedulerHandle, first_planned,
 };
 pub use task::Tasks;

@@ -17,7 +17,7 @@ mod recurrence;
 mod scheduler;
 
 pub use error::ScheduleError;
-pub use recurrence::{MAX_INTERVAL_MS, MIN_INTERVAL_MS, Recurrence};
+pub use recurrence::{MAX_INTERVAL_MS, MIN_INTERVAL_MS, Recurrence, first_planned};
 pub use scheduler::{Scheduler, SchedulerHandle};
 
 use std::time::Duration;

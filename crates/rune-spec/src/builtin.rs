@@ -13,7 +13,15 @@ macro_rules! files {
 
 /// One file per tool, in the format of `tools/*.yaml`.
 const FILES: &[(&str, &str)] = files![
+    "agent-find",
+    "agent-kill",
+    "agent-list",
+    "agent-send",
+    "agent-spawn",
     "apply-patch",
+    "cron-cancel",
+    "cron-create",
+    "cron-list",
     "event-publish",
     "file-list",
     "file-read",
@@ -25,6 +33,9 @@ const FILES: &[(&str, &str)] = files![
     "memory-recall",
     "memory-store",
     "output-read",
+    "schedule-create",
+    "schedule-delete",
+    "schedule-list",
     "shell-exec",
     "system-time",
     "task-claim",

@@ -126,6 +126,9 @@ pub struct ScheduleSpec {
     /// A fire is at most this much later than planned, by an amount that the schedule
     /// and the planned time determine.
     pub jitter_ms: u64,
+    /// The agent that made it, `NAMESPACE/NAME`; none where a person did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
 }
 
 /// Creates or replaces a schedule. Reply: unit. Rejected with `conflict` where
@@ -319,6 +322,8 @@ pub struct ScheduleFilter {
     pub due_by: Option<Timestamp>,
     /// Only those that events fire.
     pub on_event: bool,
+    /// Only those that this agent made.
+    pub created_by: Option<String>,
 }
 
 /// Which fires to list, newest planned time first. Empty fields match everything.

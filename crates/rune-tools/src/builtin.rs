@@ -1,7 +1,15 @@
 //! One file per built-in tool.
 
+mod agent_find;
+mod agent_kill;
+mod agent_list;
+mod agent_spawn;
+mod agents;
 mod answer;
 mod apply_patch;
+mod cron_cancel;
+mod cron_create;
+mod cron_list;
 mod event_publish;
 mod file_list;
 mod file_read;
@@ -13,6 +21,10 @@ mod memory_list;
 mod memory_recall;
 mod memory_store;
 mod output_read;
+mod schedule_create;
+mod schedule_delete;
+mod schedule_list;
+mod schedules;
 mod shell_exec;
 mod system_time;
 mod task_claim;
@@ -34,7 +46,14 @@ use crate::{BuiltinTool, BuiltinsConfig, ToolContext, ToolError};
 /// Every built-in tool, by name.
 pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
     vec![
+        Arc::new(agent_find::AgentFind),
+        Arc::new(agent_kill::AgentKill),
+        Arc::new(agent_list::AgentList),
+        Arc::new(agent_spawn::AgentSpawn),
         Arc::new(apply_patch::ApplyPatch),
+        Arc::new(cron_cancel::CronCancel),
+        Arc::new(cron_create::CronCreate),
+        Arc::new(cron_list::CronList),
         Arc::new(event_publish::EventPublish),
         Arc::new(file_list::FileList),
         Arc::new(file_read::FileRead),
@@ -46,6 +65,9 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         Arc::new(memory_recall::MemoryRecall),
         Arc::new(memory_store::MemoryStore),
         Arc::new(output_read::OutputRead),
+        Arc::new(schedule_create::ScheduleCreate),
+        Arc::new(schedule_delete::ScheduleDelete),
+        Arc::new(schedule_list::ScheduleList),
         Arc::new(shell_exec::ShellExec::new(
             config.search_path,
             config.launcher,

@@ -44,7 +44,7 @@ mod workspace;
 pub(crate) use blocking::blocking;
 pub use builtins::{Builtins, BuiltinsConfig};
 pub use egress::{EgressError, EgressException, EgressPolicy, destination};
-pub use engine_access::{EngineAccess, NewEvent};
+pub use engine_access::{EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned};
 pub use error::{ToolError, ToolErrorKind};
 pub use output::Outputs;
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};

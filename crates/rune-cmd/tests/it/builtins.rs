@@ -1,7 +1,9 @@
 //! Built-in tools as agents of a daemon use them: called through the gateway, looked at from outside.
 
+mod agents;
 mod events;
 mod knowledge;
+mod schedules;
 mod tasks;
 
 use rune_testkit::TestDaemon;

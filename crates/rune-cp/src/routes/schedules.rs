@@ -8,11 +8,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use http::StatusCode;
 use rune_http::{ApiError, Caller, ErrorBody, Json, List, PageQuery, Path};
-use rune_runtime::{Recurrence, ScheduleError};
+use rune_runtime::{Recurrence, first_planned};
 use rune_store_runtime::{
     DeleteSchedule, DeploymentFilter, ErrorCode, FireFilter, FireState, PageRequest, PauseSchedule,
-    PutSchedule, RecordAudit, ScheduleFilter, ScheduleId, ScheduleKind, ScheduleRow, ScheduleSpec,
-    Timestamp,
+    PutSchedule, RecordAudit, ScheduleFilter, ScheduleId, ScheduleRow, ScheduleSpec,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -66,7 +65,7 @@ pub(crate) async fn create(
     let now = shared.store.now();
     let paused = body.paused;
     let spec = body.into_spec(now)?;
-    let next_fire_at = next(&spec.kind, now)?;
+    let next_fire_at = first_planned(&spec.kind, now)?;
     let filter = DeploymentFilter {
         namespace: Some(spec.namespace.clone()),
         agent: Some(spec.agent.clone()),
@@ -252,7 +251,7 @@ async fn hold(
     let next_fire_at = if paused {
         None
     } else {
-        next(&row.spec.kind, shared.store.now())?
+        first_planned(&row.spec.kind, shared.store.now())?
     };
     let pause = PauseSchedule {
         schedule_id: row.id,
@@ -268,19 +267,6 @@ async fn hold(
     shared.store.write_audited(pause, audit).await?;
     let row = changed(shared, row.id).await?;
     Ok(Json(row.into()))
-}
-
-/// The first planned time from now on, of what a person wrote.
-fn next(kind: &ScheduleKind, now: Timestamp) -> Result<Option<Timestamp>, ScheduleError> {
-    let next = Recurrence::new(kind)?.next_after(now);
-    match kind {
-        ScheduleKind::Cron { expression, .. } if next.is_none() => {
-            Err(ScheduleError::Never(expression.clone()))
-        }
-        ScheduleKind::Cron { .. } | ScheduleKind::Interval { .. } | ScheduleKind::Event { .. } => {
-            Ok(next)
-        }
-    }
 }
 
 /// What follows every change: the scheduler looks.

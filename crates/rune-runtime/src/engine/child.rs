@@ -246,7 +246,7 @@ impl SubAgents {
     }
 
     /// Level of a callee below the outermost request.
-    fn depth(&self) -> u32 {
+    pub(super) fn depth(&self) -> u32 {
         1 + self.parent.as_ref().map_or(0, |parent| parent.depth)
     }
 
@@ -255,11 +255,11 @@ impl SubAgents {
         parent.map_or(self.request_id, |parent| parent.root_id)
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("{}/{}", self.namespace, self.agent)
     }
 
-    fn member<'a>(&'a self, name: &'a str) -> Member<'a> {
+    pub(super) fn member<'a>(&'a self, name: &'a str) -> Member<'a> {
         Member {
             agent: name,
             networks: &self.networks,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use futures_util::future::BoxFuture;
 use rune_network::{Member, may_call};
 use rune_store_runtime::{
     AcceptRequest, Accepted, BudgetCap, CheckpointPolicy, Cost, Entry, EntryBody, ErrorCode,
@@ -154,6 +155,17 @@ impl Engine {
         };
         self.accept(accept, Vec::new(), None, &replica, new_session)
             .await
+    }
+
+    /// [`Engine::admit`] for what runs within a request: as far as the compiler knows, one within the other without an end.
+    pub(super) fn admit_boxed<'a>(
+        &'a self,
+        request_id: RequestId,
+        invocation: Invocation,
+        parent: Option<(ParentCall, Member<'a>)>,
+        budgets: &'a [BudgetCap],
+    ) -> BoxFuture<'a, Result<Invoked, EngineError>> {
+        Box::pin(self.admit(request_id, invocation, parent, budgets))
     }
 
     /// Accepts and starts a request. `inherited` are the entries that a fork takes over, behind the first; `audit`

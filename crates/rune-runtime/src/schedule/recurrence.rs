@@ -21,6 +21,25 @@ pub const MAX_INTERVAL_MS: u64 = 10 * 366 * 24 * 60 * 60 * 1000;
 /// How far a search goes on where it failed at a change of the clock.
 const OVER_A_CHANGE: SignedDuration = SignedDuration::from_hours(48);
 
+/// The first planned time from now on, of what somebody wrote; none where events fire it.
+///
+/// # Errors
+/// What is wrong with it, also where it never comes true.
+pub fn first_planned(
+    kind: &ScheduleKind,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, ScheduleError> {
+    let next = Recurrence::new(kind)?.next_after(now);
+    match kind {
+        ScheduleKind::Cron { expression, .. } if next.is_none() => {
+            Err(ScheduleError::Never(expression.clone()))
+        }
+        ScheduleKind::Cron { .. } | ScheduleKind::Interval { .. } | ScheduleKind::Event { .. } => {
+            Ok(next)
+        }
+    }
+}
+
 /// When a schedule fires, understood.
 #[derive(Debug, Clone)]
 pub struct Recurrence(Kind);

@@ -50,6 +50,8 @@ impl ScheduleReader for SqliteStore {
             "s.paused = 0 AND s.next_fire_at <= ?",
             filter.due_by.map(Timestamp::as_millis),
         );
+        let maker = text(filter.created_by.as_ref());
+        query.and_maybe("s.spec ->> '$.created_by' = ?", maker);
         if filter.on_event {
             query.and::<Value>("s.topic IS NOT NULL", []);
         }

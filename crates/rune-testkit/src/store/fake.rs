@@ -468,6 +468,10 @@ impl ScheduleReader for FakeStore {
                 && is(filter.name.as_ref(), &row.spec.name)
                 && is(filter.agent.as_ref(), &row.spec.agent)
                 && filter.due_by.is_none_or(due)
+                && filter
+                    .created_by
+                    .as_ref()
+                    .is_none_or(|by| row.spec.created_by.as_ref() == Some(by))
                 && (!filter.on_event || row.spec.kind.topic().is_some())
         });
         let rows = rows.map(|row| ((row.spec.namespace.clone(), row.spec.name.clone()), row));

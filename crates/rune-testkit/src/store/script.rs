@@ -609,6 +609,7 @@ impl Random {
                     catch_up: self.pick(&CatchUp::ALL, CatchUp::One),
                     overlap: self.pick(&Overlap::ALL, Overlap::Skip),
                     jitter_ms: self.below(9),
+                    created_by: self.one_in(2).then(|| self.agent()),
                 },
                 paused: self.one_in(2),
                 next_fire_at: Some(soon(self)),

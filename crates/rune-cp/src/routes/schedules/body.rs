@@ -151,6 +151,7 @@ impl CreateRequest {
             catch_up: self.catch_up,
             overlap,
             jitter_ms: self.jitter_ms,
+            created_by: None,
         })
     }
 }

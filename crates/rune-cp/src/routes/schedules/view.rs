@@ -38,6 +38,9 @@ pub(crate) struct ScheduleView {
     /// `allow`, `skip` or `queue`.
     overlap: &'static str,
     jitter_ms: u64,
+    /// The agent that made it; absent where a person did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_by: Option<String>,
     paused: bool,
     /// The next planned time; absent where it is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,6 +88,7 @@ impl From<ScheduleRow> for ScheduleView {
             catch_up: row.spec.catch_up.as_str(),
             overlap: row.spec.overlap.as_str(),
             jitter_ms: row.spec.jitter_ms,
+            created_by: row.spec.created_by,
             paused: row.paused,
             next_fire_at: row.next_fire_at,
             upcoming: Vec::new(),

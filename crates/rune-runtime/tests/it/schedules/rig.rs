@@ -191,6 +191,7 @@ pub(super) fn spec(kind: ScheduleKind) -> ScheduleSpec {
         catch_up: CatchUp::One,
         overlap: Overlap::Allow,
         jitter_ms: 0,
+        created_by: None,
     }
 }
 

@@ -33,6 +33,7 @@ async fn subscribe(f: &Fixture, name: &str) -> ScheduleId {
     put.spec.kind = ScheduleKind::Event {
         topic: "order.*".to_owned(),
     };
+    put.spec.created_by = Some(format!("dev/{name}"));
     put.next_fire_at = None;
     let id = put.schedule_id;
     f.write(put).await;
@@ -51,6 +52,13 @@ pub async fn an_event_is_published_once_with_its_fires(test: TestStore) {
     let rows = f.store.schedules(&filter, &page).await.unwrap().items;
     let ids: Vec<ScheduleId> = rows.iter().map(|row| row.id).collect();
     assert_eq!(ids, [a, b]);
+    let made = ScheduleFilter {
+        created_by: Some("dev/b".to_owned()),
+        ..ScheduleFilter::default()
+    };
+    let rows = f.store.schedules(&made, &page).await.unwrap().items;
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].id, b);
     f.write(PauseSchedule {
         schedule_id: b,
         paused: true,

@@ -48,6 +48,7 @@ pub(super) fn schedule(name: &str, next: i64) -> PutSchedule {
             catch_up: CatchUp::One,
             overlap: Overlap::Skip,
             jitter_ms: 0,
+            created_by: None,
         },
         paused: false,
         next_fire_at: Some(Timestamp::from_millis(next)),
