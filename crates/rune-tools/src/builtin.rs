@@ -21,6 +21,12 @@ mod memory_list;
 mod memory_recall;
 mod memory_store;
 mod output_read;
+mod process_kill;
+mod process_list;
+mod process_poll;
+mod process_start;
+mod process_write;
+mod processes;
 mod schedule_create;
 mod schedule_delete;
 mod schedule_list;
@@ -35,16 +41,21 @@ mod web_fetch;
 
 use std::sync::Arc;
 
+pub(crate) use shell_exec::exit_code;
+
 use rune_store_runtime::{TaskHolder, TaskRow};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::processes::Processes;
 use crate::tool::ENVELOPE_BYTES;
 use crate::web::WebClient;
 use crate::{BuiltinTool, BuiltinsConfig, ToolContext, ToolError};
 
 /// Every built-in tool, by name.
 pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
+    let processes = Processes::new(config.search_path.clone(), config.launcher.clone());
+    let processes = Arc::new(processes);
     vec![
         Arc::new(agent_find::AgentFind),
         Arc::new(agent_kill::AgentKill),
@@ -65,6 +76,11 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         Arc::new(memory_recall::MemoryRecall),
         Arc::new(memory_store::MemoryStore),
         Arc::new(output_read::OutputRead),
+        Arc::new(process_kill::ProcessKill(Arc::clone(&processes))),
+        Arc::new(process_list::ProcessList(Arc::clone(&processes))),
+        Arc::new(process_poll::ProcessPoll(Arc::clone(&processes))),
+        Arc::new(process_start::ProcessStart(Arc::clone(&processes))),
+        Arc::new(process_write::ProcessWrite(processes)),
         Arc::new(schedule_create::ScheduleCreate),
         Arc::new(schedule_delete::ScheduleDelete),
         Arc::new(schedule_list::ScheduleList),

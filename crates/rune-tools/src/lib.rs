@@ -36,6 +36,7 @@ mod identity;
 mod output;
 mod patch;
 mod process;
+mod processes;
 mod text;
 mod tool;
 mod web;

@@ -10,7 +10,7 @@ mod serve;
 mod tool;
 
 pub(crate) use capture::Keep;
-pub(crate) use exec::{Ending, Job, run};
+pub(crate) use exec::{Ending, Finished, Job, run};
 pub use group::ProcessGroup;
 pub use launcher::Launcher;
 pub(crate) use program::base_environment;

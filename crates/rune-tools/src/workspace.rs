@@ -106,6 +106,19 @@ impl Workspace {
         }
     }
 
+    /// Makes a directory and those above it, inside.
+    pub(crate) fn make_dir(&self, path: &Path) -> Result<Dir, ToolError> {
+        let made = self.root.create_dir_all(path);
+        made.and_then(|()| self.root.open_dir(path))
+            .map_err(|error| io_error("make", &path.to_string_lossy(), &error))
+    }
+
+    /// Removes a directory with what is in it.
+    pub(crate) fn remove_dir(&self, path: &Path) -> Result<(), ToolError> {
+        let removed = self.root.remove_dir_all(path);
+        removed.map_err(|error| io_error("remove", &path.to_string_lossy(), &error))
+    }
+
     /// Opens a regular file for reading. Never blocks, whatever the path names.
     pub(crate) fn open_file(&self, path: &str) -> Result<(File, Metadata), ToolError> {
         let relative = self.relative(path)?;

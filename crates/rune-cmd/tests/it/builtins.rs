@@ -3,6 +3,7 @@
 mod agents;
 mod events;
 mod knowledge;
+mod processes;
 mod schedules;
 mod tasks;
 

@@ -34,7 +34,7 @@ fn default_timeout() -> u64 {
     60_000
 }
 
-fn here() -> String {
+pub(super) fn here() -> String {
     ".".to_owned()
 }
 
@@ -130,7 +130,7 @@ impl BuiltinTool for ShellExec {
     }
 }
 
-fn directory(workspace: &Path, cwd: &str) -> Result<PathBuf, ToolError> {
+pub(super) fn directory(workspace: &Path, cwd: &str) -> Result<PathBuf, ToolError> {
     let inside = Workspace::open(workspace)?;
     let target = inside.target(cwd)?;
     let meta = inside
@@ -145,7 +145,7 @@ fn directory(workspace: &Path, cwd: &str) -> Result<PathBuf, ToolError> {
 }
 
 /// The code as a shell reports it: 128 and the signal for a command that was killed.
-fn exit_code(status: ExitStatus) -> i32 {
+pub(crate) fn exit_code(status: ExitStatus) -> i32 {
     status
         .code()
         .or_else(|| status.signal().map(|signal| 128 + signal))

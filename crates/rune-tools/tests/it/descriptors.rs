@@ -24,6 +24,7 @@ const WITH_ENGINE: [&str; 11] = [
 ];
 
 const REQUEST: &str = "req_0123456789abcdef0123456789abcdef";
+const PROCESS: &str = "prc_0123456789abcdef0123456789abcdef";
 const TASK: &str = "tsk_0123456789abcdef0123456789abcdef";
 
 /// Inputs that a model may send, one set per tool.
@@ -112,6 +113,26 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
                 json!({"handle": "out-0123456789abcdef"}),
                 json!({"handle": "out-0123456789abcdef", "offset": 0, "length": 1}),
             ],
+        ),
+        ("process-kill", vec![json!({"process_id": PROCESS})]),
+        ("process-list", vec![json!({}), json!({"state": "running"})]),
+        (
+            "process-poll",
+            vec![
+                json!({"process_id": PROCESS}),
+                json!({"process_id": PROCESS, "offset": 3, "wait_ms": 1, "max_bytes": 10}),
+            ],
+        ),
+        (
+            "process-start",
+            vec![
+                json!({"command": "true"}),
+                json!({"command": "true", "cwd": "."}),
+            ],
+        ),
+        (
+            "process-write",
+            vec![json!({"process_id": PROCESS, "text": "x", "close": true})],
         ),
         (
             "schedule-create",
@@ -206,7 +227,9 @@ async fn what_a_descriptor_accepts_the_tool_takes() {
                     assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Unavailable);
                 }
                 // The input is fine; there is no such task.
-                "task-complete" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound),
+                "task-complete" | "process-kill" | "process-poll" | "process-write" => {
+                    assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound);
+                }
                 // The input is fine; the policy is not.
                 "web-fetch" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Denied),
                 "output-read" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound),

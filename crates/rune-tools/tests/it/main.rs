@@ -13,6 +13,7 @@ mod files;
 mod knowledge;
 mod memory;
 mod process;
+mod processes;
 mod shell;
 mod support;
 mod tasks;

@@ -1,0 +1,82 @@
+use serde_json::{Value, json};
+
+use super::Rig;
+use crate::wire::{Api, POLL};
+
+const TOOLS: [&str; 4] = [
+    "process-start",
+    "process-poll",
+    "process-write",
+    "file-read",
+];
+
+/// A conversation that has started a process, which has written its id into the workspace.
+async fn started(rig: &Rig, session: &str) -> (String, i32) {
+    let command = json!({"command": format!("echo $$ > {session}.pid; echo ready; cat")});
+    let process = rig
+        .try_call_in(Some(session), "runner", "process-start", command)
+        .await
+        .unwrap();
+    let id = process["process_id"].as_str().unwrap().to_owned();
+    let poll = json!({"process_id": id, "wait_ms": 30_000});
+    let part = poll_in(rig, session, poll).await;
+    assert_eq!(part["output"], "ready\n", "{part}");
+    let file = rig
+        .served
+        .0
+        .data_dir()
+        .join(format!("workspaces/dev/runner/{session}.pid"));
+    let pid = std::fs::read_to_string(file).unwrap();
+    (id, pid.trim().parse().unwrap())
+}
+
+async fn poll_in(rig: &Rig, session: &str, input: Value) -> Value {
+    let answer = rig.try_call_in(Some(session), "runner", "process-poll", input);
+    answer.await.unwrap()
+}
+
+async fn gone(pid: i32) {
+    let is_running = || {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+            let state = stat.rsplit(')').next().unwrap().trim();
+            !state.starts_with(['Z', 'X'])
+        })
+    };
+    while is_running() {
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+#[tokio::test]
+async fn a_process_is_written_to_and_ends_with_session_deployment_and_daemon() {
+    let mut rig = Rig::start().await;
+    rig.deploy("runner", &TOOLS, "");
+    let (id, by_session) = started(&rig, "one").await;
+    let write = json!({"process_id": id, "text": "hello\n"});
+    rig.try_call_in(Some("one"), "runner", "process-write", write)
+        .await
+        .unwrap();
+    let next = json!({"process_id": id, "offset": 6, "wait_ms": 30_000});
+    assert_eq!(poll_in(&rig, "one", next).await["output"], "hello\n");
+    let url = format!("{}/v1/sessions/one", rig.served.0.gateway());
+    let deleted = reqwest::Client::new().delete(url).send().await.unwrap();
+    assert_eq!(deleted.status(), 204);
+    gone(by_session).await;
+
+    let (_, by_deployment) = started(&rig, "two").await;
+    rig.served.rune(&["agent", "stop", "runner"]).ok();
+    gone(by_deployment).await;
+
+    rig.deploy("runner", &TOOLS, "");
+    let (id, by_daemon) = started(&rig, "three").await;
+    rig.served.0.kill9().unwrap();
+    gone(by_daemon).await;
+    rig.served.0.restart().await.unwrap();
+    rig.api = Api::of(&rig.served.0);
+    let lost = poll_in(&rig, "three", json!({"process_id": id})).await;
+    assert_eq!(lost["state"], "ended");
+    assert!(
+        lost["reason"].as_str().unwrap().contains("with the daemon"),
+        "{lost}"
+    );
+}
