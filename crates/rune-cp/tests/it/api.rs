@@ -369,7 +369,13 @@ async fn a_schedule_that_could_not_fire_is_refused_with_the_reason() {
     let cp = TestControlPlane::start(Auth::Anonymous).await;
     cp.platform.deploy("hello", "").await;
     for (more, message) in [
-        (json!({}), "say when: either `cron` or `every_ms`"),
+        (
+            json!({}),
+            "say when: one of `cron`, `every_ms` and `on_event`",
+        ),
+        (json!({"cron": "* * * * *", "on_event": "x"}), "say when"),
+        (json!({"on_event": "x", "jitter_ms": 5}), "do not go with"),
+        (json!({"on_event": ""}), "`on_event` has 1 to"),
         (json!({"cron": "* * * * *", "every_ms": 1000}), "say when"),
         (json!({"cron": "* * * *"}), "has 4 fields"),
         (json!({"cron": "0 0 31 2 *"}), "never comes true"),
