@@ -47,6 +47,8 @@ pub struct Config {
     pub observability: ObservabilityConfig,
     /// Running agents.
     pub runtime: RuntimeConfig,
+    /// Built-in tools.
+    pub tools: ToolsConfig,
     /// Requests that a crash or a restart interrupted.
     pub recovery: RecoveryConfig,
     /// What callers may spend.
@@ -182,6 +184,33 @@ pub struct RuntimeConfig {
     pub chrome_path: Option<PathBuf>,
 }
 
+/// Built-in tools.
+#[derive(Debug, Clone)]
+pub struct ToolsConfig {
+    /// `RUNE_LOCATION`
+    pub location: Option<String>,
+    /// `RUNE_WEB_SEARCH`
+    pub web_search: WebSearch,
+    /// `RUNE_WEB_SEARCH_URL`
+    pub web_search_url: Option<String>,
+    /// `RUNE_WEB_SEARCH_KEY`
+    pub web_search_key: Option<SecretString>,
+}
+
+/// Who searches the web.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WebSearch {
+    /// The page of DuckDuckGo; needs no key.
+    #[default]
+    DuckDuckGo,
+    /// A SearXNG instance.
+    SearXng,
+    /// The Brave Search API.
+    Brave,
+    /// The Tavily API.
+    Tavily,
+}
+
 /// How requests are taken up again that a crash or a restart interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecoveryConfig {
@@ -254,6 +283,7 @@ impl Config {
             storage: reader.storage()?,
             observability: reader.observability()?,
             runtime: reader.runtime()?,
+            tools: reader.tools()?,
             recovery: reader.recovery()?,
             budgets: reader.resolved.budgets(),
             entries: reader.resolved.entries(),
@@ -435,6 +465,25 @@ impl Reader {
                 .text("runtime.replica_image")
                 .unwrap_or_default(),
             chrome_path: self.path("runtime.chrome_path")?,
+        })
+    }
+
+    fn tools(&self) -> Result<ToolsConfig, ConfigError> {
+        let backend = |text: &str| match text {
+            "duckduckgo" => Some(WebSearch::DuckDuckGo),
+            "searxng" => Some(WebSearch::SearXng),
+            "brave" => Some(WebSearch::Brave),
+            "tavily" => Some(WebSearch::Tavily),
+            _ => None,
+        };
+        Ok(ToolsConfig {
+            location: self.resolved.text("tools.location"),
+            web_search: self
+                .resolved
+                .parse("tools.web_search", backend)?
+                .unwrap_or_default(),
+            web_search_url: self.base_url("tools.web_search_url")?,
+            web_search_key: self.secret("tools.web_search_key"),
         })
     }
 

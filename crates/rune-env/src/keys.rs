@@ -12,6 +12,7 @@ pub(crate) enum Kind {
     Positive,
     Rate,
     LogFormat,
+    Search,
 }
 
 /// One key: `TABLE.NAME` in the file and for flags.
@@ -281,6 +282,34 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Path,
         None,
         "Chrome for the browser tools; absent: searched for.",
+    ),
+    key(
+        "tools.location",
+        &["RUNE_LOCATION"],
+        Kind::Text,
+        None,
+        "Where this installation is, such as `Berlin, Germany`, for `rune@location-get`.",
+    ),
+    key(
+        "tools.web_search",
+        &["RUNE_WEB_SEARCH"],
+        Kind::Search,
+        Some("duckduckgo"),
+        "Who answers `rune@web-search`: `duckduckgo`, `searxng`, `brave` or `tavily`.",
+    ),
+    key(
+        "tools.web_search_url",
+        &["RUNE_WEB_SEARCH_URL"],
+        Kind::Url,
+        None,
+        "Base URL of the search backend; absent: its public one. SearXNG has none.",
+    ),
+    key(
+        "tools.web_search_key",
+        &["RUNE_WEB_SEARCH_KEY"],
+        Kind::Secret,
+        None,
+        "Key of the search backend; Brave and Tavily want one.",
     ),
     key(
         "recovery.max_attempts",

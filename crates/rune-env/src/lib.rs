@@ -30,6 +30,7 @@ pub use budgets::{BudgetsConfig, CallerBudget};
 pub use config::{
     Config, ConfigSources, ControlPlaneConfig, Environment, GatewayConfig, LogFormat,
     ObservabilityConfig, ProvidersConfig, RateLimit, RecoveryConfig, RuntimeConfig, StorageConfig,
+    ToolsConfig, WebSearch,
 };
 pub use error::ConfigError;
 pub use limits::ProviderLimits;

@@ -83,6 +83,7 @@ fn property(key: &Key) -> Value {
         Kind::Positive => json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX }),
         Kind::Rate => json!({ "type": "number", "exclusiveMinimum": 0 }),
         Kind::LogFormat => json!({ "enum": ["pretty", "json"] }),
+        Kind::Search => json!({ "enum": ["duckduckgo", "searxng", "brave", "tavily"] }),
     };
     let variables = key.env.join(", ");
     property["description"] = match key.env {

@@ -29,6 +29,7 @@ const FILES: &[(&str, &str)] = files![
     "knowledge-add-entity",
     "knowledge-add-relation",
     "knowledge-query",
+    "location-get",
     "memory-list",
     "memory-recall",
     "memory-store",
@@ -48,6 +49,7 @@ const FILES: &[(&str, &str)] = files![
     "task-list",
     "task-post",
     "web-fetch",
+    "web-search",
 ];
 
 // A descriptor that did not parse would be missing here; a test holds that none is.

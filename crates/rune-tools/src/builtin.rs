@@ -17,6 +17,7 @@ mod file_write;
 mod knowledge_add_entity;
 mod knowledge_add_relation;
 mod knowledge_query;
+mod location_get;
 mod memory_list;
 mod memory_recall;
 mod memory_store;
@@ -38,6 +39,7 @@ mod task_complete;
 mod task_list;
 mod task_post;
 mod web_fetch;
+mod web_search;
 
 use std::sync::Arc;
 
@@ -48,6 +50,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::processes::Processes;
+use crate::search::Searcher;
 use crate::tool::ENVELOPE_BYTES;
 use crate::web::WebClient;
 use crate::{BuiltinTool, BuiltinsConfig, ToolContext, ToolError};
@@ -72,6 +75,7 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         Arc::new(knowledge_add_entity::KnowledgeAddEntity),
         Arc::new(knowledge_add_relation::KnowledgeAddRelation),
         Arc::new(knowledge_query::KnowledgeQuery),
+        Arc::new(location_get::LocationGet(config.location)),
         Arc::new(memory_list::MemoryList),
         Arc::new(memory_recall::MemoryRecall),
         Arc::new(memory_store::MemoryStore),
@@ -93,7 +97,13 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         Arc::new(task_complete::TaskComplete),
         Arc::new(task_list::TaskList),
         Arc::new(task_post::TaskPost),
-        Arc::new(web_fetch::WebFetch::new(WebClient::new(config.egress))),
+        Arc::new(web_fetch::WebFetch::new(WebClient::new(
+            config.egress.clone(),
+        ))),
+        Arc::new(web_search::WebSearch(Searcher::new(
+            config.search,
+            config.egress,
+        ))),
     ]
 }
 

@@ -6,16 +6,21 @@ use std::sync::Arc;
 use crate::builtin;
 use crate::egress::EgressPolicy;
 use crate::process::Launcher;
+use crate::search::SearchConfig;
 use crate::tool::BuiltinTool;
 
 /// Where programs are looked for when nothing else is configured.
 const DEFAULT_SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What an operator can set about the built-in tools.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct BuiltinsConfig {
     /// Where the web tools may go.
     pub egress: EgressPolicy,
+    /// How the web is searched.
+    pub search: SearchConfig,
+    /// Where this installation is.
+    pub location: Option<String>,
     /// The `PATH` of commands: absolute directories, separated by `:`.
     pub search_path: String,
     /// How commands are started.
@@ -26,6 +31,8 @@ impl Default for BuiltinsConfig {
     fn default() -> Self {
         Self {
             egress: EgressPolicy::default(),
+            search: SearchConfig::default(),
+            location: None,
             search_path: DEFAULT_SEARCH_PATH.to_owned(),
             launcher: Launcher::Direct,
         }

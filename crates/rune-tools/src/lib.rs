@@ -37,6 +37,7 @@ mod output;
 mod patch;
 mod process;
 mod processes;
+mod search;
 mod text;
 mod tool;
 mod web;
@@ -52,4 +53,5 @@ pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch}
 pub use process::{
     Grant, Launcher, ProcessGroup, ProcessRunner, ProcessTool, find_program, serve_launch,
 };
+pub use search::{SearchBackend, SearchConfig, SearchHit, parse_duckduckgo};
 pub use tool::{BuiltinTool, EgressGate, ToolContext};

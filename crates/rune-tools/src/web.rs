@@ -3,5 +3,5 @@
 mod client;
 mod content;
 
-pub(crate) use client::{Fetched, WebClient};
-pub(crate) use content::{Format, render};
+pub(crate) use client::{Fetched, WebClient, WebRequest};
+pub(crate) use content::{Format, is_too_deep, render};

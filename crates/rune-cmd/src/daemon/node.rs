@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rune_env::Config;
+use rune_env::{Config, ToolsConfig, WebSearch};
 use rune_runtime::model::{ClaudeCli, Prices, ProviderPool, Timeouts};
 use rune_runtime::{AgentLoader, Engine, ReplicaRouter, Tasks};
 use rune_storage::{Durability, ObjectStore, SqliteStore, StorageConfig, StorageError};
 use rune_store_runtime::{BlobStore, Store, SystemClock};
-use rune_tools::{Builtins, BuiltinsConfig, Launcher, ProcessRunner};
+use rune_tools::{Builtins, BuiltinsConfig, Launcher, ProcessRunner, SearchBackend, SearchConfig};
 
 use super::listeners::already_running;
 use crate::cli::LAUNCH_VERB;
@@ -92,6 +92,8 @@ impl Node {
             .map_err(|error| Failure::because("cannot read the prices of models", &error))?;
         let variables = config.clone();
         let builtins = BuiltinsConfig {
+            search: search(&config.tools),
+            location: config.tools.location.clone(),
             launcher: launcher()?,
             ..BuiltinsConfig::default()
         };
@@ -126,6 +128,20 @@ impl Node {
             tasks,
             engine,
         })
+    }
+}
+
+/// How the web is searched.
+fn search(tools: &ToolsConfig) -> SearchConfig {
+    SearchConfig {
+        backend: match tools.web_search {
+            WebSearch::DuckDuckGo => SearchBackend::DuckDuckGo,
+            WebSearch::SearXng => SearchBackend::SearXng,
+            WebSearch::Brave => SearchBackend::Brave,
+            WebSearch::Tavily => SearchBackend::Tavily,
+        },
+        url: tools.web_search_url.clone(),
+        key: tools.web_search_key.clone(),
     }
 }
 

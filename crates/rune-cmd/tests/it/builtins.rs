@@ -6,6 +6,7 @@ mod knowledge;
 mod processes;
 mod schedules;
 mod tasks;
+mod web;
 
 use rune_testkit::TestDaemon;
 use serde_json::{Value, json};

@@ -4,9 +4,10 @@ use std::error::Error;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, Url};
+use serde_json::Value;
 
 use crate::egress::{CheckedResolver, EgressError, EgressPolicy, destination};
 use crate::{EgressGate, ToolError, ToolErrorKind};
@@ -39,6 +40,25 @@ pub(crate) struct Fetched {
     pub(crate) body: Vec<u8>,
     /// Whether the body is longer.
     pub(crate) truncated: bool,
+}
+
+/// A request to a service.
+pub(crate) struct WebRequest {
+    pub(crate) url: Url,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    /// What is posted; a request without it gets.
+    pub(crate) json: Option<Value>,
+}
+
+impl WebRequest {
+    /// Gets from a URL.
+    pub(crate) const fn get(url: Url) -> Self {
+        Self {
+            url,
+            headers: Vec::new(),
+            json: None,
+        }
+    }
 }
 
 /// An HTTP client that goes only where an [`EgressPolicy`] allows. It takes no proxy
@@ -89,6 +109,38 @@ impl WebClient {
         Err(ToolError::failed(format!(
             "more than {MAX_REDIRECTS} redirects, the last one to {url}"
         )))
+    }
+
+    /// Sends one request, at the most `max_bytes` of whose answer are read. `gate` is asked about the host. A redirect is an
+    /// answer: what is sent may be a secret of one host.
+    pub(crate) async fn send(
+        &self,
+        request: WebRequest,
+        max_bytes: usize,
+        gate: Option<&dyn EgressGate>,
+    ) -> Result<Fetched, ToolError> {
+        let url = request.url;
+        self.policy
+            .check_url(&url)
+            .map_err(|error| refused(&error))?;
+        if let (Some(gate), Some((host, port))) = (gate, destination(&url)) {
+            gate.connect(&host, port)?;
+        }
+        let client = self.client()?;
+        let mut sent = match &request.json {
+            Some(body) => client.post(url.clone()).json(body),
+            None => client.get(url.clone()),
+        };
+        for (name, value) in &request.headers {
+            let mut value = HeaderValue::from_str(value).map_err(|_| {
+                ToolError::unavailable(format!("`{name}` cannot be sent as a header"))
+            })?;
+            value.set_sensitive(true);
+            sent = sent.header(*name, value);
+        }
+        let response = sent.send().await;
+        let response = response.map_err(|error| unreachable(&url, &error.without_url()))?;
+        read(url, response, max_bytes).await
     }
 
     fn client(&self) -> Result<&Client, ToolError> {

@@ -116,7 +116,7 @@ fn convert(html: &str, converter: &HtmlToMarkdown) -> Result<String, ToolError> 
             "the HTML is nested deeper than {MAX_HTML_DEPTH} elements; fetch it with format `raw`"
         ))
     };
-    if open_tags(html) > MAX_OPEN_TAGS {
+    if is_too_deep(html) {
         return Err(too_deep());
     }
     let tree = converter
@@ -126,6 +126,11 @@ fn convert(html: &str, converter: &HtmlToMarkdown) -> Result<String, ToolError> 
         return Err(too_deep());
     }
     Ok(converter.tree_to_markdown(&tree))
+}
+
+/// Whether a page opens more tags than a parser gets through in time.
+pub(crate) fn is_too_deep(html: &str) -> bool {
+    open_tags(html) > MAX_OPEN_TAGS
 }
 
 /// The most tags that are open at once, without a parser: an estimate for a limit.

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use rune_tools::{Builtins, BuiltinsConfig, ToolErrorKind};
+use rune_tools::{Builtins, BuiltinsConfig, SearchBackend, SearchConfig, ToolErrorKind};
 use serde_json::{Value, json};
 
 use crate::support::Sandbox;
@@ -95,6 +95,7 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
                 json!({"text": "ada", "type": "person"}),
             ],
         ),
+        ("location-get", vec![json!({}), json!({"detail": "region"})]),
         (
             "memory-list",
             vec![json!({}), json!({"prefix": "k", "limit": 3})],
@@ -180,6 +181,7 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
             "web-fetch",
             vec![json!({"url": "http://127.0.0.1/", "format": "text", "max_bytes": 10})],
         ),
+        ("web-search", vec![json!({"query": "rust", "limit": 3})]),
     ]
     .into_iter()
     .collect()
@@ -213,7 +215,14 @@ fn every_tool_is_in_the_documentation_with_what_rules_look_at() {
 
 #[tokio::test]
 async fn what_a_descriptor_accepts_the_tool_takes() {
-    let sandbox = Sandbox::new();
+    let nowhere = SearchConfig {
+        backend: SearchBackend::SearXng,
+        ..SearchConfig::default()
+    };
+    let sandbox = Sandbox::with(BuiltinsConfig {
+        search: nowhere,
+        ..BuiltinsConfig::default()
+    });
     sandbox.write("a.txt", "one\n");
     for (name, inputs) in examples() {
         let schema = &rune_spec::builtin(name).unwrap().input_schema;
@@ -229,6 +238,10 @@ async fn what_a_descriptor_accepts_the_tool_takes() {
                 // The input is fine; there is no such task.
                 "task-complete" | "process-kill" | "process-poll" | "process-write" => {
                     assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound);
+                }
+                // The input is fine; nothing is configured.
+                "web-search" | "location-get" => {
+                    assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Unavailable)
                 }
                 // The input is fine; the policy is not.
                 "web-fetch" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Denied),
