@@ -9,8 +9,8 @@ use rune_runtime::Engine;
 use utoipa::OpenApi;
 
 use crate::routes::{
-    agents, approvals, calls, context, events, fork, invoke, policy, published, replicas, requests,
-    sessions, status, tasks,
+    agents, approvals, calls, canvas, context, events, fork, invoke, policy, published, replicas,
+    requests, sessions, status, tasks,
 };
 
 /// The routes that answer without credentials.
@@ -85,6 +85,7 @@ api! {
     approvals::list,
     approvals::decide,
     policy::verdicts,
+    canvas::show,
     published::list,
     published::publish,
     tasks::list,

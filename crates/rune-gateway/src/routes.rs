@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 pub(crate) mod approvals;
 pub(crate) mod calls;
+pub(crate) mod canvas;
 pub(crate) mod context;
 pub(crate) mod events;
 pub(crate) mod fork;

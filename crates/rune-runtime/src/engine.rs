@@ -24,8 +24,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use rune_env::{BudgetsConfig, RecoveryConfig};
 use rune_store_runtime::{
-    AppendEntries, BlobStore, EntryBody, ErrorCode, Failure, RequestCancel, RequestId, RequestRow,
-    RequestStatus, SessionId, Store, StoreError,
+    AppendEntries, BlobStore, Canvas, EntryBody, ErrorCode, Failure, RequestCancel, RequestId,
+    RequestRow, RequestStatus, SessionId, Store, StoreError,
 };
 
 use tokio::sync::{Notify, watch};
@@ -318,6 +318,21 @@ impl Engine {
             return Ok(None);
         };
         Ok(Some(blobs.get(&output.digest).await?))
+    }
+
+    /// A canvas and its content; nothing where there is none, or none any more.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`].
+    pub async fn canvas(&self, id: &str) -> Result<Option<(Canvas, Bytes)>, EngineError> {
+        let store = &self.inner.store;
+        let found = store.cached(&Canvas::key(id), store.now()).await?;
+        let canvas = found.and_then(|row| serde_json::from_value::<Canvas>(row.value).ok());
+        let (Some(canvas), Some(blobs)) = (canvas, self.inner.blobs.get()) else {
+            return Ok(None);
+        };
+        let content = blobs.get(&canvas.digest).await?;
+        Ok(Some((canvas, content)))
     }
 
     /// Asks for a request to be cancelled and answers its state. Its model stream and

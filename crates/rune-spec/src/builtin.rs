@@ -19,6 +19,7 @@ const FILES: &[(&str, &str)] = files![
     "agent-send",
     "agent-spawn",
     "apply-patch",
+    "canvas-present",
     "cron-cancel",
     "cron-create",
     "cron-list",

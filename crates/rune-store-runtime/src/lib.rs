@@ -20,6 +20,7 @@ mod audit;
 mod blob;
 mod budget;
 mod cache;
+mod canvas;
 mod clock;
 mod command;
 mod compaction;
@@ -58,6 +59,7 @@ pub use budget::{
     Settlement,
 };
 pub use cache::{CachePut, CacheRemove, CacheRow, CacheSweep};
+pub use canvas::{CANVAS_WINDOW, Canvas, CanvasFormat};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use command::{Command, Op, Operation, Reply};
 pub use compaction::{Compaction, ModelCall, Replaced, RequestSpan};

@@ -7,6 +7,7 @@ mod agent_spawn;
 mod agents;
 mod answer;
 mod apply_patch;
+mod canvas_present;
 mod cron_cancel;
 mod cron_create;
 mod cron_list;
@@ -65,6 +66,7 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         Arc::new(agent_list::AgentList),
         Arc::new(agent_spawn::AgentSpawn),
         Arc::new(apply_patch::ApplyPatch),
+        Arc::new(canvas_present::CanvasPresent),
         Arc::new(cron_cancel::CronCancel),
         Arc::new(cron_create::CronCreate),
         Arc::new(cron_list::CronList),

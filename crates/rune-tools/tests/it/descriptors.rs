@@ -39,6 +39,10 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
             vec![json!({"agent": "dev/mailer", "message": "Send"})],
         ),
         ("apply-patch", vec![json!({"patch": patch})]),
+        (
+            "canvas-present",
+            vec![json!({"title": "T", "format": "svg", "content": "<svg/>"})],
+        ),
         ("cron-cancel", vec![json!({"name": "noon"})]),
         (
             "cron-create",
@@ -240,8 +244,8 @@ async fn what_a_descriptor_accepts_the_tool_takes() {
                     assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound);
                 }
                 // The input is fine; nothing is configured.
-                "web-search" | "location-get" => {
-                    assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Unavailable)
+                "web-search" | "location-get" | "canvas-present" => {
+                    assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Unavailable);
                 }
                 // The input is fine; the policy is not.
                 "web-fetch" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Denied),
