@@ -9,8 +9,8 @@ use rune_runtime::Engine;
 use utoipa::OpenApi;
 
 use crate::routes::{
-    agents, approvals, calls, canvas, context, events, fork, invoke, policy, published, replicas,
-    requests, sessions, status, tasks,
+    agents, approvals, calls, canvas, context, events, fork, invoke, outbox, policy, published,
+    replicas, requests, sessions, status, tasks,
 };
 
 /// The routes that answer without credentials.
@@ -86,6 +86,7 @@ api! {
     approvals::decide,
     policy::verdicts,
     canvas::show,
+    outbox::list,
     published::list,
     published::publish,
     tasks::list,

@@ -20,6 +20,7 @@ const FILES: &[(&str, &str)] = files![
     "agent-spawn",
     "apply-patch",
     "canvas-present",
+    "channel-send",
     "cron-cancel",
     "cron-create",
     "cron-list",

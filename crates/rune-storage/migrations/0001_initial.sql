@@ -320,6 +320,20 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_namespace ON events (namespace, id);
 
+-- Messages to people, until the adapter of their channel has taken them.
+CREATE TABLE outbox (
+    id         INTEGER PRIMARY KEY,
+    message_id BLOB NOT NULL UNIQUE,
+    namespace  TEXT NOT NULL,
+    agent      TEXT NOT NULL,
+    channel    TEXT NOT NULL,
+    recipient  TEXT NOT NULL,
+    text       TEXT NOT NULL,
+    request_id BLOB NOT NULL,
+    created_at INTEGER NOT NULL
+);
+CREATE INDEX outbox_by_namespace ON outbox (namespace);
+
 CREATE TABLE audit (
     id         INTEGER PRIMARY KEY,
     audit_id   BLOB NOT NULL UNIQUE,

@@ -20,6 +20,7 @@ mod event;
 mod journal;
 mod knowledge;
 mod memory;
+mod outbox;
 mod receipt;
 mod registry;
 mod replica;
@@ -124,6 +125,7 @@ fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyErro
         Op::ClaimTask(op) => task::claim(db, context, op).map(Reply::Task),
         Op::CompleteTask(op) => task::complete(db, context, op).map(unit),
         Op::PublishEvent(op) => event::publish(db, context, op).map(Reply::Count),
+        Op::QueueMessage(op) => outbox::queue(db, context, op).map(unit),
         Op::ReserveBudget(op) => budget::reserve(db, context, op).map(Reply::Count),
         Op::SettleBudget(op) => budget::settle(db, context, op).map(Reply::First),
     }

@@ -8,6 +8,7 @@ pub(crate) mod deployment;
 mod event;
 mod knowledge;
 mod memory;
+mod outbox;
 pub(crate) mod registry;
 mod replica;
 mod request;

@@ -7,9 +7,9 @@ use crate::{
     CacheRemove, CacheSweep, ClaimTask, CommandId, CompleteTask, CreateSession, DecideApproval,
     DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule, MemoryForget,
     MemoryPut, PauseSchedule, PostTask, PublishEvent, PublishVersion, PutEntity, PutRelation,
-    PutReplica, PutSchedule, RecordAudit, RemoveReplica, RequestCancel, ReserveBudget,
-    ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire, StoreError, TaskRow, Timestamp,
-    VersionRow,
+    PutReplica, PutSchedule, QueueMessage, RecordAudit, RemoveReplica, RequestCancel,
+    ReserveBudget, ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire, StoreError,
+    TaskRow, Timestamp, VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -203,6 +203,8 @@ operations! {
     CompleteTask => Unit(()),
     /// Publishes an event.
     PublishEvent => Count(u64),
+    /// Queues a message to a person.
+    QueueMessage => Unit(()),
     /// Reserves what a model call can use.
     ReserveBudget => Count(u64),
     /// Settles a reservation.

@@ -127,6 +127,10 @@ id!(
     ScheduleId, "schedule", "sch_"
 );
 id!(
+    /// One message to a person.
+    MessageId, "message", "msg_"
+);
+id!(
     /// One event.
     EventId, "event", "evt_"
 );

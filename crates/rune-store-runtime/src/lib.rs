@@ -35,6 +35,7 @@ mod knowledge;
 pub mod limits;
 mod memory;
 mod message;
+mod outbox;
 mod page;
 mod prompt;
 mod registry;
@@ -71,8 +72,8 @@ pub use error::{Reject, StoreError};
 pub use event::{EventFilter, EventFire, EventRow, PublishEvent, topic_matches};
 pub use fork::{Fork, ForkChanges, ForkOrigin, ForkPolicy};
 pub use id::{
-    ApprovalId, AuditId, CommandId, DeploymentId, EventId, IdError, ReplicaId, RequestId,
-    ScheduleId, SessionId, TaskId, VersionId,
+    ApprovalId, AuditId, CommandId, DeploymentId, EventId, IdError, MessageId, ReplicaId,
+    RequestId, ScheduleId, SessionId, TaskId, VersionId,
 };
 pub use input::input_parts;
 pub use journal::{
@@ -85,6 +86,7 @@ pub use knowledge::{
 };
 pub use memory::{MemoryForget, MemoryPut, MemoryQuery, MemoryRow, MemoryScope};
 pub use message::{Block, ImageSource, Message, MessageRow, NativeBlock, Role, StopReason, Usage};
+pub use outbox::{OutboxFilter, OutboxRow, QueueMessage};
 pub use page::{Page, PageRequest};
 pub use prompt::{PromptMeasure, PromptParts};
 pub use registry::{PublishVersion, VersionFilter, VersionRow};
@@ -101,8 +103,8 @@ pub use schedule::{
 pub use session::{CreateSession, DeleteSession, SessionFilter, SessionRow};
 pub use store::{
     ApprovalReader, AuditReader, BudgetReader, CacheReader, CommandLog, DeploymentReader,
-    EventReader, KnowledgeReader, MemoryReader, RegistryReader, RequestReader, RuntimeStore,
-    ScheduleReader, SessionReader, Store, TaskReader, UsageReader,
+    EventReader, KnowledgeReader, MemoryReader, OutboxReader, RegistryReader, RequestReader,
+    RuntimeStore, ScheduleReader, SessionReader, Store, TaskReader, UsageReader,
 };
 pub use task::{ClaimTask, CompleteTask, PostTask, TaskFilter, TaskHolder, TaskRow, TaskState};
 pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};

@@ -67,6 +67,12 @@ pub const MAX_EVENT_FIRES: usize = 1000;
 /// How many events of a namespace are kept, the oldest go first; those that a pending fire tells of stay.
 pub const MAX_EVENTS: u32 = 10_000;
 
+/// The longest text of a message to a person, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 32 << 10;
+
+/// The most messages of a namespace that wait in the outbox.
+pub const MAX_OUTBOX_MESSAGES: u32 = 10_000;
+
 /// The latest time a command may carry: the end of the year 9999.
 pub const MAX_COMMAND_MILLIS: i64 = 253_402_300_799_999;
 

@@ -10,12 +10,12 @@ use crate::{
     ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, BudgetFilter, BudgetRow,
     CacheRow, Clock, Command, DeploymentFilter, DeploymentId, DeploymentRow, EntityRow, Entry,
     EventFilter, EventId, EventRow, FireFilter, GrantQuery, GrantRow, MemoryQuery, MemoryRow,
-    MemoryScope, MessageRow, Operation, Page, PageRequest, RecordAudit, RelationFilter,
-    RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestRow,
-    ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleRow, SessionFilter,
-    SessionId, SessionRow, SpilledOutput, StoreError, TaskFilter, TaskId, TaskRow, Timestamp,
-    ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal, VersionFilter, VersionId,
-    VersionRow,
+    MemoryScope, MessageRow, Operation, OutboxFilter, OutboxRow, Page, PageRequest, RecordAudit,
+    RelationFilter, RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
+    RequestId, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
+    ScheduleRow, SessionFilter, SessionId, SessionRow, SpilledOutput, StoreError, TaskFilter,
+    TaskId, TaskRow, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal,
+    VersionFilter, VersionId, VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -287,6 +287,17 @@ pub trait EventReader: Send + Sync {
     ) -> Result<Page<EventRow>, StoreError>;
 }
 
+/// Messages that wait for a channel.
+#[async_trait]
+pub trait OutboxReader: Send + Sync {
+    /// Messages, oldest first.
+    async fn outbox(
+        &self,
+        filter: &OutboxFilter,
+        page: &PageRequest,
+    ) -> Result<Page<OutboxRow>, StoreError>;
+}
+
 /// A whole store.
 pub trait RuntimeStore:
     CommandLog
@@ -304,6 +315,7 @@ pub trait RuntimeStore:
     + KnowledgeReader
     + TaskReader
     + EventReader
+    + OutboxReader
 {
 }
 
@@ -323,6 +335,7 @@ impl<T> RuntimeStore for T where
         + KnowledgeReader
         + TaskReader
         + EventReader
+        + OutboxReader
 {
 }
 

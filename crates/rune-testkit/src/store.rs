@@ -101,6 +101,7 @@ macro_rules! store_suite {
             only_the_holder_ends_a_task,
             an_event_is_published_once_with_its_fires,
             an_event_that_breaks_a_limit_is_rejected,
+            messages_wait_in_their_order,
             limits_are_rejections,
             a_cursor_of_another_list_is_refused,
             a_write_is_seen_by_the_next_read,

@@ -8,6 +8,7 @@ mod agents;
 mod answer;
 mod apply_patch;
 mod canvas_present;
+mod channel_send;
 mod cron_cancel;
 mod cron_create;
 mod cron_list;
@@ -67,6 +68,7 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         Arc::new(agent_spawn::AgentSpawn),
         Arc::new(apply_patch::ApplyPatch),
         Arc::new(canvas_present::CanvasPresent),
+        Arc::new(channel_send::ChannelSend),
         Arc::new(cron_cancel::CronCancel),
         Arc::new(cron_create::CronCreate),
         Arc::new(cron_list::CronList),

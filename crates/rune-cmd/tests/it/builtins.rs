@@ -2,6 +2,7 @@
 
 mod agents;
 mod canvas;
+mod channels;
 mod events;
 mod knowledge;
 mod processes;

@@ -31,6 +31,7 @@ const ROUTES: &[(&str, &str, bool)] = &[
     ("POST", "/v1/requests/{id}/approvals/{approval_id}", true),
     ("GET", "/v1/policy-verdicts", true),
     ("GET", "/canvas/{id}", true),
+    ("GET", "/v1/outbox", true),
     ("GET", "/v1/events", true),
     ("POST", "/v1/events", true),
     ("GET", "/v1/tasks", true),

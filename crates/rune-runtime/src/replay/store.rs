@@ -8,13 +8,13 @@ use rune_store_runtime::{
     AuditRow, BudgetFilter, BudgetReader, BudgetRow, CacheReader, CacheRow, Command, CommandLog,
     DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, EntityRow, Entry, EventFilter,
     EventId, EventReader, EventRow, FireFilter, GrantQuery, GrantRow, KnowledgeReader, MemoryQuery,
-    MemoryReader, MemoryRow, MemoryScope, MessageRow, Op, Page, PageRequest, RegistryReader,
-    RelationFilter, RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
-    RequestId, RequestReader, RequestRow, RequestStatus, ReservationRow, ScheduleFilter,
-    ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow, SessionFilter, SessionId,
-    SessionReader, SessionRow, SpilledOutput, Store, StoreError, TaskFilter, TaskId, TaskReader,
-    TaskRow, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageReader, UsageRow,
-    UsageTotal, VersionFilter, VersionId, VersionRow,
+    MemoryReader, MemoryRow, MemoryScope, MessageRow, Op, OutboxFilter, OutboxReader, OutboxRow,
+    Page, PageRequest, RegistryReader, RelationFilter, RelationRow, ReplicaFilter, ReplicaId,
+    ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow, RequestStatus,
+    ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow,
+    SessionFilter, SessionId, SessionReader, SessionRow, SpilledOutput, Store, StoreError,
+    TaskFilter, TaskId, TaskReader, TaskRow, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup,
+    UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use super::Tape;
@@ -339,5 +339,16 @@ impl EventReader for ReplayStore {
         page: &PageRequest,
     ) -> Result<Page<EventRow>, StoreError> {
         self.real.events(filter, page).await
+    }
+}
+
+#[async_trait]
+impl OutboxReader for ReplayStore {
+    async fn outbox(
+        &self,
+        filter: &OutboxFilter,
+        page: &PageRequest,
+    ) -> Result<Page<OutboxRow>, StoreError> {
+        self.real.outbox(filter, page).await
     }
 }

@@ -8,6 +8,7 @@ mod event;
 mod journal;
 mod knowledge;
 mod oldest;
+mod outbox;
 mod page;
 mod task;
 
@@ -20,7 +21,7 @@ use rune_store_runtime::{
     ApprovalRow, AuditFilter, AuditReader, AuditRow, BudgetRow, CacheReader, CacheRow, Command,
     CommandId, CommandLog, DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow,
     EntityRow, Entry, EntryBody, EventRow, FireFilter, FireState, GrantRow, MemoryQuery,
-    MemoryReader, MemoryRow, MemoryScope, MessageRow, Page, PageRequest, RegistryReader,
+    MemoryReader, MemoryRow, MemoryScope, MessageRow, OutboxRow, Page, PageRequest, RegistryReader,
     RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId,
     RequestReader, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
     ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow,
@@ -59,6 +60,8 @@ struct State {
     tasks: Vec<(i64, TaskRow)>,
     /// With the number of their creation, in its order.
     events: Vec<(i64, EventRow)>,
+    /// With the number of their creation, in its order.
+    outbox: Vec<(i64, OutboxRow)>,
     memories: BTreeMap<(MemoryScope, String), MemoryRow>,
     entities: BTreeMap<(MemoryScope, String), EntityRow>,
     /// By where they begin, their type, and where they lead.

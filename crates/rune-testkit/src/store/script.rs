@@ -9,14 +9,14 @@ use rune_store_runtime::{
     Compaction, CompleteTask, Cost, CreateSession, DecideApproval, DeleteDeployment,
     DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, EventFire,
     EventId, Failure, FirePlan, FireSchedule, FireState, Fork, ForkChanges, ForkOrigin,
-    IdempotencyKey, MemoryForget, MemoryPut, MemoryScope, ModelCall, ModelReply, NewFire, Op,
-    Overlap, ParentCall, PauseSchedule, PolicyVerdict, PostTask, ProjectRef, PromptParts,
-    PublishEvent, PublishVersion, PutEntity, PutRelation, PutReplica, PutSchedule, RecordAudit,
-    Remember, RemoveReplica, Replaced, ReplicaId, ReplicaState, RequestCancel, RequestId,
-    RequestSpan, RequestStatus, ReserveBudget, ScaleDeployment, ScheduleId, ScheduleKind,
-    ScheduleSpec, SessionId, SetDeploymentState, SettleBudget, SettleFire, Settlement,
-    SpilledOutput, StepOutcome, StepStatus, StopReason, TaskHolder, TaskId, TaskState, Timestamp,
-    ToolIntent, ToolOutcome, Usage, VersionId,
+    IdempotencyKey, MemoryForget, MemoryPut, MemoryScope, MessageId, ModelCall, ModelReply,
+    NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict, PostTask, ProjectRef,
+    PromptParts, PublishEvent, PublishVersion, PutEntity, PutRelation, PutReplica, PutSchedule,
+    QueueMessage, RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId, ReplicaState,
+    RequestCancel, RequestId, RequestSpan, RequestStatus, ReserveBudget, ScaleDeployment,
+    ScheduleId, ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState, SettleBudget,
+    SettleFire, Settlement, SpilledOutput, StepOutcome, StepStatus, StopReason, TaskHolder, TaskId,
+    TaskState, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -139,7 +139,7 @@ impl Random {
     }
 
     fn op(&mut self) -> Op {
-        match self.below(48) {
+        match self.below(49) {
             0..=5 => self.accept(),
             6..=14 => self.append(),
             15 => RequestCancel {
@@ -164,6 +164,7 @@ impl Random {
             38..=41 => self.knowledge(),
             42..=45 => self.task(),
             46 | 47 => self.event(),
+            48 => self.message(),
             20..=22 => self.replica(),
             23 | 24 => self.cache(),
             25 | 26 => self.schedule(),
@@ -711,6 +712,19 @@ impl Random {
             request_id: self.one_in(2).then(|| self.request()),
             depth: self.pick(&[0, 1, 2, u32::MAX], 0),
             fires,
+        }
+        .into()
+    }
+
+    fn message(&mut self) -> Op {
+        QueueMessage {
+            message_id: MessageId::from_bytes(self.id(9)),
+            namespace: "dev".to_owned(),
+            agent: self.agent(),
+            channel: self.word(),
+            recipient: self.word(),
+            text: self.word(),
+            request_id: self.request(),
         }
         .into()
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use rune_store_runtime::{
     ApprovalFilter, AuditFilter, BudgetFilter, DeploymentFilter, EventFilter, FireFilter,
-    GrantQuery, MemoryQuery, MemoryScope, PageRequest, RelationFilter, ReplicaFilter,
+    GrantQuery, MemoryQuery, MemoryScope, OutboxFilter, PageRequest, RelationFilter, ReplicaFilter,
     RequestFilter, RuntimeStore, ScheduleFilter, SessionFilter, StoreError, TaskFilter, Timestamp,
     UsageFilter, VersionFilter,
 };
@@ -75,6 +75,9 @@ pub async fn snapshot(
         show!(row);
     }
     for row in list!(events(&EventFilter::default())) {
+        show!(row);
+    }
+    for row in list!(outbox(&OutboxFilter::default())) {
         show!(row);
     }
     for scope in scopes {

@@ -14,6 +14,7 @@ mod fixture;
 mod fork;
 mod journal;
 mod knowledge;
+mod outbox;
 mod records;
 mod reject;
 mod schedule;
@@ -57,6 +58,7 @@ pub use knowledge::{
     entities_are_found_by_the_beginnings_of_words, relations_are_found_from_either_end,
     what_is_known_of_an_entity_is_merged,
 };
+pub use outbox::messages_wait_in_their_order;
 pub use records::{
     a_cursor_of_another_list_is_refused, a_write_is_seen_by_the_next_read,
     audit_rows_are_listed_newest_first, audit_rows_ride_along_with_the_change_they_tell_of,

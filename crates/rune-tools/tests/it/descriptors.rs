@@ -43,6 +43,10 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
             "canvas-present",
             vec![json!({"title": "T", "format": "svg", "content": "<svg/>"})],
         ),
+        (
+            "channel-send",
+            vec![json!({"channel": "irc", "to": "#team", "text": "Hi"})],
+        ),
         ("cron-cancel", vec![json!({"name": "noon"})]),
         (
             "cron-create",

@@ -265,5 +265,7 @@ reads! {
     }    EventReader {
         fn event(id: EventId) -> Option<EventRow>;
         fn events(filter: &EventFilter, page: &PageRequest) -> Page<EventRow>;
+    }    OutboxReader {
+        fn outbox(filter: &OutboxFilter, page: &PageRequest) -> Page<OutboxRow>;
     }
 }

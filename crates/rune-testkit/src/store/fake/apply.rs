@@ -140,6 +140,7 @@ impl State {
             Op::ClaimTask(op) => self.claim_task(command, op).map(Reply::Task),
             Op::CompleteTask(op) => self.complete_task(command, op).map(unit),
             Op::PublishEvent(op) => self.publish_event(command, op).map(Reply::Count),
+            Op::QueueMessage(op) => self.queue_message(command, op).map(unit),
             Op::ReserveBudget(op) => self.reserve(command, op).map(Reply::Count),
             Op::SettleBudget(op) => Ok(Reply::First(self.settle_budget(command, op))),
         }
