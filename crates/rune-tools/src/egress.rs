@@ -5,4 +5,4 @@ mod policy;
 mod resolver;
 
 pub use policy::{EgressError, EgressException, EgressPolicy, destination};
-pub(crate) use resolver::CheckedResolver;
+pub use resolver::CheckedResolver;

@@ -17,6 +17,8 @@ pub enum ToolErrorKind {
     Cancelled,
     /// The output is larger than the limit.
     OutputTooLarge,
+    /// The call used up something else that is limited: memory, instructions.
+    LimitExceeded,
     /// The tool ran and reported a failure.
     Failed,
     /// What the tool depends on cannot be reached now.
@@ -62,6 +64,7 @@ impl ToolError {
             ToolErrorKind::Timeout => ErrorCode::Timeout,
             ToolErrorKind::Cancelled => ErrorCode::Cancelled,
             ToolErrorKind::OutputTooLarge => ErrorCode::TooLarge,
+            ToolErrorKind::LimitExceeded => ErrorCode::LimitExceeded,
             ToolErrorKind::Failed => ErrorCode::Internal,
             ToolErrorKind::Unavailable => ErrorCode::Unavailable,
         }

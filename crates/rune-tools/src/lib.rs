@@ -9,7 +9,8 @@
 //! * [`Launcher`] says how processes are started; [`serve_launch`] is the launcher.
 //! * [`ProcessGroup`] is a child process that leaves nothing behind; what runs programs
 //!   that are no tools uses it too.
-//! * [`EgressPolicy`] says where outgoing requests may go.
+//! * [`Captured`] and [`parse_answer`] are the protocol that programs answer in, whatever runs them.
+//! * [`EgressPolicy`] says where outgoing requests may go; [`CheckedResolver`] holds an HTTP client to it.
 //! * [`parse_patch`] and [`apply_hunks`] are the pure part of `apply-patch`.
 //!
 //! What is not here: validation against schemas, policy, the journal and retries.
@@ -25,6 +26,7 @@
 //! * An HTTP request goes to an address that was checked, not to a name that was.
 //! * A patch changes all of its files or none.
 
+mod answer;
 mod blocking;
 mod builtin;
 mod builtins;
@@ -43,15 +45,18 @@ mod tool;
 mod web;
 mod workspace;
 
+pub use answer::{parse_answer, said};
 pub(crate) use blocking::blocking;
 pub use builtins::{Builtins, BuiltinsConfig};
-pub use egress::{EgressError, EgressException, EgressPolicy, destination};
+pub use egress::{CheckedResolver, EgressError, EgressException, EgressPolicy, destination};
 pub use engine_access::{EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned};
 pub use error::{ToolError, ToolErrorKind};
 pub use output::Outputs;
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
 pub use process::{
-    Grant, Launcher, ProcessGroup, ProcessRunner, ProcessTool, find_program, serve_launch,
+    Captured, Grant, Keep, Launcher, ProcessGroup, ProcessRunner, ProcessTool, find_program,
+    serve_launch,
 };
 pub use search::{SearchBackend, SearchConfig, SearchHit, parse_duckduckgo};
 pub use tool::{BuiltinTool, EgressGate, ToolContext};
+pub use workspace::open_directory;

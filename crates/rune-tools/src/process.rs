@@ -9,7 +9,7 @@ mod runner;
 mod serve;
 mod tool;
 
-pub(crate) use capture::Keep;
+pub use capture::{Captured, Keep};
 pub(crate) use exec::{Ending, Finished, Job, run};
 pub use group::ProcessGroup;
 pub use launcher::Launcher;

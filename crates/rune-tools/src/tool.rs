@@ -61,6 +61,18 @@ impl ToolContext {
     }
 }
 
+impl ToolContext {
+    /// The variables that tell a program for whom it runs.
+    #[must_use]
+    pub fn variables(&self) -> [(&'static str, String); 3] {
+        [
+            ("RUNE_REQUEST_ID", self.request_id.to_string()),
+            ("RUNE_SESSION_ID", self.session_id.to_string()),
+            ("RUNE_IDEMPOTENCY_KEY", self.idempotency_key.clone()),
+        ]
+    }
+}
+
 /// Decides whether a tool may connect to a host.
 pub trait EgressGate: Send + Sync {
     /// Lets a connection through. `host` is a name in lower case without the root's dot, or an address without brackets;

@@ -1,6 +1,7 @@
 //! The directory that an agent may read and write, and nothing beyond it.
 
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use cap_std::ambient_authority;
@@ -221,6 +222,25 @@ impl Workspace {
             _ => Ok(()),
         }
     }
+}
+
+/// Opens a directory of a workspace, for a tool that is confined to it; `path` is relative or names something inside. One
+/// that does not exist is made where `create` says so. The handle stands for the directory itself, whatever is put in its
+/// place afterwards.
+///
+/// # Errors
+/// [`ToolErrorKind::Denied`](crate::ToolErrorKind::Denied) where the path leads out, `NotFound` where there is nothing.
+pub fn open_directory(workspace: &Path, path: &str, create: bool) -> Result<OwnedFd, ToolError> {
+    let workspace = Workspace::open(workspace)?;
+    let relative = workspace.relative(path)?;
+    let mut opened = workspace.root.open_dir(&relative);
+    if create && matches!(&opened, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        let made = workspace.root.create_dir_all(&relative);
+        made.map_err(|error| io_error("create", path, &error))?;
+        opened = workspace.root.open_dir(&relative);
+    }
+    let directory = opened.map_err(|error| io_error("open", path, &error))?;
+    Ok(directory.into_std_file().into())
 }
 
 /// A new version of a file that waits beside it under a temporary name. Dropped

@@ -9,12 +9,15 @@ use super::EgressPolicy;
 
 /// The HTTP client's resolver. The client connects to what this answers and resolves
 /// nothing itself, so an answer that changes after the check has no effect.
-pub(crate) struct CheckedResolver {
+#[derive(Debug)]
+pub struct CheckedResolver {
     policy: Arc<EgressPolicy>,
 }
 
 impl CheckedResolver {
-    pub(crate) fn new(policy: Arc<EgressPolicy>) -> Self {
+    /// A resolver that answers what the policy allows.
+    #[must_use]
+    pub const fn new(policy: Arc<EgressPolicy>) -> Self {
         Self { policy }
     }
 }

@@ -9,18 +9,46 @@ use crate::text;
 
 /// How much of an output is kept, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Keep {
+pub struct Keep {
     /// From the beginning.
-    pub(crate) head: usize,
+    pub head: usize,
     /// From the end.
-    pub(crate) tail: usize,
-    /// More output than this stops the process.
-    pub(crate) total: u64,
+    pub tail: usize,
+    /// More output than this stops the program.
+    pub total: u64,
+}
+
+/// Bytes of diagnostics kept: their end, where errors are.
+const DIAGNOSTICS_BYTES: usize = 8 * 1024;
+
+/// More diagnostics than this stop the program.
+const DIAGNOSTICS_TOTAL_BYTES: u64 = 64 * 1024 * 1024;
+
+impl Keep {
+    /// What is kept of a tool's answer.
+    #[must_use]
+    pub const fn answer(limit: usize) -> Self {
+        Self {
+            head: limit,
+            tail: 0,
+            total: limit as u64,
+        }
+    }
+
+    /// What is kept of a tool's diagnostics.
+    #[must_use]
+    pub const fn diagnostics() -> Self {
+        Self {
+            head: 0,
+            tail: DIAGNOSTICS_BYTES,
+            total: DIAGNOSTICS_TOTAL_BYTES,
+        }
+    }
 }
 
 /// What was kept of an output.
 #[derive(Debug)]
-pub(crate) struct Captured {
+pub struct Captured {
     keep: Keep,
     head: Vec<u8>,
     tail: VecDeque<u8>,
@@ -28,7 +56,9 @@ pub(crate) struct Captured {
 }
 
 impl Captured {
-    pub(crate) fn new(keep: Keep) -> Self {
+    /// Nothing yet.
+    #[must_use]
+    pub const fn new(keep: Keep) -> Self {
         Self {
             keep,
             head: Vec::new(),
@@ -49,14 +79,14 @@ impl Captured {
             if count == 0 {
                 return Ok(false);
             }
-            self.push(&buffer[..count]);
-            if self.total > self.keep.total {
+            if self.push(&buffer[..count]) {
                 return Ok(true);
             }
         }
     }
 
-    fn push(&mut self, bytes: &[u8]) {
+    /// Takes more output; `true` once there is more than allowed in total.
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
         self.total += bytes.len() as u64;
         let room = self.keep.head.saturating_sub(self.head.len());
         let (first, rest) = bytes.split_at(room.min(bytes.len()));
@@ -64,11 +94,19 @@ impl Captured {
         self.tail.extend(rest);
         let excess = self.tail.len().saturating_sub(self.keep.tail);
         self.tail.drain(..excess);
+        self.total > self.keep.total
     }
 
     /// The kept beginning.
-    pub(crate) fn head(&self) -> &[u8] {
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
         &self.head
+    }
+
+    /// The kept end as text.
+    #[must_use]
+    pub fn diagnostics(&self) -> String {
+        self.to_text(DIAGNOSTICS_BYTES).0.trim().to_owned()
     }
 
     /// The output as text that takes at most `budget` bytes as JSON; `true` where

@@ -30,16 +30,7 @@ pub(crate) fn base_environment(context: &ToolContext, search_path: &str) -> Vec<
         ("LANG", "C.UTF-8".to_owned()),
     ]
     .into_iter()
-    .chain(request_environment(context))
+    .chain(context.variables())
     .map(|(name, value)| (name.to_owned(), value))
     .collect()
-}
-
-/// The variables that tell a process for whom it runs.
-fn request_environment(context: &ToolContext) -> [(&'static str, String); 3] {
-    [
-        ("RUNE_REQUEST_ID", context.request_id.to_string()),
-        ("RUNE_SESSION_ID", context.session_id.to_string()),
-        ("RUNE_IDEMPOTENCY_KEY", context.idempotency_key.clone()),
-    ]
 }

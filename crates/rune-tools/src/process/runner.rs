@@ -10,16 +10,7 @@ use serde_json::Value;
 use super::exec::{Ending, Finished, Job, run};
 use super::program::{base_environment, find_program, is_executable};
 use super::{Keep, Launcher, ProcessTool};
-use crate::{ToolContext, ToolError, blocking, text};
-
-/// Bytes of standard error kept as diagnostics: its end, where errors are.
-const STDERR_TAIL_BYTES: usize = 8 * 1024;
-
-/// More standard error than this stops the tool.
-const STDERR_TOTAL_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Bytes of a text that is not JSON shown in the error.
-const SHOWN_BYTES: usize = 300;
+use crate::{ToolContext, ToolError, blocking, parse_answer, said};
 
 /// Runs tools whose `runtime` is `process`.
 ///
@@ -68,23 +59,14 @@ impl ProcessRunner {
         let module = tool.module.clone();
         let search_path = self.search_path.clone();
         let (program, args) = blocking(move || command_for(&module, &search_path)).await?;
-        let limit = context.output_limit;
         let job = Job {
             program,
             args,
             env: self.environment(tool, context),
             cwd: context.workspace.clone(),
             stdin: input.to_string().into_bytes(),
-            stdout: Keep {
-                head: limit,
-                tail: 0,
-                total: limit as u64,
-            },
-            stderr: Keep {
-                head: 0,
-                tail: STDERR_TAIL_BYTES,
-                total: STDERR_TOTAL_BYTES,
-            },
+            stdout: Keep::answer(context.output_limit),
+            stderr: Keep::diagnostics(),
             timeout: context.timeout,
         };
         let finished = run(&self.launcher, job, &context.cancel)
@@ -162,14 +144,16 @@ fn answer(
     context: &ToolContext,
     finished: &Finished,
 ) -> Result<Value, ToolError> {
-    let diagnostics = tool.redact(finished.stderr.to_text(STDERR_TAIL_BYTES).0);
-    let diagnostics = diagnostics.trim();
+    let diagnostics = tool.redact(finished.stderr.diagnostics());
+    let diagnostics = diagnostics.as_str();
     match &finished.ending {
         Ending::Exited(status) if status.success() => {
             if !diagnostics.is_empty() {
                 tracing::debug!(module = %tool.module.display(), stderr = diagnostics, "tool wrote diagnostics");
             }
-            parse(tool, finished.stdout.head(), diagnostics)
+            parse_answer(finished.stdout.head(), diagnostics, |text| {
+                tool.redact(text)
+            })
         }
         Ending::Exited(status) => Err(ToolError::failed(format!(
             "the tool {}{}",
@@ -189,37 +173,10 @@ fn answer(
     }
 }
 
-fn parse(tool: &ProcessTool, stdout: &[u8], diagnostics: &str) -> Result<Value, ToolError> {
-    if stdout.trim_ascii().is_empty() {
-        return Err(ToolError::failed(format!(
-            "the tool wrote nothing to standard output; it must write one JSON value, such as \
-             `null`{}",
-            said(diagnostics)
-        )));
-    }
-    serde_json::from_slice(stdout).map_err(|error| {
-        let shown = tool.redact(text::decode_cut(stdout).into_owned());
-        let head = text::prefix(&shown, SHOWN_BYTES);
-        let more = if head.len() < shown.len() { "…" } else { "" };
-        ToolError::failed(format!(
-            "the tool's standard output is not one JSON value ({error}); it begins with: \
-             {head}{more}\ndiagnostics belong on standard error"
-        ))
-    })
-}
-
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with exit code {code}"),
         (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => "ended abnormally".to_owned(),
-    }
-}
-
-fn said(diagnostics: &str) -> String {
-    if diagnostics.is_empty() {
-        String::new()
-    } else {
-        format!("; standard error ends with:\n{diagnostics}")
     }
 }
