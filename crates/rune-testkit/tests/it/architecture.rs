@@ -12,6 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["rune-store-runtime"],
     &["rune-backend", "rune-storage", "rune-network"],
     &["rune-tools"],
+    &["rune-wasm"],
     &["rune-runtime"],
     &["rune-http"],
     &["rune-gateway", "rune-cp"],
@@ -29,6 +30,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("sse-stream", &["rune-runtime", "rune-cmd"]),
     ("serde-saphyr", &["rune-spec", "rune-cmd", "rune-testkit"]),
     ("cap-std", &["rune-tools"]),
+    ("wasmtime", &["rune-wasm"]),
     ("clap", &["rune-cmd", "rune-testkit"]),
     (
         "axum",

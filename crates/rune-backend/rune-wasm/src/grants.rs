@@ -1,0 +1,271 @@
+//! What a tool's capabilities let a guest reach.
+
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rune_spec::{Access, Capability};
+use rune_tools::{Grant, ToolError, ToolErrorKind, open_directory};
+use rustix::fs::{Mode, OFlags};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+
+use crate::secrets::Secrets;
+
+/// Names that a grant cannot set.
+const RESERVED_PREFIX: &str = "RUNE_";
+
+/// Knows the values of variables and secrets.
+pub(crate) type Lookup<'a> = &'a dyn Fn(Grant<'_>) -> Option<String>;
+
+/// What a tool is granted.
+pub(crate) struct Grants {
+    directories: Vec<Directory>,
+    pub(crate) hosts: Arc<Hosts>,
+    /// Variables; a secret's is its placeholder.
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) secrets: Arc<Secrets>,
+}
+
+struct Directory {
+    access: Access,
+    /// Below the workspace where it is relative.
+    path: String,
+    /// What the guest calls it.
+    guest: String,
+}
+
+impl Grants {
+    /// What these capabilities grant; `lookup` knows the values of variables and secrets.
+    pub(crate) fn new(capabilities: &[Capability], lookup: Lookup<'_>) -> Result<Self, ToolError> {
+        let mut directories = Vec::new();
+        let mut hosts = Hosts::default();
+        let mut env = Vec::new();
+        let mut secrets = Secrets::default();
+        for capability in capabilities {
+            match capability {
+                Capability::Workspace => directories.push(Directory {
+                    access: Access::ReadWrite,
+                    path: ".".to_owned(),
+                    guest: "/".to_owned(),
+                }),
+                Capability::Filesystem { access, path } => {
+                    let path = rune_spec::interpolate(path, &|name| lookup(Grant::Env(name)))
+                        .map_err(|error| {
+                            ToolError::new(ToolErrorKind::Unavailable, error.to_string())
+                        })?;
+                    directories.push(Directory {
+                        access: *access,
+                        guest: guest_path(&path),
+                        path,
+                    });
+                }
+                Capability::AnyNetwork => hosts.any = true,
+                Capability::Network { host, port } => hosts.grant(host, *port),
+                Capability::Env(name) => {
+                    check_variable(name, capability)?;
+                    env.extend(lookup(Grant::Env(name)).map(|value| (name.clone(), value)));
+                }
+                Capability::Secret(name) => {
+                    check_variable(name, capability)?;
+                    let value = lookup(Grant::Secret(name)).ok_or_else(|| no_secret(name))?;
+                    env.push((name.clone(), secrets.hide(value)?));
+                }
+            }
+        }
+        Ok(Self {
+            directories,
+            hosts: Arc::new(hosts),
+            env,
+            secrets: Arc::new(secrets),
+        })
+    }
+
+    /// The granted directories, opened. Blocks as the file system does.
+    pub(crate) fn open(&self, workspace: &Path) -> Result<Vec<Opened>, ToolError> {
+        let opened = self
+            .directories
+            .iter()
+            .map(|directory| directory.open(workspace));
+        opened.collect()
+    }
+
+    pub(crate) const fn has_directories(&self) -> bool {
+        !self.directories.is_empty()
+    }
+}
+
+/// Checks that a capability does not set a variable that tells a tool for whom it runs.
+fn check_variable(name: &str, capability: &Capability) -> Result<(), ToolError> {
+    if !name.starts_with(RESERVED_PREFIX) {
+        return Ok(());
+    }
+    let message = format!(
+        "capability `{capability}` cannot be granted: the names from {RESERVED_PREFIX} on are Rune's"
+    );
+    Err(ToolError::new(ToolErrorKind::Denied, message))
+}
+
+fn no_secret(name: &str) -> ToolError {
+    let message = format!("secret `{name}` is not set; store it with `rune secret set {name}`");
+    ToolError::new(ToolErrorKind::Unavailable, message)
+}
+
+/// The name of a directory in the guest: as in the workspace, from `/`.
+fn guest_path(path: &str) -> String {
+    let parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
+    format!("/{}", parts.collect::<Vec<_>>().join("/"))
+}
+
+impl Directory {
+    fn open(&self, workspace: &Path) -> Result<Opened, ToolError> {
+        let path = Path::new(&self.path);
+        let handle = if path.is_absolute() {
+            // Named by the tool's description, so it is what it is; nobody else can change it.
+            let failed = |error| {
+                let message = format!("the directory `{}` cannot be opened: {error}", self.path);
+                ToolError::new(ToolErrorKind::Unavailable, message)
+            };
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?
+        } else {
+            open_directory(workspace, &self.path, self.access == Access::ReadWrite)?
+        };
+        Ok(Opened {
+            handle,
+            guest: self.guest.clone(),
+            access: self.access,
+        })
+    }
+}
+
+/// A granted directory that is open.
+pub(crate) struct Opened {
+    handle: OwnedFd,
+    guest: String,
+    access: Access,
+}
+
+impl Opened {
+    /// Gives the guest this very directory, whatever has its name now.
+    pub(crate) fn give(&self, wasi: &mut WasiCtxBuilder) -> Result<(), ToolError> {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", self.handle.as_raw_fd()));
+        let permissions = match self.access {
+            Access::ReadOnly => FsPerms::ReadOnly,
+            Access::ReadWrite => FsPerms::ReadWrite,
+        };
+        let given = wasi.preopened_dir(&path, &self.guest, permissions);
+        given.map(|_| ()).map_err(|error| {
+            let message = format!(
+                "`{}` cannot be granted as a directory: {error:#}",
+                self.guest
+            );
+            ToolError::new(ToolErrorKind::Unavailable, message)
+        })
+    }
+}
+
+/// The hosts that a tool may connect to.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    any: bool,
+    some: Vec<(String, Option<u16>)>,
+}
+
+impl Hosts {
+    /// Every host.
+    pub(crate) const fn every() -> Self {
+        Self {
+            any: true,
+            some: Vec::new(),
+        }
+    }
+
+    fn grant(&mut self, host: &str, port: Option<u16>) {
+        // In the form in which a destination is asked about.
+        let host = host.parse::<IpAddr>().map_or_else(
+            |_| host.strip_suffix('.').unwrap_or(host).to_owned(),
+            |address| address.to_canonical().to_string(),
+        );
+        self.some.push((host, port));
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        !self.any && self.some.is_empty()
+    }
+
+    /// Whether a connection without a name can be granted.
+    pub(crate) fn has_address(&self) -> bool {
+        let is_address = |host: &str| host == "*" || host.parse::<IpAddr>().is_ok();
+        self.any || self.some.iter().any(|(host, _)| is_address(host))
+    }
+
+    /// Whether names can be looked up: to ask about a name is to talk to whoever answers for it.
+    pub(crate) fn has_names(&self) -> bool {
+        self.any || self.some.iter().any(|(host, _)| host == "*")
+    }
+
+    /// Whether a host, in the form of [`rune_tools::destination`], may be reached.
+    pub(crate) fn allow(&self, host: &str, port: u16) -> bool {
+        self.any
+            || self.some.iter().any(|(pattern, granted)| {
+                granted.is_none_or(|granted| granted == port) && is_host(pattern, host)
+            })
+    }
+}
+
+fn is_host(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some("") => true,
+        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
+        None => pattern == host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(capabilities: &[&str]) -> Hosts {
+        let parsed: Vec<Capability> = capabilities.iter().map(|c| c.parse().unwrap()).collect();
+        Arc::into_inner(Grants::new(&parsed, &|_| None).unwrap().hosts).unwrap()
+    }
+
+    #[test]
+    fn a_host_is_what_was_granted_and_nothing_like_it() {
+        for (granted, host, port, expected) in [
+            ("network", "example.org", 80, true),
+            ("network:example.org", "example.org", 8080, true),
+            ("network:example.org", "www.example.org", 80, false),
+            ("network:example.org", "example.org.evil.test", 80, false),
+            ("network:example.org:443", "example.org", 443, true),
+            ("network:example.org:443", "example.org", 80, false),
+            ("network:*.example.org", "a.example.org", 80, true),
+            ("network:*.example.org", "example.org", 80, false),
+            ("network:*.example.org", "evilexample.org", 80, false),
+            ("network:127.0.0.1:80", "127.0.0.1", 80, true),
+            ("network:[::ffff:127.0.0.1]", "127.0.0.1", 80, true),
+            ("network:[::1]", "::1", 80, true),
+            ("env:HOME", "example.org", 80, false),
+        ] {
+            assert_eq!(
+                hosts(&[granted]).allow(host, port),
+                expected,
+                "{granted} {host}:{port}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_secret_is_a_placeholder() {
+        let capabilities = ["secret:TOKEN".parse().unwrap()];
+        let grants = Grants::new(&capabilities, &|_| Some("hunter2".to_owned())).unwrap();
+        assert_eq!(grants.env.len(), 1);
+        assert!(!grants.env[0].1.contains("hunter2"));
+        let missing = Grants::new(&capabilities, &|_| None).err().unwrap();
+        assert!(
+            missing.message.contains("rune secret set TOKEN"),
+            "{missing}"
+        );
+    }
+}

@@ -1,0 +1,201 @@
+//! What a module is, what it imports and which capability that takes.
+
+use std::path::Path;
+
+use serde::Serialize;
+use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::{Engine, ExternType, Module};
+
+use crate::WasmError;
+use crate::grants::Hosts;
+
+/// The module of WASI preview 1.
+const PREVIEW1: &str = "wasi_snapshot_preview1";
+
+/// How a module is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A core module: a WASI preview 1 command.
+    Command,
+    /// A component that is a WASI preview 2 command.
+    CommandComponent,
+    /// A component that exports the world `rune:tool`.
+    ToolComponent,
+}
+
+/// What an import takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Nothing: it reaches nothing outside the guest.
+    Nothing,
+    /// It can be called without a grant, and finds nothing then.
+    Optional(&'static str),
+    /// Some host.
+    Network,
+    /// Any host, or one that is an address.
+    Sockets,
+    /// Nothing grants it.
+    Unoffered(&'static str),
+}
+
+impl Need {
+    /// The capability that grants it.
+    pub(crate) const fn capability(self) -> Option<&'static str> {
+        match self {
+            Self::Nothing | Self::Unoffered(_) => None,
+            Self::Optional(capability) => Some(capability),
+            Self::Network => Some("network:HOST"),
+            Self::Sockets => Some("network"),
+        }
+    }
+}
+
+/// The imports and exports of a module.
+pub(crate) struct Surface {
+    /// How it is called; `None` where it is no tool.
+    pub(crate) kind: Option<Kind>,
+    /// `MODULE::NAME`, or the name of an interface.
+    pub(crate) imports: Vec<(String, Need)>,
+    pub(crate) exports: Vec<String>,
+    /// The export that `kind` calls.
+    pub(crate) entry: Option<String>,
+    /// Bytes of memory it starts with.
+    pub(crate) initial_memory: u64,
+}
+
+impl Surface {
+    pub(crate) fn of_module(module: &Module) -> Self {
+        let imports = module
+            .imports()
+            .map(|import| {
+                let (from, name) = (import.module(), import.name());
+                (format!("{from}::{name}"), core_need(from, name))
+            })
+            .collect();
+        let is_command = matches!(module.get_export("_start"), Some(ExternType::Func(_)));
+        Self {
+            kind: is_command.then_some(Kind::Command),
+            imports,
+            exports: module
+                .exports()
+                .map(|export| export.name().to_owned())
+                .collect(),
+            entry: is_command.then(|| "_start".to_owned()),
+            initial_memory: pages(module.resources_required().max_initial_memory_size),
+        }
+    }
+
+    pub(crate) fn of_component(engine: &Engine, component: &Component) -> Self {
+        let ty = component.component_type();
+        let imports = ty
+            .imports(engine)
+            .map(|(name, _)| (name.to_owned(), interface_need(name)))
+            .collect();
+        let mut kind = None;
+        let mut entry = None;
+        let mut exports = Vec::new();
+        for (name, item) in ty.exports(engine) {
+            let is_instance = matches!(item.ty, ComponentItem::ComponentInstance(_));
+            let found = match interface(name) {
+                Some(("rune:tool/handler", version)) if is_tool_version(version) => {
+                    Some(Kind::ToolComponent)
+                }
+                Some(("wasi:cli/run", version)) if version.starts_with("0.2.") => {
+                    Some(Kind::CommandComponent)
+                }
+                _ => None,
+            };
+            // The tool's own world counts where a component has both.
+            if is_instance && found.is_some() && kind != Some(Kind::ToolComponent) {
+                kind = found;
+                entry = Some(name.to_owned());
+            }
+            exports.push(name.to_owned());
+        }
+        let needed = component.resources_required();
+        Self {
+            kind,
+            imports,
+            exports,
+            entry,
+            initial_memory: pages(needed.and_then(|needed| needed.max_initial_memory_size)),
+        }
+    }
+
+    /// Checks that every import is granted.
+    pub(crate) fn check(&self, path: &Path, hosts: &Hosts) -> Result<(), WasmError> {
+        for (import, need) in &self.imports {
+            let capability = match *need {
+                Need::Nothing | Need::Optional(_) => continue,
+                Need::Network if !hosts.is_empty() => continue,
+                Need::Sockets if hosts.has_address() => continue,
+                Need::Network => "network:HOST",
+                Need::Sockets => "network",
+                Need::Unoffered(hint) => {
+                    return Err(WasmError::Unoffered {
+                        path: path.to_owned(),
+                        import: import.clone(),
+                        hint,
+                    });
+                }
+            };
+            return Err(WasmError::Undeclared {
+                path: path.to_owned(),
+                import: import.clone(),
+                capability,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn pages(count: Option<u64>) -> u64 {
+    count.unwrap_or(0).saturating_mul(64 * 1024)
+}
+
+/// The interface and the version of a name such as `wasi:cli/run@0.2.3`.
+fn interface(name: &str) -> Option<(&str, &str)> {
+    name.split_once('@')
+}
+
+fn is_tool_version(version: &str) -> bool {
+    version == "0.1" || version.starts_with("0.1.")
+}
+
+fn core_need(module: &str, name: &str) -> Need {
+    match (module, name) {
+        (PREVIEW1, name) if name.starts_with("sock_") => Need::Unoffered(
+            ": preview 1 has no way to a host; a component can import `wasi:http` or `wasi:sockets`",
+        ),
+        (PREVIEW1, name) if name.starts_with("path_") || name == "fd_readdir" => {
+            Need::Optional("filesystem")
+        }
+        (PREVIEW1, _) => Need::Nothing,
+        ("wasi_unstable", _) => {
+            Need::Unoffered(": it is older than preview 1; build the module with a newer compiler")
+        }
+        _ => Need::Unoffered(": a core module can import `wasi_snapshot_preview1`"),
+    }
+}
+
+fn interface_need(name: &str) -> Need {
+    let Some((interface, version)) = interface(name) else {
+        return Need::Unoffered(": a component can import the interfaces of WASI preview 2");
+    };
+    if !version.starts_with("0.2.") {
+        return Need::Unoffered(": the interfaces of WASI 0.2 can be imported");
+    }
+    let package = interface.split('/').next().unwrap_or(interface);
+    match package {
+        "wasi:io" | "wasi:clocks" | "wasi:random" | "wasi:cli" => Need::Nothing,
+        "wasi:filesystem" => Need::Optional("filesystem"),
+        "wasi:http" => match interface {
+            "wasi:http/types" | "wasi:http/outgoing-handler" => Need::Network,
+            _ => Need::Unoffered(": a tool can import `wasi:http/outgoing-handler`"),
+        },
+        "wasi:sockets" => Need::Sockets,
+        _ => Need::Unoffered(": a component can import the interfaces of WASI preview 2"),
+    }
+}

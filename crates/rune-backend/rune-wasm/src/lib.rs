@@ -1,0 +1,38 @@
+//! Tools that are WebAssembly modules and components.
+//!
+//! * [`WasmRuntime`] compiles and keeps modules; a [`WasmTool`] is one with what its description grants it.
+//! * A module is a WASI preview 1 command, a component is a WASI preview 2 command (both speak the protocol of process
+//!   tools) or exports the world `rune:tool` of `wit/tool.wit`.
+//! * [`Audit`] says what a module imports and which capability each import takes.
+//!
+//! What is not here: validation against schemas, policy, the journal and retries, which the engine does around a call.
+//!
+//! # Invariants
+//!
+//! * A guest reaches what it is granted and nothing else: directories by preopened handles, hosts by the same checks as
+//!   `web-fetch`. What it imports without a grant is found before it runs.
+//! * A guest never blocks the runtime: it gives the thread back every few milliseconds.
+//! * A call ends within a second of `cancel` or of its time, and its memory goes back to the pool.
+//! * A secret is never in a guest's memory: the guest holds a placeholder, which is replaced in what it sends.
+//! * Machine code from disk runs only where its seal holds; anything else is compiled again.
+
+mod audit;
+mod call;
+mod code_cache;
+mod engine;
+mod error;
+mod grants;
+mod guest;
+mod http;
+mod imports;
+mod loaded;
+mod output;
+mod runtime;
+mod secrets;
+mod tool;
+
+pub use audit::{Audit, AuditedImport, Metadata};
+pub use error::WasmError;
+pub use imports::Kind;
+pub use runtime::{WasmConfig, WasmRuntime};
+pub use tool::WasmTool;

@@ -1,0 +1,206 @@
+//! Compiles and keeps modules.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use rune_spec::ToolDescriptor;
+use rune_tools::{EgressPolicy, Grant};
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use wasmtime::{Engine, Linker, component};
+
+use crate::code_cache::{CodeCache, ModuleDigest};
+use crate::engine::{MAX_GUESTS, MAX_MEMORY_BYTES, Ticker, engine};
+use crate::grants::Grants;
+use crate::guest::Guest;
+use crate::http::HttpClient;
+use crate::loaded::Loaded;
+use crate::{WasmError, WasmTool};
+
+/// The largest file of a module.
+const MAX_MODULE_BYTES: u64 = 64 * 1024 * 1024;
+/// Memory of a guest whose description does not say.
+const DEFAULT_MEMORY_MB: u64 = 128;
+
+/// What an operator can set about WebAssembly.
+#[derive(Debug, Clone, Default)]
+pub struct WasmConfig {
+    /// Where compiled modules are kept; nowhere where it is absent.
+    pub cache: Option<PathBuf>,
+    /// Where guests may go that are granted hosts.
+    pub egress: EgressPolicy,
+}
+
+/// Runs modules. Nothing is set up before the first one is loaded.
+#[derive(Clone)]
+pub struct WasmRuntime(Arc<Inner>);
+
+struct Inner {
+    config: WasmConfig,
+    host: OnceLock<Result<Arc<Host>, String>>,
+    modules: Mutex<HashMap<ModuleDigest, Slot>>,
+}
+
+/// A module that somebody uses, once. Whoever compiles it holds the lock.
+type Slot = Arc<Mutex<Weak<Loaded>>>;
+
+/// What all guests share.
+pub(crate) struct Host {
+    pub(crate) engine: Engine,
+    pub(crate) modules: Linker<Guest>,
+    pub(crate) components: component::Linker<Guest>,
+    pub(crate) ticker: Ticker,
+    pub(crate) turns: Semaphore,
+    pub(crate) client: Arc<HttpClient>,
+    pub(crate) cache: Option<CodeCache>,
+}
+
+impl WasmRuntime {
+    /// A runtime without modules.
+    #[must_use]
+    pub fn new(config: WasmConfig) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            host: OnceLock::new(),
+            modules: Mutex::default(),
+        }))
+    }
+
+    /// The tool that a description of runtime `wasm` describes; `module` is its file, `lookup` knows the values of
+    /// variables and secrets. Compiles where nobody has: not for the reactor.
+    ///
+    /// # Errors
+    /// A [`WasmError`] that says what to do.
+    pub fn load(
+        &self,
+        module: &Path,
+        descriptor: &ToolDescriptor,
+        lookup: &dyn Fn(Grant<'_>) -> Option<String>,
+    ) -> Result<WasmTool, WasmError> {
+        let memory = memory_limit(descriptor)?;
+        let grants = Grants::new(&descriptor.capabilities, lookup)?;
+        let (host, loaded) = self.module(module)?;
+        loaded.surface.check(module, &grants.hosts)?;
+        if loaded.surface.initial_memory > memory {
+            return Err(WasmError::Memory {
+                path: module.to_owned(),
+                needed: loaded.surface.initial_memory,
+                limit: memory,
+            });
+        }
+        let linked = loaded.link(&host, module)?;
+        Ok(WasmTool {
+            name: descriptor.name.clone(),
+            host,
+            linked,
+            grants: Arc::new(grants),
+            memory,
+            fuel: descriptor.limits.fuel,
+            _loaded: loaded,
+        })
+    }
+
+    /// A module, compiled once for all who use it at the same time.
+    pub(crate) fn module(&self, path: &Path) -> Result<(Arc<Host>, Arc<Loaded>), WasmError> {
+        let bytes = read(path)?;
+        let host = self.host()?;
+        let digest: ModuleDigest = Sha256::digest(&bytes).into();
+        let slot = self.slot(digest);
+        let mut held = lock(&slot);
+        if let Some(loaded) = held.upgrade() {
+            return Ok((host, loaded));
+        }
+        let loaded = Arc::new(Loaded::new(&host, path, &bytes, digest)?);
+        *held = Arc::downgrade(&loaded);
+        Ok((host, loaded))
+    }
+
+    fn slot(&self, digest: ModuleDigest) -> Slot {
+        let mut modules = lock(&self.0.modules);
+        // Somebody has a slot that counts more than once, or has its lock.
+        modules.retain(|_, slot| {
+            Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|held| held.strong_count() > 0)
+        });
+        Arc::clone(modules.entry(digest).or_default())
+    }
+
+    pub(crate) fn host(&self) -> Result<Arc<Host>, WasmError> {
+        let config = &self.0.config;
+        let host = self.0.host.get_or_init(|| {
+            let host = Host::new(config).map_err(|error| format!("{error:#}"))?;
+            Ok(Arc::new(host))
+        });
+        host.clone().map_err(WasmError::Engine)
+    }
+}
+
+impl Host {
+    fn new(config: &WasmConfig) -> wasmtime::Result<Self> {
+        let engine = engine()?;
+        let mut modules = Linker::new(&engine);
+        wasmtime_wasi::p1::add_to_linker_async(&mut modules, Guest::wasi)?;
+        let mut components = component::Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut components)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut components)?;
+        let cache = config.cache.as_ref().and_then(|dir| {
+            CodeCache::open(dir, &engine)
+                .inspect_err(|error| {
+                    tracing::warn!(%error, dir = %dir.display(), "compiled modules are not kept");
+                })
+                .ok()
+        });
+        Ok(Self {
+            ticker: Ticker::start(&engine)?,
+            engine,
+            modules,
+            components,
+            turns: Semaphore::new(MAX_GUESTS as usize),
+            client: Arc::new(HttpClient::new(config.egress.clone())),
+            cache,
+        })
+    }
+}
+
+/// Bytes of memory that a tool may have.
+pub(crate) fn memory_limit(descriptor: &ToolDescriptor) -> Result<u64, WasmError> {
+    let megabytes = descriptor.limits.memory_mb.unwrap_or(DEFAULT_MEMORY_MB);
+    match megabytes.checked_mul(1 << 20) {
+        Some(bytes) if bytes > 0 && bytes <= MAX_MEMORY_BYTES => Ok(bytes),
+        _ => Err(WasmError::MemoryLimit(megabytes)),
+    }
+}
+
+/// The module of a file: as it is, or of its text.
+fn read(path: &Path) -> Result<Vec<u8>, WasmError> {
+    let failed = |source| WasmError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    let mut bytes = Vec::new();
+    let mut bounded = file.take(MAX_MODULE_BYTES + 1);
+    bounded.read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_MODULE_BYTES {
+        return Err(WasmError::TooLarge {
+            path: path.to_owned(),
+            bytes: size,
+            limit: MAX_MODULE_BYTES,
+        });
+    }
+    if path.extension().is_some_and(|extension| extension == "wat") {
+        let binary = wat::parse_bytes(&bytes).map_err(|error| WasmError::Invalid {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+        return Ok(binary.into_owned());
+    }
+    Ok(bytes)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panic leaves is a map without a module, or a slot without one.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

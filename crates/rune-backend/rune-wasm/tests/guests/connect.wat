@@ -1,0 +1,150 @@
+;; A component with the world `rune:tool` that opens a raw socket to 127.0.0.1, at the port of its input {"port":NNNN}.
+;; Its error ends in the number of the case of `wasi:sockets` that stopped it.
+(component
+  (import "wasi:io/poll@0.2.0" (instance $poll
+    (export "pollable" (type $pollable (sub resource)))
+    (export "[method]pollable.block" (func (param "self" (borrow $pollable))))))
+  (alias export $poll "pollable" (type $pollable))
+  (import "wasi:io/streams@0.2.0" (instance $streams
+    (export "input-stream" (type (sub resource)))
+    (export "output-stream" (type (sub resource)))))
+  (alias export $streams "input-stream" (type $input))
+  (alias export $streams "output-stream" (type $output))
+  (import "wasi:sockets/network@0.2.0" (instance $networks
+    (export "network" (type (sub resource)))
+    (type $code_type (enum
+      "unknown" "access-denied" "not-supported" "invalid-argument" "out-of-memory" "timeout"
+      "concurrency-conflict" "not-in-progress" "would-block" "invalid-state" "new-socket-limit"
+      "address-not-bindable" "address-in-use" "remote-unreachable" "connection-refused"
+      "connection-reset" "connection-aborted" "datagram-too-large" "name-unresolvable"
+      "temporary-resolver-failure" "permanent-resolver-failure"))
+    (export "error-code" (type (eq $code_type)))
+    (type $family_type (enum "ipv4" "ipv6"))
+    (export "ip-address-family" (type (eq $family_type)))
+    (type $v4_type (tuple u8 u8 u8 u8))
+    (export "ipv4-address" (type $v4 (eq $v4_type)))
+    (type $v6_type (tuple u16 u16 u16 u16 u16 u16 u16 u16))
+    (export "ipv6-address" (type $v6 (eq $v6_type)))
+    (type $v4_socket_type (record (field "port" u16) (field "address" $v4)))
+    (export "ipv4-socket-address" (type $v4_socket (eq $v4_socket_type)))
+    (type $v6_socket_type (record
+      (field "port" u16) (field "flow-info" u32) (field "address" $v6) (field "scope-id" u32)))
+    (export "ipv6-socket-address" (type $v6_socket (eq $v6_socket_type)))
+    (type $address_type (variant (case "ipv4" $v4_socket) (case "ipv6" $v6_socket)))
+    (export "ip-socket-address" (type (eq $address_type)))))
+  (alias export $networks "network" (type $network))
+  (alias export $networks "error-code" (type $code))
+  (alias export $networks "ip-address-family" (type $family))
+  (alias export $networks "ip-socket-address" (type $address))
+  (import "wasi:sockets/instance-network@0.2.0" (instance $instance_network
+    (alias outer 1 $network (type $the_network))
+    (export "network" (type $net (eq $the_network)))
+    (export "instance-network" (func (result (own $net))))))
+  (import "wasi:sockets/tcp@0.2.0" (instance $tcp
+    (alias outer 1 $input (type $the_input))
+    (export "input-stream" (type $in (eq $the_input)))
+    (alias outer 1 $output (type $the_output))
+    (export "output-stream" (type $out (eq $the_output)))
+    (alias outer 1 $pollable (type $the_pollable))
+    (export "pollable" (type $waiting (eq $the_pollable)))
+    (alias outer 1 $network (type $the_network))
+    (export "network" (type $net (eq $the_network)))
+    (alias outer 1 $code (type $the_code))
+    (export "error-code" (type $failed (eq $the_code)))
+    (alias outer 1 $address (type $the_address))
+    (export "ip-socket-address" (type $remote (eq $the_address)))
+    (export "tcp-socket" (type $socket (sub resource)))
+    (export "[method]tcp-socket.start-connect" (func
+      (param "self" (borrow $socket)) (param "network" (borrow $net))
+      (param "remote-address" $remote) (result (result (error $failed)))))
+    (export "[method]tcp-socket.finish-connect" (func
+      (param "self" (borrow $socket))
+      (result (result (tuple (own $in) (own $out)) (error $failed)))))
+    (export "[method]tcp-socket.subscribe" (func
+      (param "self" (borrow $socket)) (result (own $waiting))))))
+  (alias export $tcp "tcp-socket" (type $socket))
+  (import "wasi:sockets/tcp-create-socket@0.2.0" (instance $create
+    (alias outer 1 $code (type $the_code))
+    (export "error-code" (type $failed (eq $the_code)))
+    (alias outer 1 $family (type $the_family))
+    (export "ip-address-family" (type $kind (eq $the_family)))
+    (alias outer 1 $socket (type $the_socket))
+    (export "tcp-socket" (type $made (eq $the_socket)))
+    (export "create-tcp-socket" (func
+      (param "address-family" $kind) (result (result (own $made) (error $failed)))))))
+  (core module $memory
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 8192)))
+  (core instance $memory (instantiate $memory))
+  (core func $block (canon lower (func $poll "[method]pollable.block")))
+  (core func $network (canon lower (func $instance_network "instance-network")))
+  (core func $create (canon lower (func $create "create-tcp-socket") (memory (core memory $memory "memory"))))
+  (core func $start (canon lower (func $tcp "[method]tcp-socket.start-connect")
+    (memory (core memory $memory "memory"))))
+  (core func $finish (canon lower (func $tcp "[method]tcp-socket.finish-connect")
+    (memory (core memory $memory "memory"))))
+  (core func $subscribe (canon lower (func $tcp "[method]tcp-socket.subscribe")))
+  (core module $code
+    (import "memory" "memory" (memory 1))
+    (import "host" "block" (func $block (param i32)))
+    (import "host" "network" (func $network (result i32)))
+    (import "host" "create" (func $create (param i32 i32)))
+    (import "host" "start" (func $start
+      (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+    (import "host" "finish" (func $finish (param i32 i32)))
+    (import "host" "subscribe" (func $subscribe (param i32) (result i32)))
+    (data (i32.const 2048) "connect failed with case 00")
+    (data (i32.const 2100) "\"connected\"")
+    (func $answer (param $case i32) (param $at i32) (param $length i32) (result i32)
+      (i32.store8 (i32.const 16) (local.get $case))
+      (i32.store (i32.const 20) (local.get $at))
+      (i32.store (i32.const 24) (local.get $length))
+      (i32.const 16))
+    (func $failed (param $case i32) (result i32)
+      (i32.store8 (i32.const 2073)
+        (i32.add (i32.const 48) (i32.div_u (local.get $case) (i32.const 10))))
+      (i32.store8 (i32.const 2074)
+        (i32.add (i32.const 48) (i32.rem_u (local.get $case) (i32.const 10))))
+      (call $answer (i32.const 1) (i32.const 2048) (i32.const 27)))
+    (func (export "run") (param $input i32) (param $length i32) (result i32)
+      (local $port i32) (local $at i32) (local $end i32) (local $socket i32)
+      ;; The digits between `{"port":` and `}`.
+      (local.set $at (i32.add (local.get $input) (i32.const 8)))
+      (local.set $end (i32.sub (i32.add (local.get $input) (local.get $length)) (i32.const 1)))
+      (loop $digit
+        (local.set $port (i32.add (i32.mul (local.get $port) (i32.const 10))
+          (i32.sub (i32.load8_u (local.get $at)) (i32.const 48))))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br_if $digit (i32.lt_u (local.get $at) (local.get $end))))
+      ;; result<own, error-code> at 64.
+      (call $create (i32.const 0) (i32.const 64))
+      (if (i32.load8_u (i32.const 64))
+        (then (return (call $failed (i32.load8_u (i32.const 68))))))
+      (local.set $socket (i32.load (i32.const 68)))
+      ;; 127.0.0.1; result<_, error-code> at 80.
+      (call $start (local.get $socket) (call $network) (i32.const 0) (local.get $port)
+        (i32.const 127) (i32.const 0) (i32.const 0) (i32.const 1)
+        (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+        (i32.const 80))
+      (if (i32.load8_u (i32.const 80))
+        (then (return (call $failed (i32.load8_u (i32.const 81))))))
+      (call $block (call $subscribe (local.get $socket)))
+      ;; result<tuple<own, own>, error-code> at 96.
+      (call $finish (local.get $socket) (i32.const 96))
+      (if (i32.load8_u (i32.const 96))
+        (then (return (call $failed (i32.load8_u (i32.const 100))))))
+      (call $answer (i32.const 0) (i32.const 2100) (i32.const 11))))
+  (core instance $code (instantiate $code
+    (with "memory" (instance $memory))
+    (with "host" (instance
+      (export "block" (func $block))
+      (export "network" (func $network))
+      (export "create" (func $create))
+      (export "start" (func $start))
+      (export "finish" (func $finish))
+      (export "subscribe" (func $subscribe))))))
+  (func $run (param "input" string) (result (result string (error string)))
+    (canon lift (core func $code "run") (memory (core memory $memory "memory"))
+      (realloc (core func $memory "realloc")) string-encoding=utf8))
+  (instance $handler (export "run" (func $run)))
+  (export "rune:tool/handler@0.1.0" (instance $handler)))
