@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::with_query;
 use crate::commands::{
     agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, event, init,
-    policy, requests, rm, run, schedule, schema, sessions, status, stop, task, test, usage,
+    policy, requests, rm, run, schedule, schema, sessions, status, stop, task, test, tool, usage,
     validate, workflow,
 };
 use crate::output::Format;
@@ -101,6 +101,9 @@ pub(crate) enum Command {
     /// What policy decided, and what another one would have decided
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// The tools of agents
+    #[command(subcommand)]
+    Tool(tool::ToolCommand),
     /// Requests at planned times
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),

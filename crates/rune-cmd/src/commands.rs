@@ -24,6 +24,7 @@ pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod task;
 pub(crate) mod test;
+pub(crate) mod tool;
 pub(crate) mod usage;
 pub(crate) mod validate;
 pub(crate) mod workflow;
@@ -65,6 +66,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Requests(command) => context.block_on(requests::run(&context, command)),
         Command::Usage(args) => context.block_on(usage::run(&context, &args)),
         Command::Policy(command) => context.block_on(policy::run(&context, command)),
+        Command::Tool(command) => context.block_on(tool::run(&context, command)),
         Command::Schedule(command) => context.block_on(schedule::run(&context, command)),
         Command::Event(command) => context.block_on(event::run(&context, command)),
         Command::Task(command) => context.block_on(task::run(&context, command)),

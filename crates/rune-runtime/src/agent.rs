@@ -16,6 +16,7 @@ use rune_spec::{
 };
 use rune_store_runtime::{ErrorCode, Failure, PromptParts};
 use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
+use rune_wasm::{WasmError, WasmRuntime, WasmTool};
 use serde_json::Value;
 
 use crate::budget::micro_usd;
@@ -59,6 +60,15 @@ pub enum AgentError {
     /// The models cannot be set up.
     #[error(transparent)]
     Providers(#[from] ProvidersError),
+    /// A module cannot be a tool as it is described.
+    #[error("tool `{tool}`: {source}")]
+    Wasm {
+        /// The tool.
+        tool: String,
+        /// Why.
+        #[source]
+        source: WasmError,
+    },
     /// A tool cannot be granted what it asks for.
     #[error("tool `{tool}`: {source}")]
     Grant {
@@ -88,6 +98,8 @@ pub enum ToolRunner {
     Builtin(Arc<dyn BuiltinTool>),
     /// A child process.
     Process(ProcessTool),
+    /// A WebAssembly module.
+    Wasm(Box<WasmTool>),
     /// Another agent.
     Agent(AgentTool),
 }
@@ -400,6 +412,8 @@ pub struct AgentLoader {
     pub builtins: Builtins,
     /// Runs process tools.
     pub runner: ProcessRunner,
+    /// Runs WebAssembly tools.
+    pub wasm: WasmRuntime,
     /// The daemon's variables.
     pub variables: VariableLookup,
     /// Below it every agent gets its workspace.
@@ -539,7 +553,16 @@ impl AgentLoader {
                 };
                 ToolRunner::Process(process.map_err(grant)?)
             }
-            ToolRuntime::Wasm { .. } => return Err(unsupported(&place, "`runtime: wasm`")),
+            ToolRuntime::Wasm { module } => {
+                let module = package.dir.join(module);
+                let loaded = self.wasm.load(&module, descriptor, &|grant| match grant {
+                    Grant::Env(name) | Grant::Secret(name) => lookup(name),
+                });
+                ToolRunner::Wasm(Box::new(loaded.map_err(|source| AgentError::Wasm {
+                    tool: name.to_owned(),
+                    source,
+                })?))
+            }
             ToolRuntime::Container { .. } => {
                 return Err(unsupported(&place, "`runtime: container`"));
             }

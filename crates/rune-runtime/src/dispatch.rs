@@ -110,7 +110,7 @@ impl ToolDispatcher<'_> {
                     return Ok(vec![refuse(&tool.name, failure.code, failure.message)]);
                 }
             },
-            ToolRunner::Builtin(_) | ToolRunner::Process(_) => None,
+            ToolRunner::Builtin(_) | ToolRunner::Process(_) | ToolRunner::Wasm(_) => None,
         };
         let intent = ToolIntent {
             step,
@@ -203,7 +203,7 @@ impl ToolDispatcher<'_> {
                 let address = AgentAddress::resolve(&target, self.namespace);
                 self.agents.called(&intent.call_id, &address)
             }),
-            ToolRunner::Builtin(_) | ToolRunner::Process(_) => None,
+            ToolRunner::Builtin(_) | ToolRunner::Process(_) | ToolRunner::Wasm(_) => None,
         };
         let mut entries = vec![EntryBody::ToolIntent(intent)];
         entries.extend(called);
@@ -504,6 +504,7 @@ impl ToolDispatcher<'_> {
                 ToolRunner::Process(process) => {
                     self.agent.runner().run(process, &context, &input).await
                 }
+                ToolRunner::Wasm(tool) => tool.run(&context, &input).await,
                 ToolRunner::Agent(_) => Err(ToolError::new(
                     ToolErrorKind::Unavailable,
                     "the call began before the tool led to an agent, and was not made again",

@@ -13,10 +13,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use rune_runtime::PolicySet;
 use rune_spec::{AgentPackage, ComposeSource};
 
-use super::validate::invalid;
+use super::validate::{checked, invalid};
 use crate::cli::Target;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
@@ -162,9 +161,7 @@ async fn directory(context: &Context, sources: &mut Sources, spec: &str) -> Outc
 
 /// Loads the agent of a directory, printing what is wrong with it.
 fn load(context: &Context, dir: &Path) -> Outcome<AgentPackage> {
-    let loaded = AgentPackage::load(dir);
-    let checked = loaded.and_then(|package| PolicySet::compile(&package).map(|_| package));
-    checked.map_err(|errors| invalid(context.output, &errors))
+    checked(context, dir).map_err(|errors| invalid(context.output, &errors))
 }
 
 pub(super) fn variable(text: &str) -> Result<(String, String), String> {

@@ -1,5 +1,7 @@
 //! `rune validate`
 
+mod modules;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -24,9 +26,7 @@ pub(crate) struct ValidateArgs {
 }
 
 pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Outcome {
-    let loaded = AgentPackage::load(&agent_dir(&args.dir));
-    let checked = loaded.and_then(|package| PolicySet::compile(&package).map(|_| package));
-    match checked {
+    match checked(context, &agent_dir(&args.dir)) {
         Ok(package) => {
             context.output.data(&summary(&package), text)?;
             Ok(Exit::Ok)
@@ -40,6 +40,14 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Outcome {
             Err(invalid(context.output, &errors))
         }
     }
+}
+
+/// The agent in a directory, with everything it leads to.
+pub(crate) fn checked(context: &Context, dir: &Path) -> Result<AgentPackage, SpecErrors> {
+    let package = AgentPackage::load(dir)?;
+    PolicySet::compile(&package)?;
+    modules::check(context, dir, &package)?;
+    Ok(package)
 }
 
 /// The directory of an agent that was named by its directory or its Runefile.

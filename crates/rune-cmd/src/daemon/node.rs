@@ -10,6 +10,7 @@ use rune_runtime::{AgentLoader, Engine, ReplicaRouter, Tasks};
 use rune_storage::{Durability, ObjectStore, SqliteStore, StorageConfig, StorageError};
 use rune_store_runtime::{BlobStore, Store, SystemClock};
 use rune_tools::{Builtins, BuiltinsConfig, Launcher, ProcessRunner, SearchBackend, SearchConfig};
+use rune_wasm::{WasmConfig, WasmRuntime};
 
 use super::listeners::already_running;
 use crate::cli::LAUNCH_VERB;
@@ -17,6 +18,9 @@ use crate::failure::{Exit, Failure, Outcome, chain};
 
 /// Prices that add to the built-in catalogue, in the data directory.
 const PRICES_FILE: &str = "prices.toml";
+
+/// Compiled WebAssembly, in the data directory; can be removed at any time.
+const CODE_DIR: &str = "cache/wasm";
 
 /// An engine that runs nothing yet.
 pub(crate) struct Node {
@@ -109,6 +113,7 @@ impl Node {
             ),
             builtins: Builtins::new(builtins),
             runner,
+            wasm: wasm_runtime(config),
             variables: Arc::new(move |name| variables.variable(name)),
             workspaces: config.runtime.workspace_dir.clone(),
         });
@@ -143,6 +148,14 @@ fn search(tools: &ToolsConfig) -> SearchConfig {
         url: tools.web_search_url.clone(),
         key: tools.web_search_key.clone(),
     }
+}
+
+/// What runs WebAssembly tools: compiled once for this data directory.
+pub(crate) fn wasm_runtime(config: &Config) -> WasmRuntime {
+    WasmRuntime::new(WasmConfig {
+        cache: Some(config.storage.data_dir.join(CODE_DIR)),
+        ..WasmConfig::default()
+    })
 }
 
 /// This program, as what it was when it was started: an upgrade may have replaced its file.

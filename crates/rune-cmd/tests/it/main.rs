@@ -28,5 +28,6 @@ mod requests;
 mod schedules;
 mod shutdown;
 mod streams;
+mod wasm;
 mod wire;
 mod workflows;

@@ -199,6 +199,16 @@ fn the_examples_run_as_their_readmes_say() {
             ],
         ),
         (
+            "wasm-tool",
+            &[
+                "Your text has 5 words.",
+                "PLEASE SHOUT THIS!",
+                "wasi_snapshot_preview1::fd_read",
+                "tool-component",
+                "shout 0.1.0: Answers its input in capital letters.",
+            ],
+        ),
+        (
             "compose",
             &[
                 "[ok] shop is up: 3 agents (3 created)",

@@ -17,6 +17,7 @@ use rune_store_runtime::{
 };
 use rune_testkit::store::FakeStore;
 use rune_tools::{Builtins, BuiltinsConfig, ProcessRunner};
+use rune_wasm::{WasmConfig, WasmRuntime};
 
 /// Everything below the HTTP APIs.
 pub(crate) struct Platform {
@@ -48,6 +49,7 @@ impl Platform {
             builtins: Builtins::new(BuiltinsConfig::default()),
             runner: ProcessRunner::new("/usr/bin:/bin"),
             variables: Arc::new(|_| None),
+            wasm: WasmRuntime::new(WasmConfig::default()),
             workspaces: dir.path().join("workspaces"),
         };
         let (router, tasks) = (ReplicaRouter::new(), Tasks::new());

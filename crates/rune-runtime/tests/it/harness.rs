@@ -18,6 +18,7 @@ use rune_store_runtime::{
     RequestId, RequestRow, SessionId, Store, SystemClock, VersionId,
 };
 use rune_tools::{Builtins, BuiltinsConfig, ProcessRunner};
+use rune_wasm::{WasmConfig, WasmRuntime};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -102,6 +103,7 @@ pub(crate) fn loader(home: &std::path::Path) -> AgentLoader {
         builtins: Builtins::new(BuiltinsConfig::default()),
         runner,
         variables: Arc::new(|_| None),
+        wasm: WasmRuntime::new(WasmConfig::default()),
         workspaces: home.join("workspaces"),
     }
 }

@@ -1,0 +1,140 @@
+//! `rune tool`
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use rune_spec::{ToolDescriptor, ToolRuntime};
+use rune_wasm::{Audit, AuditedImport};
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::daemon::node::wasm_runtime;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::table;
+
+/// The tools of agents.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ToolCommand {
+    /// Print what a WebAssembly module imports, and what the tool it belongs to is granted
+    #[command(
+        after_help = "Examples:\n  rune tool audit my-agent/tools/shout.wasm\n  rune tool audit tools/fetch.wat -o json\n\nThe description is the file of the agent's tools/ that names the module, where there is one.\nExit codes: 0 it can be loaded, 2 it cannot."
+    )]
+    Audit {
+        /// The module: .wasm, or .wat
+        module: PathBuf,
+    },
+}
+
+pub(crate) async fn run(context: &Context, command: ToolCommand) -> Outcome {
+    match command {
+        ToolCommand::Audit { module } => audit(context, &module).await,
+    }
+}
+
+async fn audit(context: &Context, module: &Path) -> Outcome {
+    let described = described(module);
+    let descriptor = described.as_ref().map(|(_, descriptor)| descriptor);
+    let audit = wasm_runtime(&context.config)
+        .audit(module, descriptor)
+        .await
+        .map_err(|error| Failure::because("cannot audit the module", &error))?;
+    let mut value = serde_json::to_value(&audit)
+        .map_err(|error| Failure::because("cannot print the audit", &error))?;
+    value["description"] = json!(described.as_ref().map(|(path, _)| path));
+    context.output.data(&value, |value| text(value, &audit))?;
+    match &audit.error {
+        None => Ok(Exit::Ok),
+        Some(error) => Err(Failure::usage(error.clone())),
+    }
+}
+
+/// The description of the tool that a module is: the file in `tools/` of the agent around it.
+fn described(module: &Path) -> Option<(PathBuf, ToolDescriptor)> {
+    let module = module.canonicalize().ok()?;
+    let agent = module
+        .ancestors()
+        .find(|dir| dir.join(rune_spec::package::RUNEFILE).is_file())?;
+    let entries = std::fs::read_dir(agent.join("tools")).ok()?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths.into_iter().find_map(|path| {
+        let is_yaml = path
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml");
+        let text = is_yaml.then(|| std::fs::read_to_string(&path))?.ok()?;
+        let descriptor = ToolDescriptor::parse(&path, &text).ok()?;
+        let ToolRuntime::Wasm { module: named } = &descriptor.runtime else {
+            return None;
+        };
+        let is_named = agent.join(named).canonicalize().ok()? == module;
+        is_named.then_some((path, descriptor))
+    })
+}
+
+fn text(value: &Value, audit: &Audit) -> String {
+    let word = |name: &str| value[name].as_str().unwrap_or("-").to_owned();
+    let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let mut lines = vec![
+        format!("module        {}", word("module")),
+        format!("kind          {}", word("kind")),
+        format!(
+            "size          {} bytes, sha256 {}",
+            audit.bytes, audit.sha256
+        ),
+        format!("exports       {}", listed(&audit.exports)),
+        format!("description   {}", word("description")),
+    ];
+    if let Some(capabilities) = &audit.capabilities {
+        lines.push(format!("capabilities  {}", listed(capabilities)));
+    }
+    lines.push(format!(
+        "memory        starts with {} bytes, limit {}",
+        audit.initial_memory_bytes,
+        number(audit.memory_limit_bytes)
+    ));
+    lines.push(format!(
+        "limits        fuel {}, timeout_ms {}",
+        number(audit.fuel),
+        number(audit.timeout_ms)
+    ));
+    if let Some(metadata) = &audit.metadata {
+        let (name, version) = (&metadata.name, &metadata.version);
+        lines.push(format!(
+            "says          {name} {version}: {}",
+            metadata.description
+        ));
+    }
+    let rows: Vec<Value> = audit.imports.iter().map(row).collect();
+    if rows.is_empty() {
+        lines.push("imports       nothing".to_owned());
+        return lines.join("\n");
+    }
+    let columns = [
+        ("IMPORT", "/name"),
+        ("TAKES", "/takes"),
+        ("GRANTED", "/granted"),
+    ];
+    format!("{}\n\n{}", lines.join("\n"), table(&rows, &columns))
+}
+
+fn row(import: &AuditedImport) -> Value {
+    let takes = match (import.capability, import.required) {
+        (Some(capability), true) => capability.to_owned(),
+        (Some(capability), false) => format!("{capability} (finds nothing without)"),
+        (None, true) => "not offered".to_owned(),
+        (None, false) => "nothing".to_owned(),
+    };
+    let granted = match import.granted {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "-",
+    };
+    json!({ "name": import.name, "takes": takes, "granted": granted })
+}
+
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    }
+}
