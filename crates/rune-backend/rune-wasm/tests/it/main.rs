@@ -1,4 +1,8 @@
 //! WebAssembly tools, called as the engine calls them.
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of tests are part of the tests"
+)]
 
 mod audit;
 mod calls;
