@@ -14,11 +14,14 @@ mod prompt;
 
 use std::path::Path;
 
-use rune_spec::{CASSETTE_VERSION, CassetteFile, CassettePrompt, SpecErrors};
+use rune_spec::{CASSETTE_VERSION, CassetteFile, CassettePrompt, MeasuredPrompt, SpecErrors};
 use rune_store_runtime::{
-    Entry, EntryBody, Message, MessageRow, RequestId, RequestRow, SessionId, Timestamp,
+    Entry, EntryBody, Message, MessageRow, PromptMeasure, RequestId, RequestRow, SessionId,
+    Timestamp,
 };
 use serde_json::Value;
+
+use crate::history;
 
 pub(crate) use outcome::unmet;
 pub use outcome::{Played, Unmet};
@@ -86,6 +89,12 @@ impl Cassette {
                 }
             }
         }
+        if let Some(newest) = history.last_mut() {
+            newest.measure = file.measured.map(|prompt| PromptMeasure {
+                estimated: prompt.estimated,
+                reported: prompt.reported,
+            });
+        }
         SpecErrors::check(errors)?;
         Ok(Self {
             file,
@@ -106,6 +115,10 @@ impl Cassette {
             Some(EntryBody::Accepted { input, .. }) => input.clone(),
             _ => Value::Null,
         };
+        let measured = history::measure(history.iter().rev()).map(|prompt| MeasuredPrompt {
+            estimated: prompt.estimated,
+            reported: prompt.reported,
+        });
         let mut turns: Vec<(RequestId, Vec<Value>)> = Vec::new();
         for row in history {
             let message = serde_json::to_value(&row.message).unwrap_or_default();
@@ -127,6 +140,7 @@ impl Cassette {
             expect: None,
             input,
             history: turns.into_iter().map(|(_, turn)| turn).collect(),
+            measured,
             journal: journal
                 .iter()
                 .skip(1)

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 
 use rune_spec::MemoryProfile;
 use rune_store_runtime::{
-    Compaction, Message, MessageRow, PageRequest, RequestId, SessionId, Store, StoreError,
-    Timestamp,
+    Compaction, Message, MessageRow, PageRequest, PromptMeasure, RequestId, SessionId, Store,
+    StoreError, Timestamp,
 };
 
 use crate::tokens::{self, TokenScale};
@@ -189,10 +189,17 @@ pub(crate) async fn rows(
     }
 }
 
-/// The scale by the newest prompt that a provider has counted.
+/// The newest prompt that a provider has counted and that says something of others.
+pub(crate) fn measure<'a>(
+    newest_first: impl IntoIterator<Item = &'a MessageRow>,
+) -> Option<PromptMeasure> {
+    let mut measures = newest_first.into_iter().filter_map(|row| row.measure);
+    measures.find(|measure| TokenScale::of(*measure).is_some())
+}
+
+/// The scale by that prompt.
 fn scale<'a>(newest_first: impl IntoIterator<Item = &'a MessageRow>) -> Option<TokenScale> {
-    let measures = newest_first.into_iter().filter_map(|row| row.measure);
-    measures.filter_map(TokenScale::of).next()
+    measure(newest_first).and_then(TokenScale::of)
 }
 
 /// Builds the history of a session from its newest messages, oldest first.

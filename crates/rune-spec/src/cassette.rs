@@ -50,8 +50,21 @@ pub struct CassetteFile {
     /// Earlier requests of the conversation, each a list of messages.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Vec<Value>>,
+    /// The newest prompt of the conversation before it that a provider counted: by it, what fits is estimated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<MeasuredPrompt>,
     /// The entries of the journal behind the input.
     pub journal: Vec<Value>,
+}
+
+/// Tokens of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeasuredPrompt {
+    /// As they were estimated.
+    pub estimated: u64,
+    /// As the provider counted them.
+    pub reported: u64,
 }
 
 /// Digests of what the models were told. What is absent is not compared.

@@ -46,7 +46,7 @@ pub use builtin::{builtin, builtins};
 pub use capability::{Access, Capability};
 pub use cassette::{
     CASSETTE_VERSION, CassetteFile, CassettePlaces, CassettePrompt, Expectations, ExpectedOutput,
-    ExpectedStatus, ExpectedVerdict,
+    ExpectedStatus, ExpectedVerdict, MeasuredPrompt,
 };
 pub use channels::{CHANNEL_TYPES, Channel, ChannelAccess, Channels};
 pub use compose::{Compose, ComposeAgent, ComposeSource, Lookup};

@@ -135,7 +135,8 @@ async fn requests_of_the_daemon_become_cassettes() {
     let served = Served::with_plain().await;
     let api = Api::of(&served.0);
     let body = |input: &str| serde_json::json!({"input": input, "session_id": "s"});
-    api.ask("plain", &body("one")).await;
+    let long = format!("one {}", "word ".repeat(1000));
+    api.ask("plain", &body(&long)).await;
     let (_, second) = api.ask("plain", &body("/tool rune@system-time {}")).await;
     let cancelled = api.start("plain", "/tool wait {}").await;
     served.rune(&["requests", "cancel", &cancelled]).ok();
@@ -183,6 +184,10 @@ async fn requests_of_the_daemon_become_cassettes() {
     assert!(
         text.contains("Echo: one"),
         "what the model was shown is in it: {text}"
+    );
+    assert!(
+        text.contains("measured:"),
+        "by what that fitted, too: {text}"
     );
     let report = home.rune(&["test", "plain", "-o", "json"]).json();
     assert_eq!(report["passed"], 1, "{report}");
