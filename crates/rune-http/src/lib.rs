@@ -42,7 +42,7 @@ pub use error::ApiError;
 pub use extract::{Json, JsonOrDefault, Path, Query};
 pub use metrics::recorder::Metrics;
 pub use openapi::{ErrorBody, ErrorDetail, public_operations, secure};
-pub use page::{List, NoFilter, PageQuery};
+pub use page::{List, ListPage, NoFilter, PageQuery};
 pub use readiness::{Health, PartStatus, Readiness, ReadyPart, ReadyReport};
 pub use server::{Server, ServerLimits};
 pub use view::{CostView, ReplicaView, TokenUsage};

@@ -1,12 +1,13 @@
-//! The query of a list: its filter, and paging parameters that are the same for every list.
+//! Lists: the query (a filter, and paging parameters that are the same for every list) and the
+//! answer.
 
 use axum::extract::FromRequestParts;
 use http::Uri;
 use http::request::Parts;
-use rune_store_runtime::PageRequest;
-use serde::Deserialize;
+use rune_store_runtime::{Page, PageRequest};
 use serde::de::DeserializeOwned;
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::ApiError;
 use crate::extract::parse_query;
@@ -36,6 +37,25 @@ pub struct List<F> {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoFilter {}
+
+/// A page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ListPage<T> {
+    /// The rows, in the order that the list documents.
+    pub items: Vec<T>,
+    /// The `cursor` of the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+impl<T> From<Page<T>> for ListPage<T> {
+    fn from(page: Page<T>) -> Self {
+        Self {
+            items: page.items,
+            next: page.next,
+        }
+    }
+}
 
 impl<F: DeserializeOwned, S: Sync> FromRequestParts<S> for List<F> {
     type Rejection = ApiError;

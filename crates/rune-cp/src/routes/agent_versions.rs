@@ -7,7 +7,8 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use rune_http::{
-    ApiError, Caller, ErrorBody, Json, List, MAX_PACKAGE_BYTES, PageQuery, Path, read_body,
+    ApiError, Caller, ErrorBody, Json, List, ListPage, MAX_PACKAGE_BYTES, PageQuery, Path,
+    read_body,
 };
 use rune_store_runtime::{PublishVersion, Timestamp, VersionFilter, VersionId, VersionRow};
 use serde::{Deserialize, Serialize};
@@ -55,15 +56,6 @@ impl From<VersionRow> for VersionView {
             created_at: row.created_at,
         }
     }
-}
-
-/// Versions, newest first.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct VersionPage {
-    items: Vec<VersionView>,
-    /// The `cursor` of the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
 }
 
 /// Which versions to list.
@@ -131,7 +123,7 @@ pub(crate) async fn publish(
 #[utoipa::path(
     get, path = "/v1/agent-versions", tag = "agent versions", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = VersionPage, description = "A part of the list"),
+        (status = 200, body = ListPage<VersionView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
@@ -141,7 +133,7 @@ pub(crate) async fn list(
         filter: query,
         page,
     }: List<ListQuery>,
-) -> Result<Json<VersionPage>, ApiError> {
+) -> Result<Json<ListPage<VersionView>>, ApiError> {
     let filter = VersionFilter {
         agent: query.agent,
         digest: query.digest,
@@ -151,10 +143,7 @@ pub(crate) async fn list(
         .versions(&filter, &page)
         .await?
         .map(VersionView::from);
-    Ok(Json(VersionPage {
-        items: found.items,
-        next: found.next,
-    }))
+    Ok(Json(found.into()))
 }
 
 /// One version.

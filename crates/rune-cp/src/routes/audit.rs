@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, PageQuery};
+use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery};
 use rune_store_runtime::{AuditFilter, AuditId, AuditRow, AuditVerdict, RequestId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -45,15 +45,6 @@ impl From<AuditRow> for AuditView {
     }
 }
 
-/// Audit rows, newest first.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct AuditPage {
-    items: Vec<AuditView>,
-    /// The `cursor` of the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 /// Which audit rows to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -73,7 +64,7 @@ pub(crate) struct ListQuery {
 #[utoipa::path(
     get, path = "/v1/audit", tag = "audit", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = AuditPage, description = "A part of the list"),
+        (status = 200, body = ListPage<AuditView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
@@ -83,7 +74,7 @@ pub(crate) async fn list(
         filter: query,
         page,
     }: List<ListQuery>,
-) -> Result<Json<AuditPage>, ApiError> {
+) -> Result<Json<ListPage<AuditView>>, ApiError> {
     let filter = AuditFilter {
         kind: query.kind,
         request_id: query.request,
@@ -94,8 +85,5 @@ pub(crate) async fn list(
         .audit(&filter, &page)
         .await?
         .map(AuditView::from);
-    Ok(Json(AuditPage {
-        items: found.items,
-        next: found.next,
-    }))
+    Ok(Json(found.into()))
 }

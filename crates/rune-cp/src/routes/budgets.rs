@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, PageQuery};
+use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery};
 use rune_runtime::daily_budget;
 use rune_store_runtime::{BudgetFilter, BudgetKind, BudgetRow, BudgetUnit, PageRequest, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -31,15 +31,6 @@ pub(crate) struct BudgetView {
     #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     resets_at: Option<Timestamp>,
-}
-
-/// A page of them.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct BudgetPage {
-    items: Vec<BudgetView>,
-    /// The `cursor` of the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
 }
 
 /// Whose budgets to list.
@@ -76,7 +67,7 @@ pub(crate) struct ListQuery {
 #[utoipa::path(
     get, path = "/v1/usage/budgets", tag = "usage", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = BudgetPage, description = "The budgets"),
+        (status = 200, body = ListPage<BudgetView>, description = "The budgets"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
@@ -86,7 +77,7 @@ pub(crate) async fn list(
         filter: query,
         page,
     }: List<ListQuery>,
-) -> Result<Json<BudgetPage>, ApiError> {
+) -> Result<Json<ListPage<BudgetView>>, ApiError> {
     let kind = query.scope.map(BudgetKind::from);
     let filter = BudgetFilter {
         kind,
@@ -98,7 +89,7 @@ pub(crate) async fn list(
     }
     let found = shared.store.budgets(&filter, &page).await?;
     rows.extend(found.items);
-    Ok(Json(BudgetPage {
+    Ok(Json(ListPage {
         items: rows.iter().flat_map(views).collect(),
         next: found.next,
     }))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use http::StatusCode;
-use rune_http::{ApiError, Caller, ErrorBody, Json, List, PageQuery, Path, Query};
+use rune_http::{ApiError, Caller, ErrorBody, Json, List, ListPage, PageQuery, Path, Query};
 use rune_spec::AgentName;
 use rune_store_runtime::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentId, DeploymentRow,
@@ -171,15 +171,6 @@ impl From<DeploymentRow> for DeploymentView {
     }
 }
 
-/// Deployments by namespace, agent, alias.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct DeploymentPage {
-    items: Vec<DeploymentView>,
-    /// The `cursor` of the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 /// Which deployments to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -310,7 +301,7 @@ pub(crate) async fn scale(
 #[utoipa::path(
     get, path = "/v1/deployments", tag = "deployments", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = DeploymentPage, description = "A part of the list"),
+        (status = 200, body = ListPage<DeploymentView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
@@ -320,7 +311,7 @@ pub(crate) async fn list(
         filter: query,
         page,
     }: List<ListQuery>,
-) -> Result<Json<DeploymentPage>, ApiError> {
+) -> Result<Json<ListPage<DeploymentView>>, ApiError> {
     let filter = DeploymentFilter {
         namespace: query.ns,
         agent: query.agent,
@@ -332,10 +323,7 @@ pub(crate) async fn list(
         .deployments(&filter, &page)
         .await?
         .map(DeploymentView::from);
-    Ok(Json(DeploymentPage {
-        items: found.items,
-        next: found.next,
-    }))
+    Ok(Json(found.into()))
 }
 
 /// One deployment.

@@ -3,21 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, PageQuery, ReplicaView};
+use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery, ReplicaView};
 use rune_store_runtime::{DeploymentId, ReplicaFilter};
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use crate::control_plane::Shared;
-
-/// Replicas, oldest first.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ReplicaPage {
-    items: Vec<ReplicaView>,
-    /// The `cursor` of the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
 
 /// Which replicas to list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -33,7 +24,7 @@ pub(crate) struct ListQuery {
 #[utoipa::path(
     get, path = "/v1/replicas", tag = "replicas", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = ReplicaPage, description = "A part of the list"),
+        (status = 200, body = ListPage<ReplicaView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
@@ -43,14 +34,11 @@ pub(crate) async fn list(
         filter: query,
         page,
     }: List<ListQuery>,
-) -> Result<Json<ReplicaPage>, ApiError> {
+) -> Result<Json<ListPage<ReplicaView>>, ApiError> {
     let filter = ReplicaFilter {
         deployment_id: query.deployment,
     };
     let found = shared.store.replicas(&filter, &page).await?;
     let found = found.map(|row| ReplicaView::new(row, &shared.router));
-    Ok(Json(ReplicaPage {
-        items: found.items,
-        next: found.next,
-    }))
+    Ok(Json(found.into()))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use http::StatusCode;
-use rune_http::{ApiError, Caller, ErrorBody, Json, List, PageQuery, Path};
+use rune_http::{ApiError, Caller, ErrorBody, Json, List, ListPage, PageQuery, Path};
 use rune_runtime::{Recurrence, first_planned};
 use rune_store_runtime::{
     DeleteSchedule, DeploymentFilter, ErrorCode, FireFilter, FireState, PageRequest, PauseSchedule,
@@ -20,7 +20,7 @@ use crate::audit;
 use crate::control_plane::Shared;
 
 pub(crate) use body::CreateRequest;
-pub(crate) use view::{FirePage, FireView, SchedulePage, ScheduleView};
+pub(crate) use view::{FireView, ScheduleView};
 
 /// The namespace of a schedule that is named without one.
 const DEV: &str = "dev";
@@ -98,14 +98,14 @@ pub(crate) async fn create(
 #[utoipa::path(
     get, path = "/v1/schedules", tag = "schedules", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = SchedulePage, description = "A part of the list"),
+        (status = 200, body = ListPage<ScheduleView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
     List { filter, page }: List<ListQuery>,
-) -> Result<Json<SchedulePage>, ApiError> {
+) -> Result<Json<ListPage<ScheduleView>>, ApiError> {
     let filter = ScheduleFilter {
         namespace: filter.ns,
         agent: filter.agent,
@@ -223,7 +223,7 @@ pub(crate) async fn run(
         PageQuery,
     ),
     responses(
-        (status = 200, body = FirePage, description = "A part of the list"),
+        (status = 200, body = ListPage<FireView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
@@ -231,7 +231,7 @@ pub(crate) async fn fires(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
     List { filter, page }: List<FiresQuery>,
-) -> Result<Json<FirePage>, ApiError> {
+) -> Result<Json<ListPage<FireView>>, ApiError> {
     let row = find(&shared, &id).await?;
     let filter = FireFilter {
         schedule_id: Some(row.id),

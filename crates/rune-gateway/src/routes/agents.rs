@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, PageQuery, Path, Query, ReplicaView};
+use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery, Path, Query, ReplicaView};
 use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentRow, ErrorCode, PageRequest, ReplicaFilter,
     Timestamp, VersionId,
@@ -52,15 +52,6 @@ pub(crate) struct ToolView {
     description: String,
 }
 
-/// Agents by namespace, name, alias.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct AgentPage {
-    items: Vec<AgentView>,
-    /// The `cursor` of the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 /// Which agents to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -76,7 +67,7 @@ pub(crate) struct ListQuery {
 #[utoipa::path(
     get, path = "/v1/agents", tag = "agents", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = AgentPage, description = "A part of the list"),
+        (status = 200, body = ListPage<AgentView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
@@ -86,7 +77,7 @@ pub(crate) async fn list(
         filter: query,
         page,
     }: List<ListQuery>,
-) -> Result<Json<AgentPage>, ApiError> {
+) -> Result<Json<ListPage<AgentView>>, ApiError> {
     let filter = DeploymentFilter {
         namespace: query.ns,
         agent: None,
@@ -98,7 +89,7 @@ pub(crate) async fn list(
     for row in found.items {
         items.push(view(&shared, row).await?);
     }
-    Ok(Json(AgentPage {
+    Ok(Json(ListPage {
         items,
         next: found.next,
     }))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, Caller, ErrorBody, Json, List, PageQuery, Path};
+use rune_http::{ApiError, Caller, ErrorBody, Json, List, ListPage, PageQuery, Path};
 use rune_store_runtime::{
     ApprovalDecision, ApprovalFilter, ApprovalId, ApprovalRow, ApprovalState, DecideApproval,
     Remember, RequestId, SessionId, Timestamp,
@@ -78,15 +78,6 @@ impl From<ApprovalRow> for ApprovalView {
     }
 }
 
-/// A part of the list of approvals.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ApprovalPage {
-    items: Vec<ApprovalView>,
-    /// Cursor of the next part; absent at the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 /// Which approvals.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -107,14 +98,14 @@ pub(crate) struct ListQuery {
 #[utoipa::path(
     get, path = "/v1/approvals", tag = "approvals", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = ApprovalPage, description = "A part of the list"),
+        (status = 200, body = ListPage<ApprovalView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
     List { filter, page }: List<ListQuery>,
-) -> Result<Json<ApprovalPage>, ApiError> {
+) -> Result<Json<ListPage<ApprovalView>>, ApiError> {
     let filter = ApprovalFilter {
         namespace: filter.ns,
         agent: filter.agent,
@@ -124,10 +115,7 @@ pub(crate) async fn list(
     };
     let found = shared.engine.store().approvals(&filter, &page).await?;
     let found = found.map(ApprovalView::from);
-    Ok(Json(ApprovalPage {
-        items: found.items,
-        next: found.next,
-    }))
+    Ok(Json(found.into()))
 }
 
 fn state(word: Option<&str>) -> Result<Option<ApprovalState>, ApiError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, PageQuery};
+use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery};
 use rune_store_runtime::{MessageId, OutboxFilter, OutboxRow, RequestId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -45,15 +45,6 @@ impl From<OutboxRow> for OutboxView {
     }
 }
 
-/// A part of the outbox.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct OutboxPage {
-    items: Vec<OutboxView>,
-    /// Cursor of the next part; absent at the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 /// Which messages.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -69,22 +60,19 @@ pub(crate) struct ListQuery {
 #[utoipa::path(
     get, path = "/v1/outbox", tag = "channels", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = OutboxPage, description = "A part of the list"),
+        (status = 200, body = ListPage<OutboxView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
     List { filter, page }: List<ListQuery>,
-) -> Result<Json<OutboxPage>, ApiError> {
+) -> Result<Json<ListPage<OutboxView>>, ApiError> {
     let filter = OutboxFilter {
         namespace: filter.ns,
         channel: filter.channel,
     };
     let found = shared.engine.store().outbox(&filter, &page).await?;
     let found = found.map(OutboxView::from);
-    Ok(Json(OutboxPage {
-        items: found.items,
-        next: found.next,
-    }))
+    Ok(Json(found.into()))
 }

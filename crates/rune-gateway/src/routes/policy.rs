@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, PageQuery};
+use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery};
 use rune_runtime::{JournaledVerdict, policy_verdicts, undecided};
 use rune_store_runtime::{Entry, RequestFilter, RequestId, RequestRow, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -77,16 +77,6 @@ impl VerdictView {
     }
 }
 
-/// The decisions of a part of the requests: those of the newest request first, those of one request
-/// in their order. A page may be empty and have a next one.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct VerdictPage {
-    items: Vec<VerdictView>,
-    /// The `cursor` of the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 /// Which decisions to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -108,11 +98,12 @@ pub(crate) struct ListQuery {
     undecided: bool,
 }
 
-/// What policy decided, from the journals. `limit` counts requests.
+/// What policy decided, from the journals: the decisions of the newest request first, those of one request in their
+/// order. `limit` counts requests, so a page may be empty and have a next one.
 #[utoipa::path(
     get, path = "/v1/policy-verdicts", tag = "requests", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = VerdictPage, description = "A part of the list"),
+        (status = 200, body = ListPage<VerdictView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
@@ -122,7 +113,7 @@ pub(crate) async fn verdicts(
         filter: query,
         page,
     }: List<ListQuery>,
-) -> Result<Json<VerdictPage>, ApiError> {
+) -> Result<Json<ListPage<VerdictView>>, ApiError> {
     let (rows, mut next) = match query.request {
         Some(id) => (vec![shared.engine.request(id).await?], None),
         None => {
@@ -155,7 +146,7 @@ pub(crate) async fn verdicts(
         found.sort_by_key(|one| one.seq);
         items.extend(found.into_iter().map(|found| VerdictView::new(&row, found)));
     }
-    Ok(Json(VerdictPage { items, next }))
+    Ok(Json(ListPage { items, next }))
 }
 
 async fn journal(shared: &Shared, id: RequestId) -> Result<Vec<Entry>, ApiError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use http::StatusCode;
-use rune_http::{ApiError, Caller, ErrorBody, Json, List, PageQuery};
+use rune_http::{ApiError, Caller, ErrorBody, Json, List, ListPage, PageQuery};
 use rune_runtime::Publication;
 use rune_store_runtime::{EventFilter, EventId, EventRow, RequestId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -51,15 +51,6 @@ impl From<EventRow> for EventView {
     }
 }
 
-/// A part of the list of events.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct EventPage {
-    items: Vec<EventView>,
-    /// Cursor of the next part; absent at the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 /// Which events.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -75,24 +66,21 @@ pub(crate) struct ListQuery {
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = EventPage, description = "A part of the list"),
+        (status = 200, body = ListPage<EventView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
     List { filter, page }: List<ListQuery>,
-) -> Result<Json<EventPage>, ApiError> {
+) -> Result<Json<ListPage<EventView>>, ApiError> {
     let filter = EventFilter {
         namespace: filter.ns,
         topic: filter.topic,
     };
     let found = shared.engine.store().events(&filter, &page).await?;
     let found = found.map(EventView::from);
-    Ok(Json(EventPage {
-        items: found.items,
-        next: found.next,
-    }))
+    Ok(Json(found.into()))
 }
 
 /// What happened.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use rune_http::{
-    ApiError, Caller, CostView, ErrorBody, Json, JsonOrDefault, List, PageQuery, Path, TokenUsage,
+    ApiError, Caller, CostView, ErrorBody, Json, JsonOrDefault, List, ListPage, PageQuery, Path,
+    TokenUsage,
 };
 use rune_runtime::{Divergence, Replayed, Waiting};
 use rune_spec::CassetteFile;
@@ -211,15 +212,6 @@ impl From<ToolInvocationRow> for ToolCallView {
     }
 }
 
-/// Requests, newest first.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct RequestPage {
-    items: Vec<RequestView>,
-    /// The `cursor` of the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 /// Which requests to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -251,7 +243,7 @@ pub(crate) struct CancelRequest {
 #[utoipa::path(
     get, path = "/v1/requests", tag = "requests", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = RequestPage, description = "A part of the list"),
+        (status = 200, body = ListPage<RequestView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
@@ -261,7 +253,7 @@ pub(crate) async fn list(
         filter: query,
         page,
     }: List<ListQuery>,
-) -> Result<Json<RequestPage>, ApiError> {
+) -> Result<Json<ListPage<RequestView>>, ApiError> {
     let filter = RequestFilter {
         namespace: query.ns,
         agent: query.agent,
@@ -278,10 +270,7 @@ pub(crate) async fn list(
     };
     let found = shared.engine.store().requests(&filter, &page).await?;
     let found = found.map(RequestView::from);
-    Ok(Json(RequestPage {
-        items: found.items,
-        next: found.next,
-    }))
+    Ok(Json(found.into()))
 }
 
 fn statuses(text: &str) -> Result<Vec<RequestStatus>, ApiError> {

@@ -8,7 +8,9 @@ use axum::extract::State;
 use axum::response::Response;
 use http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
-use rune_http::{ApiError, ErrorBody, Json, JsonOrDefault, List, NoFilter, PageQuery, Path, Query};
+use rune_http::{
+    ApiError, ErrorBody, Json, JsonOrDefault, List, ListPage, NoFilter, PageQuery, Path, Query,
+};
 use rune_runtime::EngineError;
 use rune_store_runtime::{
     Block, CreateSession, DeleteSession, ImageSource, MessageRow, Page, Replaced, RequestId, Role,
@@ -180,15 +182,6 @@ impl From<MessageRow> for MessageView {
     }
 }
 
-/// Messages, oldest first.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct MessagePage {
-    items: Vec<MessageView>,
-    /// The `cursor` of the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 /// Creates a session without a request.
 #[utoipa::path(
     post, path = "/v1/agents/{name}/sessions", tag = "sessions",
@@ -245,7 +238,7 @@ pub(crate) async fn get(
     get, path = "/v1/sessions/{id}/messages", tag = "sessions",
     params(("id" = String, Path, description = "The session"), PageQuery),
     responses(
-        (status = 200, body = MessagePage, description = "A part of the history"),
+        (status = 200, body = ListPage<MessageView>, description = "A part of the history"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
@@ -253,7 +246,7 @@ pub(crate) async fn messages(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<SessionId>,
     List { page, .. }: List<NoFilter>,
-) -> Result<Json<MessagePage>, ApiError> {
+) -> Result<Json<ListPage<MessageView>>, ApiError> {
     find(&shared, &id).await?;
     let Page { items, next } = shared
         .engine
@@ -261,7 +254,7 @@ pub(crate) async fn messages(
         .messages(&id, &page)
         .await?
         .map(Into::into);
-    Ok(Json(MessagePage { items, next }))
+    Ok(Json(ListPage { items, next }))
 }
 
 /// An output of a tool that was too large to be shown, whole.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, PageQuery, Path};
+use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery, Path};
 use rune_store_runtime::{SessionId, TaskFilter, TaskId, TaskRow, TaskState, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -69,15 +69,6 @@ impl From<TaskRow> for TaskView {
     }
 }
 
-/// A part of the list of tasks.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct TaskPage {
-    items: Vec<TaskView>,
-    /// Cursor of the next part; absent at the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 /// Which tasks.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -96,14 +87,14 @@ pub(crate) struct ListQuery {
 #[utoipa::path(
     get, path = "/v1/tasks", tag = "tasks", params(ListQuery, PageQuery),
     responses(
-        (status = 200, body = TaskPage, description = "A part of the list"),
+        (status = 200, body = ListPage<TaskView>, description = "A part of the list"),
         (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
     List { filter, page }: List<ListQuery>,
-) -> Result<Json<TaskPage>, ApiError> {
+) -> Result<Json<ListPage<TaskView>>, ApiError> {
     let filter = TaskFilter {
         namespace: filter.ns,
         queue: filter.queue,
@@ -111,10 +102,7 @@ pub(crate) async fn list(
     };
     let found = shared.engine.store().tasks(&filter, &page).await?;
     let found = found.map(TaskView::from);
-    Ok(Json(TaskPage {
-        items: found.items,
-        next: found.next,
-    }))
+    Ok(Json(found.into()))
 }
 
 /// One task.

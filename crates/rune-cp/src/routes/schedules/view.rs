@@ -1,7 +1,7 @@
 //! Schedules and fires as a caller sees them.
 
 use rune_store_runtime::{
-    EventId, Page, RequestId, ScheduleFireRow, ScheduleId, ScheduleKind, ScheduleRow, SessionId,
+    EventId, RequestId, ScheduleFireRow, ScheduleId, ScheduleKind, ScheduleRow, SessionId,
     Timestamp,
 };
 use serde::Serialize;
@@ -139,42 +139,6 @@ impl From<ScheduleFireRow> for FireView {
             state: row.state.as_str(),
             reason: row.reason,
             request_id: row.request_id,
-        }
-    }
-}
-
-/// Schedules by namespace and name.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct SchedulePage {
-    items: Vec<ScheduleView>,
-    /// The `cursor` of the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-impl From<Page<ScheduleView>> for SchedulePage {
-    fn from(page: Page<ScheduleView>) -> Self {
-        Self {
-            items: page.items,
-            next: page.next,
-        }
-    }
-}
-
-/// Fires of a schedule, newest planned time first.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct FirePage {
-    items: Vec<FireView>,
-    /// The `cursor` of the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-impl From<Page<FireView>> for FirePage {
-    fn from(page: Page<FireView>) -> Self {
-        Self {
-            items: page.items,
-            next: page.next,
         }
     }
 }
