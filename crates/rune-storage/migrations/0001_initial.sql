@@ -60,9 +60,10 @@ CREATE TABLE requests (
 CREATE INDEX requests_by_origin ON requests (origin) WHERE origin IS NOT NULL;
 CREATE INDEX requests_by_root ON requests (root_id) WHERE root_id IS NOT NULL;
 CREATE INDEX requests_by_session ON requests (session);
--- On the id, so that the newest live requests are read in order without touching the others.
+-- On the id, so that the newest live requests are read in order without touching the others; with
+-- the rest of what a start asks, so that it reads no row of those that wait for a person.
 -- Not `IN (...)`: for that SQLite builds a table of its own with every row it writes.
-CREATE INDEX requests_live ON requests (id)
+CREATE INDEX requests_live ON requests (id, status, cancel_requested)
     WHERE status = 'accepted' OR status = 'running' OR status = 'input-required';
 
 CREATE TABLE journal (
