@@ -1,8 +1,10 @@
 //! Where outgoing HTTP requests may go.
 
 mod address;
+mod hosts;
 mod policy;
 mod resolver;
 
+pub use hosts::Hosts;
 pub use policy::{EgressError, EgressException, EgressPolicy, destination};
 pub use resolver::CheckedResolver;

@@ -48,7 +48,9 @@ mod workspace;
 pub use answer::{parse_answer, said};
 pub(crate) use blocking::blocking;
 pub use builtins::{Builtins, BuiltinsConfig};
-pub use egress::{CheckedResolver, EgressError, EgressException, EgressPolicy, destination};
+pub use egress::{
+    CheckedResolver, EgressError, EgressException, EgressPolicy, Hosts, destination,
+};
 pub use engine_access::{EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned};
 pub use error::{ToolError, ToolErrorKind};
 pub use output::Outputs;

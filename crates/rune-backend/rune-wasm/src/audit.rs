@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rune_spec::ToolDescriptor;
+use rune_tools::Hosts;
 use serde::Serialize;
 use tokio::time::timeout;
 use wasmtime::Store;
 use wasmtime::component::{ComponentType, Lift};
 
 use crate::code_cache::hex;
-use crate::grants::{Grants, Hosts};
+use crate::grants::Grants;
 use crate::guest::{Ends, Guest, Source};
 use crate::imports::{Kind, Need};
 use crate::loaded::{Code, Loaded, export};

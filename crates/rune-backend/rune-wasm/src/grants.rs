@@ -1,12 +1,11 @@
 //! What a tool's capabilities let a guest reach.
 
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rune_spec::{Access, Capability};
-use rune_tools::{Grant, ToolError, ToolErrorKind, open_directory};
+use rune_tools::{Grant, Hosts, ToolError, ToolErrorKind, open_directory};
 use rustix::fs::{Mode, OFlags};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
@@ -60,7 +59,7 @@ impl Grants {
                         path,
                     });
                 }
-                Capability::AnyNetwork => hosts.any = true,
+                Capability::AnyNetwork => hosts.grant_all(),
                 Capability::Network { host, port } => hosts.grant(host, *port),
                 Capability::Env(name) => {
                     check_variable(name, capability)?;
@@ -162,63 +161,6 @@ impl Opened {
             );
             ToolError::new(ToolErrorKind::Unavailable, message)
         })
-    }
-}
-
-/// The hosts that a tool may connect to.
-#[derive(Debug, Default)]
-pub(crate) struct Hosts {
-    any: bool,
-    some: Vec<(String, Option<u16>)>,
-}
-
-impl Hosts {
-    /// Every host.
-    pub(crate) const fn every() -> Self {
-        Self {
-            any: true,
-            some: Vec::new(),
-        }
-    }
-
-    fn grant(&mut self, host: &str, port: Option<u16>) {
-        // In the form in which a destination is asked about.
-        let host = host.parse::<IpAddr>().map_or_else(
-            |_| host.strip_suffix('.').unwrap_or(host).to_owned(),
-            |address| address.to_canonical().to_string(),
-        );
-        self.some.push((host, port));
-    }
-
-    pub(crate) const fn is_empty(&self) -> bool {
-        !self.any && self.some.is_empty()
-    }
-
-    /// Whether a connection without a name can be granted.
-    pub(crate) fn has_address(&self) -> bool {
-        let is_address = |host: &str| host == "*" || host.parse::<IpAddr>().is_ok();
-        self.any || self.some.iter().any(|(host, _)| is_address(host))
-    }
-
-    /// Whether names can be looked up: to ask about a name is to talk to whoever answers for it.
-    pub(crate) fn has_names(&self) -> bool {
-        self.any || self.some.iter().any(|(host, _)| host == "*")
-    }
-
-    /// Whether a host, in the form of [`rune_tools::destination`], may be reached.
-    pub(crate) fn allow(&self, host: &str, port: u16) -> bool {
-        self.any
-            || self.some.iter().any(|(pattern, granted)| {
-                granted.is_none_or(|granted| granted == port) && is_host(pattern, host)
-            })
-    }
-}
-
-fn is_host(pattern: &str, host: &str) -> bool {
-    match pattern.strip_prefix('*') {
-        Some("") => true,
-        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
-        None => pattern == host,
     }
 }
 

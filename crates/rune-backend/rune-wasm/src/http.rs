@@ -11,12 +11,11 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use reqwest::redirect::Policy;
 use reqwest::{Body, Client, Url};
-use rune_tools::{CheckedResolver, EgressError, EgressGate, EgressPolicy, destination};
+use rune_tools::{CheckedResolver, EgressError, EgressGate, EgressPolicy, Hosts, destination};
 use tokio::time::timeout;
 use url::form_urlencoded::byte_serialize;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use crate::grants::Hosts;
 use crate::guest::Refusals;
 use crate::secrets::Secrets;
 

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use rune_tools::Hosts;
 use serde::Serialize;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::{Engine, ExternType, Module};
 
 use crate::WasmError;
-use crate::grants::Hosts;
 
 /// The module of WASI preview 1.
 const PREVIEW1: &str = "wasi_snapshot_preview1";
