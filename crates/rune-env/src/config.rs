@@ -195,6 +195,22 @@ pub struct ToolsConfig {
     pub web_search_url: Option<String>,
     /// `RUNE_WEB_SEARCH_KEY`
     pub web_search_key: Option<SecretString>,
+    /// `RUNE_SANDBOX`
+    pub sandbox: SandboxMode,
+    /// `RUNE_ALLOW_PRIVATE`: destinations that tools may connect to although they are not public.
+    pub allow_private: Vec<String>,
+}
+
+/// How processes of tools are confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SandboxMode {
+    /// As far as there is anything to confine; where that cannot be done, they are not started.
+    #[default]
+    Require,
+    /// By what this machine can do.
+    BestEffort,
+    /// Not at all.
+    Off,
 }
 
 /// Who searches the web.
@@ -476,6 +492,15 @@ impl Reader {
             "tavily" => Some(WebSearch::Tavily),
             _ => None,
         };
+        let sandbox = |text: &str| match text {
+            "require" => Some(SandboxMode::Require),
+            "best-effort" => Some(SandboxMode::BestEffort),
+            "off" => Some(SandboxMode::Off),
+            _ => None,
+        };
+        let private = self.resolved.text("tools.allow_private");
+        let private = private.unwrap_or_default();
+        let private = private.split(',').map(str::trim);
         Ok(ToolsConfig {
             location: self.resolved.text("tools.location"),
             web_search: self
@@ -484,6 +509,14 @@ impl Reader {
                 .unwrap_or_default(),
             web_search_url: self.base_url("tools.web_search_url")?,
             web_search_key: self.secret("tools.web_search_key"),
+            sandbox: self
+                .resolved
+                .parse("tools.sandbox", sandbox)?
+                .unwrap_or_default(),
+            allow_private: private
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+                .collect(),
         })
     }
 

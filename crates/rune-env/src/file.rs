@@ -149,6 +149,7 @@ pub(crate) fn expected(kind: Kind) -> &'static str {
         Kind::Rate => "a number greater than 0",
         Kind::LogFormat => "`pretty` or `json`",
         Kind::Search => "`duckduckgo`, `searxng`, `brave` or `tavily`",
+        Kind::Sandbox => "`require`, `best-effort` or `off`",
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) enum Kind {
     Rate,
     LogFormat,
     Search,
+    Sandbox,
 }
 
 /// One key: `TABLE.NAME` in the file and for flags.
@@ -310,6 +311,20 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Secret,
         None,
         "Key of the search backend; Brave and Tavily want one.",
+    ),
+    key(
+        "tools.sandbox",
+        &["RUNE_SANDBOX"],
+        Kind::Sandbox,
+        Some("require"),
+        "How processes of tools are confined: `require` (or not started), `best-effort` (by what this machine can do) or `off`.",
+    ),
+    key(
+        "tools.allow_private",
+        &["RUNE_ALLOW_PRIVATE"],
+        Kind::Text,
+        None,
+        "Addresses, networks and host names that tools may connect to although they are not public, separated by commas.",
     ),
     key(
         "recovery.max_attempts",

@@ -29,8 +29,8 @@ mod schema;
 pub use budgets::{BudgetsConfig, CallerBudget};
 pub use config::{
     Config, ConfigSources, ControlPlaneConfig, Environment, GatewayConfig, LogFormat,
-    ObservabilityConfig, ProvidersConfig, RateLimit, RecoveryConfig, RuntimeConfig, StorageConfig,
-    ToolsConfig, WebSearch,
+    ObservabilityConfig, ProvidersConfig, RateLimit, RecoveryConfig, RuntimeConfig, SandboxMode,
+    StorageConfig, ToolsConfig, WebSearch,
 };
 pub use error::ConfigError;
 pub use limits::ProviderLimits;

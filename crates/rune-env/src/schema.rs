@@ -84,6 +84,7 @@ fn property(key: &Key) -> Value {
         Kind::Rate => json!({ "type": "number", "exclusiveMinimum": 0 }),
         Kind::LogFormat => json!({ "enum": ["pretty", "json"] }),
         Kind::Search => json!({ "enum": ["duckduckgo", "searxng", "brave", "tavily"] }),
+        Kind::Sandbox => json!({ "enum": ["require", "best-effort", "off"] }),
     };
     let variables = key.env.join(", ");
     property["description"] = match key.env {

@@ -536,17 +536,12 @@ impl AgentLoader {
                 ToolRunner::Builtin(Arc::clone(builtin))
             }
             ToolRuntime::Process { module } => {
-                let granted: Vec<String> = descriptor
-                    .capabilities
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect();
-                let process = ProcessTool::new(package.dir.join(module)).with_capabilities(
-                    granted.iter().map(String::as_str),
-                    |grant| match grant {
+                let process = ProcessTool::new(package.dir.join(module))
+                    .of_package(&package.dir)
+                    .with_limits(&descriptor.limits)
+                    .with_capabilities(&descriptor.capabilities, |grant| match grant {
                         Grant::Env(name) | Grant::Secret(name) => lookup(name),
-                    },
-                );
+                    });
                 let grant = |source| AgentError::Grant {
                     tool: name.to_owned(),
                     source,

@@ -153,6 +153,9 @@ pub struct Limits {
     pub fuel: Option<u64>,
     /// CPU time in milliseconds.
     pub cpu_ms: Option<u64>,
+    /// Processes and threads at a time; process tools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u64>,
     /// Bytes of output.
     pub output_bytes: Option<u64>,
 }

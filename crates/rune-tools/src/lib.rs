@@ -6,7 +6,7 @@
 //! * [`ToolContext`] is everything a call may touch: a tool never reads the
 //!   environment, the clock of the machine or a path outside its workspace.
 //! * [`ProcessRunner`] runs a tool that is a program of the agent's package.
-//! * [`Launcher`] says how processes are started; [`serve_launch`] is the launcher.
+//! * [`Launcher`] says how processes are started; [`serve_launch`] is the launcher. [`Sandbox`] is how it confines them.
 //! * [`ProcessGroup`] is a child process that leaves nothing behind; what runs programs
 //!   that are no tools uses it too.
 //! * [`Captured`] and [`parse_answer`] are the protocol that programs answer in, whatever runs them.
@@ -22,6 +22,7 @@
 //!   running, also where the call's future is dropped. With a launcher that holds where
 //!   the whole process is killed.
 //! * A process inherits nothing of the daemon's environment.
+//! * A process that a launcher confines reaches what its tool is granted, or is not started.
 //! * A file tool cannot leave the workspace: paths are resolved by an open directory.
 //! * An HTTP request goes to an address that was checked, not to a name that was.
 //! * A patch changes all of its files or none.
@@ -48,15 +49,14 @@ mod workspace;
 pub use answer::{parse_answer, said};
 pub(crate) use blocking::blocking;
 pub use builtins::{Builtins, BuiltinsConfig};
-pub use egress::{
-    CheckedResolver, EgressError, EgressException, EgressPolicy, Hosts, destination,
-};
+pub use egress::{CheckedResolver, EgressError, EgressException, EgressPolicy, Hosts, destination};
 pub use engine_access::{EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned};
 pub use error::{ToolError, ToolErrorKind};
 pub use output::Outputs;
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
 pub use process::{
-    Captured, Grant, Keep, Launcher, ProcessGroup, ProcessRunner, ProcessTool, find_program,
+    Captured, Grant, Keep, Launcher, Parts, ProcessGroup, ProcessLimits, ProcessRunner,
+    ProcessTool, ProxyRequest, Sandbox, SandboxSupport, find_program, parse_proxy_request,
     serve_launch,
 };
 pub use search::{SearchBackend, SearchConfig, SearchHit, parse_duckduckgo};

@@ -1,11 +1,17 @@
 //! Child processes: one group per call, bounded output, no survivors.
 
 mod capture;
+#[cfg(target_os = "linux")]
+mod confine;
 mod exec;
+mod fds;
 mod group;
 mod launcher;
 mod program;
+mod proxy;
+mod reach;
 mod runner;
+mod sandbox;
 mod serve;
 mod tool;
 
@@ -15,6 +21,11 @@ pub use group::ProcessGroup;
 pub use launcher::Launcher;
 pub(crate) use program::base_environment;
 pub use program::find_program;
+pub use proxy::{ProxyRequest, parse_proxy_request};
+pub use reach::ProcessLimits;
+pub(crate) use reach::Reach;
 pub use runner::ProcessRunner;
+pub(crate) use runner::refusal;
+pub use sandbox::{Parts, Sandbox, SandboxSupport};
 pub use serve::serve_launch;
 pub use tool::{Grant, ProcessTool};

@@ -22,7 +22,9 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::builtin::exit_code;
-use crate::process::{Ending, Finished, Job, Keep, Launcher, base_environment, find_program, run};
+use crate::process::{
+    Ending, Finished, Job, Keep, Launcher, Reach, base_environment, find_program, run,
+};
 use crate::workspace::Workspace;
 use crate::{ToolContext, ToolError, blocking};
 use output::Output;
@@ -127,6 +129,7 @@ impl Processes {
             stdout: keep,
             stderr: keep,
             timeout: MAX_LIFETIME,
+            reach: Reach::workspace(context),
         };
         let process = Arc::new(Process {
             id: id.clone(),
@@ -384,15 +387,14 @@ fn end_of(
         process.add(text.as_bytes());
     }
     let (exit_code, reason) = match finished.ending {
-        Ending::Exited(status) => (Some(exit_code(status)), "it ended"),
-        Ending::Cancelled => (None, stopped.unwrap_or("it was killed")),
-        Ending::Timeout => (None, "it was stopped after a day"),
-        Ending::TooMuchOutput => (None, "it was stopped because it wrote too much"),
+        Ending::Exited(status) => (Some(exit_code(status)), "it ended".to_owned()),
+        Ending::Cancelled => (None, stopped.unwrap_or("it was killed").to_owned()),
+        Ending::Timeout => (None, "it was stopped after a day".to_owned()),
+        Ending::TooMuchOutput => (None, "it was stopped because it wrote too much".to_owned()),
+        Ending::LimitExceeded(what) => (None, format!("sandbox: it used {what} and was stopped")),
+        Ending::Refused(why) => (None, format!("sandbox: it was not started: {why}")),
     };
-    End {
-        exit_code,
-        reason: reason.to_owned(),
-    }
+    End { exit_code, reason }
 }
 
 /// Returns once the session of a process is deleted, or its agent is not deployed any more. What was never stored cannot be

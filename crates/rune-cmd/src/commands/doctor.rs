@@ -5,16 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
-use rune_env::Provider;
+use rune_env::{Provider, SandboxMode};
 use rune_runtime::model::ClaudeCli;
 use rune_storage::{SqliteStore, StorageConfig, StorageError};
-use rune_tools::find_program;
+use rune_tools::{SandboxSupport, find_program};
 use serde_json::{Value, json};
 
 use crate::client::Api;
 use crate::context::Context;
 use crate::daemon::instance::{Address, Holder};
-use crate::daemon::node::database_path;
+use crate::daemon::node::{database_path, own_launcher};
 use crate::daemon::unused;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
@@ -89,6 +89,7 @@ pub(crate) async fn run(context: &Context) -> Outcome {
     checks.extend(ports(context, holder));
     checks.push(database(context, holder).await);
     checks.extend(programs(context));
+    checks.push(sandbox(context)?);
     checks.extend(providers(context));
     checks.extend(settings(context));
     checks.push(daemon(context).await);
@@ -240,6 +241,39 @@ fn programs(context: &Context) -> Vec<Check> {
         },
     );
     checks.into()
+}
+
+/// How far processes of tools can be confined here.
+fn sandbox(context: &Context) -> Outcome<Check> {
+    let name = "sandbox";
+    let (program, args) = own_launcher()?;
+    let support = SandboxSupport::probe(&program, &args);
+    let mut there = Vec::new();
+    let mut missing = Vec::new();
+    for (part, tried) in &support.parts {
+        match tried {
+            Ok(()) => there.push(*part),
+            Err(why) => missing.push(format!("{part} ({why})")),
+        }
+    }
+    let there = there.join(", ");
+    let missing = missing.join(", ");
+    let (text, fix) = match (missing.as_str(), context.config.tools.sandbox) {
+        (_, SandboxMode::Off) => (
+            format!("off: processes of tools reach what you can; this machine has {there}"),
+            "leave `tools.sandbox` (RUNE_SANDBOX) out, or set it to best-effort",
+        ),
+        ("", _) => return Ok(Check::ok(name, format!("complete: {there}"))),
+        (missing, SandboxMode::BestEffort) => (
+            format!("missing: {missing}; processes of tools are confined by {there}"),
+            "docs/sandbox.md says what does not hold",
+        ),
+        (missing, SandboxMode::Require) => (
+            format!("missing: {missing}; process tools and rune@shell-exec are refused"),
+            "`tools.sandbox = \"best-effort\"` in config.toml (RUNE_SANDBOX) runs them with what there is",
+        ),
+    };
+    Ok(Check::bad(Verdict::Warn, name, text, fix))
 }
 
 /// Who answers an agent whose Runefile names no provider, and why.

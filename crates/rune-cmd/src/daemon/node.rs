@@ -1,15 +1,19 @@
 //! The engine with its store and its tools, put together. The daemon and the one-shot mode differ only in where the
 //! data is and in what a power loss may take.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rune_env::{Config, ToolsConfig, WebSearch};
+use rune_env::{Config, SandboxMode, ToolsConfig, WebSearch};
 use rune_runtime::model::{ClaudeCli, Prices, ProviderPool, Timeouts};
 use rune_runtime::{AgentLoader, Engine, ReplicaRouter, Tasks};
 use rune_storage::{Durability, ObjectStore, SqliteStore, StorageConfig, StorageError};
 use rune_store_runtime::{BlobStore, Store, SystemClock};
-use rune_tools::{Builtins, BuiltinsConfig, Launcher, ProcessRunner, SearchBackend, SearchConfig};
+use rune_tools::{
+    Builtins, BuiltinsConfig, EgressPolicy, Launcher, Parts, ProcessRunner, Sandbox,
+    SandboxSupport, SearchBackend, SearchConfig,
+};
 use rune_wasm::{WasmConfig, WasmRuntime};
 
 use super::listeners::already_running;
@@ -96,13 +100,15 @@ impl Node {
             .map_err(|error| Failure::because("cannot read the prices of models", &error))?;
         let variables = config.clone();
         let builtins = BuiltinsConfig {
+            egress: egress(&config.tools)?,
             search: search(&config.tools),
             location: config.tools.location.clone(),
-            launcher: launcher()?,
+            launcher: launcher(config, place)?,
             ..BuiltinsConfig::default()
         };
-        let runner =
-            ProcessRunner::new(&builtins.search_path).with_launcher(builtins.launcher.clone());
+        let runner = ProcessRunner::new(&builtins.search_path)
+            .with_launcher(builtins.launcher.clone())
+            .with_egress(builtins.egress.clone());
         let loader = Arc::new(AgentLoader {
             providers: config.providers.clone(),
             timeouts: Timeouts::default(),
@@ -113,7 +119,10 @@ impl Node {
             ),
             builtins: Builtins::new(builtins),
             runner,
-            wasm: wasm_runtime(config),
+            wasm: WasmRuntime::new(WasmConfig {
+                egress: egress(&config.tools)?,
+                ..wasm_config(config)
+            }),
             variables: Arc::new(move |name| variables.variable(name)),
             workspaces: config.runtime.workspace_dir.clone(),
         });
@@ -152,14 +161,61 @@ fn search(tools: &ToolsConfig) -> SearchConfig {
 
 /// What runs WebAssembly tools: compiled once for this data directory.
 pub(crate) fn wasm_runtime(config: &Config) -> WasmRuntime {
-    WasmRuntime::new(WasmConfig {
+    WasmRuntime::new(wasm_config(config))
+}
+
+fn wasm_config(config: &Config) -> WasmConfig {
+    WasmConfig {
         cache: Some(config.storage.data_dir.join(CODE_DIR)),
         ..WasmConfig::default()
+    }
+}
+
+/// Where tools may connect to.
+fn egress(tools: &ToolsConfig) -> Outcome<EgressPolicy> {
+    let exceptions = tools.allow_private.iter().map(|text| text.parse());
+    let allow_private = exceptions.collect::<Result<_, _>>().map_err(|error| {
+        Failure::usage(format!("`tools.allow_private` is not valid: {error}"))
+            .help("an example: RUNE_ALLOW_PRIVATE=\"127.0.0.1, 10.0.0.0/8, wiki.lan\"")
+    })?;
+    Ok(EgressPolicy {
+        allow_private,
+        ..EgressPolicy::default()
+    })
+}
+
+/// Starts processes and confines them as the configuration says.
+fn launcher(config: &Config, place: &Place) -> Outcome<Launcher> {
+    let (program, args) = own_launcher()?;
+    let parts = match config.tools.sandbox {
+        SandboxMode::Require => Parts::ALL,
+        SandboxMode::Off => Parts::default(),
+        SandboxMode::BestEffort => {
+            let support = SandboxSupport::probe(&program, &args);
+            for (part, tried) in &support.parts {
+                if let Err(why) = tried {
+                    tracing::warn!(part, why, "processes of tools are confined without it");
+                }
+            }
+            support.available()
+        }
+    };
+    let objects = place.object_url.is_none().then(|| place.objects.clone());
+    let home = config.variable("HOME").map(PathBuf::from);
+    let hidden = [config.storage.data_dir.clone(), place.database.clone()];
+    let own = home.map(|home| home.join(".rune"));
+    Ok(Launcher::Program {
+        program,
+        args,
+        sandbox: Sandbox {
+            parts,
+            hidden: hidden.into_iter().chain(objects).chain(own).collect(),
+        },
     })
 }
 
 /// This program, as what it was when it was started: an upgrade may have replaced its file.
-fn launcher() -> Outcome<Launcher> {
+pub(crate) fn own_launcher() -> Outcome<(PathBuf, Vec<OsString>)> {
     let running = Path::new("/proc/self/exe");
     let program = if running.exists() {
         running.to_owned()
@@ -167,10 +223,7 @@ fn launcher() -> Outcome<Launcher> {
         std::env::current_exe()
             .map_err(|error| Failure::because("cannot find the own program", &error))?
     };
-    Ok(Launcher::Program {
-        program,
-        args: vec![LAUNCH_VERB.into()],
-    })
+    Ok((program, vec![LAUNCH_VERB.into()]))
 }
 
 /// The file of a `sqlite:PATH` URL.

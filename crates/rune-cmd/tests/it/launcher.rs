@@ -8,7 +8,7 @@ use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
 use rune_testkit::{ModelScript, ModelServer, Reply, TestDaemon, ToolCall};
 use rune_tools::{
-    BuiltinsConfig, Launcher, Outputs, ProcessRunner, ProcessTool, ToolContext, ToolError,
+    BuiltinsConfig, Launcher, Outputs, ProcessRunner, ProcessTool, Sandbox, ToolContext, ToolError,
     ToolErrorKind,
 };
 use serde_json::{Value, json};
@@ -47,6 +47,7 @@ async fn run(name: &str, source: &str, input: Value, limit: Duration) -> Result<
         Launcher::Program {
             program: RUNE.into(),
             args: vec!["__exec".into()],
+            sandbox: Sandbox::default(),
         },
     );
     if !name.contains('.') {

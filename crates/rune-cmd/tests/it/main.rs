@@ -25,6 +25,7 @@ mod policy;
 mod readme;
 mod refusals;
 mod requests;
+mod sandbox;
 mod schedules;
 mod shutdown;
 mod streams;

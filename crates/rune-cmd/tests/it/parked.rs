@@ -23,7 +23,8 @@ async fn served() -> Served {
     let served = Served(builder.start().await.unwrap());
     let dir = served.0.home().join("ask");
     std::fs::create_dir_all(dir.join("tools")).unwrap();
-    let tool = "name: touch\ndescription: A tool.\nmodule: tools/touch.sh\n";
+    let tool =
+        "name: touch\ndescription: A tool.\nmodule: tools/touch.sh\ncapabilities: [filesystem]\n";
     let files = [
         ("Runefile", RUNEFILE),
         ("script.yaml", SCRIPT),

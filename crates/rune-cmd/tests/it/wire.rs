@@ -56,7 +56,7 @@ pub(crate) fn deploy(
     for tool in tools {
         let file = |extension: &str| dir.join(format!("tools/{}.{extension}", tool.name));
         let yaml = format!(
-            "name: {0}\ndescription: A tool.\nmodule: tools/{0}.sh\n{1}",
+            "name: {0}\ndescription: A tool.\nmodule: tools/{0}.sh\ncapabilities: [filesystem]\n{1}",
             tool.name, tool.yaml
         );
         std::fs::write(file("yaml"), yaml).unwrap();
@@ -65,7 +65,7 @@ pub(crate) fn deploy(
     served.rune(&["run", name]).ok();
 }
 
-/// A process tool: a shell script.
+/// A process tool: a shell script that may change the workspace.
 pub(crate) struct Tool<'a> {
     pub(crate) name: &'a str,
     pub(crate) script: &'a str,

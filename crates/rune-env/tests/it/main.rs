@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rune_env::{
     Config, ConfigError, ConfigSources, LogFormat, Origin, Overrides, Provider, RecoveryConfig,
-    schema,
+    SandboxMode, schema,
 };
 use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
@@ -397,7 +397,7 @@ fn schema_lists_every_key() {
         let (table, name) = entry.key.split_once('.').unwrap();
         assert!(
             schema["properties"][table]["properties"][name]["type"].is_string()
-                || ["log_format", "web_search"].contains(&name),
+                || ["log_format", "web_search", "sandbox"].contains(&name),
             "{}",
             entry.key
         );
@@ -405,4 +405,19 @@ fn schema_lists_every_key() {
             assert_eq!(schema["properties"][table]["additionalProperties"], false);
         }
     }
+}
+
+#[test]
+fn the_sandbox_is_required_unless_somebody_says_otherwise() {
+    let tools = Case::new(&[]).load().unwrap().tools;
+    assert_eq!(tools.sandbox, SandboxMode::Require);
+    assert!(tools.allow_private.is_empty());
+    let given = [
+        ("RUNE_SANDBOX", "best-effort"),
+        ("RUNE_ALLOW_PRIVATE", "10.0.0.0/8, wiki.lan,"),
+    ];
+    let tools = Case::new(&given).load().unwrap().tools;
+    assert_eq!(tools.sandbox, SandboxMode::BestEffort);
+    assert_eq!(tools.allow_private, ["10.0.0.0/8", "wiki.lan"]);
+    assert!(Case::new(&[("RUNE_SANDBOX", "none")]).load().is_err());
 }

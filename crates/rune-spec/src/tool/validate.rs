@@ -99,6 +99,7 @@ pub(super) fn validate(
             memory_mb: document.limits.memory_mb,
             fuel: document.limits.fuel,
             cpu_ms: document.limits.cpu_ms,
+            processes: document.limits.processes,
             output_bytes: document.limits.output_bytes,
         },
     })

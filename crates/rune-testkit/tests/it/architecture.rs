@@ -31,6 +31,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("serde-saphyr", &["rune-spec", "rune-cmd", "rune-testkit"]),
     ("cap-std", &["rune-tools"]),
     ("wasmtime", &["rune-wasm"]),
+    ("landlock", &["rune-tools"]),
+    ("seccompiler", &["rune-tools"]),
     ("clap", &["rune-cmd", "rune-testkit"]),
     (
         "axum",

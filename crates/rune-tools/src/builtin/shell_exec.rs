@@ -10,9 +10,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ENVELOPE_BYTES, parse};
-use crate::process::{Ending, Job, Keep, Launcher, base_environment, find_program, run};
+use crate::process::{
+    Ending, Job, Keep, Launcher, Reach, base_environment, find_program, refusal, run,
+};
 use crate::workspace::{Workspace, io_error};
-use crate::{BuiltinTool, ToolContext, ToolError, blocking};
+use crate::{BuiltinTool, ToolContext, ToolError, ToolErrorKind, blocking};
 
 /// More output than this on one stream stops the command.
 const TOTAL_OUTPUT_BYTES: u64 = 64 * 1024 * 1024;
@@ -96,6 +98,7 @@ impl BuiltinTool for ShellExec {
             stdout: keep,
             stderr: keep,
             timeout: limit,
+            reach: Reach::workspace(context),
         };
         let finished = run(&self.launcher, job, &context.cancel)
             .await
@@ -121,6 +124,14 @@ impl BuiltinTool for ShellExec {
                 limit.as_millis(),
                 so_far()
             ))),
+            Ending::LimitExceeded(what) => Err(ToolError::new(
+                ToolErrorKind::LimitExceeded,
+                format!(
+                    "sandbox: the command used {what} and was stopped{}",
+                    so_far()
+                ),
+            )),
+            Ending::Refused(why) => Err(refusal(&why)),
             Ending::Cancelled => Err(ToolError::cancelled()),
             Ending::TooMuchOutput => Err(ToolError::too_large(format!(
                 "the command wrote more than {TOTAL_OUTPUT_BYTES} bytes and was stopped{}",

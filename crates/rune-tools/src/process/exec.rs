@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::capture::{Captured, Keep};
 use super::group::{ProcessGroup, TERMINATE_GRACE};
-use super::launcher::{Input, Launched, Launcher};
+use super::launcher::{Input, Launched, Launcher, Said};
+use super::proxy::{self, Exit};
+use super::reach::Reach;
 
 /// How long the pipes are read after the group has ended. Only a process that left
 /// the group can hold them open for longer.
@@ -36,6 +38,8 @@ pub(crate) struct Job {
     pub(crate) stderr: Keep,
     /// The longest it may run.
     pub(crate) timeout: Duration,
+    /// What it may reach, where the launcher confines it.
+    pub(crate) reach: Reach,
 }
 
 /// How a process came to its end.
@@ -49,6 +53,10 @@ pub(crate) enum Ending {
     Cancelled,
     /// It was stopped because it wrote too much.
     TooMuchOutput,
+    /// It was stopped because it used up what is limited; what and how much.
+    LimitExceeded(String),
+    /// It was not started because it cannot be confined.
+    Refused(String),
 }
 
 /// A process that has ended.
@@ -57,6 +65,8 @@ pub(crate) struct Finished {
     pub(crate) ending: Ending,
     pub(crate) stdout: Captured,
     pub(crate) stderr: Captured,
+    /// Connections that were refused.
+    pub(crate) refused: Vec<String>,
 }
 
 /// Runs a process. When this returns, or its future is dropped, nothing of the
@@ -71,24 +81,35 @@ pub(crate) async fn run(
     let Launched {
         mut group,
         mut input,
+        mut reports,
         stdout: output,
         stderr: errors,
     } = launcher.start(&job)?;
+    let exit = Exit::of(&job.reach, launcher.sandbox());
     let ending = {
         let pump = read_and_feed(
             overflow(stdout.fill(output), stderr.fill(errors)),
             feed(&mut input, &job.stdin),
         );
-        supervise(&mut group, pump, job.timeout, cancel).await?
+        let supervised = supervise(&mut group, pump, job.timeout, cancel);
+        tokio::select! {
+            ending = supervised => ending?,
+            never = proxy::serve(reports.as_mut(), exit.as_ref()) => match never {},
+        }
     };
-    let ending = match ending {
-        Ending::Exited(status) => Ending::Exited(input.status(status).await?),
-        stopped => stopped,
+    let ending = match (ending, reports) {
+        (Ending::Exited(status), Some(reports)) => match reports.end(status).await? {
+            Said::Status(status) => Ending::Exited(status),
+            Said::Stopped(what) => Ending::LimitExceeded(what),
+            Said::Refused(why) => Ending::Refused(why),
+        },
+        (ending, _) => ending,
     };
     Ok(Finished {
         ending,
         stdout,
         stderr,
+        refused: exit.map(|exit| exit.refused()).unwrap_or_default(),
     })
 }
 
@@ -128,7 +149,7 @@ async fn supervise(
             group.stop(Duration::ZERO).await;
             Ok(Ending::TooMuchOutput)
         }
-        stopped @ (Ending::Timeout | Ending::Cancelled) => {
+        stopped => {
             group.stop(TERMINATE_GRACE).await;
             Ok(stopped)
         }

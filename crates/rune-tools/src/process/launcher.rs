@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use tokio::time::timeout;
 
 use super::exec::Job;
 use super::group::ProcessGroup;
+use super::reach::{PathGrant, ProcessLimits, Reach};
+use super::sandbox::{Parts, Sandbox};
 
 /// How long the report of a launcher that has ended is waited for; it is there already.
 const REPORT_GRACE: Duration = Duration::from_millis(200);
@@ -35,12 +37,13 @@ pub enum Launcher {
         program: PathBuf,
         /// The arguments that make it a launcher.
         args: Vec<OsString>,
+        /// How it confines what it starts.
+        sandbox: Sandbox,
     },
 }
 
 /// What a launcher starts: the head of what is sent to it. The length of its JSON comes before it as a little-endian
-/// `u32`, the bytes for the process's standard input after it. Confinement of the process (file system, system calls)
-/// belongs here, too: the launcher is where it can be applied without unsafe code.
+/// `u32`, the bytes for the process's standard input after it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LaunchSpec {
     pub(super) program: OsString,
@@ -48,7 +51,41 @@ pub(super) struct LaunchSpec {
     pub(super) env: Vec<(String, String)>,
     pub(super) cwd: OsString,
     pub(super) stdin_bytes: u64,
+    /// Absent where the process is not confined.
+    pub(super) confinement: Option<Confinement>,
 }
+
+/// What a confined process may reach.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Confinement {
+    pub(super) parts: Parts,
+    pub(super) paths: Vec<PathGrant>,
+    pub(super) package: Option<PathBuf>,
+    pub(super) hidden: Vec<PathBuf>,
+    pub(super) network: Network,
+    pub(super) limits: ProcessLimits,
+}
+
+/// How a process connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Network {
+    /// Not at all.
+    None,
+    /// Through a filter of connections, of which the launcher sends the listener.
+    Filtered,
+    /// As it likes.
+    Open,
+}
+
+/// What a launcher sends with the listener of the filter, before anything else. No report begins like that.
+pub(super) const LISTENS: u8 = b'L';
+
+/// The end of the refusal of a machine that lacks a part.
+pub(super) const HELP: &str = "; `rune doctor` shows what this machine lacks, and `tools.sandbox = \"best-effort\"` in config.toml \
+                               (RUNE_SANDBOX) runs tools with what it has";
+
+/// The temporary directory of a confined process, and its home where it has no other.
+const TMP: &str = "/tmp";
 
 /// What a launcher answers, as JSON, before it ends.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,14 +93,35 @@ pub(super) struct LaunchSpec {
 pub(super) enum LaunchReport {
     /// The process was not started.
     NotStarted { errno: Option<i32>, message: String },
+    /// It was not started because it cannot be confined; the missing part.
+    Refused(String),
+    /// It was stopped because it used up what is limited; what and how much.
+    Stopped(String),
     /// The process has ended, with this status of `wait`.
     Ended(i32),
+}
+
+impl LaunchReport {
+    pub(super) fn not_started(error: &io::Error) -> Self {
+        Self::NotStarted {
+            errno: error.raw_os_error(),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// What a launcher says of the end of a process.
+pub(super) enum Said {
+    Status(ExitStatus),
+    Refused(String),
+    Stopped(String),
 }
 
 /// A process that runs.
 pub(super) struct Launched {
     pub(super) group: ProcessGroup,
     pub(super) input: Input,
+    pub(super) reports: Option<Reports>,
     pub(super) stdout: Option<ChildStdout>,
     pub(super) stderr: Option<ChildStderr>,
 }
@@ -74,10 +132,25 @@ pub(super) enum Input {
     Launcher { socket: UnixStream, head: Vec<u8> },
 }
 
+/// What the launcher says.
+pub(super) struct Reports {
+    pub(super) socket: UnixStream,
+    /// What was read of it already.
+    pub(super) begun: Vec<u8>,
+}
+
 impl Launcher {
+    /// How what it starts is confined.
+    pub(super) const fn sandbox(&self) -> Option<&Sandbox> {
+        match self {
+            Self::Program { sandbox, .. } if sandbox.parts.any() => Some(sandbox),
+            Self::Program { .. } | Self::Direct => None,
+        }
+    }
+
     /// Starts the process of a job, or what will start it.
     pub(super) fn start(&self, job: &Job) -> io::Result<Launched> {
-        let (mut command, stdin, socket) = match self {
+        let (mut command, stdin, sockets) = match self {
             Self::Direct => {
                 let mut command = Command::new(&job.program);
                 command
@@ -87,13 +160,18 @@ impl Launcher {
                     .current_dir(&job.cwd);
                 (command, Stdio::piped(), None)
             }
-            Self::Program { program, args } => {
+            Self::Program { program, args, .. } => {
                 let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
                 ours.set_nonblocking(true)?;
+                let reports = Reports {
+                    socket: UnixStream::from_std(ours.try_clone()?)?,
+                    begun: Vec::new(),
+                };
                 let mut command = Command::new(program);
                 command.args(args).env_clear();
-                let socket = (UnixStream::from_std(ours)?, head(job)?);
-                (command, Stdio::from(OwnedFd::from(theirs)), Some(socket))
+                let head = head(job, self.sandbox())?;
+                let sockets = (UnixStream::from_std(ours)?, head, reports);
+                (command, Stdio::from(OwnedFd::from(theirs)), Some(sockets))
             }
         };
         let mut group = ProcessGroup::spawn(
@@ -103,13 +181,14 @@ impl Launcher {
                 .stderr(Stdio::piped()),
         )?;
         let (pipe, stdout, stderr) = group.pipes();
-        let input = match socket {
-            None => Input::Pipe(pipe),
-            Some((socket, head)) => Input::Launcher { socket, head },
+        let (input, reports) = match sockets {
+            None => (Input::Pipe(pipe), None),
+            Some((socket, head, reports)) => (Input::Launcher { socket, head }, Some(reports)),
         };
         Ok(Launched {
             group,
             input,
+            reports,
             stdout,
             stderr,
         })
@@ -130,25 +209,26 @@ impl Input {
             }
         }
     }
+}
 
+impl Reports {
     /// How the process ended, where what ended with `status` is what led its group.
-    pub(super) async fn status(&mut self, status: ExitStatus) -> io::Result<ExitStatus> {
-        let Self::Launcher { socket, .. } = self else {
-            return Ok(status);
-        };
-        let mut report = Vec::new();
-        let read = timeout(REPORT_GRACE, socket.read_to_end(&mut report)).await;
+    pub(super) async fn end(mut self, status: ExitStatus) -> io::Result<Said> {
+        let mut report = self.begun;
+        let read = timeout(REPORT_GRACE, self.socket.read_to_end(&mut report)).await;
         if let Ok(Err(error)) = read {
             tracing::debug!(%error, "the report of a launcher cannot be read");
         }
         match serde_json::from_slice(&report) {
-            Ok(LaunchReport::Ended(status)) => Ok(ExitStatus::from_raw(status)),
+            Ok(LaunchReport::Ended(status)) => Ok(Said::Status(ExitStatus::from_raw(status))),
+            Ok(LaunchReport::Refused(why)) => Ok(Said::Refused(why)),
+            Ok(LaunchReport::Stopped(why)) => Ok(Said::Stopped(why)),
             Ok(LaunchReport::NotStarted {
                 errno: Some(errno), ..
             }) => Err(io::Error::from_raw_os_error(errno)),
             Ok(LaunchReport::NotStarted { message, .. }) => Err(io::Error::other(message)),
             // It was killed, as its process would have been.
-            Err(_) if status.signal().is_some() => Ok(status),
+            Err(_) if status.signal().is_some() => Ok(Said::Status(status)),
             Err(_) => Err(io::Error::other(format!(
                 "its launcher ended without a word ({status})"
             ))),
@@ -156,8 +236,8 @@ impl Input {
     }
 }
 
-fn head(job: &Job) -> io::Result<Vec<u8>> {
-    let spec = LaunchSpec {
+fn head(job: &Job, sandbox: Option<&Sandbox>) -> io::Result<Vec<u8>> {
+    let mut spec = LaunchSpec {
         program: job.program.clone().into_os_string(),
         args: job
             .args
@@ -167,8 +247,33 @@ fn head(job: &Job) -> io::Result<Vec<u8>> {
         env: job.env.clone(),
         cwd: job.cwd.clone().into_os_string(),
         stdin_bytes: job.stdin.len() as u64,
+        confinement: sandbox.map(|sandbox| confinement(&job.reach, sandbox)),
     };
+    if sandbox.is_some() && !job.reach.has_workspace() {
+        spec.cwd = TMP.into();
+        let home = spec.env.iter_mut().find(|(name, _)| name == "HOME");
+        if let Some((_, home)) = home {
+            TMP.clone_into(home);
+        }
+    }
     let json = serde_json::to_vec(&spec)?;
     let length = u32::try_from(json.len()).map_err(|_| io::ErrorKind::ArgumentListTooLong)?;
     Ok([length.to_le_bytes().as_slice(), &json].concat())
+}
+
+fn confinement(reach: &Reach, sandbox: &Sandbox) -> Confinement {
+    Confinement {
+        parts: sandbox.parts,
+        paths: reach.paths.clone(),
+        package: reach.package.as_deref().map(Path::to_owned),
+        hidden: sandbox.hidden.clone(),
+        network: if reach.hosts.is_empty() {
+            Network::None
+        } else if reach.is_unfiltered() {
+            Network::Open
+        } else {
+            Network::Filtered
+        },
+        limits: reach.limits,
+    }
 }

@@ -4,13 +4,15 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::exec::{Ending, Finished, Job, run};
 use super::program::{base_environment, find_program, is_executable};
 use super::{Keep, Launcher, ProcessTool};
-use crate::{ToolContext, ToolError, blocking, parse_answer, said};
+use crate::egress::EgressPolicy;
+use crate::{ToolContext, ToolError, ToolErrorKind, blocking, parse_answer, said};
 
 /// Runs tools whose `runtime` is `process`.
 ///
@@ -22,6 +24,7 @@ use crate::{ToolContext, ToolError, blocking, parse_answer, said};
 pub struct ProcessRunner {
     search_path: String,
     launcher: Launcher,
+    egress: Arc<EgressPolicy>,
 }
 
 impl ProcessRunner {
@@ -31,6 +34,16 @@ impl ProcessRunner {
         Self {
             search_path: search_path.into(),
             launcher: Launcher::Direct,
+            egress: Arc::default(),
+        }
+    }
+
+    /// The same runner whose tools, where they are granted hosts, connect by this policy.
+    #[must_use]
+    pub fn with_egress(self, egress: EgressPolicy) -> Self {
+        Self {
+            egress: Arc::new(egress),
+            ..self
         }
     }
 
@@ -58,7 +71,16 @@ impl ProcessRunner {
         }
         let module = tool.module.clone();
         let search_path = self.search_path.clone();
-        let (program, args) = blocking(move || command_for(&module, &search_path)).await?;
+        let reach = tool.reach(context, &self.egress)?;
+        let sandbox = self.launcher.sandbox().cloned();
+        let (program, args, reach) = blocking(move || {
+            let (program, args) = command_for(&module, &search_path)?;
+            if let Some(sandbox) = sandbox {
+                reach.prepare(&sandbox.hidden)?;
+            }
+            Ok((program, args, reach))
+        })
+        .await?;
         let job = Job {
             program,
             args,
@@ -68,6 +90,7 @@ impl ProcessRunner {
             stdout: Keep::answer(context.output_limit),
             stderr: Keep::diagnostics(),
             timeout: context.timeout,
+            reach,
         };
         let finished = run(&self.launcher, job, &context.cancel)
             .await
@@ -156,10 +179,19 @@ fn answer(
             })
         }
         Ending::Exited(status) => Err(ToolError::failed(format!(
-            "the tool {}{}",
+            "the tool {}{}{}",
             describe(*status),
+            refused(&finished.refused),
             said(diagnostics)
         ))),
+        Ending::LimitExceeded(what) => Err(ToolError::new(
+            ToolErrorKind::LimitExceeded,
+            format!(
+                "sandbox: the tool used {what} and was stopped{}",
+                said(diagnostics)
+            ),
+        )),
+        Ending::Refused(why) => Err(refusal(why)),
         Ending::Timeout => Err(ToolError::timeout(format!(
             "the tool did not end within {} ms and was stopped{}",
             context.timeout.as_millis(),
@@ -173,10 +205,31 @@ fn answer(
     }
 }
 
+/// A process that cannot be confined, for the model and the operator.
+pub(crate) fn refusal(why: &str) -> ToolError {
+    ToolError::denied(format!("sandbox: it was not started: {why}"))
+}
+
+/// What the filter of connections did not let through.
+fn refused(connections: &[String]) -> String {
+    match connections {
+        [] => String::new(),
+        all => format!("; sandbox: {}", all.join("; ")),
+    }
+}
+
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with exit code {code}"),
-        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, Some(signal)) => {
+            let why = match signal {
+                24 => "; sandbox: it used more CPU time than `limits.cpu_ms`",
+                25 => "; sandbox: it wrote a file that is too large",
+                31 => "; sandbox: it made a system call that is not allowed",
+                _ => "",
+            };
+            format!("was killed by signal {signal}{why}")
+        }
         (None, None) => "ended abnormally".to_owned(),
     }
 }

@@ -1,9 +1,15 @@
 //! What is needed to run a tool of the `process` runtime.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::{ToolError, ToolErrorKind};
+use rune_spec::{Access, Capability};
+
+use super::reach::{PathGrant, ProcessLimits, Reach};
+use crate::egress::{EgressPolicy, Hosts};
+use crate::{ToolContext, ToolError, ToolErrorKind};
 
 /// Names that a grant cannot set: the runner owns them.
 const RESERVED_PREFIX: &str = "RUNE_";
@@ -26,6 +32,12 @@ pub struct ProcessTool {
     pub env: Vec<(String, String)>,
     /// Values that must not appear in an error message or a log.
     pub secrets: Vec<String>,
+    /// The directory of the agent's package, which the tool may read; absent: nothing but the module.
+    pub package: Option<PathBuf>,
+    /// What it may use up.
+    pub limits: ProcessLimits,
+    paths: Vec<(Access, PathBuf)>,
+    hosts: Hosts,
 }
 
 impl ProcessTool {
@@ -35,46 +47,122 @@ impl ProcessTool {
             module: module.into(),
             env: Vec::new(),
             secrets: Vec::new(),
+            package: None,
+            limits: ProcessLimits::TOOL,
+            paths: Vec::new(),
+            hosts: Hosts::default(),
         }
     }
 
+    /// The same tool of this package.
+    #[must_use]
+    pub fn of_package(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.package = Some(dir.into());
+        self
+    }
+
+    /// The same tool with the limits of its description.
+    #[must_use]
+    pub fn with_limits(mut self, limits: &rune_spec::Limits) -> Self {
+        if let Some(mib) = limits.memory_mb {
+            self.limits.memory = mib.saturating_mul(1 << 20);
+        }
+        if let Some(processes) = limits.processes {
+            self.limits.processes = processes;
+        }
+        self.limits.cpu = limits.cpu_ms.map(Duration::from_millis);
+        self
+    }
+
     /// The same tool with what its capabilities grant. `lookup` knows the values.
-    /// A variable that is not set stays unset; capabilities of other kinds are
-    /// enforced elsewhere and ignored here.
+    /// A variable that is not set stays unset.
     ///
     /// # Errors
-    /// [`ToolErrorKind::Unavailable`] names a secret that does not exist;
+    /// [`ToolErrorKind::Unavailable`] names a secret that does not exist or a variable in a path that is not set;
     /// [`ToolErrorKind::Denied`] a name that the runner sets itself.
     pub fn with_capabilities<'a>(
         mut self,
-        capabilities: impl IntoIterator<Item = &'a str>,
-        mut lookup: impl FnMut(Grant<'_>) -> Option<String>,
+        capabilities: impl IntoIterator<Item = &'a Capability>,
+        lookup: impl Fn(Grant<'_>) -> Option<String>,
     ) -> Result<Self, ToolError> {
         for capability in capabilities {
-            let (name, value) = if let Some(name) = capability.strip_prefix("env:") {
-                check_name(name, capability)?;
-                let Some(value) = lookup(Grant::Env(name)) else {
+            let (name, value) = match capability {
+                Capability::Workspace => {
+                    self.paths.push((Access::ReadWrite, PathBuf::new()));
                     continue;
-                };
-                (name, value)
-            } else if let Some(name) = capability.strip_prefix("secret:") {
-                check_name(name, capability)?;
-                let value = lookup(Grant::Secret(name)).ok_or_else(|| {
-                    ToolError::new(
-                        ToolErrorKind::Unavailable,
-                        format!(
-                            "secret `{name}` is not set; store it with `rune secret set {name}`"
-                        ),
-                    )
-                })?;
-                self.secrets.push(value.clone());
-                (name, value)
-            } else {
-                continue;
+                }
+                Capability::Filesystem { access, path } => {
+                    let path = rune_spec::interpolate(path, &|name| lookup(Grant::Env(name)));
+                    let path = path.map_err(|error| {
+                        ToolError::new(ToolErrorKind::Unavailable, error.to_string())
+                    })?;
+                    self.paths.push((*access, PathBuf::from(path)));
+                    continue;
+                }
+                Capability::AnyNetwork => {
+                    self.hosts.grant_all();
+                    continue;
+                }
+                Capability::Network { host, port } => {
+                    self.hosts.grant(host, *port);
+                    continue;
+                }
+                Capability::Env(name) => {
+                    check_name(name, capability)?;
+                    let Some(value) = lookup(Grant::Env(name)) else {
+                        continue;
+                    };
+                    (name, value)
+                }
+                Capability::Secret(name) => {
+                    check_name(name, capability)?;
+                    let value = lookup(Grant::Secret(name)).ok_or_else(|| {
+                        ToolError::new(
+                            ToolErrorKind::Unavailable,
+                            format!(
+                                "secret `{name}` is not set; store it with `rune secret set {name}`"
+                            ),
+                        )
+                    })?;
+                    self.secrets.push(value.clone());
+                    (name, value)
+                }
             };
-            self.env.push((name.to_owned(), value));
+            self.env.push((name.clone(), value));
         }
         Ok(self)
+    }
+
+    /// What a call of it reaches.
+    pub(crate) fn reach(
+        &self,
+        context: &ToolContext,
+        egress: &Arc<EgressPolicy>,
+    ) -> Result<Reach, ToolError> {
+        let workspace = &context.workspace;
+        let mut paths = Vec::new();
+        for (access, path) in &self.paths {
+            let is_inside = path.is_relative();
+            paths.push(PathGrant {
+                path: if is_inside {
+                    below(workspace, path)?
+                } else {
+                    path.clone()
+                },
+                inside: (is_inside && !path.as_os_str().is_empty()).then(|| workspace.clone()),
+                write: *access == Access::ReadWrite,
+            });
+        }
+        let package = self.package.as_ref().unwrap_or(&self.module);
+        Ok(Reach {
+            paths,
+            package: Some(package.clone()),
+            workspace: workspace.clone(),
+            hosts: self.hosts.clone(),
+            gate: context.egress.clone(),
+            egress: Arc::clone(egress),
+            limits: self.limits,
+        })
     }
 
     /// The text with every secret value replaced.
@@ -97,7 +185,26 @@ impl fmt::Debug for ProcessTool {
     }
 }
 
-fn check_name(name: &str, capability: &str) -> Result<(), ToolError> {
+/// A path below a directory, as its text says.
+fn below(dir: &Path, path: &Path) -> Result<PathBuf, ToolError> {
+    let mut below = dir.to_owned();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::Normal(name) => below.push(name),
+            _ => {
+                let message = format!(
+                    "`{}` cannot be granted: it leads out of the workspace",
+                    path.display()
+                );
+                return Err(ToolError::denied(message));
+            }
+        }
+    }
+    Ok(below)
+}
+
+fn check_name(name: &str, capability: &Capability) -> Result<(), ToolError> {
     if name.is_empty() || name.contains(['=', '\0']) || name.starts_with(RESERVED_PREFIX) {
         return Err(ToolError::new(
             ToolErrorKind::Denied,

@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use rune_spec::Capability;
 use rune_tools::{BuiltinsConfig, Grant, ProcessRunner, ProcessTool, ToolError, ToolErrorKind};
 use serde_json::{Value, json};
 
@@ -16,6 +17,10 @@ fn tool(sandbox: &Sandbox, name: &str, source: &str) -> ProcessTool {
     let module = sandbox.outer().join(name);
     fs::write(&module, source).unwrap();
     ProcessTool::new(module)
+}
+
+fn capabilities(texts: &[&str]) -> Vec<Capability> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
 async fn run(sandbox: &Sandbox, tool: &ProcessTool, input: Value) -> Result<Value, ToolError> {
@@ -117,13 +122,13 @@ async fn inherits_nothing_and_gets_what_it_is_granted() {
     let source = "import os, sys, json; json.dump(dict(os.environ), sys.stdout)";
     let granted = tool(&sandbox, "env.py", source)
         .with_capabilities(
-            [
+            &capabilities(&[
                 "network",
                 "env:REGION",
                 "env:UNSET",
                 "secret:API_KEY",
                 "filesystem:ro:data",
-            ],
+            ]),
             |grant| match grant {
                 Grant::Env("REGION") => Some("eu".to_owned()),
                 Grant::Secret("API_KEY") => Some("s3cr3t".to_owned()),
@@ -164,15 +169,17 @@ async fn a_secret_is_not_in_messages() {
     let lookup = |_: Grant<'_>| Some("s3cr3t-value".to_owned());
     for source in ["echo \"key is $KEY\" >&2; exit 1", "echo \"key is $KEY\""] {
         let tool = tool(&sandbox, "leak.sh", source)
-            .with_capabilities(["secret:KEY"], lookup)
+            .with_capabilities(&capabilities(&["secret:KEY"]), lookup)
             .unwrap();
         let message = fails(&sandbox, &tool, ToolErrorKind::Failed).await;
         assert!(message.contains("key is [redacted]"), "{message}");
         assert!(!format!("{tool:?}").contains("s3cr3t"));
     }
-    let missing = tool(&sandbox, "x.sh", "").with_capabilities(["secret:KEY"], |_| None);
+    let missing =
+        tool(&sandbox, "x.sh", "").with_capabilities(&capabilities(&["secret:KEY"]), |_| None);
     assert_eq!(missing.unwrap_err().kind, ToolErrorKind::Unavailable);
-    let reserved = tool(&sandbox, "x.sh", "").with_capabilities(["env:RUNE_SESSION_ID"], lookup);
+    let reserved = tool(&sandbox, "x.sh", "")
+        .with_capabilities(&capabilities(&["env:RUNE_SESSION_ID"]), lookup);
     assert_eq!(reserved.unwrap_err().kind, ToolErrorKind::Denied);
 }
 

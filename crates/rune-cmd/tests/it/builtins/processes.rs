@@ -1,7 +1,8 @@
 use serde_json::{Value, json};
 
 use super::Rig;
-use crate::wire::{Api, POLL};
+use crate::cancel::processes_of;
+use crate::wire::{Api, POLL, lines_of};
 
 const TOOLS: [&str; 4] = [
     "process-start",
@@ -10,9 +11,10 @@ const TOOLS: [&str; 4] = [
     "file-read",
 ];
 
-/// A conversation that has started a process, which has written its id into the workspace.
-async fn started(rig: &Rig, session: &str) -> (String, i32) {
-    let command = json!({"command": format!("echo $$ > {session}.pid; echo ready; cat")});
+/// A conversation that has started a process, which has written the id of its request into the workspace.
+async fn started(rig: &Rig, session: &str) -> (String, String) {
+    let command = format!("echo \"$RUNE_REQUEST_ID\" > {session}.request; echo ready; cat");
+    let command = json!({ "command": command });
     let process = rig
         .try_call_in(Some(session), "runner", "process-start", command)
         .await
@@ -21,13 +23,9 @@ async fn started(rig: &Rig, session: &str) -> (String, i32) {
     let poll = json!({"process_id": id, "wait_ms": 30_000});
     let part = poll_in(rig, session, poll).await;
     assert_eq!(part["output"], "ready\n", "{part}");
-    let file = rig
-        .served
-        .0
-        .data_dir()
-        .join(format!("workspaces/dev/runner/{session}.pid"));
-    let pid = std::fs::read_to_string(file).unwrap();
-    (id, pid.trim().parse().unwrap())
+    let lines = lines_of(&rig.served, "runner", &format!("{session}.request"));
+    assert!(!processes_of(&lines[0]).is_empty());
+    (id, lines[0].clone())
 }
 
 async fn poll_in(rig: &Rig, session: &str, input: Value) -> Value {
@@ -35,14 +33,8 @@ async fn poll_in(rig: &Rig, session: &str, input: Value) -> Value {
     answer.await.unwrap()
 }
 
-async fn gone(pid: i32) {
-    let is_running = || {
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-            let state = stat.rsplit(')').next().unwrap().trim();
-            !state.starts_with(['Z', 'X'])
-        })
-    };
-    while is_running() {
+async fn gone(request: String) {
+    while !processes_of(&request).is_empty() {
         tokio::time::sleep(POLL).await;
     }
 }
