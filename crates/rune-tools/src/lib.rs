@@ -7,6 +7,7 @@
 //!   environment, the clock of the machine or a path outside its workspace.
 //! * [`ProcessRunner`] runs a tool that is a program of the agent's package.
 //! * [`Launcher`] says how processes are started; [`serve_launch`] is the launcher. [`Sandbox`] is how it confines them.
+//! * [`LiveProcess`] is a process that is written to while it runs.
 //! * [`ProcessGroup`] is a child process that leaves nothing behind; what runs programs
 //!   that are no tools uses it too.
 //! * [`Captured`] and [`parse_answer`] are the protocol that programs answer in, whatever runs them.
@@ -55,9 +56,9 @@ pub use error::{ToolError, ToolErrorKind};
 pub use output::Outputs;
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
 pub use process::{
-    Captured, Grant, Keep, Launcher, Parts, ProcessGroup, ProcessLimits, ProcessRunner,
-    ProcessTool, ProxyRequest, Sandbox, SandboxSupport, find_program, parse_proxy_request,
-    serve_launch,
+    Captured, Grant, Keep, Launcher, LiveInput, LiveJob, LiveProcess, Parts, ProcessGroup,
+    ProcessLimits, ProcessRunner, ProcessTool, ProxyRequest, Sandbox, SandboxSupport, find_program,
+    parse_proxy_request, serve_launch,
 };
 pub use search::{SearchBackend, SearchConfig, SearchHit, parse_duckduckgo};
 pub use tool::{BuiltinTool, EgressGate, ToolContext};

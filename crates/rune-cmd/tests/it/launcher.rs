@@ -8,10 +8,11 @@ use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
 use rune_testkit::{ModelScript, ModelServer, Reply, TestDaemon, ToolCall};
 use rune_tools::{
-    BuiltinsConfig, Launcher, Outputs, ProcessRunner, ProcessTool, Sandbox, ToolContext, ToolError,
-    ToolErrorKind,
+    BuiltinsConfig, Launcher, LiveJob, LiveProcess, Outputs, ProcessRunner, ProcessTool, Sandbox,
+    ToolContext, ToolError, ToolErrorKind,
 };
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::cancel::processes_of;
@@ -126,6 +127,76 @@ async fn a_launched_tool_may_end_politely_in_time() {
         .unwrap_err();
     assert_eq!(error.kind, ToolErrorKind::Timeout, "{error}");
     assert_eq!(fs::read_to_string(ended).unwrap(), "sorry\n");
+}
+
+/// Starts a shell script whose input stays open.
+async fn live(launcher: &Launcher, script: &str) -> LiveProcess {
+    let job = LiveJob {
+        program: "/bin/sh".into(),
+        args: vec!["-c".to_owned(), script.to_owned()],
+        env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
+        cwd: "/".into(),
+    };
+    launcher.start_live(&job).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_process_whose_input_stays_open_is_written_to_while_it_runs() {
+    let launched = Launcher::Program {
+        program: RUNE.into(),
+        args: vec!["__exec".into()],
+        sandbox: Sandbox::default(),
+    };
+    for launcher in [Launcher::Direct, launched] {
+        let mut process = live(&launcher, "cat").await;
+        // More than a pipe holds, each way, twice.
+        let text = vec![b'x'; 300_000];
+        for _ in 0..2 {
+            let mut answer = vec![0; text.len()];
+            let (written, read) = tokio::join!(
+                process.input.write_all(&text),
+                process.output.read_exact(&mut answer)
+            );
+            written.unwrap();
+            read.unwrap();
+            assert_eq!(answer, text);
+        }
+        process.group.stop(Duration::from_millis(200)).await;
+
+        // It ends by itself, with what it said.
+        let mut process = live(&launcher, "read line; echo \"$line\" >&2; exit 3").await;
+        process.input.write_all(b"enough\n").await.unwrap();
+        let mut said = String::new();
+        process.errors.read_to_string(&mut said).await.unwrap();
+        process.group.wait().await.unwrap();
+        assert_eq!(said, "enough\n");
+    }
+}
+
+#[tokio::test]
+async fn a_process_whose_launcher_is_left_alone_ends_though_it_does_not_read() {
+    let launcher = Launcher::Program {
+        program: RUNE.into(),
+        args: vec!["__exec".into()],
+        sandbox: Sandbox::default(),
+    };
+    let script = "trap '' TERM; sleep 600 & echo $$ $!; sleep 600";
+    let mut process = live(&launcher, script).await;
+    let mut pids = String::new();
+    while !pids.ends_with('\n') {
+        let mut byte = [0];
+        process.output.read_exact(&mut byte).await.unwrap();
+        pids.push(byte[0].into());
+    }
+    // Its input is full.
+    let full = vec![b'x'; 1 << 20];
+    let written = tokio::time::timeout(POLL * 10, process.input.write_all(&full)).await;
+    assert!(written.is_err());
+    let LiveProcess { group, input, .. } = process;
+    drop(input);
+    let runs = |pid: &str| std::path::Path::new(&format!("/proc/{pid}/cwd")).exists();
+    until(|| !pids.split_whitespace().any(runs)).await;
+    drop(group);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::exec::Job;
 use super::group::ProcessGroup;
+use super::live::{LiveInput, LiveJob, LiveProcess};
 use super::reach::{PathGrant, ProcessLimits, Reach};
 use super::sandbox::{Parts, Sandbox};
 
@@ -43,14 +44,15 @@ pub enum Launcher {
 }
 
 /// What a launcher starts: the head of what is sent to it. The length of its JSON comes before it as a little-endian
-/// `u32`, the bytes for the process's standard input after it.
+/// `u32`, the bytes for the process's standard input after it: so many, or whatever comes until the socket is closed.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LaunchSpec {
     pub(super) program: OsString,
     pub(super) args: Vec<OsString>,
     pub(super) env: Vec<(String, String)>,
     pub(super) cwd: OsString,
-    pub(super) stdin_bytes: u64,
+    /// Absent where the input is open until the process is to end.
+    pub(super) stdin_bytes: Option<u64>,
     /// Absent where the process is not confined.
     pub(super) confinement: Option<Confinement>,
 }
@@ -150,14 +152,53 @@ impl Launcher {
 
     /// Starts the process of a job, or what will start it.
     pub(super) fn start(&self, job: &Job) -> io::Result<Launched> {
+        self.launch(&spec_of(job, self.sandbox()))
+    }
+
+    /// Starts a process that is written to while it runs, or what will start it. It is not confined.
+    ///
+    /// # Errors
+    /// Where it cannot be started. With a launcher a program that is not there shows as a process that ends at once.
+    pub async fn start_live(&self, job: &LiveJob) -> io::Result<LiveProcess> {
+        let Launched {
+            group,
+            input,
+            stdout,
+            stderr,
+            ..
+        } = self.launch(&LaunchSpec {
+            program: job.program.clone().into_os_string(),
+            args: job.args.iter().map(OsString::from).collect(),
+            env: job.env.clone(),
+            cwd: job.cwd.clone().into_os_string(),
+            stdin_bytes: None,
+            confinement: None,
+        })?;
+        let no_pipe = || io::Error::other("the new process has no pipes");
+        let input = match input {
+            Input::Pipe(pipe) => LiveInput::Pipe(pipe.ok_or_else(no_pipe)?),
+            Input::Launcher { mut socket, head } => {
+                socket.write_all(&head).await?;
+                LiveInput::Socket(socket)
+            }
+        };
+        Ok(LiveProcess {
+            group,
+            input,
+            output: stdout.ok_or_else(no_pipe)?,
+            errors: stderr.ok_or_else(no_pipe)?,
+        })
+    }
+
+    fn launch(&self, spec: &LaunchSpec) -> io::Result<Launched> {
         let (mut command, stdin, sockets) = match self {
             Self::Direct => {
-                let mut command = Command::new(&job.program);
+                let mut command = Command::new(&spec.program);
                 command
-                    .args(&job.args)
+                    .args(&spec.args)
                     .env_clear()
-                    .envs(job.env.iter().map(|(name, value)| (name, value)))
-                    .current_dir(&job.cwd);
+                    .envs(spec.env.iter().map(|(name, value)| (name, value)))
+                    .current_dir(&spec.cwd);
                 (command, Stdio::piped(), None)
             }
             Self::Program { program, args, .. } => {
@@ -169,7 +210,7 @@ impl Launcher {
                 };
                 let mut command = Command::new(program);
                 command.args(args).env_clear();
-                let head = head(job, self.sandbox())?;
+                let head = head(spec)?;
                 let sockets = (UnixStream::from_std(ours)?, head, reports);
                 (command, Stdio::from(OwnedFd::from(theirs)), Some(sockets))
             }
@@ -236,7 +277,7 @@ impl Reports {
     }
 }
 
-fn head(job: &Job, sandbox: Option<&Sandbox>) -> io::Result<Vec<u8>> {
+fn spec_of(job: &Job, sandbox: Option<&Sandbox>) -> LaunchSpec {
     let mut spec = LaunchSpec {
         program: job.program.clone().into_os_string(),
         args: job
@@ -246,7 +287,7 @@ fn head(job: &Job, sandbox: Option<&Sandbox>) -> io::Result<Vec<u8>> {
             .collect(),
         env: job.env.clone(),
         cwd: job.cwd.clone().into_os_string(),
-        stdin_bytes: job.stdin.len() as u64,
+        stdin_bytes: Some(job.stdin.len() as u64),
         confinement: sandbox.map(|sandbox| confinement(&job.reach, sandbox)),
     };
     if sandbox.is_some() && !job.reach.has_workspace() {
@@ -256,7 +297,11 @@ fn head(job: &Job, sandbox: Option<&Sandbox>) -> io::Result<Vec<u8>> {
             TMP.clone_into(home);
         }
     }
-    let json = serde_json::to_vec(&spec)?;
+    spec
+}
+
+fn head(spec: &LaunchSpec) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(spec)?;
     let length = u32::try_from(json.len()).map_err(|_| io::ErrorKind::ArgumentListTooLong)?;
     Ok([length.to_le_bytes().as_slice(), &json].concat())
 }

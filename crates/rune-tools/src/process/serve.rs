@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Signal, getpgrp, getpid, kill_process_group};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +16,9 @@ use tokio::signal::unix::{SignalKind, signal};
 #[cfg(target_os = "linux")]
 use super::confine;
 use super::launcher::{LaunchReport, LaunchSpec};
+
+/// How often it is looked whether the other end is gone while the process does not read its input.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 type Socket = std::os::unix::net::UnixStream;
 
@@ -96,7 +100,8 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// What to start, and its input: whole, so that afterwards nothing but the end is read from the socket.
+/// What to start, and its input: whole, so that afterwards nothing but the end is read from the socket, unless the
+/// input is open.
 fn read(socket: &mut Socket) -> io::Result<(LaunchSpec, Vec<u8>)> {
     let mut length = [0; 4];
     socket.read_exact(&mut length)?;
@@ -105,8 +110,9 @@ fn read(socket: &mut Socket) -> io::Result<(LaunchSpec, Vec<u8>)> {
     limited.read_to_end(&mut head)?;
     let spec: LaunchSpec = serde_json::from_slice(&head)?;
     let mut input = Vec::new();
-    socket.take(spec.stdin_bytes).read_to_end(&mut input)?;
-    if input.len() as u64 == spec.stdin_bytes {
+    let length = spec.stdin_bytes.unwrap_or(0);
+    socket.take(length).read_to_end(&mut input)?;
+    if input.len() as u64 == length {
         Ok((spec, input))
     } else {
         Err(io::ErrorKind::UnexpectedEof.into())
@@ -125,6 +131,9 @@ async fn launch(spec: &LaunchSpec, input: &[u8], socket: Socket) -> io::Result<L
         .spawn();
     match started {
         Err(error) => Ok(LaunchReport::not_started(&error)),
+        Ok(child) if spec.stdin_bytes.is_none() => {
+            Ok(LaunchReport::Ended(relay(child, socket).await?))
+        }
         Ok(mut child) => {
             let mut pipe = child.stdin.take();
             let feed = async {
@@ -137,6 +146,57 @@ async fn launch(spec: &LaunchSpec, input: &[u8], socket: Socket) -> io::Result<L
             Ok(LaunchReport::Ended(
                 attend(child, feed, never, socket).await?,
             ))
+        }
+    }
+}
+
+/// Stays with a process whose input is open, and hands on what comes.
+async fn relay(mut child: Child, socket: Socket) -> io::Result<i32> {
+    socket.set_nonblocking(true)?;
+    let socket = UnixStream::from_std(socket)?;
+    let mut pipe = child.stdin.take();
+    let mut buffer = vec![0; 16 * 1024];
+    // What was read and is not written yet.
+    let mut pending = 0..0;
+    loop {
+        let write = async {
+            match &mut pipe {
+                Some(pipe) => pipe.write(&buffer[pending.clone()]).await,
+                // It does not read any more; what comes is dropped.
+                None => Ok(pending.len()),
+            }
+        };
+        tokio::select! {
+            status = child.wait() => return Ok(status?.into_raw()),
+            // While the process does not read, only the end of the socket is looked for.
+            written = write, if !pending.is_empty() => match written {
+                Ok(0) | Err(_) => pipe = None,
+                Ok(count) => pending.start += count,
+            },
+            ready = socket.readable(), if pending.is_empty() => {
+                ready?;
+                match socket.try_read(&mut buffer) {
+                    Ok(count @ 1..) => pending = 0..count,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // Nobody is left to answer to. This ends the launcher as well.
+                    Ok(0) | Err(_) => kill_process_group(getpid(), Signal::KILL)?,
+                }
+            }
+            () = closed(&socket), if !pending.is_empty() => kill_process_group(getpid(), Signal::KILL)?,
+        }
+    }
+}
+
+/// Returns once the other end of a socket is gone, whatever is still to be read from it.
+async fn closed(socket: &UnixStream) {
+    use tokio::io::Interest;
+    loop {
+        match socket.ready(Interest::READABLE | Interest::ERROR).await {
+            Ok(ready) if !ready.is_read_closed() && !ready.is_error() => {
+                // More input waits, which is no news until there is room for it.
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            _ => return,
         }
     }
 }
