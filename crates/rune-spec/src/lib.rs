@@ -29,6 +29,7 @@ mod document;
 mod error;
 mod graph;
 mod interpolate;
+mod mcp_tool;
 mod name;
 pub mod package;
 mod policy;
@@ -53,6 +54,7 @@ pub use compose::{Compose, ComposeAgent, ComposeSource, Lookup};
 pub use document::{MAX_DEPTH, MAX_FILE_BYTES};
 pub use error::{InvalidValue, SpecError, SpecErrors};
 pub use interpolate::{MissingVariable, interpolate};
+pub use mcp_tool::McpTool;
 pub use name::AgentName;
 pub use package::{
     AgentPackage, McpSelection, OUTPUT_READ, PackageError, PackageTool, PackedPackage, PolicyFile,

@@ -122,6 +122,13 @@ pub struct McpServer {
     /// How to reach it.
     #[serde(flatten)]
     pub transport: McpTransport,
+    /// Whether the agent cannot start without it.
+    pub required: bool,
+    /// The longest that a call of one of its tools may take.
+    #[serde(rename = "timeout_ms", serialize_with = "crate::tool::as_millis")]
+    pub timeout: Duration,
+    /// Whether its own word on a tool counts: `readOnlyHint`, `idempotentHint`.
+    pub trust_annotations: bool,
 }
 
 /// How to reach an MCP server. Every text is raw.

@@ -47,7 +47,8 @@ pub(crate) struct RunefileDocument {
     /// Two agents may call each other only when they share one.
     #[serde(default = "default_networks")]
     pub(crate) networks: Vec<String>,
-    /// MCP servers: `{name, url, headers}` or `{name, command, args, env}`.
+    /// MCP servers: `{name, url, headers}` or `{name, command, args, env}`; also `required`, `timeout_ms` and
+    /// `trust_annotations`.
     #[serde(default)]
     pub(crate) mcp_servers: Vec<McpServerDocument>,
     /// JSON Schema the input is validated against.
@@ -101,6 +102,20 @@ pub(crate) struct McpServerDocument {
     /// Variables for `command`.
     #[schemars(with = "Option<BTreeMap<String, crate::checker::Scalar>>")]
     pub(crate) env: Option<BTreeMap<String, String>>,
+    /// Whether the agent cannot start without it.
+    #[serde(default)]
+    pub(crate) required: bool,
+    /// The longest that a call of one of its tools may take, in milliseconds.
+    #[serde(default = "default_server_timeout_ms")]
+    pub(crate) timeout_ms: u64,
+    /// Whether what it says of its tools counts: that one changes nothing (`readOnlyHint`) or may be called again
+    /// (`idempotentHint`).
+    #[serde(default)]
+    pub(crate) trust_annotations: bool,
+}
+
+fn default_server_timeout_ms() -> u64 {
+    60_000
 }
 
 /// Rules `tool` or `tool(argument-glob)`; deny wins, then ask, then allow.

@@ -14,6 +14,8 @@ use crate::tool_ref::ToolRef;
 
 /// Most entries of `toolset`.
 const MAX_TOOLS: usize = 1000;
+/// Most entries of `mcp_servers`.
+const MAX_SERVERS: usize = 64;
 /// Most rules of each kind.
 const MAX_RULES: usize = 1000;
 
@@ -183,6 +185,9 @@ fn toolset(checker: &mut Checker<'_>, toolset: &[String], servers: &[McpServer])
 fn mcp_servers(checker: &mut Checker<'_>, documents: Vec<McpServerDocument>) -> Vec<McpServer> {
     let mut seen = BTreeSet::new();
     let mut servers = Vec::new();
+    if !checker.at_most(&At::top("mcp_servers"), documents.len(), MAX_SERVERS) {
+        return servers;
+    }
     for (index, server) in documents.into_iter().enumerate() {
         let at = At::top("mcp_servers").index(index);
         if tool_name(&server.name).is_err() {
@@ -250,9 +255,13 @@ fn mcp_servers(checker: &mut Checker<'_>, documents: Vec<McpServerDocument>) -> 
                 continue;
             }
         };
+        let timeout = checker.millis(&at.field("timeout_ms"), server.timeout_ms);
         servers.push(McpServer {
             name: server.name,
             transport,
+            required: server.required,
+            timeout,
+            trust_annotations: server.trust_annotations,
         });
     }
     servers

@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["rune-store-runtime"],
     &["rune-backend", "rune-storage", "rune-network"],
     &["rune-tools"],
-    &["rune-wasm"],
+    &["rune-wasm", "rune-mcp"],
     &["rune-runtime"],
     &["rune-http"],
     &["rune-gateway", "rune-cp"],
@@ -33,6 +33,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("wasmtime", &["rune-wasm"]),
     ("landlock", &["rune-tools"]),
     ("seccompiler", &["rune-tools"]),
+    ("rmcp", &["rune-mcp"]),
     ("clap", &["rune-cmd", "rune-testkit"]),
     (
         "axum",
