@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::with_query;
 use crate::commands::{
-    agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, event, init,
+    agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, event, init, mcp,
     policy, requests, rm, run, schedule, schema, sessions, status, stop, task, test, tool, usage,
     validate, workflow,
 };
@@ -104,6 +104,9 @@ pub(crate) enum Command {
     /// The tools of agents
     #[command(subcommand)]
     Tool(tool::ToolCommand),
+    /// The MCP servers of agents
+    #[command(subcommand)]
+    Mcp(mcp::McpCommand),
     /// Requests at planned times
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),

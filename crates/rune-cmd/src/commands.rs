@@ -12,6 +12,7 @@ pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod event;
 pub(crate) mod init;
+pub(crate) mod mcp;
 pub(crate) mod policy;
 pub(crate) mod requests;
 pub(crate) mod rm;
@@ -67,6 +68,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Usage(args) => context.block_on(usage::run(&context, &args)),
         Command::Policy(command) => context.block_on(policy::run(&context, command)),
         Command::Tool(command) => context.block_on(tool::run(&context, command)),
+        Command::Mcp(command) => context.block_on(mcp::run(&context, command)),
         Command::Schedule(command) => context.block_on(schedule::run(&context, command)),
         Command::Event(command) => context.block_on(event::run(&context, command)),
         Command::Task(command) => context.block_on(task::run(&context, command)),

@@ -137,6 +137,7 @@ impl EventPrinter {
                 let input = shortened(&input, SHOWN_INPUT_CHARS);
                 Some(style.dim(&format!("[tool] {name} {input}")))
             }
+            "tool_progress" => Some(style.dim(&progress(event))),
             "tool_done" => Some(self.tool_done(event)),
             "notice" => {
                 self.told_offline |= event.text("code").contains("offline");
@@ -246,4 +247,14 @@ impl EventPrinter {
 /// The event as one JSON value.
 pub(crate) fn as_line(event: &Event) -> Value {
     json!({ "id": event.seq, "event": event.name, "data": event.data })
+}
+/// How far a tool call is, as a line.
+fn progress(event: &Event) -> String {
+    let number = |field: &str| event.data[field].as_f64();
+    let done = number("progress").unwrap_or_default();
+    let of = number("total").map_or_else(String::new, |total| format!("/{total}"));
+    let name = one_line(event.text("name"));
+    let message = shortened(&one_line(event.text("message")), SHOWN_INPUT_CHARS);
+    let line = format!("[tool] {name}: {done}{of} {message}");
+    line.trim_end().to_owned()
 }

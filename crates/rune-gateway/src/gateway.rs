@@ -69,6 +69,7 @@ api! {
     sessions::create,
     agents::list,
     agents::get,
+    agents::mcp_servers,
     sessions::get,
     sessions::delete,
     sessions::messages,

@@ -2,6 +2,7 @@
 //! validators, its models and its limits.
 
 mod changed;
+mod mcp;
 mod models;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jsonschema::{ValidationError, Validator};
+use rune_mcp::{McpClient, McpError, McpServers};
 use rune_spec::{
     AgentPackage, AgentRef, LocalAgent, MissingVariable, Runefile, SpecErrors, ToolDescriptor,
     ToolRuntime,
@@ -25,6 +27,9 @@ use crate::model::{
 };
 use crate::policy::{PolicyEngine, PolicyPrincipal, PolicySet};
 use crate::tokens;
+
+use mcp::McpTools;
+pub use mcp::{McpRunner, McpServerReport, McpToolReport};
 
 /// Why a package cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +74,9 @@ pub enum AgentError {
         #[source]
         source: WasmError,
     },
+    /// An MCP server cannot be used as it is described.
+    #[error(transparent)]
+    Mcp(#[from] McpError),
     /// A tool cannot be granted what it asks for.
     #[error("tool `{tool}`: {source}")]
     Grant {
@@ -100,6 +108,8 @@ pub enum ToolRunner {
     Process(ProcessTool),
     /// A WebAssembly module.
     Wasm(Box<WasmTool>),
+    /// A tool of an MCP server.
+    Mcp(McpRunner),
     /// Another agent.
     Agent(AgentTool),
 }
@@ -142,6 +152,20 @@ pub(crate) fn named_agent(input: &Value) -> Result<LocalAgent, Failure> {
 }
 
 impl Tool {
+    fn new(name: &str, descriptor: ToolDescriptor, runner: ToolRunner) -> Result<Self, AgentError> {
+        let place = format!("tool `{name}`");
+        let output = descriptor.output_schema.as_ref();
+        Ok(Self {
+            name: name.to_owned(),
+            input: compile(&descriptor.input_schema, &format!("{place}: input_schema"))?,
+            output: output
+                .map(|s| compile(s, &format!("{place}: output_schema")))
+                .transpose()?,
+            descriptor,
+            runner,
+        })
+    }
+
     /// The first way in which the input breaks the schema.
     ///
     /// # Errors
@@ -205,9 +229,11 @@ fn mismatch(error: ValidationError<'_>) -> SchemaMismatch {
 pub struct Agent {
     package: AgentPackage,
     system: String,
-    tools: Arc<BTreeMap<String, Tool>>,
+    tools: Arc<BTreeMap<String, Arc<Tool>>>,
     definitions: Vec<ToolDefinition>,
     fixed_prompt: PromptParts,
+    /// What its MCP servers offer.
+    mcp: Option<Arc<McpTools>>,
     models: Providers,
     /// What `models` was made of, for a fork that asks others.
     models_config: ProvidersConfig,
@@ -247,12 +273,13 @@ impl Agent {
     /// The tool with this model-visible name.
     #[must_use]
     pub fn tool(&self, visible_name: &str) -> Option<&Tool> {
-        self.tools.get(visible_name)
+        self.tools.get(visible_name).map(AsRef::as_ref)
     }
 
     /// Its tools by model-visible name.
     pub fn tools(&self) -> impl Iterator<Item = (&str, &Tool)> {
-        self.tools.iter().map(|(name, tool)| (name.as_str(), tool))
+        let tools = self.tools.iter();
+        tools.map(|(name, tool)| (name.as_str(), tool.as_ref()))
     }
 
     /// What the model is told about the tools, sorted by name.
@@ -414,6 +441,8 @@ pub struct AgentLoader {
     pub runner: ProcessRunner,
     /// Runs WebAssembly tools.
     pub wasm: WasmRuntime,
+    /// Connects to MCP servers.
+    pub mcp: McpClient,
     /// The daemon's variables.
     pub variables: VariableLookup,
     /// Below it every agent gets its workspace.
@@ -447,9 +476,6 @@ impl AgentLoader {
         if spec.entrypoint.is_some() {
             return Err(unsupported("`entrypoint`", "the WASM backend"));
         }
-        if !spec.mcp_servers.is_empty() {
-            return Err(unsupported("`mcp_servers`", "the MCP client"));
-        }
         let policy = Arc::new(PolicyEngine::new(
             PolicySet::compile(&package)?,
             PolicyPrincipal::of(&package, namespace),
@@ -462,24 +488,20 @@ impl AgentLoader {
         let lookup = |name: &str| agent_env.get(name).cloned().or_else(|| lookup(name));
 
         let system = resolve(&package.instructions, "instructions", &lookup)?;
+        let workspace = self.workspaces.join(namespace).join(spec.name.as_str());
+        let servers = mcp::servers(&self.mcp, &package, &workspace, &lookup)?;
         let mut tools = BTreeMap::new();
         for tool in &package.tools {
             let ready = self.tool(
                 &package,
                 &tool.reference.to_string(),
                 &tool.descriptor,
+                servers.as_ref(),
                 &lookup,
             )?;
-            tools.insert(tool.visible_name.clone(), ready);
+            tools.insert(tool.visible_name.clone(), Arc::new(ready));
         }
-        let definitions: Vec<ToolDefinition> = tools
-            .iter()
-            .map(|(name, tool)| ToolDefinition {
-                name: name.clone(),
-                description: tool.descriptor.description.clone(),
-                input_schema: tool.descriptor.input_schema.clone(),
-            })
-            .collect();
+        let definitions = definitions(&tools);
         let input = spec
             .input_schema
             .as_ref()
@@ -498,14 +520,16 @@ impl AgentLoader {
         let models_config = models::config(&package, &self.providers, self.timeouts, &lookup)?;
         let models = Providers::new(&models_config, &self.pool)?;
         let fixed_prompt = fixed_prompt(&system, &definitions, spec.output_schema.as_ref());
-        let workspace = self.workspaces.join(namespace).join(spec.name.as_str());
         let runner = self.runner.clone();
+        let tools = Arc::new(tools);
+        let mcp = servers.map(|servers| Arc::new(McpTools::new(&package, servers, &tools)));
         Ok(Agent {
             package,
             system,
-            tools: Arc::new(tools),
+            tools,
             definitions,
             fixed_prompt,
+            mcp,
             models,
             models_config,
             pool: self.pool.clone(),
@@ -522,6 +546,7 @@ impl AgentLoader {
         package: &AgentPackage,
         name: &str,
         descriptor: &ToolDescriptor,
+        servers: Option<&McpServers>,
         lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Tool, AgentError> {
         let place = format!("tool `{name}`");
@@ -568,19 +593,27 @@ impl AgentLoader {
                 target: AgentTarget::Fixed(local(&place, agent_ref)?),
                 max_depth: *max_depth,
             }),
-            ToolRuntime::Mcp { .. } => return Err(unsupported(&place, "`runtime: mcp`")),
+            ToolRuntime::Mcp { mcp_server } => {
+                let server = servers.and_then(|servers| servers.get(mcp_server));
+                let server = server.ok_or_else(|| McpError::Unknown(mcp_server.clone()))?;
+                ToolRunner::Mcp(McpRunner {
+                    server: server.clone(),
+                    tool: descriptor.name.clone(),
+                })
+            }
         };
-        let output = descriptor.output_schema.as_ref();
-        Ok(Tool {
-            name: name.to_owned(),
-            input: compile(&descriptor.input_schema, &format!("{place}: input_schema"))?,
-            output: output
-                .map(|s| compile(s, &format!("{place}: output_schema")))
-                .transpose()?,
-            descriptor: descriptor.clone(),
-            runner,
-        })
+        Tool::new(name, descriptor.clone(), runner)
     }
+}
+
+/// What the model is told about tools.
+fn definitions(tools: &BTreeMap<String, Arc<Tool>>) -> Vec<ToolDefinition> {
+    let definition = |(name, tool): (&String, &Arc<Tool>)| ToolDefinition {
+        name: name.clone(),
+        description: tool.descriptor.description.clone(),
+        input_schema: tool.descriptor.input_schema.clone(),
+    };
+    tools.iter().map(definition).collect()
 }
 
 fn unsupported(place: &str, what: &str) -> AgentError {

@@ -138,6 +138,7 @@ impl Cassette {
             caller: row.caller.clone(),
             prompt,
             expect: None,
+            mcp_tools: Vec::new(),
             input,
             history: turns.into_iter().map(|(_, turn)| turn).collect(),
             measured,

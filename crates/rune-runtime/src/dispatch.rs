@@ -9,13 +9,14 @@ mod gate;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rune_mcp::ProgressSink;
 use rune_network::AgentAddress;
 use rune_spec::ApprovalDefault;
 use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
-    ApprovalDecision, ApprovalId, ApprovalQuestion, AuditVerdict, Block, EntryBody, ErrorCode,
-    Failure, GrantQuery, GrantRow, MemoryScope, PolicyVerdict, RequestId, SessionId, Store,
-    StoreError, ToolIntent, ToolOutcome,
+    ApprovalAnswer, ApprovalDecision, ApprovalId, ApprovalQuestion, AuditVerdict, Block, EntryBody,
+    ErrorCode, Failure, GrantQuery, GrantRow, MemoryScope, PolicyVerdict, RequestId, SessionId,
+    Store, StoreError, ToolIntent, ToolOutcome,
 };
 use rune_tools::{EgressGate, EngineAccess, Outputs, ToolContext, ToolError, ToolErrorKind};
 use serde_json::Value;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{AGENT_SPAWN, Agent, AgentTarget, AgentTool, Tool, ToolRunner, named_agent};
 use crate::engine::{AgentCall, SubAgents};
+use crate::feed::{CallProgress, Feed};
 use crate::planner::{Approval, OpenCall};
 use crate::policy::{self, PolicyCallee, PolicyResource};
 use crate::replay::Tape;
@@ -58,6 +60,8 @@ pub(crate) struct ToolDispatcher<'a> {
     pub(crate) stop: &'a CancellationToken,
     /// What answers instead of the tools, where the run is a replay.
     pub(crate) tape: Option<&'a Tape>,
+    /// Where it is told how far a call is.
+    pub(crate) feed: Option<&'a Arc<Feed>>,
 }
 
 impl ToolDispatcher<'_> {
@@ -78,6 +82,9 @@ impl ToolDispatcher<'_> {
             EntryBody::ToolResult(refusal(step, id, tool, Failure::new(code, message)))
         };
         let Some(tool) = self.agent.tool(name) else {
+            if let Some(trouble) = self.agent.mcp_trouble(name) {
+                return Ok(vec![refuse(name, ErrorCode::Unavailable, trouble)]);
+            }
             let known: Vec<&str> = self.agent.tools().map(|(name, _)| name).collect();
             let message = match known.as_slice() {
                 [] => format!("there is no tool `{name}`; this agent has no tools"),
@@ -110,7 +117,10 @@ impl ToolDispatcher<'_> {
                     return Ok(vec![refuse(&tool.name, failure.code, failure.message)]);
                 }
             },
-            ToolRunner::Builtin(_) | ToolRunner::Process(_) | ToolRunner::Wasm(_) => None,
+            ToolRunner::Builtin(_)
+            | ToolRunner::Process(_)
+            | ToolRunner::Wasm(_)
+            | ToolRunner::Mcp(_) => None,
         };
         let intent = ToolIntent {
             step,
@@ -121,7 +131,14 @@ impl ToolDispatcher<'_> {
             idempotent: callee.is_some() || tool.descriptor.idempotent || tool.descriptor.read_only,
             idempotency_key: format!("{}-{id}", self.request_id),
         };
-        if let Some(Approval::Given(answer)) = &call.approval {
+        // Who approved another tool under this name, of a server whose list has changed since, is asked again.
+        let given = call.approval.as_ref().and_then(Approval::given);
+        let counts = |answer: &ApprovalAnswer, asked: &str| {
+            answer.decision == ApprovalDecision::Deny || asked == tool.name
+        };
+        if let Some((answer, asked)) = given
+            && counts(answer, asked)
+        {
             return Ok(match answer.decision {
                 ApprovalDecision::Approve => self.intended(tool, intent),
                 ApprovalDecision::Deny => {
@@ -203,7 +220,10 @@ impl ToolDispatcher<'_> {
                 let address = AgentAddress::resolve(&target, self.namespace);
                 self.agents.called(&intent.call_id, &address)
             }),
-            ToolRunner::Builtin(_) | ToolRunner::Process(_) | ToolRunner::Wasm(_) => None,
+            ToolRunner::Builtin(_)
+            | ToolRunner::Process(_)
+            | ToolRunner::Wasm(_)
+            | ToolRunner::Mcp(_) => None,
         };
         let mut entries = vec![EntryBody::ToolIntent(intent)];
         entries.extend(called);
@@ -462,6 +482,23 @@ impl ToolDispatcher<'_> {
         }
     }
 
+    /// Takes reports of how far a call is.
+    fn progress(&self, tool: &str, call_id: &str) -> ProgressSink {
+        let feed = self.feed.cloned();
+        let (tool, call_id) = (tool.to_owned(), call_id.to_owned());
+        Arc::new(move |progress| {
+            if let Some(feed) = &feed {
+                feed.progress(CallProgress {
+                    call_id: call_id.clone(),
+                    tool: tool.clone(),
+                    progress: progress.progress,
+                    total: progress.total,
+                    message: progress.message,
+                });
+            }
+        })
+    }
+
     /// The engine as the tools see it; what is played again has no effect.
     fn engine(&self) -> Option<Arc<dyn EngineAccess>> {
         let live = self.tape.is_none();
@@ -505,6 +542,10 @@ impl ToolDispatcher<'_> {
                     self.agent.runner().run(process, &context, &input).await
                 }
                 ToolRunner::Wasm(tool) => tool.run(&context, &input).await,
+                ToolRunner::Mcp(remote) => {
+                    let progress = self.progress(&tool.name, &intent.call_id);
+                    remote.call(&context, input, progress).await
+                }
                 ToolRunner::Agent(_) => Err(ToolError::new(
                     ToolErrorKind::Unavailable,
                     "the call began before the tool led to an agent, and was not made again",

@@ -60,6 +60,21 @@ pub enum RequestEvent {
         /// Its input.
         input: Value,
     },
+    /// How far a tool call is, as the tool says; live only.
+    ToolProgress {
+        /// The id of the call.
+        id: String,
+        /// The tool's name in the package.
+        name: String,
+        /// Rises with every report.
+        progress: f64,
+        /// What it rises to.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        total: Option<f64>,
+        /// For a person.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
     /// A tool call has ended.
     ToolDone {
         /// The id of the call.
@@ -246,6 +261,7 @@ impl RequestEvent {
             Self::Token { .. } => "token",
             Self::Reasoning { .. } => "reasoning",
             Self::ToolStart { .. } => "tool_start",
+            Self::ToolProgress { .. } => "tool_progress",
             Self::ToolDone { .. } => "tool_done",
             Self::Usage { .. } => "usage",
             Self::Compacted { .. } => "compacted",
@@ -315,6 +331,13 @@ impl EventMapper {
                     text: text.to_string(),
                 })]
             }
+            FeedItem::Progress(progress) => vec![live(RequestEvent::ToolProgress {
+                id: progress.call_id.clone(),
+                name: progress.tool.clone(),
+                progress: progress.progress,
+                total: progress.total,
+                message: progress.message.clone(),
+            })],
             FeedItem::Entry(entry) => self.map_entry(entry),
         }
     }

@@ -20,6 +20,19 @@ pub(crate) enum FeedItem {
     Text(Arc<str>),
     /// More of the model's reasoning.
     Reasoning(Arc<str>),
+    /// How far a tool call is. Nothing of it is kept.
+    Progress(Arc<CallProgress>),
+}
+
+/// How far a tool call is, as the tool says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CallProgress {
+    pub(crate) call_id: String,
+    /// The tool's name in the package.
+    pub(crate) tool: String,
+    pub(crate) progress: f64,
+    pub(crate) total: Option<f64>,
+    pub(crate) message: Option<String>,
 }
 
 /// The feed of one request.
@@ -77,7 +90,7 @@ impl Feed {
         let state = self.lock();
         state.items.iter().rev().find_map(|item| match item {
             FeedItem::Entry(entry) => Some(Arc::clone(entry)),
-            FeedItem::Text(_) | FeedItem::Reasoning(_) => None,
+            FeedItem::Text(_) | FeedItem::Reasoning(_) | FeedItem::Progress(_) => None,
         })
     }
 
@@ -121,6 +134,11 @@ impl Feed {
     /// Publishes more of the model's reasoning.
     pub(crate) fn reasoning(&self, text: &str) {
         self.push(FeedItem::Reasoning(text.into()));
+    }
+
+    /// Publishes how far a tool call is.
+    pub(crate) fn progress(&self, progress: CallProgress) {
+        self.push(FeedItem::Progress(Arc::new(progress)));
     }
 
     /// Ends the feed: readers get what is there and then the end.
@@ -225,6 +243,7 @@ mod tests {
             seen.push(match item {
                 FeedItem::Entry(entry) => format!("#{}", entry.seq),
                 FeedItem::Text(text) | FeedItem::Reasoning(text) => text.to_string(),
+                FeedItem::Progress(progress) => progress.progress.to_string(),
             });
         }
         seen

@@ -43,8 +43,8 @@ mod tokens;
 mod workflow;
 
 pub use agent::{
-    Agent, AgentError, AgentLoader, AgentTarget, AgentTool, SchemaMismatch, Tool, ToolRunner,
-    VariableLookup,
+    Agent, AgentError, AgentLoader, AgentTarget, AgentTool, McpRunner, McpServerReport,
+    McpToolReport, SchemaMismatch, Tool, ToolRunner, VariableLookup,
 };
 pub use budget::daily_budget;
 pub use cassette::{Cassette, Played, Unmet};

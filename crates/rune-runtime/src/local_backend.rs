@@ -58,6 +58,8 @@ impl Backend for LocalBackend {
                 let workspace = agent.workspace().display();
                 BackendError::Unavailable(format!("cannot create workspace {workspace}: {error}"))
             })?;
+        let connected = agent.connect().await;
+        connected.map_err(|error| BackendError::Unavailable(error.to_string()))?;
         let replica = LocalReplica::new(
             spec.replica_id,
             spec.deployment_id,

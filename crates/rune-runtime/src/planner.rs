@@ -295,6 +295,7 @@ impl Planner {
         let stop = self.stop.clone();
         let agents = self.agents.clone();
         let recorded = self.recorded.clone();
+        let feed = Arc::clone(&self.feed);
         let dispatcher = ToolDispatcher {
             agent: &agent,
             agents: &agents,
@@ -307,6 +308,7 @@ impl Planner {
             can_park: self.can_park,
             stop: &stop,
             tape: recorded.as_ref().map(Recorded::tape),
+            feed: Some(&feed),
         };
         let calls = self.state.open.iter().filter_map(|call| {
             let name = call.visible_name().to_owned();
@@ -440,6 +442,7 @@ impl Planner {
             can_park: self.can_park,
             stop: &self.stop,
             tape: self.recorded.as_ref().map(Recorded::tape),
+            feed: None,
         }
     }
 

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::checker::Checker;
 use crate::document::{At, Document};
 use crate::error::{SpecError, SpecErrors};
+use crate::mcp_tool::McpTool;
 
 /// The version of the format.
 pub const CASSETTE_VERSION: u32 = 1;
@@ -45,6 +46,9 @@ pub struct CassetteFile {
     /// What is asked of the run. Without it: everything as recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Expectations>,
+    /// The tools of MCP servers that the agent had, as the servers described them: no server is asked when it is played.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mcp_tools: Vec<McpTool>,
     /// The input.
     pub input: Value,
     /// Earlier requests of the conversation, each a list of messages.

@@ -2,11 +2,12 @@
 
 mod modules;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use rune_runtime::PolicySet;
-use rune_spec::{AgentPackage, SchemaKind, SpecErrors};
+use rune_spec::{AgentPackage, SchemaKind, SpecErrors, ToolRuntime};
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -29,6 +30,12 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Outcome {
     match checked(context, &agent_dir(&args.dir)) {
         Ok(package) => {
             context.output.data(&summary(&package), text)?;
+            for server in unknown_servers(context, &package) {
+                let warning = context.output.style.warn("[warn]");
+                context.output.note(&format!(
+                    "{warning} MCP server `{server}` is not in `mcp_servers`: the daemon has to be told where it is by RUNE_MCP_{{SERVER}}_URL"
+                ));
+            }
             Ok(Exit::Ok)
         }
         Err(errors) => {
@@ -81,6 +88,26 @@ pub(crate) fn invalid_file(
         .help(format!("`rune schema {name}` prints what it may hold"))
 }
 
+/// The MCP servers that the toolset needs and neither the Runefile nor the environment here describes.
+fn unknown_servers(context: &Context, package: &AgentPackage) -> Vec<String> {
+    let described = package.tools.iter();
+    let described = described.filter_map(|tool| match &tool.descriptor.runtime {
+        ToolRuntime::Mcp { mcp_server } => Some(mcp_server),
+        _ => None,
+    });
+    let selected = package.mcp_tools.iter().map(|selection| &selection.server);
+    let declared = &package.runefile.mcp_servers;
+    let unknown = selected.chain(described).filter(|name| {
+        declared.iter().all(|server| server.name != **name)
+            && context.config.mcp_server_url(name).is_none()
+    });
+    unknown
+        .cloned()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
 fn as_json(errors: &SpecErrors) -> Vec<Value> {
     let errors = errors.iter().map(|error| {
         json!({
@@ -108,6 +135,10 @@ fn summary(package: &AgentPackage) -> Value {
             })
         })
         .collect();
+    let mcp_tools = package.mcp_tools.iter().map(|selection| {
+        let tool = selection.tool.as_deref().unwrap_or("*");
+        format!("{}/{tool}", selection.server)
+    });
     json!({
         "valid": true,
         "name": spec.name.as_str(),
@@ -121,6 +152,8 @@ fn summary(package: &AgentPackage) -> Value {
         "script": package.script.is_some(),
         "policy": package.policy.is_some(),
         "tools": tools,
+        "mcp_servers": spec.mcp_servers.iter().map(|server| &server.name).collect::<Vec<_>>(),
+        "mcp_tools": mcp_tools.collect::<Vec<_>>(),
     })
 }
 
@@ -136,6 +169,18 @@ fn text(summary: &Value) -> String {
         format!(", with {}", files.join(", "))
     };
     let mut text = format!("[ok] {} {} is valid{with}", word("name"), word("version"));
+    let remote: Vec<&str> = summary["mcp_tools"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    if !remote.is_empty() {
+        let remote = remote.join(", ");
+        text.push_str(&format!(
+            "\nMCP tools: {remote} (`rune mcp test` asks the servers for them)"
+        ));
+    }
     let tools: Vec<Value> = summary["tools"].as_array().cloned().unwrap_or_default();
     if tools.is_empty() {
         return text;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rune_env::{Config, SandboxMode, ToolsConfig, WebSearch};
+use rune_mcp::McpClient;
 use rune_runtime::model::{ClaudeCli, Prices, ProviderPool, Timeouts};
 use rune_runtime::{AgentLoader, Engine, ReplicaRouter, Tasks};
 use rune_storage::{Durability, ObjectStore, SqliteStore, StorageConfig, StorageError};
@@ -106,6 +107,12 @@ impl Node {
             launcher: launcher(config, place)?,
             ..BuiltinsConfig::default()
         };
+        let servers = config.clone();
+        let mcp = McpClient::new(
+            &builtins.search_path,
+            builtins.launcher.clone(),
+            Arc::new(move |server| servers.mcp_server_url(server)),
+        );
         let runner = ProcessRunner::new(&builtins.search_path)
             .with_launcher(builtins.launcher.clone())
             .with_egress(builtins.egress.clone());
@@ -123,6 +130,7 @@ impl Node {
                 egress: egress(&config.tools)?,
                 ..wasm_config(config)
             }),
+            mcp,
             variables: Arc::new(move |name| variables.variable(name)),
             workspaces: config.runtime.workspace_dir.clone(),
         });

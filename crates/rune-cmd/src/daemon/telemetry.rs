@@ -10,6 +10,9 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use super::log::RotatingLog;
 use crate::failure::{Failure, Outcome, chain};
 
+/// Keeps the transport of MCP servers quiet.
+const MCP_TRANSPORT_OFF: &str = "rmcp=off";
+
 /// Starts logging, to `log` or to stderr. Once per process.
 pub(crate) fn start(config: &ObservabilityConfig, log: Option<RotatingLog>) -> Outcome<()> {
     let filter = EnvFilter::builder().parse(&config.log).map_err(|error| {
@@ -20,6 +23,11 @@ pub(crate) fn start(config: &ObservabilityConfig, log: Option<RotatingLog>) -> O
         );
         Failure::usage(message).help("RUST_LOG=info,rune_runtime=debug is one that is")
     })?;
+    // It logs what servers say, and where they are; what matters of that is logged by rune-mcp, without secrets.
+    let filter = match MCP_TRANSPORT_OFF.parse() {
+        Ok(off) if !config.log.contains("rmcp") => filter.add_directive(off),
+        _ => filter,
+    };
     let is_terminal = log.is_none() && std::io::stderr().is_terminal();
     let writer = match log {
         Some(log) => BoxMakeWriter::new(Mutex::new(log)),

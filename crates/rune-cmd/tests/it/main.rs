@@ -18,6 +18,7 @@ mod files;
 mod forks;
 mod home;
 mod launcher;
+mod mcp;
 mod models;
 mod one_shot;
 mod parked;

@@ -209,6 +209,16 @@ fn the_examples_run_as_their_readmes_say() {
             ],
         ),
         (
+            "mcp",
+            &[
+                "shopping 1.0.0 speaks MCP 2025-11-25",
+                "On the list: milk, tea.",
+                "The list has nothing.",
+                "The list has milk, tea.",
+                "ready",
+            ],
+        ),
+        (
             "compose",
             &[
                 "[ok] shop is up: 3 agents (3 created)",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery, Path, Query, ReplicaView};
+use rune_runtime::{McpServerReport, ToolRunner};
 use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentRow, ErrorCode, PageRequest, ReplicaFilter,
     Timestamp, VersionId,
@@ -50,6 +51,83 @@ pub(crate) struct ToolView {
     /// The name in the package, such as `rune@file-read`.
     name: String,
     description: String,
+}
+
+/// An MCP server of an agent, as one replica sees it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct McpServerView {
+    name: String,
+    /// `http` or `stdio`.
+    transport: &'static str,
+    /// Its URL without what may be a secret, or its program.
+    target: String,
+    /// `connecting`, `ready` or `unavailable`.
+    state: &'static str,
+    /// Whether the agent cannot start without it.
+    required: bool,
+    /// The version of the protocol that is spoken.
+    protocol: Option<String>,
+    /// What it calls itself.
+    server: Option<String>,
+    /// Why it cannot be called, or could not the last time.
+    error: Option<String>,
+    /// Failures since a connection held.
+    failures: u32,
+    /// When it is tried again, in milliseconds from now.
+    retry_in_ms: Option<u64>,
+    /// Its tools as it listed them last, by name.
+    tools: Vec<McpToolView>,
+    /// Tools that were left out of the list.
+    skipped: Vec<SkippedToolView>,
+}
+
+/// A tool of an MCP server.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct McpToolView {
+    /// Its name on the server.
+    name: String,
+    description: String,
+    /// Tokens of every prompt that its description and schema take, estimated.
+    tokens: u64,
+    /// Whether the agent has it.
+    taken: bool,
+}
+
+/// A tool that no model is told of.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SkippedToolView {
+    name: String,
+    reason: String,
+}
+
+impl From<McpServerReport> for McpServerView {
+    fn from(report: McpServerReport) -> Self {
+        let McpServerReport { status, tools } = report;
+        let tools = tools.into_iter().map(|tool| McpToolView {
+            name: tool.name,
+            description: tool.description,
+            tokens: tool.tokens,
+            taken: tool.taken,
+        });
+        let skipped = status.skipped.into_iter().map(|tool| SkippedToolView {
+            name: tool.name,
+            reason: tool.reason,
+        });
+        Self {
+            name: status.name,
+            transport: status.transport,
+            target: status.target,
+            state: status.state.as_str(),
+            required: status.required,
+            protocol: status.protocol,
+            server: status.server,
+            error: status.error,
+            failures: status.failures,
+            retry_in_ms: status.retry_in_ms,
+            tools: tools.collect(),
+            skipped: skipped.collect(),
+        }
+    }
 }
 
 /// Which agents to list.
@@ -109,6 +187,46 @@ pub(crate) async fn get(
     Path(name): Path<String>,
     Query(target): Query<Target>,
 ) -> Result<Json<AgentView>, ApiError> {
+    let row = deployment(&shared, name, target).await?;
+    view(&shared, row).await.map(Json)
+}
+
+/// The MCP servers of a deployed agent, as one replica that runs in this process sees them.
+#[utoipa::path(
+    get, path = "/v1/agents/{name}/mcp-servers", tag = "agents",
+    params(("name" = String, Path, description = "Name of the agent"), Target),
+    responses(
+        (status = 200, body = ListPage<McpServerView>, description = "Its servers with their tools, in the order of its Runefile"),
+        (status = "default", body = ErrorBody, description = "An error"),
+    )
+)]
+pub(crate) async fn mcp_servers(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    Query(target): Query<Target>,
+) -> Result<Json<ListPage<McpServerView>>, ApiError> {
+    let row = deployment(&shared, name, target).await?;
+    let replicas = shared.engine.router().replicas(row.id);
+    let Some(replica) = replicas.last() else {
+        let message = format!(
+            "agent `{}/{}:{}` runs no replica here that could be asked",
+            row.namespace, row.agent, row.alias
+        );
+        return Err(ApiError::new(ErrorCode::Unavailable, message));
+    };
+    let report = replica.agent().mcp_report();
+    Ok(Json(ListPage {
+        items: report.into_iter().map(Into::into).collect(),
+        next: None,
+    }))
+}
+
+/// The deployment of an agent.
+async fn deployment(
+    shared: &Shared,
+    name: String,
+    target: Target,
+) -> Result<DeploymentRow, ApiError> {
     let filter = DeploymentFilter {
         namespace: Some(target.ns),
         agent: Some(name),
@@ -130,7 +248,7 @@ pub(crate) async fn get(
         let message = format!("agent `{ns}/{name}:{alias}` is not deployed");
         return Err(ApiError::new(ErrorCode::NotFound, message));
     };
-    view(&shared, row).await.map(Json)
+    Ok(row)
 }
 
 async fn view(shared: &Shared, row: DeploymentRow) -> Result<AgentView, ApiError> {
@@ -146,12 +264,23 @@ async fn view(shared: &Shared, row: DeploymentRow) -> Result<AgentView, ApiError
         .replicas(&filter, &PageRequest::first(PageRequest::MAX_LIMIT))
         .await?;
     let tools = router.replicas(row.id).last().map(|replica| {
-        let tools = replica.agent().package().tools.iter();
+        let agent = replica.agent().now();
+        let tools = agent.package().tools.iter();
         let view = |tool: &rune_spec::PackageTool| ToolView {
             name: tool.reference.to_string(),
             description: tool.descriptor.description.clone(),
         };
-        tools.map(view).collect()
+        let mut tools: Vec<ToolView> = tools.map(view).collect();
+        for (visible_name, tool) in agent.tools() {
+            let is_described = agent.package().tool(visible_name).is_some();
+            if matches!(tool.runner, ToolRunner::Mcp(_)) && !is_described {
+                tools.push(ToolView {
+                    name: tool.name.clone(),
+                    description: tool.descriptor.description.clone(),
+                });
+            }
+        }
+        tools
     });
     Ok(AgentView {
         name: row.agent,

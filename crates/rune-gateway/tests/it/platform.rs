@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_env::{Config, ConfigSources, Overrides};
+use rune_mcp::McpClient;
 use rune_runtime::model::{ProviderPool, Timeouts};
 use rune_runtime::{
     AgentLoader, Engine, LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, ReplicaRouter,
@@ -16,7 +17,7 @@ use rune_store_runtime::{
     VersionId,
 };
 use rune_testkit::store::FakeStore;
-use rune_tools::{Builtins, BuiltinsConfig, ProcessRunner};
+use rune_tools::{Builtins, BuiltinsConfig, Launcher, ProcessRunner};
 use rune_wasm::{WasmConfig, WasmRuntime};
 
 /// Everything below the HTTP APIs.
@@ -50,6 +51,7 @@ impl Platform {
             runner: ProcessRunner::new("/usr/bin:/bin"),
             variables: Arc::new(|_| None),
             wasm: WasmRuntime::new(WasmConfig::default()),
+            mcp: McpClient::new("/usr/bin:/bin", Launcher::Direct, Arc::new(|_| None)),
             workspaces: dir.path().join("workspaces"),
         };
         let (router, tasks) = (ReplicaRouter::new(), Tasks::new());

@@ -14,6 +14,7 @@ const ROUTES: &[(&str, &str, bool)] = &[
     ("POST", "/v1/agents/{name}/sessions", true),
     ("GET", "/v1/agents", true),
     ("GET", "/v1/agents/{name}", true),
+    ("GET", "/v1/agents/{name}/mcp-servers", true),
     ("GET", "/v1/sessions/{id}", true),
     ("DELETE", "/v1/sessions/{id}", true),
     ("GET", "/v1/sessions/{id}/messages", true),

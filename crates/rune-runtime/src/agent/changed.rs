@@ -42,6 +42,7 @@ impl Agent {
         let schema = package.runefile.output_schema.as_ref();
         Ok(Self {
             fixed_prompt: fixed_prompt(&system, &self.definitions, schema),
+            mcp: self.mcp.clone(),
             package,
             system,
             tools: Arc::clone(&self.tools),

@@ -107,7 +107,7 @@ impl EngineAccess for SubAgents {
             let Some(replica) = router.replicas(deployment.id).into_iter().next() else {
                 continue;
             };
-            let agent = replica.agent();
+            let agent = replica.agent().now();
             let spec = agent.spec();
             let address = AgentAddress {
                 namespace: deployment.namespace.clone(),

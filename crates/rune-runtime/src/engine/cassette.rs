@@ -63,7 +63,9 @@ impl Engine {
                 "it has images that are kept apart from its journal",
             ));
         }
-        Ok(Cassette::record(&row, prompt_of(&agent), shown, &journal))
+        let mut file = Cassette::record(&row, prompt_of(&agent), shown, &journal);
+        file.mcp_tools = agent.mcp_tools();
+        Ok(file)
     }
 
     /// Plays a cassette to an agent: its models are answered from the cassette, and its tools, too, unless
@@ -78,6 +80,11 @@ impl Engine {
         live_tools: bool,
     ) -> Result<Played, EngineError> {
         let expect = cassette.file().expect.as_ref();
+        let agent = if live_tools {
+            agent.now()
+        } else {
+            agent.with_mcp_tools(&cassette.file().mcp_tools)
+        };
         let changed = match expect {
             None => prompt_divergence(cassette, &agent),
             Some(_) => None,

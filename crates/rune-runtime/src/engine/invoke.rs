@@ -441,7 +441,7 @@ impl Engine {
                 return Ok(Outcome::Ended);
             }
         };
-        let agent = match forked(lease.replica().agent(), &state) {
+        let agent = match forked(&lease.replica().agent().now(), &state) {
             Ok(agent) => agent,
             Err(failure) => {
                 journal.finish(not_run(failure, &state)).await?;

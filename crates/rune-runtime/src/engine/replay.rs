@@ -91,7 +91,7 @@ impl Engine {
             id: row.id,
             reason: "the version of the agent that ran it is not running".to_owned(),
         })?;
-        Ok(Arc::clone(replica.agent()))
+        Ok(replica.agent().now())
     }
 
     /// All entries of a request that are stored.

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rune_store_runtime::{
-    ApprovalAnswer, ApprovalId, AuditVerdict, Block, Compaction, Cost, Entry, EntryBody, ErrorCode,
-    Failure, ForkOrigin, Message, OUTPUT_REPAIR, RequestId, Role, SpilledOutput, StepOutcome,
-    StepStatus, StopReason, Store, StoreError, Timestamp, ToolIntent, Usage,
+    ApprovalAnswer, AuditVerdict, Block, Compaction, Cost, Entry, EntryBody, ErrorCode, Failure,
+    ForkOrigin, Message, OUTPUT_REPAIR, RequestId, Role, SpilledOutput, StepOutcome, StepStatus,
+    StopReason, Store, StoreError, Timestamp, ToolIntent, Usage,
 };
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -93,13 +93,20 @@ pub(crate) struct OpenCall {
     pub(crate) repetition: Repetition,
 }
 
-/// Where the question about a call is.
+/// A question about a call.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Approval {
-    /// Nobody has decided.
-    Waiting(ApprovalId),
-    /// Somebody has.
-    Given(ApprovalAnswer),
+pub(crate) struct Approval {
+    /// The tool that it is about, by its name in the package. The same name for the model may later be that of another one.
+    tool: String,
+    /// What somebody has decided, if anybody has.
+    answer: Option<ApprovalAnswer>,
+}
+
+impl Approval {
+    /// What was decided, and about which tool.
+    pub(crate) fn given(&self) -> Option<(&ApprovalAnswer, &str)> {
+        Some((self.answer.as_ref()?, &self.tool))
+    }
 }
 
 impl OpenCall {
@@ -118,8 +125,9 @@ impl OpenCall {
     }
 
     /// Whether a person has to decide before anything happens to it.
-    pub(crate) const fn waits(&self) -> bool {
-        matches!(self.approval, Some(Approval::Waiting(_)))
+    pub(crate) fn waits(&self) -> bool {
+        let approval = self.approval.as_ref();
+        approval.is_some_and(|approval| approval.answer.is_none())
     }
 
     /// The result of a call whose tool may or may not have run.
@@ -380,14 +388,18 @@ impl RunState {
             }
             EntryBody::ApprovalAsked(question) => {
                 if let Some(call) = self.open_call(&question.call_id) {
-                    call.approval = Some(Approval::Waiting(question.approval_id));
+                    call.approval = Some(Approval {
+                        tool: question.tool.clone(),
+                        answer: None,
+                    });
                 }
             }
             EntryBody::ApprovalGiven(answer) => {
                 // The attempts before ended by parking, not by ending the daemon.
                 self.crashes = 0;
-                if let Some(call) = self.open_call(&answer.call_id) {
-                    call.approval = Some(Approval::Given(answer.clone()));
+                let call = self.open_call(&answer.call_id);
+                if let Some(approval) = call.and_then(|call| call.approval.as_mut()) {
+                    approval.answer = Some(answer.clone());
                 }
             }
             EntryBody::ToolResult(outcome) => {

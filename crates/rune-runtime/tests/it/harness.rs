@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rune_mcp::McpClient;
 use rune_runtime::model::{Prices, ProviderPool, Timeouts};
 use rune_runtime::{
     Agent, AgentLoader, Engine, Invocation, Invoked, LocalReplica, ReplicaRouter, RequestEvent,
@@ -17,7 +18,7 @@ use rune_store_runtime::{
     ApplyDeployment, DeploymentId, DeploymentRow, Entry, EntryBody, PublishVersion, ReplicaId,
     RequestId, RequestRow, SessionId, Store, SystemClock, VersionId,
 };
-use rune_tools::{Builtins, BuiltinsConfig, ProcessRunner};
+use rune_tools::{Builtins, BuiltinsConfig, Launcher, ProcessRunner};
 use rune_wasm::{WasmConfig, WasmRuntime};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -104,6 +105,7 @@ pub(crate) fn loader(home: &std::path::Path) -> AgentLoader {
         runner,
         variables: Arc::new(|_| None),
         wasm: WasmRuntime::new(WasmConfig::default()),
+        mcp: McpClient::new("/usr/bin:/bin", Launcher::Direct, Arc::new(|_| None)),
         workspaces: home.join("workspaces"),
     }
 }

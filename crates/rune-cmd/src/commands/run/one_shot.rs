@@ -117,6 +117,12 @@ pub(crate) async fn deploy(
         let what = format!("cannot make the workspace {}", agent.workspace().display());
         Failure::because(what, &error)
     })?;
+    agent.connect().await.map_err(|error| {
+        Failure::new(Exit::Unavailable, chain(&error)).help(format!(
+            "`rune mcp test {}` shows its servers",
+            dir.display()
+        ))
+    })?;
     let spec = agent.spec();
     let name = spec.name.as_str().to_owned();
     let publish = PublishVersion {

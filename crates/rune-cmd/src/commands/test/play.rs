@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rune_mcp::McpClient;
 use rune_runtime::{AgentError, Cassette, Played};
 use rune_spec::CassetteFile;
+use rune_tools::Launcher;
 
 use super::{TestArgs, exit, report};
 use crate::cli::Target;
@@ -12,7 +14,7 @@ use crate::commands::validate::invalid;
 use crate::context::Context;
 use crate::daemon::node::{Node, Place};
 use crate::daemon::telemetry;
-use crate::failure::{Failure, Outcome, chain};
+use crate::failure::{Exit, Failure, Outcome, chain};
 
 /// One cassette.
 pub(super) struct Case {
@@ -88,6 +90,9 @@ fn forgive_missing_variables(node: &mut Node, context: &Context) {
     if let Some(loader) = Arc::get_mut(&mut node.loader) {
         let config = context.config.clone();
         loader.variables = Arc::new(move |name| Some(config.variable(name).unwrap_or_default()));
+        // No server is asked; that it has a URL is all that matters.
+        let nowhere = Arc::new(|_: &str| Some("http://localhost/".to_owned()));
+        loader.mcp = McpClient::new("", Launcher::Direct, nowhere);
     }
 }
 
@@ -104,7 +109,14 @@ async fn play(
         let namespace = &case.cassette.file().namespace;
         let agent = match &loaded {
             Some((known, agent)) if known == namespace => Arc::clone(agent),
-            _ => Arc::new(load(context, node, dir, namespace)?),
+            _ => {
+                let agent = load(context, node, dir, namespace)?;
+                if live_tools {
+                    let connected = agent.connect().await;
+                    connected.map_err(|error| Failure::new(Exit::Unavailable, chain(&error)))?;
+                }
+                Arc::new(agent)
+            }
         };
         loaded = Some((namespace.clone(), Arc::clone(&agent)));
         let played = node.engine.play(&case.cassette, agent, live_tools).await;
