@@ -3,8 +3,10 @@
 mod address;
 mod hosts;
 mod policy;
+mod proxy;
 mod resolver;
 
 pub use hosts::Hosts;
 pub use policy::{EgressError, EgressException, EgressPolicy, destination};
+pub use proxy::{EgressProxy, ProxyRefusal};
 pub use resolver::CheckedResolver;

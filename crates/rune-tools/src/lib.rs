@@ -12,6 +12,7 @@
 //!   that are no tools uses it too.
 //! * [`Captured`] and [`parse_answer`] are the protocol that programs answer in, whatever runs them.
 //! * [`EgressPolicy`] says where outgoing requests may go; [`CheckedResolver`] holds an HTTP client to it.
+//! * [`EgressProxy`] holds programs to it that open connections themselves.
 //! * [`parse_patch`] and [`apply_hunks`] are the pure part of `apply-patch`.
 //!
 //! What is not here: validation against schemas, policy, the journal and retries.
@@ -50,7 +51,10 @@ mod workspace;
 pub use answer::{parse_answer, said};
 pub(crate) use blocking::blocking;
 pub use builtins::{Builtins, BuiltinsConfig};
-pub use egress::{CheckedResolver, EgressError, EgressException, EgressPolicy, Hosts, destination};
+pub use egress::{
+    CheckedResolver, EgressError, EgressException, EgressPolicy, EgressProxy, Hosts,
+    ProxyRefusal, destination,
+};
 pub use engine_access::{EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned};
 pub use error::{ToolError, ToolErrorKind};
 pub use output::Outputs;

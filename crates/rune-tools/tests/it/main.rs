@@ -14,6 +14,7 @@ mod knowledge;
 mod memory;
 mod process;
 mod processes;
+mod proxy;
 mod search;
 mod shell;
 mod support;
