@@ -8,7 +8,7 @@ use std::time::Duration;
 use rune_mcp::{McpClient, McpServers, ServerConfig, ServerHandle};
 use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
-use rune_tools::{Launcher, Outputs, ToolContext};
+use rune_tools::{Launcher, Outputs, ShownImages, ToolContext};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -122,6 +122,7 @@ fn tool_context() -> ToolContext {
         egress: None,
         shown_limit: 1024 * 1024,
         outputs: Outputs::default(),
+        images: ShownImages::default(),
         engine: None,
     }
 }

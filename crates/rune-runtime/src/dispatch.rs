@@ -18,7 +18,9 @@ use rune_store_runtime::{
     ErrorCode, Failure, GrantQuery, GrantRow, MemoryScope, PolicyVerdict, RequestId, SessionId,
     Store, StoreError, ToolIntent, ToolOutcome,
 };
-use rune_tools::{EgressGate, EngineAccess, Outputs, ToolContext, ToolError, ToolErrorKind};
+use rune_tools::{
+    EgressGate, EngineAccess, Outputs, ShownImages, ToolContext, ToolError, ToolErrorKind,
+};
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -327,16 +329,17 @@ impl ToolDispatcher<'_> {
     ) -> ToolOutcome {
         let started = Instant::now();
         let mut attempts = 0;
+        let images = ShownImages::new(self.outputs.blobs.clone());
         let result = match self.tape {
             Some(tape) => {
-                self.replayed(tape, visible_name, &intent, gate, &mut attempts)
+                self.replayed(tape, visible_name, &intent, gate, &images, &mut attempts)
                     .await
             }
             None => {
                 let ran = self
-                    .run_tool(visible_name, &intent, child, gate, &mut attempts)
+                    .run_tool(visible_name, &intent, child, gate, &images, &mut attempts)
                     .await;
-                self.settle(ran).await
+                self.settle(ran, &images).await
             }
         };
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -347,6 +350,7 @@ impl ToolDispatcher<'_> {
                     output: None,
                     content: format!("error: {}", failure.message),
                     spilled: None,
+                    images: Vec::new(),
                 };
                 (shown, Some(failure))
             }
@@ -359,6 +363,7 @@ impl ToolDispatcher<'_> {
             failure,
             content: shown.content,
             spilled: shown.spilled,
+            images: shown.images,
             duration_ms,
             attempts,
         })
@@ -371,14 +376,17 @@ impl ToolDispatcher<'_> {
         visible_name: &str,
         intent: &ToolIntent,
         gate: Option<&Arc<PolicyGate>>,
+        images: &ShownImages,
         attempts: &mut u32,
     ) -> Result<ShownOutput, Failure> {
         let is_agent = |tool: &Tool| matches!(tool.runner, ToolRunner::Agent(_));
         let live = match self.agent.tool(visible_name) {
             Some(tool) if tape.has_live_tools() && !is_agent(tool) => {
-                let ran = self.run_with_retries(tool, intent, gate, attempts).await;
+                let ran = self
+                    .run_with_retries(tool, intent, gate, images, attempts)
+                    .await;
                 let ran = ran.map_err(|error| Failure::new(error.code(), error.message));
-                Some(self.settle(ran).await)
+                Some(self.settle(ran, images).await)
             }
             _ => None,
         };
@@ -399,6 +407,7 @@ impl ToolDispatcher<'_> {
         intent: &ToolIntent,
         child: Option<RequestId>,
         gate: Option<&Arc<PolicyGate>>,
+        images: &ShownImages,
         attempts: &mut u32,
     ) -> Result<Value, Failure> {
         match self.agent.tool(visible_name) {
@@ -408,7 +417,9 @@ impl ToolDispatcher<'_> {
                     self.call_agent(tool, agent, intent, child).await
                 }
                 _ => {
-                    let ran = self.run_with_retries(tool, intent, gate, attempts).await;
+                    let ran = self
+                        .run_with_retries(tool, intent, gate, images, attempts)
+                        .await;
                     ran.map_err(|error| Failure::new(error.code(), error.message))
                 }
             },
@@ -419,8 +430,13 @@ impl ToolDispatcher<'_> {
         }
     }
 
-    async fn settle(&self, ran: Result<Value, Failure>) -> Result<ShownOutput, Failure> {
-        Ok(spill::settle(self.outputs.blobs.as_deref(), ran?).await)
+    async fn settle(
+        &self,
+        ran: Result<Value, Failure>,
+        images: &ShownImages,
+    ) -> Result<ShownOutput, Failure> {
+        let blobs = self.outputs.blobs.as_deref();
+        Ok(spill::settle(blobs, ran?, images.take()).await)
     }
 
     async fn call_agent(
@@ -461,13 +477,14 @@ impl ToolDispatcher<'_> {
         tool: &Tool,
         intent: &ToolIntent,
         gate: Option<&Arc<PolicyGate>>,
+        images: &ShownImages,
         attempts: &mut u32,
     ) -> Result<Value, ToolError> {
         let policy = &tool.descriptor.retry_policy;
         let mut wait = policy.backoff;
         loop {
             *attempts += 1;
-            let result = self.attempt(tool, intent, gate).await;
+            let result = self.attempt(tool, intent, gate, images).await;
             match result {
                 Err(error) if error.is_retryable() && *attempts < policy.max_attempts => {
                     tracing::debug!(tool = %tool.name, attempt = *attempts, %error, "tool failed");
@@ -510,7 +527,10 @@ impl ToolDispatcher<'_> {
         tool: &Tool,
         intent: &ToolIntent,
         gate: Option<&Arc<PolicyGate>>,
+        images: &ShownImages,
     ) -> Result<Value, ToolError> {
+        // What an attempt before has shown is not part of this one.
+        images.take();
         let cancel = self.stop.child_token();
         let timeout = tool.descriptor.timeout;
         let limit = tool.descriptor.limits.output_bytes;
@@ -532,6 +552,7 @@ impl ToolDispatcher<'_> {
             egress: gate.map(|gate| Arc::clone(gate) as Arc<dyn EgressGate>),
             shown_limit: SHOWN_LIMIT,
             outputs: self.outputs.clone(),
+            images: images.clone(),
             engine: self.engine(),
         };
         let input = intent.input.clone();
@@ -633,6 +654,7 @@ fn storable(outcome: ToolOutcome) -> ToolOutcome {
     ToolOutcome {
         output: None,
         content: format!("error: {message}"),
+        images: Vec::new(),
         failure: Some(Failure::new(ErrorCode::TooLarge, message)),
         ..outcome
     }
@@ -647,6 +669,7 @@ pub(crate) fn refusal(step: u32, call_id: &str, tool: &str, failure: Failure) ->
         output: None,
         content: format!("error: {}", failure.message),
         spilled: None,
+        images: Vec::new(),
         failure: Some(failure),
         duration_ms: 0,
         attempts: 0,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rune_store_runtime::{
     ApprovalDecision, ApprovalId, AuditVerdict, Block, Cost, Entry, EntryBody, ErrorCode, Failure,
     ModelCall, ModelReply, Replaced, RequestId, RequestStatus, SessionId, SpilledOutput,
-    StepStatus, Timestamp, Usage,
+    StepStatus, StoredImage, Timestamp, Usage,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -87,6 +87,9 @@ pub enum RequestEvent {
         /// Where the whole output is, where it was too large to be shown.
         #[serde(skip_serializing_if = "Option::is_none")]
         spilled: Option<Box<SpilledOutput>>,
+        /// Images that the model is shown beside the output; they are in the object store.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        images: Vec<StoredImage>,
         /// Why not, where it did not.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<Failure>,
@@ -423,6 +426,7 @@ impl EventMapper {
                     None => outcome.output,
                 },
                 spilled: outcome.spilled.map(Box::new),
+                images: outcome.images,
                 error: outcome.failure,
                 duration_ms: outcome.duration_ms,
             },

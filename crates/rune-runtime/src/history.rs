@@ -336,6 +336,7 @@ mod tests {
                 call_id: "a".to_owned(),
                 name: "t".to_owned(),
                 content: "x".repeat(400),
+                images: Vec::new(),
                 is_error: false,
             }],
         };

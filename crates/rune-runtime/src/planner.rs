@@ -169,7 +169,6 @@ impl Planner {
             return Err(Ended::Stopped);
         }
         let mut earlier = self.history(new_session).await?;
-        self.load_images(&mut earlier).await?;
         self.settle_interrupted_calls().await?;
         loop {
             if !self.state.open.is_empty() {
@@ -184,6 +183,7 @@ impl Planner {
                     Err(problem) => self.repair_output(&problem, last).await?,
                 }
             }
+            self.load_images(&mut earlier).await?;
             let reply = self.reply(&mut earlier).await?;
             self.report_stop(&reply);
             let body = EntryBody::ModelReply(reply);

@@ -3,7 +3,7 @@
 //! `rune@output-read` reads the rest.
 
 use bytes::Bytes;
-use rune_store_runtime::{BlobStore, SpilledOutput, StoreError};
+use rune_store_runtime::{BlobStore, SpilledOutput, StoreError, StoredImage};
 use serde_json::Value;
 
 /// The largest output that is shown whole, in bytes of its text.
@@ -24,17 +24,24 @@ pub(crate) struct ShownOutput {
     pub(crate) content: String,
     /// Where the rest is.
     pub(crate) spilled: Option<SpilledOutput>,
+    /// Images that the model is shown beside it.
+    pub(crate) images: Vec<StoredImage>,
 }
 
 /// Settles what is shown of an output. Where a large one cannot be kept apart, it is cut,
 /// visibly, and stays in the journal.
-pub(crate) async fn settle(blobs: Option<&dyn BlobStore>, output: Value) -> ShownOutput {
+pub(crate) async fn settle(
+    blobs: Option<&dyn BlobStore>,
+    output: Value,
+    images: Vec<StoredImage>,
+) -> ShownOutput {
     let text = text(&output);
     if text.len() <= SHOWN_LIMIT {
         return ShownOutput {
             output: Some(output),
             content: text,
             spilled: None,
+            images,
         };
     }
     let kept = match blobs {
@@ -56,6 +63,7 @@ pub(crate) async fn settle(blobs: Option<&dyn BlobStore>, output: Value) -> Show
                     digest,
                     bytes: text.len() as u64,
                 }),
+                images,
             }
         }
         Err(error) => {
@@ -64,6 +72,7 @@ pub(crate) async fn settle(blobs: Option<&dyn BlobStore>, output: Value) -> Show
                 output: Some(output),
                 content: shortened(&text, "the rest could not be kept"),
                 spilled: None,
+                images,
             }
         }
     }
@@ -102,7 +111,7 @@ mod tests {
     #[tokio::test]
     async fn a_large_output_that_cannot_be_kept_is_cut_between_characters_and_says_so() {
         let text = "é".repeat(SHOWN_LIMIT);
-        let shown = settle(None, Value::String(text.clone())).await;
+        let shown = settle(None, Value::String(text.clone()), Vec::new()).await;
         assert!(shown.content.len() < HEAD + TAIL + 200);
         assert!(
             shown
@@ -116,9 +125,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_string_output_is_shown_without_quotes() {
-        let text = settle(None, Value::String("a\nb".to_owned())).await;
+        let text = settle(None, Value::String("a\nb".to_owned()), Vec::new()).await;
         assert_eq!(text.content, "a\nb");
-        let json = settle(None, serde_json::json!({"a": 1})).await;
+        let json = settle(None, serde_json::json!({"a": 1}), Vec::new()).await;
         assert_eq!(json.content, r#"{"a":1}"#);
     }
 }

@@ -27,7 +27,9 @@ pub(crate) fn of_message(message: &Message) -> u64 {
         .map(|block| match block {
             Block::Text { text, .. } | Block::Reasoning { text, .. } => text.len(),
             Block::ToolCall { name, input, .. } => name.len() + input.to_string().len(),
-            Block::ToolResult { content, .. } => content.len(),
+            Block::ToolResult {
+                content, images, ..
+            } => content.len() + images.len() * IMAGE_BYTES,
             Block::Image { .. } => IMAGE_BYTES,
             Block::Opaque { native } => native.json.to_string().len(),
         })

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     ApprovalAnswer, ApprovalQuestion, AuditId, AuditVerdict, Billed, Block, Compaction, Cost,
     DeploymentId, ForkOrigin, Message, PromptMeasure, PromptParts, ReplicaId, RequestId,
-    RequestStatus, Role, StopReason, Timestamp, Usage,
+    RequestStatus, Role, StopReason, StoredImage, Timestamp, Usage,
 };
 
 /// Code of the notice that tells the model, and the reader, in which way an answer does
@@ -222,6 +222,7 @@ impl EntryBody {
                     call_id: outcome.call_id,
                     name: tool.unwrap_or(outcome.tool),
                     content: outcome.content,
+                    images: outcome.images.into_iter().map(Into::into).collect(),
                     is_error: outcome.failure.is_some(),
                 }],
             }),
@@ -303,6 +304,9 @@ pub struct ToolOutcome {
     /// Where the whole output is, where it was too large to be shown and is not in `output`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spilled: Option<SpilledOutput>,
+    /// Images that the model is shown beside the content.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<StoredImage>,
     /// From start to end, in milliseconds; 0 where the tool was not run.
     pub duration_ms: u64,
     /// How often it was run: more than 1 after retries, 0 where it was not run.

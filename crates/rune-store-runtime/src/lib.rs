@@ -85,7 +85,9 @@ pub use knowledge::{
     merge_properties, search_words,
 };
 pub use memory::{MemoryForget, MemoryPut, MemoryQuery, MemoryRow, MemoryScope};
-pub use message::{Block, ImageSource, Message, MessageRow, NativeBlock, Role, StopReason, Usage};
+pub use message::{
+    Block, ImageSource, Message, MessageRow, NativeBlock, Role, StopReason, StoredImage, Usage,
+};
 pub use outbox::{OutboxFilter, OutboxRow, QueueMessage};
 pub use page::{Page, PageRequest};
 pub use prompt::{PromptMeasure, PromptParts};

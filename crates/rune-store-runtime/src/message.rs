@@ -63,6 +63,9 @@ pub enum Block {
         name: String,
         /// What the model is shown.
         content: String,
+        /// Images that it is shown beside that.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        images: Vec<ImageSource>,
         /// Whether the call failed.
         #[serde(default)]
         is_error: bool,
@@ -80,6 +83,26 @@ impl Block {
         Self::Text {
             text: text.into(),
             native: None,
+        }
+    }
+}
+
+/// An image in the [`BlobStore`](crate::BlobStore).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredImage {
+    /// Such as `image/png`.
+    pub media_type: String,
+    /// Of the bytes.
+    pub digest: String,
+    /// How many they are.
+    pub bytes: u64,
+}
+
+impl From<StoredImage> for ImageSource {
+    fn from(image: StoredImage) -> Self {
+        Self::Stored {
+            media_type: image.media_type,
+            digest: image.digest,
         }
     }
 }

@@ -38,6 +38,7 @@ mod engine_access;
 mod error;
 mod glob;
 mod identity;
+mod image;
 mod output;
 mod patch;
 mod process;
@@ -57,6 +58,7 @@ pub use egress::{
 };
 pub use engine_access::{EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned};
 pub use error::{ToolError, ToolErrorKind};
+pub use image::ShownImages;
 pub use output::Outputs;
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
 pub use process::{

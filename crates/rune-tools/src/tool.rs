@@ -9,7 +9,7 @@ use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::{EngineAccess, Outputs, ToolError};
+use crate::{EngineAccess, Outputs, ShownImages, ToolError};
 
 /// Room in an answer for everything but its main text.
 pub(crate) const ENVELOPE_BYTES: usize = 1024;
@@ -43,6 +43,8 @@ pub struct ToolContext {
     pub shown_limit: usize,
     /// The larger ones of the session.
     pub outputs: Outputs,
+    /// Where the call puts images that the model is shown beside its answer.
+    pub images: ShownImages,
     /// The engine that runs the request; absent where the call is played again.
     pub engine: Option<Arc<dyn EngineAccess>>,
 }

@@ -9,6 +9,7 @@ use rune_testkit::store::FakeStore;
 use rune_testkit::{ModelScript, ModelServer, Reply, TestDaemon, ToolCall};
 use rune_tools::{
     BuiltinsConfig, Launcher, LiveJob, LiveProcess, Outputs, ProcessRunner, ProcessTool, Sandbox,
+    ShownImages,
     ToolContext, ToolError, ToolErrorKind,
 };
 use serde_json::{Value, json};
@@ -42,6 +43,7 @@ async fn run(name: &str, source: &str, input: Value, limit: Duration) -> Result<
         egress: None,
         shown_limit: 4 << 20,
         outputs: Outputs::default(),
+        images: ShownImages::default(),
         engine: None,
     };
     let runner = ProcessRunner::new(BuiltinsConfig::default().search_path).with_launcher(

@@ -104,12 +104,7 @@ pub(crate) enum BlockView {
     /// Plain text.
     Text { text: String },
     /// An image that the user showed: its type, or where the provider fetches it.
-    Image {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        media_type: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        url: Option<String>,
-    },
+    Image(ImageView),
     /// What the model thought.
     Reasoning { text: String },
     /// A tool call by the model.
@@ -123,8 +118,35 @@ pub(crate) enum BlockView {
         call_id: String,
         name: String,
         content: String,
+        /// Images that the model was shown beside it.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        images: Vec<ImageView>,
         is_error: bool,
     },
+}
+
+/// An image: its type, or where the provider fetches it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ImageView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+}
+
+impl From<ImageSource> for ImageView {
+    fn from(source: ImageSource) -> Self {
+        match source {
+            ImageSource::Data { media_type, .. } | ImageSource::Stored { media_type, .. } => Self {
+                media_type: Some(media_type),
+                url: None,
+            },
+            ImageSource::Url { url } => Self {
+                media_type: None,
+                url: Some(url),
+            },
+        }
+    }
 }
 
 impl BlockView {
@@ -132,18 +154,7 @@ impl BlockView {
     fn new(block: Block) -> Option<Self> {
         match block {
             Block::Text { text, .. } => Some(Self::Text { text }),
-            Block::Image { source } => Some(match source {
-                ImageSource::Data { media_type, .. } | ImageSource::Stored { media_type, .. } => {
-                    Self::Image {
-                        media_type: Some(media_type),
-                        url: None,
-                    }
-                }
-                ImageSource::Url { url } => Self::Image {
-                    media_type: None,
-                    url: Some(url),
-                },
-            }),
+            Block::Image { source } => Some(Self::Image(source.into())),
             Block::Reasoning { text, .. } => Some(Self::Reasoning { text }),
             Block::ToolCall {
                 id, name, input, ..
@@ -152,11 +163,13 @@ impl BlockView {
                 call_id,
                 name,
                 content,
+                images,
                 is_error,
             } => Some(Self::ToolResult {
                 call_id,
                 name,
                 content,
+                images: images.into_iter().map(Into::into).collect(),
                 is_error,
             }),
             Block::Opaque { .. } => None,

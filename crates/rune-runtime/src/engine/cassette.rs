@@ -160,13 +160,13 @@ fn has_stored_image(shown: &[MessageRow]) -> bool {
     blocks.any(is_stored)
 }
 
-const fn is_stored(block: &Block) -> bool {
+fn is_stored(block: &Block) -> bool {
     matches!(
         block,
         Block::Image {
             source: ImageSource::Stored { .. }
         }
-    )
+    ) || matches!(block, Block::ToolResult { images, .. } if !images.is_empty())
 }
 
 fn is_apart(journal: &[Entry]) -> bool {
@@ -174,7 +174,8 @@ fn is_apart(journal: &[Entry]) -> bool {
         EntryBody::Accepted { input, .. } => input_parts(input),
         _ => None,
     });
-    input.is_some_and(|parts| parts.iter().any(is_stored))
+    let shown = |entry: &Entry| matches!(&entry.body, EntryBody::ToolResult(outcome) if !outcome.images.is_empty());
+    input.is_some_and(|parts| parts.iter().any(is_stored)) || journal.iter().any(shown)
 }
 
 /// The request that a run that is played belongs to. It is in no store.

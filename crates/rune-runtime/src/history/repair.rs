@@ -93,6 +93,7 @@ fn answer_calls(blocks: Vec<Block>, open: &mut Vec<OpenCall>, repairs: &mut u32)
             call_id,
             name,
             content,
+            images,
             is_error,
         } = block
         else {
@@ -106,6 +107,7 @@ fn answer_calls(blocks: Vec<Block>, open: &mut Vec<OpenCall>, repairs: &mut u32)
                     call_id,
                     name,
                     content,
+                    images,
                     is_error,
                 });
             }
@@ -126,6 +128,7 @@ fn close_calls(fixed: &mut Vec<Message>, open: &mut Vec<OpenCall>, repairs: &mut
             call_id: call.id,
             name: call.name,
             content: LOST_RESULT.to_owned(),
+            images: Vec::new(),
             is_error: true,
         })
         .collect();
@@ -159,6 +162,7 @@ mod tests {
             call_id: id.to_owned(),
             name: "t".to_owned(),
             content: "ok".to_owned(),
+            images: Vec::new(),
             is_error: false,
         }
     }

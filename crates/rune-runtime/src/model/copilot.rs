@@ -135,5 +135,9 @@ fn headers(request: &ModelRequest) -> HeaderMap {
 
 fn has_image(message: &Message) -> bool {
     let mut blocks = message.blocks.iter();
-    blocks.any(|block| matches!(block, Block::Image { .. }))
+    blocks.any(|block| match block {
+        Block::Image { .. } => true,
+        Block::ToolResult { images, .. } => !images.is_empty(),
+        _ => false,
+    })
 }

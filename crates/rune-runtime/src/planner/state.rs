@@ -414,6 +414,7 @@ impl RunState {
                     call_id: outcome.call_id.clone(),
                     name: call.visible_name().to_owned(),
                     content: outcome.content.clone(),
+                    images: outcome.images.iter().cloned().map(Into::into).collect(),
                     is_error: outcome.failure.is_some(),
                 };
                 match self.messages.last_mut() {

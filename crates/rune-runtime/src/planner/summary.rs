@@ -64,11 +64,18 @@ fn line(role: Role, block: &Block) -> Option<String> {
         Block::ToolResult {
             name,
             content,
+            images,
             is_error,
             ..
         } => {
             let how = if *is_error { "failed" } else { "answered" };
-            Some(format!("{name} {how}: {}", both_ends(content, TRANSCRIBED)))
+            let shown = if images.is_empty() {
+                ""
+            } else {
+                " [with an image]"
+            };
+            let said = both_ends(content, TRANSCRIBED);
+            Some(format!("{name} {how}: {said}{shown}"))
         }
         Block::Reasoning { .. } | Block::Opaque { .. } => None,
     }

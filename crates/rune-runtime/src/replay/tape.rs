@@ -78,6 +78,7 @@ impl Tape {
             if let Some(output) = options.outputs.get(&outcome.call_id) {
                 outcome.failure = None;
                 outcome.spilled = None;
+                outcome.images.clear();
                 outcome.content = spill::text(output);
                 outcome.output = Some(output.clone());
             }
@@ -392,6 +393,7 @@ impl Tape {
                 output: outcome.output,
                 content: outcome.content,
                 spilled: outcome.spilled,
+                images: outcome.images,
             }),
         }
     }

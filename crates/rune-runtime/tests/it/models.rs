@@ -145,6 +145,7 @@ fn result(call_id: &str, name: &str, content: &str) -> Block {
         call_id: call_id.to_owned(),
         name: name.to_owned(),
         content: content.to_owned(),
+        images: Vec::new(),
         is_error: false,
     }
 }

@@ -15,8 +15,8 @@ use rune_store_runtime::{
     QueueMessage, RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId, ReplicaState,
     RequestCancel, RequestId, RequestSpan, RequestStatus, ReserveBudget, ScaleDeployment,
     ScheduleId, ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState, SettleBudget,
-    SettleFire, Settlement, SpilledOutput, StepOutcome, StepStatus, StopReason, TaskHolder, TaskId,
-    TaskState, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
+    SettleFire, Settlement, SpilledOutput, StepOutcome, StepStatus, StopReason, StoredImage,
+    TaskHolder, TaskId, TaskState, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -342,6 +342,7 @@ impl Random {
                 failure: self.failure(),
                 content: self.word(),
                 spilled: self.spilled(),
+                images: self.images(),
                 duration_ms: u64::MAX,
                 attempts: 1,
             }),
@@ -445,6 +446,15 @@ impl Random {
                 duration_ms: 1,
             }),
         }))
+    }
+
+    fn images(&mut self) -> Vec<StoredImage> {
+        let image = || StoredImage {
+            media_type: "image/png".to_owned(),
+            digest: format!("sha256:{}", "1".repeat(64)),
+            bytes: 1,
+        };
+        self.one_in(4).then(image).into_iter().collect()
     }
 
     fn spilled(&mut self) -> Option<SpilledOutput> {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_store_runtime::{Clock, MemoryScope, RequestId, SessionId, Store, Timestamp};
-use rune_tools::{Builtins, BuiltinsConfig, Outputs, ToolContext, ToolError, ToolErrorKind};
+use rune_tools::{
+    Builtins, BuiltinsConfig, Outputs, ShownImages, ToolContext, ToolError, ToolErrorKind,
+};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +58,7 @@ impl Sandbox {
             egress: None,
             shown_limit: 256 * 1024,
             outputs: Outputs::default(),
+            images: ShownImages::default(),
             engine: None,
         };
         Self {

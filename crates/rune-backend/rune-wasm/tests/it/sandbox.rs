@@ -8,7 +8,7 @@ use std::time::Duration;
 use rune_spec::ToolDescriptor;
 use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
-use rune_tools::{Outputs, ToolContext, ToolError};
+use rune_tools::{Outputs, ShownImages, ToolContext, ToolError};
 use rune_wasm::{WasmConfig, WasmError, WasmRuntime, WasmTool};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,7 @@ impl Sandbox {
             egress: None,
             shown_limit: 256 * 1024,
             outputs: Outputs::default(),
+            images: ShownImages::default(),
             engine: None,
         };
         Self {

@@ -131,6 +131,7 @@ fn block(block: &Block) -> Option<Value> {
         Block::ToolResult {
             call_id,
             content,
+            images,
             is_error,
             ..
         } => {
@@ -139,6 +140,12 @@ fn block(block: &Block) -> Option<Value> {
                 "tool_use_id": legal_id(call_id),
                 "content": content,
             });
+            let mut images = images.iter().filter_map(image).peekable();
+            if images.peek().is_some() {
+                let text = json!({"type": "text", "text": content});
+                let text = (!content.is_empty()).then_some(text);
+                result["content"] = text.into_iter().chain(images).collect();
+            }
             if *is_error {
                 result["is_error"] = true.into();
             }

@@ -32,7 +32,7 @@ pub(in crate::model) fn encode(request: &ModelRequest, native_schema: bool) -> V
         let tools: Vec<Value> = request.tools.iter().map(tool).collect();
         body.insert("tools".into(), json!([{ "functionDeclarations": tools }]));
     }
-    body.insert("contents".into(), contents(&request.messages).into());
+    body.insert("contents".into(), contents(request).into());
     let config = generation_config(request, schema);
     if !config.is_empty() {
         body.insert("generationConfig".into(), config.into());
@@ -40,7 +40,8 @@ pub(in crate::model) fn encode(request: &ModelRequest, native_schema: bool) -> V
     Value::Object(body)
 }
 
-/// Whether a model takes tools and a schema of the answer in one request: since Gemini 3.
+/// Whether a model takes tools and a schema of the answer in one request, and images in the results of tools: since
+/// Gemini 3.
 fn joins(model: &str) -> bool {
     let model = model.strip_prefix("models/").unwrap_or(model);
     let version = model.strip_prefix("gemini-").unwrap_or_default();
@@ -77,12 +78,13 @@ fn tool(tool: &ToolDefinition) -> Value {
     })
 }
 
-fn contents(messages: &[Message]) -> Vec<Value> {
+fn contents(request: &ModelRequest) -> Vec<Value> {
+    let within = joins(&request.model);
     let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
     let mut calls: Vec<&str> = Vec::new();
     // The provider's own id of each call, where it gave one.
     let mut own_ids: HashMap<&str, Value> = HashMap::new();
-    for message in messages {
+    for message in &request.messages {
         let (role, parts) = match message.role {
             Role::User => (
                 "user",
@@ -104,7 +106,7 @@ fn contents(messages: &[Message]) -> Vec<Value> {
             }
             Role::Tool => {
                 let results = ordered_results(&calls, &message.blocks).into_iter();
-                let parts = results.filter_map(|block| result_part(block, &own_ids));
+                let parts = results.filter_map(|block| result_part(block, &own_ids, within));
                 ("user", parts.collect::<Vec<_>>())
             }
         };
@@ -113,6 +115,10 @@ fn contents(messages: &[Message]) -> Vec<Value> {
             // Text after results starts a turn of its own: results stand alone.
             Some((last, turn)) if *last == role && message.role != Role::User => turn.extend(parts),
             _ => turns.push((role, parts)),
+        }
+        if message.role == Role::Tool && !within {
+            let images = shown(&message.blocks);
+            turns.extend((!images.is_empty()).then_some(("user", images)));
         }
     }
     turns
@@ -123,13 +129,19 @@ fn contents(messages: &[Message]) -> Vec<Value> {
 
 fn user_part(block: &Block) -> Option<Value> {
     match block {
-        Block::Image {
-            source: ImageSource::Data { media_type, data },
-        } => Some(json!({"inlineData": {"mimeType": media_type, "data": data}})),
-        Block::Image {
-            source: ImageSource::Url { url },
-        } => Some(json!({"fileData": {"fileUri": url}})),
+        Block::Image { source } => image_part(source),
         _ => text_part(block),
+    }
+}
+
+/// An image that is not loaded cannot be shown.
+fn image_part(source: &ImageSource) -> Option<Value> {
+    match source {
+        ImageSource::Data { media_type, data } => {
+            Some(json!({"inlineData": {"mimeType": media_type, "data": data}}))
+        }
+        ImageSource::Url { url } => Some(json!({"fileData": {"fileUri": url}})),
+        ImageSource::Stored { .. } => None,
     }
 }
 
@@ -169,11 +181,28 @@ fn model_parts(message: &Message) -> Vec<Value> {
     parts
 }
 
-fn result_part(block: &Block, own_ids: &HashMap<&str, Value>) -> Option<Value> {
+/// Images of tools' results, for models that take none in the results themselves.
+fn shown(blocks: &[Block]) -> Vec<Value> {
+    let mut parts = Vec::new();
+    for block in blocks {
+        let Block::ToolResult { name, images, .. } = block else {
+            continue;
+        };
+        let mut images = images.iter().filter_map(image_part).peekable();
+        if images.peek().is_some() {
+            parts.push(json!({"text": format!("[images of the result of {name}]")}));
+        }
+        parts.extend(images);
+    }
+    parts
+}
+
+fn result_part(block: &Block, own_ids: &HashMap<&str, Value>, within: bool) -> Option<Value> {
     let Block::ToolResult {
         call_id,
         name,
         content,
+        images,
         is_error,
     } = block
     else {
@@ -183,6 +212,10 @@ fn result_part(block: &Block, own_ids: &HashMap<&str, Value>) -> Option<Value> {
     let mut response = json!({"name": name, "response": {key: content}});
     if let Some(id) = own_ids.get(call_id.as_str()) {
         response["id"] = id.clone();
+    }
+    let images: Vec<Value> = images.iter().filter_map(image_part).collect();
+    if within && !images.is_empty() {
+        response["parts"] = images.into();
     }
     Some(json!({ "functionResponse": response }))
 }

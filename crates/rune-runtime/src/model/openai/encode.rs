@@ -87,7 +87,8 @@ fn messages(request: &ModelRequest, has_format: bool) -> Vec<Value> {
             }
             Role::Tool => {
                 let results = ordered_results(&calls, &message.blocks);
-                out.extend(results.into_iter().filter_map(result));
+                out.extend(results.iter().copied().filter_map(result));
+                out.extend(shown(&results));
             }
         }
     }
@@ -109,6 +110,23 @@ fn user(message: &Message) -> Value {
         _ => None,
     });
     parts.collect()
+}
+
+/// Images of tools' results. A result is a text in this protocol: the user shows them, behind all results.
+fn shown(results: &[&Block]) -> Option<Value> {
+    let mut parts = Vec::new();
+    for block in results {
+        let Block::ToolResult { name, images, .. } = block else {
+            continue;
+        };
+        let mut images = images.iter().filter_map(image_url).peekable();
+        if images.peek().is_some() {
+            let text = format!("[images of the result of {name}]");
+            parts.push(json!({"type": "text", "text": text}));
+        }
+        parts.extend(images.map(|url| json!({"type": "image_url", "image_url": {"url": url}})));
+    }
+    (!parts.is_empty()).then(|| json!({"role": "user", "content": parts}))
 }
 
 /// An image as both protocols of this vendor take it; one that is not loaded cannot be

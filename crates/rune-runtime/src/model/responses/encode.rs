@@ -88,13 +88,27 @@ fn input(messages: &[Message]) -> Vec<Value> {
             }
             Role::Tool => {
                 let results = ordered_results(&calls, &message.blocks).into_iter();
-                items.extend(results.filter_map(result_text).map(|(call_id, output)| {
-                    json!({"type": "function_call_output", "call_id": call_id, "output": output})
-                }));
+                items.extend(results.filter_map(result));
             }
         }
     }
     items
+}
+
+/// A text, or parts where there are images.
+fn result(block: &Block) -> Option<Value> {
+    let (call_id, output) = result_text(block)?;
+    let mut item = json!({"type": "function_call_output", "call_id": call_id, "output": output});
+    if let Block::ToolResult { images, .. } = block {
+        let mut images = images.iter().filter_map(image_url).peekable();
+        if images.peek().is_some() {
+            let image = |url| json!({"type": "input_image", "image_url": url});
+            let text = json!({"type": "input_text", "text": output});
+            let parts = std::iter::once(text).chain(images.map(image));
+            item["output"] = parts.collect();
+        }
+    }
+    Some(item)
 }
 
 fn user(message: &Message) -> Value {

@@ -1,7 +1,7 @@
 //! What goes over the wire, word for word.
 
 use rune_runtime::model::{ModelRequest, Protocol};
-use rune_store_runtime::{Block, Message, NativeBlock, Role};
+use rune_store_runtime::{Block, ImageSource, Message, NativeBlock, Role};
 use rune_testkit::{ModelScript, ModelServer};
 use serde_json::{Value, json};
 
@@ -58,6 +58,7 @@ fn conversation() -> ModelRequest {
         call_id: "functions.time:1".to_owned(),
         name: "time".to_owned(),
         content: "the input is not JSON".to_owned(),
+        images: Vec::new(),
         is_error: true,
     };
     let messages = vec![
@@ -91,6 +92,78 @@ fn responses_request() {
 #[test]
 fn gemini_request() {
     insta::assert_json_snapshot!(Protocol::Gemini.request_body(&conversation()));
+}
+
+#[test]
+fn images_of_a_tool_are_where_each_protocol_takes_them() {
+    let image = ImageSource::Data {
+        media_type: "image/png".to_owned(),
+        data: "iVBO".to_owned(),
+    };
+    let shown = Block::ToolResult {
+        call_id: "c1".to_owned(),
+        name: "look".to_owned(),
+        content: "a page".to_owned(),
+        images: vec![image],
+        is_error: false,
+    };
+    let asked = request(vec![
+        Message::user("Look"),
+        message(Role::Assistant, vec![call("c1", "look", json!({}), None)]),
+        message(Role::Tool, vec![shown]),
+    ]);
+    let url = "data:image/png;base64,iVBO";
+    let inline = json!({"inlineData": {"mimeType": "image/png", "data": "iVBO"}});
+    let name = "[images of the result of look]";
+    for (protocol, model, pointer, expected) in [
+        (
+            Protocol::Anthropic,
+            "m",
+            "/messages/2/content/0/content",
+            json!([
+                {"type": "text", "text": "a page"},
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}},
+            ]),
+        ),
+        (
+            Protocol::OpenAi,
+            "m",
+            "/messages/4",
+            json!({"role": "user", "content": [
+                {"type": "text", "text": name},
+                {"type": "image_url", "image_url": {"url": url}},
+            ]}),
+        ),
+        (
+            Protocol::Responses,
+            "m",
+            "/input/2/output",
+            json!([
+                {"type": "input_text", "text": "a page"},
+                {"type": "input_image", "image_url": url},
+            ]),
+        ),
+        (
+            Protocol::Gemini,
+            "gemini-3-pro",
+            "/contents/2/parts/0/functionResponse/parts/0",
+            inline.clone(),
+        ),
+        (
+            Protocol::Gemini,
+            "gemini-2.5-pro",
+            "/contents/3",
+            json!({"role": "user", "parts": [{"text": name}, inline]}),
+        ),
+    ] {
+        let model = model.to_owned();
+        let request = ModelRequest {
+            model,
+            ..asked.clone()
+        };
+        let body = protocol.request_body(&request);
+        assert_eq!(body.pointer(pointer), Some(&expected), "{body:#}");
+    }
 }
 
 #[test]

@@ -177,6 +177,7 @@ pub(super) fn result(id: &str) -> ToolOutcome {
         failure: None,
         content: "content".to_owned(),
         spilled: None,
+        images: Vec::new(),
         duration_ms: 7,
         attempts: 1,
     }

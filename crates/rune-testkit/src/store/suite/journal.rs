@@ -4,7 +4,8 @@ use futures_util::future::join_all;
 use rune_store_runtime::{
     AppendEntries, Block, Compaction, Cost, DeleteSession, DeploymentId, EntryBody, ErrorCode,
     Failure, ModelCall, ModelReply, PageRequest, Replaced, ReplicaId, Reply, RequestCancel,
-    RequestStatus, Role, SpilledOutput, ToolInvocationState, ToolOutcome, UsageFilter, UsageGroup,
+    RequestStatus, Role, SpilledOutput, StoredImage, ToolInvocationState, ToolOutcome, UsageFilter,
+    UsageGroup,
 };
 use serde_json::json;
 
@@ -60,7 +61,13 @@ pub async fn a_tool_call_is_projected_from_intent_and_result(test: TestStore) {
     assert_eq!(calls, ["b", "a"]);
     assert_eq!(rows[0].state, ToolInvocationState::Intended);
     assert_eq!(rows[0].input, Some(json!({"path": "a"})));
+    let image = StoredImage {
+        media_type: "image/png".to_owned(),
+        digest: format!("sha256:{}", "1".repeat(64)),
+        bytes: 3,
+    };
     let failed = ToolOutcome {
+        images: vec![image.clone()],
         failure: Some(Failure::new(ErrorCode::Timeout, "too slow")),
         output: None,
         ..result("b")
@@ -94,6 +101,7 @@ pub async fn a_tool_call_is_projected_from_intent_and_result(test: TestStore) {
         call_id: "b".to_owned(),
         name: "rune__file-read".to_owned(),
         content: "content".to_owned(),
+        images: vec![image.into()],
         is_error: true,
     };
     assert_eq!(messages[0].message.role, Role::Tool);
