@@ -182,6 +182,8 @@ pub struct RuntimeConfig {
     pub replica_image: String,
     /// `RUNE_CHROME_PATH`
     pub chrome_path: Option<PathBuf>,
+    /// `RUNE_CHROME_SANDBOX`
+    pub chrome_sandbox: bool,
 }
 
 /// Built-in tools.
@@ -481,6 +483,14 @@ impl Reader {
                 .text("runtime.replica_image")
                 .unwrap_or_default(),
             chrome_path: self.path("runtime.chrome_path")?,
+            chrome_sandbox: self
+                .resolved
+                .parse("runtime.chrome_sandbox", |text| match text {
+                    "on" => Some(true),
+                    "off" => Some(false),
+                    _ => None,
+                })?
+                .unwrap_or(true),
         })
     }
 

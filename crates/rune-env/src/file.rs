@@ -148,6 +148,7 @@ pub(crate) fn expected(kind: Kind) -> &'static str {
         Kind::Positive => "a whole number greater than 0",
         Kind::Rate => "a number greater than 0",
         Kind::LogFormat => "`pretty` or `json`",
+        Kind::OnOff => "`on` or `off`",
         Kind::Search => "`duckduckgo`, `searxng`, `brave` or `tavily`",
         Kind::Sandbox => "`require`, `best-effort` or `off`",
     }

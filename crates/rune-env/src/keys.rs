@@ -14,6 +14,7 @@ pub(crate) enum Kind {
     LogFormat,
     Search,
     Sandbox,
+    OnOff,
 }
 
 /// One key: `TABLE.NAME` in the file and for flags.
@@ -282,7 +283,14 @@ pub(crate) const KEYS: &[Key] = &[
         &["RUNE_CHROME_PATH"],
         Kind::Path,
         None,
-        "Chrome for the browser tools; absent: searched for.",
+        "Chromium or Chrome for the browser tools; absent: searched for in `PATH`.",
+    ),
+    key(
+        "runtime.chrome_sandbox",
+        &["RUNE_CHROME_SANDBOX"],
+        Kind::OnOff,
+        Some("on"),
+        "`off` runs the browser without its own sandbox, where that cannot work.",
     ),
     key(
         "tools.location",

@@ -83,6 +83,7 @@ fn property(key: &Key) -> Value {
         Kind::Positive => json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX }),
         Kind::Rate => json!({ "type": "number", "exclusiveMinimum": 0 }),
         Kind::LogFormat => json!({ "enum": ["pretty", "json"] }),
+        Kind::OnOff => json!({ "enum": ["on", "off"] }),
         Kind::Search => json!({ "enum": ["duckduckgo", "searxng", "brave", "tavily"] }),
         Kind::Sandbox => json!({ "enum": ["require", "best-effort", "off"] }),
     };

@@ -7,6 +7,17 @@ mod agent_spawn;
 mod agents;
 mod answer;
 mod apply_patch;
+mod browser;
+mod browser_back;
+mod browser_click;
+mod browser_close;
+mod browser_navigate;
+mod browser_read_page;
+mod browser_run_js;
+mod browser_screenshot;
+mod browser_scroll;
+mod browser_type;
+mod browser_wait;
 mod canvas_present;
 mod channel_send;
 mod cron_cancel;
@@ -51,6 +62,7 @@ use rune_store_runtime::{TaskHolder, TaskRow};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::browser::Browsers;
 use crate::processes::Processes;
 use crate::search::Searcher;
 use crate::tool::ENVELOPE_BYTES;
@@ -61,12 +73,28 @@ use crate::{BuiltinTool, BuiltinsConfig, ToolContext, ToolError};
 pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
     let processes = Processes::new(config.search_path.clone(), config.launcher.clone());
     let processes = Arc::new(processes);
+    let browsers = Browsers::new(
+        config.browser,
+        config.launcher.clone(),
+        config.egress.clone(),
+    );
+    let browsers = Arc::new(browsers);
     vec![
         Arc::new(agent_find::AgentFind),
         Arc::new(agent_kill::AgentKill),
         Arc::new(agent_list::AgentList),
         Arc::new(agent_spawn::AgentSpawn),
         Arc::new(apply_patch::ApplyPatch),
+        Arc::new(browser_back::BrowserBack(Arc::clone(&browsers))),
+        Arc::new(browser_click::BrowserClick(Arc::clone(&browsers))),
+        Arc::new(browser_close::BrowserClose(Arc::clone(&browsers))),
+        Arc::new(browser_navigate::BrowserNavigate(Arc::clone(&browsers))),
+        Arc::new(browser_read_page::BrowserReadPage(Arc::clone(&browsers))),
+        Arc::new(browser_run_js::BrowserRunJs(Arc::clone(&browsers))),
+        Arc::new(browser_screenshot::BrowserScreenshot(Arc::clone(&browsers))),
+        Arc::new(browser_scroll::BrowserScroll(Arc::clone(&browsers))),
+        Arc::new(browser_type::BrowserType(Arc::clone(&browsers))),
+        Arc::new(browser_wait::BrowserWait(browsers)),
         Arc::new(canvas_present::CanvasPresent),
         Arc::new(channel_send::ChannelSend),
         Arc::new(cron_cancel::CronCancel),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::browser::BrowserConfig;
 use crate::builtin;
 use crate::egress::EgressPolicy;
 use crate::process::Launcher;
@@ -25,6 +26,8 @@ pub struct BuiltinsConfig {
     pub search_path: String,
     /// How commands are started.
     pub launcher: Launcher,
+    /// The browser.
+    pub browser: BrowserConfig,
 }
 
 impl Default for BuiltinsConfig {
@@ -35,6 +38,11 @@ impl Default for BuiltinsConfig {
             location: None,
             search_path: DEFAULT_SEARCH_PATH.to_owned(),
             launcher: Launcher::Direct,
+            browser: BrowserConfig {
+                program: None,
+                search_path: DEFAULT_SEARCH_PATH.to_owned(),
+                sandbox: true,
+            },
         }
     }
 }

@@ -7,7 +7,7 @@ use rune_store_runtime::{BlobStore, StoredImage};
 use crate::ToolError;
 
 /// Bytes of one image at the most: the least of what the providers take.
-const MAX_IMAGE_BYTES: usize = 5 << 20;
+pub(crate) const MAX_IMAGE_BYTES: usize = 5 << 20;
 /// Images of one call at the most.
 const MAX_IMAGES: usize = 4;
 

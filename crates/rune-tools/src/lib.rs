@@ -11,6 +11,7 @@
 //! * [`ProcessGroup`] is a child process that leaves nothing behind; what runs programs
 //!   that are no tools uses it too.
 //! * [`Captured`] and [`parse_answer`] are the protocol that programs answer in, whatever runs them.
+//! * [`BrowserConfig`] says which browser the `browser-*` tools drive, over the DevTools protocol.
 //! * [`EgressPolicy`] says where outgoing requests may go; [`CheckedResolver`] holds an HTTP client to it.
 //! * [`EgressProxy`] holds programs to it that open connections themselves.
 //! * [`parse_patch`] and [`apply_hunks`] are the pure part of `apply-patch`.
@@ -31,6 +32,7 @@
 
 mod answer;
 mod blocking;
+mod browser;
 mod builtin;
 mod builtins;
 mod egress;
@@ -51,10 +53,11 @@ mod workspace;
 
 pub use answer::{parse_answer, said};
 pub(crate) use blocking::blocking;
+pub use browser::{BrowserConfig, find_browser, page_outline};
 pub use builtins::{Builtins, BuiltinsConfig};
 pub use egress::{
-    CheckedResolver, EgressError, EgressException, EgressPolicy, EgressProxy, Hosts,
-    ProxyRefusal, destination,
+    CheckedResolver, EgressError, EgressException, EgressPolicy, EgressProxy, Hosts, ProxyRefusal,
+    destination,
 };
 pub use engine_access::{EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned};
 pub use error::{ToolError, ToolErrorKind};

@@ -23,6 +23,7 @@ pub use launcher::Launcher;
 pub use live::{LiveInput, LiveJob, LiveProcess};
 pub(crate) use program::base_environment;
 pub use program::find_program;
+pub(crate) use program::is_executable;
 pub use proxy::{ProxyRequest, parse_proxy_request};
 pub use reach::ProcessLimits;
 pub(crate) use reach::Reach;

@@ -125,6 +125,7 @@ impl Processes {
             args: args.into(),
             env,
             cwd,
+            account: None,
             stdin: Vec::new(),
             stdout: keep,
             stderr: keep,
@@ -399,7 +400,11 @@ fn end_of(
 
 /// Returns once the session of a process is deleted, or its agent is not deployed any more. What was never stored cannot be
 /// missed.
-async fn abandoned(store: Store, session: &SessionId, scope: &MemoryScope) -> &'static str {
+pub(crate) async fn abandoned(
+    store: Store,
+    session: &SessionId,
+    scope: &MemoryScope,
+) -> &'static str {
     let mut looks = interval(LOOK_EVERY);
     let (mut had_session, mut had_agent) = (false, false);
     loop {

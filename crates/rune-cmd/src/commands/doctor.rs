@@ -8,13 +8,13 @@ use clap::Args;
 use rune_env::{Provider, SandboxMode};
 use rune_runtime::model::ClaudeCli;
 use rune_storage::{SqliteStore, StorageConfig, StorageError};
-use rune_tools::{SandboxSupport, find_program};
+use rune_tools::{SandboxSupport, find_browser, find_program};
 use serde_json::{Value, json};
 
 use crate::client::Api;
 use crate::context::Context;
 use crate::daemon::instance::{Address, Holder};
-use crate::daemon::node::{database_path, own_launcher};
+use crate::daemon::node::{browser_config, database_path, own_launcher};
 use crate::daemon::unused;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
@@ -90,6 +90,7 @@ pub(crate) async fn run(context: &Context) -> Outcome {
     checks.push(database(context, holder).await);
     checks.extend(programs(context));
     checks.push(sandbox(context)?);
+    checks.push(browser(context));
     checks.extend(providers(context));
     checks.extend(settings(context));
     checks.push(daemon(context).await);
@@ -274,6 +275,26 @@ fn sandbox(context: &Context) -> Outcome<Check> {
         ),
     };
     Ok(Check::bad(Verdict::Warn, name, text, fix))
+}
+
+/// What the browser tools work with.
+fn browser(context: &Context) -> Check {
+    let config = browser_config(&context.config);
+    match find_browser(config.program.as_deref(), &config.search_path) {
+        Ok(path) if config.sandbox => Check::ok("browser", path.display().to_string()),
+        Ok(path) => Check::bad(
+            Verdict::Warn,
+            "browser",
+            format!("{}, without its own sandbox", path.display()),
+            "RUNE_CHROME_SANDBOX=on, where user namespaces or chromium-sandbox are there",
+        ),
+        Err(error) => Check::bad(
+            Verdict::Warn,
+            "browser",
+            error.message,
+            "only the browser-* tools need it",
+        ),
+    }
 }
 
 /// Who answers an agent whose Runefile names no provider, and why.

@@ -12,7 +12,7 @@ use rune_runtime::{AgentLoader, Engine, ReplicaRouter, Tasks};
 use rune_storage::{Durability, ObjectStore, SqliteStore, StorageConfig, StorageError};
 use rune_store_runtime::{BlobStore, Store, SystemClock};
 use rune_tools::{
-    Builtins, BuiltinsConfig, EgressPolicy, Launcher, Parts, ProcessRunner, Sandbox,
+    BrowserConfig, Builtins, BuiltinsConfig, EgressPolicy, Launcher, Parts, ProcessRunner, Sandbox,
     SandboxSupport, SearchBackend, SearchConfig,
 };
 use rune_wasm::{WasmConfig, WasmRuntime};
@@ -102,6 +102,7 @@ impl Node {
         let variables = config.clone();
         let builtins = BuiltinsConfig {
             egress: egress(&config.tools)?,
+            browser: browser_config(config),
             search: search(&config.tools),
             location: config.tools.location.clone(),
             launcher: launcher(config, place)?,
@@ -164,6 +165,15 @@ fn search(tools: &ToolsConfig) -> SearchConfig {
         },
         url: tools.web_search_url.clone(),
         key: tools.web_search_key.clone(),
+    }
+}
+
+/// The browser of the browser tools.
+pub(crate) fn browser_config(config: &Config) -> BrowserConfig {
+    BrowserConfig {
+        program: config.runtime.chrome_path.clone(),
+        search_path: config.variable("PATH").unwrap_or_default(),
+        sandbox: config.runtime.chrome_sandbox,
     }
 }
 

@@ -3,13 +3,12 @@
 use rune_env::{Config, Origin};
 
 /// Keys of parts that are not there yet. A key leaves this list together with its part's arrival.
-const WITHOUT_EFFECT: [&str; 6] = [
+const WITHOUT_EFFECT: [&str; 5] = [
     "gateway.rate_limit_rps",
     "gateway.rate_limit_burst",
     "gateway.webhook_secret",
     "observability.otel_endpoint",
     "runtime.replica_image",
-    "runtime.chrome_path",
 ];
 
 /// The keys among them that somebody set, each with where.

@@ -1,6 +1,7 @@
 //! Built-in tools as agents of a daemon use them: called through the gateway, looked at from outside.
 
 mod agents;
+mod browser;
 mod canvas;
 mod channels;
 mod events;

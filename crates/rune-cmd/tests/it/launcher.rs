@@ -9,8 +9,7 @@ use rune_testkit::store::FakeStore;
 use rune_testkit::{ModelScript, ModelServer, Reply, TestDaemon, ToolCall};
 use rune_tools::{
     BuiltinsConfig, Launcher, LiveJob, LiveProcess, Outputs, ProcessRunner, ProcessTool, Sandbox,
-    ShownImages,
-    ToolContext, ToolError, ToolErrorKind,
+    ShownImages, ToolContext, ToolError, ToolErrorKind,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -397,7 +397,7 @@ fn schema_lists_every_key() {
         let (table, name) = entry.key.split_once('.').unwrap();
         assert!(
             schema["properties"][table]["properties"][name]["type"].is_string()
-                || ["log_format", "web_search", "sandbox"].contains(&name),
+                || ["log_format", "web_search", "sandbox", "chrome_sandbox"].contains(&name),
             "{}",
             entry.key
         );
@@ -420,4 +420,20 @@ fn the_sandbox_is_required_unless_somebody_says_otherwise() {
     assert_eq!(tools.sandbox, SandboxMode::BestEffort);
     assert_eq!(tools.allow_private, ["10.0.0.0/8", "wiki.lan"]);
     assert!(Case::new(&[("RUNE_SANDBOX", "none")]).load().is_err());
+}
+
+#[test]
+fn the_browser_is_configured() {
+    let config = Case::new(&[]).load().unwrap();
+    assert!(config.runtime.chrome_sandbox);
+    assert_eq!(config.runtime.chrome_path, None);
+    let case = Case::new(&[
+        ("RUNE_CHROME_PATH", "/opt/chrome"),
+        ("RUNE_CHROME_SANDBOX", "off"),
+    ]);
+    let config = case.load().unwrap();
+    assert!(!config.runtime.chrome_sandbox);
+    assert_eq!(config.runtime.chrome_path, Some("/opt/chrome".into()));
+    let wrong = Case::new(&[("RUNE_CHROME_SANDBOX", "maybe")]).error();
+    assert!(wrong.contains("`on` or `off`"), "{wrong}");
 }

@@ -94,6 +94,7 @@ impl BuiltinTool for ShellExec {
             args: vec!["-c".into(), input.command.into()],
             env,
             cwd,
+            account: None,
             stdin: Vec::new(),
             stdout: keep,
             stderr: keep,

@@ -30,6 +30,8 @@ pub(crate) struct Job {
     pub(crate) env: Vec<(String, String)>,
     /// The directory it runs in.
     pub(crate) cwd: PathBuf,
+    /// The account it runs in, where that is another than the daemon's.
+    pub(crate) account: Option<u32>,
     /// What it can read on its standard input.
     pub(crate) stdin: Vec<u8>,
     /// How much of its standard output is kept.

@@ -51,6 +51,7 @@ pub(super) struct LaunchSpec {
     pub(super) args: Vec<OsString>,
     pub(super) env: Vec<(String, String)>,
     pub(super) cwd: OsString,
+    pub(super) account: Option<u32>,
     /// Absent where the input is open until the process is to end.
     pub(super) stdin_bytes: Option<u64>,
     /// Absent where the process is not confined.
@@ -150,6 +151,18 @@ impl Launcher {
         }
     }
 
+    /// The same without confinement, for a program that confines itself.
+    pub(crate) fn unconfined(&self) -> Self {
+        match self {
+            Self::Direct => Self::Direct,
+            Self::Program { program, args, .. } => Self::Program {
+                program: program.clone(),
+                args: args.clone(),
+                sandbox: Sandbox::default(),
+            },
+        }
+    }
+
     /// Starts the process of a job, or what will start it.
     pub(super) fn start(&self, job: &Job) -> io::Result<Launched> {
         self.launch(&spec_of(job, self.sandbox()))
@@ -171,6 +184,7 @@ impl Launcher {
             args: job.args.iter().map(OsString::from).collect(),
             env: job.env.clone(),
             cwd: job.cwd.clone().into_os_string(),
+            account: None,
             stdin_bytes: None,
             confinement: None,
         })?;
@@ -199,6 +213,9 @@ impl Launcher {
                     .env_clear()
                     .envs(spec.env.iter().map(|(name, value)| (name, value)))
                     .current_dir(&spec.cwd);
+                if let Some(account) = spec.account {
+                    command.gid(account).uid(account);
+                }
                 (command, Stdio::piped(), None)
             }
             Self::Program { program, args, .. } => {
@@ -287,6 +304,7 @@ fn spec_of(job: &Job, sandbox: Option<&Sandbox>) -> LaunchSpec {
             .collect(),
         env: job.env.clone(),
         cwd: job.cwd.clone().into_os_string(),
+        account: job.account,
         stdin_bytes: Some(job.stdin.len() as u64),
         confinement: sandbox.map(|sandbox| confinement(&job.reach, sandbox)),
     };

@@ -86,6 +86,7 @@ impl ProcessRunner {
             args,
             env: self.environment(tool, context),
             cwd: context.workspace.clone(),
+            account: None,
             stdin: input.to_string().into_bytes(),
             stdout: Keep::answer(context.output_limit),
             stderr: Keep::diagnostics(),

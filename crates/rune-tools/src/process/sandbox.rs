@@ -130,6 +130,7 @@ fn probe(program: &Path, args: &[OsString], parts: Parts) -> io::Result<LaunchRe
         args: vec!["-c".into(), ":".into()],
         env: Vec::new(),
         cwd: "/".into(),
+        account: None,
         stdin_bytes: Some(0),
         confinement: Some(Confinement {
             parts,

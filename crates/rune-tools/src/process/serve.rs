@@ -122,7 +122,11 @@ fn read(socket: &mut Socket) -> io::Result<(LaunchSpec, Vec<u8>)> {
 async fn launch(spec: &LaunchSpec, input: &[u8], socket: Socket) -> io::Result<LaunchReport> {
     // The default answer, to end, is off; a process that is started has it again.
     let _terminate = signal(SignalKind::terminate())?;
-    let started = Command::new(&spec.program)
+    let mut command = Command::new(&spec.program);
+    if let Some(account) = spec.account {
+        command.gid(account).uid(account);
+    }
+    let started = command
         .args(&spec.args)
         .env_clear()
         .envs(spec.env.iter().map(|(name, value)| (name, value)))

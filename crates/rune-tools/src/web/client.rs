@@ -215,7 +215,8 @@ fn content_type(headers: &HeaderMap) -> String {
         .to_ascii_lowercase()
 }
 
-fn refused(error: &EgressError) -> ToolError {
+/// A refusal of the policy, for the model.
+pub(crate) fn refused(error: &EgressError) -> ToolError {
     let kind = match error {
         EgressError::NoHost | EgressError::Scheme(_) => ToolErrorKind::InvalidInput,
         EgressError::NoAddress(_) => ToolErrorKind::NotFound,

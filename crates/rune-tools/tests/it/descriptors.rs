@@ -39,6 +39,46 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
             vec![json!({"agent": "dev/mailer", "message": "Send"})],
         ),
         ("apply-patch", vec![json!({"patch": patch})]),
+        ("browser-back", vec![json!({}), json!({"steps": 2})]),
+        (
+            "browser-click",
+            vec![json!({"target": "12"}), json!({"target": "#a", "double": true})],
+        ),
+        ("browser-close", vec![json!({"what": "page"}), json!({})]),
+        ("browser-navigate", vec![json!({"url": "http://127.0.0.1/"})]),
+        (
+            "browser-read-page",
+            vec![json!({}), json!({"offset": 10, "max_bytes": 1000})],
+        ),
+        (
+            "browser-run-js",
+            vec![json!({"script": "1 + 1", "timeout_ms": 100})],
+        ),
+        (
+            "browser-screenshot",
+            vec![json!({}), json!({"full_page": true}), json!({"target": "[3]"})],
+        ),
+        (
+            "browser-scroll",
+            vec![
+                json!({}),
+                json!({"target": "#a", "direction": "up", "pixels": 10}),
+            ],
+        ),
+        (
+            "browser-type",
+            vec![
+                json!({"target": "3", "text": "x"}),
+                json!({"target": "3", "text": "x", "clear": false, "submit": true}),
+            ],
+        ),
+        (
+            "browser-wait",
+            vec![
+                json!({"text": "x"}),
+                json!({"selector": "#a", "url": "b", "gone": true, "timeout_ms": 1}),
+            ],
+        ),
         (
             "canvas-present",
             vec![json!({"title": "T", "format": "svg", "content": "<svg/>"})],
@@ -251,8 +291,15 @@ async fn what_a_descriptor_accepts_the_tool_takes() {
                 "web-search" | "location-get" | "canvas-present" => {
                     assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Unavailable);
                 }
+                // The input is fine; nothing is open.
+                "browser-close" => assert_eq!(outcome.unwrap(), json!({"closed": false})),
+                name if name.starts_with("browser-") && name != "browser-navigate" => {
+                    assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound);
+                }
                 // The input is fine; the policy is not.
-                "web-fetch" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Denied),
+                "web-fetch" | "browser-navigate" => {
+                    assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Denied);
+                }
                 "output-read" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound),
                 _ => assert!(outcome.is_ok(), "{name} {input}: {outcome:?}"),
             }
