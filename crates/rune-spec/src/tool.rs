@@ -153,7 +153,7 @@ pub struct Limits {
     pub fuel: Option<u64>,
     /// CPU time in milliseconds.
     pub cpu_ms: Option<u64>,
-    /// Processes and threads at a time; process tools.
+    /// Processes and threads at a time; process tools and containers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<u64>,
     /// Bytes of output.

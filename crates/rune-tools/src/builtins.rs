@@ -54,13 +54,20 @@ pub struct Builtins {
 }
 
 impl Builtins {
-    /// All built-in tools. Nothing is opened or connected before a tool is called.
+    /// The built-in tools of this crate. Nothing is opened or connected before a tool is called.
     #[must_use]
     pub fn new(config: BuiltinsConfig) -> Self {
         let all = builtin::all(config).into_iter();
         Self {
             tools: all.map(|tool| (tool.name(), tool)).collect(),
         }
+    }
+
+    /// The same tools with one that is not of this crate.
+    #[must_use]
+    pub fn with(mut self, tool: Arc<dyn BuiltinTool>) -> Self {
+        self.tools.insert(tool.name(), tool);
+        self
     }
 
     /// The tool `rune@NAME`.

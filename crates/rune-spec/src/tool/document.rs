@@ -115,7 +115,7 @@ pub(crate) struct LimitsDocument {
     pub(crate) fuel: Option<u64>,
     /// CPU time in milliseconds.
     pub(crate) cpu_ms: Option<u64>,
-    /// Processes and threads at a time; process tools.
+    /// Processes and threads at a time; process tools and containers.
     pub(crate) processes: Option<u64>,
     /// Bytes of output.
     pub(crate) output_bytes: Option<u64>,

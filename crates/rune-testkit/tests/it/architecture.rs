@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["rune-store-runtime"],
     &["rune-backend", "rune-storage", "rune-network"],
     &["rune-tools"],
-    &["rune-wasm", "rune-mcp"],
+    &["rune-wasm", "rune-docker", "rune-mcp"],
     &["rune-runtime"],
     &["rune-http"],
     &["rune-gateway", "rune-cp"],
@@ -34,6 +34,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("landlock", &["rune-tools"]),
     ("seccompiler", &["rune-tools"]),
     ("rmcp", &["rune-mcp"]),
+    ("bollard", &["rune-docker"]),
     ("clap", &["rune-cmd", "rune-testkit"]),
     (
         "axum",

@@ -111,7 +111,8 @@ impl Captured {
 
     /// The output as text that takes at most `budget` bytes as JSON; `true` where
     /// something was left out, which the text says too.
-    pub(crate) fn to_text(&self, budget: usize) -> (String, bool) {
+    #[must_use]
+    pub fn to_text(&self, budget: usize) -> (String, bool) {
         let kept = (self.head.len() + self.tail.len()) as u64;
         let tail: Vec<u8> = self.tail.iter().copied().collect();
         if kept == self.total {

@@ -1,0 +1,111 @@
+//! An image that is there.
+
+use bollard::models::ImageConfig;
+use rustix::process::{getegid, geteuid};
+
+use crate::DockerError;
+use crate::engine::{DockerEngine, status};
+
+/// Whom a container runs as where neither the image nor the daemon is somebody without rights.
+const NOBODY: u32 = 65534;
+
+/// An image of the engine, as it was when it was looked at.
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// Its digest: what has its name later is another image.
+    pub(crate) id: String,
+    /// Whom its containers run as.
+    pub(crate) user: User,
+    /// Where it wants to write besides.
+    pub(crate) volumes: Vec<String>,
+    /// Whether it starts a program by itself.
+    pub(crate) starts: bool,
+}
+
+/// Whom a container runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum User {
+    /// The image's own.
+    Named(String),
+    /// A user and a group.
+    Ids(u32, u32),
+}
+
+impl Image {
+    /// Looks at an image of the engine.
+    pub(crate) async fn find(engine: &DockerEngine, name: &str) -> Result<Self, DockerError> {
+        let found = engine.client().await?.inspect_image(name).await;
+        let found = found.map_err(|error| match status(&error) {
+            Some(404) => DockerError::NoImage(name.to_owned()),
+            _ => engine.error("look at an image", &error),
+        })?;
+        let config = found.config.unwrap_or_default();
+        Ok(Self {
+            id: found.id.unwrap_or_else(|| name.to_owned()),
+            user: user(config.user.as_deref()),
+            starts: starts(&config),
+            volumes: config.volumes.unwrap_or_default(),
+        })
+    }
+}
+
+fn starts(config: &ImageConfig) -> bool {
+    let any = |words: &Option<Vec<String>>| words.as_ref().is_some_and(|words| !words.is_empty());
+    any(&config.entrypoint) || any(&config.cmd)
+}
+
+/// The image's user where it is not root, else the daemon's where that is not root, else nobody.
+fn user(own: Option<&str>) -> User {
+    let own = own.unwrap_or_default();
+    let name = own.split(':').next().unwrap_or_default();
+    let is_root = name.is_empty() || name == "root" || name.parse() == Ok(0_u32);
+    match (is_root, geteuid().is_root()) {
+        (false, _) => User::Named(own.to_owned()),
+        (true, true) => User::Ids(NOBODY, NOBODY),
+        (true, false) => User::Ids(geteuid().as_raw(), getegid().as_raw()),
+    }
+}
+
+impl User {
+    /// As the engine takes it.
+    pub(crate) fn to_argument(&self) -> String {
+        match self {
+            Self::Named(name) => name.clone(),
+            Self::Ids(user, group) => format!("{user}:{group}"),
+        }
+    }
+
+    /// Their numbers, as far as they are known.
+    pub(crate) fn ids(&self) -> Option<(u32, u32)> {
+        match self {
+            Self::Ids(user, group) => Some((*user, *group)),
+            Self::Named(name) => {
+                let (user, group) = name.split_once(':').unwrap_or((name, name));
+                Some((user.parse().ok()?, group.parse().ok()?))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_runs_as_root() {
+        for (own, named) in [
+            (None, false),
+            (Some(""), false),
+            (Some("root"), false),
+            (Some("0"), false),
+            (Some("00:1000"), false),
+            (Some("root:root"), false),
+            (Some("1000"), true),
+            (Some("app:app"), true),
+        ] {
+            let user = user(own);
+            assert_eq!(matches!(user, User::Named(_)), named, "{own:?}");
+            assert_ne!(user.ids().map(|(user, _)| user), Some(0), "{own:?}");
+        }
+    }
+}
