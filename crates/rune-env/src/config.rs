@@ -201,6 +201,10 @@ pub struct ToolsConfig {
     pub sandbox: SandboxMode,
     /// `RUNE_ALLOW_PRIVATE`: destinations that tools may connect to although they are not public.
     pub allow_private: Vec<String>,
+    /// `DOCKER_HOST`
+    pub docker_host: String,
+    /// `RUNE_DOCKER_EXEC_CONTAINERS`
+    pub docker_exec_containers: Vec<String>,
 }
 
 /// How processes of tools are confined.
@@ -526,6 +530,15 @@ impl Reader {
             allow_private: private
                 .filter(|text| !text.is_empty())
                 .map(str::to_owned)
+                .collect(),
+            docker_host: self.resolved.text("tools.docker_host").unwrap_or_default(),
+            docker_exec_containers: self
+                .resolved
+                .text("tools.docker_exec_containers")
+                .unwrap_or_default()
+                .split(',')
+                .map(|name| name.trim().to_owned())
+                .filter(|name| !name.is_empty())
                 .collect(),
         })
     }

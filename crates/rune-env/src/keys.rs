@@ -335,6 +335,20 @@ pub(crate) const KEYS: &[Key] = &[
         "Addresses, networks and host names that tools may connect to although they are not public, separated by commas.",
     ),
     key(
+        "tools.docker_host",
+        &["DOCKER_HOST"],
+        Kind::Text,
+        Some("unix:///var/run/docker.sock"),
+        "Docker Engine for tools that are containers: `unix:///PATH` or `tcp://HOST:PORT`.",
+    ),
+    key(
+        "tools.docker_exec_containers",
+        &["RUNE_DOCKER_EXEC_CONTAINERS"],
+        Kind::Text,
+        None,
+        "Names of the containers that `rune@docker-exec` may run commands in, separated by commas; absent: none.",
+    ),
+    key(
         "recovery.max_attempts",
         &[],
         Kind::Positive,

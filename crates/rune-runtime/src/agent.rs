@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jsonschema::{ValidationError, Validator};
+use rune_docker::{ContainerTool, DockerEngine, DockerError};
 use rune_mcp::{McpClient, McpError, McpServers};
 use rune_spec::{
     AgentPackage, AgentRef, LocalAgent, MissingVariable, Runefile, SpecErrors, ToolDescriptor,
@@ -74,6 +75,15 @@ pub enum AgentError {
         #[source]
         source: WasmError,
     },
+    /// A container cannot be a tool as it is described, or not now.
+    #[error("tool `{tool}`: {source}")]
+    Container {
+        /// The tool.
+        tool: String,
+        /// Why.
+        #[source]
+        source: DockerError,
+    },
     /// An MCP server cannot be used as it is described.
     #[error(transparent)]
     Mcp(#[from] McpError),
@@ -86,6 +96,14 @@ pub enum AgentError {
         #[source]
         source: ToolError,
     },
+}
+
+impl AgentError {
+    /// Whether it can be otherwise without a change of the package.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Container { source, .. } if source.is_transient())
+    }
 }
 
 /// A tool that is ready to run.
@@ -108,6 +126,8 @@ pub enum ToolRunner {
     Process(ProcessTool),
     /// A WebAssembly module.
     Wasm(Box<WasmTool>),
+    /// A container.
+    Container(Box<ContainerTool>),
     /// A tool of an MCP server.
     Mcp(McpRunner),
     /// Another agent.
@@ -282,6 +302,23 @@ impl Agent {
         tools.map(|(name, tool)| (name.as_str(), tool.as_ref()))
     }
 
+    /// Looks for what its tools need from outside: the images of those that are containers.
+    ///
+    /// # Errors
+    /// An [`AgentError`] that names the tool and what is missing.
+    pub async fn prepare(&self) -> Result<(), AgentError> {
+        for tool in self.tools.values() {
+            if let ToolRunner::Container(container) = &tool.runner {
+                let prepared = container.prepare().await;
+                prepared.map_err(|source| AgentError::Container {
+                    tool: tool.name.clone(),
+                    source,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// What the model is told about the tools, sorted by name.
     #[must_use]
     pub fn definitions(&self) -> &[ToolDefinition] {
@@ -441,6 +478,8 @@ pub struct AgentLoader {
     pub runner: ProcessRunner,
     /// Runs WebAssembly tools.
     pub wasm: WasmRuntime,
+    /// Runs tools that are containers.
+    pub docker: DockerEngine,
     /// Connects to MCP servers.
     pub mcp: McpClient,
     /// The daemon's variables.
@@ -583,8 +622,21 @@ impl AgentLoader {
                     source,
                 })?))
             }
-            ToolRuntime::Container { .. } => {
-                return Err(unsupported(&place, "`runtime: container`"));
+            ToolRuntime::Container { image, module } => {
+                let module = module.as_ref().map(|module| package.dir.join(module));
+                let tool = ContainerTool::new(
+                    self.docker.clone(),
+                    descriptor,
+                    image,
+                    module.as_deref(),
+                    &|grant| match grant {
+                        Grant::Env(name) | Grant::Secret(name) => lookup(name),
+                    },
+                );
+                ToolRunner::Container(Box::new(tool.map_err(|source| AgentError::Container {
+                    tool: name.to_owned(),
+                    source,
+                })?))
             }
             ToolRuntime::Agent {
                 agent_ref,

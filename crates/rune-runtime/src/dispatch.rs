@@ -122,6 +122,7 @@ impl ToolDispatcher<'_> {
             ToolRunner::Builtin(_)
             | ToolRunner::Process(_)
             | ToolRunner::Wasm(_)
+            | ToolRunner::Container(_)
             | ToolRunner::Mcp(_) => None,
         };
         let intent = ToolIntent {
@@ -225,6 +226,7 @@ impl ToolDispatcher<'_> {
             ToolRunner::Builtin(_)
             | ToolRunner::Process(_)
             | ToolRunner::Wasm(_)
+            | ToolRunner::Container(_)
             | ToolRunner::Mcp(_) => None,
         };
         let mut entries = vec![EntryBody::ToolIntent(intent)];
@@ -563,6 +565,7 @@ impl ToolDispatcher<'_> {
                     self.agent.runner().run(process, &context, &input).await
                 }
                 ToolRunner::Wasm(tool) => tool.run(&context, &input).await,
+                ToolRunner::Container(tool) => tool.run(&context, &input).await,
                 ToolRunner::Mcp(remote) => {
                     let progress = self.progress(&tool.name, &intent.call_id);
                     remote.call(&context, input, progress).await
@@ -584,6 +587,8 @@ impl ToolDispatcher<'_> {
         let late = tokio::time::timeout(STOP_GRACE, call).await;
         match late {
             Ok(Ok(output)) => check_output(tool, Ok(output)),
+            // It may know more about it.
+            Ok(Err(error)) if timed_out && error.kind == ToolErrorKind::Timeout => Err(error),
             _ if timed_out => Err(ToolError::new(
                 ToolErrorKind::Timeout,
                 format!("the tool did not end within {} ms", timeout.as_millis()),

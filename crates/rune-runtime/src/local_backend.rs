@@ -52,6 +52,14 @@ impl Backend for LocalBackend {
         let agent = tokio::task::spawn_blocking(move || loader.load(&dir, &namespace, &env)).await;
         let agent = agent.map_err(|error| BackendError::Unavailable(error.to_string()))?;
         let agent = agent.map_err(|error| BackendError::Invalid(error.to_string()))?;
+        agent.prepare().await.map_err(|error| {
+            let message = error.to_string();
+            if error.is_transient() {
+                BackendError::Unavailable(message)
+            } else {
+                BackendError::Invalid(message)
+            }
+        })?;
         tokio::fs::create_dir_all(agent.workspace())
             .await
             .map_err(|error| {

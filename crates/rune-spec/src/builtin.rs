@@ -34,6 +34,7 @@ const FILES: &[(&str, &str)] = files![
     "cron-cancel",
     "cron-create",
     "cron-list",
+    "docker-exec",
     "event-publish",
     "file-list",
     "file-read",

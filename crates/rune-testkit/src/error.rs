@@ -58,6 +58,14 @@ pub enum TestkitError {
         /// The end of its log.
         log: String,
     },
+    /// A command of Docker failed.
+    #[error("`docker {command}` failed: {said}")]
+    Docker {
+        /// Its arguments.
+        command: String,
+        /// What it said.
+        said: String,
+    },
     /// The operation needs a running daemon.
     #[error("the daemon is not running")]
     DaemonDown,

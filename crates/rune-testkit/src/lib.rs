@@ -4,6 +4,7 @@
 //!   OpenAI Chat Completions, Gemini), streaming and whole, with faults on demand. It checks what clients send as the
 //!   providers do and records it. The binary `rune-model-server` is the same server with a script from a file.
 //! * [`TestDaemon`] runs a `rune` binary as a child process with a home of its own.
+//! * [`TestDocker`] is the Docker Engine of the machine, with images that are made here.
 //! * [`VirtualClock`] is a clock that moves only by hand.
 //!
 //! It is not a simulator of a model's mind: an answer is what the script says, or an echo of the last user text.
@@ -13,6 +14,7 @@
 
 mod clock;
 mod daemon;
+mod docker;
 mod error;
 mod model_server;
 pub mod store;
@@ -20,6 +22,7 @@ mod task;
 
 pub use clock::VirtualClock;
 pub use daemon::{TestDaemon, TestDaemonBuilder};
+pub use docker::TestDocker;
 pub use error::TestkitError;
 pub use model_server::{
     CopilotAccount, CutAt, Fault, FaultKind, Garbage, ModelScript, ModelServer, Otherwise,

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
-use rune_env::{Provider, SandboxMode};
+use rune_docker::DockerError;
+use rune_env::{Origin, Provider, SandboxMode};
+use rune_runtime::Tasks;
 use rune_runtime::model::ClaudeCli;
 use rune_storage::{SqliteStore, StorageConfig, StorageError};
 use rune_tools::{SandboxSupport, find_browser, find_program};
@@ -14,7 +16,7 @@ use serde_json::{Value, json};
 use crate::client::Api;
 use crate::context::Context;
 use crate::daemon::instance::{Address, Holder};
-use crate::daemon::node::{browser_config, database_path, own_launcher};
+use crate::daemon::node::{browser_config, database_path, docker_engine, own_launcher};
 use crate::daemon::unused;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
@@ -92,6 +94,7 @@ pub(crate) async fn run(context: &Context) -> Outcome {
     checks.push(sandbox(context)?);
     checks.push(browser(context));
     checks.extend(providers(context));
+    checks.push(docker(context).await);
     checks.extend(settings(context));
     checks.push(daemon(context).await);
     let rows: Vec<Value> = checks.iter().map(Check::json).collect();
@@ -369,6 +372,57 @@ fn claude(context: &Context) -> Check {
         (None, false) => "not set up: neither the `claude` program nor CLAUDE_API_KEY".to_owned(),
     };
     Check::ok("claude-code", text)
+}
+
+/// What runs tools that are containers.
+async fn docker(context: &Context) -> Check {
+    let name = "docker";
+    let host = &context.config.tools.docker_host;
+    let engine = docker_engine(&context.config, &Tasks::new());
+    match engine.info().await {
+        Ok(info) if info.missing.is_empty() => {
+            let security = info.security.iter();
+            let names = security.filter_map(|it| it.strip_prefix("name="));
+            let names: Vec<&str> = names.map(|it| it.split(',').next().unwrap_or(it)).collect();
+            let confined = match names.join(", ").as_str() {
+                "" => "nothing else".to_owned(),
+                names => names.to_owned(),
+            };
+            let version = info.version;
+            Check::ok(
+                name,
+                format!(
+                    "Docker Engine {version} at {host}; containers are confined by namespaces, limits and {confined}"
+                ),
+            )
+        }
+        Ok(info) => {
+            let text = format!(
+                "Docker Engine {} at {host} cannot limit: {}",
+                info.version,
+                info.missing.join(", ")
+            );
+            let fix = "the kernel has to be started with these control groups";
+            Check::bad(Verdict::Warn, name, text, fix)
+        }
+        Err(DockerError::Absent { reason, .. }) if !is_docker_set(context) => Check::ok(
+            name,
+            format!(
+                "not set up ({host}: {reason}); tools that are containers and rune@docker-exec need it"
+            ),
+        ),
+        Err(error) => {
+            let fix = "tools that are containers and rune@docker-exec need it; others do not";
+            Check::bad(Verdict::Warn, name, error.to_string(), fix)
+        }
+    }
+}
+
+/// Whether somebody said where the engine is.
+fn is_docker_set(context: &Context) -> bool {
+    let entries = context.config.redacted();
+    let mut entries = entries.iter();
+    entries.any(|entry| entry.key == "tools.docker_host" && entry.origin != Origin::Default)
 }
 
 fn settings(context: &Context) -> Option<Check> {

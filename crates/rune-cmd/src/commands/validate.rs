@@ -1,6 +1,6 @@
 //! `rune validate`
 
-mod modules;
+mod tools;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Outcome {
 pub(crate) fn checked(context: &Context, dir: &Path) -> Result<AgentPackage, SpecErrors> {
     let package = AgentPackage::load(dir)?;
     PolicySet::compile(&package)?;
-    modules::check(context, dir, &package)?;
+    tools::check(context, dir, &package)?;
     Ok(package)
 }
 

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rune_docker::{DockerConfig, DockerEngine, DockerExec};
 use rune_env::{Config, SandboxMode, ToolsConfig, WebSearch};
 use rune_mcp::McpClient;
 use rune_runtime::model::{ClaudeCli, Prices, ProviderPool, Timeouts};
@@ -36,6 +37,7 @@ pub(crate) struct Node {
     pub(crate) router: ReplicaRouter,
     pub(crate) tasks: Tasks,
     pub(crate) engine: Engine,
+    pub(crate) docker: DockerEngine,
 }
 
 /// Where the data is.
@@ -117,6 +119,9 @@ impl Node {
         let runner = ProcessRunner::new(&builtins.search_path)
             .with_launcher(builtins.launcher.clone())
             .with_egress(builtins.egress.clone());
+        let tasks = Tasks::new();
+        let docker = docker_engine(config, &tasks);
+        let exec = Arc::new(DockerExec::new(docker.clone()));
         let loader = Arc::new(AgentLoader {
             providers: config.providers.clone(),
             timeouts: Timeouts::default(),
@@ -125,18 +130,18 @@ impl Node {
                 prices,
                 ClaudeCli::find(|name| config.variable(name)),
             ),
-            builtins: Builtins::new(builtins),
+            builtins: Builtins::new(builtins).with(exec),
             runner,
             wasm: WasmRuntime::new(WasmConfig {
                 egress: egress(&config.tools)?,
                 ..wasm_config(config)
             }),
             mcp,
+            docker: docker.clone(),
             variables: Arc::new(move |name| variables.variable(name)),
             workspaces: config.runtime.workspace_dir.clone(),
         });
         let router = ReplicaRouter::new();
-        let tasks = Tasks::new();
         let blobs: Arc<dyn BlobStore> = Arc::new(objects);
         let engine = Engine::new(store.clone(), router.clone(), tasks.clone())
             .with_blobs(Arc::clone(&blobs))
@@ -150,6 +155,7 @@ impl Node {
             router,
             tasks,
             engine,
+            docker,
         })
     }
 }
@@ -175,6 +181,27 @@ pub(crate) fn browser_config(config: &Config) -> BrowserConfig {
         search_path: config.variable("PATH").unwrap_or_default(),
         sandbox: config.runtime.chrome_sandbox,
     }
+}
+
+/// Docker Engine. Its containers see nothing of Rune's own.
+pub(crate) fn docker_engine(config: &Config, tasks: &Tasks) -> DockerEngine {
+    // Where there is none the data directory has everything.
+    let database = database_path(&config.storage.database_url).ok();
+    let engine = DockerConfig {
+        host: config.tools.docker_host.clone(),
+        data_dir: config.storage.data_dir.clone(),
+        workspaces: config.runtime.workspace_dir.clone(),
+        hidden: database
+            .into_iter()
+            .chain([config.storage.object_dir()])
+            .collect(),
+        exec_containers: config.tools.docker_exec_containers.clone(),
+    };
+    let tasks = tasks.clone();
+    let spawn = move |task| {
+        tasks.spawn("container", task);
+    };
+    DockerEngine::new(engine, Arc::new(spawn))
 }
 
 /// What runs WebAssembly tools: compiled once for this data directory.

@@ -147,6 +147,13 @@ async fn serve(
         }
     };
     node.tasks.spawn("retake", node.engine.clone().retake());
+    let docker = node.docker.clone();
+    node.tasks.spawn("sweep", async move {
+        // Without an engine there is nothing to be removed; a call that needs one says that it is not there.
+        if let Err(error) = docker.sweep().await {
+            tracing::debug!(%error, "containers were not looked for");
+        }
+    });
     node.tasks
         .spawn("deadlines", node.engine.clone().watch_deadlines());
     let (scheduler, scheduler_handle) = Scheduler::new(node.engine.clone(), node.tasks.clone());

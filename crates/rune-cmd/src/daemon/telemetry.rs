@@ -28,6 +28,10 @@ pub(crate) fn start(config: &ObservabilityConfig, log: Option<RotatingLog>) -> O
         Ok(off) if !config.log.contains("rmcp") => filter.add_directive(off),
         _ => filter,
     };
+    // At its finer levels the client of Docker Engine prints what it sends: the secrets of tools among it.
+    let quiet = "bollard=warn".parse();
+    let quiet = quiet.map_err(|error| Failure::because("cannot start logging", &error))?;
+    let filter = filter.add_directive(quiet);
     let is_terminal = log.is_none() && std::io::stderr().is_terminal();
     let writer = match log {
         Some(log) => BoxMakeWriter::new(Mutex::new(log)),

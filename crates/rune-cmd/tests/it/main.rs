@@ -12,6 +12,7 @@ mod builtins;
 mod cancel;
 mod cassettes;
 mod compose;
+mod containers;
 mod crash_loop;
 mod dev;
 mod files;

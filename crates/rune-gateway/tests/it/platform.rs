@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rune_docker::DockerEngine;
 use rune_env::{Config, ConfigSources, Overrides};
 use rune_mcp::McpClient;
 use rune_runtime::model::{ProviderPool, Timeouts};
@@ -52,6 +53,7 @@ impl Platform {
             variables: Arc::new(|_| None),
             wasm: WasmRuntime::new(WasmConfig::default()),
             mcp: McpClient::new("/usr/bin:/bin", Launcher::Direct, Arc::new(|_| None)),
+            docker: DockerEngine::absent(),
             workspaces: dir.path().join("workspaces"),
         };
         let (router, tasks) = (ReplicaRouter::new(), Tasks::new());

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rune_docker::DockerEngine;
 use rune_mcp::McpClient;
 use rune_runtime::model::{Prices, ProviderPool, Timeouts};
 use rune_runtime::{
@@ -106,6 +107,7 @@ pub(crate) fn loader(home: &std::path::Path) -> AgentLoader {
         variables: Arc::new(|_| None),
         wasm: WasmRuntime::new(WasmConfig::default()),
         mcp: McpClient::new("/usr/bin:/bin", Launcher::Direct, Arc::new(|_| None)),
+        docker: DockerEngine::absent(),
         workspaces: home.join("workspaces"),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rune_runtime::{
     AgentError, Invocation, LocalReplica, RequestEvent, RequestEvents, SequencedEvent,
@@ -24,6 +25,9 @@ use crate::events::EventPrinter;
 use crate::failure::{Exit, Failure, Outcome, chain};
 use crate::interrupt::Interrupt;
 use crate::terminal::Terminal;
+
+/// How long what the request leaves to be cleaned up is waited for.
+const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// What is asked, and how.
 pub(crate) struct Ask {
@@ -55,7 +59,8 @@ pub(crate) fn run(
             ask(context, &node, dir, target, env, what).await
         };
         let ended = ended.await;
-        node.tasks.shutdown().cancel();
+        // Containers are removed by tasks.
+        node.tasks.stop(STOP_GRACE).await;
         // The store is thrown away: whether it closes well does not matter.
         let _ = node.database.close().await;
         ended
@@ -113,6 +118,10 @@ pub(crate) async fn deploy(
             AgentError::Spec(errors) => invalid(context.output, errors),
             error => Failure::usage(format!("the agent cannot run: {}", chain(error))),
         })?;
+    agent
+        .prepare()
+        .await
+        .map_err(|error| Failure::usage(format!("the agent cannot run: {}", chain(&error))))?;
     create_private_dir(agent.workspace()).map_err(|error| {
         let what = format!("cannot make the workspace {}", agent.workspace().display());
         Failure::because(what, &error)
