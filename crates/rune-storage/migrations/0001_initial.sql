@@ -335,6 +335,19 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_by_namespace ON outbox (namespace);
 
+-- Encrypted outside of the store.
+CREATE TABLE secrets (
+    id         INTEGER PRIMARY KEY,
+    namespace  TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    key_id     TEXT NOT NULL,
+    sealed     BLOB NOT NULL,
+    updated_by TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (namespace, name)
+);
+
 CREATE TABLE audit (
     id         INTEGER PRIMARY KEY,
     audit_id   BLOB NOT NULL UNIQUE,

@@ -26,6 +26,7 @@ mod registry;
 mod replica;
 mod request;
 mod schedule;
+mod secret;
 mod session;
 mod task;
 
@@ -128,6 +129,8 @@ fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyErro
         Op::QueueMessage(op) => outbox::queue(db, context, op).map(unit),
         Op::ReserveBudget(op) => budget::reserve(db, context, op).map(Reply::Count),
         Op::SettleBudget(op) => budget::settle(db, context, op).map(Reply::First),
+        Op::PutSecret(op) => secret::put(db, context, op).map(unit),
+        Op::RemoveSecret(op) => secret::remove(db, op).map(unit),
     }
 }
 

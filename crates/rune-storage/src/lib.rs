@@ -50,4 +50,5 @@ pub use error::{ApplyError, StorageError};
 pub use lock::DataDirLock;
 pub use object::{MAX_OBJECT_BYTES, ObjectError, ObjectStore};
 pub use private::create_private_dir;
+pub use read::secret::SecretFile;
 pub use store::{SqliteStore, StoreStats};

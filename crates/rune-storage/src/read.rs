@@ -13,6 +13,7 @@ pub(crate) mod registry;
 mod replica;
 mod request;
 mod schedule;
+pub(crate) mod secret;
 mod session;
 pub(crate) mod task;
 mod usage;

@@ -7,9 +7,9 @@ use crate::{
     CacheRemove, CacheSweep, ClaimTask, CommandId, CompleteTask, CreateSession, DecideApproval,
     DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule, MemoryForget,
     MemoryPut, PauseSchedule, PostTask, PublishEvent, PublishVersion, PutEntity, PutRelation,
-    PutReplica, PutSchedule, QueueMessage, RecordAudit, RemoveReplica, RequestCancel,
-    ReserveBudget, ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire, StoreError,
-    TaskRow, Timestamp, VersionRow,
+    PutReplica, PutSchedule, PutSecret, QueueMessage, RecordAudit, RemoveReplica, RemoveSecret,
+    RequestCancel, ReserveBudget, ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire,
+    StoreError, TaskRow, Timestamp, VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -209,4 +209,8 @@ operations! {
     ReserveBudget => Count(u64),
     /// Settles a reservation.
     SettleBudget => First(bool),
+    /// Stores a secret.
+    PutSecret => Unit(()),
+    /// Deletes a secret.
+    RemoveSecret => Unit(()),
 }

@@ -42,6 +42,7 @@ mod registry;
 mod replica;
 mod request;
 mod schedule;
+mod secret;
 mod session;
 mod store;
 mod task;
@@ -102,11 +103,12 @@ pub use schedule::{
     Overlap, PauseSchedule, PutSchedule, ScheduleFilter, ScheduleFireRow, ScheduleKind,
     ScheduleRow, ScheduleSpec, SettleFire,
 };
+pub use secret::{PutSecret, RemoveSecret, SealedSecret, SecretFilter, SecretRow, is_secret_name};
 pub use session::{CreateSession, DeleteSession, SessionFilter, SessionRow};
 pub use store::{
     ApprovalReader, AuditReader, BudgetReader, CacheReader, CommandLog, DeploymentReader,
     EventReader, KnowledgeReader, MemoryReader, OutboxReader, RegistryReader, RequestReader,
-    RuntimeStore, ScheduleReader, SessionReader, Store, TaskReader, UsageReader,
+    RuntimeStore, ScheduleReader, SecretReader, SessionReader, Store, TaskReader, UsageReader,
 };
 pub use task::{ClaimTask, CompleteTask, PostTask, TaskFilter, TaskHolder, TaskRow, TaskState};
 pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};

@@ -73,6 +73,18 @@ pub const MAX_MESSAGE_BYTES: usize = 32 << 10;
 /// The most messages of a namespace that wait in the outbox.
 pub const MAX_OUTBOX_MESSAGES: u32 = 10_000;
 
+/// The longest name of a secret, in bytes.
+pub const MAX_SECRET_NAME_BYTES: usize = 128;
+
+/// The largest value of a secret, in bytes: it has to fit a variable of a process.
+pub const MAX_SECRET_BYTES: usize = 64 << 10;
+
+/// The largest encrypted secret, in bytes: a value with its nonce and its tag.
+pub const MAX_SEALED_SECRET_BYTES: usize = MAX_SECRET_BYTES + 64;
+
+/// The most secrets of a namespace.
+pub const MAX_SECRETS: u32 = 1000;
+
 /// The latest time a command may carry: the end of the year 9999.
 pub const MAX_COMMAND_MILLIS: i64 = 253_402_300_799_999;
 

@@ -13,9 +13,9 @@ use crate::{
     MemoryScope, MessageRow, Operation, OutboxFilter, OutboxRow, Page, PageRequest, RecordAudit,
     RelationFilter, RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
     RequestId, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
-    ScheduleRow, SessionFilter, SessionId, SessionRow, SpilledOutput, StoreError, TaskFilter,
-    TaskId, TaskRow, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageRow, UsageTotal,
-    VersionFilter, VersionId, VersionRow,
+    ScheduleRow, SecretFilter, SecretRow, SessionFilter, SessionId, SessionRow, SpilledOutput,
+    StoreError, TaskFilter, TaskId, TaskRow, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup,
+    UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -298,6 +298,19 @@ pub trait OutboxReader: Send + Sync {
     ) -> Result<Page<OutboxRow>, StoreError>;
 }
 
+/// Secrets, encrypted.
+#[async_trait]
+pub trait SecretReader: Send + Sync {
+    /// One secret.
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<SecretRow>, StoreError>;
+    /// Secrets by namespace and name.
+    async fn secrets(
+        &self,
+        filter: &SecretFilter,
+        page: &PageRequest,
+    ) -> Result<Page<SecretRow>, StoreError>;
+}
+
 /// A whole store.
 pub trait RuntimeStore:
     CommandLog
@@ -316,6 +329,7 @@ pub trait RuntimeStore:
     + TaskReader
     + EventReader
     + OutboxReader
+    + SecretReader
 {
 }
 
@@ -336,6 +350,7 @@ impl<T> RuntimeStore for T where
         + TaskReader
         + EventReader
         + OutboxReader
+        + SecretReader
 {
 }
 
@@ -392,5 +407,20 @@ impl Deref for Store {
 
     fn deref(&self) -> &Self::Target {
         &*self.inner
+    }
+}
+
+#[async_trait]
+impl SecretReader for Store {
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<SecretRow>, StoreError> {
+        self.inner.secret(namespace, name).await
+    }
+
+    async fn secrets(
+        &self,
+        filter: &SecretFilter,
+        page: &PageRequest,
+    ) -> Result<Page<SecretRow>, StoreError> {
+        self.inner.secrets(filter, page).await
     }
 }

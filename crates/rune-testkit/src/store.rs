@@ -102,6 +102,8 @@ macro_rules! store_suite {
             an_event_is_published_once_with_its_fires,
             an_event_that_breaks_a_limit_is_rejected,
             messages_wait_in_their_order,
+            a_secret_is_replaced_and_removed_by_its_name,
+            a_secret_that_breaks_a_limit_is_rejected,
             limits_are_rejections,
             a_cursor_of_another_list_is_refused,
             a_write_is_seen_by_the_next_read,

@@ -12,9 +12,10 @@ use rune_store_runtime::{
     Page, PageRequest, RegistryReader, RelationFilter, RelationRow, ReplicaFilter, ReplicaId,
     ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow, RequestStatus,
     ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow,
-    SessionFilter, SessionId, SessionReader, SessionRow, SpilledOutput, Store, StoreError,
-    TaskFilter, TaskId, TaskReader, TaskRow, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup,
-    UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
+    SecretFilter, SecretReader, SecretRow, SessionFilter, SessionId, SessionReader, SessionRow,
+    SpilledOutput, Store, StoreError, TaskFilter, TaskId, TaskReader, TaskRow, Timestamp,
+    ToolInvocationRow, UsageFilter, UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter,
+    VersionId, VersionRow,
 };
 
 use super::Tape;
@@ -350,5 +351,19 @@ impl OutboxReader for ReplayStore {
         page: &PageRequest,
     ) -> Result<Page<OutboxRow>, StoreError> {
         self.real.outbox(filter, page).await
+    }
+}
+
+#[async_trait]
+impl SecretReader for ReplayStore {
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<SecretRow>, StoreError> {
+        self.real.secret(namespace, name).await
+    }
+    async fn secrets(
+        &self,
+        filter: &SecretFilter,
+        page: &PageRequest,
+    ) -> Result<Page<SecretRow>, StoreError> {
+        self.real.secrets(filter, page).await
     }
 }

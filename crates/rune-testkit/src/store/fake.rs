@@ -10,6 +10,7 @@ mod knowledge;
 mod oldest;
 mod outbox;
 mod page;
+mod secret;
 mod task;
 
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ use rune_store_runtime::{
     MemoryReader, MemoryRow, MemoryScope, MessageRow, OutboxRow, Page, PageRequest, RegistryReader,
     RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId,
     RequestReader, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
-    ScheduleReader, ScheduleRow, SessionFilter, SessionId, SessionReader, SessionRow,
+    ScheduleReader, ScheduleRow, SecretRow, SessionFilter, SessionId, SessionReader, SessionRow,
     SpilledOutput, StoreError, TaskRow, Timestamp, ToolInvocationRow, ToolInvocationState,
     UsageFilter, UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId,
     VersionRow,
@@ -62,6 +63,8 @@ struct State {
     events: Vec<(i64, EventRow)>,
     /// With the number of their creation, in its order.
     outbox: Vec<(i64, OutboxRow)>,
+    /// By namespace and name.
+    secrets: BTreeMap<(String, String), SecretRow>,
     memories: BTreeMap<(MemoryScope, String), MemoryRow>,
     entities: BTreeMap<(MemoryScope, String), EntityRow>,
     /// By where they begin, their type, and where they lead.

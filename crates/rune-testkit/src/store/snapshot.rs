@@ -5,8 +5,8 @@ use std::fmt::Write;
 use rune_store_runtime::{
     ApprovalFilter, AuditFilter, BudgetFilter, DeploymentFilter, EventFilter, FireFilter,
     GrantQuery, MemoryQuery, MemoryScope, OutboxFilter, PageRequest, RelationFilter, ReplicaFilter,
-    RequestFilter, RuntimeStore, ScheduleFilter, SessionFilter, StoreError, TaskFilter, Timestamp,
-    UsageFilter, VersionFilter,
+    RequestFilter, RuntimeStore, ScheduleFilter, SecretFilter, SessionFilter, StoreError,
+    TaskFilter, Timestamp, UsageFilter, VersionFilter,
 };
 
 /// Every list of the store and everything below its rows, read in small pages;
@@ -78,6 +78,9 @@ pub async fn snapshot(
         show!(row);
     }
     for row in list!(outbox(&OutboxFilter::default())) {
+        show!(row);
+    }
+    for row in list!(secrets(&SecretFilter::default())) {
         show!(row);
     }
     for scope in scopes {

@@ -18,6 +18,7 @@ mod outbox;
 mod records;
 mod reject;
 mod schedule;
+mod secret;
 mod session;
 mod task;
 
@@ -72,6 +73,9 @@ pub use schedule::{
     a_fire_by_hand_stands_beside_the_planned_one, a_fire_is_settled_once,
     a_schedule_fires_once_per_planned_time, a_schedule_that_goes_back_repeats_no_fire,
     only_the_newest_fires_are_kept, schedules_are_found_by_name_and_due_time,
+};
+pub use secret::{
+    a_secret_is_replaced_and_removed_by_its_name, a_secret_that_breaks_a_limit_is_rejected,
 };
 pub use session::{
     a_retried_accept_is_the_same_request, a_session_is_created_once_and_deleted_whole,

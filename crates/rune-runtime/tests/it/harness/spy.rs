@@ -267,5 +267,8 @@ reads! {
         fn events(filter: &EventFilter, page: &PageRequest) -> Page<EventRow>;
     }    OutboxReader {
         fn outbox(filter: &OutboxFilter, page: &PageRequest) -> Page<OutboxRow>;
+    }    SecretReader {
+        fn secret(namespace: &str, name: &str) -> Option<SecretRow>;
+        fn secrets(filter: &SecretFilter, page: &PageRequest) -> Page<SecretRow>;
     }
 }

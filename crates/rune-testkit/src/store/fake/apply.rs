@@ -141,6 +141,8 @@ impl State {
             Op::CompleteTask(op) => self.complete_task(command, op).map(unit),
             Op::PublishEvent(op) => self.publish_event(command, op).map(Reply::Count),
             Op::QueueMessage(op) => self.queue_message(command, op).map(unit),
+            Op::PutSecret(op) => self.put_secret(command, op).map(unit),
+            Op::RemoveSecret(op) => self.remove_secret(op).map(unit),
             Op::ReserveBudget(op) => self.reserve(command, op).map(Reply::Count),
             Op::SettleBudget(op) => Ok(Reply::First(self.settle_budget(command, op))),
         }
