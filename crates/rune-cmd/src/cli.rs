@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::with_query;
 use crate::commands::{
     agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, event, init, mcp,
-    policy, requests, rm, run, schedule, schema, sessions, status, stop, task, test, tool, usage,
-    validate, workflow,
+    policy, requests, rm, run, schedule, schema, secret, sessions, status, stop, task, test, tool,
+    usage, validate, workflow,
 };
 use crate::output::Format;
 
@@ -110,6 +110,9 @@ pub(crate) enum Command {
     /// Requests at planned times
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
+    /// Secrets that tools are granted
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
     /// Events that make requests of the schedules that are about them
     #[command(subcommand)]
     Event(event::EventCommand),

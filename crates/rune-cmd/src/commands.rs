@@ -19,6 +19,7 @@ pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod schema;
+pub(crate) mod secret;
 pub(crate) mod sessions;
 mod since;
 pub(crate) mod status;
@@ -70,6 +71,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Tool(command) => context.block_on(tool::run(&context, command)),
         Command::Mcp(command) => context.block_on(mcp::run(&context, command)),
         Command::Schedule(command) => context.block_on(schedule::run(&context, command)),
+        Command::Secret(command) => secret::run(&context, command),
         Command::Event(command) => context.block_on(event::run(&context, command)),
         Command::Task(command) => context.block_on(task::run(&context, command)),
         Command::Workflow(command) => workflow::run(&context, command),

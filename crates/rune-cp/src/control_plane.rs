@@ -6,13 +6,13 @@ use std::sync::{Arc, LazyLock};
 use axum::Router;
 use bytes::Bytes;
 use rune_http::{Auth, Edge, Readiness, api, secure};
-use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle};
+use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle, SecretVault};
 use rune_store_runtime::{BlobStore, Store, Timestamp};
 use utoipa::OpenApi;
 
 use crate::routes::deployments::plan as deployment_plan;
 use crate::routes::{
-    agent_versions, audit, budgets, deployments, nodes, replicas, schedules, status, usage,
+    agent_versions, audit, budgets, deployments, nodes, replicas, schedules, secrets, status, usage,
 };
 
 /// The routes that answer without credentials.
@@ -30,6 +30,8 @@ pub struct ControlPlane {
     pub reconcile: ReconcileHandle,
     /// Woken by every change of a schedule; fires by hand.
     pub scheduler: SchedulerHandle,
+    /// Encrypts the secrets of tools.
+    pub secrets: SecretVault,
     /// This node.
     pub node: NodeInfo,
     /// Who may call.
@@ -58,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) router: ReplicaRouter,
     pub(crate) reconcile: ReconcileHandle,
     pub(crate) scheduler: SchedulerHandle,
+    pub(crate) secrets: SecretVault,
     pub(crate) node: NodeInfo,
     pub(crate) readiness: Readiness,
 }
@@ -85,6 +88,7 @@ impl ControlPlane {
             router: self.router,
             reconcile: self.reconcile,
             scheduler: self.scheduler,
+            secrets: self.secrets,
             node: self.node,
             readiness: self.readiness,
         };
@@ -116,6 +120,9 @@ api! {
     schedules::resume,
     schedules::run,
     schedules::fires,
+    secrets::list,
+    secrets::put,
+    secrets::delete,
     audit::list,
     usage::list,
     budgets::list,

@@ -1,5 +1,5 @@
-//! The control-plane HTTP API: versions, deployments, replicas, nodes, schedules, audit,
-//! usage.
+//! The control-plane HTTP API: versions, deployments, replicas, nodes, schedules, secrets,
+//! audit, usage.
 //!
 //! [`ControlPlane::router`] is where every route is listed; `routes/` has one file per
 //! resource, and a handler there extracts, writes one command, and maps.
@@ -8,6 +8,7 @@
 //! * a package that this Rune could not load is refused before anything is stored;
 //! * every change of a deployment leaves an audit row and wakes the reconcile loop;
 //! * every change of a schedule leaves an audit row and wakes the scheduler;
+//! * the value of a secret comes in, is encrypted, and is never answered, logged or audited;
 //! * values of a deployment's environment are never answered, only their names.
 //!
 //! What is not here: running agents, and making what runs match what is deployed (the

@@ -7,5 +7,6 @@ pub(crate) mod deployments;
 pub(crate) mod nodes;
 pub(crate) mod replicas;
 pub(crate) mod schedules;
+pub(crate) mod secrets;
 pub(crate) mod status;
 pub(crate) mod usage;

@@ -142,9 +142,16 @@ pub struct StorageConfig {
     pub database_url: String,
     /// `RUNE_OBJECT_STORE_URL`; absent: [`StorageConfig::object_dir`].
     pub object_store_url: Option<String>,
+    /// `RUNE_SECRET_KEY`; absent: [`StorageConfig::secret_key_file`].
+    pub secret_key: Option<SecretString>,
 }
 
 impl StorageConfig {
+    /// The file of the key of secrets without `RUNE_SECRET_KEY`: `secret.key` in the data directory.
+    pub fn secret_key_file(&self) -> PathBuf {
+        self.data_dir.join("secret.key")
+    }
+
     /// The object store without a URL: `objects` in the data directory.
     pub fn object_dir(&self) -> PathBuf {
         self.data_dir.join("objects")
@@ -318,8 +325,12 @@ impl Config {
         &self.entries
     }
 
-    /// The environment variable of this name, for `${VAR}` in the files of agents.
+    /// The environment variable of this name, for `${VAR}` in the files of agents. The key of the secrets is none of
+    /// their affair.
     pub fn variable(&self, name: &str) -> Option<String> {
+        if name == "RUNE_SECRET_KEY" {
+            return None;
+        }
         (self.env)(name)
     }
 
@@ -452,6 +463,7 @@ impl Reader {
             data_dir,
             database_url,
             object_store_url: self.resolved.text("storage.object_store_url"),
+            secret_key: self.secret("storage.secret_key"),
         })
     }
 

@@ -237,6 +237,13 @@ pub(crate) const KEYS: &[Key] = &[
         "`file:`, `s3:`, `gs:` or `az:` URL; absent: `objects` in the data directory.",
     ),
     key(
+        "storage.secret_key",
+        &["RUNE_SECRET_KEY"],
+        Kind::Secret,
+        None,
+        "Key that tools' secrets are encrypted with, 64 hexadecimal digits; absent: `secret.key` in the data directory.",
+    ),
+    key(
         "observability.log",
         &["RUST_LOG"],
         Kind::Text,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rune_mcp::{McpClient, McpServers, ServerConfig, ServerHandle};
 use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
-use rune_tools::{Launcher, Outputs, ShownImages, ToolContext};
+use rune_tools::{Launcher, Outputs, Secrets, ShownImages, ToolContext};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -119,6 +119,7 @@ fn tool_context() -> ToolContext {
         cancel: CancellationToken::new(),
         timeout: PATIENCE,
         output_limit: 1024 * 1024,
+        secrets: Secrets::default(),
         egress: None,
         shown_limit: 1024 * 1024,
         outputs: Outputs::default(),

@@ -18,7 +18,7 @@ use rune_spec::{
     ToolRuntime,
 };
 use rune_store_runtime::{ErrorCode, Failure, PromptParts};
-use rune_tools::{BuiltinTool, Builtins, Grant, ProcessRunner, ProcessTool, ToolError};
+use rune_tools::{BuiltinTool, Builtins, ProcessRunner, ProcessTool, ToolError};
 use rune_wasm::{WasmError, WasmRuntime, WasmTool};
 use serde_json::Value;
 
@@ -27,6 +27,7 @@ use crate::model::{
     ProviderPool, Providers, ProvidersConfig, ProvidersError, Timeouts, ToolDefinition,
 };
 use crate::policy::{PolicyEngine, PolicyPrincipal, PolicySet};
+use crate::secrets::SecretVault;
 use crate::tokens;
 
 use mcp::McpTools;
@@ -260,6 +261,7 @@ pub struct Agent {
     pool: ProviderPool,
     policy: Arc<PolicyEngine>,
     runner: ProcessRunner,
+    secrets: SecretVault,
     input: Option<Arc<Validator>>,
     output: Option<Arc<OutputContract>>,
     workspace: PathBuf,
@@ -347,6 +349,12 @@ impl Agent {
     #[must_use]
     pub const fn runner(&self) -> &ProcessRunner {
         &self.runner
+    }
+
+    /// The secrets that its tools are granted of.
+    #[must_use]
+    pub const fn secrets(&self) -> &SecretVault {
+        &self.secrets
     }
 
     /// The directory its tools may read and write.
@@ -484,6 +492,8 @@ pub struct AgentLoader {
     pub mcp: McpClient,
     /// The daemon's variables.
     pub variables: VariableLookup,
+    /// The secrets that tools can be granted.
+    pub secrets: SecretVault,
     /// Below it every agent gets its workspace.
     pub workspaces: PathBuf,
 }
@@ -574,6 +584,7 @@ impl AgentLoader {
             pool: self.pool.clone(),
             policy,
             runner,
+            secrets: self.secrets.clone(),
             input,
             output,
             workspace,
@@ -603,9 +614,7 @@ impl AgentLoader {
                 let process = ProcessTool::new(package.dir.join(module))
                     .of_package(&package.dir)
                     .with_limits(&descriptor.limits)
-                    .with_capabilities(&descriptor.capabilities, |grant| match grant {
-                        Grant::Env(name) | Grant::Secret(name) => lookup(name),
-                    });
+                    .with_capabilities(&descriptor.capabilities, lookup);
                 let grant = |source| AgentError::Grant {
                     tool: name.to_owned(),
                     source,
@@ -614,9 +623,7 @@ impl AgentLoader {
             }
             ToolRuntime::Wasm { module } => {
                 let module = package.dir.join(module);
-                let loaded = self.wasm.load(&module, descriptor, &|grant| match grant {
-                    Grant::Env(name) | Grant::Secret(name) => lookup(name),
-                });
+                let loaded = self.wasm.load(&module, descriptor, lookup);
                 ToolRunner::Wasm(Box::new(loaded.map_err(|source| AgentError::Wasm {
                     tool: name.to_owned(),
                     source,
@@ -629,9 +636,7 @@ impl AgentLoader {
                     descriptor,
                     image,
                     module.as_deref(),
-                    &|grant| match grant {
-                        Grant::Env(name) | Grant::Secret(name) => lookup(name),
-                    },
+                    lookup,
                 );
                 ToolRunner::Container(Box::new(tool.map_err(|source| AgentError::Container {
                     tool: name.to_owned(),

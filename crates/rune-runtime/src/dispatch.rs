@@ -19,7 +19,7 @@ use rune_store_runtime::{
     Store, StoreError, ToolIntent, ToolOutcome,
 };
 use rune_tools::{
-    EgressGate, EngineAccess, Outputs, ShownImages, ToolContext, ToolError, ToolErrorKind,
+    EgressGate, EngineAccess, Outputs, Secrets, ShownImages, ToolContext, ToolError, ToolErrorKind,
 };
 use serde_json::Value;
 use tokio::time::Instant;
@@ -524,6 +524,8 @@ impl ToolDispatcher<'_> {
         live.then(|| Arc::new(self.agents.clone()) as Arc<dyn EngineAccess>)
     }
 
+    /// Runs a tool once. What it answers, or fails with, holds no secret that it is granted: here is the one place where
+    /// that is seen to, before anything else sees it.
     async fn attempt(
         &self,
         tool: &Tool,
@@ -533,6 +535,28 @@ impl ToolDispatcher<'_> {
     ) -> Result<Value, ToolError> {
         // What an attempt before has shown is not part of this one.
         images.take();
+        let vault = self.agent.secrets();
+        let secrets = vault.granted(self.namespace, &tool.descriptor).await?;
+        if let Some(gate) = gate {
+            gate.hide(&secrets);
+        }
+        let ran = self.call(tool, intent, gate, images, &secrets).await;
+        let hidden = ran.map(|output| secrets.redact_value(output));
+        let hidden = hidden.map_err(|error| ToolError {
+            message: secrets.redact(error.message),
+            ..error
+        });
+        check_output(tool, hidden)
+    }
+
+    async fn call(
+        &self,
+        tool: &Tool,
+        intent: &ToolIntent,
+        gate: Option<&Arc<PolicyGate>>,
+        images: &ShownImages,
+        secrets: &Secrets,
+    ) -> Result<Value, ToolError> {
         let cancel = self.stop.child_token();
         let timeout = tool.descriptor.timeout;
         let limit = tool.descriptor.limits.output_bytes;
@@ -551,6 +575,7 @@ impl ToolDispatcher<'_> {
             output_limit: limit
                 .and_then(|bytes| usize::try_from(bytes).ok())
                 .unwrap_or(DEFAULT_OUTPUT_LIMIT),
+            secrets: secrets.clone(),
             egress: gate.map(|gate| Arc::clone(gate) as Arc<dyn EgressGate>),
             shown_limit: SHOWN_LIMIT,
             outputs: self.outputs.clone(),
@@ -578,7 +603,7 @@ impl ToolDispatcher<'_> {
         };
         tokio::pin!(call);
         let timed_out = tokio::select! {
-            result = &mut call => return check_output(tool, result),
+            result = &mut call => return result,
             () = tokio::time::sleep(timeout) => true,
             () = self.stop.cancelled() => false,
         };
@@ -586,7 +611,7 @@ impl ToolDispatcher<'_> {
         // The tool cleans up; if it does not, dropping the call ends it.
         let late = tokio::time::timeout(STOP_GRACE, call).await;
         match late {
-            Ok(Ok(output)) => check_output(tool, Ok(output)),
+            Ok(Ok(output)) => Ok(output),
             // It may know more about it.
             Ok(Err(error)) if timed_out && error.kind == ToolErrorKind::Timeout => Err(error),
             _ if timed_out => Err(ToolError::new(

@@ -7,7 +7,7 @@
 //!
 //! Beside it: [`ReconcileLoop`] keeps the replicas that the deployments ask for, on a
 //! backend ([`LocalBackend`] is this process); [`AgentLoader`] makes an [`Agent`] of a
-//! package; [`Scheduler`] makes requests at planned times; [`Tasks`] is where every task of the process starts.
+//! package; [`SecretVault`] knows the secrets of its tools; [`Scheduler`] makes requests at planned times; [`Tasks`] is where every task of the process starts.
 //!
 //! Invariants:
 //! * a tool runs only after its intent is committed, and every call gets a result;
@@ -37,6 +37,7 @@ mod replay;
 mod replica;
 mod router;
 mod schedule;
+mod secrets;
 mod spill;
 mod task;
 mod tokens;
@@ -68,4 +69,5 @@ pub use schedule::{
     MAX_INTERVAL_MS, MAX_JITTER, MIN_INTERVAL_MS, Recurrence, ScheduleError, Scheduler,
     SchedulerHandle, first_planned,
 };
+pub use secrets::{SecretError, SecretKeySource, SecretVault};
 pub use task::Tasks;

@@ -12,6 +12,7 @@
 //!   that are no tools uses it too.
 //! * [`Captured`] and [`parse_answer`] are the protocol that programs answer in, whatever runs them.
 //! * [`BrowserConfig`] says which browser the `browser-*` tools drive, over the DevTools protocol.
+//! * [`Secrets`] are what a call is granted, and are taken out of what it says.
 //! * [`EgressPolicy`] says where outgoing requests may go; [`CheckedResolver`] holds an HTTP client to it.
 //! * [`EgressProxy`] holds programs to it that open connections themselves.
 //! * [`parse_patch`] and [`apply_hunks`] are the pure part of `apply-patch`.
@@ -46,6 +47,7 @@ mod patch;
 mod process;
 mod processes;
 mod search;
+mod secrets;
 mod text;
 mod tool;
 mod web;
@@ -65,10 +67,11 @@ pub use image::ShownImages;
 pub use output::Outputs;
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
 pub use process::{
-    Captured, Grant, Keep, Launcher, LiveInput, LiveJob, LiveProcess, Parts, ProcessGroup,
-    ProcessLimits, ProcessRunner, ProcessTool, ProxyRequest, Sandbox, SandboxSupport, find_program,
+    Captured, Keep, Launcher, LiveInput, LiveJob, LiveProcess, Parts, ProcessGroup, ProcessLimits,
+    ProcessRunner, ProcessTool, ProxyRequest, Sandbox, SandboxSupport, find_program,
     parse_proxy_request, serve_launch,
 };
 pub use search::{SearchBackend, SearchConfig, SearchHit, parse_duckduckgo};
+pub use secrets::{MIN_SECRET_BYTES, REDACTED, Secrets};
 pub use tool::{BuiltinTool, EgressGate, ToolContext};
 pub use workspace::open_directory;

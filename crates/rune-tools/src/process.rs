@@ -31,4 +31,4 @@ pub use runner::ProcessRunner;
 pub(crate) use runner::refusal;
 pub use sandbox::{Parts, Sandbox, SandboxSupport};
 pub use serve::serve_launch;
-pub use tool::{Grant, ProcessTool};
+pub use tool::ProcessTool;

@@ -9,7 +9,7 @@ use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::{EngineAccess, Outputs, ShownImages, ToolError};
+use crate::{EngineAccess, Outputs, Secrets, ShownImages, ToolError};
 
 /// Room in an answer for everything but its main text.
 pub(crate) const ENVELOPE_BYTES: usize = 1024;
@@ -36,6 +36,8 @@ pub struct ToolContext {
     pub timeout: Duration,
     /// The largest output in bytes.
     pub output_limit: usize,
+    /// The secrets that the tool is granted.
+    pub secrets: Secrets,
     /// Asked before every connection; absent where nothing but the operator's rules counts.
     pub egress: Option<Arc<dyn EgressGate>>,
     /// The largest output that a model is shown whole, in bytes; a tool that can be asked for

@@ -3,7 +3,7 @@
 use std::path::{Component, Path};
 
 use rune_spec::{Access, Capability};
-use rune_tools::{Grant, ToolError, ToolErrorKind};
+use rune_tools::{ToolError, ToolErrorKind};
 
 use crate::DockerError;
 
@@ -18,8 +18,8 @@ const SCRATCH_DIR: &str = "/tmp";
 /// Names that a grant cannot set.
 const RESERVED_PREFIX: &str = "RUNE_";
 
-/// Knows the values of variables and secrets.
-pub(crate) type Lookup<'a> = &'a dyn Fn(Grant<'_>) -> Option<String>;
+/// Knows the values of variables.
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// What a tool is granted.
 #[derive(Default)]
@@ -27,9 +27,8 @@ pub(crate) struct Grants {
     pub(crate) directories: Vec<Directory>,
     /// Whether it has a network.
     pub(crate) network: bool,
-    /// Variables and secrets.
+    /// Variables, without those that hold secrets: these come with each call.
     pub(crate) env: Vec<(String, String)>,
-    secrets: Vec<String>,
 }
 
 /// A directory that a container sees.
@@ -57,7 +56,7 @@ impl Grants {
                     grants.directory(Access::ReadWrite, ".", capability)?;
                 }
                 Capability::Filesystem { access, path } => {
-                    let path = rune_spec::interpolate(path, &|name| lookup(Grant::Env(name)));
+                    let path = rune_spec::interpolate(path, lookup);
                     let path = path.map_err(|error| {
                         ToolError::new(ToolErrorKind::Unavailable, error.to_string())
                     })?;
@@ -69,15 +68,10 @@ impl Grants {
                 }
                 Capability::Env(name) => {
                     check_variable(name, capability)?;
-                    let value = lookup(Grant::Env(name));
+                    let value = lookup(name);
                     grants.env.extend(value.map(|value| (name.clone(), value)));
                 }
-                Capability::Secret(name) => {
-                    check_variable(name, capability)?;
-                    let value = lookup(Grant::Secret(name)).ok_or_else(|| no_secret(name))?;
-                    grants.secrets.push(value.clone());
-                    grants.env.push((name.clone(), value));
-                }
+                Capability::Secret(name) => check_variable(name, capability)?,
             }
         }
         Ok(grants)
@@ -107,14 +101,6 @@ impl Grants {
             }),
         }
         Ok(())
-    }
-
-    /// The text with every secret replaced.
-    pub(crate) fn redact(&self, mut text: String) -> String {
-        for secret in self.secrets.iter().filter(|secret| !secret.is_empty()) {
-            text = text.replace(secret, "[redacted]");
-        }
-        text
     }
 }
 
@@ -158,11 +144,6 @@ fn check_variable(name: &str, capability: &Capability) -> Result<(), ToolError> 
     Err(ToolError::new(ToolErrorKind::Denied, message))
 }
 
-fn no_secret(name: &str) -> ToolError {
-    let message = format!("secret `{name}` is not set; store it with `rune secret set {name}`");
-    ToolError::new(ToolErrorKind::Unavailable, message)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,7 +184,7 @@ mod tests {
             ("filesystem:ro:/dev", "a container has its own `/dev`"),
             ("filesystem:rw:../other", "without `..`"),
             ("env:RUNE_REQUEST_ID", "are Rune's"),
-            ("secret:TOKEN", "rune secret set TOKEN"),
+            ("secret:RUNE_REQUEST_ID", "are Rune's"),
         ] {
             let refused = grants(&[capability]).err().unwrap_or_default();
             assert!(refused.contains(part), "{capability}: {refused}");

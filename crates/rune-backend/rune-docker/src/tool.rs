@@ -11,7 +11,7 @@ use bollard::models::{
     ResourcesUlimits,
 };
 use rune_spec::{Limits, ToolDescriptor};
-use rune_tools::{Grant, Keep, ToolContext, ToolError, ToolErrorKind, parse_answer, said};
+use rune_tools::{Keep, ToolContext, ToolError, ToolErrorKind, parse_answer, said};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::OnceCell;
@@ -80,7 +80,7 @@ enum Ending {
 
 impl ContainerTool {
     /// The tool that a description of runtime `container` describes. `module` is the file of the program it names;
-    /// `lookup` knows the values of variables and secrets. The engine is not asked.
+    /// `lookup` knows the values of variables. The engine is not asked.
     ///
     /// # Errors
     /// A [`DockerError`] that says which capability or limit cannot be kept.
@@ -89,9 +89,9 @@ impl ContainerTool {
         descriptor: &ToolDescriptor,
         image: &str,
         module: Option<&Path>,
-        lookup: &dyn Fn(Grant<'_>) -> Option<String>,
+        lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, DockerError> {
-        let image = rune_spec::interpolate(image, &|name| lookup(Grant::Env(name)));
+        let image = rune_spec::interpolate(image, lookup);
         let image =
             image.map_err(|error| ToolError::new(ToolErrorKind::Unavailable, error.to_string()))?;
         Ok(Self {
@@ -151,7 +151,7 @@ impl ContainerTool {
         };
         container.kill().await;
         let outcome = ended.and_then(|ending| self.answer(&ending, context, &ends, crowded));
-        outcome.map_err(|error| ToolError::new(error.kind, self.grants.redact(error.message)))
+        outcome.map_err(|error| ToolError::new(error.kind, context.secrets.redact(error.message)))
     }
 
     async fn attempt(
@@ -252,7 +252,9 @@ impl ContainerTool {
         let own = context.variables();
         let own = own.iter().map(|(name, value)| format!("{name}={value}"));
         let granted = self.grants.env.iter();
-        let env = granted.map(|(name, value)| format!("{name}={value}"));
+        let granted = granted.map(|(name, value)| format!("{name}={value}"));
+        let secrets = context.secrets.iter();
+        let env = granted.chain(secrets.map(|(name, value)| format!("{name}={value}")));
         let mut labels = self.engine.labels();
         labels.insert("rune.request".to_owned(), context.request_id.to_string());
         labels.insert("rune.agent".to_owned(), context.scope.agent.clone());
@@ -337,7 +339,7 @@ impl ContainerTool {
         ends: &Ends,
         crowded: bool,
     ) -> Result<Value, ToolError> {
-        let diagnostics = ends.stderr.diagnostics();
+        let diagnostics = context.secrets.redact_tail(ends.stderr.diagnostics());
         let said = said(&diagnostics);
         let stop = |kind, message: String| Err(ToolError::new(kind, message));
         let limit = self.limits.processes;
@@ -368,13 +370,14 @@ impl ContainerTool {
                 );
                 stop(ToolErrorKind::LimitExceeded, message)
             }
-            Ending::Exited(state) => self.exited(state, ends, crowd, &diagnostics),
+            Ending::Exited(state) => self.exited(state, context, ends, crowd, &diagnostics),
         }
     }
 
     fn exited(
         &self,
         state: &ContainerState,
+        context: &ToolContext,
         ends: &Ends,
         crowd: &str,
         diagnostics: &str,
@@ -382,7 +385,7 @@ impl ContainerTool {
         let code = state.exit_code.unwrap_or(-1);
         let parsed = if code == 0 {
             parse_answer(ends.stdout.head(), diagnostics, |text| {
-                self.grants.redact(text)
+                context.secrets.redact(text)
             })
         } else {
             let ended = describe(code);
@@ -391,8 +394,11 @@ impl ContainerTool {
         };
         let Err(error) = parsed else {
             if !diagnostics.is_empty() {
-                let stderr = self.grants.redact(diagnostics.to_owned());
-                tracing::debug!(tool = self.name, stderr, "tool wrote diagnostics");
+                tracing::debug!(
+                    tool = self.name,
+                    stderr = diagnostics,
+                    "tool wrote diagnostics"
+                );
             }
             return parsed;
         };

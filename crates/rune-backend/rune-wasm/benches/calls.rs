@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rune_spec::ToolDescriptor;
 use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
-use rune_tools::{Outputs, ShownImages, ToolContext};
+use rune_tools::{Outputs, Secrets, ShownImages, ToolContext};
 use rune_wasm::{WasmConfig, WasmRuntime, WasmTool};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -183,6 +183,7 @@ fn context(home: &Path) -> ToolContext {
         cancel: CancellationToken::new(),
         timeout: Duration::from_secs(60),
         output_limit: 256 * 1024,
+        secrets: Secrets::default(),
         egress: None,
         shown_limit: 256 * 1024,
         outputs: Outputs::default(),

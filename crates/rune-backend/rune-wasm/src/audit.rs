@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rune_spec::ToolDescriptor;
-use rune_tools::Hosts;
+use rune_tools::{Hosts, Secrets};
 use serde::Serialize;
 use tokio::time::timeout;
 use wasmtime::Store;
@@ -162,6 +162,7 @@ async fn describe(host: &Host, loaded: &Loaded) -> Option<Metadata> {
         let ends = Ends::new(DESCRIBE_OUTPUT);
         let guest = Guest::new(Source {
             grants: &grants,
+            secrets: &Secrets::default(),
             directories: &[],
             variables: Vec::new(),
             gate: None,

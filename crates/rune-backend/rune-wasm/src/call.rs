@@ -77,6 +77,7 @@ impl Call<'_> {
         );
         let guest = Guest::new(Source {
             grants: &tool.grants,
+            secrets: &context.secrets,
             directories: &directories,
             variables: context.variables().into(),
             gate: context.egress.clone(),
@@ -95,7 +96,7 @@ impl Call<'_> {
     }
 
     fn answer(&self, ended: Ended) -> Result<Value, ToolError> {
-        let redact = |text: String| self.tool.grants.secrets.redact(text);
+        let redact = |text: String| self.context.secrets.redact(text);
         let diagnostics = self.diagnostics();
         match ended {
             Ended::Wrote => parse_answer(self.ends.stdout.lock().head(), &diagnostics, redact),
@@ -147,7 +148,7 @@ impl Call<'_> {
 
     fn diagnostics(&self) -> String {
         let diagnostics = self.ends.stderr.lock().diagnostics();
-        self.tool.grants.secrets.redact(diagnostics)
+        self.context.secrets.redact_tail(diagnostics)
     }
 
     fn too_much_output(&self) -> ToolError {

@@ -5,25 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rune_spec::{Access, Capability};
-use rune_tools::{Grant, Hosts, ToolError, ToolErrorKind, open_directory};
+use rune_tools::{Hosts, ToolError, ToolErrorKind, open_directory};
 use rustix::fs::{Mode, OFlags};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
-
-use crate::secrets::Secrets;
 
 /// Names that a grant cannot set.
 const RESERVED_PREFIX: &str = "RUNE_";
 
-/// Knows the values of variables and secrets.
-pub(crate) type Lookup<'a> = &'a dyn Fn(Grant<'_>) -> Option<String>;
+/// Knows the values of variables.
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// What a tool is granted.
 pub(crate) struct Grants {
     directories: Vec<Directory>,
     pub(crate) hosts: Arc<Hosts>,
-    /// Variables; a secret's is its placeholder.
+    /// Variables, without those that hold secrets.
     pub(crate) env: Vec<(String, String)>,
-    pub(crate) secrets: Arc<Secrets>,
 }
 
 struct Directory {
@@ -35,12 +32,11 @@ struct Directory {
 }
 
 impl Grants {
-    /// What these capabilities grant; `lookup` knows the values of variables and secrets.
+    /// What these capabilities grant; `lookup` knows the values of variables. Secrets come with each call.
     pub(crate) fn new(capabilities: &[Capability], lookup: Lookup<'_>) -> Result<Self, ToolError> {
         let mut directories = Vec::new();
         let mut hosts = Hosts::default();
         let mut env = Vec::new();
-        let mut secrets = Secrets::default();
         for capability in capabilities {
             match capability {
                 Capability::Workspace => directories.push(Directory {
@@ -49,10 +45,9 @@ impl Grants {
                     guest: "/".to_owned(),
                 }),
                 Capability::Filesystem { access, path } => {
-                    let path = rune_spec::interpolate(path, &|name| lookup(Grant::Env(name)))
-                        .map_err(|error| {
-                            ToolError::new(ToolErrorKind::Unavailable, error.to_string())
-                        })?;
+                    let path = rune_spec::interpolate(path, lookup).map_err(|error| {
+                        ToolError::new(ToolErrorKind::Unavailable, error.to_string())
+                    })?;
                     directories.push(Directory {
                         access: *access,
                         guest: guest_path(&path),
@@ -63,20 +58,15 @@ impl Grants {
                 Capability::Network { host, port } => hosts.grant(host, *port),
                 Capability::Env(name) => {
                     check_variable(name, capability)?;
-                    env.extend(lookup(Grant::Env(name)).map(|value| (name.clone(), value)));
+                    env.extend(lookup(name).map(|value| (name.clone(), value)));
                 }
-                Capability::Secret(name) => {
-                    check_variable(name, capability)?;
-                    let value = lookup(Grant::Secret(name)).ok_or_else(|| no_secret(name))?;
-                    env.push((name.clone(), secrets.hide(value)?));
-                }
+                Capability::Secret(name) => check_variable(name, capability)?,
             }
         }
         Ok(Self {
             directories,
             hosts: Arc::new(hosts),
             env,
-            secrets: Arc::new(secrets),
         })
     }
 
@@ -103,11 +93,6 @@ fn check_variable(name: &str, capability: &Capability) -> Result<(), ToolError> 
         "capability `{capability}` cannot be granted: the names from {RESERVED_PREFIX} on are Rune's"
     );
     Err(ToolError::new(ToolErrorKind::Denied, message))
-}
-
-fn no_secret(name: &str) -> ToolError {
-    let message = format!("secret `{name}` is not set; store it with `rune secret set {name}`");
-    ToolError::new(ToolErrorKind::Unavailable, message)
 }
 
 /// The name of a directory in the guest: as in the workspace, from `/`.
@@ -199,15 +184,9 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_a_placeholder() {
-        let capabilities = ["secret:TOKEN".parse().unwrap()];
-        let grants = Grants::new(&capabilities, &|_| Some("hunter2".to_owned())).unwrap();
-        assert_eq!(grants.env.len(), 1);
-        assert!(!grants.env[0].1.contains("hunter2"));
-        let missing = Grants::new(&capabilities, &|_| None).err().unwrap();
-        assert!(
-            missing.message.contains("rune secret set TOKEN"),
-            "{missing}"
-        );
+    fn a_secret_does_not_take_the_name_of_a_variable_of_the_request() {
+        let capabilities = ["secret:RUNE_SESSION_ID".parse().unwrap()];
+        let error = Grants::new(&capabilities, &|_| None).err().unwrap();
+        assert_eq!(error.kind, ToolErrorKind::Denied);
     }
 }

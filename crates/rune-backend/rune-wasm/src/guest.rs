@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rune_tools::{EgressGate, Keep, ToolError};
+use rune_tools::{EgressGate, Keep, Secrets, ToolError};
 use serde_json::Value;
 use wasmtime::ResourceLimiter;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -14,6 +14,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::grants::{Grants, Opened};
 use crate::http::{Egress, HttpClient};
 use crate::output::Output;
+use crate::secrets::Placeholders;
 
 /// Elements of the tables of a guest, together.
 const MAX_TABLE_ELEMENTS: usize = 1 << 20;
@@ -47,6 +48,8 @@ impl Ends {
 /// What a guest is made of.
 pub(crate) struct Source<'a> {
     pub(crate) grants: &'a Grants,
+    /// It gets placeholders of them.
+    pub(crate) secrets: &'a Secrets,
     pub(crate) directories: &'a [Opened],
     /// Its variables besides the granted ones.
     pub(crate) variables: Vec<(&'static str, String)>,
@@ -64,6 +67,7 @@ impl Guest {
     pub(crate) fn new(source: Source<'_>) -> Result<Self, ToolError> {
         let Source {
             grants,
+            secrets,
             directories,
             variables,
             gate,
@@ -81,6 +85,8 @@ impl Guest {
             wasi.env(name, value);
         }
         wasi.envs(&grants.env);
+        let (placeholders, hidden) = Placeholders::hide(secrets)?;
+        wasi.envs(&hidden);
         for directory in directories {
             directory.give(&mut wasi)?;
         }
@@ -91,7 +97,7 @@ impl Guest {
             egress: Egress {
                 client: Arc::clone(client),
                 hosts: Arc::clone(&grants.hosts),
-                secrets: Arc::clone(&grants.secrets),
+                secrets: Arc::new(placeholders),
                 gate,
                 refusals: ends.refusals.clone(),
             },

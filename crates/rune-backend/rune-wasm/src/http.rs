@@ -17,7 +17,8 @@ use url::form_urlencoded::byte_serialize;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::guest::Refusals;
-use crate::secrets::Secrets;
+use crate::mask::{Masked, mask_headers};
+use crate::secrets::Placeholders;
 
 /// The longest that connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -103,7 +104,7 @@ fn not_granted(host: &str, port: u16) -> String {
 pub(crate) struct Egress {
     pub(crate) client: Arc<HttpClient>,
     pub(crate) hosts: Arc<Hosts>,
-    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) secrets: Arc<Placeholders>,
     pub(crate) gate: Option<Arc<dyn EgressGate>>,
     pub(crate) refusals: Refusals,
 }
@@ -193,7 +194,7 @@ async fn send(
     url: Url,
     request: Request<WasiBody>,
     options: Option<RequestOptions>,
-    secrets: &Secrets,
+    secrets: &Placeholders,
 ) -> Result<Answered, Failed> {
     let (mut parts, body) = request.into_parts();
     // The client writes it from the URL.
@@ -220,13 +221,21 @@ async fn send(
             .map_err(|_| Error::HttpResponseTimeout)?,
         None => sending.await,
     };
-    let answer: Response<Body> = answer.map_err(|error| failed(&error))?.into();
-    let answer = answer.map(|body| body.map_err(|error| of_client(&error)).boxed_unsync());
+    let mut answer: Response<Body> = answer.map_err(|error| failed(&error))?.into();
+    if secrets.is_empty() {
+        let answer = answer.map(|body| body.map_err(|error| of_client(&error)).boxed_unsync());
+        return Ok((answer, Box::new(async { Ok(()) })));
+    }
+    mask_headers(answer.headers_mut(), secrets.secrets());
+    let answer = answer.map(|body| {
+        let body = body.map_err(|error| of_client(&error));
+        Masked::new(body, secrets.secrets().clone()).boxed_unsync()
+    });
     Ok((answer, Box::new(async { Ok(()) })))
 }
 
 /// The whole body, with secrets in it.
-async fn searched(body: WasiBody, secrets: &Secrets) -> Result<Bytes, Error> {
+async fn searched(body: WasiBody, secrets: &Placeholders) -> Result<Bytes, Error> {
     let collected = Limited::new(body, MAX_SEARCHED_BYTES).collect().await;
     let bytes = collected
         .map_err(|_| Error::HttpRequestBodySize(Some(MAX_SEARCHED_BYTES as u64)))?

@@ -13,7 +13,8 @@
 //!   `web-fetch`. What it imports without a grant is found before it runs.
 //! * A guest never blocks the runtime: it gives the thread back every few milliseconds.
 //! * A call ends within a second of `cancel` or of its time, and its memory goes back to the pool.
-//! * A secret is never in a guest's memory: the guest holds a placeholder, which is replaced in what it sends.
+//! * A secret is never in a guest's memory: the guest holds a placeholder, which is replaced in what it sends;
+//!   what a host sends back is masked.
 //! * Machine code from disk runs only where its seal holds; anything else is compiled again.
 
 mod audit;
@@ -26,6 +27,7 @@ mod guest;
 mod http;
 mod imports;
 mod loaded;
+mod mask;
 mod output;
 mod runtime;
 mod secrets;

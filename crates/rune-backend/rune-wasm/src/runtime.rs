@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use rune_spec::ToolDescriptor;
-use rune_tools::{EgressPolicy, Grant};
+use rune_tools::EgressPolicy;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, Linker, component};
@@ -69,7 +69,7 @@ impl WasmRuntime {
     }
 
     /// The tool that a description of runtime `wasm` describes; `module` is its file, `lookup` knows the values of
-    /// variables and secrets. Compiles where nobody has: not for the reactor.
+    /// variables. Compiles where nobody has: not for the reactor.
     ///
     /// # Errors
     /// A [`WasmError`] that says what to do.
@@ -77,7 +77,7 @@ impl WasmRuntime {
         &self,
         module: &Path,
         descriptor: &ToolDescriptor,
-        lookup: &dyn Fn(Grant<'_>) -> Option<String>,
+        lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<WasmTool, WasmError> {
         let memory = memory_limit(descriptor)?;
         let grants = Grants::new(&descriptor.capabilities, lookup)?;

@@ -3,18 +3,35 @@
 use std::fmt::Write;
 
 use http::{HeaderMap, HeaderValue};
-use rune_tools::{ToolError, ToolErrorKind};
+use rune_tools::{Secrets, ToolError, ToolErrorKind};
+use secrecy::{ExposeSecret, SecretString};
 
 /// Random bytes of a placeholder.
 const PLACEHOLDER_BYTES: usize = 16;
 
-/// The secrets of a tool under the placeholders that its guests hold.
+/// The secrets of one call under the placeholders that its guest holds.
 #[derive(Default)]
-pub(crate) struct Secrets(Vec<(String, String)>);
+pub(crate) struct Placeholders {
+    all: Vec<(String, SecretString)>,
+    secrets: Secrets,
+}
 
-impl Secrets {
+impl Placeholders {
+    /// Hides secrets; answers the variables of the guest, which hold placeholders.
+    pub(crate) fn hide(secrets: &Secrets) -> Result<(Self, Vec<(String, String)>), ToolError> {
+        let mut hidden = Self {
+            all: Vec::new(),
+            secrets: secrets.clone(),
+        };
+        let mut variables = Vec::new();
+        for (name, value) in secrets.iter() {
+            variables.push((name.to_owned(), hidden.add(value)?));
+        }
+        Ok((hidden, variables))
+    }
+
     /// Keeps a secret; answers its placeholder: letters, digits and dashes.
-    pub(crate) fn hide(&mut self, value: String) -> Result<String, ToolError> {
+    fn add(&mut self, value: &str) -> Result<String, ToolError> {
         let mut random = [0; PLACEHOLDER_BYTES];
         getrandom::fill(&mut random).map_err(|error| {
             let message = format!("the system has no random numbers: {error}");
@@ -25,26 +42,27 @@ impl Secrets {
             // Writing to a text does not fail.
             let _ = write!(placeholder, "{byte:02x}");
         }
-        self.0.push((placeholder.clone(), value));
+        let value = SecretString::from(value.to_owned());
+        self.all.push((placeholder.clone(), value));
         Ok(placeholder)
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// The text with the secrets in it, each as `encode` writes it.
     pub(crate) fn reveal(&self, text: &str, encode: impl Fn(&str) -> String) -> String {
         let mut text = text.to_owned();
-        for (placeholder, value) in &self.0 {
+        for (placeholder, value) in &self.all {
             if text.contains(placeholder) {
-                text = text.replace(placeholder, &encode(value));
+                text = text.replace(placeholder, &encode(value.expose_secret()));
             }
         }
         text
     }
 
-    /// As [`Secrets::reveal`] for headers; a secret that no header can hold stays a placeholder.
+    /// As [`Placeholders::reveal`] for headers; a secret that no header can hold stays a placeholder.
     pub(crate) fn reveal_headers(&self, headers: &mut HeaderMap) {
         if self.is_empty() {
             return;
@@ -61,19 +79,16 @@ impl Secrets {
         }
     }
 
-    /// As [`Secrets::reveal`] for a body.
+    /// As [`Placeholders::reveal`] for a body.
     pub(crate) fn reveal_bytes(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let text = std::str::from_utf8(bytes).ok()?;
         let revealed = self.reveal(text, str::to_owned);
         (revealed != text).then(|| revealed.into_bytes())
     }
 
-    /// The text without any secret.
-    pub(crate) fn redact(&self, mut text: String) -> String {
-        for (_, value) in self.0.iter().filter(|(_, value)| !value.is_empty()) {
-            text = text.replace(value, "[redacted]");
-        }
-        text
+    /// The secrets themselves.
+    pub(crate) const fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 }
 
@@ -83,8 +98,12 @@ mod tests {
 
     #[test]
     fn a_placeholder_is_replaced_where_it_stands() {
-        let mut secrets = Secrets::default();
-        let token = secrets.hide("s3cr3t &".to_owned()).unwrap();
+        let value = SecretString::from("s3cr3t &".to_owned());
+        let granted = Secrets::new(vec![("TOKEN".to_owned(), value)]);
+        let (secrets, variables) = Placeholders::hide(&granted).unwrap();
+        let (name, token) = &variables[0];
+        assert_eq!(name, "TOKEN");
+        assert!(!token.contains("s3cr3t"));
         let mut headers = HeaderMap::new();
         let bearer = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
         headers.insert("authorization", bearer);
@@ -93,9 +112,5 @@ mod tests {
         let body = secrets.reveal_bytes(format!("{{\"k\":\"{token}\"}}").as_bytes());
         assert_eq!(body.unwrap(), b"{\"k\":\"s3cr3t &\"}");
         assert_eq!(secrets.reveal_bytes(b"nothing"), None);
-        assert_eq!(
-            secrets.redact("it was s3cr3t &".to_owned()),
-            "it was [redacted]"
-        );
     }
 }

@@ -48,7 +48,7 @@ impl WasmTool {
                 format!(
                     "the tool did not end within {} ms and was stopped{}",
                     context.timeout.as_millis(),
-                    said(&self.grants.secrets.redact(ends.stderr.lock().diagnostics())),
+                    said(&context.secrets.redact_tail(ends.stderr.lock().diagnostics())),
                 ),
             )),
             ended = call.run(input) => ended,
@@ -57,6 +57,7 @@ impl WasmTool {
         match ended {
             Ok(answer) => {
                 for reason in refused {
+                    let reason = context.secrets.redact(reason);
                     tracing::info!(tool = self.name, reason, "a connection was refused");
                 }
                 Ok(answer)

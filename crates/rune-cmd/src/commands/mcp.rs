@@ -276,7 +276,7 @@ async fn of_directory(
     let mut config = context.config.clone();
     // What a server writes is not the agent's own.
     config.runtime.workspace_dir = temporary.path().join("workspaces");
-    let node = Node::open(&config, &Place::temporary(temporary.path()))?;
+    let node = Node::open(&config, &Place::temporary(&config, temporary.path())?)?;
     let reported = connected(context, &node, dir, server, target, env).await;
     node.tasks.shutdown().cancel();
     // The store is thrown away: whether it closes well does not matter.

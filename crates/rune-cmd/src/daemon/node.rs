@@ -9,8 +9,8 @@ use rune_docker::{DockerConfig, DockerEngine, DockerExec};
 use rune_env::{Config, SandboxMode, ToolsConfig, WebSearch};
 use rune_mcp::McpClient;
 use rune_runtime::model::{ClaudeCli, Prices, ProviderPool, Timeouts};
-use rune_runtime::{AgentLoader, Engine, ReplicaRouter, Tasks};
-use rune_storage::{Durability, ObjectStore, SqliteStore, StorageConfig, StorageError};
+use rune_runtime::{AgentLoader, Engine, ReplicaRouter, SecretKeySource, SecretVault, Tasks};
+use rune_storage::{Durability, ObjectStore, SecretFile, SqliteStore, StorageConfig, StorageError};
 use rune_store_runtime::{BlobStore, Store, SystemClock};
 use rune_tools::{
     BrowserConfig, Builtins, BuiltinsConfig, EgressPolicy, Launcher, Parts, ProcessRunner, Sandbox,
@@ -50,6 +50,8 @@ pub(crate) struct Place {
     pub(crate) objects: PathBuf,
     /// What a power loss may take.
     pub(crate) durability: Durability,
+    /// The database that holds the secrets, where it is another one.
+    pub(crate) secrets: Option<PathBuf>,
 }
 
 impl Place {
@@ -60,17 +62,19 @@ impl Place {
             object_url: config.storage.object_store_url.clone(),
             objects: config.storage.object_dir(),
             durability: Durability::Full,
+            secrets: None,
         })
     }
 
-    /// Below a directory that is removed afterwards.
-    pub(crate) fn temporary(dir: &Path) -> Self {
-        Self {
+    /// Below a directory that is removed afterwards. Secrets are those of the configured place.
+    pub(crate) fn temporary(config: &Config, dir: &Path) -> Outcome<Self> {
+        Ok(Self {
             database: dir.join("rune.db"),
             object_url: None,
             objects: dir.join("objects"),
             durability: Durability::Normal,
-        }
+            secrets: Some(database_path(&config.storage.database_url)?),
+        })
     }
 }
 
@@ -139,6 +143,7 @@ impl Node {
             mcp,
             docker: docker.clone(),
             variables: Arc::new(move |name| variables.variable(name)),
+            secrets: secrets(config, place, &store)?,
             workspaces: config.runtime.workspace_dir.clone(),
         });
         let router = ReplicaRouter::new();
@@ -158,6 +163,24 @@ impl Node {
             docker,
         })
     }
+}
+
+/// The secrets of tools, and the key that they are encrypted with.
+fn secrets(config: &Config, place: &Place, store: &Store) -> Outcome<SecretVault> {
+    let source = match &config.storage.secret_key {
+        Some(key) => SecretKeySource::Given(key.clone()),
+        None => SecretKeySource::File(config.storage.secret_key_file()),
+    };
+    let Some(path) = &place.secrets else {
+        return Ok(SecretVault::new(Arc::new(store.clone()), source));
+    };
+    let file = SecretFile::open(path).map_err(|error| {
+        let what = format!("cannot read the secrets in {}", path.display());
+        Failure::because(what, &error).help("`rune doctor` checks it")
+    })?;
+    Ok(file.map_or_else(SecretVault::empty, |file| {
+        SecretVault::new(Arc::new(file), source)
+    }))
 }
 
 /// How the web is searched.

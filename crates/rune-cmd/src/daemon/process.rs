@@ -222,6 +222,7 @@ fn serve_http(
         router: node.router.clone(),
         reconcile,
         scheduler,
+        secrets: node.loader.secrets.clone(),
         node: info,
         auth: listeners.auth,
         readiness,

@@ -7,7 +7,7 @@ use rune_testkit::{TestDaemon, TestDocker};
 use serde_json::{Value, json};
 
 use crate::cancel::processes_of;
-use crate::home::{Home, RUNE, Served};
+use crate::home::{Home, RUNE, Ran, Served};
 use crate::readme::{Tour, run_page};
 use crate::wire::{Api, LIMIT, POLL, answer, assert_no_panic};
 
@@ -401,11 +401,11 @@ async fn a_secret_of_a_container_is_in_no_error_and_no_log() {
     let Some(_) = docker() else { return };
     const CANARY: &str = "canary-7f3a9c";
     let script = "echo \"the token is $TOKEN\" >&2; exit 1\n";
-    let builder = TestDaemon::builder(RUNE)
-        .env("TOKEN", CANARY)
-        .env("RUST_LOG", "trace");
+    let builder = TestDaemon::builder(RUNE).env("RUST_LOG", "trace");
     let tool = ("leaks", script, "capabilities: [\"secret:TOKEN\"]\n");
     let served = deployed_with(builder, &[tool]).await;
+    let set = served.command(&["secret", "set", "TOKEN"]);
+    Ran::with_input(set, CANARY).ends(0);
     let (_, done) = called(&Api::of(&served.0), "leaks", &json!({})).await;
     let error = done["error"].to_string();
     assert!(error.contains("the token is [redacted]"), "{done}");

@@ -9,7 +9,7 @@ use rune_testkit::store::FakeStore;
 use rune_testkit::{ModelScript, ModelServer, Reply, TestDaemon, ToolCall};
 use rune_tools::{
     BuiltinsConfig, Launcher, LiveJob, LiveProcess, Outputs, ProcessRunner, ProcessTool, Sandbox,
-    ShownImages, ToolContext, ToolError, ToolErrorKind,
+    Secrets, ShownImages, ToolContext, ToolError, ToolErrorKind,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,6 +39,7 @@ async fn run(name: &str, source: &str, input: Value, limit: Duration) -> Result<
         cancel: CancellationToken::new(),
         timeout: limit,
         output_limit: 4 << 20,
+        secrets: Secrets::default(),
         egress: None,
         shown_limit: 4 << 20,
         outputs: Outputs::default(),

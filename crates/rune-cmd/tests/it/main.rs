@@ -29,6 +29,7 @@ mod refusals;
 mod requests;
 mod sandbox;
 mod schedules;
+mod secrets;
 mod shutdown;
 mod streams;
 mod wasm;

@@ -55,8 +55,12 @@ pub(crate) fn deploy(
     std::fs::write(dir.join("Runefile"), runefile).unwrap();
     for tool in tools {
         let file = |extension: &str| dir.join(format!("tools/{}.{extension}", tool.name));
+        let granted = match tool.yaml.contains("capabilities:") {
+            true => "",
+            false => "capabilities: [filesystem]\n",
+        };
         let yaml = format!(
-            "name: {0}\ndescription: A tool.\nmodule: tools/{0}.sh\ncapabilities: [filesystem]\n{1}",
+            "name: {0}\ndescription: A tool.\nmodule: tools/{0}.sh\n{granted}{1}",
             tool.name, tool.yaml
         );
         std::fs::write(file("yaml"), yaml).unwrap();
@@ -65,7 +69,7 @@ pub(crate) fn deploy(
     served.rune(&["run", name]).ok();
 }
 
-/// A process tool: a shell script that may change the workspace.
+/// A process tool: a shell script that may change the workspace, where its description does not say otherwise.
 pub(crate) struct Tool<'a> {
     pub(crate) name: &'a str,
     pub(crate) script: &'a str,

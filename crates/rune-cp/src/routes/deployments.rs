@@ -482,7 +482,7 @@ async fn check_immutable(
     Ok(())
 }
 
-fn check_label(what: &str, text: &str) -> Result<(), ApiError> {
+pub(super) fn check_label(what: &str, text: &str) -> Result<(), ApiError> {
     match text.parse::<AgentName>() {
         Ok(_) => Ok(()),
         Err(error) => Err(ApiError::invalid(format!("`{what}`: {error}"))),

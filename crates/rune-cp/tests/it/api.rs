@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::control_plane::{TestControlPlane, answer, refusal};
 
 /// Every route of this API. A new one is added here with its rule.
-const ROUTES: [(&str, &str, bool); 26] = [
+const ROUTES: [(&str, &str, bool); 29] = [
     ("POST", "/v1/agent-versions", true),
     ("GET", "/v1/agent-versions", true),
     ("GET", "/v1/agent-versions/{id}", true),
@@ -30,6 +30,9 @@ const ROUTES: [(&str, &str, bool); 26] = [
     ("POST", "/v1/schedules/{id}/resume", true),
     ("POST", "/v1/schedules/{id}/run", true),
     ("GET", "/v1/schedules/{id}/fires", true),
+    ("GET", "/v1/secrets", true),
+    ("PUT", "/v1/secrets/{name}", true),
+    ("DELETE", "/v1/secrets/{name}", true),
     ("GET", "/v1/audit", true),
     ("GET", "/v1/usage", true),
     ("GET", "/v1/usage/budgets", true),

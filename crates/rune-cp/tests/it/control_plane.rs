@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::{Client, RequestBuilder};
 use rune_cp::{ControlPlane, NodeInfo};
 use rune_http::{Auth, Readiness, Server};
-use rune_runtime::Scheduler;
+use rune_runtime::{Scheduler, SecretKeySource, SecretVault};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -31,6 +31,10 @@ impl TestControlPlane {
             router: platform.engine.router().clone(),
             reconcile: platform.reconcile.clone(),
             scheduler: handle,
+            secrets: SecretVault::new(
+                Arc::new(platform.store.clone()),
+                SecretKeySource::File(platform.dir.path().join("secret.key")),
+            ),
             node: NodeInfo {
                 id: "node-1".to_owned(),
                 gateway_addr: None,

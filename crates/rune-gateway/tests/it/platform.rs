@@ -10,7 +10,7 @@ use rune_mcp::McpClient;
 use rune_runtime::model::{ProviderPool, Timeouts};
 use rune_runtime::{
     AgentLoader, Engine, LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, ReplicaRouter,
-    Tasks,
+    SecretVault, Tasks,
 };
 use rune_storage::ObjectStore;
 use rune_store_runtime::{
@@ -51,6 +51,7 @@ impl Platform {
             builtins: Builtins::new(BuiltinsConfig::default()),
             runner: ProcessRunner::new("/usr/bin:/bin"),
             variables: Arc::new(|_| None),
+            secrets: SecretVault::empty(),
             wasm: WasmRuntime::new(WasmConfig::default()),
             mcp: McpClient::new("/usr/bin:/bin", Launcher::Direct, Arc::new(|_| None)),
             docker: DockerEngine::absent(),

@@ -52,6 +52,7 @@ impl Agent {
             pool: self.pool.clone(),
             policy,
             runner: self.runner.clone(),
+            secrets: self.secrets.clone(),
             input: self.input.clone(),
             output: self.output.clone(),
             workspace: self.workspace.clone(),

@@ -387,6 +387,7 @@ impl Agent {
             pool: self.pool.clone(),
             policy: Arc::clone(&self.policy),
             runner: self.runner.clone(),
+            secrets: self.secrets.clone(),
             input: self.input.clone(),
             output: self.output.clone(),
             workspace: self.workspace.clone(),

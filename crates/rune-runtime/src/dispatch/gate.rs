@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rune_store_runtime::{AuditVerdict, EntryBody, PolicyVerdict};
-use rune_tools::{EgressGate, ToolError, ToolErrorKind};
+use rune_tools::{EgressGate, Secrets, ToolError, ToolErrorKind};
 
 use crate::policy::{self, PolicyEngine, PolicyResource};
 
@@ -15,6 +15,8 @@ pub(super) struct PolicyGate {
     step: u32,
     call_id: String,
     verdicts: Mutex<Vec<PolicyVerdict>>,
+    /// What the call is granted: a host that it names may hold one.
+    secrets: Mutex<Secrets>,
 }
 
 impl PolicyGate {
@@ -33,8 +35,15 @@ impl PolicyGate {
                 step,
                 call_id: call_id.to_owned(),
                 verdicts: Mutex::default(),
+                secrets: Mutex::default(),
             })
         })
+    }
+
+    /// Keeps these secrets out of what is remembered from now on.
+    pub(super) fn hide(&self, secrets: &Secrets) {
+        // Each is whole at any time.
+        *self.secrets.lock().unwrap_or_else(PoisonError::into_inner) = secrets.clone();
     }
 
     /// What was decided, in its order.
@@ -53,10 +62,14 @@ impl EgressGate for PolicyGate {
     fn connect(&self, host: &str, port: u16) -> Result<(), ToolError> {
         let resource = PolicyResource::Host { host, port };
         let decision = self.policy.decide(&self.caller, resource);
-        let verdict = policy::without_a_person(
+        let mut verdict = policy::without_a_person(
             policy::verdict(self.step, Some(&self.call_id), &resource, &decision),
             "a tool that runs does not wait for a person",
         );
+        let secrets = self.secrets.lock();
+        let secrets = secrets.unwrap_or_else(PoisonError::into_inner).clone();
+        verdict.resource = secrets.redact(verdict.resource);
+        verdict.reason = secrets.redact(verdict.reason);
         let refusal = (verdict.verdict == AuditVerdict::Denied).then(|| {
             let (name, reason) = (&verdict.resource, &verdict.reason);
             let message = format!("policy denies connecting to `{name}`: {reason}");

@@ -13,7 +13,7 @@ use rune_mcp::McpClient;
 use rune_runtime::model::{Prices, ProviderPool, Timeouts};
 use rune_runtime::{
     Agent, AgentLoader, Engine, Invocation, Invoked, LocalReplica, ReplicaRouter, RequestEvent,
-    SequencedEvent, Tasks,
+    SecretVault, SequencedEvent, Tasks,
 };
 use rune_store_runtime::{
     ApplyDeployment, DeploymentId, DeploymentRow, Entry, EntryBody, PublishVersion, ReplicaId,
@@ -105,6 +105,7 @@ pub(crate) fn loader(home: &std::path::Path) -> AgentLoader {
         builtins: Builtins::new(BuiltinsConfig::default()),
         runner,
         variables: Arc::new(|_| None),
+        secrets: SecretVault::empty(),
         wasm: WasmRuntime::new(WasmConfig::default()),
         mcp: McpClient::new("/usr/bin:/bin", Launcher::Direct, Arc::new(|_| None)),
         docker: DockerEngine::absent(),

@@ -104,6 +104,8 @@ impl ProcessRunner {
         // Otherwise python writes `__pycache__` into the package.
         env.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()));
         env.extend(tool.env.iter().cloned());
+        let secrets = context.secrets.iter();
+        env.extend(secrets.map(|(name, value)| (name.to_owned(), value.to_owned())));
         env
     }
 }
@@ -168,7 +170,7 @@ fn answer(
     context: &ToolContext,
     finished: &Finished,
 ) -> Result<Value, ToolError> {
-    let diagnostics = tool.redact(finished.stderr.diagnostics());
+    let diagnostics = context.secrets.redact_tail(finished.stderr.diagnostics());
     let diagnostics = diagnostics.as_str();
     match &finished.ending {
         Ending::Exited(status) if status.success() => {
@@ -176,7 +178,7 @@ fn answer(
                 tracing::debug!(module = %tool.module.display(), stderr = diagnostics, "tool wrote diagnostics");
             }
             parse_answer(finished.stdout.head(), diagnostics, |text| {
-                tool.redact(text)
+                context.secrets.redact(text)
             })
         }
         Ending::Exited(status) => Err(ToolError::failed(format!(

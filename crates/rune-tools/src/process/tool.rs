@@ -14,15 +14,6 @@ use crate::{ToolContext, ToolError, ToolErrorKind};
 /// Names that a grant cannot set: the runner owns them.
 const RESERVED_PREFIX: &str = "RUNE_";
 
-/// A variable that a tool's `capabilities` grant it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grant<'a> {
-    /// `env:NAME`: a variable of the daemon's environment.
-    Env(&'a str),
-    /// `secret:NAME`: a stored secret.
-    Secret(&'a str),
-}
-
 /// A tool that is a program of the agent's package.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProcessTool {
@@ -30,8 +21,6 @@ pub struct ProcessTool {
     pub module: PathBuf,
     /// Variables it is granted.
     pub env: Vec<(String, String)>,
-    /// Values that must not appear in an error message or a log.
-    pub secrets: Vec<String>,
     /// The directory of the agent's package, which the tool may read; absent: nothing but the module.
     pub package: Option<PathBuf>,
     /// What it may use up.
@@ -46,7 +35,6 @@ impl ProcessTool {
         Self {
             module: module.into(),
             env: Vec::new(),
-            secrets: Vec::new(),
             package: None,
             limits: ProcessLimits::TOOL,
             paths: Vec::new(),
@@ -74,16 +62,16 @@ impl ProcessTool {
         self
     }
 
-    /// The same tool with what its capabilities grant. `lookup` knows the values.
-    /// A variable that is not set stays unset.
+    /// The same tool with what its capabilities grant. `lookup` knows the variables.
+    /// A variable that is not set stays unset; secrets come with each call.
     ///
     /// # Errors
-    /// [`ToolErrorKind::Unavailable`] names a secret that does not exist or a variable in a path that is not set;
+    /// [`ToolErrorKind::Unavailable`] names a variable in a path that is not set;
     /// [`ToolErrorKind::Denied`] a name that the runner sets itself.
     pub fn with_capabilities<'a>(
         mut self,
         capabilities: impl IntoIterator<Item = &'a Capability>,
-        lookup: impl Fn(Grant<'_>) -> Option<String>,
+        lookup: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ToolError> {
         for capability in capabilities {
             let (name, value) = match capability {
@@ -92,7 +80,7 @@ impl ProcessTool {
                     continue;
                 }
                 Capability::Filesystem { access, path } => {
-                    let path = rune_spec::interpolate(path, &|name| lookup(Grant::Env(name)));
+                    let path = rune_spec::interpolate(path, &lookup);
                     let path = path.map_err(|error| {
                         ToolError::new(ToolErrorKind::Unavailable, error.to_string())
                     })?;
@@ -109,23 +97,14 @@ impl ProcessTool {
                 }
                 Capability::Env(name) => {
                     check_name(name, capability)?;
-                    let Some(value) = lookup(Grant::Env(name)) else {
+                    let Some(value) = lookup(name) else {
                         continue;
                     };
                     (name, value)
                 }
                 Capability::Secret(name) => {
                     check_name(name, capability)?;
-                    let value = lookup(Grant::Secret(name)).ok_or_else(|| {
-                        ToolError::new(
-                            ToolErrorKind::Unavailable,
-                            format!(
-                                "secret `{name}` is not set; store it with `rune secret set {name}`"
-                            ),
-                        )
-                    })?;
-                    self.secrets.push(value.clone());
-                    (name, value)
+                    continue;
                 }
             };
             self.env.push((name.clone(), value));
@@ -163,14 +142,6 @@ impl ProcessTool {
             egress: Arc::clone(egress),
             limits: self.limits,
         })
-    }
-
-    /// The text with every secret value replaced.
-    pub(crate) fn redact(&self, mut text: String) -> String {
-        for secret in self.secrets.iter().filter(|secret| !secret.is_empty()) {
-            text = text.replace(secret, "[redacted]");
-        }
-        text
     }
 }
 

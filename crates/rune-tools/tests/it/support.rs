@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rune_store_runtime::{Clock, MemoryScope, RequestId, SessionId, Store, Timestamp};
 use rune_tools::{
-    Builtins, BuiltinsConfig, Outputs, ShownImages, ToolContext, ToolError, ToolErrorKind,
+    Builtins, BuiltinsConfig, Outputs, Secrets, ShownImages, ToolContext, ToolError, ToolErrorKind,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +55,7 @@ impl Sandbox {
             cancel: CancellationToken::new(),
             timeout: Duration::from_secs(20),
             output_limit: 256 * 1024,
+            secrets: Secrets::default(),
             egress: None,
             shown_limit: 256 * 1024,
             outputs: Outputs::default(),

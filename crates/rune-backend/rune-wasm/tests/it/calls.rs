@@ -7,7 +7,7 @@ use rune_tools::ToolErrorKind;
 use rune_wasm::{WasmConfig, WasmError};
 use serde_json::json;
 
-use crate::sandbox::{Sandbox, guest};
+use crate::sandbox::{SECRET, Sandbox, guest};
 
 #[tokio::test]
 async fn every_kind_of_module_answers() {
@@ -102,6 +102,50 @@ async fn variables_are_what_is_granted_and_the_request() {
         !shown.contains("PATH=") && !shown.contains("hunter2"),
         "{shown}"
     );
+}
+
+#[tokio::test]
+async fn the_memory_of_a_guest_holds_no_secret() {
+    // Answers its first page of memory, where its variables are, in hexadecimal.
+    let text = r#"(module
+      (import "wasi_snapshot_preview1" "environ_get" (func $get (param i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 4)
+      (func $digit (param $n i32) (result i32)
+        (select (i32.add (local.get $n) (i32.const 48)) (i32.add (local.get $n) (i32.const 87))
+          (i32.lt_u (local.get $n) (i32.const 10))))
+      (func (export "_start") (local $from i32) (local $to i32)
+        (drop (call $sizes (i32.const 0) (i32.const 4)))
+        (drop (call $get (i32.const 100) (i32.const 1000)))
+        (i32.store8 (i32.const 65536) (i32.const 34))
+        (local.set $to (i32.const 65537))
+        (loop $next
+          (i32.store8 (local.get $to) (call $digit (i32.shr_u (i32.load8_u (local.get $from)) (i32.const 4))))
+          (i32.store8 (i32.add (local.get $to) (i32.const 1))
+            (call $digit (i32.and (i32.load8_u (local.get $from)) (i32.const 15))))
+          (local.set $to (i32.add (local.get $to) (i32.const 2)))
+          (local.set $from (i32.add (local.get $from) (i32.const 1)))
+          (br_if $next (i32.lt_u (local.get $from) (i32.const 65536))))
+        (i32.store8 (local.get $to) (i32.const 34))
+        (local.set $to (i32.add (local.get $to) (i32.const 1)))
+        (local.set $from (i32.const 65536))
+        (loop $more
+          (i32.store (i32.const 16) (local.get $from))
+          (i32.store (i32.const 20) (i32.sub (local.get $to) (local.get $from)))
+          (drop (call $write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 24)))
+          (local.set $from (i32.add (local.get $from) (i32.load (i32.const 24))))
+          (br_if $more (i32.lt_u (local.get $from) (local.get $to))))))"#;
+    let sandbox = Sandbox::new();
+    let tool = sandbox.module(text, "capabilities: [secret:TOKEN]\n");
+    let answer = sandbox.call(&tool, json!({})).await.unwrap();
+    let digits = answer.as_str().unwrap().as_bytes();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let memory: Vec<u8> = digits.chunks(2).map(byte).collect();
+    assert_eq!(memory.len(), 65536);
+    let memory = String::from_utf8_lossy(&memory);
+    assert!(memory.contains("TOKEN=rune-secret-"));
+    assert!(!memory.contains(SECRET));
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ async fn a_granted_host_is_reached_with_the_secret_that_the_guest_never_saw() {
     let (answer, request) = tokio::join!(call, served(listener));
     assert_eq!(answer.unwrap(), json!(203));
     assert!(
-        request.starts_with("GET /hello?key=hunter2 HTTP/1.1\r\n"),
+        request.starts_with("GET /hello?key=hunter2hunter2 HTTP/1.1\r\n"),
         "{request}"
     );
     assert!(

@@ -8,10 +8,13 @@ use std::time::Duration;
 use rune_spec::ToolDescriptor;
 use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
-use rune_tools::{Outputs, ShownImages, ToolContext, ToolError};
+use rune_tools::{Outputs, Secrets, ShownImages, ToolContext, ToolError};
 use rune_wasm::{WasmConfig, WasmError, WasmRuntime, WasmTool};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
+
+/// The secret of every guest, and what every variable holds.
+pub(crate) const SECRET: &str = "hunter2hunter2";
 
 /// The guests, as text.
 pub(crate) fn guest(name: &str) -> PathBuf {
@@ -57,6 +60,7 @@ impl Sandbox {
             cancel: CancellationToken::new(),
             timeout: Duration::from_secs(60),
             output_limit: 256 * 1024,
+            secrets: Secrets::new(vec![("TOKEN".to_owned(), SECRET.to_owned().into())]),
             egress: None,
             shown_limit: 256 * 1024,
             outputs: Outputs::default(),
@@ -80,7 +84,7 @@ impl Sandbox {
 
     pub(crate) fn load(&self, module: &Path, more: &str) -> Result<WasmTool, WasmError> {
         self.runtime
-            .load(module, &described(more), &|_| Some("hunter2".to_owned()))
+            .load(module, &described(more), &|_| Some(SECRET.to_owned()))
     }
 
     /// A guest of `tests/guests`.

@@ -51,7 +51,10 @@ pub(crate) fn run(
         .tempdir()
         .map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
     context.block_on(async {
-        let node = Node::open(&context.config, &Place::temporary(temporary.path()))?;
+        let node = Node::open(
+            &context.config,
+            &Place::temporary(&context.config, temporary.path())?,
+        )?;
         let ended = async {
             for other in others {
                 deploy(context, &node, other, target, env).await?;

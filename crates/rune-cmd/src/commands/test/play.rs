@@ -63,7 +63,7 @@ pub(super) fn run(
         let mut config = context.config.clone();
         // What the tools do is not the agent's own.
         config.runtime.workspace_dir = temporary.path().join("workspaces");
-        let mut node = Node::open(&config, &Place::temporary(temporary.path()))?;
+        let mut node = Node::open(&config, &Place::temporary(&config, temporary.path())?)?;
         if !args.live_tools {
             forgive_missing_variables(&mut node, context);
         }

@@ -28,7 +28,10 @@ pub(super) fn run(
         .tempdir()
         .map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
     context.block_on(async {
-        let node = Node::open(&context.config, &Place::temporary(temporary.path()))?;
+        let node = Node::open(
+            &context.config,
+            &Place::temporary(&context.config, temporary.path())?,
+        )?;
         let recorded = record(context, &node, dir, evals, secrets, args).await;
         node.tasks.shutdown().cancel();
         // The store is thrown away: whether it closes well does not matter.

@@ -33,14 +33,15 @@ const MIN_SECRET_BYTES: usize = 8;
 pub(super) struct Secrets(Vec<(String, String)>);
 
 impl Secrets {
-    /// The keys that are known here, and what the agent's tools are granted as `env` and `secret`.
+    /// The keys that are known here, and what the agent's tools are granted as `env`. What they are granted as
+    /// `secret` is taken out of what they say before anything is recorded.
     pub(super) fn of(context: &Context, package: &AgentPackage) -> Self {
         let capabilities = package
             .tools
             .iter()
             .flat_map(|tool| &tool.descriptor.capabilities);
         let granted = capabilities.filter_map(|capability| match capability {
-            Capability::Env(name) | Capability::Secret(name) => Some(name.clone()),
+            Capability::Env(name) => Some(name.clone()),
             _ => None,
         });
         let names = SECRET_VARIABLES
