@@ -163,6 +163,12 @@ fn argument_name(text: &str) -> Option<(&str, &str)> {
         .then(|| (name, glob.trim_start()))
 }
 
+/// Whether a comma right behind the pattern would be a part of it.
+fn escapes_what_follows(glob: &Glob) -> bool {
+    let backslashes = glob.as_str().chars().rev().take_while(|c| *c == '\\');
+    backslashes.count() % 2 == 1
+}
+
 impl fmt::Display for PolicyRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.tool.as_str())?;
@@ -170,9 +176,15 @@ impl fmt::Display for PolicyRule {
             RuleArguments::Any => Ok(()),
             RuleArguments::Primary(glob) => write!(f, "({})", glob.as_str()),
             RuleArguments::Named(named) => {
-                for (index, (name, glob)) in named.iter().enumerate() {
-                    let before = if index == 0 { "(" } else { ", " };
+                let mut before = "(";
+                for (name, glob) in named {
                     write!(f, "{before}{name}={}", glob.as_str())?;
+                    // A backslash must not come to stand before the comma.
+                    before = if escapes_what_follows(glob) {
+                        " , "
+                    } else {
+                        ", "
+                    };
                 }
                 f.write_str(")")
             }
@@ -202,6 +214,16 @@ mod tests {
 
     fn pair(name: &str, glob: &str) -> (String, String) {
         (name.to_owned(), glob.to_owned())
+    }
+
+    #[test]
+    fn a_pattern_that_ends_with_a_backslash_prints_as_itself() {
+        for text in [r"t(a=x\ , b=y)", r"t(a=x\\, b=y)", r"t(a=x\\\ , b=y\)"] {
+            let rule: PolicyRule = text.parse().unwrap();
+            let again: PolicyRule = rule.to_string().parse().unwrap();
+            assert_eq!(again, rule, "{text}: {rule}");
+            assert_eq!(named(text).len(), 2, "{text}");
+        }
     }
 
     #[test]
