@@ -259,7 +259,9 @@ pub fn parse_proxy_request(bytes: &[u8]) -> Result<Option<ProxyRequest>, &'stati
     if target.scheme() != "http" {
         return Err("other schemes than http take CONNECT");
     }
-    let host = target.host_str().ok_or("it names no host")?;
+    // The root of all names is none.
+    let host = target.host_str().filter(|host| *host != ".");
+    let host = host.ok_or("it names no host")?;
     let mut head = format!("{method} {}", target.path());
     if let Some(query) = target.query() {
         // Writing to a string cannot fail.
@@ -344,6 +346,7 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
             "GET https://example.org/ HTTP/1.1\r\n\r\n",
             "GET file:///etc/passwd HTTP/1.1\r\n\r\n",
+            "GET http://./ HTTP/1.1\r\n\r\n",
             "\u{1}\r\n\r\n",
         ] {
             assert!(parse_proxy_request(text.as_bytes()).is_err(), "{text}");
