@@ -110,6 +110,15 @@ impl Output {
         self.data(&Value::from(rows), |_| table(rows, columns))
     }
 
+    /// The same; `nothing` tells a person what an empty list means.
+    pub(crate) fn list_or(self, rows: &[Value], columns: &[Column], nothing: &str) -> Outcome<()> {
+        self.list(rows, columns)?;
+        if rows.is_empty() && !self.is_machine() {
+            self.note(nothing);
+        }
+        Ok(())
+    }
+
     /// Prints one object as lines of `name  value`.
     pub(crate) fn object(self, value: &Value) -> Outcome<()> {
         self.data(value, fields)

@@ -105,12 +105,8 @@ async fn ls(context: &Context, client: &Client, namespace: Option<String>) -> Ou
             .as_deref()
             .is_none_or(|namespace| row["namespace"] == namespace)
     });
-    context.output.list(&rows, &DEPLOYMENT_COLUMNS)?;
-    if rows.is_empty() && !context.output.is_machine() {
-        context
-            .output
-            .note("nothing is deployed; `rune run DIR` deploys an agent");
-    }
+    let nothing = "nothing is deployed; `rune run DIR` deploys an agent";
+    context.output.list_or(&rows, &DEPLOYMENT_COLUMNS, nothing)?;
     Ok(Exit::Ok)
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::client::Api;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
-use crate::output::{Column, table};
+use crate::output::Column;
 
 const COLUMNS: [Column; 6] = [
     ("ID", "/id"),
@@ -80,14 +80,8 @@ async fn ls(
     let rows = client
         .list(Api::Gateway, "/v1/events", &query, limit)
         .await?;
-    context
-        .output
-        .data(&Value::from(rows.clone()), |_| table(&rows, &COLUMNS))?;
-    if rows.is_empty() && !context.output.is_machine() {
-        context
-            .output
-            .note("nothing was published; `rune event publish --help` shows how");
-    }
+    let nothing = "nothing was published; `rune event publish --help` shows how";
+    context.output.list_or(&rows, &COLUMNS, nothing)?;
     Ok(Exit::Ok)
 }
 

@@ -114,12 +114,8 @@ async fn ls(context: &Context, agent: Option<&str>, target: &Target) -> Outcome 
             }
         }
     }
-    if rows.is_empty() && !context.output.is_machine() {
-        context
-            .output
-            .note("no MCP servers; an agent names its own in `mcp_servers` of its Runefile");
-    }
-    context.output.list(&rows, &SERVERS)?;
+    let nothing = "no MCP servers; an agent names its own in `mcp_servers` of its Runefile";
+    context.output.list_or(&rows, &SERVERS, nothing)?;
     Ok(Exit::Ok)
 }
 

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use secrecy::ExposeSecret;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::client::{Api, part, with_query};
 use crate::context::Context;
 use crate::failure::{Exit, Outcome};
-use crate::output::{Column, table};
+use crate::output::Column;
 
 /// Most rows of a list.
 const MAX_ROWS: usize = 10_000;
@@ -119,13 +119,7 @@ async fn ls(context: &Context, namespace: Option<String>) -> Outcome {
     let rows = client
         .list(Api::ControlPlane, "/v1/secrets", &query, MAX_ROWS)
         .await?;
-    context
-        .output
-        .data(&Value::from(rows.clone()), |_| table(&rows, &COLUMNS))?;
-    if rows.is_empty() && !context.output.is_machine() {
-        context
-            .output
-            .note("no secret is stored; `rune secret set --help` shows how");
-    }
+    let nothing = "no secret is stored; `rune secret set --help` shows how";
+    context.output.list_or(&rows, &COLUMNS, nothing)?;
     Ok(Exit::Ok)
 }

@@ -1,12 +1,11 @@
 //! `rune task`
 
 use clap::Subcommand;
-use serde_json::Value;
 
 use crate::client::Api;
 use crate::context::Context;
 use crate::failure::{Exit, Outcome};
-use crate::output::{Column, table};
+use crate::output::Column;
 
 const COLUMNS: [Column; 8] = [
     ("ID", "/id"),
@@ -58,13 +57,7 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Outcome {
     let rows = client
         .list(Api::Gateway, "/v1/tasks", &query, limit)
         .await?;
-    context
-        .output
-        .data(&Value::from(rows.clone()), |_| table(&rows, &COLUMNS))?;
-    if rows.is_empty() && !context.output.is_machine() {
-        context
-            .output
-            .note("there are no tasks; agents post them with rune@task-post");
-    }
+    let nothing = "there are no tasks; agents post them with rune@task-post";
+    context.output.list_or(&rows, &COLUMNS, nothing)?;
     Ok(Exit::Ok)
 }
