@@ -106,7 +106,9 @@ async fn ls(context: &Context, client: &Client, namespace: Option<String>) -> Ou
             .is_none_or(|namespace| row["namespace"] == namespace)
     });
     let nothing = "nothing is deployed; `rune run DIR` deploys an agent";
-    context.output.list_or(&rows, &DEPLOYMENT_COLUMNS, nothing)?;
+    context
+        .output
+        .list_or(&rows, &DEPLOYMENT_COLUMNS, nothing)?;
     Ok(Exit::Ok)
 }
 

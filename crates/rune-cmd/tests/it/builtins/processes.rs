@@ -4,10 +4,12 @@ use super::Rig;
 use crate::cancel::processes_of;
 use crate::wire::{Api, POLL, lines_of};
 
-const TOOLS: [&str; 4] = [
+const TOOLS: [&str; 6] = [
     "process-start",
     "process-poll",
     "process-write",
+    "process-kill",
+    "process-list",
     "file-read",
 ];
 
@@ -71,4 +73,28 @@ async fn a_process_is_written_to_and_ends_with_session_deployment_and_daemon() {
         lost["reason"].as_str().unwrap().contains("with the daemon"),
         "{lost}"
     );
+}
+
+#[tokio::test]
+async fn a_conversation_lists_and_kills_its_own_processes_only() {
+    let rig = Rig::start().await;
+    rig.deploy("runner", &TOOLS, "");
+    let (id, request) = started(&rig, "mine").await;
+    let (_, of_other) = started(&rig, "theirs").await;
+    let list = rig.try_call_in(Some("mine"), "runner", "process-list", json!({}));
+    let listed = list.await.unwrap();
+    let rows = listed["processes"].as_array().unwrap();
+    assert_eq!(rows.len(), 1, "{listed}");
+    assert_eq!(rows[0]["process_id"], id.as_str(), "{listed}");
+    assert_eq!(rows[0]["state"], "running", "{listed}");
+
+    let kill = json!({ "process_id": id });
+    let foreign = rig.try_call_in(Some("theirs"), "runner", "process-kill", kill.clone());
+    let refused = foreign.await.unwrap_err();
+    assert!(refused.contains("has no process"), "{refused}");
+    assert!(!processes_of(&request).is_empty());
+    let killed = rig.try_call_in(Some("mine"), "runner", "process-kill", kill);
+    assert_eq!(killed.await.unwrap()["state"], "ended");
+    gone(request).await;
+    assert!(!processes_of(&of_other).is_empty());
 }
