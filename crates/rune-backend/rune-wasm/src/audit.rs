@@ -15,7 +15,7 @@ use crate::grants::Grants;
 use crate::guest::{Ends, Guest, Source};
 use crate::imports::{Kind, Need};
 use crate::loaded::{Code, Loaded, export};
-use crate::runtime::{Host, memory_limit};
+use crate::runtime::{AGENT_MEMORY, Host, memory_limit};
 use crate::{WasmError, WasmRuntime};
 
 /// What a module may use to describe itself.
@@ -93,21 +93,49 @@ impl WasmRuntime {
         module: &Path,
         descriptor: Option<&ToolDescriptor>,
     ) -> Result<Audit, WasmError> {
+        self.audit_as(module, descriptor.map_or(Role::Unknown, Role::Tool))
+            .await
+    }
+
+    /// Looks at the `entrypoint` of an agent; `remembers` says whether a tool of the memory is in its toolset.
+    ///
+    /// # Errors
+    /// As [`WasmRuntime::audit`].
+    pub async fn audit_agent(&self, module: &Path, remembers: bool) -> Result<Audit, WasmError> {
+        self.audit_as(module, Role::Agent { remembers }).await
+    }
+
+    async fn audit_as(&self, module: &Path, role: Role<'_>) -> Result<Audit, WasmError> {
+        let descriptor = match role {
+            Role::Tool(descriptor) => Some(descriptor),
+            Role::Agent { .. } | Role::Unknown => None,
+        };
         let (host, loaded) = self.module(module)?;
         let surface = &loaded.surface;
         let granted = descriptor.map(granted).transpose()?;
         let imports = surface.imports.iter().map(|(name, need)| AuditedImport {
             name: name.clone(),
             capability: need.capability(),
-            required: matches!(need, Need::Network | Need::Sockets | Need::Unoffered(_)),
-            granted: granted.as_ref().map(|granted| is_granted(*need, granted)),
+            required: !matches!(need, Need::Nothing | Need::Optional(_)),
+            granted: match role {
+                Role::Agent { remembers } => Some(match need {
+                    Need::Memory => remembers,
+                    Need::Nothing => true,
+                    _ => false,
+                }),
+                _ => granted.as_ref().map(|granted| is_granted(*need, granted)),
+            },
         });
-        let error = match descriptor {
+        let error = match role {
+            Role::Agent { remembers } => self.load_agent(module, remembers).err(),
+            Role::Unknown if surface.kind == Some(Kind::AgentComponent) => {
+                self.load_agent(module, true).err()
+            }
             // The values of variables are not needed to know what is granted.
-            Some(descriptor) => self
+            Role::Tool(descriptor) => self
                 .load(module, descriptor, &|_| Some(String::new()))
                 .err(),
-            None => surface
+            Role::Unknown => surface
                 .check(module, &Hosts::every())
                 .and_then(|()| loaded.link(&host, module).map(|_| ()))
                 .err(),
@@ -124,7 +152,10 @@ impl WasmRuntime {
             imports: imports.collect(),
             exports: surface.exports.clone(),
             initial_memory_bytes: surface.initial_memory,
-            memory_limit_bytes: descriptor.map(memory_limit).transpose()?,
+            memory_limit_bytes: match role {
+                Role::Agent { .. } => Some(AGENT_MEMORY),
+                _ => descriptor.map(memory_limit).transpose()?,
+            },
             fuel: descriptor.and_then(|descriptor| descriptor.limits.fuel),
             timeout_ms: descriptor.and_then(|d| u64::try_from(d.timeout.as_millis()).ok()),
             capabilities: descriptor
@@ -133,6 +164,14 @@ impl WasmRuntime {
             error: error.map(|error| error.to_string()),
         })
     }
+}
+
+/// What a module is described as.
+#[derive(Clone, Copy)]
+enum Role<'a> {
+    Tool(&'a ToolDescriptor),
+    Agent { remembers: bool },
+    Unknown,
 }
 
 fn granted(descriptor: &ToolDescriptor) -> Result<Grants, WasmError> {
@@ -147,6 +186,7 @@ fn is_granted(need: Need, granted: &Grants) -> bool {
         Need::Optional(_) => granted.has_directories(),
         Need::Network => !granted.hosts.is_empty(),
         Need::Sockets => granted.hosts.has_address(),
+        Need::Memory => false,
         Need::Unoffered(_) => false,
     }
 }

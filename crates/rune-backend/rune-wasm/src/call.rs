@@ -50,7 +50,10 @@ impl Call<'_> {
             Linked::Command(pre) => command(&mut store, pre).await,
             Linked::Component { pre, entry, kind } => match kind {
                 Kind::ToolComponent => tool(&mut store, pre, entry, input).await,
-                Kind::Command | Kind::CommandComponent => component(&mut store, pre, entry).await,
+                // An agent is never linked as a tool.
+                Kind::Command | Kind::CommandComponent | Kind::AgentComponent => {
+                    component(&mut store, pre, entry).await
+                }
             },
         };
         match ended {

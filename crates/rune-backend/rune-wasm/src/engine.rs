@@ -8,8 +8,12 @@ use wasmtime::{
     Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, Result,
 };
 
-/// Guests that run at the same time; a call waits for its turn.
+/// Tools that run at the same time; a call waits for its turn.
 pub(crate) const MAX_GUESTS: u32 = 64;
+/// Agents that run at the same time. They have places of their own, since they wait for tools.
+pub(crate) const MAX_AGENTS: u32 = 64;
+/// All of them.
+const ALL_GUESTS: u32 = MAX_GUESTS + MAX_AGENTS;
 /// The largest memory of a guest: all that 32 bits address.
 pub(crate) const MAX_MEMORY_BYTES: u64 = 1 << 32;
 /// How long a guest keeps its thread.
@@ -40,11 +44,11 @@ fn config() -> Config {
 
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_stacks(MAX_GUESTS)
-        .total_component_instances(MAX_GUESTS)
-        .total_core_instances(MAX_GUESTS * 4)
-        .total_memories(MAX_GUESTS * 2)
-        .total_tables(MAX_GUESTS * 4)
+    pool.total_stacks(ALL_GUESTS)
+        .total_component_instances(ALL_GUESTS)
+        .total_core_instances(ALL_GUESTS * 4)
+        .total_memories(ALL_GUESTS * 2)
+        .total_tables(ALL_GUESTS * 4)
         .max_core_instances_per_component(CORE_PER_COMPONENT)
         .max_tables_per_component(CORE_PER_COMPONENT)
         .max_memories_per_component(4)

@@ -46,6 +46,28 @@ pub enum WasmError {
         /// What it exports.
         found: String,
     },
+    /// The file cannot be the entrypoint of an agent.
+    #[error(
+        "{} cannot be the entrypoint of an agent: {reason}; that takes a component that exports \
+         `rune:agent/handler@0.1.0` with `run`", path.display()
+    )]
+    NotAnAgent {
+        /// Which file.
+        path: PathBuf,
+        /// What it is instead.
+        reason: String,
+    },
+    /// An agent imports its memory and has none.
+    #[error(
+        "{} imports `{import}`, which is not granted; add `rune@memory-recall`, `rune@memory-store` or \
+         `rune@memory-list` to `toolset`", path.display()
+    )]
+    NoMemory {
+        /// Which file.
+        path: PathBuf,
+        /// What it imports.
+        import: String,
+    },
     /// The module imports what its description does not grant.
     #[error(
         "{} imports `{import}`, which is not granted; add `{capability}` to the tool's `capabilities`", path.display()

@@ -189,7 +189,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    const fn new(limit: u64) -> Self {
+    pub(crate) const fn new(limit: u64) -> Self {
         Self {
             limit,
             used: 0,

@@ -9,9 +9,14 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::{Engine, ExternType, Module};
 
 use crate::WasmError;
+use crate::agent::INTERFACES;
 
 /// The module of WASI preview 1.
 const PREVIEW1: &str = "wasi_snapshot_preview1";
+
+/// What grants an agent its memory.
+pub(crate) const MEMORY_TOOLS: &str =
+    "rune@memory-recall, rune@memory-store or rune@memory-list in `toolset`";
 
 /// How a module is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -23,6 +28,8 @@ pub enum Kind {
     CommandComponent,
     /// A component that exports the world `rune:tool`.
     ToolComponent,
+    /// A component that exports the world `rune:agent`: no tool, but an agent.
+    AgentComponent,
 }
 
 /// What an import takes.
@@ -36,6 +43,8 @@ pub(crate) enum Need {
     Network,
     /// Any host, or one that is an address.
     Sockets,
+    /// A tool of the agent's memory.
+    Memory,
     /// Nothing grants it.
     Unoffered(&'static str),
 }
@@ -48,6 +57,7 @@ impl Need {
             Self::Optional(capability) => Some(capability),
             Self::Network => Some("network:HOST"),
             Self::Sockets => Some("network"),
+            Self::Memory => Some(MEMORY_TOOLS),
         }
     }
 }
@@ -89,10 +99,6 @@ impl Surface {
 
     pub(crate) fn of_component(engine: &Engine, component: &Component) -> Self {
         let ty = component.component_type();
-        let imports = ty
-            .imports(engine)
-            .map(|(name, _)| (name.to_owned(), interface_need(name)))
-            .collect();
         let mut kind = None;
         let mut entry = None;
         let mut exports = Vec::new();
@@ -102,18 +108,31 @@ impl Surface {
                 Some(("rune:tool/handler", version)) if is_tool_version(version) => {
                     Some(Kind::ToolComponent)
                 }
+                Some(("rune:agent/handler", version)) if is_tool_version(version) => {
+                    Some(Kind::AgentComponent)
+                }
                 Some(("wasi:cli/run", version)) if version.starts_with("0.2.") => {
                     Some(Kind::CommandComponent)
                 }
                 _ => None,
             };
-            // The tool's own world counts where a component has both.
-            if is_instance && found.is_some() && kind != Some(Kind::ToolComponent) {
+            // A world of ours counts where a component has more than one.
+            let is_ours = matches!(kind, Some(Kind::ToolComponent | Kind::AgentComponent));
+            if is_instance && found.is_some() && !is_ours {
                 kind = found;
                 entry = Some(name.to_owned());
             }
             exports.push(name.to_owned());
         }
+        let need = if kind == Some(Kind::AgentComponent) {
+            agent_need
+        } else {
+            interface_need
+        };
+        let imports = ty
+            .imports(engine)
+            .map(|(name, _)| (name.to_owned(), need(name)))
+            .collect();
         let needed = component.resources_required();
         Self {
             kind,
@@ -133,6 +152,8 @@ impl Surface {
                 Need::Sockets if hosts.has_address() => continue,
                 Need::Network => "network:HOST",
                 Need::Sockets => "network",
+                // Of agents only.
+                Need::Memory => MEMORY_TOOLS,
                 Need::Unoffered(hint) => {
                     return Err(WasmError::Unoffered {
                         path: path.to_owned(),
@@ -146,6 +167,32 @@ impl Surface {
                 import: import.clone(),
                 capability,
             });
+        }
+        Ok(())
+    }
+}
+
+impl Surface {
+    /// Checks that what an agent imports is there for it; `remembers` says whether a tool of the memory is in its
+    /// toolset.
+    pub(crate) fn check_agent(&self, path: &Path, remembers: bool) -> Result<(), WasmError> {
+        for (import, need) in &self.imports {
+            match *need {
+                Need::Memory if !remembers => {
+                    return Err(WasmError::NoMemory {
+                        path: path.to_owned(),
+                        import: import.clone(),
+                    });
+                }
+                Need::Unoffered(hint) => {
+                    return Err(WasmError::Unoffered {
+                        path: path.to_owned(),
+                        import: import.clone(),
+                        hint,
+                    });
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -177,6 +224,29 @@ fn core_need(module: &str, name: &str) -> Need {
             Need::Unoffered(": it is older than preview 1; build the module with a newer compiler")
         }
         _ => Need::Unoffered(": a core module can import `wasi_snapshot_preview1`"),
+    }
+}
+
+/// What an import of an agent takes: beside the world it has of WASI what reaches nothing outside.
+fn agent_need(name: &str) -> Need {
+    let Some((interface, version)) = interface(name) else {
+        return Need::Unoffered(": an agent can import the interfaces of `rune:agent@0.1.0`");
+    };
+    if let Some(own) = interface.strip_prefix("rune:agent/") {
+        return match own {
+            _ if !is_tool_version(version) => {
+                Need::Unoffered(": the version of `rune:agent` is 0.1.0")
+            }
+            "memory" => Need::Memory,
+            own if INTERFACES.contains(&own) => Need::Nothing,
+            _ => Need::Unoffered(": `rune:agent` has no such interface"),
+        };
+    }
+    match interface_need(name) {
+        Need::Network | Need::Sockets => {
+            Need::Unoffered(": an agent reaches hosts through its tools")
+        }
+        need => need,
     }
 }
 

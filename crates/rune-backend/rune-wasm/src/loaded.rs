@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use wasmtime::component::types::ComponentItem;
+use wasmtime::component::types::{ComponentItem, Type};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre as ComponentPre};
 use wasmtime::{Engine, InstancePre, Module};
 
 use crate::WasmError;
+use crate::agent::AgentGuest;
 use crate::code_cache::{CodeCache, ModuleDigest};
 use crate::guest::Guest;
 use crate::imports::{Kind, Surface};
@@ -50,14 +51,14 @@ impl Loaded {
 
     /// What is called.
     pub(crate) fn link(&self, host: &Host, path: &Path) -> Result<Linked, WasmError> {
-        let (Some(kind), Some(entry)) = (self.surface.kind, &self.surface.entry) else {
-            let found = match self.surface.exports.as_slice() {
-                [] => "nothing".to_owned(),
-                names => format!("`{}`", names.join("`, `")),
-            };
+        let kind = self
+            .surface
+            .kind
+            .filter(|kind| *kind != Kind::AgentComponent);
+        let (Some(kind), Some(entry)) = (kind, &self.surface.entry) else {
             return Err(WasmError::NotATool {
                 path: path.to_owned(),
-                found,
+                found: self.exported(),
             });
         };
         match &self.code {
@@ -79,6 +80,74 @@ impl Loaded {
             }
         }
     }
+}
+
+impl Loaded {
+    /// What is run where it is an agent.
+    pub(crate) fn link_agent(
+        &self,
+        host: &Host,
+        path: &Path,
+    ) -> Result<(ComponentPre<AgentGuest>, ComponentExportIndex), WasmError> {
+        let not_an_agent = |reason: String| WasmError::NotAnAgent {
+            path: path.to_owned(),
+            reason,
+        };
+        let Code::Component(component) = &self.code else {
+            return Err(not_an_agent("it is a core module".to_owned()));
+        };
+        let entry = match (self.surface.kind, &self.surface.entry) {
+            (Some(Kind::AgentComponent), Some(entry)) => export(component, entry, "run"),
+            _ => return Err(not_an_agent(format!("it exports {}", self.exported()))),
+        };
+        let Some(entry) = entry else {
+            return Err(not_an_agent(
+                "its `rune:agent/handler@0.1.0` has no `run`".to_owned(),
+            ));
+        };
+        if !serves(component, &entry) {
+            return Err(not_an_agent(
+                "its `run` is not that of the world".to_owned(),
+            ));
+        }
+        let linked = host.agents.instantiate_pre(component);
+        let pre = linked.map_err(|error| invalid(path, &error))?;
+        Ok((pre, entry))
+    }
+
+    fn exported(&self) -> String {
+        match self.surface.exports.as_slice() {
+            [] => "nothing".to_owned(),
+            names => format!("`{}`", names.join("`, `")),
+        }
+    }
+}
+
+/// Whether a function is `run: func(request) -> result<answer, failure>`.
+fn serves(component: &Component, run: &ComponentExportIndex) -> bool {
+    let texts = |ty: &Type, names: [&str; 4]| {
+        let names = names.into_iter().filter(|name| !name.is_empty());
+        matches!(ty, Type::Record(record) if record.fields().map(|field| field.name).eq(names)
+            && record.fields().all(|field| matches!(field.ty, Type::String)))
+    };
+    let Some((ComponentItem::ComponentFunc(run), _)) = component.get_export(None, run) else {
+        return false;
+    };
+    let (mut params, mut results) = (run.params(), run.results());
+    let (Some((_, request)), None, Some(Type::Result(result)), None) =
+        (params.next(), params.next(), results.next(), results.next())
+    else {
+        return false;
+    };
+    let answers = |ty: &Type| {
+        matches!(ty, Type::Variant(answer) if answer.cases().map(|case| case.name).eq(["text", "json"])
+            && answer.cases().all(|case| matches!(case.ty, Some(Type::String))))
+    };
+    texts(&request, ["id", "session-id", "input", "text"])
+        && result.ok().is_some_and(|ok| answers(&ok))
+        && result
+            .err()
+            .is_some_and(|err| texts(&err, ["code", "message", "", ""]))
 }
 
 /// A function of an interface that a component exports.

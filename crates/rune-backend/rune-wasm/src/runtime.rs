@@ -11,18 +11,23 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, Linker, component};
 
+use crate::agent::{AgentGuest, add_to_linker};
 use crate::code_cache::{CodeCache, ModuleDigest};
-use crate::engine::{MAX_GUESTS, MAX_MEMORY_BYTES, Ticker, engine};
+use crate::engine::{MAX_AGENTS, MAX_GUESTS, MAX_MEMORY_BYTES, Ticker, engine};
 use crate::grants::Grants;
 use crate::guest::Guest;
 use crate::http::HttpClient;
+use crate::imports::Kind;
 use crate::loaded::Loaded;
-use crate::{WasmError, WasmTool};
+use crate::{WasmAgent, WasmError, WasmTool};
 
 /// The largest file of a module.
 const MAX_MODULE_BYTES: u64 = 64 * 1024 * 1024;
 /// Memory of a guest whose description does not say.
 const DEFAULT_MEMORY_MB: u64 = 128;
+
+/// Bytes of memory of a run of an agent.
+pub(crate) const AGENT_MEMORY: u64 = 256 << 20;
 
 /// What an operator can set about WebAssembly.
 #[derive(Debug, Clone, Default)]
@@ -51,8 +56,10 @@ pub(crate) struct Host {
     pub(crate) engine: Engine,
     pub(crate) modules: Linker<Guest>,
     pub(crate) components: component::Linker<Guest>,
+    pub(crate) agents: component::Linker<AgentGuest>,
     pub(crate) ticker: Ticker,
     pub(crate) turns: Semaphore,
+    pub(crate) agent_turns: Semaphore,
     pub(crate) client: Arc<HttpClient>,
     pub(crate) cache: Option<CodeCache>,
 }
@@ -102,6 +109,39 @@ impl WasmRuntime {
         })
     }
 
+    /// The agent whose `entrypoint` is `module`; `remembers` says whether a tool of the memory is in its toolset.
+    /// Compiles where nobody has: not for the reactor.
+    ///
+    /// # Errors
+    /// A [`WasmError`] that says what to do.
+    pub fn load_agent(&self, module: &Path, remembers: bool) -> Result<WasmAgent, WasmError> {
+        let (host, loaded) = self.module(module)?;
+        let (pre, entry) = {
+            // Before what it imports: a file of another kind says so.
+            let is_agent = loaded.surface.kind == Some(Kind::AgentComponent);
+            if is_agent {
+                loaded.surface.check_agent(module, remembers)?;
+            }
+            loaded.link_agent(&host, module)?
+        };
+        if loaded.surface.initial_memory > AGENT_MEMORY {
+            let needed = loaded.surface.initial_memory;
+            return Err(WasmError::NotAnAgent {
+                path: module.to_owned(),
+                reason: format!(
+                    "it starts with {needed} bytes of memory and may have {AGENT_MEMORY}"
+                ),
+            });
+        }
+        Ok(WasmAgent {
+            host,
+            pre,
+            entry,
+            memory: AGENT_MEMORY,
+            _loaded: loaded,
+        })
+    }
+
     /// A module, compiled once for all who use it at the same time.
     pub(crate) fn module(&self, path: &Path) -> Result<(Arc<Host>, Arc<Loaded>), WasmError> {
         let bytes = read(path)?;
@@ -144,6 +184,9 @@ impl Host {
         let mut components = component::Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut components)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut components)?;
+        let mut agents = component::Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut agents)?;
+        add_to_linker(&mut agents)?;
         let cache = config.cache.as_ref().and_then(|dir| {
             CodeCache::open(dir, &engine)
                 .inspect_err(|error| {
@@ -156,7 +199,9 @@ impl Host {
             engine,
             modules,
             components,
+            agents,
             turns: Semaphore::new(MAX_GUESTS as usize),
+            agent_turns: Semaphore::new(MAX_AGENTS as usize),
             client: Arc::new(HttpClient::new(config.egress.clone())),
             cache,
         })

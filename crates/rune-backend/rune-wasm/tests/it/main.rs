@@ -4,6 +4,7 @@
     reason = "the helpers of tests are part of the tests"
 )]
 
+mod agent;
 mod audit;
 mod calls;
 mod files;
