@@ -19,7 +19,7 @@ use rune_spec::{
 };
 use rune_store_runtime::{ErrorCode, Failure, PromptParts};
 use rune_tools::{BuiltinTool, Builtins, ProcessRunner, ProcessTool, ToolError};
-use rune_wasm::{WasmError, WasmRuntime, WasmTool};
+use rune_wasm::{WasmAgent, WasmError, WasmRuntime, WasmTool};
 use serde_json::Value;
 
 use crate::budget::micro_usd;
@@ -76,6 +76,15 @@ pub enum AgentError {
         #[source]
         source: WasmError,
     },
+    /// A component cannot be the agent.
+    #[error("`entrypoint`: {0}")]
+    Entrypoint(#[source] WasmError),
+    /// A package says twice what its agent does.
+    #[error(
+        "`entrypoint` and workflow.yaml: a package has one of them; a workflow calls an agent with an `entrypoint` as \
+         any other"
+    )]
+    TwoPrograms,
     /// A container cannot be a tool as it is described, or not now.
     #[error("tool `{tool}`: {source}")]
     Container {
@@ -265,6 +274,8 @@ pub struct Agent {
     input: Option<Arc<Validator>>,
     output: Option<Arc<OutputContract>>,
     workspace: PathBuf,
+    /// What runs in the planner's place.
+    component: Option<Arc<WasmAgent>>,
 }
 
 impl Agent {
@@ -319,6 +330,29 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// The component that runs in the planner's place, where the Runefile names one.
+    #[must_use]
+    pub const fn component(&self) -> Option<&Arc<WasmAgent>> {
+        self.component.as_ref()
+    }
+
+    /// Whether its tools can be others from one moment to the next.
+    pub(crate) const fn has_mcp_servers(&self) -> bool {
+        self.mcp.is_some()
+    }
+
+    /// The models that answer to an alias, in order of preference.
+    ///
+    /// # Errors
+    /// What is wrong with the alias, for whoever asked for it.
+    pub(crate) fn models_of(&self, alias: &str) -> Result<Providers, String> {
+        if !self.models_config.model_mapping.contains_key(alias) {
+            return Err(format!("`{alias}` is no alias of `models.model_mapping`"));
+        }
+        let config = self.models_config.asking(alias);
+        Providers::new(&config, &self.pool).map_err(|error| error.to_string())
     }
 
     /// What the model is told about the tools, sorted by name.
@@ -522,9 +556,15 @@ impl AgentLoader {
     ) -> Result<Agent, AgentError> {
         let package = AgentPackage::load(dir)?;
         let spec = &package.runefile;
-        if spec.entrypoint.is_some() {
-            return Err(unsupported("`entrypoint`", "the WASM backend"));
+        if spec.entrypoint.is_some() && package.workflow.is_some() {
+            return Err(AgentError::TwoPrograms);
         }
+        let component = spec.entrypoint.as_ref().map(|path| {
+            let module = package.dir.join(path);
+            let loaded = self.wasm.load_agent(&module, package.has_memory_tool());
+            loaded.map(Arc::new).map_err(AgentError::Entrypoint)
+        });
+        let component = component.transpose()?;
         let policy = Arc::new(PolicyEngine::new(
             PolicySet::compile(&package)?,
             PolicyPrincipal::of(&package, namespace),
@@ -588,6 +628,7 @@ impl AgentLoader {
             input,
             output,
             workspace,
+            component,
         })
     }
 

@@ -111,6 +111,18 @@ pub enum RequestEvent {
         /// known price.
         cost_micro_usd: Option<u64>,
     },
+    /// A component has called tools, or has answered.
+    ComponentTurn {
+        /// The turn of the component, from 1.
+        turn: u32,
+    },
+    /// No model answered a component.
+    ModelUnanswered {
+        /// The model turn, from 1.
+        step: u32,
+        /// What the component was told.
+        error: Failure,
+    },
     /// The older part of the conversation was replaced by a summary in what the model is
     /// shown.
     Compacted {
@@ -267,6 +279,8 @@ impl RequestEvent {
             Self::ToolProgress { .. } => "tool_progress",
             Self::ToolDone { .. } => "tool_done",
             Self::Usage { .. } => "usage",
+            Self::ComponentTurn { .. } => "component_turn",
+            Self::ModelUnanswered { .. } => "model_unanswered",
             Self::Compacted { .. } => "compacted",
             Self::ModelFailed { .. } => "model_failed",
             Self::PolicyVerdict { .. } => "policy_verdict",
@@ -347,8 +361,10 @@ impl EventMapper {
 
     fn map_entry(&mut self, entry: &Arc<Entry>) -> Vec<SequencedEvent> {
         let mut events = Vec::with_capacity(1);
-        if let EntryBody::ModelReply(reply) = &entry.body {
-            self.missed_blocks(reply, &mut events);
+        match &entry.body {
+            EntryBody::ModelReply(reply) => self.missed_blocks(&reply.blocks, &mut events),
+            EntryBody::ComponentTurn(turn) => self.missed_blocks(&turn.blocks, &mut events),
+            _ => {}
         }
         if matches!(entry.body, EntryBody::ModelFailed { .. }) {
             // What was said so far belongs to a reply that did not count.
@@ -361,8 +377,8 @@ impl EventMapper {
         events
     }
 
-    fn missed_blocks(&mut self, reply: &ModelReply, events: &mut Vec<SequencedEvent>) {
-        for block in &reply.blocks {
+    fn missed_blocks(&mut self, blocks: &[Block], events: &mut Vec<SequencedEvent>) {
+        for block in blocks {
             match block {
                 Block::Text { text, .. } if !self.saw_text && !text.is_empty() => {
                     events.push(live(RequestEvent::Token { text: text.clone() }));
@@ -389,13 +405,15 @@ impl EventMapper {
                 }),
             },
             EntryBody::Started { attempt, .. } => RequestEvent::Started { attempt },
-            EntryBody::ModelReply(reply) => RequestEvent::Usage {
-                step: reply.step,
-                provider: reply.provider,
-                model: reply.model,
-                usage: reply.usage,
-                cost_micro_usd: reply.cost_micro_usd,
+            EntryBody::ModelReply(reply) => usage(reply),
+            EntryBody::ModelAsked(ask) => match ask.reply {
+                Some(reply) => usage(reply),
+                None => RequestEvent::ModelUnanswered {
+                    step: ask.step,
+                    error: ask.failure.unwrap_or_else(unexplained),
+                },
             },
+            EntryBody::ComponentTurn(turn) => RequestEvent::ComponentTurn { turn: turn.turn },
             EntryBody::Compacted(compaction) => RequestEvent::Compacted {
                 replaces: compaction.replaces,
                 summary: compaction.text(),
@@ -499,9 +517,7 @@ impl EventMapper {
                 cost,
                 ..
             } => {
-                let failure = failure.unwrap_or_else(|| {
-                    Failure::new(ErrorCode::Internal, "the request ended without a reason")
-                });
+                let failure = failure.unwrap_or_else(unexplained);
                 RequestEvent::Error {
                     request_id,
                     session_id,
@@ -514,6 +530,20 @@ impl EventMapper {
             }
         }
     }
+}
+
+fn usage(reply: ModelReply) -> RequestEvent {
+    RequestEvent::Usage {
+        step: reply.step,
+        provider: reply.provider,
+        model: reply.model,
+        usage: reply.usage,
+        cost_micro_usd: reply.cost_micro_usd,
+    }
+}
+
+fn unexplained() -> Failure {
+    Failure::new(ErrorCode::Internal, "it ended without a reason")
 }
 
 const fn live(event: RequestEvent) -> SequencedEvent {

@@ -137,14 +137,15 @@ pub(crate) struct TooLarge {
     pub(crate) condensed: bool,
 }
 
-/// Reads the newest turns of a session that have no more than `limit` tokens together. The
-/// rest is not read.
+/// Reads the newest turns of a session that have no more than `limit` tokens together, of requests that had ended `until` a
+/// time where there is one. The rest is not read.
 pub(crate) async fn read(
     store: &Store,
     session: &SessionId,
     limit: u64,
+    until: Option<Timestamp>,
 ) -> Result<History, StoreError> {
-    let rows = rows(store, session, limit, None).await?;
+    let rows = rows(store, session, limit, until).await?;
     Ok(build(rows, limit))
 }
 

@@ -117,7 +117,10 @@ impl JournalWriter {
         };
         let Appended { first_seq, .. } = self.store.write(append).await?;
         let settles = |(_, body): &(_, EntryBody)| {
-            matches!(body, EntryBody::ModelReply(_) | EntryBody::Finished { .. })
+            matches!(
+                body,
+                EntryBody::ModelReply(_) | EntryBody::ModelAsked(_) | EntryBody::Finished { .. }
+            )
         };
         if let Some(budgets) = self
             .budgets

@@ -1,4 +1,4 @@
-//! The planner: the loop that runs a declarative agent.
+//! The planner: the loop that runs an agent: the built-in one, or that of a component ([`component`]).
 //!
 //! Ask the model, commit its reply and the intents of its calls, run the tools,
 //! commit their results, repeat. It ends with an answer, a hard cap, a failure or
@@ -8,6 +8,7 @@
 mod ask;
 mod budget;
 mod compact;
+mod component;
 mod images;
 mod output;
 mod permit;
@@ -170,13 +171,11 @@ impl Planner {
         }
         let mut earlier = self.history(new_session).await?;
         self.settle_interrupted_calls().await?;
+        if let Some(component) = self.agent.component().cloned() {
+            return Box::pin(self.run_component(&component, earlier, last)).await;
+        }
         loop {
-            if !self.state.open.is_empty() {
-                self.run_tools().await?;
-            }
-            if self.state.waits_for_approval() {
-                return Err(Ended::Parked);
-            }
+            self.end_calls().await?;
             if let Some(answer) = self.state.answer.take() {
                 match output::read(&self.agent, answer) {
                     Ok(output) => return Ok(output),
@@ -197,6 +196,17 @@ impl Planner {
             self.journal.commit(entries).await?;
             self.tell_deadlines();
         }
+    }
+
+    /// Runs the calls that are open. Where a person has to decide about one the request parks.
+    async fn end_calls(&mut self) -> Result<(), Ended> {
+        if !self.state.open.is_empty() {
+            self.run_tools().await?;
+        }
+        if self.state.waits_for_approval() {
+            return Err(Ended::Parked);
+        }
+        Ok(())
     }
 
     /// Calls with an intent from before a crash: the tool may have run. One that is

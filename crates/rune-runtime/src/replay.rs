@@ -95,12 +95,15 @@ pub(crate) struct Recorded {
 impl Recorded {
     /// The agent's own models, answered from the tape.
     fn new(agent: &Agent, tape: &Arc<Tape>) -> Self {
-        let models = agent.models().behind(|candidate| {
-            let model = JournalModel::new(candidate.client.provider(), tape);
-            GuardedClient::bare(Arc::new(model))
-        });
-        let tape = Arc::clone(tape);
-        Self { models, tape }
+        Self {
+            models: behind(agent.models(), tape),
+            tape: Arc::clone(tape),
+        }
+    }
+
+    /// These models, answered from the tape.
+    pub(crate) fn answering_for(&self, models: &Providers) -> Providers {
+        behind(models, &self.tape)
     }
 
     /// The models that answered then, in the order in which they were asked first.
@@ -156,6 +159,13 @@ impl Recorded {
     pub(crate) fn tape(&self) -> &Tape {
         &self.tape
     }
+}
+
+fn behind(models: &Providers, tape: &Arc<Tape>) -> Providers {
+    models.behind(|candidate| {
+        let model = JournalModel::new(candidate.client.provider(), tape);
+        GuardedClient::bare(Arc::new(model))
+    })
 }
 
 /// Which models are asked in a replay.
@@ -327,7 +337,7 @@ pub(crate) fn obstacle(journal: &[Entry]) -> Option<&'static str> {
     } else if *status == RequestStatus::Cancelled {
         Some("it was cancelled, and where exactly is not in its journal")
     } else if interrupted || failure_is(ErrorCode::Internal) {
-        Some("it was given up after an interruption")
+        Some("it was given up after an interruption, or a fault ended it")
     } else if failure_is(ErrorCode::Timeout) {
         Some("it ran out of time, and where exactly is not in its journal")
     } else {

@@ -57,6 +57,10 @@ pub enum EntryBody {
     ModelReply(ModelReply),
     /// The older part of the conversation was replaced by a summary in what the model is shown.
     Compacted(Box<Compaction>),
+    /// A component asked a model, and this is what it was told. It is no part of the conversation.
+    ModelAsked(Box<ModelAsk>),
+    /// What a component does that is part of the conversation: the tools it calls, or its answer.
+    ComponentTurn(ComponentTurn),
     /// A model call failed and the engine goes on with another provider or gives up.
     ModelFailed {
         /// The model turn, from 1.
@@ -151,6 +155,8 @@ impl EntryBody {
             Self::Started { .. } => "started",
             Self::ModelReply(_) => "model_reply",
             Self::Compacted(_) => "compacted",
+            Self::ModelAsked(_) => "model_asked",
+            Self::ComponentTurn(_) => "component_turn",
             Self::ModelFailed { .. } => "model_failed",
             Self::ToolIntent(_) => "tool_intent",
             Self::ToolResult(_) => "tool_result",
@@ -175,6 +181,16 @@ impl EntryBody {
         }
     }
 
+    /// What a model answered here, whoever asked it.
+    #[must_use]
+    pub fn reply(&self) -> Option<&ModelReply> {
+        match self {
+            Self::ModelReply(reply) => Some(reply),
+            Self::ModelAsked(ask) => ask.reply.as_ref(),
+            _ => None,
+        }
+    }
+
     /// The compaction that it is.
     #[must_use]
     pub const fn compaction(&self) -> Option<&Compaction> {
@@ -188,12 +204,8 @@ impl EntryBody {
     #[must_use]
     pub fn billed(&self) -> Option<Billed<'_>> {
         match self {
-            Self::ModelReply(reply) => Some(Billed {
-                provider: &reply.provider,
-                model: &reply.model,
-                usage: &reply.usage,
-                cost_micro_usd: reply.cost_micro_usd,
-            }),
+            Self::ModelReply(reply) => Some(reply.billed()),
+            Self::ModelAsked(ask) => ask.reply.as_ref().map(ModelReply::billed),
             Self::Compacted(compaction) => compaction.call.as_ref().map(|call| Billed {
                 provider: &call.provider,
                 model: &call.model,
@@ -214,6 +226,10 @@ impl EntryBody {
             Self::ModelReply(reply) => Some(Message {
                 role: Role::Assistant,
                 blocks: reply.blocks,
+            }),
+            Self::ComponentTurn(turn) => Some(Message {
+                role: Role::Assistant,
+                blocks: turn.blocks,
             }),
             Self::Compacted(compaction) => Some(Message::user(compaction.text())),
             Self::ToolResult(outcome) => Some(Message {
@@ -257,6 +273,16 @@ pub struct ModelReply {
 }
 
 impl ModelReply {
+    /// The call, as the ledger counts it.
+    const fn billed(&self) -> Billed<'_> {
+        Billed {
+            provider: self.provider.as_str(),
+            model: self.model.as_str(),
+            usage: &self.usage,
+            cost_micro_usd: self.cost_micro_usd,
+        }
+    }
+
     /// How well the prompt was estimated.
     #[must_use]
     pub const fn measure(&self) -> PromptMeasure {
@@ -267,12 +293,36 @@ impl ModelReply {
     }
 }
 
+/// A model that a component asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelAsk {
+    /// The model turn, from 1.
+    pub step: u32,
+    /// SHA-256, in hexadecimal, of what the component asked. A component that is run again asks the same.
+    pub request: String,
+    /// What the model said, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<ModelReply>,
+    /// What the component was told, where no model answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+/// What a component does that is part of the conversation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ComponentTurn {
+    /// The turn of the component, from 1.
+    pub turn: u32,
+    /// Tool calls that it makes at once, or the text of its answer.
+    pub blocks: Vec<Block>,
+}
+
 /// A tool call that is about to run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ToolIntent {
-    /// The model turn that asked for it.
+    /// The model turn, or the turn of the component, that asked for it.
     pub step: u32,
-    /// The id of the call in the model's reply.
+    /// The id of the call there.
     pub call_id: String,
     /// The tool's name in the package, such as `rune@file-read`.
     pub tool: String,

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use rune_spec::{ToolDescriptor, ToolRuntime};
+use rune_spec::package::RUNEFILE;
+use rune_spec::{Runefile, ToolDescriptor, ToolRef, ToolRuntime};
 use rune_wasm::{Audit, AuditedImport};
 use serde_json::{Value, json};
 
@@ -15,9 +16,9 @@ use crate::output::table;
 /// The tools of agents.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ToolCommand {
-    /// Print what a WebAssembly module imports, and what the tool it belongs to is granted
+    /// Print what a WebAssembly module imports, and what the tool or the agent it belongs to is granted
     #[command(
-        after_help = "Examples:\n  rune tool audit my-agent/tools/shout.wasm\n  rune tool audit tools/fetch.wat -o json\n\nThe description is the file of the agent's tools/ that names the module, where there is one.\nExit codes: 0 it can be loaded, 2 it cannot."
+        after_help = "Examples:\n  rune tool audit my-agent/tools/shout.wasm\n  rune tool audit tools/fetch.wat -o json\n  rune tool audit my-agent/agent.wasm\n\nThe description is the file of the agent's tools/ that names the module, or the Runefile whose `entrypoint` it is.\nExit codes: 0 it can be loaded, 2 it cannot."
     )]
     Audit {
         /// The module: .wasm, or .wat
@@ -32,12 +33,14 @@ pub(crate) async fn run(context: &Context, command: ToolCommand) -> Outcome {
 }
 
 async fn audit(context: &Context, module: &Path) -> Outcome {
+    let wasm = wasm_runtime(&context.config);
     let described = described(module);
-    let descriptor = described.as_ref().map(|(_, descriptor)| descriptor);
-    let audit = wasm_runtime(&context.config)
-        .audit(module, descriptor)
-        .await
-        .map_err(|error| Failure::because("cannot audit the module", &error))?;
+    let audit = match &described {
+        Some((_, Described::Tool(descriptor))) => wasm.audit(module, Some(descriptor)).await,
+        Some((_, Described::Agent { remembers })) => wasm.audit_agent(module, *remembers).await,
+        None => wasm.audit(module, None).await,
+    };
+    let audit = audit.map_err(|error| Failure::because("cannot audit the module", &error))?;
     let mut value = serde_json::to_value(&audit)
         .map_err(|error| Failure::because("cannot print the audit", &error))?;
     value["description"] = json!(described.as_ref().map(|(path, _)| path));
@@ -48,12 +51,25 @@ async fn audit(context: &Context, module: &Path) -> Outcome {
     }
 }
 
-/// The description of the tool that a module is: the file in `tools/` of the agent around it.
-fn described(module: &Path) -> Option<(PathBuf, ToolDescriptor)> {
+/// What a module is described as.
+enum Described {
+    Tool(Box<ToolDescriptor>),
+    /// The `entrypoint`; says whether a tool of the memory is in the toolset.
+    Agent {
+        remembers: bool,
+    },
+}
+
+/// The description of a module: the Runefile of the agent around it where it is the agent's `entrypoint`, else the file in
+/// `tools/`.
+fn described(module: &Path) -> Option<(PathBuf, Described)> {
     let module = module.canonicalize().ok()?;
     let agent = module
         .ancestors()
-        .find(|dir| dir.join(rune_spec::package::RUNEFILE).is_file())?;
+        .find(|dir| dir.join(RUNEFILE).is_file())?;
+    if let Some(remembers) = entrypoint(agent, &module) {
+        return Some((agent.join(RUNEFILE), Described::Agent { remembers }));
+    }
     let entries = std::fs::read_dir(agent.join("tools")).ok()?;
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
@@ -67,8 +83,19 @@ fn described(module: &Path) -> Option<(PathBuf, ToolDescriptor)> {
             return None;
         };
         let is_named = agent.join(named).canonicalize().ok()? == module;
-        is_named.then_some((path, descriptor))
+        is_named.then(|| (path, Described::Tool(Box::new(descriptor))))
     })
+}
+
+/// Where a module is the `entrypoint` of an agent: whether a tool of the memory is in its toolset.
+fn entrypoint(agent: &Path, module: &Path) -> Option<bool> {
+    let path = agent.join(RUNEFILE);
+    let text = std::fs::read_to_string(&path).ok()?;
+    let runefile = Runefile::parse(&path, &text).ok()?;
+    let named = agent.join(runefile.entrypoint?).canonicalize().ok()?;
+    let is_memory =
+        |tool: &ToolRef| matches!(tool, ToolRef::Builtin(name) if name.starts_with("memory-"));
+    (named == module).then(|| runefile.toolset.iter().any(is_memory))
 }
 
 fn text(value: &Value, audit: &Audit) -> String {

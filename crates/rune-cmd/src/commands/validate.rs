@@ -147,6 +147,7 @@ fn summary(package: &AgentPackage) -> Value {
         "default_model": spec.default_model,
         "providers": spec.models.providers,
         "max_steps": spec.max_steps,
+        "entrypoint": spec.entrypoint,
         "workflow": package.workflow.is_some(),
         "channels": package.channels.is_some(),
         "script": package.script.is_some(),
@@ -162,6 +163,12 @@ fn text(summary: &Value) -> String {
     let files: Vec<&str> = ["workflow", "channels", "script", "policy"]
         .into_iter()
         .filter(|file| summary[*file] == true)
+        .collect();
+    let component = summary["entrypoint"].as_str();
+    let component = component.map(|path| format!("the component {path}"));
+    let files: Vec<String> = component
+        .into_iter()
+        .chain(files.into_iter().map(str::to_owned))
         .collect();
     let with = if files.is_empty() {
         String::new()

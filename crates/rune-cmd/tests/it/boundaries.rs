@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rune_storage::{SqliteStore, StorageConfig};
-use rune_store_runtime::RequestReader;
+use rune_store_runtime::{EntryBody, RequestReader};
 use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, TestDaemon, ToolCall};
 use serde_json::{Value, json};
 use tokio::net::unix::pipe;
 
+use crate::component::{Guest, LOOP, component};
 use crate::home::{RUNE, Served};
 use crate::wire::{Api, Event, Events, LIMIT, Tool, assert_no_panic, deploy, lines_of};
 
@@ -51,6 +52,72 @@ const TOOLS: [Tool<'static>; 3] = [
         yaml: PATIENT,
     },
 ];
+
+/// What a component remembers with.
+const STORE: Tool<'static> = Tool {
+    name: "rune@memory-store",
+    script: "",
+    yaml: "",
+};
+const RECALL: Tool<'static> = Tool {
+    name: "rune@memory-recall",
+    ..STORE
+};
+
+/// A component that decides by itself: the same calls, with questions and what it remembers in between. What it
+/// remembers it names by chance and by the time.
+fn pipeline() -> String {
+    let mut guest = Guest::default();
+    let first = guest.calls(&[("again", "{\"n\":1}")]);
+    let second = guest.calls(&[("once", "{\"n\":2}"), ("slow", "{\"n\":2}")]);
+    let third = guest.calls(&[("again", "{\"n\":3}")]);
+    let last = guest.calls(&[("once", "{\"n\":4}")]);
+    let (line, one, half) = (
+        guest.text("a line"),
+        guest.text("1"),
+        guest.text("half way"),
+    );
+    let (more, end) = (guest.text("more"), guest.text("end"));
+    guest.run(&format!(
+        r"(local $letters i64)
+      (call $say (i32.const 0) (i32.const 0) (i32.const 0))
+      (if (i32.eqz (call $question (i32.const 1))) (then (return (call $reply))))
+      (if (i32.ne (local.get $text_length) (i32.const 2)) (then (return (call $reply))))
+      (call $call_all {first} (i32.const 1160))
+      (call $log (i32.const 1) {line})
+      (call $call_all {second} (i32.const 1160))
+      (call $now (i32.const 1240))
+      (local.set $letters (i64.add (call $random) (i64.load (i32.const 1240))))
+      (i64.store (i32.const 1300) (i64.add (i64.and (local.get $letters) (i64.const 0x0f0f0f0f0f0f0f0f))
+        (i64.const 0x6161616161616161)))
+      (call $put (i32.const 1300) (i32.const 8) {one} (i32.const 1240))
+      (if (i32.load8_u (i32.const 1240)) (then (unreachable)))
+      (call $get (i32.const 1300) (i32.const 8) (i32.const 1240))
+      (if (i32.ne (i32.load8_u (i32.load (i32.const 1248))) (i32.const 49)) (then (unreachable)))
+      (call $log (i32.const 1) {line})
+      (call $call_all {third} (i32.const 1160))
+      (call $emit {half})
+      (call $call_all {last} (i32.const 1160))
+      (call $say (i32.const 4) (i32.load (i32.const 1112)) (i32.const 0))
+      (call $say (i32.const 2) {more})
+      (if (i32.eqz (call $question (i32.const 1))) (then (return (call $reply))))
+      (call $say (i32.const 4) (i32.load (i32.const 1112)) (i32.const 0))
+      (call $say (i32.const 2) {end})
+      (drop (call $question (i32.const 1)))
+      (call $reply)"
+    ))
+}
+
+/// What the model says to it.
+fn answers() -> ModelScript {
+    ModelScript::new()
+        .on_text("go")
+        .reply(Reply::text("well"))
+        .on_text("more")
+        .reply(Reply::text("and"))
+        .on_text("end")
+        .reply(Reply::text("done"))
+}
 
 /// Five model turns.
 fn script() -> ModelScript {
@@ -144,11 +211,23 @@ struct Bench {
 }
 
 impl Bench {
-    async fn start() -> Self {
-        let server = ModelServer::start(script()).await.unwrap();
+    /// With the built-in planner, or with a component in its place.
+    async fn start(script: ModelScript, component: Option<&str>) -> Self {
+        let server = ModelServer::start(script).await.unwrap();
         let builder = TestDaemon::builder(RUNE).env("RUST_LOG", "warn");
         let served = Served(builder.start().await.unwrap());
-        deploy(&served, AGENT, &[(&server, Protocol::Openai)], &TOOLS, "");
+        let models = [(&server, Protocol::Openai)];
+        match component {
+            None => deploy(&served, AGENT, &models, &TOOLS, ""),
+            Some(wat) => {
+                let dir = served.0.home().join(AGENT);
+                std::fs::create_dir_all(&dir).unwrap();
+                std::fs::write(dir.join("agent.wat"), wat).unwrap();
+                let [again, once, slow] = TOOLS;
+                let tools = [again, once, slow, STORE, RECALL];
+                deploy(&served, AGENT, &models, &tools, "entrypoint: agent.wat\n");
+            }
+        }
         let workspace = served.0.data_dir().join("workspaces/dev").join(AGENT);
         Self {
             served,
@@ -315,7 +394,17 @@ async fn assert_every_boundary(bench: &mut Bench, id: &str, stops: &[Stop]) {
     assert_eq!(ends.last(), journal.last().map(|entry| &entry.seq));
     for pair in journal.windows(2) {
         let same = pair[0].at == pair[1].at;
-        assert!(same || ends.contains(&pair[0].seq), "{pair:#?} {stops:#?}");
+        // What is answered at once has no gate; a component goes on from there as from the entry before.
+        let at_once = match (&pair[0].body, &pair[1].body) {
+            (_, EntryBody::ComponentTurn(_)) => true,
+            (_, EntryBody::Notice { code, .. }) => code == "component_log",
+            (EntryBody::ToolIntent(intent), _) => intent.tool.starts_with("rune@"),
+            _ => false,
+        };
+        assert!(
+            same || at_once || ends.contains(&pair[0].seq),
+            "{pair:#?} {stops:#?}"
+        );
     }
     bench.served.0.restart().await.unwrap();
 }
@@ -334,7 +423,22 @@ fn is_unknown(event: &Event) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_killed_at_any_boundary_repeats_nothing_and_ends_every_request() {
-    let mut bench = Bench::start().await;
+    killed_at_any_boundary(Bench::start(script(), None).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_it_with_a_component_that_does_what_the_planner_does() {
+    let bench = Bench::start(script(), Some(&component(LOOP))).await;
+    killed_at_any_boundary(bench).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_it_with_a_component_that_decides_by_itself() {
+    let bench = Bench::start(answers(), Some(&pipeline())).await;
+    killed_at_any_boundary(bench).await;
+}
+
+async fn killed_at_any_boundary(mut bench: Bench) {
     let (stops, whole) = walk(&bench).await;
     assert_every_boundary(&mut bench, &whole.id, &stops).await;
     for (n, place) in stops.iter().enumerate() {
@@ -361,7 +465,6 @@ async fn a_daemon_killed_at_any_boundary_repeats_nothing_and_ends_every_request(
         check(&bench, &api, place, &whole, &run, seen).await;
     }
     assert_no_panic(&bench.served);
-    println!("{} places, {} entries", stops.len(), whole.last_id());
 }
 
 /// The request has ended as it should after a kill at `place`.

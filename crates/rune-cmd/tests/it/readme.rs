@@ -201,6 +201,17 @@ fn the_examples_run_as_their_readmes_say() {
             ],
         ),
         (
+            "programmable-agent",
+            &[
+                "is valid, with the component agent.wat, script",
+                "agent-component",
+                "rune:agent/model@0.1.0",
+                "Reviewed, and right.",
+                "component_turn",
+                "info: the draft is there",
+            ],
+        ),
+        (
             "wasm-tool",
             &[
                 "Your text has 5 words.",

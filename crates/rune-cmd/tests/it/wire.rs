@@ -54,6 +54,9 @@ pub(crate) fn deploy(
     );
     std::fs::write(dir.join("Runefile"), runefile).unwrap();
     for tool in tools {
+        if tool.name.starts_with("rune@") {
+            continue;
+        }
         let file = |extension: &str| dir.join(format!("tools/{}.{extension}", tool.name));
         let granted = match tool.yaml.contains("capabilities:") {
             true => "",
@@ -69,7 +72,8 @@ pub(crate) fn deploy(
     served.rune(&["run", name]).ok();
 }
 
-/// A process tool: a shell script that may change the workspace, where its description does not say otherwise.
+/// A process tool: a shell script that may change the workspace, where its description does not say otherwise. Of a
+/// built-in tool only the name counts.
 pub(crate) struct Tool<'a> {
     pub(crate) name: &'a str,
     pub(crate) script: &'a str,

@@ -163,7 +163,7 @@ pub(crate) async fn context(
         let Some(last) = entries.last() else { break };
         after = last.seq;
         for entry in entries {
-            if let EntryBody::ModelReply(reply) = &entry.body {
+            if let Some(reply) = entry.body.reply() {
                 shown = reply.prompt.earlier_requests;
             }
             view.add(entry);
@@ -180,6 +180,7 @@ impl ContextView {
     fn add(&mut self, entry: Entry) {
         match entry.body {
             EntryBody::ModelReply(reply) => self.calls.push(ModelCallView::new(reply)),
+            EntryBody::ModelAsked(ask) => self.calls.extend(ask.reply.map(ModelCallView::new)),
             EntryBody::Compacted(compaction) => {
                 let view = CompactionView::new(entry.seq, &compaction);
                 self.compactions.push(view);

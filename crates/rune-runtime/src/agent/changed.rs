@@ -56,6 +56,7 @@ impl Agent {
             input: self.input.clone(),
             output: self.output.clone(),
             workspace: self.workspace.clone(),
+            component: self.component.clone(),
         })
     }
 }

@@ -391,6 +391,7 @@ impl Agent {
             input: self.input.clone(),
             output: self.output.clone(),
             workspace: self.workspace.clone(),
+            component: self.component.clone(),
         }
     }
 }

@@ -34,6 +34,11 @@ impl Engine {
         {
             return Err(refused("it is a fork, whose beginning ran elsewhere"));
         }
+        if self.agent_of(&row)?.component().is_some() {
+            return Err(refused(
+                "its agent is a component, whose runs are not recorded",
+            ));
+        }
         let replayed = self.replay(id).await?;
         if let Some(divergence) = replayed.divergence {
             return Err(refused(&format!(

@@ -150,11 +150,13 @@ fn origin(id: RequestId, taken: &[Entry], changes: ForkChanges) -> ForkOrigin {
             cost.add(call.cost_micro_usd);
             model_calls += 1;
         }
-        let EntryBody::ModelReply(reply) = &entry.body else {
-            continue;
+        let blocks = match &entry.body {
+            EntryBody::ModelReply(reply) => &reply.blocks,
+            EntryBody::ComponentTurn(turn) => &turn.blocks,
+            _ => continue,
         };
         let call = |block: &&Block| matches!(block, Block::ToolCall { .. });
-        tool_calls += u32::try_from(reply.blocks.iter().filter(call).count()).unwrap_or(u32::MAX);
+        tool_calls += u32::try_from(blocks.iter().filter(call).count()).unwrap_or(u32::MAX);
     }
     ForkOrigin {
         request_id: id,
@@ -285,13 +287,15 @@ fn goes_on(entry: &EntryBody, next: &EntryBody, intended: &BTreeSet<&str>) -> bo
             EntryBody::PolicyVerdict(_),
             EntryBody::StepStarted { .. } | EntryBody::StepFinished(_),
         ) => true,
-        (EntryBody::ModelReply(_), EntryBody::Finished { .. }) => true,
+        (EntryBody::ModelReply(_) | EntryBody::ComponentTurn(_), EntryBody::Finished { .. }) => {
+            true
+        }
         (EntryBody::ModelReply(_), EntryBody::Notice { code, .. }) if code == OUTPUT_REPAIR => true,
         (EntryBody::Notice { code, .. }, EntryBody::ModelReply(_)) => {
             BEFORE_REPLY.contains(&code.as_str())
         }
         (EntryBody::ToolResult(outcome), EntryBody::Finished { .. }) => outcome.attempts == 0,
-        (EntryBody::ModelReply(_), next) => planned(next),
+        (EntryBody::ModelReply(_) | EntryBody::ComponentTurn(_), next) => planned(next),
         (entry, next) => planned(entry) && planned(next),
     }
 }

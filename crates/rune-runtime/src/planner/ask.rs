@@ -12,12 +12,12 @@ use crate::history::History;
 use crate::journal::FLUSH_DELAY;
 use crate::model::{
     CallStep, Candidate, LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput,
-    ModelRequest, metrics,
+    ModelRequest, Providers, metrics,
 };
 use crate::replay::Recorded;
 
 /// Output tokens of one call where the Runefile does not say.
-const DEFAULT_MAX_OUTPUT_TOKENS: u64 = 16_384;
+pub(super) const DEFAULT_MAX_OUTPUT_TOKENS: u64 = 16_384;
 /// How often one model is asked again after its reply broke off in the middle. What
 /// fails before the reply begins is the client's to retry, and is not retried here.
 const BROKEN_REPLY_RETRIES: u32 = 1;
@@ -34,6 +34,8 @@ pub(super) struct Call {
     pub(super) prompt_tokens: u64,
     /// Whether whoever follows the request reads along.
     pub(super) is_shown: bool,
+    /// Who is asked; the agent's default model where there is nothing.
+    pub(super) models: Option<Providers>,
 }
 
 /// What came of it.
@@ -96,6 +98,7 @@ impl Planner {
                 request: self.model_request(earlier),
                 prompt_tokens: self.prompt_tokens(earlier),
                 is_shown: true,
+                models: None,
             };
             self.check_tokens(call.prompt_tokens)?;
             // Less than the model has refused, and half of what is left to be sure.
@@ -121,7 +124,7 @@ impl Planner {
         }
     }
 
-    fn model_reply(&self, answer: Answer, prompt: PromptParts) -> ModelReply {
+    pub(super) fn model_reply(&self, answer: Answer, prompt: PromptParts) -> ModelReply {
         ModelReply {
             step: self.state.steps + 1,
             provider: answer.provider,
@@ -139,13 +142,19 @@ impl Planner {
     pub(super) async fn ask(&mut self, call: Call) -> Result<Asked, Ended> {
         let agent = std::sync::Arc::clone(&self.agent);
         let recorded = self.recorded.clone();
-        let models = recorded.as_ref().map_or(agent.models(), Recorded::models);
-        let candidates: Vec<&Candidate> = models.candidates().collect();
         let Call {
             mut request,
             prompt_tokens,
             is_shown,
+            models,
         } = call;
+        let others = models.map(|models| match &recorded {
+            Some(recorded) => recorded.answering_for(&models),
+            None => models,
+        });
+        let own = || recorded.as_ref().map_or(agent.models(), Recorded::models);
+        let models = others.as_ref().unwrap_or_else(own);
+        let candidates: Vec<&Candidate> = models.candidates().collect();
         let wanted = request.max_output_tokens.map_or(u64::MAX, u64::from);
         let mut position = 0;
         let mut retries = 0;

@@ -175,6 +175,7 @@ impl Planner {
         let call = Call {
             prompt_tokens: prompt,
             is_shown: false,
+            models: None,
             request: ModelRequest {
                 model: String::new(),
                 system: SUMMARY_INSTRUCTIONS.to_owned(),

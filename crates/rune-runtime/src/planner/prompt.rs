@@ -16,7 +16,12 @@ impl Planner {
             return Ok(self.compacted(History::default()));
         };
         let Window { share, shown, read } = window;
-        let history = history::read(&self.store, &self.session_id, read).await?;
+        // A component finds the same whenever it runs, also where another request of the session came in between.
+        let until = self
+            .state
+            .began
+            .filter(|_| self.agent.component().is_some());
+        let history = history::read(&self.store, &self.session_id, read, until).await?;
         if profile == MemoryProfile::Extended && history.left_out {
             self.note(EntryBody::Notice {
                 code: "history_left_out".to_owned(),

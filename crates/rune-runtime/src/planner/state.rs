@@ -13,6 +13,7 @@ use rune_store_runtime::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::component::{COMPONENT_LOG, ComponentLog, Did, TOOLS_LISTED};
 use crate::dispatch::refusal;
 use crate::history::without_steps;
 use crate::tokens::TokenScale;
@@ -190,6 +191,14 @@ pub(crate) struct RunState {
     pub(crate) workflow: BTreeMap<String, StepProgress>,
     /// The request that it is a fork of.
     pub(crate) origin: Option<Box<ForkOrigin>>,
+    /// What its component has done.
+    pub(crate) component: ComponentLog,
+    /// Why the last model that was asked did not answer, and no other was asked after it.
+    pub(super) unanswered: Option<Failure>,
+    /// When it was begun, where that is stored.
+    pub(super) began: Option<Timestamp>,
+    /// The entry that is being added, where the journal says which.
+    seq: u64,
 }
 
 /// How far a step of a workflow is.
@@ -225,6 +234,10 @@ impl RunState {
 
     /// Adds a stored entry.
     pub(crate) fn add(&mut self, entry: &Entry) {
+        self.seq = entry.seq;
+        if matches!(entry.body, EntryBody::Started { .. }) {
+            self.began.get_or_insert(entry.at);
+        }
         self.apply(&entry.body);
         self.count_time(entry);
         if self
@@ -337,6 +350,39 @@ impl RunState {
                 self.crashes = self.crashes.saturating_sub(1);
             }
             EntryBody::Notice { code, .. } if code == UNPRICED => self.warned_unpriced = true,
+            EntryBody::Notice { code, message } if code == COMPONENT_LOG => {
+                self.component.add(self.seq, Did::Logged(message.clone()));
+            }
+            EntryBody::Notice { code, message } if code == TOOLS_LISTED => {
+                self.component.add(self.seq, Did::Listed(message.clone()));
+            }
+            EntryBody::ModelAsked(ask) => {
+                self.steps = ask.step;
+                if let Some(reply) = &ask.reply {
+                    self.usage.add(&reply.usage);
+                    self.scale = TokenScale::of(reply.measure()).or(self.scale);
+                    self.cost.add(reply.cost_micro_usd);
+                }
+                self.component.add(self.seq, Did::Asked(ask.clone()));
+            }
+            EntryBody::ComponentTurn(turn) => {
+                self.open.clear();
+                for block in &turn.blocks {
+                    if matches!(block, Block::ToolCall { .. }) {
+                        self.open.push(OpenCall {
+                            step: turn.turn,
+                            block: block.clone(),
+                            intent: None,
+                            approval: None,
+                            child: None,
+                            // A program may have its reasons; its caps hold.
+                            repetition: Repetition::Tolerable,
+                        });
+                    }
+                }
+                self.tool_calls += self.open.len() as u64;
+                self.component.add(self.seq, Did::Turn(turn.clone()));
+            }
             EntryBody::Notice { code, message } if code == OUTPUT_REPAIR => {
                 self.answer = None;
                 self.repairs += 1;
@@ -404,6 +450,7 @@ impl RunState {
             }
             EntryBody::ToolResult(outcome) => {
                 self.spilled.extend(outcome.spilled.clone());
+                self.component.answered(outcome);
                 let index = self
                     .open
                     .iter()
@@ -455,6 +502,11 @@ impl RunState {
                 let reason = denied.then(|| verdict.reason.clone());
                 self.models.insert(verdict.resource.clone(), reason);
             }
+            EntryBody::ModelFailed {
+                failure,
+                next_provider: None,
+                ..
+            } => self.unanswered = Some(failure.clone()),
             EntryBody::PolicyVerdict(_)
             | EntryBody::ModelFailed { .. }
             | EntryBody::Notice { .. }

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rune_store_runtime::{AuditId, Block, Entry, EntryBody, PolicyVerdict, Timestamp};
+use rune_store_runtime::{
+    AuditId, Block, ComponentTurn, Entry, EntryBody, ModelReply, PolicyVerdict, Timestamp,
+};
 use serde_json::{Value, json};
 
 use super::decision::{PolicyDecision, Verdict};
@@ -69,8 +71,9 @@ pub fn policy_verdicts(entries: impl IntoIterator<Item = Entry>) -> Vec<Journale
     let mut found = Vec::new();
     for Entry { seq, at, body, .. } in entries {
         match body {
-            EntryBody::ModelReply(reply) => {
-                for block in reply.blocks {
+            EntryBody::ModelReply(ModelReply { blocks, .. })
+            | EntryBody::ComponentTurn(ComponentTurn { blocks, .. }) => {
+                for block in blocks {
                     if let Block::ToolCall { id, input, .. } = block {
                         inputs.insert(id, input);
                     }
@@ -109,7 +112,10 @@ pub fn undecided(entries: &[Entry]) -> Vec<JournaledVerdict> {
                 };
                 continue;
             }
-            EntryBody::ModelReply(reply) => {
+            EntryBody::ModelReply(_) | EntryBody::ModelAsked(_) => {
+                let Some(reply) = entry.body.reply() else {
+                    continue;
+                };
                 let (provider, model) = (&reply.provider, &reply.model);
                 let resource = PolicyResource::Model { provider, model };
                 let name = resource.id();

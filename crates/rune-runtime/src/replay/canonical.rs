@@ -33,6 +33,7 @@ pub(crate) fn canonical(body: &EntryBody) -> Option<Value> {
         EntryBody::Started { .. } => &["replica_id", "deployment_id", "attempt"],
         EntryBody::ModelReply(_) => &["duration_ms", "cost_micro_usd"],
         EntryBody::ToolResult(_) => &["duration_ms"],
+        EntryBody::ModelAsked(_) | EntryBody::ComponentTurn(_) => &[],
         EntryBody::PolicyVerdict(_) => &["audit_id"],
         EntryBody::ApprovalAsked(_) => &["approval_id", "deadline"],
         EntryBody::ApprovalGiven(_) => &["approval_id"],
@@ -52,8 +53,10 @@ pub(crate) fn canonical(body: &EntryBody) -> Option<Value> {
     let mut value = serde_json::to_value(body).unwrap_or_default();
     if let Some(fields) = value.as_object_mut() {
         fields.retain(|name, _| !volatile.contains(&name.as_str()));
-        if let Some(call) = fields.get_mut("call").and_then(Value::as_object_mut) {
-            call.retain(|name, _| name != "duration_ms" && name != "cost_micro_usd");
+        for name in ["call", "reply"] {
+            if let Some(call) = fields.get_mut(name).and_then(Value::as_object_mut) {
+                call.retain(|name, _| name != "duration_ms" && name != "cost_micro_usd");
+            }
         }
     }
     Some(value)

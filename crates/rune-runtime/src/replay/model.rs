@@ -43,12 +43,16 @@ impl LlmClient for JournalModel {
     }
 
     async fn stream(&self, _: &ModelRequest) -> Result<ModelStream, ModelError> {
-        let event = match self.tape.next_reply() {
-            Some(EntryBody::ModelReply(reply)) => Ok(ModelEvent::Done(ModelOutput {
+        let said = self.tape.next_reply();
+        if let Some(reply) = said.and_then(EntryBody::reply) {
+            let whole = ModelEvent::Done(ModelOutput {
                 blocks: reply.blocks.clone(),
                 stop: reply.stop,
                 usage: reply.usage,
-            })),
+            });
+            return Ok(Box::pin(stream::once(std::future::ready(Ok(whole)))));
+        }
+        let event = match said {
             Some(EntryBody::Compacted(compaction)) => {
                 let call = compaction.call.as_ref();
                 Ok(ModelEvent::Done(ModelOutput {

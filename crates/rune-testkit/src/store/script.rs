@@ -6,17 +6,18 @@ use rune_store_runtime::{
     AcceptRequest, Advance, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalId,
     ApprovalQuestion, AuditId, AuditVerdict, Block, BudgetCap, BudgetClaim, BudgetScope, CachePut,
     CacheRemove, CacheSweep, CallPrice, CatchUp, CheckpointPolicy, ClaimTask, Command, CommandId,
-    Compaction, CompleteTask, Cost, CreateSession, DecideApproval, DeleteDeployment,
+    Compaction, CompleteTask, ComponentTurn, Cost, CreateSession, DecideApproval, DeleteDeployment,
     DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, EventFire,
     EventId, Failure, FirePlan, FireSchedule, FireState, Fork, ForkChanges, ForkOrigin,
-    IdempotencyKey, MemoryForget, MemoryPut, MemoryScope, MessageId, ModelCall, ModelReply,
-    NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict, PostTask, ProjectRef,
-    PromptParts, PublishEvent, PublishVersion, PutEntity, PutRelation, PutReplica, PutSchedule,
-    QueueMessage, RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId, ReplicaState,
-    RequestCancel, RequestId, RequestSpan, RequestStatus, ReserveBudget, ScaleDeployment,
-    ScheduleId, ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState, SettleBudget,
-    SettleFire, Settlement, SpilledOutput, StepOutcome, StepStatus, StopReason, StoredImage,
-    TaskHolder, TaskId, TaskState, Timestamp, ToolIntent, ToolOutcome, Usage, VersionId,
+    IdempotencyKey, MemoryForget, MemoryPut, MemoryScope, MessageId, ModelAsk, ModelCall,
+    ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict, PostTask,
+    ProjectRef, PromptParts, PublishEvent, PublishVersion, PutEntity, PutRelation, PutReplica,
+    PutSchedule, QueueMessage, RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId,
+    ReplicaState, RequestCancel, RequestId, RequestSpan, RequestStatus, ReserveBudget,
+    ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState,
+    SettleBudget, SettleFire, Settlement, SpilledOutput, StepOutcome, StepStatus, StopReason,
+    StoredImage, TaskHolder, TaskId, TaskState, Timestamp, ToolIntent, ToolOutcome, Usage,
+    VersionId,
 };
 use serde_json::{Value, json};
 
@@ -300,7 +301,7 @@ impl Random {
     }
 
     fn entry(&mut self) -> EntryBody {
-        match self.below(23) {
+        match self.below(25) {
             0 => EntryBody::Accepted {
                 input: self.value(),
                 forked_from: None,
@@ -324,7 +325,7 @@ impl Random {
                 deployment_id: self.deployment(),
                 attempt: 1,
             },
-            6..=8 => self.model_reply(),
+            6..=8 => EntryBody::ModelReply(self.reply()),
             9 => self.compacted(),
             10 | 11 => EntryBody::ToolIntent(ToolIntent {
                 step: 1,
@@ -387,6 +388,16 @@ impl Random {
                 failure: self.failure(),
                 duration_ms: 1,
             }),
+            22 => EntryBody::ComponentTurn(ComponentTurn {
+                turn: 1,
+                blocks: self.blocks(),
+            }),
+            23 => EntryBody::ModelAsked(Box::new(ModelAsk {
+                step: 1,
+                request: self.word(),
+                failure: self.failure(),
+                reply: self.one_in(2).then(|| self.reply()),
+            })),
             _ => EntryBody::Finished {
                 status: self.pick(&RequestStatus::ALL, RequestStatus::Completed),
                 output: self.one_in(2).then(|| json!(self.word())),
@@ -466,23 +477,17 @@ impl Random {
         })
     }
 
-    fn model_reply(&mut self) -> EntryBody {
+    fn reply(&mut self) -> ModelReply {
         let tokens = if self.one_in(20) {
             MAX_CALL_TOKENS + 1
         } else {
             self.below(100)
         };
-        let call = Block::ToolCall {
-            id: self.call_id(),
-            name: self.word(),
-            input: self.value(),
-            native: None,
-        };
-        EntryBody::ModelReply(ModelReply {
+        ModelReply {
             step: 1,
             provider: self.word(),
             model: self.word(),
-            blocks: vec![Block::text(self.word()), call],
+            blocks: self.blocks(),
             stop: StopReason::ToolUse,
             usage: Usage {
                 input_tokens: tokens,
@@ -491,7 +496,17 @@ impl Random {
             prompt: PromptParts::default(),
             cost_micro_usd: Some(tokens / 2).filter(|cost| cost % 3 > 0),
             duration_ms: 1,
-        })
+        }
+    }
+
+    fn blocks(&mut self) -> Vec<Block> {
+        let call = Block::ToolCall {
+            id: self.call_id(),
+            name: self.word(),
+            input: self.value(),
+            native: None,
+        };
+        vec![Block::text(self.word()), call]
     }
 
     fn control_plane(&mut self) -> Op {

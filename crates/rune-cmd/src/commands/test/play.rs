@@ -147,6 +147,12 @@ fn load(
                 .help("test the agents of its steps"),
         );
     }
+    if agent.component().is_some() {
+        return Err(Failure::usage(
+            "an agent with an `entrypoint` cannot be tested with cassettes",
+        )
+        .help("rune requests replay ID runs its component over a journal"));
+    }
     rune_storage::create_private_dir(agent.workspace()).map_err(|error| {
         let what = format!("cannot make the workspace {}", agent.workspace().display());
         Failure::because(what, &error)

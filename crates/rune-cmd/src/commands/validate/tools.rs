@@ -1,10 +1,11 @@
-//! The tools of an agent: whether they can be run as they are described.
+//! The WebAssembly of an agent and its containers: whether they can be run as they are described.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rune_docker::{ContainerTool, DockerEngine, DockerError};
-use rune_runtime::Tasks;
+use rune_runtime::{AgentError, Tasks};
+use rune_spec::package::RUNEFILE;
 use rune_spec::{AgentPackage, SpecError, SpecErrors, ToolDescriptor, ToolRuntime};
 use rune_wasm::WasmRuntime;
 
@@ -29,6 +30,7 @@ pub(super) fn check(
         let (path, text) = description(dir, &tool.descriptor.name)?;
         Some(SpecError::in_text(&path, &text, place(&text, key), message))
     });
+    let errors = errors.chain(check.entrypoint(dir));
     SpecErrors::check(errors.collect())
 }
 
@@ -39,6 +41,24 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    /// What is wrong with the agent's own component.
+    fn entrypoint(&self, dir: &Path) -> Option<SpecError> {
+        let entrypoint = self.package.runefile.entrypoint.as_ref()?;
+        let message = if self.package.workflow.is_some() {
+            AgentError::TwoPrograms.to_string()
+        } else {
+            let module = self.package.dir.join(entrypoint);
+            let loaded = self
+                .wasm
+                .load_agent(&module, self.package.has_memory_tool());
+            chain(&loaded.err()?)
+        };
+        let path = dir.join(RUNEFILE);
+        let text = std::fs::read_to_string(&path).ok()?;
+        let place = place(&text, "entrypoint");
+        Some(SpecError::in_text(&path, &text, place, message))
+    }
+
     /// What is wrong with a tool, and the key that it is wrong with.
     fn tool(&self, descriptor: &ToolDescriptor) -> Result<(), (&'static str, String)> {
         match &descriptor.runtime {

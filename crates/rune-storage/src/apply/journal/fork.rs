@@ -71,20 +71,8 @@ impl Inherited {
                     "a fork begins before the end of its origin",
                 ));
             }
-            EntryBody::ModelReply(reply) => {
-                self.messages.push((seq, None));
-                for block in reply.blocks {
-                    if let Block::ToolCall { id, name, .. } = block {
-                        let call = Call {
-                            row: None,
-                            name,
-                            intent: None,
-                            result: None,
-                        };
-                        self.calls.insert(id, call);
-                    }
-                }
-            }
+            EntryBody::ModelReply(reply) => self.said(seq, reply.blocks),
+            EntryBody::ComponentTurn(turn) => self.said(seq, turn.blocks),
             EntryBody::ToolIntent(intent) => {
                 if let Some(call) = self.calls.get_mut(&intent.call_id) {
                     call.intent = Some(seq);
@@ -103,6 +91,22 @@ impl Inherited {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A message of the assistant, with the calls in it.
+    fn said(&mut self, seq: u64, blocks: Vec<Block>) {
+        self.messages.push((seq, None));
+        for block in blocks {
+            if let Block::ToolCall { id, name, .. } = block {
+                let call = Call {
+                    row: None,
+                    name,
+                    intent: None,
+                    result: None,
+                };
+                self.calls.insert(id, call);
+            }
+        }
     }
 
     /// How many messages it has.

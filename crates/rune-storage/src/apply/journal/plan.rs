@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rune_store_runtime::limits::{MAX_CALL_COST_MICRO_USD, MAX_CALL_TOKENS};
 use rune_store_runtime::{
-    ApprovalQuestion, Billed, Block, EntryBody, ModelReply, OUTPUT_REPAIR, PolicyVerdict, Reject,
+    ApprovalQuestion, Billed, Block, EntryBody, OUTPUT_REPAIR, PolicyVerdict, Reject,
     RequestStatus, SpilledOutput, Usage,
 };
 use rusqlite::{Connection, OptionalExtension, params};
@@ -34,7 +34,7 @@ pub(super) struct Append<'a> {
     pub(super) withdraws: bool,
 }
 
-/// A tool call of the model.
+/// A tool call of the model, or of the component.
 pub(super) struct Call {
     /// Absent where it is new.
     pub(super) row: Option<i64>,
@@ -111,8 +111,10 @@ impl<'a> Append<'a> {
             }
             EntryBody::ModelReply(reply) => {
                 self.bill(seq, entry)?;
-                self.model_reply(db, seq, reply)?;
+                self.said(db, seq, &reply.blocks)?;
             }
+            EntryBody::ModelAsked(_) => self.bill(seq, entry)?,
+            EntryBody::ComponentTurn(turn) => self.said(db, seq, &turn.blocks)?,
             EntryBody::Compacted(_) => {
                 self.bill(seq, entry)?;
                 self.messages.push((seq, None));
@@ -184,13 +186,9 @@ impl<'a> Append<'a> {
         Ok(())
     }
 
-    fn model_reply(
-        &mut self,
-        db: &Connection,
-        seq: u64,
-        reply: &'a ModelReply,
-    ) -> Result<(), ApplyError> {
-        for block in &reply.blocks {
+    /// A message of the assistant, with the calls in it.
+    fn said(&mut self, db: &Connection, seq: u64, blocks: &'a [Block]) -> Result<(), ApplyError> {
+        for block in blocks {
             let Block::ToolCall { id, name, .. } = block else {
                 continue;
             };

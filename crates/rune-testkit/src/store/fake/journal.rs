@@ -7,8 +7,8 @@ use rune_store_runtime::limits::{
 };
 use rune_store_runtime::{
     AcceptRequest, Accepted, AppendEntries, Appended, ApprovalQuestion, AuditRow, Billed, Block,
-    BudgetScope, Command, Cost, Entry, EntryBody, Fork, ModelReply, OUTPUT_REPAIR, PolicyVerdict,
-    Reject, RequestCancel, RequestId, RequestRow, RequestStatus, Settlement, SpilledOutput, Usage,
+    BudgetScope, Command, Cost, Entry, EntryBody, Fork, OUTPUT_REPAIR, PolicyVerdict, Reject,
+    RequestCancel, RequestId, RequestRow, RequestStatus, Settlement, SpilledOutput, Usage,
     UsageRow,
 };
 
@@ -298,19 +298,8 @@ impl Inherited {
             EntryBody::Finished { .. } | EntryBody::CancelRequested { .. } => {
                 return Err(Reject::invalid("the end is not taken over"));
             }
-            EntryBody::ModelReply(reply) => {
-                self.messages.push((entry.seq, None));
-                for block in &reply.blocks {
-                    if let Block::ToolCall { id, name, .. } = block {
-                        let call = Call {
-                            name: name.clone(),
-                            intent: None,
-                            result: None,
-                        };
-                        self.calls.insert(id.clone(), call);
-                    }
-                }
-            }
+            EntryBody::ModelReply(reply) => self.said(entry.seq, &reply.blocks),
+            EntryBody::ComponentTurn(turn) => self.said(entry.seq, &turn.blocks),
             EntryBody::ToolIntent(intent) => {
                 called(&mut self.calls, &intent.call_id)?.intent = Some(entry.seq);
             }
@@ -327,6 +316,20 @@ impl Inherited {
         }
         self.entries.push(entry.clone());
         Ok(())
+    }
+
+    fn said(&mut self, seq: u64, blocks: &[Block]) {
+        self.messages.push((seq, None));
+        for block in blocks {
+            if let Block::ToolCall { id, name, .. } = block {
+                let call = Call {
+                    name: name.clone(),
+                    intent: None,
+                    result: None,
+                };
+                self.calls.insert(id.clone(), call);
+            }
+        }
     }
 }
 
@@ -376,8 +379,10 @@ impl Plan {
             }
             EntryBody::ModelReply(reply) => {
                 self.bill(seq, entry)?;
-                self.model_reply(seq, reply)?;
+                self.said(seq, &reply.blocks)?;
             }
+            EntryBody::ModelAsked(_) => self.bill(seq, entry)?,
+            EntryBody::ComponentTurn(turn) => self.said(seq, &turn.blocks)?,
             EntryBody::Compacted(_) => {
                 self.bill(seq, entry)?;
                 self.messages.push((seq, None));
@@ -477,8 +482,8 @@ impl Plan {
         Ok(())
     }
 
-    fn model_reply(&mut self, seq: u64, reply: &ModelReply) -> Result<(), Reject> {
-        for block in &reply.blocks {
+    fn said(&mut self, seq: u64, blocks: &[Block]) -> Result<(), Reject> {
+        for block in blocks {
             if let Block::ToolCall { id, name, .. } = block {
                 let call = Call {
                     name: name.clone(),

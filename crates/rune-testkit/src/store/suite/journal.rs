@@ -2,10 +2,10 @@
 
 use futures_util::future::join_all;
 use rune_store_runtime::{
-    AppendEntries, Block, Compaction, Cost, DeleteSession, DeploymentId, EntryBody, ErrorCode,
-    Failure, ModelCall, ModelReply, PageRequest, Replaced, ReplicaId, Reply, RequestCancel,
-    RequestStatus, Role, SpilledOutput, StoredImage, ToolInvocationState, ToolOutcome, UsageFilter,
-    UsageGroup,
+    AppendEntries, Block, Compaction, ComponentTurn, Cost, DeleteSession, DeploymentId, EntryBody,
+    ErrorCode, Failure, ModelAsk, ModelCall, ModelReply, PageRequest, Replaced, ReplicaId, Reply,
+    RequestCancel, RequestStatus, Role, SpilledOutput, StoredImage, ToolInvocationState,
+    ToolOutcome, UsageFilter, UsageGroup,
 };
 use serde_json::json;
 
@@ -149,6 +149,52 @@ pub async fn a_compaction_is_a_message_and_is_billed(test: TestStore) {
     let ledger = f.store.usage(&UsageFilter::default(), &page).await.unwrap();
     assert_eq!(ledger.items.len(), 1);
     assert_eq!(ledger.items[0].model, "m");
+}
+
+pub async fn what_a_component_does_is_a_message_and_what_it_asks_is_billed(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    let EntryBody::ModelReply(said) = reply(vec![call("of-the-model"), Block::text("hm")]) else {
+        unreachable!("it is a reply")
+    };
+    let asked = |reply: Option<ModelReply>| {
+        EntryBody::ModelAsked(Box::new(ModelAsk {
+            step: 1,
+            request: "0".repeat(64),
+            failure: reply
+                .is_none()
+                .then(|| Failure::new(ErrorCode::ModelUnavailable, "gone")),
+            reply,
+        }))
+    };
+    let turn = |turn, blocks| EntryBody::ComponentTurn(ComponentTurn { turn, blocks });
+    // What the model called is the component's affair.
+    f.append(id, vec![asked(Some(said)), asked(None)]).await;
+    f.append_rejected(id, vec![intent("of-the-model")]).await;
+    f.append(id, vec![turn(1, vec![call("a")]), intent("a")])
+        .await;
+    f.append_rejected(id, vec![turn(2, vec![call("a")])]).await;
+    let answer = turn(2, vec![Block::text("done")]);
+    let end = vec![
+        EntryBody::ToolResult(result("a")),
+        answer,
+        finished(json!("done")),
+    ];
+    f.append(id, end).await;
+    let page = PageRequest::default();
+    let messages = f.store.messages(&session("s"), &page).await.unwrap().items;
+    let roles: Vec<Role> = messages.iter().map(|row| row.message.role).collect();
+    assert_eq!(
+        roles,
+        [Role::User, Role::Assistant, Role::Tool, Role::Assistant]
+    );
+    assert_eq!(messages[3].message.text(), "done");
+    assert_eq!(f.store.tool_invocations(id).await.unwrap().len(), 1);
+    let row = f.store.request(id).await.unwrap().unwrap();
+    assert_eq!(
+        (row.usage, row.model_calls, row.tool_calls),
+        (usage(10, 2), 1, 1)
+    );
 }
 
 pub async fn a_spilled_output_belongs_to_its_session(test: TestStore) {
