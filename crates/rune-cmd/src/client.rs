@@ -216,7 +216,7 @@ async fn refusal(api: Api, response: Response) -> Failure {
 
 /// A failure with a code of the API, and what helps against it.
 pub(crate) fn of_api(code: ErrorCode, message: &str) -> Failure {
-    let failure = Failure::new(Exit::of(code), crate::output::printable(message));
+    let failure = Failure::new(Exit::of(code), crate::output::printable(message)).coded(code);
     match code {
         ErrorCode::Unauthenticated => {
             failure.help("set RUNE_API_KEY (or RUNE_JWT_SECRET) to what the daemon has")

@@ -80,6 +80,7 @@ pub(crate) struct Failure {
     pub(crate) exit: Exit,
     message: Option<String>,
     help: Option<String>,
+    code: Option<ErrorCode>,
 }
 
 /// What a command answers.
@@ -92,6 +93,7 @@ impl Failure {
             exit,
             message: Some(message.into()),
             help: None,
+            code: None,
         }
     }
 
@@ -101,6 +103,7 @@ impl Failure {
             exit,
             message: None,
             help: None,
+            code: None,
         }
     }
 
@@ -126,6 +129,18 @@ impl Failure {
     pub(crate) fn within(mut self, what: &str) -> Self {
         self.message = self.message.map(|message| format!("{what}: {message}"));
         self
+    }
+
+    /// The same failure with the code that the API has given it.
+    #[must_use]
+    pub(crate) fn coded(mut self, code: ErrorCode) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// The code that the API has given it, where it is from there.
+    pub(crate) const fn code(&self) -> Option<ErrorCode> {
+        self.code
     }
 
     /// The message, for those who hand it on.

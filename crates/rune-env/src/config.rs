@@ -106,6 +106,10 @@ pub struct GatewayConfig {
     pub jwt_audience: Option<String>,
     /// `RUNE_RATE_LIMIT_RPS` and `RUNE_RATE_LIMIT_BURST`; absent: no limit.
     pub rate_limit: Option<RateLimit>,
+    /// `RUNE_ALLOWED_HOSTS`: hosts under which `/mcp` may be asked for; empty: all.
+    pub allowed_hosts: Vec<String>,
+    /// `RUNE_ALLOWED_ORIGINS`: origins of web pages that may ask `/mcp`.
+    pub allowed_origins: Vec<String>,
     /// `RUNE_WEBHOOK_SECRET`
     pub webhook_secret: Option<SecretString>,
 }
@@ -449,6 +453,8 @@ impl Reader {
             jwks_url: self.base_url("gateway.jwks_url")?,
             jwt_audience: self.resolved.text("gateway.jwt_audience"),
             rate_limit,
+            allowed_hosts: self.list("gateway.allowed_hosts"),
+            allowed_origins: self.list("gateway.allowed_origins"),
             webhook_secret: self.secret("gateway.webhook_secret"),
         })
     }
@@ -510,6 +516,16 @@ impl Reader {
         })
     }
 
+    /// A text with commas between its parts.
+    fn list(&self, key: &'static str) -> Vec<String> {
+        let text = self.resolved.text(key).unwrap_or_default();
+        let parts = text.split(',').map(str::trim);
+        parts
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
     fn tools(&self) -> Result<ToolsConfig, ConfigError> {
         let backend = |text: &str| match text {
             "duckduckgo" => Some(WebSearch::DuckDuckGo),
@@ -524,9 +540,6 @@ impl Reader {
             "off" => Some(SandboxMode::Off),
             _ => None,
         };
-        let private = self.resolved.text("tools.allow_private");
-        let private = private.unwrap_or_default();
-        let private = private.split(',').map(str::trim);
         Ok(ToolsConfig {
             location: self.resolved.text("tools.location"),
             web_search: self
@@ -539,19 +552,9 @@ impl Reader {
                 .resolved
                 .parse("tools.sandbox", sandbox)?
                 .unwrap_or_default(),
-            allow_private: private
-                .filter(|text| !text.is_empty())
-                .map(str::to_owned)
-                .collect(),
+            allow_private: self.list("tools.allow_private"),
             docker_host: self.resolved.text("tools.docker_host").unwrap_or_default(),
-            docker_exec_containers: self
-                .resolved
-                .text("tools.docker_exec_containers")
-                .unwrap_or_default()
-                .split(',')
-                .map(|name| name.trim().to_owned())
-                .filter(|name| !name.is_empty())
-                .collect(),
+            docker_exec_containers: self.list("tools.docker_exec_containers"),
         })
     }
 

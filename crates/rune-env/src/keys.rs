@@ -202,6 +202,20 @@ pub(crate) const KEYS: &[Key] = &[
         "Requests a caller may send at once; absent: the rate, rounded up.",
     ),
     key(
+        "gateway.allowed_hosts",
+        &["RUNE_ALLOWED_HOSTS"],
+        Kind::Text,
+        None,
+        "Hosts under which `/mcp` may be asked for besides loopback and the public URL, with commas between: `rune.lan, 10.0.0.5:8080`; absent: all.",
+    ),
+    key(
+        "gateway.allowed_origins",
+        &["RUNE_ALLOWED_ORIGINS"],
+        Kind::Text,
+        None,
+        "Origins of web pages that may ask `/mcp` besides loopback and the public URL, with commas between: `https://chat.example.org`.",
+    ),
+    key(
         "gateway.webhook_secret",
         &["RUNE_WEBHOOK_SECRET"],
         Kind::Secret,

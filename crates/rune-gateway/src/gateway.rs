@@ -4,17 +4,30 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use bytes::Bytes;
-use rune_http::{Auth, Edge, Metrics, Readiness, api, secure};
+use rune_http::{Auth, Edge, MAX_BODY_BYTES, Metrics, Readiness, api, secure};
+use rune_mcp::{McpAccess, McpEndpoint};
 use rune_runtime::Engine;
 use utoipa::OpenApi;
 
+use crate::engine_agents::EngineAgents;
 use crate::routes::{
-    agents, approvals, calls, canvas, context, events, fork, invoke, outbox, policy, published,
-    replicas, requests, sessions, status, tasks,
+    agents, approvals, calls, canvas, context, events, fork, invoke, mcp, outbox, policy,
+    published, replicas, requests, sessions, status, tasks,
 };
 
 /// The routes that answer without credentials.
 pub const PUBLIC_ROUTES: &[&str] = &["/health", "/ready"];
+/// Where MCP clients look for an authorization server when they get no answer without a token; they are told that there is none.
+pub const NO_OAUTH: &[&str] = &[
+    "/.well-known/oauth-protected-resource",
+    "/.well-known/oauth-protected-resource/mcp",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/oauth-authorization-server/mcp",
+    "/.well-known/openid-configuration",
+    "/.well-known/openid-configuration/mcp",
+    "/mcp/.well-known/openid-configuration",
+    "/register",
+];
 
 /// What the public API needs.
 pub struct Gateway {
@@ -26,6 +39,8 @@ pub struct Gateway {
     pub readiness: Readiness,
     /// What `/metrics` shows.
     pub metrics: Metrics,
+    /// Under which names `/mcp` may be asked for, and by which web pages.
+    pub mcp: McpAccess,
 }
 
 /// What handlers share.
@@ -33,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
+    pub(crate) mcp: McpEndpoint,
 }
 
 #[derive(OpenApi)]
@@ -52,13 +68,18 @@ pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 impl Gateway {
     /// Every route of the public API, protected.
     pub fn router(self) -> Router {
+        let agents = Arc::new(EngineAgents::new(self.engine.clone()));
+        let shutdown = self.engine.shutdown();
         let shared = Shared {
+            mcp: McpEndpoint::new(agents, self.mcp, MAX_BODY_BYTES, shutdown),
             engine: self.engine,
             readiness: self.readiness,
             metrics: self.metrics,
         };
         let router = routes().with_state(Arc::new(shared));
-        Edge::new("gateway", self.auth, PUBLIC_ROUTES).protect(router)
+        Edge::new("gateway", self.auth, PUBLIC_ROUTES)
+            .without(NO_OAUTH)
+            .protect(router)
     }
 }
 
@@ -92,6 +113,9 @@ api! {
     published::publish,
     tasks::list,
     tasks::get,
+    mcp::post,
+    mcp::get,
+    mcp::delete,
     replicas::health,
     status::health,
     status::ready,

@@ -14,9 +14,10 @@
 //!
 //! What is not here: deployments and versions (the control plane), and running agents.
 
+mod engine_agents;
 mod event_body;
 mod fingerprint;
 mod gateway;
 mod routes;
 
-pub use gateway::{Gateway, PUBLIC_ROUTES};
+pub use gateway::{Gateway, NO_OAUTH, PUBLIC_ROUTES};

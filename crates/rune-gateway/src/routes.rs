@@ -8,6 +8,7 @@ pub(crate) mod context;
 pub(crate) mod events;
 pub(crate) mod fork;
 pub(crate) mod invoke;
+pub(crate) mod mcp;
 pub(crate) mod outbox;
 pub(crate) mod policy;
 pub(crate) mod published;

@@ -37,6 +37,7 @@ struct Inner {
     listener: &'static str,
     auth: Auth,
     public: &'static [&'static str],
+    absent: &'static [&'static str],
 }
 
 impl Edge {
@@ -48,6 +49,22 @@ impl Edge {
                 listener,
                 auth,
                 public,
+                absent: &[],
+            }),
+        }
+    }
+
+    /// The same edge that says without credentials that there is nothing at these paths: programs look there for how to get
+    /// some.
+    #[must_use]
+    pub fn without(self, absent: &'static [&'static str]) -> Self {
+        let inner = &*self.inner;
+        Self {
+            inner: Arc::new(Inner {
+                listener: inner.listener,
+                auth: inner.auth.clone(),
+                public: inner.public,
+                absent,
             }),
         }
     }
@@ -56,7 +73,7 @@ impl Edge {
     /// Nothing can be added to the router afterwards that would not be protected.
     pub fn protect(self, router: Router) -> Router {
         router
-            .fallback(|| async { ApiError::new(ErrorCode::NotFound, "there is no such path") })
+            .fallback(|| async { no_such_path() })
             .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
             .layer(from_fn_with_state(self, handle))
     }
@@ -83,9 +100,15 @@ impl Edge {
             origin::check(request)?;
         } else if inner.public.contains(&route) {
             return Ok(Caller::new("anonymous"));
+        } else if inner.absent.contains(&request.uri().path()) {
+            return Err(no_such_path());
         }
         inner.auth.authenticate(request.headers())
     }
+}
+
+fn no_such_path() -> ApiError {
+    ApiError::new(ErrorCode::NotFound, "there is no such path")
 }
 
 async fn handle(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {

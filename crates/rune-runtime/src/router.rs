@@ -66,6 +66,8 @@ pub struct Route {
 pub struct ReplicaRouter {
     state: Arc<Mutex<State>>,
     peers: PeerRegistry,
+    /// Changes with every deployment and replica.
+    changes: Arc<watch::Sender<()>>,
 }
 
 #[derive(Default)]
@@ -140,6 +142,8 @@ impl ReplicaRouter {
                 state.pools.insert(deployment.id, pool);
             }
         }
+        drop(state);
+        self.changes.send_replace(());
     }
 
     /// Forgets a deployment; those who wait for it are told.
@@ -149,6 +153,13 @@ impl ReplicaRouter {
         state.names.retain(|_, deployment| *deployment != id);
         drop(state);
         self.peers.leave(id);
+        self.changes.send_replace(());
+    }
+
+    /// Changes whenever a deployment or a replica is new, changed or gone.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// The agents that have run here, for the network rule.
@@ -194,6 +205,7 @@ impl ReplicaRouter {
             pool.ready.send_replace(());
         }
         self.serve_waiting(id);
+        self.changes.send_replace(());
     }
 
     /// Removes a replica; what it runs goes on.
@@ -202,6 +214,7 @@ impl ReplicaRouter {
             pool.replicas.retain(|replica| replica.id() != id);
             pool.sticky.retain(|_, replica| *replica != id);
         }
+        self.changes.send_replace(());
     }
 
     /// The replicas of a deployment.

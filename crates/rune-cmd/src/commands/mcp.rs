@@ -1,5 +1,8 @@
 //! `rune mcp`
 
+mod daemon_agents;
+mod serve;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,6 +62,11 @@ pub(crate) enum McpCommand {
         after_help = "Examples:\n  rune mcp test ./hello            connect as the agent of this directory would\n  rune mcp test ./hello github     only to this server\n  rune mcp test hello -o json      what the deployed agent sees\n\nExit codes: 0 every server can be called, 2 a file is not valid, 6 one cannot."
     )]
     Test(TestArgs),
+    /// Serve deployed agents as the tools of an MCP server, over standard input and output
+    #[command(
+        after_help = "Examples:\n  rune mcp serve                       every deployed agent is a tool\n  rune mcp serve --agent hello         only this one\n  rune --gateway https://rune.example.org mcp serve\n\nFor the configuration of a desktop client:\n  {\"mcpServers\": {\"rune\": {\"command\": \"rune\", \"args\": [\"mcp\", \"serve\"]}}}\n\nA daemon has to run. Clients that speak HTTP use the gateway's /mcp and need no command."
+    )]
+    Serve(serve::ServeArgs),
 }
 
 /// What `rune mcp test` takes.
@@ -80,6 +88,7 @@ pub(crate) async fn run(context: &Context, command: McpCommand) -> Outcome {
     match command {
         McpCommand::Ls { agent, target } => ls(context, agent.as_deref(), &target).await,
         McpCommand::Test(args) => test(context, args).await,
+        McpCommand::Serve(args) => serve::run(context, args).await,
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use rune_env::Config;
 use rune_http::{Auth, check_bind};
+use rune_mcp::McpAccess;
 use tokio::net::TcpListener;
 
 use super::instance::Holder;
@@ -14,6 +15,8 @@ pub(super) struct Listeners {
     pub(super) gateway: TcpListener,
     pub(super) control_plane: TcpListener,
     pub(super) auth: Auth,
+    /// Who may ask the MCP server of the gateway.
+    pub(super) mcp: McpAccess,
 }
 
 impl Listeners {
@@ -21,6 +24,16 @@ impl Listeners {
     pub(super) async fn bind(config: &Config) -> Outcome<Self> {
         let auth = Auth::from_config(&config.gateway).map_err(|error| {
             Failure::usage(format!("the configuration is not valid: {}", chain(&error)))
+        })?;
+        let public = config.gateway.base_url.as_deref();
+        let (hosts, origins) = (
+            &config.gateway.allowed_hosts,
+            &config.gateway.allowed_origins,
+        );
+        let mcp = McpAccess::new(public, hosts, origins).map_err(|error| {
+            Failure::usage(format!("the configuration is not valid: {error}")).help(
+                "these are gateway.base_url, gateway.allowed_hosts and gateway.allowed_origins, see `rune config show`",
+            )
         })?;
         let gateway = bind(config, config.gateway.addr, &auth, "--gateway-addr").await?;
         let control_plane = bind(
@@ -34,6 +47,7 @@ impl Listeners {
             gateway,
             control_plane,
             auth,
+            mcp,
         })
     }
 }

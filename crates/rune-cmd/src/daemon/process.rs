@@ -215,6 +215,7 @@ fn serve_http(
         auth: listeners.auth.clone(),
         readiness: readiness.clone(),
         metrics,
+        mcp: listeners.mcp,
     };
     let control_plane = ControlPlane {
         store: node.store.clone(),

@@ -21,6 +21,7 @@ mod forks;
 mod home;
 mod launcher;
 mod mcp;
+mod mcp_server;
 mod models;
 mod one_shot;
 mod parked;

@@ -18,7 +18,7 @@ const PYTHON: &str = "RUNE_TEST_MCP_PYTHON";
 const TOKEN: &str = "s3cret-0123456789";
 
 /// The interpreter for [`server`]; none where this machine has none, which is said.
-fn python() -> Option<PathBuf> {
+pub(crate) fn python() -> Option<PathBuf> {
     #[expect(
         clippy::disallowed_methods,
         reason = "where the SDK is, is of the machine that runs the tests"
@@ -171,7 +171,7 @@ async fn servers(api: &Api) -> Value {
     body["items"].clone()
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let wait = async {
         while !holds().await {
             tokio::time::sleep(POLL).await;

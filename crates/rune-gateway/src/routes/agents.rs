@@ -10,6 +10,7 @@ use rune_store_runtime::{
     Timestamp, VersionId,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Target;
@@ -36,6 +37,14 @@ pub(crate) struct AgentView {
     replicas_wanted: u32,
     /// Replicas that are there, with their health.
     replicas: Vec<ReplicaView>,
+    /// JSON Schema of its input; absent where it takes text, and while this process runs no replica of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    input_schema: Option<Value>,
+    /// JSON Schema of its output; absent where it answers text, and while this process runs no replica of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    output_schema: Option<Value>,
     /// What the agent can call; absent while this process runs no replica of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     tools: Option<Vec<ToolView>>,
@@ -263,7 +272,12 @@ async fn view(shared: &Shared, row: DeploymentRow) -> Result<AgentView, ApiError
     let replicas = store
         .replicas(&filter, &PageRequest::first(PageRequest::MAX_LIMIT))
         .await?;
-    let tools = router.replicas(row.id).last().map(|replica| {
+    let replica = router.replicas(row.id).pop();
+    let spec = replica.as_ref().map(|replica| replica.agent().spec());
+    let (input_schema, output_schema) = spec
+        .map(|spec| (spec.input_schema.clone(), spec.output_schema.clone()))
+        .unwrap_or_default();
+    let tools = replica.as_ref().map(|replica| {
         let agent = replica.agent().now();
         let tools = agent.package().tools.iter();
         let view = |tool: &rune_spec::PackageTool| ToolView {
@@ -298,6 +312,8 @@ async fn view(shared: &Shared, row: DeploymentRow) -> Result<AgentView, ApiError
             .into_iter()
             .map(|row| ReplicaView::new(row, router))
             .collect(),
+        input_schema,
+        output_schema,
         tools,
         created_at: row.created_at,
         updated_at: row.updated_at,

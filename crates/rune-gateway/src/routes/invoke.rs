@@ -230,6 +230,11 @@ impl<S: Sync> FromRequestParts<S> for KeyHeader {
 }
 
 impl KeyHeader {
+    /// A key that came another way.
+    pub(crate) fn of(key: Option<String>) -> Self {
+        Self(key.map(String::into_bytes))
+    }
+
     /// The key for this body; `scope` says who may share it.
     pub(crate) fn with(
         self,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::{Client, RequestBuilder};
 use rune_gateway::Gateway;
 use rune_http::{Auth, Metrics, Readiness, ReadyPart, Server};
+use rune_mcp::McpAccess;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -38,6 +39,7 @@ impl TestGateway {
             auth,
             readiness,
             metrics: metrics(),
+            mcp: McpAccess::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -1,0 +1,289 @@
+//! The agents of a daemon, over its HTTP API, as the tools of an MCP server.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use reqwest::{Method, header};
+use rune_mcp::{
+    AgentCall, AgentRun, AgentSource, Answer, Asking, OfferedAgent, Question, RunEvent,
+};
+use rune_store_runtime::{ErrorCode, Failure as CallFailure, RequestId, SessionId};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::cli::Target;
+use crate::client::{Api, Client, Event, Follow, part};
+use crate::failure::{Exit, Failure, Outcome};
+
+/// Agents that are offered at the most.
+const MAX_AGENTS: usize = 1000;
+/// Approvals of a request that are asked about at the most.
+const MAX_APPROVALS: usize = 1000;
+
+/// The agents of a daemon.
+pub(super) struct DaemonAgents {
+    client: Client,
+    target: Target,
+    /// Only these; empty: all.
+    names: Vec<String>,
+    /// What the daemon had when it was asked last.
+    known: Mutex<Vec<OfferedAgent>>,
+    changes: watch::Sender<()>,
+    running: Arc<Mutex<BTreeSet<RequestId>>>,
+}
+
+impl DaemonAgents {
+    pub(super) fn new(client: Client, target: Target, names: Vec<String>) -> Self {
+        Self {
+            client,
+            target,
+            names,
+            known: Mutex::default(),
+            changes: watch::Sender::new(()),
+            running: Arc::default(),
+        }
+    }
+
+    /// The names that were asked for.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Asks the daemon for its agents, and tells of it where they are others.
+    pub(super) async fn look(&self) -> Outcome<Vec<OfferedAgent>> {
+        let query = [
+            ("ns", self.target.namespace.as_str()),
+            ("alias", self.target.alias.as_str()),
+        ];
+        let rows = self
+            .client
+            .list(Api::Gateway, "/v1/agents", &query, MAX_AGENTS)
+            .await?;
+        // One without tools has no replica that could be asked.
+        let called = rows.iter().filter(|row| row["tools"].is_array());
+        let agents: Vec<OfferedAgent> = called
+            .map(offered)
+            .filter(|agent| self.names.is_empty() || self.names.contains(&agent.name))
+            .collect();
+        let before = std::mem::replace(&mut *lock(&self.known), agents.clone());
+        if before != agents {
+            self.changes.send_replace(());
+        }
+        Ok(agents)
+    }
+
+    /// The requests that somebody waits for.
+    pub(super) fn running(&self) -> Vec<RequestId> {
+        lock(&self.running).iter().copied().collect()
+    }
+
+    fn run(&self, request_id: RequestId, session_id: SessionId, follow: Follow) -> AgentRun {
+        lock(&self.running).insert(request_id);
+        let running = Running {
+            request_id,
+            all: Arc::clone(&self.running),
+        };
+        AgentRun {
+            request_id,
+            session_id,
+            events: run_events(follow, running),
+        }
+    }
+}
+
+fn offered(row: &Value) -> OfferedAgent {
+    let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    let schema = |field: &str| row.get(field).filter(|schema| !schema.is_null()).cloned();
+    OfferedAgent {
+        name: text("name"),
+        description: text("description"),
+        input_schema: schema("input_schema"),
+        output_schema: schema("output_schema"),
+    }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every value is a valid one.
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request that somebody waits for, until this is dropped.
+struct Running {
+    request_id: RequestId,
+    all: Arc<Mutex<BTreeSet<RequestId>>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        lock(&self.all).remove(&self.request_id);
+    }
+}
+
+#[async_trait]
+impl AgentSource for DaemonAgents {
+    async fn agents(&self, _: Asking<'_>) -> Result<Vec<OfferedAgent>, CallFailure> {
+        self.look().await.map_err(|failure| call_failure(&failure))
+    }
+
+    async fn agent(&self, _: Asking<'_>, name: &str) -> Result<Option<OfferedAgent>, CallFailure> {
+        if !self.names.is_empty() && !self.names.iter().any(|known| known == name) {
+            return Ok(None);
+        }
+        let path = self.target.query(&format!("/v1/agents/{}", part(name)));
+        match self.client.get(Api::Gateway, &path).await {
+            Ok(row) => Ok(Some(offered(&row))),
+            Err(failure) if failure.code() == Some(ErrorCode::NotFound) => Ok(None),
+            Err(failure) => Err(call_failure(&failure)),
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    async fn begin(&self, _: Asking<'_>, call: AgentCall) -> Result<AgentRun, CallFailure> {
+        let path = format!("/v1/agents/{}/invoke", part(&call.agent));
+        let mut body = json!({"input": call.input, "stream": true});
+        if let Some(session_id) = &call.session_id {
+            body["session_id"] = json!(session_id);
+        }
+        let mut request = self
+            .client
+            .request(Api::Gateway, Method::POST, &self.target.query(&path))
+            .header(header::ACCEPT, "text/event-stream")
+            .json(&body);
+        if let Some(key) = &call.idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        let begun = async {
+            let response = self.client.send(Api::Gateway, request).await?;
+            let mut follow = Follow::response(self.client.clone(), response);
+            // The first event says that the request is accepted, and as what.
+            let first = follow.next().await?;
+            Ok((first, follow))
+        };
+        let (first, follow) = begun
+            .await
+            .map_err(|failure: Failure| call_failure(&failure))?;
+        let accepted = first.as_ref().filter(|event| event.name == "accepted");
+        let ids = accepted.and_then(|event| {
+            let request_id = event.text("request_id").parse().ok()?;
+            Some((request_id, event.text("session_id").parse().ok()?))
+        });
+        let Some((request_id, session_id)) = ids else {
+            let message = "the daemon did not say which request it has accepted";
+            return Err(CallFailure::new(ErrorCode::Internal, message));
+        };
+        Ok(self.run(request_id, session_id, follow))
+    }
+
+    async fn follow(
+        &self,
+        _: Asking<'_>,
+        agent: &str,
+        request_id: RequestId,
+        after: u64,
+    ) -> Result<AgentRun, CallFailure> {
+        let path = format!("/v1/requests/{request_id}");
+        let row = self.client.get(Api::Gateway, &path).await;
+        let row = row.map_err(|failure| call_failure(&failure))?;
+        let session_id = row["session_id"].as_str().and_then(|id| id.parse().ok());
+        let is_of = row["agent"] == agent && row["namespace"] == self.target.namespace.as_str();
+        let Some(session_id) = session_id.filter(|_| is_of) else {
+            let message = format!("request `{request_id}` does not exist");
+            return Err(CallFailure::new(ErrorCode::NotFound, message));
+        };
+        let follow = Follow::request(self.client.clone(), Some(request_id.to_string()), after);
+        Ok(self.run(request_id, session_id, follow))
+    }
+
+    async fn questions(&self, request_id: RequestId) -> Result<Vec<Question>, CallFailure> {
+        let request = request_id.to_string();
+        let query = [("request", request.as_str())];
+        let waiting = self
+            .client
+            .list(Api::Gateway, "/v1/approvals", &query, MAX_APPROVALS)
+            .await;
+        let waiting = waiting.map_err(|failure| call_failure(&failure))?;
+        let question = |row: &Value| {
+            let text = |field: &str| row[field].as_str().unwrap_or_default();
+            Some(Question {
+                approval_id: text("approval_id").parse().ok()?,
+                tool: text("tool").to_owned(),
+                input: row["input"].clone(),
+                reason: text("reason").to_owned(),
+            })
+        };
+        Ok(waiting.iter().filter_map(question).collect())
+    }
+
+    async fn decide(&self, _: Asking<'_>, answer: Answer) -> Result<(), CallFailure> {
+        let path = format!(
+            "/v1/requests/{}/approvals/{}",
+            answer.request_id, answer.approval_id
+        );
+        let mut body = json!({"decision": answer.decision});
+        if let Some(note) = answer.note {
+            body["note"] = json!(note);
+        }
+        let decided = self.client.post(Api::Gateway, &path, &body).await;
+        decided.map(drop).map_err(|failure| call_failure(&failure))
+    }
+
+    async fn cancel(&self, request_id: RequestId) {
+        let path = format!("/v1/requests/{request_id}/cancel");
+        if let Err(failure) = self.client.post(Api::Gateway, &path, &json!({})).await {
+            let why = failure.message();
+            tracing::error!(%request_id, why, "the request of an MCP call was not cancelled");
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        false
+    }
+}
+
+/// The events of a request, without what the model says as it says it.
+fn run_events(
+    follow: Follow,
+    running: Running,
+) -> BoxStream<'static, Result<RunEvent, CallFailure>> {
+    let next = |state: Option<(Follow, Running)>| async move {
+        let (mut follow, running) = state?;
+        loop {
+            let event = match follow.next().await {
+                Ok(Some(event)) => event,
+                Ok(None) => return None,
+                Err(failure) => return Some((Err(call_failure(&failure)), None)),
+            };
+            if matches!(event.name.as_str(), "token" | "reasoning") {
+                continue;
+            }
+            let last = event.is_last();
+            let Event { seq, name, data } = event;
+            return Some((
+                Ok(RunEvent { seq, name, data }),
+                (!last).then_some((follow, running)),
+            ));
+        }
+    };
+    stream::unfold(Some((follow, running)), next).boxed()
+}
+
+/// What a command would say, for a client.
+fn call_failure(failure: &Failure) -> CallFailure {
+    let code = failure.code().unwrap_or(match failure.exit {
+        Exit::Unavailable => ErrorCode::Unavailable,
+        Exit::Denied => ErrorCode::Denied,
+        Exit::Usage => ErrorCode::InvalidInput,
+        _ => ErrorCode::Internal,
+    });
+    let message = match (failure.message(), failure.hint()) {
+        (message, Some(hint)) if code == ErrorCode::Unavailable => format!("{message} ({hint})"),
+        (message, _) => message.to_owned(),
+    };
+    CallFailure::new(code, message)
+}
