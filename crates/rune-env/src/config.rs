@@ -202,6 +202,8 @@ pub struct RuntimeConfig {
 pub struct ToolsConfig {
     /// `RUNE_LOCATION`
     pub location: Option<String>,
+    /// `RUNE_LOCATION_LOOKUP`
+    pub location_lookup: Option<String>,
     /// `RUNE_WEB_SEARCH`
     pub web_search: WebSearch,
     /// `RUNE_WEB_SEARCH_URL`
@@ -542,6 +544,7 @@ impl Reader {
         };
         Ok(ToolsConfig {
             location: self.resolved.text("tools.location"),
+            location_lookup: self.base_url("tools.location_lookup")?,
             web_search: self
                 .resolved
                 .parse("tools.web_search", backend)?

@@ -321,6 +321,13 @@ pub(crate) const KEYS: &[Key] = &[
         "Where this installation is, such as `Berlin, Germany`, for `rune@location-get`.",
     ),
     key(
+        "tools.location_lookup",
+        &["RUNE_LOCATION_LOOKUP"],
+        Kind::Url,
+        None,
+        "URL of a service that says as JSON where an address is, for `rune@location-get` without `tools.location`; absent: nothing is looked up.",
+    ),
+    key(
         "tools.web_search",
         &["RUNE_WEB_SEARCH"],
         Kind::Search,

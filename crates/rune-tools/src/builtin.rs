@@ -107,7 +107,11 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         Arc::new(knowledge_add_entity::KnowledgeAddEntity),
         Arc::new(knowledge_add_relation::KnowledgeAddRelation),
         Arc::new(knowledge_query::KnowledgeQuery),
-        Arc::new(location_get::LocationGet(config.location)),
+        Arc::new(location_get::LocationGet::new(
+            config.location,
+            config.location_lookup,
+            config.egress.clone(),
+        )),
         Arc::new(memory_list::MemoryList),
         Arc::new(memory_recall::MemoryRecall),
         Arc::new(memory_store::MemoryStore),

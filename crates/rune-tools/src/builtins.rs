@@ -22,6 +22,8 @@ pub struct BuiltinsConfig {
     pub search: SearchConfig,
     /// Where this installation is.
     pub location: Option<String>,
+    /// The service that is asked where this installation is, where that is not said: a URL that answers JSON.
+    pub location_lookup: Option<String>,
     /// The `PATH` of commands: absolute directories, separated by `:`.
     pub search_path: String,
     /// How commands are started.
@@ -36,6 +38,7 @@ impl Default for BuiltinsConfig {
             egress: EgressPolicy::default(),
             search: SearchConfig::default(),
             location: None,
+            location_lookup: None,
             search_path: DEFAULT_SEARCH_PATH.to_owned(),
             launcher: Launcher::Direct,
             browser: BrowserConfig {

@@ -42,6 +42,7 @@ mod error;
 mod glob;
 mod identity;
 mod image;
+mod location;
 mod output;
 mod patch;
 mod process;

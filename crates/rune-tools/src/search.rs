@@ -7,9 +7,9 @@ use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use crate::egress::{EgressPolicy, destination};
+use crate::egress::EgressPolicy;
 use crate::web::{Fetched, WebClient, WebRequest};
-use crate::{EgressException, EgressGate, ToolError};
+use crate::{EgressGate, ToolError};
 pub use duckduckgo::parse_duckduckgo;
 
 /// Bytes of an answer that are read at the most.
@@ -81,16 +81,11 @@ impl SearchBackend {
 
 impl Searcher {
     /// Searches under a policy; where the operator has said where the backend is, it may be there.
-    pub(crate) fn new(config: SearchConfig, mut policy: EgressPolicy) -> Self {
-        let place = config.url.as_deref().and_then(|url| Url::parse(url).ok());
-        if let Some((host, port)) = place.as_ref().and_then(destination) {
-            policy
-                .allow_private
-                .extend(host.parse::<EgressException>().ok());
-            if !policy.ports.is_empty() {
-                policy.ports.push(port);
-            }
-        }
+    pub(crate) fn new(config: SearchConfig, policy: EgressPolicy) -> Self {
+        let policy = match &config.url {
+            Some(url) => policy.opened_for(url),
+            None => policy,
+        };
         Self {
             config,
             client: WebClient::new(policy),

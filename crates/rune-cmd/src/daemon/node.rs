@@ -111,6 +111,7 @@ impl Node {
             browser: browser_config(config),
             search: search(&config.tools),
             location: config.tools.location.clone(),
+            location_lookup: config.tools.location_lookup.clone(),
             launcher: launcher(config, place)?,
             ..BuiltinsConfig::default()
         };

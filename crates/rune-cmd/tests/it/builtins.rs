@@ -7,6 +7,7 @@ mod channels;
 mod events;
 mod files;
 mod knowledge;
+mod location;
 mod memory;
 mod processes;
 mod schedules;

@@ -89,6 +89,19 @@ pub struct EgressPolicy {
 }
 
 impl EgressPolicy {
+    /// The same, open for the host and the port of a URL that the operator has configured, which may be private ones.
+    pub(crate) fn opened_for(mut self, url: &str) -> Self {
+        let place = Url::parse(url).ok();
+        if let Some((host, port)) = place.as_ref().and_then(destination) {
+            self.allow_private
+                .extend(host.parse::<EgressException>().ok());
+            if !self.ports.is_empty() {
+                self.ports.push(port);
+            }
+        }
+        self
+    }
+
     /// Checks what a URL says by itself: scheme, credentials, port, and the address
     /// where the host is one. A name is checked when it is resolved.
     ///
