@@ -125,5 +125,6 @@ fn tool_context() -> ToolContext {
         outputs: Outputs::default(),
         images: ShownImages::default(),
         engine: None,
+        media: None,
     }
 }

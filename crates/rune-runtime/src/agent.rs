@@ -23,6 +23,7 @@ use rune_wasm::{WasmAgent, WasmError, WasmRuntime, WasmTool};
 use serde_json::Value;
 
 use crate::budget::micro_usd;
+use crate::model::media::{MediaCandidate, MediaRequest, candidates};
 use crate::model::{
     ProviderPool, Providers, ProvidersConfig, ProvidersError, Timeouts, ToolDefinition,
 };
@@ -371,6 +372,17 @@ impl Agent {
     #[must_use]
     pub const fn models(&self) -> &Providers {
         &self.models
+    }
+
+    /// The models that can do something that is no conversation, in order of preference.
+    ///
+    /// # Errors
+    /// Why there is none, and what to do.
+    pub(crate) fn media_models(
+        &self,
+        request: &MediaRequest,
+    ) -> Result<Vec<MediaCandidate>, String> {
+        candidates(&self.models_config, &self.pool, request)
     }
 
     /// What it may do.

@@ -7,6 +7,7 @@
 mod bound;
 mod meter;
 mod shortage;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -20,6 +21,7 @@ use crate::agent::Agent;
 
 pub(crate) use meter::{Call, Meter, usage_unknown};
 pub(crate) use shortage::{refusal, usd};
+pub(crate) use tools::{OwnBudget, Quote, Spent, ToolMeter};
 
 /// Code of the notice that a call waits for others that have reserved what it needs.
 pub(crate) const BUDGET_WAIT: &str = "budget_wait";

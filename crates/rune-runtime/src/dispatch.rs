@@ -6,7 +6,7 @@
 
 mod gate;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rune_mcp::ProgressSink;
@@ -19,15 +19,18 @@ use rune_store_runtime::{
     Store, StoreError, ToolIntent, ToolOutcome,
 };
 use rune_tools::{
-    EgressGate, EngineAccess, Outputs, Secrets, ShownImages, ToolContext, ToolError, ToolErrorKind,
+    EgressGate, EngineAccess, MediaAccess, Outputs, Secrets, ShownImages, ToolContext, ToolError,
+    ToolErrorKind,
 };
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{AGENT_SPAWN, Agent, AgentTarget, AgentTool, Tool, ToolRunner, named_agent};
+use crate::budget::ToolMeter;
 use crate::engine::{AgentCall, SubAgents};
 use crate::feed::{CallProgress, Feed};
+use crate::media::MediaCalls;
 use crate::planner::{Approval, OpenCall};
 use crate::policy::{self, PolicyCallee, PolicyResource};
 use crate::replay::Tape;
@@ -46,7 +49,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// Runs the tools of one request.
 pub(crate) struct ToolDispatcher<'a> {
-    pub(crate) agent: &'a Agent,
+    pub(crate) agent: &'a Arc<Agent>,
     pub(crate) agents: &'a SubAgents,
     pub(crate) request_id: RequestId,
     pub(crate) session_id: &'a SessionId,
@@ -64,6 +67,18 @@ pub(crate) struct ToolDispatcher<'a> {
     pub(crate) tape: Option<&'a Tape>,
     /// Where it is told how far a call is.
     pub(crate) feed: Option<&'a Arc<Feed>>,
+    /// Counts the calls of models that tools make.
+    pub(crate) meter: Option<&'a Arc<ToolMeter>>,
+}
+
+/// What a call has beside its input, and what is committed with its result.
+struct Around {
+    /// Decides about its connections, where a policy speaks about them.
+    gate: Option<Arc<PolicyGate>>,
+    /// Images that the model is shown.
+    images: ShownImages,
+    /// The models that it asks.
+    media: Arc<MediaCalls>,
 }
 
 impl ToolDispatcher<'_> {
@@ -313,13 +328,29 @@ impl ToolDispatcher<'_> {
         child: Option<RequestId>,
     ) -> Vec<EntryBody> {
         let policy = self.agent.policy();
-        let gate = PolicyGate::new(policy, self.caller, intent.step, &intent.call_id);
-        let outcome = self
-            .outcome(visible_name, intent, child, gate.as_ref())
-            .await;
+        let around = Around {
+            gate: PolicyGate::new(policy, self.caller, intent.step, &intent.call_id),
+            images: ShownImages::new(self.outputs.blobs.clone()),
+            media: Arc::new(self.media(&intent)),
+        };
+        let outcome = self.outcome(visible_name, intent, child, &around).await;
+        let gate = around.gate.as_ref();
         let mut entries = gate.map_or_else(Vec::new, |gate| gate.entries());
+        entries.extend(around.media.entries());
         entries.push(EntryBody::ToolResult(outcome));
         entries
+    }
+
+    /// The models that a call can ask.
+    fn media(&self, intent: &ToolIntent) -> MediaCalls {
+        MediaCalls {
+            agent: Arc::clone(self.agent),
+            meter: self.meter.filter(|_| self.tape.is_none()).cloned(),
+            caller: self.caller.to_owned(),
+            step: intent.step,
+            call_id: intent.call_id.clone(),
+            told: Mutex::default(),
+        }
     }
 
     async fn outcome(
@@ -327,22 +358,25 @@ impl ToolDispatcher<'_> {
         visible_name: &str,
         intent: ToolIntent,
         child: Option<RequestId>,
-        gate: Option<&Arc<PolicyGate>>,
+        around: &Around,
     ) -> ToolOutcome {
         let started = Instant::now();
         let mut attempts = 0;
-        let images = ShownImages::new(self.outputs.blobs.clone());
         let result = match self.tape {
             Some(tape) => {
-                self.replayed(tape, visible_name, &intent, gate, &images, &mut attempts)
+                self.replayed(tape, visible_name, &intent, around, &mut attempts)
                     .await
             }
             None => {
                 let ran = self
-                    .run_tool(visible_name, &intent, child, gate, &images, &mut attempts)
+                    .run_tool(visible_name, &intent, child, around, &mut attempts)
                     .await;
-                self.settle(ran, &images).await
+                self.settle(ran, &around.images).await
             }
+        };
+        let call = match self.tape {
+            Some(tape) => tape.model_call(&intent),
+            None => around.media.take_call(),
         };
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (shown, failure) = match result {
@@ -368,6 +402,7 @@ impl ToolDispatcher<'_> {
             images: shown.images,
             duration_ms,
             attempts,
+            call,
         })
     }
 
@@ -377,24 +412,27 @@ impl ToolDispatcher<'_> {
         tape: &Tape,
         visible_name: &str,
         intent: &ToolIntent,
-        gate: Option<&Arc<PolicyGate>>,
-        images: &ShownImages,
+        around: &Around,
         attempts: &mut u32,
     ) -> Result<ShownOutput, Failure> {
         let is_agent = |tool: &Tool| matches!(tool.runner, ToolRunner::Agent(_));
         let live = match self.agent.tool(visible_name) {
             Some(tool) if tape.has_live_tools() && !is_agent(tool) => {
-                let ran = self
-                    .run_with_retries(tool, intent, gate, images, attempts)
-                    .await;
+                let ran = self.run_with_retries(tool, intent, around, attempts).await;
                 let ran = ran.map_err(|error| Failure::new(error.code(), error.message));
-                Some(self.settle(ran, images).await)
+                Some(self.settle(ran, &around.images).await)
             }
             _ => None,
         };
         let ran = live.is_some();
         let result = tape.tool(intent, live, self.stop, attempts).await;
-        if let (false, Some(gate)) = (ran, gate) {
+        if !ran {
+            for (provider, model) in tape.asked_models(intent) {
+                // The result says what came of it.
+                let _ = around.media.decide(&provider, &model);
+            }
+        }
+        if let (false, Some(gate)) = (ran, &around.gate) {
             for (host, port) in tape.connections(intent) {
                 // The result says what came of it.
                 let _ = gate.connect(&host, port);
@@ -408,8 +446,7 @@ impl ToolDispatcher<'_> {
         visible_name: &str,
         intent: &ToolIntent,
         child: Option<RequestId>,
-        gate: Option<&Arc<PolicyGate>>,
-        images: &ShownImages,
+        around: &Around,
         attempts: &mut u32,
     ) -> Result<Value, Failure> {
         match self.agent.tool(visible_name) {
@@ -419,9 +456,7 @@ impl ToolDispatcher<'_> {
                     self.call_agent(tool, agent, intent, child).await
                 }
                 _ => {
-                    let ran = self
-                        .run_with_retries(tool, intent, gate, images, attempts)
-                        .await;
+                    let ran = self.run_with_retries(tool, intent, around, attempts).await;
                     ran.map_err(|error| Failure::new(error.code(), error.message))
                 }
             },
@@ -478,15 +513,14 @@ impl ToolDispatcher<'_> {
         &self,
         tool: &Tool,
         intent: &ToolIntent,
-        gate: Option<&Arc<PolicyGate>>,
-        images: &ShownImages,
+        around: &Around,
         attempts: &mut u32,
     ) -> Result<Value, ToolError> {
         let policy = &tool.descriptor.retry_policy;
         let mut wait = policy.backoff;
         loop {
             *attempts += 1;
-            let result = self.attempt(tool, intent, gate, images).await;
+            let result = self.attempt(tool, intent, around).await;
             match result {
                 Err(error) if error.is_retryable() && *attempts < policy.max_attempts => {
                     tracing::debug!(tool = %tool.name, attempt = *attempts, %error, "tool failed");
@@ -530,17 +564,16 @@ impl ToolDispatcher<'_> {
         &self,
         tool: &Tool,
         intent: &ToolIntent,
-        gate: Option<&Arc<PolicyGate>>,
-        images: &ShownImages,
+        around: &Around,
     ) -> Result<Value, ToolError> {
         // What an attempt before has shown is not part of this one.
-        images.take();
+        around.images.take();
         let vault = self.agent.secrets();
         let secrets = vault.granted(self.namespace, &tool.descriptor).await?;
-        if let Some(gate) = gate {
+        if let Some(gate) = &around.gate {
             gate.hide(&secrets);
         }
-        let ran = self.call(tool, intent, gate, images, &secrets).await;
+        let ran = self.call(tool, intent, around, &secrets).await;
         let hidden = ran.map(|output| secrets.redact_value(output));
         let hidden = hidden.map_err(|error| ToolError {
             message: secrets.redact(error.message),
@@ -553,8 +586,7 @@ impl ToolDispatcher<'_> {
         &self,
         tool: &Tool,
         intent: &ToolIntent,
-        gate: Option<&Arc<PolicyGate>>,
-        images: &ShownImages,
+        around: &Around,
         secrets: &Secrets,
     ) -> Result<Value, ToolError> {
         let cancel = self.stop.child_token();
@@ -576,11 +608,18 @@ impl ToolDispatcher<'_> {
                 .and_then(|bytes| usize::try_from(bytes).ok())
                 .unwrap_or(DEFAULT_OUTPUT_LIMIT),
             secrets: secrets.clone(),
-            egress: gate.map(|gate| Arc::clone(gate) as Arc<dyn EgressGate>),
+            egress: around
+                .gate
+                .as_ref()
+                .map(|gate| Arc::clone(gate) as Arc<dyn EgressGate>),
             shown_limit: SHOWN_LIMIT,
             outputs: self.outputs.clone(),
-            images: images.clone(),
+            images: around.images.clone(),
             engine: self.engine(),
+            media: self
+                .tape
+                .is_none()
+                .then(|| Arc::clone(&around.media) as Arc<dyn MediaAccess>),
         };
         let input = intent.input.clone();
         let call = async {
@@ -703,5 +742,6 @@ pub(crate) fn refusal(step: u32, call_id: &str, tool: &str, failure: Failure) ->
         failure: Some(failure),
         duration_ms: 0,
         attempts: 0,
+        call: None,
     }
 }

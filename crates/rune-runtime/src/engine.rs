@@ -25,9 +25,10 @@ use futures_util::future::join_all;
 use rune_env::{BudgetsConfig, RecoveryConfig};
 use rune_store_runtime::{
     AppendEntries, BlobStore, Canvas, EntryBody, ErrorCode, Failure, RequestCancel, RequestId,
-    RequestRow, RequestStatus, SessionId, Store, StoreError,
+    RequestRow, RequestStatus, SessionId, Store, StoreError, StoredImage,
 };
 
+use rune_tools::{MediaKind, MediaType};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -304,7 +305,8 @@ impl Engine {
         self.inner.active.get(id)?.waiting()
     }
 
-    /// The text of a spilled output of a session; nothing where it has none with this handle.
+    /// A spilled output of a session, or an image of one, with the media type where it is an image; nothing where it has none
+    /// with this handle.
     ///
     /// # Errors
     /// [`EngineError::Store`].
@@ -312,12 +314,15 @@ impl Engine {
         &self,
         session: &SessionId,
         handle: &str,
-    ) -> Result<Option<Bytes>, EngineError> {
+    ) -> Result<Option<(Bytes, Option<&'static str>)>, EngineError> {
         let found = self.inner.store.spilled_output(session, handle).await?;
         let (Some(output), Some(blobs)) = (found, self.inner.blobs.get()) else {
             return Ok(None);
         };
-        Ok(Some(blobs.get(&output.digest).await?))
+        let bytes = blobs.get(&output.digest).await?;
+        let media_type = MediaType::of(&bytes).filter(|it| it.kind() == MediaKind::Image);
+        let media_type = media_type.filter(|_| StoredImage::is_handle(handle));
+        Ok(Some((bytes, media_type.map(MediaType::mime))))
     }
 
     /// A canvas and its content; nothing where there is none, or none any more.

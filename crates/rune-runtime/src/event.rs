@@ -95,6 +95,9 @@ pub enum RequestEvent {
         error: Option<Failure>,
         /// How long it ran, in milliseconds.
         duration_ms: u64,
+        /// The call of a model that the tool made.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        call: Option<Box<ModelCall>>,
     },
     /// A model call has ended.
     Usage {
@@ -447,6 +450,7 @@ impl EventMapper {
                 images: outcome.images,
                 error: outcome.failure,
                 duration_ms: outcome.duration_ms,
+                call: outcome.call,
             },
             EntryBody::PolicyVerdict(verdict) => RequestEvent::PolicyVerdict {
                 action: verdict.action,

@@ -28,6 +28,7 @@ mod feed;
 mod history;
 mod journal;
 mod local_backend;
+mod media;
 pub mod model;
 mod package_cache;
 mod planner;

@@ -5,6 +5,7 @@
 //!   that ends with the whole reply.
 //! * The wire clients are [`AnthropicClient`], [`OpenAiClient`] (Chat Completions),
 //!   [`ResponsesClient`] (OpenAI Responses) and [`GeminiClient`]; [`OfflineClient`] needs no network.
+//! * Pictures and sound have endpoints of their own: `media` asks them for the tools.
 //! * [`Providers`] are the clients of an agent in order, with fallback.
 //! * A client asks once. [`GuardedClient`] around it retries, only before anything was
 //!   shown, keeps to the pace that the provider allows and leaves a provider alone that
@@ -21,6 +22,7 @@ mod gemini;
 mod guard;
 mod guarded;
 mod http;
+pub(crate) mod media;
 pub(crate) mod metrics;
 mod offline;
 mod openai;
@@ -40,6 +42,7 @@ pub use gemini::GeminiClient;
 pub use guard::{CircuitState, ProviderGuard, ProviderWait, WaitReason};
 pub use guarded::{CallStep, GuardedClient};
 pub use http::HttpClient;
+pub use media::read_media_answers;
 pub use offline::{OFFLINE_NOTICE, OFFLINE_PROVIDER, OfflineClient};
 pub use openai::OpenAiClient;
 pub use pool::ProviderPool;

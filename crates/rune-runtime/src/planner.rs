@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
-use crate::budget::Meter;
+use crate::budget::{Meter, OwnBudget, Spent, ToolMeter};
 use crate::dispatch::{ToolDispatcher, refusal};
 use crate::engine::SubAgents;
 use crate::feed::Feed;
@@ -306,6 +306,7 @@ impl Planner {
         let agents = self.agents.clone();
         let recorded = self.recorded.clone();
         let feed = Arc::clone(&self.feed);
+        let meter = Arc::new(self.tool_meter());
         let dispatcher = ToolDispatcher {
             agent: &agent,
             agents: &agents,
@@ -319,6 +320,7 @@ impl Planner {
             stop: &stop,
             tape: recorded.as_ref().map(Recorded::tape),
             feed: Some(&feed),
+            meter: Some(&meter),
         };
         let calls = self.state.open.iter().filter_map(|call| {
             let name = call.visible_name().to_owned();
@@ -335,6 +337,10 @@ impl Planner {
         }
         while let Some(entries) = running.next().await {
             self.commit(entries).await?;
+        }
+        drop(running);
+        if let Some(unknown) = meter.close().await? {
+            self.note(unknown);
         }
         tokio::select! {
             biased;
@@ -453,7 +459,22 @@ impl Planner {
             stop: &self.stop,
             tape: self.recorded.as_ref().map(Recorded::tape),
             feed: None,
+            meter: None,
         }
+    }
+
+    /// Counts the calls of models that the tools of this turn make.
+    fn tool_meter(&self) -> ToolMeter {
+        let own = OwnBudget {
+            tokens: (self.agent.token_budget(), self.agent.token_budget_name()),
+            micro_usd: self.agent.cost_budget(),
+        };
+        let spent = Spent {
+            tokens: self.state.usage.total(),
+            micro_usd: self.state.cost.micro_usd.unwrap_or_default(),
+            is_open: false,
+        };
+        self.meter.for_tools(own, spent)
     }
 
     /// What its tools can read of the outputs that are too large to be shown.

@@ -118,14 +118,17 @@ impl Recorded {
                     _,
                 ) => (provider.as_str(), model.as_str(), None),
                 // One that policy denied has answered nothing.
-                (EntryBody::PolicyVerdict(verdict), _) if verdict.action == "model" => {
+                (EntryBody::PolicyVerdict(verdict), _)
+                    if verdict.action == "model" && verdict.call_id.is_none() =>
+                {
                     let attribute = |name| verdict.attributes[name].as_str();
                     match (attribute("provider"), attribute("name")) {
                         (Some(provider), Some(model)) => (provider, model, None),
                         _ => continue,
                     }
                 }
-                (_, Some(call)) => (
+                // What a tool has asked is no model of the conversation.
+                (_, Some(call)) if call.settles => (
                     call.provider,
                     call.model,
                     call.cost_micro_usd.map(|_| Price::FREE),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     ApprovalAnswer, ApprovalQuestion, AuditId, AuditVerdict, Billed, Block, Compaction, Cost,
-    DeploymentId, ForkOrigin, Message, PromptMeasure, PromptParts, ReplicaId, RequestId,
+    DeploymentId, ForkOrigin, Message, ModelCall, PromptMeasure, PromptParts, ReplicaId, RequestId,
     RequestStatus, Role, StopReason, StoredImage, Timestamp, Usage,
 };
 
@@ -211,6 +211,14 @@ impl EntryBody {
                 model: &call.model,
                 usage: &call.usage,
                 cost_micro_usd: call.cost_micro_usd,
+                settles: true,
+            }),
+            Self::ToolResult(outcome) => outcome.call.as_deref().map(|call| Billed {
+                provider: &call.provider,
+                model: &call.model,
+                usage: &call.usage,
+                cost_micro_usd: call.cost_micro_usd,
+                settles: false,
             }),
             _ => None,
         }
@@ -280,6 +288,7 @@ impl ModelReply {
             model: self.model.as_str(),
             usage: &self.usage,
             cost_micro_usd: self.cost_micro_usd,
+            settles: true,
         }
     }
 
@@ -361,16 +370,31 @@ pub struct ToolOutcome {
     pub duration_ms: u64,
     /// How often it was run: more than 1 after retries, 0 where it was not run.
     pub attempts: u32,
+    /// The call of a model that the tool made, whatever became of the tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<Box<ModelCall>>,
 }
 
-/// An output that is kept in the [`BlobStore`](crate::BlobStore).
+impl ToolOutcome {
+    /// What of it is in the [`BlobStore`](crate::BlobStore) and can be named by a handle within the session.
+    pub fn kept(&self) -> impl Iterator<Item = SpilledOutput> + '_ {
+        let images = self.images.iter().map(|image| SpilledOutput {
+            handle: image.handle(),
+            digest: image.digest.clone(),
+            bytes: image.bytes,
+        });
+        self.spilled.iter().cloned().chain(images)
+    }
+}
+
+/// An output, or an image of one, that is kept in the [`BlobStore`](crate::BlobStore).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpilledOutput {
     /// By what the model and the reader name it: unique within the session.
     pub handle: String,
-    /// Of the text.
+    /// Of the bytes.
     pub digest: String,
-    /// Length of the text.
+    /// How many they are.
     pub bytes: u64,
 }
 

@@ -98,6 +98,29 @@ pub struct StoredImage {
     pub bytes: u64,
 }
 
+/// Digits of the digest that make a handle: enough within one session.
+const HANDLE_DIGITS: usize = 16;
+/// How the handle of an image begins.
+const HANDLE: &str = "img-";
+
+impl StoredImage {
+    /// Whether a text has the form of a handle.
+    #[must_use]
+    pub fn is_handle(text: &str) -> bool {
+        text.strip_prefix(HANDLE).is_some_and(|digits| {
+            digits.len() == HANDLE_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+    }
+
+    /// By what it can be named within its session.
+    #[must_use]
+    pub fn handle(&self) -> String {
+        let hex = self.digest.rsplit(':').next().unwrap_or(&self.digest);
+        let digits: String = hex.chars().take(HANDLE_DIGITS).collect();
+        format!("{HANDLE}{digits}")
+    }
+}
+
 impl From<StoredImage> for ImageSource {
     fn from(image: StoredImage) -> Self {
         Self::Stored {

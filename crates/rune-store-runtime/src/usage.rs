@@ -1,4 +1,4 @@
-//! The usage ledger: one row per model call, projected from model replies and compactions.
+//! The usage ledger: one row per model call, projected from model replies, compactions and results of tools.
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,9 @@ pub struct Billed<'a> {
     pub usage: &'a Usage,
     /// What they cost in millionths of a US dollar; absent where the model has no known price.
     pub cost_micro_usd: Option<u64>,
+    /// Whether its entry settles what the request has reserved. A call that a tool makes is settled by whoever
+    /// makes it: when its entry is written, another one may be under way.
+    pub settles: bool,
 }
 
 /// What model calls cost together.

@@ -26,5 +26,5 @@ pub use docker::TestDocker;
 pub use error::TestkitError;
 pub use model_server::{
     CopilotAccount, CutAt, Fault, FaultKind, Garbage, ModelScript, ModelServer, Otherwise,
-    Protocol, RecordedRequest, Reply, Rule, Stop, Text, ToolCall, Usage, When,
+    Protocol, RecordedRequest, Reply, ReplyFile, Rule, Stop, Text, ToolCall, Usage, When,
 };

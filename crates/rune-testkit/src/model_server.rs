@@ -9,6 +9,7 @@ mod fault;
 mod frame;
 mod gate;
 mod issuer;
+mod media;
 mod protocol;
 mod record;
 mod reply;
@@ -32,7 +33,7 @@ pub use copilot::CopilotAccount;
 pub use fault::{CutAt, Fault, FaultKind, Garbage};
 pub use protocol::Protocol;
 pub use record::RecordedRequest;
-pub use reply::{Reply, Stop, Text, ToolCall, Usage};
+pub use reply::{Reply, ReplyFile, Stop, Text, ToolCall, Usage};
 pub use script::{ModelScript, Otherwise, Rule, When};
 use state::State;
 
@@ -41,7 +42,8 @@ const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A model server on a loopback port that plays a [`ModelScript`]; it stops when dropped.
 ///
-/// All protocols are served on the one port, and Copilot with GitHub's token exchange below [`ModelServer::root`]; [`ModelServer::base_url`] gives the base URL in the form each vendor's SDK
+/// All protocols are served on the one port, OpenAI's endpoints for pictures and sound (`images/generations`,
+/// `audio/transcriptions`, `audio/speech`), and Copilot with GitHub's token exchange below [`ModelServer::root`]; [`ModelServer::base_url`] gives the base URL in the form each vendor's SDK
 /// expects. `GET /__requests` and `GET /__open` give the same as [`ModelServer::requests`] and
 /// [`ModelServer::open_streams`] to another process.
 #[derive(Debug)]

@@ -27,10 +27,15 @@ mod event_publish;
 mod file_list;
 mod file_read;
 mod file_write;
+mod image_analyze;
+mod image_generate;
 mod knowledge_add_entity;
 mod knowledge_add_relation;
 mod knowledge_query;
 mod location_get;
+mod media;
+mod media_describe;
+mod media_transcribe;
 mod memory_list;
 mod memory_recall;
 mod memory_store;
@@ -46,11 +51,13 @@ mod schedule_delete;
 mod schedule_list;
 mod schedules;
 mod shell_exec;
+mod speech_to_text;
 mod system_time;
 mod task_claim;
 mod task_complete;
 mod task_list;
 mod task_post;
+mod text_to_speech;
 mod web_fetch;
 mod web_search;
 
@@ -63,6 +70,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::browser::Browsers;
+use crate::media::Sources;
 use crate::processes::Processes;
 use crate::search::Searcher;
 use crate::tool::ENVELOPE_BYTES;
@@ -79,6 +87,7 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         config.egress.clone(),
     );
     let browsers = Arc::new(browsers);
+    let sources = Arc::new(Sources::new(config.egress.clone()));
     vec![
         Arc::new(agent_find::AgentFind),
         Arc::new(agent_kill::AgentKill),
@@ -104,6 +113,8 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         Arc::new(file_list::FileList),
         Arc::new(file_read::FileRead),
         Arc::new(file_write::FileWrite),
+        Arc::new(image_analyze::ImageAnalyze(Arc::clone(&sources))),
+        Arc::new(image_generate::ImageGenerate),
         Arc::new(knowledge_add_entity::KnowledgeAddEntity),
         Arc::new(knowledge_add_relation::KnowledgeAddRelation),
         Arc::new(knowledge_query::KnowledgeQuery),
@@ -112,6 +123,8 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
             config.location_lookup,
             config.egress.clone(),
         )),
+        Arc::new(media_describe::MediaDescribe(Arc::clone(&sources))),
+        Arc::new(media_transcribe::MediaTranscribe(Arc::clone(&sources))),
         Arc::new(memory_list::MemoryList),
         Arc::new(memory_recall::MemoryRecall),
         Arc::new(memory_store::MemoryStore),
@@ -128,11 +141,13 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
             config.search_path,
             config.launcher,
         )),
+        Arc::new(speech_to_text::SpeechToText(sources)),
         Arc::new(system_time::SystemTime),
         Arc::new(task_claim::TaskClaim),
         Arc::new(task_complete::TaskComplete),
         Arc::new(task_list::TaskList),
         Arc::new(task_post::TaskPost),
+        Arc::new(text_to_speech::TextToSpeech),
         Arc::new(web_fetch::WebFetch::new(WebClient::new(
             config.egress.clone(),
         ))),

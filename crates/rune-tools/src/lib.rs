@@ -13,6 +13,7 @@
 //! * [`Captured`] and [`parse_answer`] are the protocol that programs answer in, whatever runs them.
 //! * [`BrowserConfig`] says which browser the `browser-*` tools drive, over the DevTools protocol.
 //! * [`Secrets`] are what a call is granted, and are taken out of what it says.
+//! * [`MediaAccess`] is what the media tools ask; [`MediaType`] says what a file is.
 //! * [`EgressPolicy`] says where outgoing requests may go; [`CheckedResolver`] holds an HTTP client to it.
 //! * [`EgressProxy`] holds programs to it that open connections themselves.
 //! * [`parse_patch`] and [`apply_hunks`] are the pure part of `apply-patch`.
@@ -43,6 +44,7 @@ mod glob;
 mod identity;
 mod image;
 mod location;
+mod media;
 mod output;
 mod patch;
 mod process;
@@ -65,6 +67,10 @@ pub use egress::{
 pub use engine_access::{EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned};
 pub use error::{ToolError, ToolErrorKind};
 pub use image::ShownImages;
+pub use media::{
+    MadeMedia, MediaAccess, MediaDescription, MediaFile, MediaKind, MediaModel, MediaQuestion,
+    MediaSegment, MediaTranscript, MediaType, NewImage, NewSpeech, NewTranscript,
+};
 pub use output::Outputs;
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
 pub use process::{

@@ -9,7 +9,7 @@ use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::{EngineAccess, Outputs, Secrets, ShownImages, ToolError};
+use crate::{EngineAccess, MediaAccess, Outputs, Secrets, ShownImages, ToolError};
 
 /// Room in an answer for everything but its main text.
 pub(crate) const ENVELOPE_BYTES: usize = 1024;
@@ -49,12 +49,21 @@ pub struct ToolContext {
     pub images: ShownImages,
     /// The engine that runs the request; absent where the call is played again.
     pub engine: Option<Arc<dyn EngineAccess>>,
+    /// The agent's models that see, hear, draw and speak; absent where the call is played again.
+    pub media: Option<Arc<dyn MediaAccess>>,
 }
 
 impl ToolContext {
     /// Bytes of JSON that the rows or the text of an answer may take.
     pub(crate) fn answer_budget(&self) -> usize {
         self.output_limit.saturating_sub(ENVELOPE_BYTES)
+    }
+
+    /// The agent's models that see, hear, draw and speak.
+    pub(crate) fn media(&self) -> Result<&dyn MediaAccess, ToolError> {
+        self.media.as_deref().ok_or_else(|| {
+            ToolError::unavailable("the tool works only in a request that a daemon runs")
+        })
     }
 
     /// The engine that runs the request.

@@ -183,15 +183,7 @@ impl Workspace {
         bytes: &[u8],
     ) -> Result<StagedFile, ToolError> {
         let failed = |error: io::Error| io_error("write", path, &error);
-        let Some(name) = target.file_name().map(PathBuf::from) else {
-            return Err(ToolError::invalid(format!("`{path}` is a directory")));
-        };
-        let old = match self.root.symlink_metadata(target) {
-            Ok(meta) if meta.is_file() => Some(meta.permissions()),
-            Ok(meta) => return Err(not_regular(path, &meta)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed(error)),
-        };
+        let (name, old) = self.place(target, path)?;
         self.create_parent(path, target)?;
         let parent = nonempty(target.parent().unwrap_or(Path::new("")));
         let directory = self.root.open_dir(parent).map_err(failed)?;
@@ -211,6 +203,29 @@ impl Workspace {
         }
         file.sync_all().map_err(failed)?;
         Ok(staged)
+    }
+
+    /// Whether a file can be written at a path, as far as that can be known before: it is inside, and nothing else than a
+    /// file is there.
+    pub(crate) fn check_place(&self, path: &str) -> Result<(), ToolError> {
+        self.place(&self.target(path)?, path).map(drop)
+    }
+
+    /// The name of a file at a path that came from [`Workspace::target`], and the permissions of the one that is there.
+    fn place(
+        &self,
+        target: &Path,
+        path: &str,
+    ) -> Result<(PathBuf, Option<Permissions>), ToolError> {
+        let Some(name) = target.file_name().map(PathBuf::from) else {
+            return Err(ToolError::invalid(format!("`{path}` is a directory")));
+        };
+        match self.root.symlink_metadata(target) {
+            Ok(meta) if meta.is_file() => Ok((name, Some(meta.permissions()))),
+            Ok(meta) => Err(not_regular(path, &meta)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((name, None)),
+            Err(error) => Err(io_error("write", path, &error)),
+        }
     }
 
     fn create_parent(&self, path: &str, relative: &Path) -> Result<(), ToolError> {

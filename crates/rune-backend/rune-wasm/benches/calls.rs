@@ -189,6 +189,7 @@ fn context(home: &Path) -> ToolContext {
         outputs: Outputs::default(),
         images: ShownImages::default(),
         engine: None,
+        media: None,
     }
 }
 

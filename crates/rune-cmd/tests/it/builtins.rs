@@ -8,6 +8,7 @@ mod events;
 mod files;
 mod knowledge;
 mod location;
+mod media;
 mod memory;
 mod processes;
 mod schedules;

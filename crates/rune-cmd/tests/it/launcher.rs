@@ -45,6 +45,7 @@ async fn run(name: &str, source: &str, input: Value, limit: Duration) -> Result<
         outputs: Outputs::default(),
         images: ShownImages::default(),
         engine: None,
+        media: None,
     };
     let runner = ProcessRunner::new(BuiltinsConfig::default().search_path).with_launcher(
         Launcher::Program {

@@ -270,7 +270,7 @@ pub(crate) async fn messages(
     Ok(Json(ListPage { items, next }))
 }
 
-/// An output of a tool that was too large to be shown, whole.
+/// An output of a tool that was too large to be shown, whole, or a picture that was shown to the model.
 #[utoipa::path(
     get, path = "/v1/sessions/{id}/outputs/{handle}", tag = "sessions",
     params(
@@ -287,13 +287,13 @@ pub(crate) async fn output(
     Path((id, handle)): Path<(SessionId, String)>,
 ) -> Result<Response, ApiError> {
     let output = shared.engine.spilled_output(&id, &handle).await?;
-    let output = output.ok_or_else(|| ApiError::not_found("output", &handle))?;
+    let (output, media_type) = output.ok_or_else(|| ApiError::not_found("output", &handle))?;
     let mut response = Response::new(Body::from(output));
     let headers = response.headers_mut();
     // It may be anything; a browser must not take it for a page.
     headers.insert(
         CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
+        HeaderValue::from_static(media_type.unwrap_or("text/plain; charset=utf-8")),
     );
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(response)

@@ -1,15 +1,15 @@
 //! What one request reserves and settles.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rune_store_runtime::{
     BudgetCap, BudgetClaim, BudgetShortage, CheckpointPolicy, EntryBody, Reject, RequestId,
     ReserveBudget, SettleBudget, Settlement, Store, StoreError,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::bound::{Anchor, bound_behind};
-use super::{Budgets, USAGE_UNKNOWN, counts_estimate};
+use super::{Budgets, OwnBudget, Spent, ToolMeter, USAGE_UNKNOWN, counts_estimate};
 use crate::model::{Candidate, LlmClient, ModelOutput, ModelRequest};
 
 /// Output tokens with which a call does not wait for others.
@@ -71,6 +71,20 @@ impl Meter {
             policy,
             open: None,
             anchor: None,
+        }
+    }
+
+    /// A meter for the tools of one turn, which are under way while no call of the conversation is.
+    pub(crate) fn for_tools(&self, own: OwnBudget, spent: Spent) -> ToolMeter {
+        ToolMeter {
+            budgets: Arc::clone(&self.budgets),
+            store: self.store.clone(),
+            request_id: self.request_id,
+            caps: self.caps.clone(),
+            policy: self.policy,
+            own,
+            turn: Semaphore::new(1),
+            spent: Mutex::new(spent),
         }
     }
 

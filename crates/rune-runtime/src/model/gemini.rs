@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::wire::{ClientConfig, Protocol, WireClient};
 use super::{HttpClient, LlmClient, ModelError, ModelRequest, ModelStream};
 
-pub(super) use decode::Decoder;
+pub(super) use decode::{Decoder, counts};
 pub(super) use encode::encode;
 
 pub(super) const DEFAULT_BASE_URL: &str = "https://generativelanguage.googleapis.com";

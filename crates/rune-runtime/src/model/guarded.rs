@@ -82,24 +82,59 @@ impl GuardedClient {
         request: &ModelRequest,
         on_step: &(dyn Fn(CallStep) + Send + Sync),
     ) -> Result<ModelStream, ModelError> {
-        let on_wait = |wait| on_step(CallStep::Waits(wait));
         let Some(guard) = &self.guard else {
             on_step(CallStep::Sent);
             return self.client.stream(request).await;
         };
+        let attempts = Attempts {
+            guard,
+            retry: &self.retry,
+            is_final: &|error| self.paid_once && error.may_be_charged(),
+            on_step,
+        };
+        let tokens = || estimate(request);
+        let (stream, ticket) = attempts
+            .make(tokens, || self.client.stream(request))
+            .await?;
+        Ok(watched(stream, ticket))
+    }
+}
+
+/// How a call is made: when it is sent, and whether again where it fails.
+pub(super) struct Attempts<'a> {
+    pub(super) guard: &'a Arc<ProviderGuard>,
+    pub(super) retry: &'a RetryPolicy,
+    /// Failures after which it is not made again, whatever `retry` says.
+    pub(super) is_final: &'a (dyn Fn(&ModelError) -> bool + Send + Sync),
+    pub(super) on_step: &'a (dyn Fn(CallStep) + Send + Sync),
+}
+
+impl Attempts<'_> {
+    /// Makes a call that has about so many tokens, and answers its place, which has to be told how it ended.
+    ///
+    /// # Errors
+    /// The error of the last attempt, or why there was none.
+    pub(super) async fn make<T, F>(
+        &self,
+        tokens: impl Fn() -> u64 + Send + Sync,
+        send: impl Fn() -> F + Send + Sync,
+    ) -> Result<(T, Ticket), ModelError>
+    where
+        F: Future<Output = Result<T, ModelError>> + Send,
+    {
+        let on_wait = |wait| (self.on_step)(CallStep::Waits(wait));
         let mut tried = 0;
         let mut last = None;
         loop {
-            let tokens = || estimate(request);
             let max_hold = self.retry.max_asked_wait;
-            let ticket = match guard.admit(tokens, max_hold, &on_wait).await {
+            let ticket = match self.guard.admit(&tokens, max_hold, &on_wait).await {
                 Ok(ticket) => ticket,
                 // The failure that opened the circuit says more than that it is open.
                 Err(refused) => return Err(last.unwrap_or(refused)),
             };
-            on_step(CallStep::Sent);
-            let error = match self.client.stream(request).await {
-                Ok(stream) => return Ok(watched(stream, ticket)),
+            (self.on_step)(CallStep::Sent);
+            let error = match send().await {
+                Ok(done) => return Ok((done, ticket)),
                 Err(error) => error,
             };
             ticket.failed(&error);
@@ -107,11 +142,10 @@ impl GuardedClient {
                 .retry_after
                 .filter(|_| error.kind == ModelErrorKind::RateLimited);
             if let Some(wait) = asked {
-                guard.hold(wait);
+                self.guard.hold(wait);
             }
-            let paid = self.paid_once && error.may_be_charged();
-            let wait = self.retry.wait(&error, tried).filter(|_| !paid);
-            let Some(wait) = wait else {
+            let wait = self.retry.wait(&error, tried);
+            let Some(wait) = wait.filter(|_| !(self.is_final)(&error)) else {
                 return Err(error);
             };
             tried += 1;

@@ -3,12 +3,11 @@
 use metrics::counter;
 use rune_store_runtime::Usage;
 
-use super::{Candidate, LlmClient, ModelErrorKind};
+use super::ModelErrorKind;
 
 /// A model has answered.
-pub(crate) fn answered(candidate: &Candidate, usage: &Usage) {
-    called(candidate, "ok");
-    let provider = candidate.client.provider();
+pub(crate) fn answered(provider: &str, model: &str, usage: &Usage) {
+    called(provider, model, "ok");
     for (kind, tokens) in [
         ("input", usage.input_tokens),
         ("cached_read", usage.cached_tokens),
@@ -19,7 +18,7 @@ pub(crate) fn answered(candidate: &Candidate, usage: &Usage) {
         if tokens > 0 {
             counter!(
                 "rune_model_tokens_total",
-                "provider" => provider.to_owned(), "model" => candidate.model.clone(), "kind" => kind
+                "provider" => provider.to_owned(), "model" => model.to_owned(), "kind" => kind
             )
             .increment(tokens);
         }
@@ -27,14 +26,14 @@ pub(crate) fn answered(candidate: &Candidate, usage: &Usage) {
 }
 
 /// A call has failed, retries included.
-pub(crate) fn failed(candidate: &Candidate, kind: ModelErrorKind) {
-    called(candidate, kind.as_str());
+pub(crate) fn failed(provider: &str, model: &str, kind: ModelErrorKind) {
+    called(provider, model, kind.as_str());
 }
 
-fn called(candidate: &Candidate, outcome: &'static str) {
+fn called(provider: &str, model: &str, outcome: &'static str) {
     counter!(
         "rune_model_calls_total",
-        "provider" => candidate.client.provider().to_owned(), "model" => candidate.model.clone(),
+        "provider" => provider.to_owned(), "model" => model.to_owned(),
         "outcome" => outcome
     )
     .increment(1);

@@ -143,42 +143,27 @@ impl Providers {
     }
 }
 
-fn client(
+/// The client of a provider for conversations, and for what is asked like one.
+pub(super) fn client(
     config: &ProvidersConfig,
     name: &str,
     model: &str,
     pool: &ProviderPool,
 ) -> Result<Arc<dyn LlmClient>, ProvidersError> {
-    if let Some(endpoint) = config.endpoints.get(name) {
-        let mut client = ClientConfig::new(name).base_url(&endpoint.base_url);
-        client.api_key.clone_from(&endpoint.api_key);
-        client.timeouts = config.timeouts;
-        return Ok(wire_client(endpoint.protocol, client, pool));
-    }
-    let protocol = match name {
-        OFFLINE_PROVIDER => return Ok(Arc::new(OfflineClient::new(config.script.clone()))),
-        "anthropic" => Protocol::Anthropic,
-        "openai" => {
-            let account = config.accounts.get(name);
-            let base_url = account.and_then(|account| account.base_url.as_deref());
-            if responses::preferred(base_url, model) {
-                Protocol::Responses
-            } else {
-                Protocol::OpenAi
-            }
+    if let Some((mut protocol, client)) = config.wire(name) {
+        let is_own = !config.endpoints.contains_key(name);
+        let base_url = client.base_url.as_deref();
+        if is_own && protocol == Protocol::OpenAi && responses::preferred(base_url, model) {
+            protocol = Protocol::Responses;
         }
-        "gemini" => Protocol::Gemini,
-        COPILOT_PROVIDER => return Ok(Arc::new(copilot(config, pool))),
-        CLAUDE_CODE_PROVIDER => return Ok(Arc::new(claude_code(config, pool))),
-        _ => return Err(config.unknown(name)),
-    };
-    let mut client = ClientConfig::new(name);
-    client.timeouts = config.timeouts;
-    if let Some(account) = config.accounts.get(name) {
-        client.base_url.clone_from(&account.base_url);
-        client.api_key.clone_from(&account.api_key);
+        return Ok(wire_client(protocol, client, pool));
     }
-    Ok(wire_client(protocol, client, pool))
+    match name {
+        OFFLINE_PROVIDER => Ok(Arc::new(OfflineClient::new(config.script.clone()))),
+        COPILOT_PROVIDER => Ok(Arc::new(copilot(config, pool))),
+        CLAUDE_CODE_PROVIDER => Ok(Arc::new(claude_code(config, pool))),
+        _ => Err(config.unknown(name)),
+    }
 }
 
 fn copilot(config: &ProvidersConfig, pool: &ProviderPool) -> CopilotClient {

@@ -24,7 +24,7 @@ pub(super) use arguments::{arguments_object, parse_arguments};
 pub(super) use body::text as body_text;
 pub(super) use call_ids::CallIds;
 pub(super) use classify::{Fault, error_fault, error_of};
-pub(super) use client::{WireClient, failed_response};
+pub(super) use client::{WholeRequest, WireClient, failed_response};
 pub(super) use decode::{Decode, Step};
 pub(super) use history::{call_ids, native_json, ordered_results};
 pub(super) use reply::Reply;

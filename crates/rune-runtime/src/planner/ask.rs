@@ -181,7 +181,8 @@ impl Planner {
             let (error, begun) = match self.ask_one(candidate, &request, is_shown).await? {
                 One::Failed { error, begun } => {
                     if recorded.is_none() {
-                        metrics::failed(candidate, error.kind);
+                        let provider = candidate.client.provider();
+                        metrics::failed(provider, &candidate.model, error.kind);
                     }
                     let charged = begun || error.may_be_charged();
                     if let Some(unknown) = self.meter.failed(charged).await? {
@@ -191,7 +192,8 @@ impl Planner {
                 }
                 One::Answered(output) => {
                     if recorded.is_none() {
-                        metrics::answered(candidate, &output.usage);
+                        let provider = candidate.client.provider();
+                        metrics::answered(provider, &candidate.model, &output.usage);
                     }
                     self.meter.answered(candidate, &request, &output).await?;
                     let duration = started.elapsed().as_millis();

@@ -449,7 +449,11 @@ impl RunState {
                 }
             }
             EntryBody::ToolResult(outcome) => {
-                self.spilled.extend(outcome.spilled.clone());
+                if let Some(call) = body.billed() {
+                    self.usage.add(call.usage);
+                    self.cost.add(call.cost_micro_usd);
+                }
+                self.spilled.extend(outcome.kept());
                 self.component.answered(outcome);
                 let index = self
                     .open
@@ -497,7 +501,10 @@ impl RunState {
                     call.child = *request_id;
                 }
             }
-            EntryBody::PolicyVerdict(verdict) if verdict.action == "model" => {
+            // One about a model that a tool asks is of that call.
+            EntryBody::PolicyVerdict(verdict)
+                if verdict.action == "model" && verdict.call_id.is_none() =>
+            {
                 let denied = verdict.verdict == AuditVerdict::Denied;
                 let reason = denied.then(|| verdict.reason.clone());
                 self.models.insert(verdict.resource.clone(), reason);

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rune_store_runtime::{
     ApprovalDecision, AuditVerdict, Entry, EntryBody, ErrorCode, Failure, GrantRow, MessageRow,
-    PolicyVerdict, ReplicaId, RequestId, Timestamp, ToolIntent, ToolOutcome,
+    ModelCall, PolicyVerdict, ReplicaId, RequestId, Timestamp, ToolIntent, ToolOutcome,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -426,20 +426,46 @@ impl Tape {
 
     /// The hosts that a call connected to, as far as policy was asked about them.
     pub(crate) fn connections(&self, intent: &ToolIntent) -> Vec<(String, u16)> {
-        let bodies = self.journal.iter().map(|entry| &entry.body);
-        let of_call = bodies.filter_map(|body| match body {
-            EntryBody::PolicyVerdict(verdict) if verdict.action == "egress" => Some(verdict),
-            _ => None,
-        });
-        let of_call = of_call.filter(|verdict| {
-            verdict.step == intent.step && verdict.call_id.as_ref() == Some(&intent.call_id)
-        });
-        let hosts = of_call.filter_map(|verdict| {
+        let hosts = self.verdicts_of(intent, "egress").filter_map(|verdict| {
             let name = verdict.attributes["name"].as_str()?;
             let port = verdict.attributes["port"].as_u64()?;
             Some((name.to_owned(), u16::try_from(port).ok()?))
         });
         hosts.collect()
+    }
+
+    /// The models that a call asked, as far as policy was asked about them.
+    pub(crate) fn asked_models(&self, intent: &ToolIntent) -> Vec<(String, String)> {
+        let models = self.verdicts_of(intent, "model").filter_map(|verdict| {
+            let field = |name: &str| verdict.attributes[name].as_str().map(str::to_owned);
+            Some((field("provider")?, field("name")?))
+        });
+        models.collect()
+    }
+
+    /// The call of a model that a tool made.
+    pub(crate) fn model_call(&self, intent: &ToolIntent) -> Option<Box<ModelCall>> {
+        let outcome = self
+            .results
+            .iter()
+            .find(|outcome| outcome.step == intent.step && outcome.call_id == intent.call_id);
+        outcome?.call.clone()
+    }
+
+    /// What policy said of something while a call ran.
+    fn verdicts_of<'a>(
+        &'a self,
+        intent: &'a ToolIntent,
+        action: &'a str,
+    ) -> impl Iterator<Item = &'a PolicyVerdict> {
+        let bodies = self.journal.iter().map(|entry| &entry.body);
+        let verdicts = bodies.filter_map(move |body| match body {
+            EntryBody::PolicyVerdict(verdict) if verdict.action == action => Some(verdict),
+            _ => None,
+        });
+        verdicts.filter(|verdict| {
+            verdict.step == intent.step && verdict.call_id.as_ref() == Some(&intent.call_id)
+        })
     }
 
     /// The next thing a model said.
@@ -469,7 +495,7 @@ fn ran(journal: &[Entry]) -> impl Iterator<Item = &ToolOutcome> {
 
 /// Whether a model was asked for it.
 pub(crate) fn is_reply(body: &EntryBody) -> bool {
-    body.billed().is_some() || matches!(body, EntryBody::ModelFailed { .. })
+    body.billed().is_some_and(|call| call.settles) || matches!(body, EntryBody::ModelFailed { .. })
 }
 
 /// The fields of an entry that depend on the machine.

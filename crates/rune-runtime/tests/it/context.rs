@@ -537,7 +537,7 @@ async fn a_fork_reads_the_outputs_that_were_kept_apart() {
     let fork = forked(&rig, &ended, usize::try_from(result.seq).unwrap()).await;
     let kept = rig.engine.spilled_output(&fork.row.session_id, &handle);
     let kept = kept.await.unwrap().unwrap();
-    assert!(kept.starts_with(b"line 00000 of"));
+    assert!(kept.0.starts_with(b"line 00000 of"));
 }
 
 #[tokio::test]

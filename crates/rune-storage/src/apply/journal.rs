@@ -58,7 +58,7 @@ fn write(
     }
     for (seq, call) in &append.usage {
         insert_usage(db, context, op, state, *seq, call)?;
-        if state.has_budgets {
+        if state.has_budgets && call.settles {
             let used = Settlement::of(call.usage, call.cost_micro_usd);
             budget::close(db, context, op.request_id, used)?;
         }

@@ -5,7 +5,7 @@ use super::{
     fault::{CutAt, FaultKind},
     issuer::{Issuer, call_key, sign},
     protocol::Protocol,
-    reply::{Reply, Stop, ToolCall, Usage, split},
+    reply::{Reply, ReplyFile, Stop, ToolCall, Usage, split},
 };
 
 /// Fragments a call's arguments are streamed in.
@@ -29,6 +29,8 @@ pub(crate) struct Answer {
     pub(crate) include_reasoning: bool,
     /// Leave out finish reason and terminal event in a whole answer too.
     pub(crate) unfinished: bool,
+    /// Gemini: a picture or a sound as a part.
+    pub(crate) file: Option<ReplyFile>,
 }
 
 /// A tool call with its id.
@@ -128,6 +130,7 @@ impl Answer {
             include_usage: conversation.include_usage,
             include_reasoning: conversation.include_reasoning,
             unfinished: fault == Some(&FaultKind::NoTerminal),
+            file: reply.file.clone(),
         }
     }
 }

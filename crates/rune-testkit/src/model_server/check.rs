@@ -60,6 +60,11 @@ pub(crate) fn check(incoming: &Incoming<'_>) -> Result<Conversation, Rejection> 
     conversation(incoming)
 }
 
+/// Checks the key of a request in OpenAI's way.
+pub(crate) fn openai_key(incoming: &Incoming<'_>) -> Result<(), Rejection> {
+    openai::key(incoming)
+}
+
 /// A refusal; each protocol has its own form for it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Rejection {

@@ -27,6 +27,16 @@ pub(crate) struct Route {
     pub(crate) protocol: Protocol,
     /// Gemini names model and streaming in the path.
     pub(crate) gemini: Option<GeminiRoute>,
+    /// OpenAI has paths of their own for pictures and sound.
+    pub(crate) media: Option<MediaRoute>,
+}
+
+/// What is no conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MediaRoute {
+    Images,
+    Speech,
+    Transcriptions,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,12 +53,23 @@ impl Route {
             Some(Self {
                 protocol,
                 gemini: None,
+                media: None,
+            })
+        };
+        let media = |media| {
+            Some(Self {
+                protocol: Protocol::Openai,
+                gemini: None,
+                media: Some(media),
             })
         };
         match path {
             "/v1/messages" => return plain(Protocol::Anthropic),
             "/v1/chat/completions" | copilot::COMPLETIONS => return plain(Protocol::Openai),
             "/v1/responses" => return plain(Protocol::Responses),
+            "/v1/images/generations" => return media(MediaRoute::Images),
+            "/v1/audio/speech" => return media(MediaRoute::Speech),
+            "/v1/audio/transcriptions" => return media(MediaRoute::Transcriptions),
             _ => {}
         }
         let rest = path
@@ -68,6 +89,7 @@ impl Route {
                 stream,
                 sse,
             }),
+            media: None,
         })
     }
 }

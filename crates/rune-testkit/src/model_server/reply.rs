@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -28,6 +29,18 @@ pub struct Reply {
     pub chunk_ms: u64,
     /// Write the stream in pieces of this many bytes, whatever it tears apart (0: a piece per event).
     pub piece_bytes: usize,
+    /// The picture or the sound that is answered, where one is asked for.
+    pub file: Option<ReplyFile>,
+}
+
+/// A file in an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplyFile {
+    /// Its media type, as Gemini says it.
+    pub mime: String,
+    /// Its bytes in base64.
+    pub data: String,
 }
 
 impl Reply {
@@ -54,6 +67,18 @@ impl Reply {
     pub fn calls(calls: impl IntoIterator<Item = ToolCall>) -> Self {
         Self {
             tool_calls: calls.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Answers a picture or a sound.
+    #[must_use]
+    pub fn file(mime: impl Into<String>, bytes: &[u8]) -> Self {
+        Self {
+            file: Some(ReplyFile {
+                mime: mime.into(),
+                data: BASE64_STANDARD.encode(bytes),
+            }),
             ..Self::default()
         }
     }

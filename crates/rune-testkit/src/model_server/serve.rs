@@ -18,6 +18,7 @@ use super::{
     delivery::{self, Pace},
     fault::{FaultKind, Garbage},
     frame::{Frame, FrameKind},
+    media,
     protocol::{Protocol, Route},
     record::{Exchange, RecordedRequest},
     reply::Reply,
@@ -78,8 +79,10 @@ async fn handle(request: hyper::Request<Wire>, state: Arc<State>) -> io::Result<
         .map_err(io::Error::other)?;
     let route = Route::parse(parts.uri.path(), parts.uri.query().unwrap_or_default());
     let parsed: Result<Value, _> = serde_json::from_slice(&bytes);
-    let body =
-        parsed.unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    let body = parsed.unwrap_or_else(|_| {
+        let form = media::form(&parts.headers, &bytes);
+        form.unwrap_or_else(|| Value::String(String::from_utf8_lossy(&bytes).into_owned()))
+    });
     let exchange = state
         .recorder
         .begin(recorded(&parts, route.as_ref(), body.clone()));
@@ -111,11 +114,15 @@ async fn handle(request: hyper::Request<Wire>, state: Arc<State>) -> io::Result<
         api_key: key.filter(|_| !is_copilot),
         issuer: &state.issuer,
     };
-    let conversation = match check::check(&incoming) {
+    let checked = match route.media {
+        Some(media) => media::check(media, &incoming),
+        None => check::check(&incoming),
+    };
+    let conversation = match checked {
         Ok(conversation) => conversation,
         Err(rejection) => return Ok(refuse(route.protocol, &rejection, exchange)),
     };
-    answer(&state, &route, &conversation, exchange).await
+    answer(&state, &route, &body, &conversation, exchange).await
 }
 
 /// GitHub's part.
@@ -144,6 +151,7 @@ async fn exchange_token(
 async fn answer(
     state: &State,
     route: &Route,
+    asked: &Value,
     conversation: &Conversation,
     mut exchange: Exchange,
 ) -> io::Result<Response<Body>> {
@@ -180,7 +188,14 @@ async fn answer(
         state.script.gemini_call_ids,
     );
     let sse = route.gemini.as_ref().is_none_or(|gemini| gemini.sse);
+    let made = route
+        .media
+        .map(|media| media::answer(media, &reply, &answer, asked));
     let (frames, content_type) = match (conversation.stream, sse) {
+        _ if made.is_some() => {
+            let (kind, bytes) = made.unwrap_or_default();
+            (vec![spoilt(bytes, protocol, fault)], kind)
+        }
         (true, true) => (wire::stream(protocol, &answer), EVENT_STREAM),
         (true, false) => (vec![json_array(&wire::stream(protocol, &answer))], JSON),
         (false, _) => (vec![whole(protocol, &answer, fault)], JSON),
@@ -212,12 +227,19 @@ async fn wait(state: &State, reply: Option<&Reply>, fault: Option<&FaultKind>) {
 }
 
 fn whole(protocol: Protocol, answer: &Answer, fault: Option<&FaultKind>) -> Frame {
+    let body = wire::whole(protocol, answer).to_string();
+    spoilt(body.into_bytes(), protocol, fault)
+}
+
+/// A whole body, or what a fault makes of it.
+fn spoilt(body: Vec<u8>, protocol: Protocol, fault: Option<&FaultKind>) -> Frame {
     let body = match fault {
-        Some(FaultKind::Garbage(_)) => "{this is not JSON".to_owned(),
+        Some(FaultKind::Garbage(_)) => b"{this is not JSON".to_vec(),
         Some(FaultKind::ErrorEvent) => {
-            wire::error(protocol, &Rejection::new(500, "Overloaded")).to_string()
+            let error = wire::error(protocol, &Rejection::new(500, "Overloaded"));
+            error.to_string().into_bytes()
         }
-        _ => wire::whole(protocol, answer).to_string(),
+        _ => body,
     };
     Frame::new(FrameKind::Text, body)
 }

@@ -346,6 +346,7 @@ impl Random {
                 images: self.images(),
                 duration_ms: u64::MAX,
                 attempts: 1,
+                call: self.tool_model_call(),
             }),
             15 => EntryBody::PolicyVerdict(PolicyVerdict {
                 audit_id: AuditId::from_bytes(self.id(4)),
@@ -457,6 +458,23 @@ impl Random {
                 duration_ms: 1,
             }),
         }))
+    }
+
+    fn tool_model_call(&mut self) -> Option<Box<ModelCall>> {
+        let model = self.word();
+        let output_tokens = self.below(50);
+        self.one_in(3).then(|| {
+            Box::new(ModelCall {
+                provider: "offline".to_owned(),
+                model,
+                usage: Usage {
+                    output_tokens,
+                    ..Usage::default()
+                },
+                cost_micro_usd: (!output_tokens.is_multiple_of(3)).then_some(output_tokens),
+                duration_ms: 1,
+            })
+        })
     }
 
     fn images(&mut self) -> Vec<StoredImage> {

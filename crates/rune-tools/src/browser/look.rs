@@ -130,6 +130,7 @@ impl Turn {
             "bytes": image.bytes,
             "width": clip["width"],
             "height": clip["height"],
+            "handle": image.handle(),
         });
         if cut {
             report["cut"] = true.into();

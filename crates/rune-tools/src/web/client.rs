@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest silence while a body is read.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What the client asks for.
+/// What the client asks for where a page is wanted.
 const ACCEPTED: &str = "text/html, text/*;q=0.9, application/json, application/xml;q=0.9";
 
 /// Idle connections are kept for the next page of the same site, for this long.
@@ -83,6 +83,17 @@ impl WebClient {
         max_bytes: usize,
         gate: Option<&dyn EgressGate>,
     ) -> Result<Fetched, ToolError> {
+        self.get_as(url, ACCEPTED, max_bytes, gate).await
+    }
+
+    /// As [`WebClient::get`], asking for other types than those of pages.
+    pub(crate) async fn get_as(
+        &self,
+        url: &str,
+        accept: &'static str,
+        max_bytes: usize,
+        gate: Option<&dyn EgressGate>,
+    ) -> Result<Fetched, ToolError> {
         let mut url = Url::parse(url)
             .map_err(|error| ToolError::invalid(format!("`{url}` is not a URL: {error}")))?;
         let client = self.client()?;
@@ -97,7 +108,7 @@ impl WebClient {
             url.set_fragment(None);
             let response = client
                 .get(url.clone())
-                .header(ACCEPT, ACCEPTED)
+                .header(ACCEPT, accept)
                 .send()
                 .await
                 .map_err(|error| unreachable(&url, &error.without_url()))?;

@@ -10,7 +10,7 @@ use crate::support::Sandbox;
 const ELSEWHERE: [&str; 2] = ["agent-send", "docker-exec"];
 
 /// Tools that need the engine.
-const WITH_ENGINE: [&str; 11] = [
+const WITH_ENGINE: [&str; 17] = [
     "agent-find",
     "agent-kill",
     "agent-list",
@@ -19,9 +19,15 @@ const WITH_ENGINE: [&str; 11] = [
     "cron-create",
     "cron-list",
     "event-publish",
+    "image-analyze",
+    "image-generate",
+    "media-describe",
+    "media-transcribe",
     "schedule-create",
     "schedule-delete",
     "schedule-list",
+    "speech-to-text",
+    "text-to-speech",
 ];
 
 const REQUEST: &str = "req_0123456789abcdef0123456789abcdef";
@@ -127,6 +133,17 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
             ],
         ),
         (
+            "image-analyze",
+            vec![json!({"source": "a.png", "question": "What is it?"})],
+        ),
+        (
+            "image-generate",
+            vec![
+                json!({"prompt": "A cat"}),
+                json!({"prompt": "A cat", "shape": "portrait", "path": "pictures/cat.png"}),
+            ],
+        ),
+        (
             "knowledge-add-entity",
             vec![json!({"name": "Ada", "type": "person", "properties": {"born": 1815}})],
         ),
@@ -145,6 +162,20 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
             ],
         ),
         ("location-get", vec![json!({}), json!({"detail": "region"})]),
+        (
+            "media-describe",
+            vec![
+                json!({"source": "a.png"}),
+                json!({"source": "a.wav", "question": "Who speaks?"}),
+            ],
+        ),
+        (
+            "media-transcribe",
+            vec![
+                json!({"source": "a.wav"}),
+                json!({"source": "a.wav", "format": "srt", "path": "a.srt", "language": "en", "hint": "Rune"}),
+            ],
+        ),
         (
             "memory-list",
             vec![json!({}), json!({"prefix": "k", "limit": 3})],
@@ -200,6 +231,13 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
                 json!({"command": "true", "timeout_ms": 5000, "cwd": "."}),
             ],
         ),
+        (
+            "speech-to-text",
+            vec![
+                json!({"source": "a.wav"}),
+                json!({"source": "a.wav", "language": "pt-BR", "hint": "Rune"}),
+            ],
+        ),
         ("system-time", vec![json!({}), json!({"timezone": "UTC"})]),
         (
             "task-claim",
@@ -224,6 +262,13 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
             vec![
                 json!({"title": "Send"}),
                 json!({"title": "Send", "payload": [1], "queue": "mail", "priority": 5, "max_attempts": 1}),
+            ],
+        ),
+        (
+            "text-to-speech",
+            vec![
+                json!({"text": "Hi"}),
+                json!({"text": "Hi", "voice": "alloy", "instructions": "softly", "format": "opus", "path": "hi.ogg"}),
             ],
         ),
         (
@@ -273,6 +318,8 @@ async fn what_a_descriptor_accepts_the_tool_takes() {
         ..BuiltinsConfig::default()
     });
     sandbox.write("a.txt", "one\n");
+    sandbox.write("a.png", b"\x89PNG\r\n\x1a\n");
+    sandbox.write("a.wav", b"RIFF\0\0\0\0WAVE");
     for (name, inputs) in examples() {
         let schema = &rune_spec::builtin(name).unwrap().input_schema;
         for input in inputs {

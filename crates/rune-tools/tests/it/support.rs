@@ -61,6 +61,7 @@ impl Sandbox {
             outputs: Outputs::default(),
             images: ShownImages::default(),
             engine: None,
+            media: None,
         };
         Self {
             outer,

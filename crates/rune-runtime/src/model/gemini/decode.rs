@@ -181,7 +181,7 @@ impl Decode for Decoder {
 }
 
 /// Candidates are counted without the thoughts.
-fn counts(usage: &Value) -> Usage {
+pub(in crate::model) fn counts(usage: &Value) -> Usage {
     let count = |name| usage.get(name).and_then(Value::as_u64).unwrap_or(0);
     let thoughts = count("thoughtsTokenCount");
     Usage {

@@ -8,7 +8,7 @@ use rune_spec::Script;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::model::OFFLINE_PROVIDER;
-use crate::model::wire::{Protocol, Timeouts};
+use crate::model::wire::{ClientConfig, Protocol, Timeouts};
 
 /// Everything about models that an agent's Runefile and the platform's configuration say.
 /// It stands between their formats and this module; whoever reads them fills it.
@@ -130,20 +130,34 @@ impl ProvidersConfig {
         if !self.providers.is_empty() {
             return self.providers.iter().map(String::as_str).collect();
         }
+        let first = self.with_key().next();
+        vec![first.unwrap_or(OFFLINE_PROVIDER)]
+    }
+
+    /// The providers that are asked for something that not each of them can do, in order: without
+    /// `models.providers` all that have a key.
+    pub(in crate::model) fn order_for_media(&self) -> Vec<&str> {
+        let with_key: Vec<&str> = self.with_key().collect();
+        if self.providers.is_empty() && !with_key.is_empty() {
+            with_key
+        } else {
+            self.order()
+        }
+    }
+
+    /// The built-in providers that have a key, in order.
+    fn with_key(&self) -> impl Iterator<Item = &'static str> {
         let has_key = |name: &&str| {
             let account = self.accounts.get(*name);
             let key = account.and_then(|account| account.api_key.as_ref());
             key.is_some_and(|key| !key.expose_secret().is_empty())
         };
-        let first = Provider::ALL
-            .map(Provider::as_str)
-            .into_iter()
-            .find(has_key);
-        vec![first.unwrap_or(OFFLINE_PROVIDER)]
+        let all = Provider::ALL.map(Provider::as_str).into_iter();
+        all.filter(has_key)
     }
 
     /// The id of the default model with `provider`; `None` where it has none.
-    pub(super) fn model_for(&self, provider: &str) -> Option<String> {
+    pub(in crate::model) fn model_for(&self, provider: &str) -> Option<String> {
         let own = || self.accounts.get(provider)?.model.clone();
         match self.model_mapping.get(&self.default_model) {
             Some(ModelIds::Same(id)) => Some(id.clone()),
@@ -157,13 +171,35 @@ impl ProvidersConfig {
         }
     }
 
+    /// How a provider is spoken to that is reached over HTTP with its own key; nothing for the others.
+    pub(in crate::model) fn wire(&self, name: &str) -> Option<(Protocol, ClientConfig)> {
+        let mut client = ClientConfig::new(name);
+        client.timeouts = self.timeouts;
+        if let Some(endpoint) = self.endpoints.get(name) {
+            client.base_url = Some(endpoint.base_url.clone());
+            client.api_key.clone_from(&endpoint.api_key);
+            return Some((endpoint.protocol, client));
+        }
+        let protocol = match name {
+            "anthropic" => Protocol::Anthropic,
+            "openai" => Protocol::OpenAi,
+            "gemini" => Protocol::Gemini,
+            _ => return None,
+        };
+        if let Some(account) = self.accounts.get(name) {
+            client.base_url.clone_from(&account.base_url);
+            client.api_key.clone_from(&account.api_key);
+        }
+        Some((protocol, client))
+    }
+
     /// What the platform knows of `provider`.
     pub(super) fn account(&self, provider: &str) -> Account {
         self.accounts.get(provider).cloned().unwrap_or_default()
     }
 
     /// Where the provider is, as far as somebody said so.
-    pub(super) fn base_url(&self, provider: &str) -> &str {
+    pub(in crate::model) fn base_url(&self, provider: &str) -> &str {
         let endpoint = self.endpoints.get(provider).map(|it| it.base_url.as_str());
         let account = || self.accounts.get(provider)?.base_url.as_deref();
         endpoint.or_else(account).unwrap_or_default()

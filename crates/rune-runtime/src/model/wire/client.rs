@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -17,6 +17,8 @@ use crate::model::{HttpClient, ModelError, ModelErrorKind, ModelEvent, ModelRequ
 
 /// Bytes of an error body that are read.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
+/// Bytes of an answer that comes as a whole: a large picture in base64.
+const MAX_WHOLE_BYTES: usize = 64 << 20;
 /// How long the end of a finished reply's body is waited for, so that the connection can
 /// be used again.
 const END_OF_BODY: Duration = Duration::from_millis(50);
@@ -98,6 +100,19 @@ impl ClientConfig {
     }
 }
 
+/// A request that is answered as a whole.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct WholeRequest {
+    /// Behind the base URL.
+    pub(in crate::model) path: String,
+    /// Of the body.
+    pub(in crate::model) content_type: String,
+    /// The body.
+    pub(in crate::model) body: Bytes,
+    /// How long the provider may take for the first byte of its answer.
+    pub(in crate::model) first_byte: Duration,
+}
+
 /// What the clients of the wire protocols are.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct WireClient {
@@ -137,26 +152,8 @@ impl WireClient {
         &self,
         request: &ModelRequest,
     ) -> Result<ModelStream, ModelError> {
-        let key = self.config.api_key.as_ref();
-        let key = key.filter(|key| !key.expose_secret().is_empty());
-        if key.is_none() && self.config.base_url.is_none() {
-            return Err(self.error(ModelErrorKind::Unauthenticated, "no API key is configured"));
-        }
-        let headers = self.protocol.headers(key).ok_or_else(|| {
-            let message = "the API key has characters that a header cannot hold";
-            self.error(ModelErrorKind::Unauthenticated, message)
-        })?;
-        let default = self.protocol.default_base_url();
-        let base = self.config.base_url.as_deref().unwrap_or(default);
-        let url = self.protocol.url(base, &request.model);
-        let call = self
-            .http
-            .for_url(&url)
-            .map_err(|message| self.unsent(message))?
-            .post(&url)
-            .headers(headers)
-            .headers(self.config.headers.clone())
-            .header(CONTENT_TYPE, JSON);
+        let url = self.protocol.url(self.base_url(), &request.model);
+        let call = self.post(&url)?.header(CONTENT_TYPE, JSON);
         let native = !self.schema_refused.load(Ordering::Relaxed);
         let mut answer = self.send(&call, request, native).await;
         let refused = |error: &ModelError| native && refuses_schema(request, error);
@@ -168,7 +165,74 @@ impl WireClient {
             self.schema_refused.store(true, Ordering::Relaxed);
             answer = self.send(&call, request, false).await;
         }
-        answer.map_err(|error| redact(error, key))
+        answer.map_err(|error| self.redact(error))
+    }
+
+    /// Sends one request that is answered as a whole, and waits for the answer: its bytes.
+    pub(in crate::model) async fn exchange(
+        &self,
+        request: WholeRequest,
+    ) -> Result<Bytes, ModelError> {
+        let url = format!("{}{}", self.base_url().trim_end_matches('/'), request.path);
+        let call = self.post(&url)?.header(CONTENT_TYPE, request.content_type);
+        let provider = &self.config.provider;
+        let first_byte = Instant::now() + request.first_byte;
+        let answer = async {
+            let sent = timeout_at(first_byte, call.body(request.body).send()).await;
+            let response = sent
+                .map_err(|_| body::silent(provider))?
+                .map_err(|error| self.unreachable(error))?;
+            if !response.status().is_success() {
+                return Err(failed_response(provider, response, MAX_ERROR_BYTES, first_byte).await);
+            }
+            let idle = self.config.timeouts.idle;
+            let mut chunks = body::chunks(provider, response, first_byte, idle);
+            let mut bytes = BytesMut::new();
+            while let Some(chunk) = chunks.next().await {
+                let chunk = chunk?;
+                if bytes.len() + chunk.len() > MAX_WHOLE_BYTES {
+                    let message = format!("the answer has more than {MAX_WHOLE_BYTES} bytes");
+                    return Err(self.error(ModelErrorKind::Malformed, message));
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(bytes.freeze())
+        };
+        Box::pin(answer).await.map_err(|error| self.redact(error))
+    }
+
+    /// Where the provider is.
+    fn base_url(&self) -> &str {
+        let default = self.protocol.default_base_url();
+        self.config.base_url.as_deref().unwrap_or(default)
+    }
+
+    /// The key, where there is one.
+    fn key(&self) -> Option<&SecretString> {
+        let key = self.config.api_key.as_ref();
+        key.filter(|key| !key.expose_secret().is_empty())
+    }
+
+    /// A request with the headers of the provider.
+    fn post(&self, url: &str) -> Result<reqwest::RequestBuilder, ModelError> {
+        let key = self.key();
+        if key.is_none() && self.config.base_url.is_none() {
+            return Err(self.error(ModelErrorKind::Unauthenticated, "no API key is configured"));
+        }
+        let headers = self.protocol.headers(key).ok_or_else(|| {
+            let message = "the API key has characters that a header cannot hold";
+            self.error(ModelErrorKind::Unauthenticated, message)
+        })?;
+        let client = self.http.for_url(url);
+        Ok(client
+            .map_err(|message| self.unsent(message))?
+            .post(url)
+            .headers(headers)
+            .headers(self.config.headers.clone()))
+    }
+
+    fn redact(&self, error: ModelError) -> ModelError {
+        redact(error, self.key())
     }
 
     async fn send(

@@ -29,7 +29,7 @@ pub(super) struct Append<'a> {
     /// Questions to a person.
     pub(super) questions: Vec<(u64, &'a ApprovalQuestion)>,
     /// Outputs that are in the object store.
-    pub(super) spilled: Vec<&'a SpilledOutput>,
+    pub(super) spilled: Vec<SpilledOutput>,
     /// Whether the request ends while it waits for a person.
     pub(super) withdraws: bool,
 }
@@ -128,6 +128,7 @@ impl<'a> Append<'a> {
                 self.state.tool_calls = self.state.tool_calls.saturating_add(1);
             }
             EntryBody::ToolResult(outcome) => {
+                self.bill(seq, entry)?;
                 let call = self.call(db, &outcome.call_id)?;
                 if call.result.is_some() {
                     return Err(twice("result", &outcome.call_id).into());
@@ -136,7 +137,7 @@ impl<'a> Append<'a> {
                 let refused = call.intent.is_none();
                 let name = call.name.clone();
                 self.messages.push((seq, Some(name)));
-                self.spilled.extend(&outcome.spilled);
+                self.spilled.extend(outcome.kept());
                 self.state.tool_calls = self.state.tool_calls.saturating_add(refused.into());
             }
             EntryBody::PolicyVerdict(verdict) => {

@@ -144,7 +144,10 @@ fn parts(index: usize, content: &Value) -> Result<(), Rejection> {
             return Err(Rejection::bad(message));
         }
         if let Some(data) = part.get("inlineData")
-            && !(text(data, "mimeType").starts_with("image/") && is_base64(text(data, "data")))
+            && !(["image/", "audio/", "video/"]
+                .iter()
+                .any(|kind| text(data, "mimeType").starts_with(kind))
+                && is_base64(text(data, "data")))
         {
             let message = format!("{place}.inline_data: Unable to process input image.");
             return Err(Rejection::bad(message));

@@ -93,6 +93,19 @@ fn tools(body: &Value) -> Result<(), Rejection> {
     }
 }
 
+/// Sound comes in two formats.
+fn input_audio(part: &Value, place: &str) -> Result<(), Rejection> {
+    let field = |name: &str| {
+        part.pointer(&format!("/input_audio/{name}"))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    if !matches!(field("format"), "wav" | "mp3") || !is_base64(field("data")) {
+        return Err(Rejection::bad("Invalid value for 'input_audio'.").param(place));
+    }
+    Ok(())
+}
+
 fn content(index: usize, message: &Value) -> Result<(), Rejection> {
     let param = |field: &str| format!("messages[{index}].{field}");
     let role = text(message, "role");
@@ -129,6 +142,9 @@ fn content(index: usize, message: &Value) -> Result<(), Rejection> {
         if text(part, "type") == "image_url" {
             let url = part.pointer("/image_url/url").and_then(Value::as_str);
             image_url(url.unwrap_or_default(), &param("content"))?;
+        }
+        if text(part, "type") == "input_audio" {
+            input_audio(part, &param("content"))?;
         }
     }
     for (at, call) in list(message, "tool_calls").iter().enumerate() {

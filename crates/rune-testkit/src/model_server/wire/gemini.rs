@@ -49,6 +49,12 @@ pub(crate) fn whole(answer: &Answer) -> Value {
     if !answer.text.is_empty() {
         parts.push(json!({"text": answer.text.concat()}));
     }
+    parts.extend(
+        answer
+            .file
+            .as_ref()
+            .map(|file| json!({"inlineData": {"mimeType": file.mime, "data": file.data}})),
+    );
     parts.extend(calls(answer).map(part));
     if parts.is_empty() || signs_last_part(answer) {
         parts.push(last_part(answer));

@@ -195,7 +195,7 @@ impl State {
         for (seq, body) in plan.usage {
             let Some(call) = body.billed() else { continue };
             self.usage.push(usage_row(command, &plan.row, seq, call));
-            if has_budgets {
+            if has_budgets && call.settles {
                 let used = Settlement::of(call.usage, call.cost_micro_usd);
                 self.close_reservation(command, op.request_id, used);
             }
@@ -274,11 +274,11 @@ impl State {
                 tool: tool.clone(),
             });
             session.messages.extend(lines);
-            let spilled = bodies.iter().filter_map(|body| match body {
-                EntryBody::ToolResult(outcome) => outcome.spilled.clone(),
-                _ => None,
-            });
-            session.spilled.extend(spilled);
+            for body in bodies {
+                if let EntryBody::ToolResult(outcome) = body {
+                    session.spilled.extend(outcome.kept());
+                }
+            }
         }
     }
 }
@@ -396,12 +396,13 @@ impl Plan {
                 row.tool_calls += 1;
             }
             EntryBody::ToolResult(outcome) => {
+                self.bill(seq, entry)?;
                 let call = called(&mut self.calls, &outcome.call_id)?;
                 if call.result.is_some() {
                     return Err(Reject::invalid("the call has its result"));
                 }
                 call.result = Some(seq);
-                row.tool_calls += u32::from(call.intent.is_none());
+                self.row.tool_calls += u32::from(call.intent.is_none());
                 self.messages.push((seq, Some(call.name.clone())));
             }
             EntryBody::PolicyVerdict(verdict) => {

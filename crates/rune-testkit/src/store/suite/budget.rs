@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use rune_store_runtime::{
     AppendEntries, BudgetCap, BudgetClaim, BudgetFilter, BudgetRow, BudgetScope, CallPrice,
-    DeleteSession, EntryBody, ModelReply, PageRequest, Reject, RequestId, ReserveBudget,
-    SettleBudget, Settlement, StoreError,
+    DeleteSession, EntryBody, ModelCall, ModelReply, PageRequest, Reject, RequestId, ReserveBudget,
+    SettleBudget, Settlement, StoreError, ToolOutcome, UsageFilter,
 };
 use serde_json::json;
 
-use super::fixture::{Fixture, accept, finished, reply, session, usage};
+use super::fixture::{self, Fixture, accept, finished, reply, session, usage};
 use crate::store::TestStore;
 
 /// A prompt token costs 1 and an output token 2 millionths of a dollar.
@@ -116,6 +116,38 @@ pub async fn a_reply_settles_what_its_call_reserved(test: TestStore) {
         f.rejected(call(id, &caps)).await,
         Reject::RequestEnded { .. }
     ));
+}
+
+pub async fn a_call_that_a_tool_makes_is_in_the_ledger_and_settles_nothing(test: TestStore) {
+    let f = Fixture::new(test);
+    let caps = [money(caller("a"), 1000)];
+    let id = f.accept_under("s", &caps).await;
+    f.append(id, vec![reply(vec![fixture::call("c")])]).await;
+    f.write(call(id, &caps)).await;
+    let outcome = ToolOutcome {
+        call: Some(Box::new(ModelCall {
+            provider: "openai".to_owned(),
+            model: "painter".to_owned(),
+            usage: usage(11, 70),
+            cost_micro_usd: Some(40),
+            duration_ms: 5,
+        })),
+        ..fixture::result("c")
+    };
+    let before = f.store.request(id).await.unwrap().unwrap();
+    f.append(id, vec![EntryBody::ToolResult(outcome)]).await;
+    // What is open now may be the call of another tool.
+    assert_eq!(f.balance(&caller("a")).await, Some((0, 500)));
+    let row = f.store.request(id).await.unwrap().unwrap();
+    assert_eq!(row.usage.total(), before.usage.total() + 81);
+    assert_eq!(row.model_calls, before.model_calls + 1);
+    let page = PageRequest::first(PageRequest::MAX_LIMIT);
+    let ledger = f.store.usage(&UsageFilter::default(), &page).await.unwrap();
+    let line = ledger.items.iter().find(|line| line.model == "painter");
+    assert_eq!(
+        line.map(|line| (line.usage.output_tokens, line.cost_micro_usd)),
+        Some((70, Some(40)))
+    );
 }
 
 pub async fn what_is_reserved_is_not_there_for_others(test: TestStore) {

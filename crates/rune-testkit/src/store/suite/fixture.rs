@@ -180,6 +180,7 @@ pub(super) fn result(id: &str) -> ToolOutcome {
         images: Vec::new(),
         duration_ms: 7,
         attempts: 1,
+        call: None,
     }
 }
 

@@ -225,11 +225,31 @@ pub async fn a_spilled_output_belongs_to_its_session(test: TestStore) {
     assert_eq!(find("s", "out-2").await, None);
     assert_eq!(find("other", "out-1").await, None);
     assert_eq!(find("none", "out-1").await, None);
+    let image = StoredImage {
+        media_type: "image/png".to_owned(),
+        digest: format!("sha256:{}", "0123456789abcdef".repeat(4)),
+        bytes: 7,
+    };
+    let id = f.accept("s").await.request_id;
+    let seen = ToolOutcome {
+        images: vec![image.clone()],
+        ..result("a")
+    };
+    f.append(
+        id,
+        vec![reply(vec![call("a")]), EntryBody::ToolResult(seen)],
+    )
+    .await;
+    let found = find("s", "img-0123456789abcdef").await.unwrap();
+    assert_eq!((found.digest, found.bytes), (image.digest, 7));
+    assert_eq!(find("other", "img-0123456789abcdef").await, None);
+    f.append(id, vec![finished(json!("done"))]).await;
     f.write(DeleteSession {
         session_id: session("s"),
     })
     .await;
     assert_eq!(find("s", "out-1").await, None);
+    assert_eq!(find("s", "img-0123456789abcdef").await, None);
 }
 
 pub async fn a_refused_tool_call_has_no_input(test: TestStore) {
