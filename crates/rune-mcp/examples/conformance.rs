@@ -8,7 +8,7 @@ use std::time::Duration;
 use rune_mcp::{McpClient, McpServers, ServerConfig, ServerHandle};
 use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
-use rune_tools::{Launcher, Outputs, Secrets, ShownImages, ToolContext};
+use rune_tools::{Diagnostics, Launcher, Outputs, Secrets, ShownImages, ToolContext};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -126,5 +126,7 @@ fn tool_context() -> ToolContext {
         images: ShownImages::default(),
         engine: None,
         media: None,
+        deferred: Arc::default(),
+        diagnostics: Diagnostics::default(),
     }
 }

@@ -2,6 +2,7 @@
 //! validators, its models and its limits.
 
 mod changed;
+mod deferred;
 mod mcp;
 mod models;
 
@@ -14,11 +15,11 @@ use jsonschema::{ValidationError, Validator};
 use rune_docker::{ContainerTool, DockerEngine, DockerError};
 use rune_mcp::{McpClient, McpError, McpServers};
 use rune_spec::{
-    AgentPackage, AgentRef, LocalAgent, MissingVariable, Runefile, SpecErrors, ToolDescriptor,
-    ToolRuntime,
+    AgentPackage, AgentRef, LocalAgent, MissingVariable, Runefile, SpecErrors, TOOL_SEARCH,
+    ToolDescriptor, ToolRef, ToolRuntime,
 };
 use rune_store_runtime::{ErrorCode, Failure, PromptParts};
-use rune_tools::{BuiltinTool, Builtins, ProcessRunner, ProcessTool, ToolError};
+use rune_tools::{BuiltinTool, Builtins, Diagnostics, ProcessRunner, ProcessTool, ToolError};
 use rune_wasm::{WasmAgent, WasmError, WasmRuntime, WasmTool};
 use serde_json::Value;
 
@@ -31,6 +32,9 @@ use crate::policy::{PolicyEngine, PolicyPrincipal, PolicySet};
 use crate::secrets::SecretVault;
 use crate::tokens;
 
+use deferred::Offer;
+pub use deferred::ToolCost;
+pub(crate) use deferred::{MAX_PROMPT_TOOLS, found_in, visible};
 use mcp::McpTools;
 pub use mcp::{McpRunner, McpServerReport, McpToolReport};
 
@@ -261,7 +265,9 @@ pub struct Agent {
     package: AgentPackage,
     system: String,
     tools: Arc<BTreeMap<String, Arc<Tool>>>,
-    definitions: Vec<ToolDefinition>,
+    /// Finds those of them that a model is not shown.
+    searcher: Arc<Tool>,
+    offer: Offer,
     fixed_prompt: PromptParts,
     /// What its MCP servers offer.
     mcp: Option<Arc<McpTools>>,
@@ -272,6 +278,7 @@ pub struct Agent {
     policy: Arc<PolicyEngine>,
     runner: ProcessRunner,
     secrets: SecretVault,
+    diagnostics: Diagnostics,
     input: Option<Arc<Validator>>,
     output: Option<Arc<OutputContract>>,
     workspace: PathBuf,
@@ -307,7 +314,10 @@ impl Agent {
     /// The tool with this model-visible name.
     #[must_use]
     pub fn tool(&self, visible_name: &str) -> Option<&Tool> {
-        self.tools.get(visible_name).map(AsRef::as_ref)
+        let searcher =
+            || (self.defers() && visible_name == visible(TOOL_SEARCH)).then_some(&self.searcher);
+        let tool = self.tools.get(visible_name).or_else(searcher);
+        tool.map(AsRef::as_ref)
     }
 
     /// Its tools by model-visible name.
@@ -356,10 +366,10 @@ impl Agent {
         Providers::new(&config, &self.pool).map_err(|error| error.to_string())
     }
 
-    /// What the model is told about the tools, sorted by name.
+    /// What the model is told in every prompt about the tools, sorted by name.
     #[must_use]
     pub fn definitions(&self) -> &[ToolDefinition] {
-        &self.definitions
+        &self.offer.shown
     }
 
     /// The part of every prompt that is the same for all requests, in estimated tokens.
@@ -401,6 +411,12 @@ impl Agent {
     #[must_use]
     pub const fn secrets(&self) -> &SecretVault {
         &self.secrets
+    }
+
+    /// Where goes what its tools say beside their answers.
+    #[must_use]
+    pub const fn diagnostics(&self) -> &Diagnostics {
+        &self.diagnostics
     }
 
     /// The directory its tools may read and write.
@@ -542,6 +558,8 @@ pub struct AgentLoader {
     pub secrets: SecretVault,
     /// Below it every agent gets its workspace.
     pub workspaces: PathBuf,
+    /// Where goes what tools say beside their answers.
+    pub diagnostics: Diagnostics,
 }
 
 /// What every prompt begins with.
@@ -566,7 +584,19 @@ impl AgentLoader {
         namespace: &str,
         env: &BTreeMap<String, String>,
     ) -> Result<Agent, AgentError> {
-        let package = AgentPackage::load(dir)?;
+        self.make(AgentPackage::load(dir)?, namespace, env)
+    }
+
+    /// Makes the agent of a package, as [`AgentLoader::load`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn make(
+        &self,
+        package: AgentPackage,
+        namespace: &str,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Agent, AgentError> {
         let spec = &package.runefile;
         if spec.entrypoint.is_some() && package.workflow.is_some() {
             return Err(AgentError::TwoPrograms);
@@ -602,7 +632,8 @@ impl AgentLoader {
             )?;
             tools.insert(tool.visible_name.clone(), Arc::new(ready));
         }
-        let definitions = definitions(&tools);
+        let searcher = self.searcher(&package, &lookup)?;
+        let offer = Offer::new(&package, &tools, &searcher);
         let input = spec
             .input_schema
             .as_ref()
@@ -620,7 +651,7 @@ impl AgentLoader {
             .transpose()?;
         let models_config = models::config(&package, &self.providers, self.timeouts, &lookup)?;
         let models = Providers::new(&models_config, &self.pool)?;
-        let fixed_prompt = fixed_prompt(&system, &definitions, spec.output_schema.as_ref());
+        let fixed_prompt = fixed_prompt(&system, &offer.shown, spec.output_schema.as_ref());
         let runner = self.runner.clone();
         let tools = Arc::new(tools);
         let mcp = servers.map(|servers| Arc::new(McpTools::new(&package, servers, &tools)));
@@ -628,7 +659,8 @@ impl AgentLoader {
             package,
             system,
             tools,
-            definitions,
+            searcher,
+            offer,
             fixed_prompt,
             mcp,
             models,
@@ -637,11 +669,25 @@ impl AgentLoader {
             policy,
             runner,
             secrets: self.secrets.clone(),
+            diagnostics: self.diagnostics.clone(),
             input,
             output,
             workspace,
             component,
         })
+    }
+
+    /// The tool that finds others.
+    fn searcher(
+        &self,
+        package: &AgentPackage,
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Arc<Tool>, AgentError> {
+        let name = ToolRef::Builtin(TOOL_SEARCH.to_owned()).to_string();
+        let descriptor = rune_spec::builtin(TOOL_SEARCH);
+        let descriptor = descriptor.ok_or_else(|| unsupported(&name, "an unknown built-in"))?;
+        self.tool(package, &name, descriptor, None, lookup)
+            .map(Arc::new)
     }
 
     fn tool(
@@ -714,16 +760,6 @@ impl AgentLoader {
         };
         Tool::new(name, descriptor.clone(), runner)
     }
-}
-
-/// What the model is told about tools.
-fn definitions(tools: &BTreeMap<String, Arc<Tool>>) -> Vec<ToolDefinition> {
-    let definition = |(name, tool): (&String, &Arc<Tool>)| ToolDefinition {
-        name: name.clone(),
-        description: tool.descriptor.description.clone(),
-        input_schema: tool.descriptor.input_schema.clone(),
-    };
-    tools.iter().map(definition).collect()
 }
 
 fn unsupported(place: &str, what: &str) -> AgentError {

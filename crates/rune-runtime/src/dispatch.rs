@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rune_mcp::ProgressSink;
 use rune_network::AgentAddress;
-use rune_spec::ApprovalDefault;
+use rune_spec::{ApprovalDefault, TOOL_SEARCH};
 use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
     ApprovalAnswer, ApprovalDecision, ApprovalId, ApprovalQuestion, AuditVerdict, Block, EntryBody,
@@ -26,7 +26,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{AGENT_SPAWN, Agent, AgentTarget, AgentTool, Tool, ToolRunner, named_agent};
+use crate::agent::{
+    AGENT_SPAWN, Agent, AgentTarget, AgentTool, Tool, ToolRunner, named_agent, visible,
+};
 use crate::budget::ToolMeter;
 use crate::engine::{AgentCall, SubAgents};
 use crate::feed::{CallProgress, Feed};
@@ -102,9 +104,15 @@ impl ToolDispatcher<'_> {
             if let Some(trouble) = self.agent.mcp_trouble(name) {
                 return Ok(vec![refuse(name, ErrorCode::Unavailable, trouble)]);
             }
-            let known: Vec<&str> = self.agent.tools().map(|(name, _)| name).collect();
+            let known = self.agent.definitions().iter();
+            let known: Vec<&str> = known.map(|tool| tool.name.as_str()).collect();
             let message = match known.as_slice() {
                 [] => format!("there is no tool `{name}`; this agent has no tools"),
+                known if self.agent.defers() => format!(
+                    "there is no tool `{name}`; `{}` finds those that are not shown, and these are: {}",
+                    visible(TOOL_SEARCH),
+                    known.join(", ")
+                ),
                 known => format!(
                     "there is no tool `{name}`; the tools are: {}",
                     known.join(", ")
@@ -620,6 +628,8 @@ impl ToolDispatcher<'_> {
                 .tape
                 .is_none()
                 .then(|| Arc::clone(&around.media) as Arc<dyn MediaAccess>),
+            deferred: Arc::clone(self.agent.searched()),
+            diagnostics: self.agent.diagnostics().clone(),
         };
         let input = intent.input.clone();
         let call = async {

@@ -46,7 +46,7 @@ mod workflow;
 
 pub use agent::{
     Agent, AgentError, AgentLoader, AgentTarget, AgentTool, McpRunner, McpServerReport,
-    McpToolReport, SchemaMismatch, Tool, ToolRunner, VariableLookup,
+    McpToolReport, SchemaMismatch, Tool, ToolCost, ToolRunner, VariableLookup,
 };
 pub use budget::daily_budget;
 pub use cassette::{Cassette, Played, Unmet};

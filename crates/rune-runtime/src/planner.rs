@@ -9,6 +9,7 @@ mod ask;
 mod budget;
 mod compact;
 mod component;
+mod found;
 mod images;
 mod output;
 mod permit;

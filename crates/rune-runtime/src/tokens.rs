@@ -42,12 +42,18 @@ pub(crate) fn of_messages<'a>(messages: impl IntoIterator<Item = &'a Message>) -
     messages.into_iter().map(of_message).sum()
 }
 
+/// Tokens of the definition of a tool, estimated.
+pub(crate) fn of_tool(tool: &ToolDefinition) -> u64 {
+    tokens_of(bytes_of(tool))
+}
+
 /// Tokens of the definitions of tools, estimated.
 pub(crate) fn of_tools(tools: &[ToolDefinition]) -> u64 {
-    let bytes = |tool: &ToolDefinition| {
-        tool.name.len() + tool.description.len() + tool.input_schema.to_string().len()
-    };
-    tokens_of(tools.iter().map(bytes).sum())
+    tokens_of(tools.iter().map(bytes_of).sum())
+}
+
+fn bytes_of(tool: &ToolDefinition) -> usize {
+    tool.name.len() + tool.description.len() + tool.input_schema.to_string().len()
 }
 
 /// What an estimate is multiplied by, from the last prompt that a provider counted.

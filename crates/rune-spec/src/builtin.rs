@@ -67,6 +67,7 @@ const FILES: &[(&str, &str)] = files![
     "task-list",
     "task-post",
     "text-to-speech",
+    "tool-search",
     "web-fetch",
     "web-search",
 ];

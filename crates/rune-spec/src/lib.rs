@@ -58,6 +58,7 @@ pub use mcp_tool::McpTool;
 pub use name::AgentName;
 pub use package::{
     AgentPackage, McpSelection, OUTPUT_READ, PackageError, PackageTool, PackedPackage, PolicyFile,
+    TOOL_SEARCH,
 };
 pub use policy::{
     Approval, ApprovalDefault, Glob, GlobToken, Policy, PolicyMode, PolicyRule, RuleArguments,
@@ -65,7 +66,7 @@ pub use policy::{
 pub use runefile::{
     Budget, CheckpointPolicy, Endpoint, FallbackPolicy, HealthProbe, Instructions, McpServer,
     McpTransport, MemoryProfile, ModelName, Models, Protocol, ReasoningEffort, ResourceProfile,
-    Runefile, RuntimeSettings, SafetyPolicy, SessionBudget,
+    Runefile, RuntimeSettings, SafetyPolicy, SessionBudget, ToolSearch,
 };
 pub use schema::{SchemaKind, schema};
 pub use script::{

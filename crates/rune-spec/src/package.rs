@@ -4,7 +4,7 @@ mod archive;
 mod load;
 mod walk;
 
-pub use load::OUTPUT_READ;
+pub use load::{OUTPUT_READ, TOOL_SEARCH};
 
 use std::path::PathBuf;
 

@@ -44,6 +44,8 @@ pub struct Runefile {
     pub default_model: String,
     /// The tools the model may call, in the order of the file.
     pub toolset: Vec<ToolRef>,
+    /// When the model is not shown every tool.
+    pub tool_search: ToolSearch,
     /// How much of a session the model sees.
     pub memory_profile: MemoryProfile,
     /// Model turns per request, hard.
@@ -99,6 +101,32 @@ pub enum Instructions {
     Text(String),
     /// In this file of the package; [`crate::AgentPackage`] holds its text.
     File(PathBuf),
+}
+
+/// When the model is not shown every tool, and which ones it always is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ToolSearch {
+    /// Whether there are tools that it has to search for, where there are many.
+    pub enabled: bool,
+    /// Most tools that it is shown without a search.
+    pub max_tools: u32,
+    /// Most tokens that their descriptions and schemas may have together, estimated.
+    pub max_tokens: u64,
+    /// What it is always shown.
+    pub pinned: Vec<ToolRef>,
+}
+
+impl ToolSearch {
+    /// Whether a tool is always shown; `reference` is its name in the toolset form.
+    #[must_use]
+    pub fn pins(&self, reference: &str) -> bool {
+        self.pinned.iter().any(|pinned| match pinned {
+            ToolRef::McpAll(server) => reference
+                .split_once('/')
+                .is_some_and(|(of, _)| of == server),
+            pinned => pinned.to_string() == reference,
+        })
+    }
 }
 
 /// How much of a session the model sees.

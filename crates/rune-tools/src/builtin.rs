@@ -58,6 +58,7 @@ mod task_complete;
 mod task_list;
 mod task_post;
 mod text_to_speech;
+mod tool_search;
 mod web_fetch;
 mod web_search;
 
@@ -148,6 +149,7 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
         Arc::new(task_list::TaskList),
         Arc::new(task_post::TaskPost),
         Arc::new(text_to_speech::TextToSpeech),
+        Arc::new(tool_search::ToolSearch),
         Arc::new(web_fetch::WebFetch::new(WebClient::new(
             config.egress.clone(),
         ))),

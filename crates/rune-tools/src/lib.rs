@@ -12,6 +12,7 @@
 //!   that are no tools uses it too.
 //! * [`Captured`] and [`parse_answer`] are the protocol that programs answer in, whatever runs them.
 //! * [`BrowserConfig`] says which browser the `browser-*` tools drive, over the DevTools protocol.
+//! * [`DeferredTool`] is a tool that a model has to search for; [`Diagnostics`] takes what tools write to standard error.
 //! * [`Secrets`] are what a call is granted, and are taken out of what it says.
 //! * [`MediaAccess`] is what the media tools ask; [`MediaType`] says what a file is.
 //! * [`EgressPolicy`] says where outgoing requests may go; [`CheckedResolver`] holds an HTTP client to it.
@@ -37,6 +38,8 @@ mod blocking;
 mod browser;
 mod builtin;
 mod builtins;
+mod deferred;
+mod diagnostics;
 mod egress;
 mod engine_access;
 mod error;
@@ -60,6 +63,8 @@ pub use answer::{parse_answer, said};
 pub(crate) use blocking::blocking;
 pub use browser::{BrowserConfig, find_browser, page_outline};
 pub use builtins::{Builtins, BuiltinsConfig};
+pub use deferred::DeferredTool;
+pub use diagnostics::Diagnostics;
 pub use egress::{
     CheckedResolver, EgressError, EgressException, EgressPolicy, EgressProxy, Hosts, ProxyRefusal,
     destination,

@@ -9,7 +9,9 @@ use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::{EngineAccess, MediaAccess, Outputs, Secrets, ShownImages, ToolError};
+use crate::{
+    DeferredTool, Diagnostics, EngineAccess, MediaAccess, Outputs, Secrets, ShownImages, ToolError,
+};
 
 /// Room in an answer for everything but its main text.
 pub(crate) const ENVELOPE_BYTES: usize = 1024;
@@ -51,6 +53,10 @@ pub struct ToolContext {
     pub engine: Option<Arc<dyn EngineAccess>>,
     /// The agent's models that see, hear, draw and speak; absent where the call is played again.
     pub media: Option<Arc<dyn MediaAccess>>,
+    /// The tools of the agent that a model has to search for.
+    pub deferred: Arc<[DeferredTool]>,
+    /// Where goes what a call says beside its answer.
+    pub diagnostics: Diagnostics,
 }
 
 impl ToolContext {

@@ -393,13 +393,7 @@ impl ContainerTool {
             Err(ToolError::new(ToolErrorKind::Failed, message))
         };
         let Err(error) = parsed else {
-            if !diagnostics.is_empty() {
-                tracing::debug!(
-                    tool = self.name,
-                    stderr = diagnostics,
-                    "tool wrote diagnostics"
-                );
-            }
+            context.diagnostics.take(&self.name, diagnostics);
             return parsed;
         };
         if state.oom_killed == Some(true) {

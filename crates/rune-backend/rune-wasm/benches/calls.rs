@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rune_spec::ToolDescriptor;
 use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
-use rune_tools::{Outputs, Secrets, ShownImages, ToolContext};
+use rune_tools::{Diagnostics, Outputs, Secrets, ShownImages, ToolContext};
 use rune_wasm::{WasmConfig, WasmRuntime, WasmTool};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -190,6 +190,8 @@ fn context(home: &Path) -> ToolContext {
         images: ShownImages::default(),
         engine: None,
         media: None,
+        deferred: Arc::default(),
+        diagnostics: Diagnostics::default(),
     }
 }
 

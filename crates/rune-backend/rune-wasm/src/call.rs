@@ -101,6 +101,10 @@ impl Call<'_> {
     fn answer(&self, ended: Ended) -> Result<Value, ToolError> {
         let redact = |text: String| self.context.secrets.redact(text);
         let diagnostics = self.diagnostics();
+        if !matches!(ended, Ended::Refused(_) | Ended::Exit(_)) {
+            let listener = &self.context.diagnostics;
+            listener.take(&self.tool.name, &diagnostics);
+        }
         match ended {
             Ended::Wrote => parse_answer(self.ends.stdout.lock().head(), &diagnostics, redact),
             Ended::Returned(text) if text.len() > self.context.output_limit => {

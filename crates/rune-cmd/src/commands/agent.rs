@@ -10,7 +10,7 @@ use crate::cli::Target;
 use crate::client::{Api, Client, part};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
-use crate::output::Column;
+use crate::output::{Column, fields, one_line, shortened, table};
 
 /// Most rows of a list.
 const MAX_ROWS: usize = 1000;
@@ -26,6 +26,17 @@ pub(crate) const DEPLOYMENT_COLUMNS: [Column; 7] = [
     ("DEPLOYMENT", "/id"),
 ];
 
+/// How the tools of an agent are shown.
+const TOOL_COLUMNS: [Column; 5] = [
+    ("TOOL", "/name"),
+    ("SOURCE", "/source"),
+    ("TOKENS", "/tokens"),
+    ("IN PROMPT", "/shown"),
+    ("DESCRIPTION", "/description"),
+];
+/// Longest description of a tool that is shown.
+const SHOWN_DESCRIPTION_CHARS: usize = 60;
+
 /// Deployed agents.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentCommand {
@@ -36,9 +47,9 @@ pub(crate) enum AgentCommand {
         #[arg(long, visible_alias = "ns")]
         namespace: Option<String>,
     },
-    /// Show one agent with the health of its replicas
+    /// Show one agent with the health of its replicas, its limits and what its tools take of every prompt
     #[command(
-        after_help = "Examples:\n  rune agent inspect hello\n  rune agent inspect hello --ns prod --alias canary"
+        after_help = "Examples:\n  rune agent inspect hello\n  rune agent inspect hello --ns prod --alias canary\n  rune agent inspect hello -o json"
     )]
     Inspect(Named),
     /// List the sessions of an agent's last 1000 requests, newest first
@@ -115,8 +126,49 @@ async fn ls(context: &Context, client: &Client, namespace: Option<String>) -> Ou
 async fn inspect(context: &Context, client: &Client, named: &Named) -> Outcome {
     let path = format!("/v1/agents/{}", part(&named.name));
     let agent = client.get(Api::Gateway, &named.target.query(&path)).await?;
-    context.output.object(&agent)?;
+    context.output.data(&agent, described)?;
     Ok(Exit::Ok)
+}
+
+/// An agent for people: its fields, then its tools with what they take of a prompt.
+fn described(agent: &Value) -> String {
+    let mut agent = agent.clone();
+    let part = |agent: &mut Value, name: &str| {
+        let fields = agent.as_object_mut();
+        fields.and_then(|fields| fields.remove(name))
+    };
+    let tools = part(&mut agent, "tools");
+    let tokens = part(&mut agent, "tool_tokens").unwrap_or_default();
+    let mut text = fields(&agent);
+    let Some(Value::Array(mut tools)) = tools else {
+        return text;
+    };
+    for tool in &mut tools {
+        let shown = if tool["loaded"] == true {
+            "yes"
+        } else {
+            "deferred"
+        };
+        tool["shown"] = shown.into();
+        let description = one_line(tool["description"].as_str().unwrap_or_default());
+        tool["description"] = shortened(&description, SHOWN_DESCRIPTION_CHARS).into();
+    }
+    if tools.is_empty() {
+        return text;
+    }
+    text.push_str("\n\n");
+    text.push_str(&table(&tools, &TOOL_COLUMNS));
+    text.push_str(&format!(
+        "\n\nabout {} tokens of tools in every prompt",
+        tokens["loaded"]
+    ));
+    if tokens["deferred"] != 0 {
+        text.push_str(&format!(
+            "; {} more are of tools that the model searches for",
+            tokens["deferred"]
+        ));
+    }
+    text
 }
 
 /// The sessions of the agent's newest requests.

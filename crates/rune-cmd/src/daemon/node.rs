@@ -13,8 +13,8 @@ use rune_runtime::{AgentLoader, Engine, ReplicaRouter, SecretKeySource, SecretVa
 use rune_storage::{Durability, ObjectStore, SecretFile, SqliteStore, StorageConfig, StorageError};
 use rune_store_runtime::{BlobStore, Store, SystemClock};
 use rune_tools::{
-    BrowserConfig, Builtins, BuiltinsConfig, EgressPolicy, Launcher, Parts, ProcessRunner, Sandbox,
-    SandboxSupport, SearchBackend, SearchConfig,
+    BrowserConfig, Builtins, BuiltinsConfig, Diagnostics, EgressPolicy, Launcher, Parts,
+    ProcessRunner, Sandbox, SandboxSupport, SearchBackend, SearchConfig,
 };
 use rune_wasm::{WasmConfig, WasmRuntime};
 
@@ -146,6 +146,7 @@ impl Node {
             variables: Arc::new(move |name| variables.variable(name)),
             secrets: secrets(config, place, &store)?,
             workspaces: config.runtime.workspace_dir.clone(),
+            diagnostics: Diagnostics::default(),
         });
         let router = ReplicaRouter::new();
         let blobs: Arc<dyn BlobStore> = Arc::new(objects);

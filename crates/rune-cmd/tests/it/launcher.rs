@@ -8,8 +8,8 @@ use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
 use rune_testkit::{ModelScript, ModelServer, Reply, TestDaemon, ToolCall};
 use rune_tools::{
-    BuiltinsConfig, Launcher, LiveJob, LiveProcess, Outputs, ProcessRunner, ProcessTool, Sandbox,
-    Secrets, ShownImages, ToolContext, ToolError, ToolErrorKind,
+    BuiltinsConfig, Diagnostics, Launcher, LiveJob, LiveProcess, Outputs, ProcessRunner,
+    ProcessTool, Sandbox, Secrets, ShownImages, ToolContext, ToolError, ToolErrorKind,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,6 +46,8 @@ async fn run(name: &str, source: &str, input: Value, limit: Duration) -> Result<
         images: ShownImages::default(),
         engine: None,
         media: None,
+        deferred: Arc::default(),
+        diagnostics: Diagnostics::default(),
     };
     let runner = ProcessRunner::new(BuiltinsConfig::default().search_path).with_launcher(
         Launcher::Program {

@@ -35,6 +35,7 @@ mod schedules;
 mod secrets;
 mod shutdown;
 mod streams;
+mod tool_search;
 mod wasm;
 mod wire;
 mod workflows;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery, Path, Query, ReplicaView};
-use rune_runtime::{McpServerReport, ToolRunner};
+use rune_runtime::{Agent, McpServerReport, ToolCost};
 use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentRow, ErrorCode, PageRequest, ReplicaFilter,
     Timestamp, VersionId,
@@ -48,6 +48,12 @@ pub(crate) struct AgentView {
     /// What the agent can call; absent while this process runs no replica of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     tools: Option<Vec<ToolView>>,
+    /// What they take of a prompt; absent as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_tokens: Option<ToolTokensView>,
+    /// What its requests may use; absent as its tools are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<LimitsView>,
     #[schema(value_type = String)]
     created_at: Timestamp,
     #[schema(value_type = String)]
@@ -60,6 +66,96 @@ pub(crate) struct ToolView {
     /// The name in the package, such as `rune@file-read`.
     name: String,
     description: String,
+    /// `builtin`, `process`, `wasm`, `container`, `agent`, or `mcp:SERVER`.
+    source: String,
+    /// Tokens of its description and schema, estimated.
+    tokens: u64,
+    /// Whether every prompt has it; else the model has to search for it.
+    loaded: bool,
+}
+
+impl From<ToolCost> for ToolView {
+    fn from(tool: ToolCost) -> Self {
+        Self {
+            name: tool.name,
+            description: tool.description,
+            source: tool.source,
+            tokens: tool.tokens,
+            loaded: tool.loaded,
+        }
+    }
+}
+
+/// What the tools of an agent take of a prompt, in estimated tokens.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ToolTokensView {
+    /// Of every prompt.
+    loaded: u64,
+    /// Of the tools that the model has to search for.
+    deferred: u64,
+    total: u64,
+}
+
+impl ToolTokensView {
+    fn of(tools: &[ToolView]) -> Self {
+        let sum = |loaded: bool| {
+            let tools = tools.iter().filter(|tool| tool.loaded == loaded);
+            tools.map(|tool| tool.tokens).sum()
+        };
+        let (loaded, deferred): (u64, u64) = (sum(true), sum(false));
+        Self {
+            loaded,
+            deferred,
+            total: loaded + deferred,
+        }
+    }
+}
+
+/// What the requests of an agent may use; a limit that is absent is not set.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LimitsView {
+    /// Model turns of a request.
+    max_steps: u32,
+    /// Time of a request, in milliseconds.
+    timeout_ms: u64,
+    /// Input and output tokens of a request: the smaller of `models.token_budget` and `budget.tokens`.
+    tokens: u64,
+    /// Cost of a request, in US dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_usd: Option<f64>,
+    /// Tool calls of a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<u64>,
+    /// Cost per day of the deployment, in US dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_usd_per_day: Option<f64>,
+    /// Tokens per day of the deployment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_per_day: Option<u64>,
+    /// Tokens of a session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_tokens: Option<u64>,
+    /// Cost of a session, in US dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_cost_usd: Option<f64>,
+}
+
+impl LimitsView {
+    fn of(agent: &Agent) -> Self {
+        let spec = agent.spec();
+        let budget = &spec.budget;
+        Self {
+            max_steps: spec.max_steps,
+            timeout_ms: u64::try_from(agent.timeout().as_millis()).unwrap_or(u64::MAX),
+            tokens: agent.token_budget(),
+            cost_usd: budget.cost_usd,
+            tool_calls: budget.tool_calls,
+            cost_usd_per_day: budget.cost_usd_per_day,
+            tokens_per_day: budget.tokens_per_day,
+            session_tokens: budget.session.tokens,
+            session_cost_usd: budget.session.cost_usd,
+        }
+    }
 }
 
 /// An MCP server of an agent, as one replica sees it.
@@ -272,29 +368,14 @@ async fn view(shared: &Shared, row: DeploymentRow) -> Result<AgentView, ApiError
     let replicas = store
         .replicas(&filter, &PageRequest::first(PageRequest::MAX_LIMIT))
         .await?;
-    let replica = router.replicas(row.id).pop();
-    let spec = replica.as_ref().map(|replica| replica.agent().spec());
+    let agent = router.replicas(row.id).last().map(|it| it.agent().now());
+    let spec = agent.as_ref().map(|agent| agent.spec());
     let (input_schema, output_schema) = spec
         .map(|spec| (spec.input_schema.clone(), spec.output_schema.clone()))
         .unwrap_or_default();
-    let tools = replica.as_ref().map(|replica| {
-        let agent = replica.agent().now();
-        let tools = agent.package().tools.iter();
-        let view = |tool: &rune_spec::PackageTool| ToolView {
-            name: tool.reference.to_string(),
-            description: tool.descriptor.description.clone(),
-        };
-        let mut tools: Vec<ToolView> = tools.map(view).collect();
-        for (visible_name, tool) in agent.tools() {
-            let is_described = agent.package().tool(visible_name).is_some();
-            if matches!(tool.runner, ToolRunner::Mcp(_)) && !is_described {
-                tools.push(ToolView {
-                    name: tool.name.clone(),
-                    description: tool.descriptor.description.clone(),
-                });
-            }
-        }
-        tools
+    let tools = agent.as_ref().map(|agent| {
+        let costs = agent.tool_costs().into_iter();
+        costs.map(Into::into).collect::<Vec<ToolView>>()
     });
     Ok(AgentView {
         name: row.agent,
@@ -314,6 +395,8 @@ async fn view(shared: &Shared, row: DeploymentRow) -> Result<AgentView, ApiError
             .collect(),
         input_schema,
         output_schema,
+        tool_tokens: tools.as_deref().map(ToolTokensView::of),
+        limits: agent.as_deref().map(LimitsView::of),
         tools,
         created_at: row.created_at,
         updated_at: row.updated_at,

@@ -18,7 +18,7 @@ use rune_store_runtime::{
     VersionId,
 };
 use rune_testkit::store::FakeStore;
-use rune_tools::{Builtins, BuiltinsConfig, Launcher, ProcessRunner};
+use rune_tools::{Builtins, BuiltinsConfig, Diagnostics, Launcher, ProcessRunner};
 use rune_wasm::{WasmConfig, WasmRuntime};
 
 /// Everything below the HTTP APIs.
@@ -56,6 +56,7 @@ impl Platform {
             mcp: McpClient::new("/usr/bin:/bin", Launcher::Direct, Arc::new(|_| None)),
             docker: DockerEngine::absent(),
             workspaces: dir.path().join("workspaces"),
+            diagnostics: Diagnostics::default(),
         };
         let (router, tasks) = (ReplicaRouter::new(), Tasks::new());
         let packages = PackageCache::new(Arc::clone(&blobs), dir.path().join("packages"));

@@ -41,18 +41,20 @@ impl Agent {
         let system = instructions.unwrap_or(&self.system).clone();
         let schema = package.runefile.output_schema.as_ref();
         Ok(Self {
-            fixed_prompt: fixed_prompt(&system, &self.definitions, schema),
+            fixed_prompt: fixed_prompt(&system, self.definitions(), schema),
             mcp: self.mcp.clone(),
             package,
             system,
             tools: Arc::clone(&self.tools),
-            definitions: self.definitions.clone(),
+            searcher: Arc::clone(&self.searcher),
+            offer: self.offer.clone(),
             models,
             models_config,
             pool: self.pool.clone(),
             policy,
             runner: self.runner.clone(),
             secrets: self.secrets.clone(),
+            diagnostics: self.diagnostics.clone(),
             input: self.input.clone(),
             output: self.output.clone(),
             workspace: self.workspace.clone(),

@@ -15,7 +15,8 @@ use rune_tools::{ToolContext, ToolError};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Agent, AgentError, Tool, ToolRunner, definitions, fixed_prompt};
+use super::deferred::Offer;
+use super::{Agent, AgentError, Tool, ToolRunner, fixed_prompt};
 use crate::model::ToolDefinition;
 use crate::tokens;
 
@@ -321,7 +322,7 @@ impl Agent {
                 };
                 McpToolReport {
                     name: remote.name,
-                    tokens: tokens::of_tools(std::slice::from_ref(&definition)),
+                    tokens: tokens::of_tool(&definition),
                     description: definition.description,
                     taken,
                 }
@@ -373,14 +374,15 @@ impl Agent {
     }
 
     fn having(&self, tools: Tools) -> Self {
-        let definitions = definitions(&tools);
+        let offer = Offer::new(&self.package, &tools, &self.searcher);
         let schema = self.package.runefile.output_schema.as_ref();
         Self {
-            fixed_prompt: fixed_prompt(&self.system, &definitions, schema),
+            fixed_prompt: fixed_prompt(&self.system, &offer.shown, schema),
             package: self.package.clone(),
             system: self.system.clone(),
             tools,
-            definitions,
+            searcher: Arc::clone(&self.searcher),
+            offer,
             mcp: self.mcp.clone(),
             models: self.models.clone(),
             models_config: self.models_config.clone(),
@@ -388,6 +390,7 @@ impl Agent {
             policy: Arc::clone(&self.policy),
             runner: self.runner.clone(),
             secrets: self.secrets.clone(),
+            diagnostics: self.diagnostics.clone(),
             input: self.input.clone(),
             output: self.output.clone(),
             workspace: self.workspace.clone(),

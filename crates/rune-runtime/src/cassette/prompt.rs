@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use rune_spec::package::digest;
-use rune_spec::{CassettePrompt, OUTPUT_READ, ToolRef};
+use rune_spec::{CassettePrompt, OUTPUT_READ, TOOL_SEARCH};
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, visible};
 
-/// The digests of an agent, without the tool that comes with every other. Of the instructions as they are written: what their `${VAR}` stand for is of the machine.
+/// The digests of an agent, without the tools that come with others; of a tool that is searched for as of one that is shown. Of the instructions as they are written: what their `${VAR}` stand for is of the machine.
 pub(crate) fn of(agent: &Agent) -> CassettePrompt {
-    let reader = ToolRef::Builtin(OUTPUT_READ.to_owned()).visible_name();
-    let tools = agent.definitions().iter();
-    let tools = tools.filter(|tool| Some(&tool.name) != reader.as_ref());
+    let extra = [visible(OUTPUT_READ), visible(TOOL_SEARCH)];
+    let tools = agent.all_definitions();
+    let tools = tools.filter(|tool| !extra.contains(&tool.name));
     let tools = tools.map(|tool| {
         let told = json!([tool.description, sorted(&tool.input_schema)]);
         (tool.name.clone(), digest(told.to_string().as_bytes()))

@@ -27,7 +27,7 @@ pub struct ModelRequest {
     pub system: String,
     /// The conversation. Every tool call in it is followed by its result.
     pub messages: Vec<Message>,
-    /// The tools, sorted by name.
+    /// The tools: those of every prompt, sorted by name, then those that were found, in the order in which they were.
     pub tools: Vec<ToolDefinition>,
     /// Output tokens at the most.
     pub max_output_tokens: Option<u32>,

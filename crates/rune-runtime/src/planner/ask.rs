@@ -335,7 +335,7 @@ impl Planner {
                 .chain(&self.state.messages)
                 .cloned()
                 .collect(),
-            tools: self.agent.definitions().to_vec(),
+            tools: self.tools(earlier),
             max_output_tokens: Some(u32::try_from(output).unwrap_or(u32::MAX)),
             temperature: spec.models.temperature,
             reasoning_effort: spec.models.reasoning_effort.map(|e| e.as_str().to_owned()),

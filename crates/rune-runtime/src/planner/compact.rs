@@ -158,7 +158,7 @@ impl Planner {
         let own = own.iter().take(1).chain(own.iter().skip(1 + plan.own));
         let turns = earlier.turns[plan.turns..].iter().map(|turn| turn.tokens);
         let summary = tokens::of_message(&Message::user(compaction.text()));
-        let fixed = self.agent.fixed_prompt().total();
+        let fixed = self.fixed_prompt(earlier).total();
         turns.sum::<u64>() + tokens::of_messages(own) + summary + fixed
     }
 

@@ -86,7 +86,7 @@ impl Planner {
             earlier: earlier.turns.iter().map(|turn| turn.tokens).sum(),
             earlier_requests: u32::try_from(earlier.turns.len()).unwrap_or(u32::MAX),
             own: tokens::of_messages(&self.state.messages),
-            ..self.agent.fixed_prompt()
+            ..self.fixed_prompt(earlier)
         }
     }
 

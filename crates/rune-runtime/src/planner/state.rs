@@ -14,6 +14,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::component::{COMPONENT_LOG, ComponentLog, Did, TOOLS_LISTED};
+use super::found::Found;
 use crate::dispatch::refusal;
 use crate::history::without_steps;
 use crate::tokens::TokenScale;
@@ -166,6 +167,8 @@ pub(crate) struct RunState {
     pub(crate) compaction: Option<Box<Compaction>>,
     /// Outputs of its tools that were too large to be shown.
     pub(crate) spilled: Vec<SpilledOutput>,
+    /// Names of tools that it called or found, in the order in which it did.
+    pub(super) found: Found,
     /// Calls of the last reply without a result.
     pub(crate) open: Vec<OpenCall>,
     /// The answer, where the last reply is one.
@@ -398,6 +401,7 @@ impl RunState {
                     let Block::ToolCall { name, input, .. } = block else {
                         continue;
                     };
+                    self.found.called(name);
                     let repeated = self.repeated.entry(fingerprint(name, input)).or_default();
                     self.open.push(OpenCall {
                         step: reply.step,
@@ -461,6 +465,9 @@ impl RunState {
                     .position(|call| call.id() == outcome.call_id);
                 let Some(index) = index else { return };
                 let call = self.open.remove(index);
+                if let Some(output) = &outcome.output {
+                    self.found.answered(call.visible_name(), output);
+                }
                 let result = Block::ToolResult {
                     call_id: outcome.call_id.clone(),
                     name: call.visible_name().to_owned(),

@@ -19,7 +19,7 @@ use rune_store_runtime::{
     ApplyDeployment, DeploymentId, DeploymentRow, Entry, EntryBody, PublishVersion, ReplicaId,
     RequestId, RequestRow, SessionId, Store, SystemClock, VersionId,
 };
-use rune_tools::{Builtins, BuiltinsConfig, Launcher, ProcessRunner};
+use rune_tools::{Builtins, BuiltinsConfig, Diagnostics, Launcher, ProcessRunner};
 use rune_wasm::{WasmConfig, WasmRuntime};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -110,6 +110,7 @@ pub(crate) fn loader(home: &std::path::Path) -> AgentLoader {
         mcp: McpClient::new("/usr/bin:/bin", Launcher::Direct, Arc::new(|_| None)),
         docker: DockerEngine::absent(),
         workspaces: home.join("workspaces"),
+        diagnostics: Diagnostics::default(),
     }
 }
 

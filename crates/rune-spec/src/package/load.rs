@@ -28,6 +28,8 @@ use crate::workflow::Workflow;
 const MAX_DIRECTORY_FILES: usize = 1000;
 /// The built-in tool that comes with every other tool.
 pub const OUTPUT_READ: &str = "output-read";
+/// The built-in tool that finds those that a model is not shown.
+pub const TOOL_SEARCH: &str = "tool-search";
 
 impl AgentPackage {
     /// Loads and checks the agent in `dir`: the Runefile and every file it leads to.

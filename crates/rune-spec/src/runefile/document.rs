@@ -32,6 +32,9 @@ pub(crate) struct RunefileDocument {
     /// `rune@NAME` built-ins, names from `tools/*.yaml`, `server/tool` or `server/*` from MCP.
     #[serde(default)]
     pub(crate) toolset: Vec<String>,
+    /// How many tools the model is shown at once; it finds the others with `rune@tool-search`.
+    #[serde(default)]
+    pub(crate) tool_search: ToolSearchDocument,
     /// How much of a session the model sees.
     #[serde(default)]
     pub(crate) memory_profile: MemoryProfile,
@@ -81,6 +84,32 @@ fn default_timeout_ms() -> u64 {
 
 fn default_networks() -> Vec<String> {
     vec!["bridge".to_owned()]
+}
+
+/// When the model is not shown every tool, and which ones it always is.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "ToolSearch")]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ToolSearchDocument {
+    /// `false`: the model is shown every tool, however many there are.
+    pub(crate) enabled: bool,
+    /// Most tools that it is shown without a search.
+    pub(crate) max_tools: u32,
+    /// Most tokens that their descriptions and schemas may have together, estimated.
+    pub(crate) max_tokens: u64,
+    /// Entries of the toolset that it is always shown; `server/tool` and `server/*` of what the toolset takes of a server.
+    pub(crate) pinned: Vec<String>,
+}
+
+impl Default for ToolSearchDocument {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_tools: 40,
+            max_tokens: 10_000,
+            pinned: Vec::new(),
+        }
+    }
 }
 
 /// An MCP server, reached by URL or started as a child process.

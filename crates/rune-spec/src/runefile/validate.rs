@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{BudgetDocument, McpServerDocument, PolicyDocument, RunefileDocument};
-use super::{Budget, Instructions, McpServer, McpTransport, Runefile, SessionBudget};
+use super::document::{
+    BudgetDocument, McpServerDocument, PolicyDocument, RunefileDocument, ToolSearchDocument,
+};
+use super::{Budget, Instructions, McpServer, McpTransport, Runefile, SessionBudget, ToolSearch};
 use crate::checker::Checker;
 use crate::document::{At, Document};
 use crate::error::SpecErrors;
@@ -42,6 +44,7 @@ pub(super) fn validate(
     let runtime = document.runtime.validate(&mut checker);
     let mcp_servers = mcp_servers(&mut checker, document.mcp_servers);
     let toolset = toolset(&mut checker, &document.toolset, &mcp_servers);
+    let tool_search = tool_search(&mut checker, &document.tool_search, &toolset);
     let policy = policy(&mut checker, &document.policy, &toolset);
     let budget = budget(&mut checker, &document.budget);
     checker.at_least_one(&At::top("max_steps"), document.max_steps);
@@ -72,6 +75,7 @@ pub(super) fn validate(
         instructions,
         default_model: document.default_model,
         toolset,
+        tool_search,
         memory_profile: document.memory_profile,
         max_steps: document.max_steps,
         timeout,
@@ -180,6 +184,47 @@ fn toolset(checker: &mut Checker<'_>, toolset: &[String], servers: &[McpServer])
         }
     }
     refs
+}
+
+fn tool_search(
+    checker: &mut Checker<'_>,
+    document: &ToolSearchDocument,
+    toolset: &[ToolRef],
+) -> ToolSearch {
+    let at = At::top("tool_search");
+    let mut pinned = Vec::new();
+    if checker.at_most(&at.field("pinned"), document.pinned.len(), MAX_TOOLS) {
+        for (index, text) in document.pinned.iter().enumerate() {
+            let at = at.field("pinned").index(index);
+            let Some(tool) = checker.take(&at, text.parse::<ToolRef>()) else {
+                continue;
+            };
+            if !toolset.iter().any(|listed| takes(listed, &tool)) {
+                let names: Vec<String> = toolset.iter().map(ToString::to_string).collect();
+                checker.error_with_help(
+                    &at,
+                    format!("`{tool}` is pinned, and not in the toolset"),
+                    help_for(text, names.iter().map(String::as_str)),
+                );
+            }
+            pinned.push(tool);
+        }
+    }
+    ToolSearch {
+        enabled: document.enabled,
+        max_tools: checker.at_least_one(&at.field("max_tools"), document.max_tools),
+        max_tokens: checker.at_least_one(&at.field("max_tokens"), document.max_tokens),
+        pinned,
+    }
+}
+
+/// Whether an entry of the toolset and one that is pinned may be about the same tool.
+fn takes(listed: &ToolRef, pinned: &ToolRef) -> bool {
+    match (listed, pinned) {
+        (ToolRef::McpAll(of), ToolRef::Mcp { server, .. })
+        | (ToolRef::Mcp { server: of, .. }, ToolRef::McpAll(server)) => of == server,
+        (listed, pinned) => listed == pinned,
+    }
 }
 
 fn mcp_servers(checker: &mut Checker<'_>, documents: Vec<McpServerDocument>) -> Vec<McpServer> {

@@ -174,9 +174,9 @@ fn answer(
     let diagnostics = diagnostics.as_str();
     match &finished.ending {
         Ending::Exited(status) if status.success() => {
-            if !diagnostics.is_empty() {
-                tracing::debug!(module = %tool.module.display(), stderr = diagnostics, "tool wrote diagnostics");
-            }
+            context
+                .diagnostics
+                .take(&tool.module.display(), diagnostics);
             parse_answer(finished.stdout.head(), diagnostics, |text| {
                 context.secrets.redact(text)
             })

@@ -272,6 +272,13 @@ fn examples() -> BTreeMap<&'static str, Vec<Value>> {
             ],
         ),
         (
+            "tool-search",
+            vec![
+                json!({"query": "issue"}),
+                json!({"query": "issue", "limit": 3}),
+            ],
+        ),
+        (
             "web-fetch",
             vec![json!({"url": "http://127.0.0.1/", "format": "text", "max_bytes": 10})],
         ),

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rune_store_runtime::{Clock, MemoryScope, RequestId, SessionId, Store, Timestamp};
 use rune_tools::{
-    Builtins, BuiltinsConfig, Outputs, Secrets, ShownImages, ToolContext, ToolError, ToolErrorKind,
+    Builtins, BuiltinsConfig, Diagnostics, Outputs, Secrets, ShownImages, ToolContext, ToolError,
+    ToolErrorKind,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +63,8 @@ impl Sandbox {
             images: ShownImages::default(),
             engine: None,
             media: None,
+            deferred: Arc::default(),
+            diagnostics: Diagnostics::default(),
         };
         Self {
             outer,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rune_spec::ToolDescriptor;
 use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
-use rune_tools::{Outputs, Secrets, ShownImages, ToolContext, ToolError};
+use rune_tools::{Diagnostics, Outputs, Secrets, ShownImages, ToolContext, ToolError};
 use rune_wasm::{WasmConfig, WasmError, WasmRuntime, WasmTool};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +67,8 @@ impl Sandbox {
             images: ShownImages::default(),
             engine: None,
             media: None,
+            deferred: Arc::default(),
+            diagnostics: Diagnostics::default(),
         };
         Self {
             outer,
