@@ -6,9 +6,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::with_query;
 use crate::commands::{
-    agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, event, init, mcp,
-    policy, requests, rm, run, schedule, schema, secret, sessions, status, stop, task, test, tool,
-    usage, validate, workflow,
+    agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, eval, event,
+    init, mcp, policy, requests, rm, run, schedule, schema, secret, sessions, status, stop, task,
+    test, tool, usage, validate, workflow,
 };
 use crate::output::Format;
 
@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Dev(Box<dev::DevArgs>),
     /// Play recorded runs to an agent, and record them
     Test(test::TestArgs),
+    /// Try an agent on cases, and compare what comes of them with what is expected
+    Eval(eval::EvalArgs),
     /// Talk to a deployed agent
     Chat(chat::ChatArgs),
     /// Deployed agents

@@ -10,6 +10,8 @@ pub(crate) mod daemon;
 pub(crate) mod debug;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+mod embedded;
+pub(crate) mod eval;
 pub(crate) mod event;
 pub(crate) mod init;
 pub(crate) mod mcp;
@@ -61,6 +63,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Validate(args) => validate::run(&context, &args),
         Command::Run(args) => run::run(&context, args),
         Command::Test(args) => test::run(&context, &args),
+        Command::Eval(args) => eval::run(&context, &args),
         Command::Chat(args) => context.block_on(chat::run(&context, &args)),
         Command::Agent(command) => context.block_on(agent::run(&context, command)),
         Command::Status(_) => context.block_on(status::run(&context)),
@@ -68,7 +71,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Requests(command) => context.block_on(requests::run(&context, command)),
         Command::Usage(args) => context.block_on(usage::run(&context, &args)),
         Command::Policy(command) => context.block_on(policy::run(&context, command)),
-        Command::Tool(command) => context.block_on(tool::run(&context, command)),
+        Command::Tool(command) => tool::run(&context, command),
         Command::Mcp(command) => context.block_on(mcp::run(&context, command)),
         Command::Schedule(command) => context.block_on(schedule::run(&context, command)),
         Command::Secret(command) => secret::run(&context, command),

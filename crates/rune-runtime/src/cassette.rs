@@ -14,7 +14,9 @@ mod prompt;
 
 use std::path::Path;
 
-use rune_spec::{CASSETTE_VERSION, CassetteFile, CassettePrompt, MeasuredPrompt, SpecErrors};
+use rune_spec::{
+    CASSETTE_VERSION, CassetteFile, CassettePrompt, Expectations, MeasuredPrompt, SpecErrors,
+};
 use rune_store_runtime::{
     Entry, EntryBody, Message, MessageRow, PromptMeasure, RequestId, RequestRow, SessionId,
     Timestamp,
@@ -148,6 +150,13 @@ impl Cassette {
                 .filter_map(|entry| entries::write(&entry.body))
                 .collect(),
         }
+    }
+
+    /// The same run, of which nothing is asked: behind a difference models and tools go on answering.
+    #[must_use]
+    pub fn expecting_nothing(mut self) -> Self {
+        self.file.expect = Some(Expectations::default());
+        self
     }
 
     /// What the file says.

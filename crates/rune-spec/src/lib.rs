@@ -27,6 +27,7 @@ mod checker;
 mod compose;
 mod document;
 mod error;
+mod eval;
 mod graph;
 mod interpolate;
 mod mcp_tool;
@@ -40,6 +41,7 @@ mod suggest;
 mod template;
 mod tool;
 mod tool_ref;
+mod tool_scaffold;
 mod workflow;
 
 pub use agent_ref::{AgentRef, LocalAgent};
@@ -53,6 +55,10 @@ pub use channels::{CHANNEL_TYPES, Channel, ChannelAccess, Channels};
 pub use compose::{Compose, ComposeAgent, ComposeSource, Lookup};
 pub use document::{MAX_DEPTH, MAX_FILE_BYTES};
 pub use error::{InvalidValue, SpecError, SpecErrors};
+pub use eval::{
+    EVAL_VERSION, EvalCall, EvalCase, EvalExpectations, EvalFile, EvalModel, EvalOutput,
+    EvalPlaces, EvalSubject, GOLDEN_DIR, json_contains,
+};
 pub use interpolate::{MissingVariable, interpolate};
 pub use mcp_tool::McpTool;
 pub use name::AgentName;
@@ -77,4 +83,5 @@ pub use suggest::nearest;
 pub use template::{ScaffoldError, TEMPLATES, Template, scaffold};
 pub use tool::{Limits, RetryPolicy, ToolDescriptor, ToolRuntime};
 pub use tool_ref::ToolRef;
+pub use tool_scaffold::{NewTool, NewToolError, ToolLanguage, ToolsetChange, new_tool};
 pub use workflow::{Condition, OutputStep, Step, Workflow};

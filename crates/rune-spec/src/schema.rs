@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::channels::ChannelsDocument;
 use crate::compose::ComposeDocument;
 use crate::error::InvalidValue;
+use crate::eval::EvalDocument;
 use crate::runefile::RunefileDocument;
 use crate::suggest::help_for;
 use crate::tool::ToolDocument;
@@ -26,16 +27,19 @@ pub enum SchemaKind {
     Compose,
     /// `channels.yaml`
     Channels,
+    /// `evals/*.yaml`
+    Eval,
 }
 
 impl SchemaKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Runefile,
         Self::Tool,
         Self::Workflow,
         Self::Compose,
         Self::Channels,
+        Self::Eval,
     ];
 
     /// The word used on the command line.
@@ -46,6 +50,7 @@ impl SchemaKind {
             Self::Workflow => "workflow",
             Self::Compose => "compose",
             Self::Channels => "channels",
+            Self::Eval => "eval",
         }
     }
 }
@@ -78,6 +83,7 @@ pub fn schema(kind: SchemaKind) -> Value {
         SchemaKind::Workflow => schemars::schema_for!(WorkflowDocument),
         SchemaKind::Compose => schemars::schema_for!(ComposeDocument),
         SchemaKind::Channels => schemars::schema_for!(ChannelsDocument),
+        SchemaKind::Eval => schemars::schema_for!(EvalDocument),
     };
     schema.to_value()
 }

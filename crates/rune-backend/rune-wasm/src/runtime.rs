@@ -235,7 +235,9 @@ fn read(path: &Path) -> Result<Vec<u8>, WasmError> {
             limit: MAX_MODULE_BYTES,
         });
     }
-    if path.extension().is_some_and(|extension| extension == "wat") {
+    // The text form says by itself what it is, whatever its file is called.
+    let is_text = bytes.starts_with(b"(") || bytes.starts_with(b";;");
+    if is_text || path.extension().is_some_and(|extension| extension == "wat") {
         let binary = wat::parse_bytes(&bytes).map_err(|error| WasmError::Invalid {
             path: path.to_owned(),
             reason: error.to_string(),

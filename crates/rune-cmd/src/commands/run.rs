@@ -6,7 +6,9 @@ mod one_shot;
 
 pub(crate) use deploy::{Packed, READY_MARGIN, apply, deploy, wait};
 pub(crate) use invoke::{Question, ask, drive};
-pub(crate) use one_shot::{Ask, deploy as deploy_embedded, run as one_shot};
+pub(crate) use one_shot::{
+    Ask, deploy as deploy_embedded, deploy_package, invocation, run as one_shot,
+};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -164,7 +166,7 @@ fn load(context: &Context, dir: &Path) -> Outcome<AgentPackage> {
     checked(context, dir).map_err(|errors| invalid(context.output, &errors))
 }
 
-pub(super) fn variable(text: &str) -> Result<(String, String), String> {
+pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".to_owned()),

@@ -24,6 +24,7 @@ enum Kind {
     Workflow,
     Compose,
     Channels,
+    Eval,
     Config,
 }
 
@@ -34,6 +35,7 @@ pub(crate) fn run(args: &SchemaArgs) -> Outcome {
         Kind::Workflow => rune_spec::schema(SchemaKind::Workflow),
         Kind::Compose => rune_spec::schema(SchemaKind::Compose),
         Kind::Channels => rune_spec::schema(SchemaKind::Channels),
+        Kind::Eval => rune_spec::schema(SchemaKind::Eval),
         Kind::Config => rune_env::schema(),
     };
     writeln!(std::io::stdout().lock(), "{schema:#}")?;

@@ -4,13 +4,14 @@ mod collect;
 mod play;
 mod record;
 mod report;
-mod write;
+pub(super) mod write;
 
 use std::path::PathBuf;
 
 use clap::Args;
-use rune_spec::AgentPackage;
+use rune_spec::{AgentPackage, EvalFile};
 
+use super::eval::files::is_data;
 use super::validate::{agent_dir, invalid};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
@@ -84,16 +85,15 @@ pub(crate) fn run(context: &Context, args: &TestArgs) -> Outcome {
 
 /// The cassettes of a package.
 fn from_files(context: &Context, package: &AgentPackage) -> Outcome<Vec<play::Case>> {
-    let is_cassette = |path: &&PathBuf| {
-        let end = path.extension().and_then(|end| end.to_str());
-        matches!(end, Some("yaml" | "yml" | "json"))
-    };
     let mut cases = Vec::new();
-    for relative in package.evals.iter().filter(is_cassette) {
+    for relative in package.evals.iter().filter(|path| is_data(path)) {
         let path = package.dir.join(relative);
         let text = std::fs::read_to_string(&path)
             .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
-        cases.push(play::Case::parse(context, relative, &text)?);
+        // Those are for `rune eval`.
+        if !EvalFile::is_one(&text) {
+            cases.push(play::Case::parse(context, relative, &text)?);
+        }
     }
     if cases.is_empty() {
         let dir = package.dir.display();

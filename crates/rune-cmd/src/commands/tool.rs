@@ -1,5 +1,8 @@
 //! `rune tool`
 
+mod new;
+mod run;
+
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -24,11 +27,23 @@ pub(crate) enum ToolCommand {
         /// The module: .wasm, or .wat
         module: PathBuf,
     },
+    /// Make a new tool of an agent: its description, its source and an eval
+    #[command(
+        after_help = "Examples:\n  rune tool new word-count --lang python\n  rune tool new price --lang rust --dir my-agent\n\nLanguages:\n  python  a process, run with python3\n  js      a process, run with node\n  rust    a WASI command, built with cargo for wasm32-wasip1\n  wasm    WebAssembly in its text form\n\nThe tool is added to `toolset` of the Runefile. Files that are there are never overwritten."
+    )]
+    New(new::NewArgs),
+    /// Run one tool of an agent directory as its requests would, without a model and without a daemon
+    #[command(
+        after_help = "Examples:\n  rune tool run word-count '{\"text\": \"one two\"}'\n  rune tool run word-count --file input.json --dir my-agent\n  echo '{}' | rune tool run rune@system-time - -o json\n\nThe output goes to standard output, what the tool writes to standard error and the time it took to standard error.\nThe input is checked against the tool's schema, the policy of the agent holds, and so do the sandbox and the limits.\nExit codes: 0 it worked, 1 the tool failed, 2 the input or a file is not valid, 3 denied, 4 a limit, 5 it needs an\napproval, 6 something it needs does not answer."
+    )]
+    Run(run::RunArgs),
 }
 
-pub(crate) async fn run(context: &Context, command: ToolCommand) -> Outcome {
+pub(crate) fn run(context: &Context, command: ToolCommand) -> Outcome {
     match command {
-        ToolCommand::Audit { module } => audit(context, &module).await,
+        ToolCommand::Audit { module } => context.block_on(audit(context, &module)),
+        ToolCommand::New(args) => new::run(context, &args),
+        ToolCommand::Run(args) => run::run(context, &args),
     }
 }
 

@@ -10,6 +10,7 @@ use rune_runtime::PolicySet;
 use rune_spec::{AgentPackage, SchemaKind, SpecErrors, ToolRuntime};
 use serde_json::{Value, json};
 
+use super::eval::files::{self, Files};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{Output, one_line, shortened, table};
@@ -27,26 +28,37 @@ pub(crate) struct ValidateArgs {
 }
 
 pub(crate) fn run(context: &Context, args: &ValidateArgs) -> Outcome {
-    match checked(context, &agent_dir(&args.dir)) {
-        Ok(package) => {
-            context.output.data(&summary(&package), text)?;
-            for server in unknown_servers(context, &package) {
-                let warning = context.output.style.warn("[warn]");
-                context.output.note(&format!(
-                    "{warning} MCP server `{server}` is not in `mcp_servers`: the daemon has to be told where it is by RUNE_MCP_{{SERVER}}_URL"
-                ));
-            }
-            Ok(Exit::Ok)
+    let dir = agent_dir(&args.dir);
+    let print_errors = |errors: &SpecErrors| {
+        if context.output.is_machine() {
+            let errors = as_json(errors);
+            let report = json!({ "valid": false, "errors": errors });
+            context.output.object(&report)?;
         }
+        Ok::<_, Failure>(())
+    };
+    let package = match checked(context, &dir) {
+        Ok(package) => package,
         Err(errors) => {
-            if context.output.is_machine() {
-                context
-                    .output
-                    .object(&json!({ "valid": false, "errors": as_json(&errors) }))?;
-            }
-            Err(invalid(context.output, &errors))
+            print_errors(&errors)?;
+            return Err(invalid(context.output, &errors));
         }
+    };
+    let evals = match files::load(&dir, &package) {
+        Ok(evals) => evals,
+        Err(errors) => {
+            print_errors(&errors)?;
+            return Err(files::invalid(context, &errors));
+        }
+    };
+    context.output.data(&summary(&package, &evals), text)?;
+    for server in unknown_servers(context, &package) {
+        let warning = context.output.style.warn("[warn]");
+        context.output.note(&format!(
+            "{warning} MCP server `{server}` is not in `mcp_servers`: the daemon has to be told where it is by RUNE_MCP_{{SERVER}}_URL"
+        ));
     }
+    Ok(Exit::Ok)
 }
 
 /// The agent in a directory, with everything it leads to.
@@ -121,7 +133,7 @@ fn as_json(errors: &SpecErrors) -> Vec<Value> {
     errors.collect()
 }
 
-fn summary(package: &AgentPackage) -> Value {
+fn summary(package: &AgentPackage, evals: &Files) -> Value {
     let spec = &package.runefile;
     let tools: Vec<Value> = package
         .tools
@@ -153,6 +165,8 @@ fn summary(package: &AgentPackage) -> Value {
         "script": package.script.is_some(),
         "policy": package.policy.is_some(),
         "tools": tools,
+        "eval_cases": evals.cases.len(),
+        "cassettes": evals.cassettes,
         "mcp_servers": spec.mcp_servers.iter().map(|server| &server.name).collect::<Vec<_>>(),
         "mcp_tools": mcp_tools.collect::<Vec<_>>(),
     })

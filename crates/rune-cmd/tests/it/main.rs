@@ -5,6 +5,7 @@
 )]
 
 mod agents;
+mod authoring;
 mod background;
 mod boundaries;
 mod budgets;
@@ -16,6 +17,7 @@ mod compose;
 mod containers;
 mod crash_loop;
 mod dev;
+mod evals;
 mod files;
 mod forks;
 mod home;

@@ -170,6 +170,22 @@ fn the_examples_are_valid() {
 }
 
 #[test]
+fn the_evals_of_the_examples_pass() {
+    let tour = Tour::new();
+    let mut found = Vec::new();
+    agents(&tour.home.path().join("examples"), &mut found);
+    found.retain(|dir| dir.join("evals/golden").is_dir());
+    assert!(
+        !found.is_empty(),
+        "no example has an eval with a golden file"
+    );
+    for dir in found {
+        let text = tour.run(&format!("rune eval {} --offline", dir.display()));
+        assert!(text.contains(", 0 failed"), "{text}");
+    }
+}
+
+#[test]
 fn the_examples_run_as_their_readmes_say() {
     for (example, expected) in [
         (

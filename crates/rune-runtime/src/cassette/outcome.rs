@@ -18,6 +18,9 @@ pub struct Played {
     /// The expectations that are not met, where the cassette names some.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unmet: Vec<Unmet>,
+    /// The journal of the run.
+    #[serde(skip)]
+    pub journal: Vec<Entry>,
 }
 
 /// An expectation that is not met.

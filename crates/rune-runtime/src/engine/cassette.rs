@@ -133,6 +133,7 @@ impl Engine {
             passed: divergence.is_none() && unmet.is_empty(),
             divergence,
             unmet,
+            journal: rerun.written,
         })
     }
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rune_spec::{Channels, Compose, Runefile, SpecErrors, ToolDescriptor, Workflow};
+use rune_spec::{Channels, Compose, EvalFile, Runefile, SpecErrors, ToolDescriptor, Workflow};
 use serde::Serialize;
 
 type Parsed = Result<String, SpecErrors>;
@@ -108,5 +108,12 @@ fn compose_files() {
 fn channels() {
     check("channels", 6, |path, text| {
         json(Channels::parse(path, text))
+    });
+}
+
+#[test]
+fn evals() {
+    check("eval", 4, |path, text| {
+        json(EvalFile::parse(path, text).map(|(file, _)| file))
     });
 }

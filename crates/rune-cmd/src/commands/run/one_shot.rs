@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_runtime::{
-    AgentError, Invocation, LocalReplica, RequestEvent, RequestEvents, SequencedEvent,
+    Agent, AgentError, Invocation, LocalReplica, RequestEvent, RequestEvents, SequencedEvent,
 };
+use rune_spec::AgentPackage;
 use rune_storage::create_private_dir;
 use rune_store_runtime::{
     ApplyDeployment, DecideApproval, DeploymentId, PublishVersion, ReplicaId, RequestId,
@@ -80,19 +81,9 @@ async fn ask(
 ) -> Outcome {
     let mut interrupt = Interrupt::listen()?;
     let agent = deploy(context, node, dir, target, env).await?;
-    let invocation = Invocation {
-        namespace: target.namespace.clone(),
-        agent,
-        alias: target.alias.clone(),
-        input: what.input,
-        session_id: None,
-        metadata: BTreeMap::new(),
-        caller: "cli".to_owned(),
-        idempotency: None,
-    };
     let invoked = node
         .engine
-        .invoke(invocation)
+        .invoke(invocation(&agent, target, what.input))
         .await
         .map_err(|error| crate::client::of_api(error.code(), &chain(&error)))?;
     let mut printer = EventPrinter::new(context.output, what.stream, context.verbose);
@@ -106,7 +97,7 @@ async fn ask(
     }
 }
 
-/// Deploys the agent of a directory.
+/// Deploys the agent of a directory and answers its name.
 pub(crate) async fn deploy(
     context: &Context,
     node: &Node,
@@ -114,13 +105,27 @@ pub(crate) async fn deploy(
     target: &Target,
     env: &BTreeMap<String, String>,
 ) -> Outcome<String> {
-    let agent = node
-        .loader
-        .load(dir, &target.namespace, env)
-        .map_err(|error| match &error {
-            AgentError::Spec(errors) => invalid(context.output, errors),
-            error => Failure::usage(format!("the agent cannot run: {}", chain(error))),
-        })?;
+    let package = AgentPackage::load(dir).map_err(|errors| invalid(context.output, &errors))?;
+    let agent = deploy_package(context, node, dir, package, target, env).await?;
+    Ok(agent.name().to_owned())
+}
+
+/// Deploys the agent of a package; `dir` is what messages call it.
+pub(crate) async fn deploy_package(
+    context: &Context,
+    node: &Node,
+    dir: &Path,
+    package: AgentPackage,
+    target: &Target,
+    env: &BTreeMap<String, String>,
+) -> Outcome<Arc<Agent>> {
+    let agent =
+        node.loader
+            .make(package, &target.namespace, env)
+            .map_err(|error| match &error {
+                AgentError::Spec(errors) => invalid(context.output, errors),
+                error => Failure::usage(format!("the agent cannot run: {}", chain(error))),
+            })?;
     agent
         .prepare()
         .await
@@ -156,7 +161,7 @@ pub(crate) async fn deploy(
     let apply = ApplyDeployment {
         deployment_id: DeploymentId::generate(),
         namespace: target.namespace.clone(),
-        agent: name.clone(),
+        agent: name,
         alias: target.alias.clone(),
         version_id: version.id,
         replicas: 1,
@@ -168,15 +173,30 @@ pub(crate) async fn deploy(
         .write(apply)
         .await
         .map_err(|error| store_failure(&error))?;
+    let agent = Arc::new(agent);
     let replica = LocalReplica::new(
         ReplicaId::generate(),
         deployment.id,
         version.id,
-        Arc::new(agent),
+        Arc::clone(&agent),
     );
     node.router.set_deployment(deployment);
     node.router.add_replica(replica);
-    Ok(name)
+    Ok(agent)
+}
+
+/// A request of the command line, of a conversation of its own.
+pub(crate) fn invocation(agent: &str, target: &Target, input: Value) -> Invocation {
+    Invocation {
+        namespace: target.namespace.clone(),
+        agent: agent.to_owned(),
+        alias: target.alias.clone(),
+        input,
+        session_id: None,
+        metadata: BTreeMap::new(),
+        caller: "cli".to_owned(),
+        idempotency: None,
+    }
 }
 
 fn store_failure(error: &StoreError) -> Failure {

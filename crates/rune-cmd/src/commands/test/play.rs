@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rune_mcp::McpClient;
 use rune_runtime::{AgentError, Cassette, Played};
 use rune_spec::CassetteFile;
-use rune_tools::Launcher;
 
 use super::{TestArgs, exit, report};
 use crate::cli::Target;
+use crate::commands::embedded;
 use crate::commands::validate::invalid;
 use crate::context::Context;
 use crate::daemon::node::{Node, Place};
@@ -65,7 +64,7 @@ pub(super) fn run(
         config.runtime.workspace_dir = temporary.path().join("workspaces");
         let mut node = Node::open(&config, &Place::temporary(&config, temporary.path())?)?;
         if !args.live_tools {
-            forgive_missing_variables(&mut node, context);
+            embedded::forgive_missing_variables(&mut node, context);
         }
         let played = play(context, &node, dir, cases, args.live_tools).await;
         node.tasks.shutdown().cancel();
@@ -83,17 +82,6 @@ pub(super) fn run(
     }
     report.print(context)?;
     Ok(exit(report.failed()))
-}
-
-/// Nothing of the agent leaves the process, so a key that this machine does not have is not missed.
-fn forgive_missing_variables(node: &mut Node, context: &Context) {
-    if let Some(loader) = Arc::get_mut(&mut node.loader) {
-        let config = context.config.clone();
-        loader.variables = Arc::new(move |name| Some(config.variable(name).unwrap_or_default()));
-        // No server is asked; that it has a URL is all that matters.
-        let nowhere = Arc::new(|_: &str| Some("http://localhost/".to_owned()));
-        loader.mcp = McpClient::new("", Launcher::Direct, nowhere);
-    }
 }
 
 async fn play(

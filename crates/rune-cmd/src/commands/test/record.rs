@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rune_runtime::{Invocation, RequestEvent, RequestEvents};
+use rune_runtime::{RequestEvent, RequestEvents};
 use rune_store_runtime::{ApprovalDecision, DecideApproval, RequestId};
 use serde_json::{Value, json};
 
 use super::{TestArgs, play, write};
-use crate::commands::run::deploy_embedded;
+use crate::commands::run::{deploy_embedded, invocation};
 use crate::context::Context;
 use crate::daemon::node::{Node, Place};
 use crate::daemon::telemetry;
@@ -55,17 +55,9 @@ async fn record(
     let agent = deploy_embedded(context, node, dir, &target, &BTreeMap::new()).await?;
     let (mut written, mut skipped) = (Vec::new(), Vec::new());
     for input in &args.record {
-        let invocation = Invocation {
-            namespace: target.namespace.clone(),
-            agent: agent.clone(),
-            alias: target.alias.clone(),
-            input: crate::prompt::input(input, args.json)?,
-            session_id: None,
-            metadata: BTreeMap::new(),
-            caller: "cli".to_owned(),
-            idempotency: None,
-        };
-        let invoked = node.engine.invoke(invocation).await;
+        let asked = crate::prompt::input(input, args.json)?;
+        let asked = invocation(&agent, &target, asked);
+        let invoked = node.engine.invoke(asked).await;
         let invoked =
             invoked.map_err(|error| crate::client::of_api(error.code(), &chain(&error)))?;
         let id = invoked.request_id;

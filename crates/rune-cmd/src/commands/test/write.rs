@@ -30,12 +30,12 @@ const SECRET_VARIABLES: [&str; 9] = [
 const MIN_SECRET_BYTES: usize = 8;
 
 /// Values that do not belong into a file, by the names of the variables that hold them.
-pub(super) struct Secrets(Vec<(String, String)>);
+pub(crate) struct Secrets(Vec<(String, String)>);
 
 impl Secrets {
     /// The keys that are known here, and what the agent's tools are granted as `env`. What they are granted as
     /// `secret` is taken out of what they say before anything is recorded.
-    pub(super) fn of(context: &Context, package: &AgentPackage) -> Self {
+    pub(crate) fn of(context: &Context, package: &AgentPackage) -> Self {
         let capabilities = package
             .tools
             .iter()
@@ -55,8 +55,14 @@ impl Secrets {
         Self(known.collect())
     }
 
+    /// None at all.
+    #[cfg(test)]
+    pub(crate) const fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// The name of the first of them that is in the text.
-    fn found_in(&self, text: &str) -> Option<&str> {
+    pub(crate) fn found_in(&self, text: &str) -> Option<&str> {
         let mut found = self.0.iter().filter(|(_, value)| text.contains(value));
         found.next().map(|(name, _)| name.as_str())
     }
