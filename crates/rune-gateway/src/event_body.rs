@@ -11,8 +11,9 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue};
 use hyper::body::Frame;
-use rune_runtime::{RequestEvents, SequencedEvent};
+use rune_runtime::{Followed, RequestEvents, SequencedEvent};
 use rune_store_runtime::StoreError;
+use serde::Serialize;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, ReusableBoxFuture, WaitForCancellationFutureOwned};
 
@@ -22,11 +23,36 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Events are written together up to about this many bytes.
 const CHUNK_BYTES: usize = 16 * 1024;
 
+/// How the events of a request are written for one kind of client.
+pub(crate) trait Encode: Send + Unpin + 'static {
+    /// Whether the answer ends when the request waits for a person; else it waits with it.
+    const ENDS_PARKED: bool;
+
+    /// Writes what the event is to the client; nothing where it is nothing.
+    fn event(&mut self, event: &SequencedEvent, out: &mut BytesMut);
+
+    /// Writes that the request waits for a person.
+    fn parked(&mut self, _out: &mut BytesMut) {}
+
+    /// Writes that the answer ends before the request does.
+    fn cut_off(&mut self, _out: &mut BytesMut) {}
+}
+
 /// Answers the events, each as soon as it is there. Ends after the last one, or when the
 /// daemon ends; the client returns with `Last-Event-ID` then.
 pub(crate) fn event_stream(events: RequestEvents, shutdown: CancellationToken) -> Response {
+    encoded_stream(events, shutdown, Native)
+}
+
+/// The same for another kind of client.
+pub(crate) fn encoded_stream<E: Encode>(
+    events: RequestEvents,
+    shutdown: CancellationToken,
+    encoder: E,
+) -> Response {
     let body = EventBody {
-        next: ReusableBoxFuture::new(next(events)),
+        next: ReusableBoxFuture::new(next(events, E::ENDS_PARKED)),
+        encoder,
         ended: false,
         buffer: BytesMut::new(),
         keep_alive: Box::pin(tokio::time::sleep(KEEP_ALIVE)),
@@ -41,45 +67,60 @@ pub(crate) fn event_stream(events: RequestEvents, shutdown: CancellationToken) -
     response
 }
 
-type Next = (RequestEvents, Result<Option<SequencedEvent>, StoreError>);
+type Next = (RequestEvents, Result<Followed, StoreError>);
 
-async fn next(mut events: RequestEvents) -> Next {
-    let event = events.next().await;
-    (events, event)
+async fn next(mut events: RequestEvents, ends_parked: bool) -> Next {
+    let followed = if ends_parked {
+        events.step().await
+    } else {
+        let event = events.next().await;
+        event.map(|event| event.map_or(Followed::End, Followed::Event))
+    };
+    (events, followed)
 }
 
-struct EventBody {
+struct EventBody<E> {
     next: ReusableBoxFuture<'static, Next>,
+    encoder: E,
     ended: bool,
     buffer: BytesMut,
     keep_alive: Pin<Box<Sleep>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl EventBody {
+impl<E: Encode> EventBody<E> {
     /// Writes the events that are there into the buffer.
     fn fill(&mut self, cx: &mut Context<'_>) {
         while !self.ended && self.buffer.len() < CHUNK_BYTES {
-            let Poll::Ready((events, event)) = self.next.poll(cx) else {
+            let Poll::Ready((events, followed)) = self.next.poll(cx) else {
                 return;
             };
-            match event {
-                Ok(Some(event)) => {
-                    write(&mut self.buffer, &event);
+            match followed {
+                Ok(Followed::Event(event)) => {
+                    self.encoder.event(&event, &mut self.buffer);
                     self.ended = event.event.is_last();
-                    self.next.set(next(events));
+                    self.next.set(next(events, E::ENDS_PARKED));
                 }
-                Ok(None) => self.ended = true,
+                Ok(Followed::Parked) => {
+                    self.encoder.parked(&mut self.buffer);
+                    self.ended = true;
+                }
+                Ok(Followed::End) => self.cut_off(),
                 Err(error) => {
                     tracing::error!(%error, "event stream was cut off");
-                    self.ended = true;
+                    self.cut_off();
                 }
             }
         }
     }
+
+    fn cut_off(&mut self) {
+        self.encoder.cut_off(&mut self.buffer);
+        self.ended = true;
+    }
 }
 
-impl HttpBody for EventBody {
+impl<E: Encode> HttpBody for EventBody<E> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -89,13 +130,15 @@ impl HttpBody for EventBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
         this.fill(cx);
+        if this.buffer.is_empty() && !this.ended && this.shutdown.as_mut().poll(cx).is_ready() {
+            this.cut_off();
+        }
         if !this.buffer.is_empty() {
             this.keep_alive.as_mut().reset(Instant::now() + KEEP_ALIVE);
             let chunk = this.buffer.split().freeze();
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
-        if this.ended || this.shutdown.as_mut().poll(cx).is_ready() {
-            this.ended = true;
+        if this.ended {
             return Poll::Ready(None);
         }
         if this.keep_alive.as_mut().poll(cx).is_ready() {
@@ -109,6 +152,17 @@ impl HttpBody for EventBody {
     }
 }
 
+/// The events as this API names them.
+struct Native;
+
+impl Encode for Native {
+    const ENDS_PARKED: bool = false;
+
+    fn event(&mut self, event: &SequencedEvent, out: &mut BytesMut) {
+        write(out, event);
+    }
+}
+
 /// One event in the format of the HTML standard; JSON has no line ends of its own.
 fn write(buffer: &mut BytesMut, event: &SequencedEvent) {
     buffer.put_slice(b"event: ");
@@ -117,8 +171,14 @@ fn write(buffer: &mut BytesMut, event: &SequencedEvent) {
         buffer.put_slice(b"\nid: ");
         buffer.put_slice(seq.to_string().as_bytes());
     }
-    buffer.put_slice(b"\ndata: ");
-    if let Err(error) = serde_json::to_writer(buffer.writer(), &event.event) {
+    buffer.put_u8(b'\n');
+    write_data(buffer, &event.event);
+}
+
+/// An event without a name of its own.
+pub(crate) fn write_data(buffer: &mut BytesMut, data: &impl Serialize) {
+    buffer.put_slice(b"data: ");
+    if let Err(error) = serde_json::to_writer(buffer.writer(), data) {
         tracing::error!(%error, "event cannot be written");
     }
     buffer.put_slice(b"\n\n");

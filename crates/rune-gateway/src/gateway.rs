@@ -10,9 +10,10 @@ use rune_runtime::Engine;
 use utoipa::OpenApi;
 
 use crate::engine_agents::EngineAgents;
+use crate::openai;
 use crate::routes::{
-    agents, approvals, calls, canvas, context, events, fork, invoke, mcp, outbox, policy,
-    published, replicas, requests, sessions, status, tasks,
+    agents, approvals, calls, canvas, chat_completions, context, events, fork, invoke, mcp, models,
+    outbox, policy, published, replicas, requests, responses, sessions, status, tasks,
 };
 
 /// The routes that answer without credentials.
@@ -54,7 +55,7 @@ pub(crate) struct Shared {
 #[derive(OpenApi)]
 #[openapi(info(
     title = "Rune gateway",
-    description = "Invoke agents and follow their requests. Every error has the body `ErrorBody`."
+    description = "Invoke agents and follow their requests. Every error has the body `ErrorBody`, those of the tag `openai` have `OpenAiErrorBody`."
 ))]
 struct Document;
 
@@ -79,6 +80,7 @@ impl Gateway {
         let router = routes().with_state(Arc::new(shared));
         Edge::new("gateway", self.auth, PUBLIC_ROUTES)
             .without(NO_OAUTH)
+            .speaking_openai(openai::ROUTES)
             .protect(router)
     }
 }
@@ -87,6 +89,12 @@ impl Gateway {
 api! {
     Arc<Shared>: Document:
     invoke::invoke,
+    models::list,
+    models::get,
+    chat_completions::create,
+    responses::create,
+    responses::get,
+    responses::cancel,
     sessions::create,
     agents::list,
     agents::get,

@@ -14,10 +14,13 @@
 //!
 //! What is not here: deployments and versions (the control plane), and running agents.
 
+mod conversation;
 mod engine_agents;
 mod event_body;
 mod fingerprint;
 mod gateway;
+mod narration;
+mod openai;
 mod routes;
 
 pub use gateway::{Gateway, NO_OAUTH, PUBLIC_ROUTES};

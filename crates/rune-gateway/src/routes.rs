@@ -4,16 +4,19 @@ pub(crate) mod agents;
 pub(crate) mod approvals;
 pub(crate) mod calls;
 pub(crate) mod canvas;
+pub(crate) mod chat_completions;
 pub(crate) mod context;
 pub(crate) mod events;
 pub(crate) mod fork;
 pub(crate) mod invoke;
 pub(crate) mod mcp;
+pub(crate) mod models;
 pub(crate) mod outbox;
 pub(crate) mod policy;
 pub(crate) mod published;
 pub(crate) mod replicas;
 pub(crate) mod requests;
+pub(crate) mod responses;
 pub(crate) mod sessions;
 pub(crate) mod status;
 pub(crate) mod tasks;
@@ -22,9 +25,9 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 /// The namespace where none is named.
-const DEFAULT_NAMESPACE: &str = "dev";
+pub(crate) const DEFAULT_NAMESPACE: &str = "dev";
 /// The alias where none is named.
-const DEFAULT_ALIAS: &str = "stable";
+pub(crate) const DEFAULT_ALIAS: &str = "stable";
 
 /// Which deployment of an agent is meant.
 #[derive(Debug, Deserialize, IntoParams)]

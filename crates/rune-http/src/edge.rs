@@ -17,6 +17,7 @@ use tracing::field::Empty;
 use uuid::Uuid;
 
 use crate::metrics::{method_label, record};
+use crate::openai::ErrorShape;
 use crate::{ApiError, Auth, Caller, origin};
 
 /// The header that names an HTTP request in every answer and in the log.
@@ -33,11 +34,13 @@ pub struct Edge {
     inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 struct Inner {
     listener: &'static str,
     auth: Auth,
     public: &'static [&'static str],
     absent: &'static [&'static str],
+    openai: &'static [&'static str],
 }
 
 impl Edge {
@@ -50,6 +53,7 @@ impl Edge {
                 auth,
                 public,
                 absent: &[],
+                openai: &[],
             }),
         }
     }
@@ -57,15 +61,22 @@ impl Edge {
     /// The same edge that says without credentials that there is nothing at these paths: programs look there for how to get
     /// some.
     #[must_use]
-    pub fn without(self, absent: &'static [&'static str]) -> Self {
-        let inner = &*self.inner;
-        Self {
-            inner: Arc::new(Inner {
-                listener: inner.listener,
-                auth: inner.auth.clone(),
-                public: inner.public,
-                absent,
-            }),
+    pub fn without(mut self, absent: &'static [&'static str]) -> Self {
+        Arc::make_mut(&mut self.inner).absent = absent;
+        self
+    }
+
+    /// The same edge that answers errors of these routes as OpenAI's API does.
+    #[must_use]
+    pub fn speaking_openai(mut self, routes: &'static [&'static str]) -> Self {
+        Arc::make_mut(&mut self.inner).openai = routes;
+        self
+    }
+
+    fn shape(&self, route: &str) -> ErrorShape {
+        match self.inner.openai.contains(&route) {
+            true => ErrorShape::OpenAi,
+            false => ErrorShape::Rune,
         }
     }
 
@@ -145,7 +156,7 @@ async fn handle(State(edge): State<Edge>, mut request: Request, next: Next) -> R
     };
 
     let _entered = span.enter();
-    let mut response = finish(response, id);
+    let mut response = finish(response, edge.shape(route), id);
     if let Ok(id) = HeaderValue::from_str(id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -158,7 +169,7 @@ async fn handle(State(edge): State<Edge>, mut request: Request, next: Next) -> R
 }
 
 /// Gives an error its body, and logs what the caller does not see.
-fn finish(mut response: Response, id: &str) -> Response {
+fn finish(mut response: Response, shape: ErrorShape, id: &str) -> Response {
     let Some(error) = response.extensions_mut().remove::<ApiError>() else {
         return response;
     };
@@ -173,7 +184,7 @@ fn finish(mut response: Response, id: &str) -> Response {
         }
         None => {}
     }
-    error.render(id, response.headers_mut().remove(ALLOW))
+    error.render(shape, id, response.headers_mut().remove(ALLOW))
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -5,16 +5,21 @@ use std::borrow::Cow;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use rune_runtime::{EngineError, ScheduleError, store_code};
 use rune_store_runtime::{ErrorCode, Failure, IdError, RequestId, StoreError};
 
+use crate::openai::{ErrorShape, OpenAiErrorBody};
 use crate::openapi::{ErrorBody, ErrorDetail};
 
 /// Seconds after which a caller that met a limit may try again.
 const LIMIT_RETRY_SECS: u32 = 1;
 /// Seconds after which a caller that met a part that is down may try again.
 const UNAVAILABLE_RETRY_SECS: u32 = 2;
+/// The header that names the agent request in answers whose body has no place for it.
+pub const AGENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-rune-request-id");
+/// Tells the clients of OpenAI whether to send a call again, whatever its status.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// An error as the caller sees it, with what only the log may see beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +30,10 @@ pub struct ApiError {
     message: Cow<'static, str>,
     detail: Option<String>,
     request_id: Option<RequestId>,
+    /// The parameter that is wrong, where the route speaks OpenAI's API.
+    param: Option<&'static str>,
+    /// OpenAI's word for the error, where it is not that of the code.
+    label: Option<&'static str>,
 }
 
 impl ApiError {
@@ -36,6 +45,8 @@ impl ApiError {
             message: message.into(),
             detail: None,
             request_id: None,
+            param: None,
+            label: None,
         }
     }
 
@@ -83,6 +94,30 @@ impl ApiError {
         self
     }
 
+    /// Names the parameter that is wrong, for routes that speak OpenAI's API.
+    #[must_use]
+    pub const fn of_param(mut self, param: &'static str) -> Self {
+        self.param = Some(param);
+        self
+    }
+
+    /// Gives the error OpenAI's own word, for routes that speak its API.
+    #[must_use]
+    pub const fn labelled(mut self, label: &'static str) -> Self {
+        self.label = Some(label);
+        self
+    }
+
+    /// The parameter that is wrong.
+    pub(crate) const fn param(&self) -> Option<&'static str> {
+        self.param
+    }
+
+    /// OpenAI's own word for the error.
+    pub(crate) const fn label(&self) -> Option<&'static str> {
+        self.label
+    }
+
     /// The code.
     #[must_use]
     pub const fn code(&self) -> ErrorCode {
@@ -100,7 +135,7 @@ impl ApiError {
         self.detail.as_deref()
     }
 
-    fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         let by_code = || StatusCode::from_u16(self.code.http_status());
         self.status
             .or_else(|| by_code().ok())
@@ -118,24 +153,38 @@ impl ApiError {
 
     /// The finished answer. `http_id` fills in where no agent request is known; `allow` is
     /// the header the router set.
-    pub(crate) fn render(self, http_id: &str, allow: Option<HeaderValue>) -> Response {
-        let request_id = match self.request_id {
-            Some(id) => id.to_string(),
-            None => http_id.to_owned(),
-        };
+    pub(crate) fn render(
+        self,
+        shape: ErrorShape,
+        http_id: &str,
+        allow: Option<HeaderValue>,
+    ) -> Response {
         let (status, retry_after) = (self.status(), self.retry_after());
-        let body = ErrorBody {
-            error: ErrorDetail {
-                code: self.code.as_str().to_owned(),
-                message: self.message.into_owned(),
-                request_id,
-            },
+        let accepted = self.request_id.map(|id| id.to_string());
+        let body = match shape {
+            ErrorShape::OpenAi => serde_json::to_vec(&OpenAiErrorBody::from(&self)),
+            ErrorShape::Rune => serde_json::to_vec(&ErrorBody {
+                error: ErrorDetail {
+                    code: self.code.as_str().to_owned(),
+                    request_id: match self.request_id {
+                        Some(id) => id.to_string(),
+                        None => http_id.to_owned(),
+                    },
+                    message: self.message.into_owned(),
+                },
+            }),
         };
-        // Three strings always serialise.
-        let body = serde_json::to_vec(&body).unwrap_or_default();
-        let mut response = Response::new(Body::from(body));
+        // Strings always serialise.
+        let mut response = Response::new(Body::from(body.unwrap_or_default()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
+        if let (ErrorShape::OpenAi, Some(id)) = (shape, accepted) {
+            // It ran: sent again it would be another request of the agent.
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+            if let Ok(id) = HeaderValue::try_from(id) {
+                headers.insert(AGENT_REQUEST_ID, id);
+            }
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -523,6 +523,22 @@ impl Agent {
             .as_ref()
             .map_or(Ok(()), |validator| check(validator, input))
     }
+
+    /// What somebody says who has only words, as the agent takes it: text that is JSON is
+    /// handed over as such where `input_schema` wants no text.
+    #[must_use]
+    pub fn fit_input(&self, input: Value) -> Value {
+        let Value::String(text) = &input else {
+            return input;
+        };
+        if self.check_input(&input).is_ok() {
+            return input;
+        }
+        match serde_json::from_str(text) {
+            Ok(parsed) if self.check_input(&parsed).is_ok() => parsed,
+            _ => input,
+        }
+    }
 }
 
 /// What an answer of an agent has to be.

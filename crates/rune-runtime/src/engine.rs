@@ -36,7 +36,7 @@ use crate::budget::Budgets;
 use crate::router::{ReplicaRouter, RouteError};
 use crate::task::Tasks;
 
-pub use follow::{Ending, RequestEvents};
+pub use follow::{Ending, Followed, RequestEvents};
 pub use fork::Forking;
 pub use input::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
 pub use invoke::{Invocation, Invoked};

@@ -9,36 +9,16 @@ use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, TestDaemon, ToolCa
 use serde_json::{Value, json};
 
 use crate::home::{Home, RUNE, Served};
+use crate::python::interpreter;
 use crate::readme::root;
 use crate::wire::{Api, Event, LIMIT, POLL, answer, assert_no_panic};
 
-/// A Python with the official SDK; `.ci/run` makes it, and says where it is.
-const PYTHON: &str = "RUNE_TEST_MCP_PYTHON";
 /// A secret of the agent's environment.
 const TOKEN: &str = "s3cret-0123456789";
 
 /// The interpreter for [`server`]; none where this machine has none, which is said.
 pub(crate) fn python() -> Option<PathBuf> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "where the SDK is, is of the machine that runs the tests"
-    )]
-    let named = std::env::var_os(PYTHON).map(PathBuf::from);
-    if let Some(named) = named {
-        assert!(named.is_file(), "{PYTHON} names {}", named.display());
-        return Some(named);
-    }
-    // Beside the build, where `.ci/run` puts it.
-    let built = Path::new(RUNE).ancestors().nth(2).unwrap();
-    let found = built.join("mcp-python/bin/python");
-    if found.is_file() {
-        return Some(found);
-    }
-    #[expect(clippy::print_stdout, reason = "that a test is skipped is to be seen")]
-    {
-        println!("skipped: no Python with the MCP SDK ({PYTHON}); .ci/run makes one");
-    }
-    None
+    interpreter("RUNE_TEST_MCP_PYTHON", "mcp-python")
 }
 
 fn server() -> PathBuf {

@@ -150,6 +150,20 @@ pub(crate) struct DecideRequest {
     note: Option<String>,
 }
 
+impl DecideRequest {
+    /// Yes or no, this once.
+    pub(crate) fn once(approve: bool, note: Option<String>) -> Self {
+        Self {
+            decision: match approve {
+                true => ApprovalDecision::Approve,
+                false => ApprovalDecision::Deny,
+            },
+            remember: None,
+            note,
+        }
+    }
+}
+
 /// Decides an approval, once. The request goes on when none of its approvals waits any more.
 #[utoipa::path(
     post, path = "/v1/requests/{id}/approvals/{approval_id}", tag = "approvals",
@@ -170,6 +184,19 @@ pub(crate) async fn decide(
     caller: Caller,
     Json(body): Json<DecideRequest>,
 ) -> Result<Json<ApprovalView>, ApiError> {
+    let decision = checked(&shared, id, approval_id, body, &caller).await?;
+    let row = shared.engine.decide(decision).await?;
+    Ok(Json(row.into()))
+}
+
+/// The decision, where it is about a question of the request.
+async fn checked(
+    shared: &Shared,
+    id: RequestId,
+    approval_id: ApprovalId,
+    body: DecideRequest,
+    caller: &Caller,
+) -> Result<DecideApproval, ApiError> {
     if body
         .note
         .as_ref()
@@ -187,13 +214,31 @@ pub(crate) async fn decide(
             message,
         ));
     }
-    let decision = DecideApproval {
+    Ok(DecideApproval {
         approval_id,
         decision: body.decision,
         by: caller.id.as_ref().to_owned(),
         remember: body.remember,
         note: body.note,
-    };
-    let row = shared.engine.decide(decision).await?;
-    Ok(Json(row.into()))
+    })
+}
+
+/// Decides questions of one request, each once. Answers the last entry of its journal before
+/// that.
+pub(crate) async fn decide_all(
+    shared: &Shared,
+    caller: &Caller,
+    request: RequestId,
+    answers: Vec<(ApprovalId, DecideRequest)>,
+) -> Result<u64, ApiError> {
+    let engine = &shared.engine;
+    let mut decisions = Vec::with_capacity(answers.len());
+    for (approval, answer) in answers {
+        decisions.push(checked(shared, request, approval, answer, caller).await?);
+    }
+    let told = engine.request(request).await?.last_seq;
+    for decision in decisions {
+        engine.decide(decision).await?;
+    }
+    Ok(told)
 }

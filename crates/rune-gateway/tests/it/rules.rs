@@ -11,6 +11,12 @@ use crate::gateway::{TestGateway, answer, refusal};
 /// Every route of this API. A new one is added here with its rule.
 const ROUTES: &[(&str, &str, bool)] = &[
     ("POST", "/v1/agents/{name}/invoke", true),
+    ("GET", "/v1/models", true),
+    ("GET", "/v1/models/{model}", true),
+    ("POST", "/v1/chat/completions", true),
+    ("POST", "/v1/responses", true),
+    ("GET", "/v1/responses/{id}", true),
+    ("POST", "/v1/responses/{id}/cancel", true),
     ("POST", "/v1/agents/{name}/sessions", true),
     ("GET", "/v1/agents", true),
     ("GET", "/v1/agents/{name}", true),
@@ -48,6 +54,9 @@ const ROUTES: &[(&str, &str, bool)] = &[
     ("GET", "/nowhere", true),
 ];
 
+/// Where errors are answered as OpenAI's API does.
+const OPENAI: &[&str] = &["/v1/models", "/v1/chat/", "/v1/responses"];
+
 fn keyed() -> Auth {
     Auth::new(Some(&"key".to_owned().into()), None, None).unwrap()
 }
@@ -63,11 +72,12 @@ async fn only_health_and_readiness_answer_without_credentials() {
         };
         let (status, code) = refusal(request()).await;
         if protected {
-            assert_eq!(
-                (status, code.as_str()),
-                (401, "unauthenticated"),
-                "{method} {path}"
-            );
+            let expected = if OPENAI.iter().any(|prefix| path.starts_with(prefix)) {
+                "invalid_api_key"
+            } else {
+                "unauthenticated"
+            };
+            assert_eq!((status, code.as_str()), (401, expected), "{method} {path}");
             let wrong = refusal(request().header("x-api-key", "kez")).await;
             assert_eq!(wrong.0, 401, "{method} {path}");
             let right = refusal(request().header("x-api-key", "key")).await;

@@ -37,6 +37,22 @@ pub enum Ending {
     Interrupted,
 }
 
+/// What [`RequestEvents::step`] finds.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it is made, and nearly always an event"
+)]
+pub enum Followed {
+    /// The next event.
+    Event(SequencedEvent),
+    /// There is none until a person has decided.
+    Parked,
+    /// There is none any more in this process: the last one was told, or the request is taken
+    /// up again by the next start.
+    End,
+}
+
 enum Source {
     /// Entries up to and including this number come from the store, then the feed.
     Stored {
@@ -86,6 +102,24 @@ impl RequestEvents {
             }
             if !self.goes_on().await? {
                 return Ok(None);
+            }
+        }
+    }
+
+    /// The next event, for a reader that does not wait for a person.
+    ///
+    /// # Errors
+    /// As [`RequestEvents::next`].
+    pub async fn step(&mut self) -> Result<Followed, StoreError> {
+        loop {
+            if let Some(event) = self.known().await? {
+                return Ok(Followed::Event(event));
+            }
+            if self.engine.is_parked(self.request_id).await? {
+                return Ok(Followed::Parked);
+            }
+            if !self.goes_on().await? {
+                return Ok(Followed::End);
             }
         }
     }

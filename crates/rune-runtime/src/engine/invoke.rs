@@ -110,7 +110,7 @@ impl Engine {
                     networks: &agent.spec().networks,
                 };
                 may_call(caller, callee)?;
-                invocation.input = fitting(agent, invocation.input);
+                invocation.input = agent.fit_input(invocation.input);
                 Some(parent)
             }
             None => None,
@@ -592,21 +592,6 @@ fn forked(agent: &Arc<Agent>, state: &RunState) -> Result<Arc<Agent>, Failure> {
                 Failure::new(ErrorCode::InvalidInput, message)
             }),
         _ => Ok(Arc::clone(agent)),
-    }
-}
-
-/// What another agent says, as the callee takes it: text that is JSON is handed over as
-/// such where the callee's `input_schema` wants no text.
-fn fitting(agent: &Agent, input: Value) -> Value {
-    let Value::String(text) = &input else {
-        return input;
-    };
-    if agent.check_input(&input).is_ok() {
-        return input;
-    }
-    match serde_json::from_str(text) {
-        Ok(parsed) if agent.check_input(&parsed).is_ok() => parsed,
-        _ => input,
     }
 }
 
