@@ -12,8 +12,8 @@ use utoipa::OpenApi;
 use crate::engine_agents::EngineAgents;
 use crate::openai;
 use crate::routes::{
-    agents, approvals, calls, canvas, chat_completions, context, events, fork, invoke, mcp, models,
-    outbox, policy, published, replicas, requests, responses, sessions, status, tasks,
+    ag_ui, agents, approvals, calls, canvas, chat_completions, context, events, fork, invoke, mcp,
+    models, outbox, policy, published, replicas, requests, responses, sessions, status, tasks,
 };
 
 /// The routes that answer without credentials.
@@ -89,6 +89,7 @@ impl Gateway {
 api! {
     Arc<Shared>: Document:
     invoke::invoke,
+    ag_ui::run,
     models::list,
     models::get,
     chat_completions::create,

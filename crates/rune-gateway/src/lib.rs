@@ -14,6 +14,7 @@
 //!
 //! What is not here: deployments and versions (the control plane), and running agents.
 
+mod ag_ui;
 mod conversation;
 mod engine_agents;
 mod event_body;

@@ -1,5 +1,6 @@
 //! Handlers, one file per resource: extract, call, map.
 
+pub(crate) mod ag_ui;
 pub(crate) mod agents;
 pub(crate) mod approvals;
 pub(crate) mod calls;

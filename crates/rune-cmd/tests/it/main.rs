@@ -4,6 +4,7 @@
     reason = "the helpers of tests are part of the tests"
 )]
 
+mod ag_ui;
 mod agents;
 mod authoring;
 mod background;

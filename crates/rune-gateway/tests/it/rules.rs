@@ -11,6 +11,7 @@ use crate::gateway::{TestGateway, answer, refusal};
 /// Every route of this API. A new one is added here with its rule.
 const ROUTES: &[(&str, &str, bool)] = &[
     ("POST", "/v1/agents/{name}/invoke", true),
+    ("POST", "/v1/agents/{name}/ag-ui", true),
     ("GET", "/v1/models", true),
     ("GET", "/v1/models/{model}", true),
     ("POST", "/v1/chat/completions", true),
