@@ -88,10 +88,16 @@ async fn send(
     }
     let text = response.text().await.unwrap();
     let error: Value = serde_json::from_str(&text).unwrap_or_default();
-    let clear = error["error"]["code"].is_string()
-        && error["error"]["message"]
-            .as_str()
-            .is_some_and(|m| !m.is_empty());
+    // MCP answers in JSON-RPC, and in text where no message of it was read.
+    let is_mcp = url
+        .split('?')
+        .next()
+        .is_some_and(|url| url.ends_with("/mcp"));
+    let has_code = error["error"]["code"].is_string() || is_mcp && error["error"]["code"].is_i64();
+    let has_message = error["error"]["message"]
+        .as_str()
+        .is_some_and(|message| !message.is_empty());
+    let clear = has_code && has_message || is_mcp && error.is_null() && !text.trim().is_empty();
     let leaks = ["panicked", "sqlite", "SELECT ", ".rs:", home]
         .iter()
         .any(|word| text.contains(word));
