@@ -104,9 +104,11 @@ impl Rig {
 
     fn call(&self, tool: &str, input: serde_json::Value) {
         let tool = self.builtins.get(tool).expect("a built-in tool");
+        // An error may show what the call itself says.
+        let is_told = input.to_string().contains(CANARY);
         let answer = self.runtime.block_on(tool.call(&self.context, input));
         let said = format!("{answer:?}");
-        assert!(!said.contains(CANARY), "{said}");
+        assert!(is_told || !said.contains(CANARY), "{said}");
     }
 
     /// What is outside is as it was.
