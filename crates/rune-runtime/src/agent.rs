@@ -3,262 +3,46 @@
 
 mod changed;
 mod deferred;
+mod error;
+mod loader;
 mod mcp;
 mod models;
+mod schema;
+mod tool;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jsonschema::{ValidationError, Validator};
-use rune_docker::{ContainerTool, DockerEngine, DockerError};
-use rune_mcp::{McpClient, McpError, McpServers};
-use rune_spec::{
-    AgentPackage, AgentRef, LocalAgent, MissingVariable, Runefile, SpecErrors, TOOL_SEARCH,
-    ToolDescriptor, ToolRef, ToolRuntime,
-};
+use jsonschema::Validator;
+use rune_spec::{AgentPackage, Runefile, TOOL_SEARCH};
 use rune_store_runtime::{ErrorCode, Failure, PromptParts};
-use rune_tools::{BuiltinTool, Builtins, Diagnostics, ProcessRunner, ProcessTool, ToolError};
-use rune_wasm::{WasmAgent, WasmError, WasmRuntime, WasmTool};
+use rune_tools::{Diagnostics, ProcessRunner};
+use rune_wasm::WasmAgent;
 use serde_json::Value;
 
 use crate::budget::micro_usd;
 use crate::model::media::{MediaCandidate, MediaRequest, candidates};
-use crate::model::{
-    ProviderPool, Providers, ProvidersConfig, ProvidersError, Timeouts, ToolDefinition,
-};
-use crate::policy::{PolicyEngine, PolicyPrincipal, PolicySet};
+use crate::model::{ProviderPool, Providers, ProvidersConfig, ToolDefinition};
+use crate::policy::PolicyEngine;
 use crate::secrets::SecretVault;
 use crate::tokens;
 
 use deferred::Offer;
 pub use deferred::ToolCost;
 pub(crate) use deferred::{MAX_PROMPT_TOOLS, found_in, visible};
+pub use error::AgentError;
+pub use loader::{AgentLoader, VariableLookup};
 use mcp::McpTools;
 pub use mcp::{McpRunner, McpServerReport, McpToolReport};
+pub use schema::SchemaMismatch;
+use schema::{check, mismatch};
+pub(crate) use tool::{AGENT_SPAWN, named_agent};
+pub use tool::{AgentTarget, AgentTool, Tool, ToolRunner};
 
-/// Why a package cannot be run.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// A file of the package is not valid.
-    #[error(transparent)]
-    Spec(#[from] SpecErrors),
-    /// A `${VAR}` has no value.
-    #[error("{place}: {source}")]
-    Variable {
-        /// Where it is used.
-        place: String,
-        /// Which one.
-        #[source]
-        source: MissingVariable,
-    },
-    /// A schema of the package is not a JSON Schema.
-    #[error("{place} is not a valid JSON Schema: {reason}")]
-    Schema {
-        /// Which schema.
-        place: String,
-        /// Why.
-        reason: String,
-    },
-    /// The package asks for something that this Rune cannot run.
-    #[error("{place} needs {what}, which this version of Rune cannot run")]
-    Unsupported {
-        /// Who asks.
-        place: String,
-        /// For what.
-        what: String,
-    },
-    /// The models cannot be set up.
-    #[error(transparent)]
-    Providers(#[from] ProvidersError),
-    /// A module cannot be a tool as it is described.
-    #[error("tool `{tool}`: {source}")]
-    Wasm {
-        /// The tool.
-        tool: String,
-        /// Why.
-        #[source]
-        source: WasmError,
-    },
-    /// A component cannot be the agent.
-    #[error("`entrypoint`: {0}")]
-    Entrypoint(#[source] WasmError),
-    /// A package says twice what its agent does.
-    #[error(
-        "`entrypoint` and workflow.yaml: a package has one of them; a workflow calls an agent with an `entrypoint` as \
-         any other"
-    )]
-    TwoPrograms,
-    /// A container cannot be a tool as it is described, or not now.
-    #[error("tool `{tool}`: {source}")]
-    Container {
-        /// The tool.
-        tool: String,
-        /// Why.
-        #[source]
-        source: DockerError,
-    },
-    /// An MCP server cannot be used as it is described.
-    #[error(transparent)]
-    Mcp(#[from] McpError),
-    /// A tool cannot be granted what it asks for.
-    #[error("tool `{tool}`: {source}")]
-    Grant {
-        /// The tool.
-        tool: String,
-        /// Why.
-        #[source]
-        source: ToolError,
-    },
-}
-
-impl AgentError {
-    /// Whether it can be otherwise without a change of the package.
-    #[must_use]
-    pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Container { source, .. } if source.is_transient())
-    }
-}
-
-/// A tool that is ready to run.
-pub struct Tool {
-    /// The name in the package, such as `rune@file-read`.
-    pub name: String,
-    /// Its description.
-    pub descriptor: ToolDescriptor,
-    /// What runs it.
-    pub runner: ToolRunner,
-    input: Validator,
-    output: Option<Validator>,
-}
-
-/// What runs a tool.
-pub enum ToolRunner {
-    /// A part of Rune.
-    Builtin(Arc<dyn BuiltinTool>),
-    /// A child process.
-    Process(ProcessTool),
-    /// A WebAssembly module.
-    Wasm(Box<WasmTool>),
-    /// A container.
-    Container(Box<ContainerTool>),
-    /// A tool of an MCP server.
-    Mcp(McpRunner),
-    /// Another agent.
-    Agent(AgentTool),
-}
-
-/// A tool that is another agent.
-pub struct AgentTool {
-    /// Which one.
-    pub target: AgentTarget,
-    /// Deepest level below the outermost request on which it may be called.
-    pub max_depth: Option<u32>,
-}
-
-/// Which agent a tool calls.
-pub enum AgentTarget {
-    /// Always this one.
-    Fixed(LocalAgent),
-    /// The one that the input names in `agent`; it is told the `message`.
-    Named,
-}
-
-impl AgentTool {
-    /// The agent that a call with this input is about.
-    ///
-    /// # Errors
-    /// A failure for the model.
-    pub fn target(&self, input: &Value) -> Result<LocalAgent, Failure> {
-        match &self.target {
-            AgentTarget::Fixed(agent) => Ok(agent.clone()),
-            AgentTarget::Named => named_agent(input),
-        }
-    }
-}
-
-/// The agent that an input names in `agent`.
-pub(crate) fn named_agent(input: &Value) -> Result<LocalAgent, Failure> {
-    let name = input["agent"].as_str().unwrap_or_default();
-    let name = name.strip_prefix("local://").unwrap_or(name);
-    name.parse()
-        .map_err(|error| Failure::new(ErrorCode::InvalidInput, format!("`agent`: {error}")))
-}
-
-impl Tool {
-    fn new(name: &str, descriptor: ToolDescriptor, runner: ToolRunner) -> Result<Self, AgentError> {
-        let place = format!("tool `{name}`");
-        let output = descriptor.output_schema.as_ref();
-        Ok(Self {
-            name: name.to_owned(),
-            input: compile(&descriptor.input_schema, &format!("{place}: input_schema"))?,
-            output: output
-                .map(|s| compile(s, &format!("{place}: output_schema")))
-                .transpose()?,
-            descriptor,
-            runner,
-        })
-    }
-
-    /// The first way in which the input breaks the schema.
-    ///
-    /// # Errors
-    /// A sentence for the model.
-    pub fn check_input(&self, input: &Value) -> Result<(), SchemaMismatch> {
-        check(&self.input, input)
-    }
-
-    /// The first way in which the output breaks the schema.
-    ///
-    /// # Errors
-    /// A sentence for the model.
-    pub fn check_output(&self, output: &Value) -> Result<(), SchemaMismatch> {
-        self.output
-            .as_ref()
-            .map_or(Ok(()), |validator| check(validator, output))
-    }
-}
-
-/// A value that breaks its schema.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message} (at `{path}`)")]
-pub struct SchemaMismatch {
-    /// JSON Pointer of the offending part.
-    pub path: String,
-    /// What is wrong with it.
-    pub message: String,
-}
-
-/// The built-in tool that is run by the engine as a call of another agent.
-const AGENT_SEND: &str = "agent-send";
-/// The built-in tool that starts a request of another agent.
-pub(crate) const AGENT_SPAWN: &str = "rune@agent-spawn";
-/// Longest part of a mismatch message that is shown.
-const MISMATCH_MESSAGE_CHARS: usize = 300;
 /// Mismatches of an answer that the model is told at once.
 const MISMATCHES_SHOWN: usize = 5;
-
-fn check(validator: &Validator, value: &Value) -> Result<(), SchemaMismatch> {
-    validator.validate(value).map_err(mismatch)
-}
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is the last that is done with it"
-)]
-fn mismatch(error: ValidationError<'_>) -> SchemaMismatch {
-    let path = error.instance_path().to_string();
-    let message = error.to_string();
-    SchemaMismatch {
-        path: if path.is_empty() {
-            "/".to_owned()
-        } else {
-            path
-        },
-        message: message.chars().take(MISMATCH_MESSAGE_CHARS).collect(),
-    }
-}
 
 /// An agent that is ready to run. Immutable and shared by every request it serves.
 pub struct Agent {
@@ -547,37 +331,6 @@ struct OutputContract {
     validator: Validator,
 }
 
-/// Looks up a variable for `${VAR}`.
-pub type VariableLookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
-
-/// Makes agents from packages.
-pub struct AgentLoader {
-    /// The platform's model providers.
-    pub providers: rune_env::ProvidersConfig,
-    /// How long a provider may take.
-    pub timeouts: Timeouts,
-    /// Shared by every agent.
-    pub pool: ProviderPool,
-    /// The built-in tools.
-    pub builtins: Builtins,
-    /// Runs process tools.
-    pub runner: ProcessRunner,
-    /// Runs WebAssembly tools.
-    pub wasm: WasmRuntime,
-    /// Runs tools that are containers.
-    pub docker: DockerEngine,
-    /// Connects to MCP servers.
-    pub mcp: McpClient,
-    /// The daemon's variables.
-    pub variables: VariableLookup,
-    /// The secrets that tools can be granted.
-    pub secrets: SecretVault,
-    /// Below it every agent gets its workspace.
-    pub workspaces: PathBuf,
-    /// Where goes what tools say beside their answers.
-    pub diagnostics: Diagnostics,
-}
-
 /// What every prompt begins with.
 fn fixed_prompt(system: &str, tools: &[ToolDefinition], schema: Option<&Value>) -> PromptParts {
     let schema_bytes = schema.map_or(0, |schema| schema.to_string().len());
@@ -586,244 +339,4 @@ fn fixed_prompt(system: &str, tools: &[ToolDefinition], schema: Option<&Value>) 
         tools: tokens::of_tools(tools),
         ..PromptParts::default()
     }
-}
-
-impl AgentLoader {
-    /// Makes the agent of the package in `dir` for a namespace. `env` holds the
-    /// deployment's variables; they win over the daemon's.
-    ///
-    /// # Errors
-    /// An [`AgentError`] that says which file or field is in the way.
-    pub fn load(
-        &self,
-        dir: &Path,
-        namespace: &str,
-        env: &BTreeMap<String, String>,
-    ) -> Result<Agent, AgentError> {
-        self.make(AgentPackage::load(dir)?, namespace, env)
-    }
-
-    /// Makes the agent of a package, as [`AgentLoader::load`] does.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn make(
-        &self,
-        package: AgentPackage,
-        namespace: &str,
-        env: &BTreeMap<String, String>,
-    ) -> Result<Agent, AgentError> {
-        let spec = &package.runefile;
-        if spec.entrypoint.is_some() && package.workflow.is_some() {
-            return Err(AgentError::TwoPrograms);
-        }
-        let component = spec.entrypoint.as_ref().map(|path| {
-            let module = package.dir.join(path);
-            let loaded = self.wasm.load_agent(&module, package.has_memory_tool());
-            loaded.map(Arc::new).map_err(AgentError::Entrypoint)
-        });
-        let component = component.transpose()?;
-        let policy = Arc::new(PolicyEngine::new(
-            PolicySet::compile(&package)?,
-            PolicyPrincipal::of(&package, namespace),
-        ));
-        for step in package.workflow.iter().flat_map(|workflow| &workflow.steps) {
-            local(&format!("step `{}`", step.id), &step.agent_ref)?;
-        }
-        let lookup = |name: &str| env.get(name).cloned().or_else(|| (self.variables)(name));
-        let agent_env = resolve_all(&spec.runtime.env, "runtime.env", &lookup)?;
-        let lookup = |name: &str| agent_env.get(name).cloned().or_else(|| lookup(name));
-
-        let system = resolve(&package.instructions, "instructions", &lookup)?;
-        let workspace = self.workspaces.join(namespace).join(spec.name.as_str());
-        let servers = mcp::servers(&self.mcp, &package, &workspace, &lookup)?;
-        let mut tools = BTreeMap::new();
-        for tool in &package.tools {
-            let ready = self.tool(
-                &package,
-                &tool.reference.to_string(),
-                &tool.descriptor,
-                servers.as_ref(),
-                &lookup,
-            )?;
-            tools.insert(tool.visible_name.clone(), Arc::new(ready));
-        }
-        let searcher = self.searcher(&package, &lookup)?;
-        let offer = Offer::new(&package, &tools, &searcher);
-        let input = spec
-            .input_schema
-            .as_ref()
-            .map(|s| compile(s, "input_schema").map(Arc::new))
-            .transpose()?;
-        let output = spec
-            .output_schema
-            .as_ref()
-            .map(|schema| {
-                Ok::<_, AgentError>(Arc::new(OutputContract {
-                    schema: Arc::new(schema.clone()),
-                    validator: compile(schema, "output_schema")?,
-                }))
-            })
-            .transpose()?;
-        let models_config = models::config(&package, &self.providers, self.timeouts, &lookup)?;
-        let models = Providers::new(&models_config, &self.pool)?;
-        let fixed_prompt = fixed_prompt(&system, &offer.shown, spec.output_schema.as_ref());
-        let runner = self.runner.clone();
-        let tools = Arc::new(tools);
-        let mcp = servers.map(|servers| Arc::new(McpTools::new(&package, servers, &tools)));
-        Ok(Agent {
-            package,
-            system,
-            tools,
-            searcher,
-            offer,
-            fixed_prompt,
-            mcp,
-            models,
-            models_config,
-            pool: self.pool.clone(),
-            policy,
-            runner,
-            secrets: self.secrets.clone(),
-            diagnostics: self.diagnostics.clone(),
-            input,
-            output,
-            workspace,
-            component,
-        })
-    }
-
-    /// The tool that finds others.
-    fn searcher(
-        &self,
-        package: &AgentPackage,
-        lookup: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Arc<Tool>, AgentError> {
-        let name = ToolRef::Builtin(TOOL_SEARCH.to_owned()).to_string();
-        let descriptor = rune_spec::builtin(TOOL_SEARCH);
-        let descriptor = descriptor.ok_or_else(|| unsupported(&name, "an unknown built-in"))?;
-        self.tool(package, &name, descriptor, None, lookup)
-            .map(Arc::new)
-    }
-
-    fn tool(
-        &self,
-        package: &AgentPackage,
-        name: &str,
-        descriptor: &ToolDescriptor,
-        servers: Option<&McpServers>,
-        lookup: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Tool, AgentError> {
-        let place = format!("tool `{name}`");
-        let runner = match &descriptor.runtime {
-            ToolRuntime::Builtin if descriptor.name == AGENT_SEND => ToolRunner::Agent(AgentTool {
-                target: AgentTarget::Named,
-                max_depth: None,
-            }),
-            ToolRuntime::Builtin => {
-                let builtin = self.builtins.get(&descriptor.name);
-                let builtin = builtin.ok_or_else(|| unsupported(&place, "an unknown built-in"))?;
-                ToolRunner::Builtin(Arc::clone(builtin))
-            }
-            ToolRuntime::Process { module } => {
-                let process = ProcessTool::new(package.dir.join(module))
-                    .of_package(&package.dir)
-                    .with_limits(&descriptor.limits)
-                    .with_capabilities(&descriptor.capabilities, lookup);
-                let grant = |source| AgentError::Grant {
-                    tool: name.to_owned(),
-                    source,
-                };
-                ToolRunner::Process(process.map_err(grant)?)
-            }
-            ToolRuntime::Wasm { module } => {
-                let module = package.dir.join(module);
-                let loaded = self.wasm.load(&module, descriptor, lookup);
-                ToolRunner::Wasm(Box::new(loaded.map_err(|source| AgentError::Wasm {
-                    tool: name.to_owned(),
-                    source,
-                })?))
-            }
-            ToolRuntime::Container { image, module } => {
-                let module = module.as_ref().map(|module| package.dir.join(module));
-                let tool = ContainerTool::new(
-                    self.docker.clone(),
-                    descriptor,
-                    image,
-                    module.as_deref(),
-                    lookup,
-                );
-                ToolRunner::Container(Box::new(tool.map_err(|source| AgentError::Container {
-                    tool: name.to_owned(),
-                    source,
-                })?))
-            }
-            ToolRuntime::Agent {
-                agent_ref,
-                max_depth,
-            } => ToolRunner::Agent(AgentTool {
-                target: AgentTarget::Fixed(local(&place, agent_ref)?),
-                max_depth: *max_depth,
-            }),
-            ToolRuntime::Mcp { mcp_server } => {
-                let server = servers.and_then(|servers| servers.get(mcp_server));
-                let server = server.ok_or_else(|| McpError::Unknown(mcp_server.clone()))?;
-                ToolRunner::Mcp(McpRunner {
-                    server: server.clone(),
-                    tool: descriptor.name.clone(),
-                })
-            }
-        };
-        Tool::new(name, descriptor.clone(), runner)
-    }
-}
-
-fn unsupported(place: &str, what: &str) -> AgentError {
-    AgentError::Unsupported {
-        place: place.to_owned(),
-        what: what.to_owned(),
-    }
-}
-
-fn local(place: &str, reference: &AgentRef) -> Result<LocalAgent, AgentError> {
-    match reference {
-        AgentRef::Local(local) => Ok(local.clone()),
-        AgentRef::Url(url) => {
-            let what = format!("the remote agent `{url}` (`agent_ref` takes local://NAME)");
-            Err(unsupported(place, &what))
-        }
-    }
-}
-
-fn compile(schema: &Value, place: &str) -> Result<Validator, AgentError> {
-    jsonschema::validator_for(schema).map_err(|error| AgentError::Schema {
-        place: place.to_owned(),
-        reason: error.to_string(),
-    })
-}
-
-fn resolve(
-    text: &str,
-    place: &str,
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<String, AgentError> {
-    rune_spec::interpolate(text, lookup).map_err(|source| AgentError::Variable {
-        place: place.to_owned(),
-        source,
-    })
-}
-
-fn resolve_all(
-    map: &BTreeMap<String, String>,
-    place: &str,
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<BTreeMap<String, String>, AgentError> {
-    map.iter()
-        .map(|(key, text)| {
-            Ok((
-                key.clone(),
-                resolve(text, &format!("{place}.{key}"), lookup)?,
-            ))
-        })
-        .collect()
 }

@@ -9,7 +9,8 @@ use rune_spec::{
 };
 use secrecy::SecretString;
 
-use super::{AgentError, resolve};
+use super::AgentError;
+use super::loader::resolve;
 use crate::model::{
     Account, Endpoint, FallbackPolicy, ModelIds, Protocol, ProvidersConfig, Timeouts,
 };

@@ -1,0 +1,289 @@
+//! Makes agents of packages.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rune_docker::{ContainerTool, DockerEngine};
+use rune_mcp::{McpClient, McpError, McpServers};
+use rune_spec::{
+    AgentPackage, AgentRef, LocalAgent, TOOL_SEARCH, ToolDescriptor, ToolRef, ToolRuntime,
+};
+use rune_tools::{Builtins, Diagnostics, ProcessRunner, ProcessTool};
+use rune_wasm::WasmRuntime;
+
+use super::deferred::Offer;
+use super::mcp::McpTools;
+use super::schema::compile;
+use super::tool::{AgentTarget, AgentTool, Tool, ToolRunner};
+use super::{Agent, AgentError, McpRunner, OutputContract, fixed_prompt, mcp, models};
+use crate::model::{ProviderPool, Providers, Timeouts};
+use crate::policy::{PolicyEngine, PolicyPrincipal, PolicySet};
+use crate::secrets::SecretVault;
+
+/// The built-in tool that is run by the engine as a call of another agent.
+const AGENT_SEND: &str = "agent-send";
+
+/// Looks up a variable for `${VAR}`.
+pub type VariableLookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Makes agents from packages.
+pub struct AgentLoader {
+    /// The platform's model providers.
+    pub providers: rune_env::ProvidersConfig,
+    /// How long a provider may take.
+    pub timeouts: Timeouts,
+    /// Shared by every agent.
+    pub pool: ProviderPool,
+    /// The built-in tools.
+    pub builtins: Builtins,
+    /// Runs process tools.
+    pub runner: ProcessRunner,
+    /// Runs WebAssembly tools.
+    pub wasm: WasmRuntime,
+    /// Runs tools that are containers.
+    pub docker: DockerEngine,
+    /// Connects to MCP servers.
+    pub mcp: McpClient,
+    /// The daemon's variables.
+    pub variables: VariableLookup,
+    /// The secrets that tools can be granted.
+    pub secrets: SecretVault,
+    /// Below it every agent gets its workspace.
+    pub workspaces: PathBuf,
+    /// Where goes what tools say beside their answers.
+    pub diagnostics: Diagnostics,
+}
+
+impl AgentLoader {
+    /// Makes the agent of the package in `dir` for a namespace. `env` holds the
+    /// deployment's variables; they win over the daemon's.
+    ///
+    /// # Errors
+    /// An [`AgentError`] that says which file or field is in the way.
+    pub fn load(
+        &self,
+        dir: &Path,
+        namespace: &str,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Agent, AgentError> {
+        self.make(AgentPackage::load(dir)?, namespace, env)
+    }
+
+    /// Makes the agent of a package, as [`AgentLoader::load`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn make(
+        &self,
+        package: AgentPackage,
+        namespace: &str,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Agent, AgentError> {
+        let spec = &package.runefile;
+        if spec.entrypoint.is_some() && package.workflow.is_some() {
+            return Err(AgentError::TwoPrograms);
+        }
+        let component = spec.entrypoint.as_ref().map(|path| {
+            let module = package.dir.join(path);
+            let loaded = self.wasm.load_agent(&module, package.has_memory_tool());
+            loaded.map(Arc::new).map_err(AgentError::Entrypoint)
+        });
+        let component = component.transpose()?;
+        let policy = Arc::new(PolicyEngine::new(
+            PolicySet::compile(&package)?,
+            PolicyPrincipal::of(&package, namespace),
+        ));
+        for step in package.workflow.iter().flat_map(|workflow| &workflow.steps) {
+            local(&format!("step `{}`", step.id), &step.agent_ref)?;
+        }
+        let lookup = |name: &str| env.get(name).cloned().or_else(|| (self.variables)(name));
+        let agent_env = resolve_all(&spec.runtime.env, "runtime.env", &lookup)?;
+        let lookup = |name: &str| agent_env.get(name).cloned().or_else(|| lookup(name));
+
+        let system = resolve(&package.instructions, "instructions", &lookup)?;
+        let workspace = self.workspaces.join(namespace).join(spec.name.as_str());
+        let servers = mcp::servers(&self.mcp, &package, &workspace, &lookup)?;
+        let mut tools = BTreeMap::new();
+        for tool in &package.tools {
+            let ready = self.tool(
+                &package,
+                &tool.reference.to_string(),
+                &tool.descriptor,
+                servers.as_ref(),
+                &lookup,
+            )?;
+            tools.insert(tool.visible_name.clone(), Arc::new(ready));
+        }
+        let searcher = self.searcher(&package, &lookup)?;
+        let offer = Offer::new(&package, &tools, &searcher);
+        let input = spec
+            .input_schema
+            .as_ref()
+            .map(|s| compile(s, "input_schema").map(Arc::new))
+            .transpose()?;
+        let output = spec
+            .output_schema
+            .as_ref()
+            .map(|schema| {
+                Ok::<_, AgentError>(Arc::new(OutputContract {
+                    schema: Arc::new(schema.clone()),
+                    validator: compile(schema, "output_schema")?,
+                }))
+            })
+            .transpose()?;
+        let models_config = models::config(&package, &self.providers, self.timeouts, &lookup)?;
+        let models = Providers::new(&models_config, &self.pool)?;
+        let fixed_prompt = fixed_prompt(&system, &offer.shown, spec.output_schema.as_ref());
+        let runner = self.runner.clone();
+        let tools = Arc::new(tools);
+        let mcp = servers.map(|servers| Arc::new(McpTools::new(&package, servers, &tools)));
+        Ok(Agent {
+            package,
+            system,
+            tools,
+            searcher,
+            offer,
+            fixed_prompt,
+            mcp,
+            models,
+            models_config,
+            pool: self.pool.clone(),
+            policy,
+            runner,
+            secrets: self.secrets.clone(),
+            diagnostics: self.diagnostics.clone(),
+            input,
+            output,
+            workspace,
+            component,
+        })
+    }
+
+    /// The tool that finds others.
+    fn searcher(
+        &self,
+        package: &AgentPackage,
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Arc<Tool>, AgentError> {
+        let name = ToolRef::Builtin(TOOL_SEARCH.to_owned()).to_string();
+        let descriptor = rune_spec::builtin(TOOL_SEARCH);
+        let descriptor = descriptor.ok_or_else(|| unsupported(&name, "an unknown built-in"))?;
+        self.tool(package, &name, descriptor, None, lookup)
+            .map(Arc::new)
+    }
+
+    fn tool(
+        &self,
+        package: &AgentPackage,
+        name: &str,
+        descriptor: &ToolDescriptor,
+        servers: Option<&McpServers>,
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Tool, AgentError> {
+        let place = format!("tool `{name}`");
+        let runner = match &descriptor.runtime {
+            ToolRuntime::Builtin if descriptor.name == AGENT_SEND => ToolRunner::Agent(AgentTool {
+                target: AgentTarget::Named,
+                max_depth: None,
+            }),
+            ToolRuntime::Builtin => {
+                let builtin = self.builtins.get(&descriptor.name);
+                let builtin = builtin.ok_or_else(|| unsupported(&place, "an unknown built-in"))?;
+                ToolRunner::Builtin(Arc::clone(builtin))
+            }
+            ToolRuntime::Process { module } => {
+                let process = ProcessTool::new(package.dir.join(module))
+                    .of_package(&package.dir)
+                    .with_limits(&descriptor.limits)
+                    .with_capabilities(&descriptor.capabilities, lookup);
+                let grant = |source| AgentError::Grant {
+                    tool: name.to_owned(),
+                    source,
+                };
+                ToolRunner::Process(process.map_err(grant)?)
+            }
+            ToolRuntime::Wasm { module } => {
+                let module = package.dir.join(module);
+                let loaded = self.wasm.load(&module, descriptor, lookup);
+                ToolRunner::Wasm(Box::new(loaded.map_err(|source| AgentError::Wasm {
+                    tool: name.to_owned(),
+                    source,
+                })?))
+            }
+            ToolRuntime::Container { image, module } => {
+                let module = module.as_ref().map(|module| package.dir.join(module));
+                let tool = ContainerTool::new(
+                    self.docker.clone(),
+                    descriptor,
+                    image,
+                    module.as_deref(),
+                    lookup,
+                );
+                ToolRunner::Container(Box::new(tool.map_err(|source| AgentError::Container {
+                    tool: name.to_owned(),
+                    source,
+                })?))
+            }
+            ToolRuntime::Agent {
+                agent_ref,
+                max_depth,
+            } => ToolRunner::Agent(AgentTool {
+                target: AgentTarget::Fixed(local(&place, agent_ref)?),
+                max_depth: *max_depth,
+            }),
+            ToolRuntime::Mcp { mcp_server } => {
+                let server = servers.and_then(|servers| servers.get(mcp_server));
+                let server = server.ok_or_else(|| McpError::Unknown(mcp_server.clone()))?;
+                ToolRunner::Mcp(McpRunner {
+                    server: server.clone(),
+                    tool: descriptor.name.clone(),
+                })
+            }
+        };
+        Tool::new(name, descriptor.clone(), runner)
+    }
+}
+
+fn unsupported(place: &str, what: &str) -> AgentError {
+    AgentError::Unsupported {
+        place: place.to_owned(),
+        what: what.to_owned(),
+    }
+}
+
+fn local(place: &str, reference: &AgentRef) -> Result<LocalAgent, AgentError> {
+    match reference {
+        AgentRef::Local(local) => Ok(local.clone()),
+        AgentRef::Url(url) => {
+            let what = format!("the remote agent `{url}` (`agent_ref` takes local://NAME)");
+            Err(unsupported(place, &what))
+        }
+    }
+}
+
+pub(super) fn resolve(
+    text: &str,
+    place: &str,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, AgentError> {
+    rune_spec::interpolate(text, lookup).map_err(|source| AgentError::Variable {
+        place: place.to_owned(),
+        source,
+    })
+}
+
+fn resolve_all(
+    map: &BTreeMap<String, String>,
+    place: &str,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, String>, AgentError> {
+    map.iter()
+        .map(|(key, text)| {
+            Ok((
+                key.clone(),
+                resolve(text, &format!("{place}.{key}"), lookup)?,
+            ))
+        })
+        .collect()
+}
