@@ -16,6 +16,9 @@ use rune_store_runtime::{ErrorCode, RequestId, SessionId, Usage};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use crate::conversation::Memory;
+use model::Model;
+
 /// The routes that answer errors as OpenAI does.
 pub(crate) const ROUTES: &[&str] = &[
     "/v1/models",
@@ -37,13 +40,29 @@ const TOOLS_KEY: &str = "show_tools";
 pub(crate) type Metadata = Map<String, Value>;
 
 /// The session that the notes name.
-pub(crate) fn named_session(metadata: &Metadata) -> Result<Option<SessionId>, ApiError> {
+fn named_session(metadata: &Metadata) -> Result<Option<SessionId>, ApiError> {
     let Some(name) = metadata.get(SESSION_KEY) else {
         return Ok(None);
     };
     let id = name.as_str().unwrap_or_default().parse();
     id.map(Some)
         .map_err(|error| ApiError::from(error).of_param("metadata"))
+}
+
+/// Where the agent remembers a conversation: in the session that the notes name, or in the usual
+/// one of the user.
+pub(crate) fn memory(
+    model: &Model,
+    metadata: &Metadata,
+    user: Option<&str>,
+) -> Result<Memory, ApiError> {
+    if let Some(session) = named_session(metadata)? {
+        return Ok(Memory::Session(session));
+    }
+    Ok(match user.filter(|user| !user.is_empty()) {
+        Some(user) => Memory::Usual(Memory::session_of(&model.namespace, &model.agent, user)),
+        None => Memory::Client,
+    })
 }
 
 /// Whether tool calls and their results are shown.

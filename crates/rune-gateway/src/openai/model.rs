@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use rune_http::ApiError;
-use rune_runtime::{Agent, Engine, RouteError};
-use rune_store_runtime::{DeploymentRow, ErrorCode};
+use rune_http::{ApiError, Caller};
+use rune_runtime::{Agent, Engine, Invocation, RouteError};
+use rune_store_runtime::{DeploymentRow, ErrorCode, IdempotencyKey, SessionId};
+use serde_json::Value;
 
+use super::Metadata;
 use crate::routes::{DEFAULT_ALIAS, DEFAULT_NAMESPACE};
 
 /// A model as a client names it: `[NAMESPACE/]AGENT[:ALIAS]`.
@@ -44,6 +46,37 @@ impl Model {
                 Err(error.of_param("model").labelled("model_not_found"))
             }
             Err(error) => Err(rune_runtime::EngineError::from(error).into()),
+        }
+    }
+
+    /// Who may share an idempotency key: the calls of one caller of one agent.
+    pub(crate) fn scope(&self, caller: &Caller) -> String {
+        let Self {
+            namespace,
+            agent,
+            alias,
+            ..
+        } = self;
+        format!("{}\n{namespace}/{agent}:{alias}", caller.id)
+    }
+
+    /// What the agent is asked.
+    pub(crate) fn invocation(
+        &self,
+        caller: &Caller,
+        (input, session_id): (Value, Option<SessionId>),
+        notes: Metadata,
+        idempotency: Option<IdempotencyKey>,
+    ) -> Invocation {
+        Invocation {
+            namespace: self.namespace.clone(),
+            agent: self.agent.clone(),
+            alias: self.alias.clone(),
+            input,
+            session_id,
+            metadata: notes.into_iter().collect(),
+            caller: caller.id.as_ref().to_owned(),
+            idempotency,
         }
     }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use rune_http::{ApiError, Caller, Json, OpenAiErrorBody};
-use rune_runtime::{Followed, Invocation, Invoked, RequestEvent};
+use rune_runtime::{Followed, Invoked, RequestEvent};
 use rune_store_runtime::{Failure, Usage};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::invoke::KeyHeader;
-use crate::conversation::{Conversation, Memory, output_text};
+use crate::conversation::{Conversation, output_text};
 use crate::event_body::encoded_stream;
 use crate::gateway::Shared;
 use crate::openai::chat::{ChatStream, Completion, tool_line};
@@ -72,13 +72,7 @@ pub(crate) async fn create(
     let agent = model.agent(engine)?;
     let metadata = asked.metadata.unwrap_or_default();
     let show_tools = openai::shows_tools(&metadata)?;
-    let memory = match (openai::named_session(&metadata)?, &asked.user) {
-        (Some(session), _) => Memory::Session(session),
-        (None, Some(user)) if !user.is_empty() => {
-            Memory::Usual(Memory::session_of(&model.namespace, &model.agent, user))
-        }
-        _ => Memory::Client,
-    };
+    let memory = openai::memory(&model, &metadata, asked.user.as_deref())?;
     let conversation = Conversation {
         instructions: None,
         turns: chat_turns(&asked.messages)?,
@@ -87,26 +81,13 @@ pub(crate) async fn create(
         .settle(engine, memory, agent.as_deref())
         .await
         .map_err(|error| error.of_param("messages"));
-    let (input, session_id) = settled?;
     let mut notes = metadata;
     notes.insert(
         "openai".to_owned(),
         json!({"api": "chat.completions", "model": model.name, "user": asked.user}),
     );
-    let scope = format!(
-        "{}\n{}/{}:{}",
-        caller.id, model.namespace, model.agent, model.alias
-    );
-    let invocation = Invocation {
-        namespace: model.namespace,
-        agent: model.agent,
-        alias: model.alias,
-        input,
-        session_id,
-        metadata: notes.into_iter().collect(),
-        caller: caller.id.as_ref().to_owned(),
-        idempotency: key.with(&raw, &scope)?,
-    };
+    let idempotency = key.with(&raw, &model.scope(&caller))?;
+    let invocation = model.invocation(&caller, settled?, notes, idempotency);
     let invoked = engine.invoke(invocation).await;
     let invoked = invoked.map_err(|error| openai::refusal(error, "messages"))?;
     let completion = Completion {

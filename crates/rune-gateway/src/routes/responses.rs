@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use rune_http::{ApiError, Caller, Json, OpenAiErrorBody, Path, Query};
-use rune_runtime::{EngineError, Followed, Invocation, RequestEvent, RequestEvents};
+use rune_runtime::{EngineError, Followed, RequestEvent, RequestEvents};
 use rune_store_runtime::{
     ErrorCode, Failure, PageRequest, RequestFilter, RequestId, RequestRow, RequestStatus,
     SessionId, Timestamp,
@@ -148,25 +148,12 @@ pub(crate) async fn create(
         .settle(engine, memory, agent.as_deref())
         .await
         .map_err(|error| error.of_param("input"));
-    let (input, session_id) = settled?;
     let mut notes = asked.metadata.clone();
     let kept = serde_json::to_value(&asked);
     let kept = kept.map_err(|error| ApiError::internal(error.to_string()))?;
     notes.insert(NOTES.to_owned(), kept);
-    let scope = format!(
-        "{}\n{}/{}:{}",
-        caller.id, model.namespace, model.agent, model.alias
-    );
-    let invocation = Invocation {
-        namespace: model.namespace,
-        agent: model.agent,
-        alias: model.alias,
-        input,
-        session_id,
-        metadata: notes.into_iter().collect(),
-        caller: caller.id.as_ref().to_owned(),
-        idempotency: key.with(&raw, &scope)?,
-    };
+    let idempotency = key.with(&raw, &model.scope(&caller))?;
+    let invocation = model.invocation(&caller, settled?, notes, idempotency);
     let invoked = engine.invoke(invocation).await;
     let invoked = invoked.map_err(|error| openai::refusal(error, "input"))?;
     let about = About {
@@ -194,15 +181,7 @@ fn memory(
         let id = id.map_err(|error| ApiError::from(error).of_param("conversation"))?;
         return Ok(Memory::Session(id));
     }
-    Ok(
-        match (openai::named_session(&asked.metadata)?, &asked.user) {
-            (Some(session), _) => Memory::Session(session),
-            (None, Some(user)) if !user.is_empty() => {
-                Memory::Usual(Memory::session_of(&model.namespace, &model.agent, user))
-            }
-            _ => Memory::Client,
-        },
-    )
+    openai::memory(model, &asked.metadata, asked.user.as_deref())
 }
 
 /// The response that another one follows.
