@@ -1,0 +1,260 @@
+//! A question of a component: what it has to be, and the prompt that is made of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rune_store_runtime::{Block, Message, ModelReply, PromptParts, Role};
+use rune_wasm::{Ask, ToolChoice, ToolResult};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::Run;
+use super::tools::visible;
+use crate::model::{ModelRequest, Providers, ToolDefinition};
+use crate::planner::Planner;
+use crate::planner::ask::DEFAULT_MAX_OUTPUT_TOKENS;
+use crate::tokens;
+
+/// Bytes of a question to a model, without what Rune adds to it.
+pub(super) const MAX_QUESTION_BYTES: usize = 16 * 1024 * 1024;
+/// Longest name of a tool that providers take.
+const MAX_NAME: usize = 64;
+
+/// What was asked, checked.
+pub(super) struct Checked {
+    messages: Vec<Part>,
+    tools: Vec<ToolDefinition>,
+    pub(super) models: Option<Providers>,
+    output_schema: Option<Arc<Value>>,
+}
+
+/// A part of the prompt.
+enum Part {
+    Input,
+    History,
+    Message(Message),
+}
+
+impl Planner {
+    /// What was asked, checked.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn check(&self, ask: &Ask) -> Result<Checked, String> {
+        let models = ask
+            .model
+            .as_deref()
+            .map(|alias| self.agent.models_of(alias));
+        let schema = ask.output_schema.as_deref().map(|schema| {
+            let schema = serde_json::from_str(schema);
+            schema.map_err(|error| format!("`output-schema` is not JSON: {error}"))
+        });
+        Ok(Checked {
+            messages: self.messages(&ask.messages)?,
+            tools: self.offered(ask)?,
+            models: models.transpose()?,
+            output_schema: schema.transpose()?.map(Arc::new),
+        })
+    }
+
+    fn messages(&self, messages: &[rune_wasm::Message]) -> Result<Vec<Part>, String> {
+        use rune_wasm::Message as Given;
+
+        let mut parts = Vec::with_capacity(messages.len());
+        // The calls of the reply before, by id.
+        let mut open: BTreeMap<&str, &str> = BTreeMap::new();
+        for (at, message) in messages.iter().enumerate() {
+            if !open.is_empty() && !matches!(message, Given::Results(_)) {
+                return Err(format!(
+                    "message {at}: the calls of the reply before it have no results"
+                ));
+            }
+            parts.push(match message {
+                Given::Input => Part::Input,
+                Given::History => Part::History,
+                Given::User(text) => Part::Message(Message::user(text)),
+                Given::Assistant(text) => Part::Message(Message {
+                    role: Role::Assistant,
+                    blocks: vec![Block::text(text)],
+                }),
+                Given::Reply(step) => {
+                    let reply = self.state.component.reply(*step);
+                    let reply =
+                        reply.ok_or_else(|| format!("message {at}: there is no reply {step}"))?;
+                    open = calls(reply).collect();
+                    Part::Message(Message {
+                        role: Role::Assistant,
+                        blocks: reply.blocks.clone(),
+                    })
+                }
+                Given::Results(results) => Part::Message(answered(at, results, &mut open)?),
+            });
+        }
+        if !open.is_empty() {
+            return Err("the calls of the last reply have no results".to_owned());
+        }
+        if parts.is_empty() {
+            return Err("there is no message".to_owned());
+        }
+        Ok(parts)
+    }
+
+    /// The tools that the model is offered, sorted by name.
+    fn offered(&self, ask: &Ask) -> Result<Vec<ToolDefinition>, String> {
+        let mut tools: BTreeMap<String, ToolDefinition> = BTreeMap::new();
+        match &ask.tools {
+            ToolChoice::All => {
+                let all = self.agent.definitions().iter();
+                tools.extend(all.map(|tool| (tool.name.clone(), tool.clone())));
+            }
+            ToolChoice::Only(names) => {
+                for name in names {
+                    let visible = visible(name);
+                    let found = self
+                        .agent
+                        .definitions()
+                        .iter()
+                        .find(|it| it.name == visible);
+                    match found {
+                        Some(tool) => {
+                            tools.insert(visible, tool.clone());
+                        }
+                        // A server may have taken it away.
+                        None if self.agent.has_mcp_servers() => {}
+                        None => return Err(format!("there is no tool `{name}`")),
+                    }
+                }
+            }
+        }
+        for tool in &ask.own_tools {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            let name = &tool.name;
+            if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_plain) {
+                return Err(format!("`{name}` cannot be the name of a tool"));
+            }
+            let input_schema = serde_json::from_str(&tool.input_schema);
+            let definition = ToolDefinition {
+                name: name.clone(),
+                description: tool.description.clone(),
+                input_schema: input_schema
+                    .map_err(|error| format!("the schema of `{name}` is not JSON: {error}"))?,
+            };
+            if tools.insert(name.clone(), definition).is_some() {
+                return Err(format!("there are two tools `{name}`"));
+            }
+        }
+        Ok(tools.into_values().collect())
+    }
+
+    /// The prompt that is made of a question.
+    pub(super) fn prompt_of(
+        &self,
+        run: &Run,
+        system: Option<String>,
+        checked: &Checked,
+        max_output_tokens: Option<u32>,
+    ) -> (ModelRequest, PromptParts) {
+        let spec = &self.agent.spec().models;
+        let system = system.unwrap_or_else(|| self.agent.system().to_owned());
+        let schema = checked.output_schema.as_ref();
+        let schema_bytes = schema.map_or(0, |schema| schema.to_string().len());
+        let mut prompt = PromptParts {
+            instructions: tokens::tokens_of(system.len() + schema_bytes),
+            tools: tokens::of_tools(&checked.tools),
+            ..PromptParts::default()
+        };
+        let mut messages = Vec::new();
+        for part in &checked.messages {
+            match part {
+                Part::History => {
+                    let turns = run.history.turns.len();
+                    prompt.earlier += tokens::of_messages(run.history.messages());
+                    prompt.earlier_requests = u32::try_from(turns).unwrap_or(u32::MAX);
+                    messages.extend(run.history.messages().cloned());
+                    continue;
+                }
+                Part::Input => messages.extend(self.state.messages.first().cloned()),
+                Part::Message(message) => messages.push(message.clone()),
+            }
+            prompt.own += messages.last().map_or(0, tokens::of_message);
+        }
+        let most = spec.max_output_tokens.unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS);
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        let request = ModelRequest {
+            model: String::new(),
+            system,
+            messages,
+            tools: checked.tools.clone(),
+            max_output_tokens: Some(max_output_tokens.map_or(most, |fewer| fewer.clamp(1, most))),
+            temperature: spec.temperature,
+            reasoning_effort: spec.reasoning_effort.map(|e| e.as_str().to_owned()),
+            output_schema: checked.output_schema.clone(),
+        };
+        (request, prompt)
+    }
+}
+
+/// Bytes of the texts of a question.
+pub(super) fn size(ask: &Ask) -> usize {
+    use rune_wasm::Message as Given;
+
+    let result = |result: &ToolResult| result.call_id.len() + result.content.len();
+    let messages = ask.messages.iter().map(|message| match message {
+        Given::Input | Given::History | Given::Reply(_) => size_of::<Given>(),
+        Given::User(text) | Given::Assistant(text) => text.len(),
+        Given::Results(results) => results.iter().map(result).sum(),
+    });
+    let tools = ask.own_tools.iter();
+    let tools =
+        tools.map(|tool| tool.name.len() + tool.description.len() + tool.input_schema.len());
+    let texts = [&ask.system, &ask.model, &ask.output_schema];
+    let texts = texts.into_iter().flatten().map(String::len);
+    messages.chain(tools).chain(texts).sum()
+}
+
+/// The same for the same question.
+pub(super) fn digest(ask: &Ask) -> String {
+    let text = serde_json::to_string(ask).unwrap_or_default();
+    let digest = Sha256::digest(text);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Ids and names of the calls of a reply.
+fn calls(reply: &ModelReply) -> impl Iterator<Item = (&str, &str)> {
+    reply.blocks.iter().filter_map(|block| match block {
+        Block::ToolCall { id, name, .. } => Some((id.as_str(), name.as_str())),
+        _ => None,
+    })
+}
+
+/// The message of results, which have to be those of the calls that are `open`.
+fn answered(
+    at: usize,
+    results: &[ToolResult],
+    open: &mut BTreeMap<&str, &str>,
+) -> Result<Message, String> {
+    let mut blocks = Vec::with_capacity(results.len());
+    for result in results {
+        let id = result.call_id.as_str();
+        let name = open.remove(id);
+        let name =
+            name.ok_or_else(|| format!("message {at}: the reply before it has no call `{id}`"))?;
+        blocks.push(Block::ToolResult {
+            call_id: id.to_owned(),
+            name: name.to_owned(),
+            content: result.content.clone(),
+            images: Vec::new(),
+            is_error: result.is_error,
+        });
+    }
+    if blocks.is_empty() {
+        return Err(format!("message {at}: there are no results in it"));
+    }
+    if let Some(id) = open.keys().next() {
+        return Err(format!("message {at}: the call `{id}` has no result"));
+    }
+    Ok(Message {
+        role: Role::Tool,
+        blocks,
+    })
+}
