@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Cost, RequestId, Timestamp, Usage};
+use crate::{Cost, RequestId, SessionId, Timestamp, Usage};
 
 /// Where a forked request comes from and in what it differs. Kept in its `accepted` entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,6 +12,8 @@ pub struct ForkOrigin {
     pub request_id: RequestId,
     /// The last entry that was taken over: the entries 2 to `seq` are copies of its entries.
     pub seq: u64,
+    /// Whom a component of it takes itself for.
+    pub identity: Identity,
     /// Tokens of the model calls that were taken over. They are spent by the origin and not by the fork.
     pub usage: Usage,
     /// What they cost.
@@ -23,6 +25,16 @@ pub struct ForkOrigin {
     /// What the agent of the fork does not share with the deployed one.
     #[serde(default, skip_serializing_if = "ForkChanges::is_empty")]
     pub changes: ForkChanges,
+}
+
+/// A request as its component knows it. Random numbers and the time follow from it, so that a fork, and a fork of that,
+/// keeps the one that its journal began with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The request.
+    pub request_id: RequestId,
+    /// Its session.
+    pub session_id: SessionId,
 }
 
 /// What a fork changes of its agent. Empty fields change nothing.

@@ -71,7 +71,7 @@ pub use deployment::{
 };
 pub use error::{Reject, StoreError};
 pub use event::{EventFilter, EventFire, EventRow, PublishEvent, topic_matches};
-pub use fork::{Fork, ForkChanges, ForkOrigin, ForkPolicy};
+pub use fork::{Fork, ForkChanges, ForkOrigin, ForkPolicy, Identity};
 pub use id::{
     ApprovalId, AuditId, CommandId, DeploymentId, EventId, IdError, MessageId, ReplicaId,
     RequestId, ScheduleId, SessionId, TaskId, VersionId,

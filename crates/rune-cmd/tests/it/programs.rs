@@ -279,6 +279,59 @@ async fn a_fork_goes_on_with_another_model_and_repeats_nothing() {
     assert_eq!(lines_of(&served, "bot", "log").len(), 1);
 }
 
+/// Remembers something under the id of its session, then of its request, then under what follows from chance and time,
+/// and asks.
+fn personal() -> String {
+    let mut guest = Guest::default();
+    let one = guest.text("1");
+    guest.run(&format!(
+        r"(local $letters i64)
+      (call $put (local.get $session) (local.get $session_length) {one} (i32.const 1240))
+      (if (i32.load8_u (i32.const 1240)) (then (unreachable)))
+      (call $put (local.get $id) (local.get $id_length) {one} (i32.const 1240))
+      (if (i32.load8_u (i32.const 1240)) (then (unreachable)))
+      (call $now (i32.const 1240))
+      (local.set $letters (i64.add (call $random) (i64.load (i32.const 1240))))
+      (i64.store (i32.const 1300) (i64.add (i64.and (local.get $letters) (i64.const 0x0f0f0f0f0f0f0f0f))
+        (i64.const 0x6161616161616161)))
+      (call $put (i32.const 1300) (i32.const 8) {one} (i32.const 1240))
+      (if (i32.load8_u (i32.const 1240)) (then (unreachable)))
+      (call $say (i32.const 0) (i32.const 0) (i32.const 0))
+      (drop (call $question (i32.const 1)))
+      (call $reply)"
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_and_a_fork_of_that_take_themselves_for_the_request_their_journal_began_with() {
+    let served = served().await;
+    let script = ModelScript::new().on_text("go").reply(Reply::text("well"));
+    let server = ModelServer::start(script).await.unwrap();
+    deploy_component(&served, "bot", &server, &personal(), "");
+    let api = Api::of(&served.0);
+    let (_, first) = api
+        .ask("bot", &json!({"input": "go", "session_id": "mine"}))
+        .await;
+    assert_eq!(first["output"], "well", "{first}");
+    let mut id = first["request_id"].as_str().unwrap().to_owned();
+    let events = api.events(&id, 0).await.rest().await;
+    let done = events.iter().rfind(|event| event.name == "tool_done");
+    let seq = done.unwrap().id.unwrap();
+    for _ in 0..2 {
+        let at = format!("{id}@{seq}");
+        let forked = served.rune(&["requests", "fork", &at, "-o", "json"]).json();
+        id = forked["request_id"].as_str().unwrap().to_owned();
+        let row = api.ended(&id).await;
+        assert_eq!(
+            (&row["status"], &row["output"]),
+            (&json!("completed"), &json!("well")),
+            "{row}"
+        );
+        let replayed = served.rune(&["requests", "replay", &id, "-o", "json"]);
+        assert_eq!(replayed.json()["equal"], true);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_a_person_approves_parks_the_request_over_a_restart() {
     let mut served = served().await;

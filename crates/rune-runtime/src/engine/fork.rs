@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rune_store_runtime::{
     AcceptRequest, AuditId, AuditVerdict, Block, Cost, Entry, EntryBody, Fork, ForkChanges,
-    ForkOrigin, IdempotencyKey, OUTPUT_REPAIR, PolicyVerdict, RecordAudit, RequestId, RequestRow,
-    SessionId, Timestamp, Usage,
+    ForkOrigin, IdempotencyKey, Identity, OUTPUT_REPAIR, PolicyVerdict, RecordAudit, RequestId,
+    RequestRow, SessionId, Timestamp, Usage,
 };
 use serde_json::Value;
 
@@ -93,7 +93,7 @@ impl Engine {
                 .changed(&forking.changes)
                 .map_err(EngineError::Changes)?;
         }
-        let origin = origin(id, &journal, forking.changes);
+        let origin = origin(&row, &journal, forking.changes);
         let audit = Some(audit(&origin, &row, &forking.caller));
         let (request_id, session_id) = (RequestId::generate(), SessionId::generate());
         let budgets = self.inner.budgets.caps(&Payer {
@@ -141,7 +141,7 @@ fn shown_until(journal: &[Entry], at: u64) -> Option<Timestamp> {
     Some(found.at)
 }
 
-fn origin(id: RequestId, taken: &[Entry], changes: ForkChanges) -> ForkOrigin {
+fn origin(row: &RequestRow, taken: &[Entry], changes: ForkChanges) -> ForkOrigin {
     let (mut usage, mut cost) = (Usage::default(), Cost::default());
     let (mut model_calls, mut tool_calls) = (0, 0);
     for entry in taken {
@@ -159,13 +159,28 @@ fn origin(id: RequestId, taken: &[Entry], changes: ForkChanges) -> ForkOrigin {
         tool_calls += u32::try_from(blocks.iter().filter(call).count()).unwrap_or(u32::MAX);
     }
     ForkOrigin {
-        request_id: id,
+        request_id: row.id,
         seq: taken.len() as u64,
+        identity: identity(row, taken),
         usage,
         cost,
         model_calls,
         tool_calls,
         changes,
+    }
+}
+
+/// The request that a journal began with.
+fn identity(row: &RequestRow, journal: &[Entry]) -> Identity {
+    match journal.first().map(|entry| &entry.body) {
+        Some(EntryBody::Accepted {
+            forked_from: Some(origin),
+            ..
+        }) => origin.identity.clone(),
+        _ => Identity {
+            request_id: row.id,
+            session_id: row.session_id.clone(),
+        },
     }
 }
 

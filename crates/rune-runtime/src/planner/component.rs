@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_store_runtime::{
-    Block, ComponentTurn, EntryBody, ErrorCode, Failure, Message, RequestId, Role,
+    Block, ComponentTurn, EntryBody, ErrorCode, Failure, Identity, Message, RequestId, Role,
 };
 use rune_wasm::{AgentFailure, AgentRequest, Fixed, Speaker, Utterance, WasmAgent};
 use serde_json::Value;
@@ -70,15 +70,15 @@ impl Planner {
             logged: 0,
             emitted: 0,
         };
-        let id = self.identity();
-        let seed = id.to_string();
+        let identity = self.identity();
+        let seed = identity.request_id.to_string();
         let fixed = Fixed {
             seed: &seed,
-            now: made_at(id),
+            now: made_at(identity.request_id),
         };
         let request = AgentRequest {
             id: seed.clone(),
-            session_id: self.session_id.to_string(),
+            session_id: identity.session_id.to_string(),
             input: self.state.input.to_string(),
             text: Message::from_input(&self.state.input).text(),
         };
@@ -110,10 +110,15 @@ impl Planner {
         Ok(value)
     }
 
-    /// The request as the component knows it. A fork goes on as the request that it comes from.
-    fn identity(&self) -> RequestId {
-        let origin = self.state.origin.as_ref();
-        origin.map_or(self.request_id, |origin| origin.request_id)
+    /// The request as the component knows it.
+    fn identity(&self) -> Identity {
+        match &self.state.origin {
+            Some(origin) => origin.identity.clone(),
+            None => Identity {
+                request_id: self.request_id,
+                session_id: self.session_id.clone(),
+            },
+        }
     }
 
     async fn serve(&mut self, run: &mut Run, call: HostCall) -> Result<(), Ended> {

@@ -9,7 +9,7 @@ use rune_store_runtime::{
     Compaction, CompleteTask, ComponentTurn, Cost, CreateSession, DecideApproval, DeleteDeployment,
     DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, EventFire,
     EventId, Failure, FirePlan, FireSchedule, FireState, Fork, ForkChanges, ForkOrigin,
-    IdempotencyKey, MemoryForget, MemoryPut, MemoryScope, MessageId, ModelAsk, ModelCall,
+    IdempotencyKey, Identity, MemoryForget, MemoryPut, MemoryScope, MessageId, ModelAsk, ModelCall,
     ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict, PostTask,
     ProjectRef, PromptParts, PublishEvent, PublishVersion, PutEntity, PutRelation, PutReplica,
     PutSchedule, QueueMessage, RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId,
@@ -280,6 +280,10 @@ impl Random {
             origin: ForkOrigin {
                 request_id: self.request(),
                 seq: self.below(5),
+                identity: Identity {
+                    request_id: self.request(),
+                    session_id: self.session(),
+                },
                 usage: Usage::default(),
                 cost: Cost::default(),
                 model_calls: 0,

@@ -2,8 +2,8 @@
 
 use rune_store_runtime::{
     AcceptRequest, AuditFilter, Block, Compaction, Cost, DeleteSession, EntryBody, Fork,
-    ForkChanges, ForkOrigin, ModelCall, PageRequest, Reject, Replaced, RequestId, RequestSpan,
-    RequestStatus, SpilledOutput, Timestamp, ToolOutcome, UsageFilter,
+    ForkChanges, ForkOrigin, Identity, ModelCall, PageRequest, Reject, Replaced, RequestId,
+    RequestSpan, RequestStatus, SpilledOutput, Timestamp, ToolOutcome, UsageFilter,
 };
 use serde_json::json;
 
@@ -14,6 +14,10 @@ fn fork(of: RequestId, seq: u64, until: Timestamp) -> AcceptRequest {
     let origin = ForkOrigin {
         request_id: of,
         seq,
+        identity: Identity {
+            request_id: of,
+            session_id: session("s"),
+        },
         usage: usage(10, 2),
         cost: Cost::default(),
         model_calls: 1,
