@@ -12,8 +12,6 @@ pub(crate) const SHOWN_LIMIT: usize = 32 * 1024;
 const HEAD: usize = 8 * 1024;
 /// Bytes that are shown of its end.
 const TAIL: usize = 4 * 1024;
-/// Digits of the digest that make a handle: enough within one session.
-const HANDLE_DIGITS: usize = 16;
 
 /// An output as it is stored and shown.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,17 +50,15 @@ pub(crate) async fn settle(
     };
     match kept {
         Ok(digest) => {
-            let handle = handle(&digest);
-            let more =
-                format!("it is kept as `{handle}`, read more of it with the tool `output-read`");
+            let spilled = SpilledOutput::new(digest, text.len() as u64);
+            let more = format!(
+                "it is kept as `{}`, read more of it with the tool `output-read`",
+                spilled.handle
+            );
             ShownOutput {
                 output: None,
                 content: shortened(&text, &more),
-                spilled: Some(SpilledOutput {
-                    handle,
-                    digest,
-                    bytes: text.len() as u64,
-                }),
+                spilled: Some(spilled),
                 images,
             }
         }
@@ -84,12 +80,6 @@ pub(crate) fn text(output: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
-}
-
-fn handle(digest: &str) -> String {
-    let hex = digest.rsplit(':').next().unwrap_or(digest);
-    let digits: String = hex.chars().take(HANDLE_DIGITS).collect();
-    format!("out-{digits}")
 }
 
 /// Both ends of a text with a note of what is between them.

@@ -10,6 +10,8 @@ use crate::{
     RequestStatus, Role, StopReason, StoredImage, Timestamp, Usage,
 };
 
+use crate::message::handle;
+
 /// Code of the notice that tells the model, and the reader, in which way an answer does
 /// not match the agent's `output_schema`. It is part of the conversation: the model
 /// answers it.
@@ -396,6 +398,18 @@ pub struct SpilledOutput {
     pub digest: String,
     /// How many they are.
     pub bytes: u64,
+}
+
+impl SpilledOutput {
+    /// An output that is kept under `digest`.
+    #[must_use]
+    pub fn new(digest: String, bytes: u64) -> Self {
+        Self {
+            handle: handle("out-", &digest),
+            digest,
+            bytes,
+        }
+    }
 }
 
 /// How a step of a workflow ended.

@@ -115,10 +115,15 @@ impl StoredImage {
     /// By what it can be named within its session.
     #[must_use]
     pub fn handle(&self) -> String {
-        let hex = self.digest.rsplit(':').next().unwrap_or(&self.digest);
-        let digits: String = hex.chars().take(HANDLE_DIGITS).collect();
-        format!("{HANDLE}{digits}")
+        handle(HANDLE, &self.digest)
     }
+}
+
+/// By what something in the [`BlobStore`](crate::BlobStore) can be named within a session.
+pub(crate) fn handle(kind: &str, digest: &str) -> String {
+    let hex = digest.rsplit(':').next().unwrap_or(digest);
+    let digits: String = hex.chars().take(HANDLE_DIGITS).collect();
+    format!("{kind}{digits}")
 }
 
 impl From<StoredImage> for ImageSource {

@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt;
 use rune_store_runtime::{
-    Block, EntryBody, ErrorCode, Failure, ModelReply, PromptParts, StopReason,
+    Block, EntryBody, ErrorCode, Failure, Message, ModelReply, PromptParts, StopReason,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -12,12 +12,12 @@ use crate::history::History;
 use crate::journal::FLUSH_DELAY;
 use crate::model::{
     CallStep, Candidate, LlmClient, ModelError, ModelErrorKind, ModelEvent, ModelOutput,
-    ModelRequest, Providers, metrics,
+    ModelRequest, Providers, ToolDefinition, metrics,
 };
 use crate::replay::Recorded;
 
 /// Output tokens of one call where the Runefile does not say.
-pub(super) const DEFAULT_MAX_OUTPUT_TOKENS: u64 = 16_384;
+const DEFAULT_MAX_OUTPUT_TOKENS: u64 = 16_384;
 /// How often one model is asked again after its reply broke off in the middle. What
 /// fails before the reply begins is the client's to retry, and is not retried here.
 const BROKEN_REPLY_RETRIES: u32 = 1;
@@ -324,22 +324,35 @@ impl Planner {
     }
 
     fn model_request(&self, earlier: &History) -> ModelRequest {
-        let spec = self.agent.spec();
-        let output = spec.models.max_output_tokens;
-        let output = output.unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS);
+        let messages = earlier.messages().chain(&self.state.messages);
+        ModelRequest {
+            output_schema: self.agent.output_schema().cloned(),
+            ..self.request_of(
+                self.agent.system().to_owned(),
+                messages.cloned().collect(),
+                self.tools(earlier),
+            )
+        }
+    }
+
+    /// A request with what the Runefile says of every one; the model is the candidate's.
+    pub(super) fn request_of(
+        &self,
+        system: String,
+        messages: Vec<Message>,
+        tools: Vec<ToolDefinition>,
+    ) -> ModelRequest {
+        let spec = &self.agent.spec().models;
+        let output = spec.max_output_tokens.unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS);
         ModelRequest {
             model: String::new(),
-            system: self.agent.system().to_owned(),
-            messages: earlier
-                .messages()
-                .chain(&self.state.messages)
-                .cloned()
-                .collect(),
-            tools: self.tools(earlier),
+            system,
+            messages,
+            tools,
             max_output_tokens: Some(u32::try_from(output).unwrap_or(u32::MAX)),
-            temperature: spec.models.temperature,
-            reasoning_effort: spec.models.reasoning_effort.map(|e| e.as_str().to_owned()),
-            output_schema: self.agent.output_schema().cloned(),
+            temperature: spec.temperature,
+            reasoning_effort: spec.reasoning_effort.map(|e| e.as_str().to_owned()),
+            output_schema: None,
         }
     }
 

@@ -12,7 +12,6 @@ use super::Run;
 use super::tools::visible;
 use crate::model::{ModelRequest, Providers, ToolDefinition};
 use crate::planner::Planner;
-use crate::planner::ask::DEFAULT_MAX_OUTPUT_TOKENS;
 use crate::tokens;
 
 /// Bytes of a question to a model, without what Rune adds to it.
@@ -154,7 +153,6 @@ impl Planner {
         checked: &Checked,
         max_output_tokens: Option<u32>,
     ) -> (ModelRequest, PromptParts) {
-        let spec = &self.agent.spec().models;
         let system = system.unwrap_or_else(|| self.agent.system().to_owned());
         let schema = checked.output_schema.as_ref();
         let schema_bytes = schema.map_or(0, |schema| schema.to_string().len());
@@ -178,18 +176,11 @@ impl Planner {
             }
             prompt.own += messages.last().map_or(0, tokens::of_message);
         }
-        let most = spec.max_output_tokens.unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS);
-        let most = u32::try_from(most).unwrap_or(u32::MAX);
-        let request = ModelRequest {
-            model: String::new(),
-            system,
-            messages,
-            tools: checked.tools.clone(),
-            max_output_tokens: Some(max_output_tokens.map_or(most, |fewer| fewer.clamp(1, most))),
-            temperature: spec.temperature,
-            reasoning_effort: spec.reasoning_effort.map(|e| e.as_str().to_owned()),
-            output_schema: checked.output_schema.clone(),
-        };
+        let mut request = self.request_of(system, messages, checked.tools.clone());
+        request.output_schema.clone_from(&checked.output_schema);
+        if let (Some(fewer), Some(most)) = (max_output_tokens, request.max_output_tokens) {
+            request.max_output_tokens = Some(fewer.clamp(1, most));
+        }
         (request, prompt)
     }
 }
