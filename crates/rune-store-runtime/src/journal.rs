@@ -193,6 +193,16 @@ impl EntryBody {
         }
     }
 
+    /// What the agent says here that is part of the conversation: text, and the calls that it makes.
+    #[must_use]
+    pub fn said(&self) -> Option<&[Block]> {
+        match self {
+            Self::ModelReply(reply) => Some(&reply.blocks),
+            Self::ComponentTurn(turn) => Some(&turn.blocks),
+            _ => None,
+        }
+    }
+
     /// The compaction that it is.
     #[must_use]
     pub const fn compaction(&self) -> Option<&Compaction> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, ToolCall};
 use serde_json::{Value, json};
 
+use crate::component::{self, Guest};
 use crate::home::{Home, Ran};
 
 /// An agent whose offline model looks something up and reports.
@@ -280,6 +281,35 @@ fn a_call_that_is_asked_about_waits_or_is_decided() {
     );
     let told = report(&eval(&home, &["-o", "json"]));
     assert_eq!(told["failed"], 0, "{told}");
+}
+
+#[test]
+fn the_calls_and_questions_of_a_component_are_seen() {
+    let home = Home::new();
+    let mut guest = Guest::default();
+    let (name, input) = (guest.text("look"), guest.text("{\"what\":\"sky\"}"));
+    let wat = guest.run(&format!(
+        "(call $call {name} {input} (i32.const 1200))
+         (call $say (i32.const 0) (i32.const 0) (i32.const 0))
+         (drop (call $question (i32.const 1))) (drop (call $question (i32.const 1))) (call $reply)"
+    ));
+    component::write(home.path(), "bot", &wat, &["look"], "");
+    let dir = home.path().join("bot");
+    write(
+        &dir,
+        "tools/look.yaml",
+        "name: look\ndescription: Looks.\nmodule: tools/look.sh\n",
+    );
+    write(&dir, "tools/look.sh", "echo '{}'\n");
+    write(
+        &dir,
+        "evals/a.yaml",
+        "eval: 1\ncases:\n  - {name: right, input: x, expect: {tools: [{tool: look, input: {what: sky}}], max_steps: 2}}\n  \
+         - {name: wrong, input: x, expect: {tools: [{tool: look, input: {what: sea}}], max_steps: 1}}\n",
+    );
+    let told = report(&eval(&home, &["-o", "json"]).ends(1));
+    assert_eq!(fields(&told["cases"][0]), Vec::<&str>::new(), "{told}");
+    assert_eq!(fields(&told["cases"][1]).len(), 2, "{told}");
 }
 
 #[test]

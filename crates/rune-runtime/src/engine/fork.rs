@@ -150,11 +150,7 @@ fn origin(row: &RequestRow, taken: &[Entry], changes: ForkChanges) -> ForkOrigin
             cost.add(call.cost_micro_usd);
             model_calls += 1;
         }
-        let blocks = match &entry.body {
-            EntryBody::ModelReply(reply) => &reply.blocks,
-            EntryBody::ComponentTurn(turn) => &turn.blocks,
-            _ => continue,
-        };
+        let blocks = entry.body.said().unwrap_or_default();
         let call = |block: &&Block| matches!(block, Block::ToolCall { .. });
         tool_calls += u32::try_from(blocks.iter().filter(call).count()).unwrap_or(u32::MAX);
     }

@@ -2,9 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rune_store_runtime::{
-    AuditId, Block, ComponentTurn, Entry, EntryBody, ModelReply, PolicyVerdict, Timestamp,
-};
+use rune_store_runtime::{AuditId, Block, Entry, EntryBody, PolicyVerdict, Timestamp};
 use serde_json::{Value, json};
 
 use super::decision::{PolicyDecision, Verdict};
@@ -70,28 +68,22 @@ pub fn policy_verdicts(entries: impl IntoIterator<Item = Entry>) -> Vec<Journale
     let mut inputs: HashMap<String, Value> = HashMap::new();
     let mut found = Vec::new();
     for Entry { seq, at, body, .. } in entries {
-        match body {
-            EntryBody::ModelReply(ModelReply { blocks, .. })
-            | EntryBody::ComponentTurn(ComponentTurn { blocks, .. }) => {
-                for block in blocks {
-                    if let Block::ToolCall { id, input, .. } = block {
-                        inputs.insert(id, input);
-                    }
-                }
+        for block in body.said().unwrap_or_default() {
+            if let Block::ToolCall { id, input, .. } = block {
+                inputs.insert(id.clone(), input.clone());
             }
-            EntryBody::PolicyVerdict(verdict) => {
-                let call = verdict
-                    .call_id
-                    .as_ref()
-                    .filter(|_| verdict.action == "tool");
-                found.push(JournaledVerdict {
-                    seq,
-                    at,
-                    arguments: call.and_then(|id| inputs.get(id)).cloned(),
-                    verdict,
-                });
-            }
-            _ => {}
+        }
+        if let EntryBody::PolicyVerdict(verdict) = body {
+            let call = verdict
+                .call_id
+                .as_ref()
+                .filter(|_| verdict.action == "tool");
+            found.push(JournaledVerdict {
+                seq,
+                at,
+                arguments: call.and_then(|id| inputs.get(id)).cloned(),
+                verdict,
+            });
         }
     }
     found

@@ -264,15 +264,14 @@ impl Run {
         };
         let mut inputs: BTreeMap<&str, &Value> = BTreeMap::new();
         for entry in journal {
-            match &entry.body {
-                EntryBody::ModelReply(reply) => {
-                    run.steps = reply.step;
-                    for block in &reply.blocks {
-                        if let Block::ToolCall { id, input, .. } = block {
-                            inputs.insert(id, input);
-                        }
-                    }
+            for block in entry.body.said().unwrap_or_default() {
+                if let Block::ToolCall { id, input, .. } = block {
+                    inputs.insert(id, input);
                 }
+            }
+            match &entry.body {
+                EntryBody::ModelReply(reply) => run.steps = reply.step,
+                EntryBody::ModelAsked(ask) => run.steps = ask.step,
                 EntryBody::ToolIntent(intent) => {
                     run.called(&intent.call_id, &intent.tool, &inputs);
                 }

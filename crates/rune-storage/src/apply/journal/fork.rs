@@ -58,21 +58,22 @@ impl Inherited {
         let mut seq = 1;
         while let Some(found) = rows.next()? {
             seq += 1;
-            inherited.take(seq, row::json(found, 1)?)?;
+            inherited.take(seq, &row::json(found, 1)?)?;
             inherited.entries.push((get(found, 0)?, get(found, 1)?));
         }
         Ok(inherited)
     }
 
-    fn take(&mut self, seq: u64, body: EntryBody) -> Result<(), Reject> {
+    fn take(&mut self, seq: u64, body: &EntryBody) -> Result<(), Reject> {
+        if let Some(blocks) = body.said() {
+            self.said(seq, blocks);
+        }
         match body {
             EntryBody::Finished { .. } | EntryBody::CancelRequested { .. } => {
                 return Err(Reject::invalid(
                     "a fork begins before the end of its origin",
                 ));
             }
-            EntryBody::ModelReply(reply) => self.said(seq, reply.blocks),
-            EntryBody::ComponentTurn(turn) => self.said(seq, turn.blocks),
             EntryBody::ToolIntent(intent) => {
                 if let Some(call) = self.calls.get_mut(&intent.call_id) {
                     call.intent = Some(seq);
@@ -94,17 +95,17 @@ impl Inherited {
     }
 
     /// A message of the assistant, with the calls in it.
-    fn said(&mut self, seq: u64, blocks: Vec<Block>) {
+    fn said(&mut self, seq: u64, blocks: &[Block]) {
         self.messages.push((seq, None));
         for block in blocks {
             if let Block::ToolCall { id, name, .. } = block {
                 let call = Call {
                     row: None,
-                    name,
+                    name: name.clone(),
                     intent: None,
                     result: None,
                 };
-                self.calls.insert(id, call);
+                self.calls.insert(id.clone(), call);
             }
         }
     }

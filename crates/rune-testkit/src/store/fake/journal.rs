@@ -294,12 +294,13 @@ struct Inherited {
 
 impl Inherited {
     fn take(&mut self, entry: &Entry) -> Result<(), Reject> {
+        if let Some(blocks) = entry.body.said() {
+            self.said(entry.seq, blocks);
+        }
         match &entry.body {
             EntryBody::Finished { .. } | EntryBody::CancelRequested { .. } => {
                 return Err(Reject::invalid("the end is not taken over"));
             }
-            EntryBody::ModelReply(reply) => self.said(entry.seq, &reply.blocks),
-            EntryBody::ComponentTurn(turn) => self.said(entry.seq, &turn.blocks),
             EntryBody::ToolIntent(intent) => {
                 called(&mut self.calls, &intent.call_id)?.intent = Some(entry.seq);
             }
