@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rune_store_runtime::limits::MAX_ENTRY_BYTES;
 use rune_store_runtime::{
     ApprovalDecision, ApprovalId, AuditVerdict, Block, Cost, Entry, EntryBody, ErrorCode, Failure,
     ModelCall, ModelReply, Replaced, RequestId, RequestStatus, SessionId, SpilledOutput,
@@ -321,7 +322,8 @@ pub struct SequencedEvent {
 #[derive(Debug)]
 pub(crate) struct EventMapper {
     session_id: SessionId,
-    saw_text: bool,
+    /// What the reader saw live of what is being said: the end of it.
+    seen: String,
     saw_reasoning: bool,
 }
 
@@ -331,7 +333,7 @@ impl EventMapper {
     pub(crate) const fn new(session_id: SessionId) -> Self {
         Self {
             session_id,
-            saw_text: false,
+            seen: String::new(),
             saw_reasoning: false,
         }
     }
@@ -340,7 +342,7 @@ impl EventMapper {
     pub(crate) fn map(&mut self, item: &FeedItem) -> Vec<SequencedEvent> {
         match item {
             FeedItem::Text(text) => {
-                self.saw_text = true;
+                self.see(text);
                 vec![live(RequestEvent::Token {
                     text: text.to_string(),
                 })]
@@ -365,13 +367,19 @@ impl EventMapper {
     fn map_entry(&mut self, entry: &Arc<Entry>) -> Vec<SequencedEvent> {
         let mut events = Vec::with_capacity(1);
         match &entry.body {
-            EntryBody::ModelReply(reply) => self.missed_blocks(&reply.blocks, &mut events),
-            EntryBody::ComponentTurn(turn) => self.missed_blocks(&turn.blocks, &mut events),
-            _ => {}
-        }
-        if matches!(entry.body, EntryBody::ModelFailed { .. }) {
+            EntryBody::ModelReply(reply) => {
+                self.missed(&reply.blocks, !self.seen.is_empty(), &mut events);
+            }
+            EntryBody::ComponentTurn(turn) => {
+                // A component shows what it likes before it answers; a turn in which it calls tools says nothing.
+                if let [Block::Text { text, .. }] = turn.blocks.as_slice() {
+                    let is_seen = self.seen.ends_with(text);
+                    self.missed(&turn.blocks, is_seen, &mut events);
+                }
+            }
             // What was said so far belongs to a reply that did not count.
-            (self.saw_text, self.saw_reasoning) = (false, false);
+            EntryBody::ModelFailed { .. } => self.forget(),
+            _ => {}
         }
         events.push(SequencedEvent {
             seq: Some(entry.seq),
@@ -380,10 +388,24 @@ impl EventMapper {
         events
     }
 
-    fn missed_blocks(&mut self, blocks: &[Block], events: &mut Vec<SequencedEvent>) {
+    fn see(&mut self, text: &str) {
+        self.seen.push_str(text);
+        if self.seen.len() > 2 * MAX_ENTRY_BYTES {
+            let end = self.seen.len() - MAX_ENTRY_BYTES;
+            self.seen.drain(..self.seen.floor_char_boundary(end));
+        }
+    }
+
+    fn forget(&mut self) {
+        self.seen.clear();
+        self.saw_reasoning = false;
+    }
+
+    /// What the reader did not see live of what was said.
+    fn missed(&mut self, blocks: &[Block], is_seen: bool, events: &mut Vec<SequencedEvent>) {
         for block in blocks {
             match block {
-                Block::Text { text, .. } if !self.saw_text && !text.is_empty() => {
+                Block::Text { text, .. } if !is_seen && !text.is_empty() => {
                     events.push(live(RequestEvent::Token { text: text.clone() }));
                 }
                 Block::Reasoning { text, .. } if !self.saw_reasoning && !text.is_empty() => {
@@ -392,7 +414,7 @@ impl EventMapper {
                 _ => {}
             }
         }
-        (self.saw_text, self.saw_reasoning) = (false, false);
+        self.forget();
     }
 
     fn event(&self, entry: &Entry) -> RequestEvent {
@@ -556,7 +578,7 @@ const fn live(event: RequestEvent) -> SequencedEvent {
 
 #[cfg(test)]
 mod tests {
-    use rune_store_runtime::{PromptParts, StopReason, Timestamp};
+    use rune_store_runtime::{ComponentTurn, PromptParts, StopReason, Timestamp};
 
     use super::*;
 
@@ -594,6 +616,37 @@ mod tests {
     #[test]
     fn a_reader_of_the_journal_gets_the_text_of_a_finished_reply() {
         assert_eq!(names(&[reply(2)]), [("token", None), ("usage", Some(2))]);
+    }
+
+    fn turn(seq: u64, block: Block) -> FeedItem {
+        FeedItem::Entry(Arc::new(Entry {
+            request_id: RequestId::from_bytes([1; 16]),
+            seq,
+            at: Timestamp::from_millis(0),
+            body: EntryBody::ComponentTurn(ComponentTurn {
+                turn: 1,
+                blocks: vec![block],
+            }),
+        }))
+    }
+
+    #[test]
+    fn a_reader_gets_the_answer_of_a_component_where_it_was_not_shown() {
+        let call = Block::ToolCall {
+            id: "c1-1".to_owned(),
+            name: "t".to_owned(),
+            input: Value::Null,
+            native: None,
+        };
+        for (shown, tokens) in [("hello", 1), ("wait: hello", 1), ("a draft", 2), ("", 1)] {
+            let mut items = vec![turn(2, call.clone()), turn(3, Block::text("hello"))];
+            if !shown.is_empty() {
+                items.insert(0, FeedItem::Text(shown.into()));
+            }
+            let names = names(&items);
+            let told = names.iter().filter(|(name, _)| *name == "token");
+            assert_eq!(told.count(), tokens, "{shown}: {names:?}");
+        }
     }
 
     #[test]
