@@ -41,6 +41,7 @@ use crate::replay::Recorded;
 use crate::router::Place;
 
 pub(crate) use ask::PROVIDER_WAIT;
+pub(crate) use component::COMPONENT_WAIT;
 pub(crate) use permit::MODEL_DENIED;
 pub(crate) use state::{
     Approval, BACKED_OFF, INTERRUPTED, LOOP_DETECTED, OpenCall, RunState, StepProgress,

@@ -15,8 +15,8 @@ use crate::grants::Grants;
 use crate::guest::{Ends, Guest, Source};
 use crate::imports::{Kind, Need};
 use crate::loaded::{Code, Loaded, export};
-use crate::runtime::{AGENT_MEMORY, Host, memory_limit};
-use crate::{WasmError, WasmRuntime};
+use crate::runtime::{Host, memory_limit};
+use crate::{AgentGrants, WasmError, WasmRuntime};
 
 /// What a module may use to describe itself.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -97,18 +97,22 @@ impl WasmRuntime {
             .await
     }
 
-    /// Looks at the `entrypoint` of an agent; `remembers` says whether a tool of the memory is in its toolset.
+    /// Looks at the `entrypoint` of an agent.
     ///
     /// # Errors
     /// As [`WasmRuntime::audit`].
-    pub async fn audit_agent(&self, module: &Path, remembers: bool) -> Result<Audit, WasmError> {
-        self.audit_as(module, Role::Agent { remembers }).await
+    pub async fn audit_agent(
+        &self,
+        module: &Path,
+        grants: AgentGrants,
+    ) -> Result<Audit, WasmError> {
+        self.audit_as(module, Role::Agent(grants)).await
     }
 
     async fn audit_as(&self, module: &Path, role: Role<'_>) -> Result<Audit, WasmError> {
         let descriptor = match role {
             Role::Tool(descriptor) => Some(descriptor),
-            Role::Agent { .. } | Role::Unknown => None,
+            Role::Agent(_) | Role::Unknown => None,
         };
         let (host, loaded) = self.module(module)?;
         let surface = &loaded.surface;
@@ -118,8 +122,8 @@ impl WasmRuntime {
             capability: need.capability(),
             required: !matches!(need, Need::Nothing | Need::Optional(_)),
             granted: match role {
-                Role::Agent { remembers } => Some(match need {
-                    Need::Memory => remembers,
+                Role::Agent(grants) => Some(match need {
+                    Need::Memory => grants.remembers,
                     Need::Nothing => true,
                     _ => false,
                 }),
@@ -127,16 +131,21 @@ impl WasmRuntime {
             },
         });
         let error = match role {
-            Role::Agent { remembers } => self.load_agent(module, remembers).err(),
+            Role::Agent(grants) => self.load_agent(module, grants).err(),
             Role::Unknown if surface.kind == Some(Kind::AgentComponent) => {
-                self.load_agent(module, true).err()
+                let grants = AgentGrants {
+                    remembers: true,
+                    memory_mib: u32::MAX,
+                };
+                self.load_agent(module, grants).err()
             }
             // The values of variables are not needed to know what is granted.
             Role::Tool(descriptor) => self
                 .load(module, descriptor, &|_| Some(String::new()))
                 .err(),
-            Role::Unknown => surface
-                .check(module, &Hosts::every())
+            Role::Unknown => loaded
+                .tool_entry(module)
+                .and_then(|_| surface.check(module, &Hosts::every()))
                 .and_then(|()| loaded.link(&host, module).map(|_| ()))
                 .err(),
         };
@@ -153,7 +162,7 @@ impl WasmRuntime {
             exports: surface.exports.clone(),
             initial_memory_bytes: surface.initial_memory,
             memory_limit_bytes: match role {
-                Role::Agent { .. } => Some(AGENT_MEMORY),
+                Role::Agent(grants) => Some(grants.memory()),
                 _ => descriptor.map(memory_limit).transpose()?,
             },
             fuel: descriptor.and_then(|descriptor| descriptor.limits.fuel),
@@ -170,7 +179,7 @@ impl WasmRuntime {
 #[derive(Clone, Copy)]
 enum Role<'a> {
     Tool(&'a ToolDescriptor),
-    Agent { remembers: bool },
+    Agent(AgentGrants),
     Unknown,
 }
 

@@ -10,10 +10,14 @@ use wasmtime::{
 
 /// Tools that run at the same time; a call waits for its turn.
 pub(crate) const MAX_GUESTS: u32 = 64;
-/// Agents that run at the same time. They have places of their own, since they wait for tools.
-pub(crate) const MAX_AGENTS: u32 = 64;
+/// Agents that run at the same time, by the level on which they stand below an outermost request. They have places of
+/// their own, since they wait for tools; and each level has, since they wait for agents on the levels below: who stands
+/// lowest waits for no place that somebody above it has.
+pub(crate) const AGENT_PLACES: [u32; AGENT_LEVELS] = [64, 32, 16, 8, 4, 4, 4, 4, 4];
+/// Levels of agents.
+pub const AGENT_LEVELS: usize = 9;
 /// All of them.
-const ALL_GUESTS: u32 = MAX_GUESTS + MAX_AGENTS;
+const ALL_GUESTS: u32 = MAX_GUESTS + agents();
 /// The largest memory of a guest: all that 32 bits address.
 pub(crate) const MAX_MEMORY_BYTES: u64 = 1 << 32;
 /// How long a guest keeps its thread.
@@ -22,6 +26,15 @@ const TICK: Duration = Duration::from_millis(5);
 const KEEP_RESIDENT_BYTES: usize = 256 * 1024;
 /// Core modules, and tables, that a component may consist of.
 const CORE_PER_COMPONENT: u32 = 16;
+
+const fn agents() -> u32 {
+    let (mut sum, mut level) = (0, 0);
+    while level < AGENT_LEVELS {
+        sum += AGENT_PLACES[level];
+        level += 1;
+    }
+    sum
+}
 
 /// The engine: with a pool where the machine has the address space for one.
 pub(crate) fn engine() -> Result<Engine> {

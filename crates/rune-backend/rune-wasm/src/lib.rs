@@ -41,9 +41,10 @@ pub use agent::world::{
     AgentAnswer, AgentFailure, AgentRequest, Ask, LogLevel, Message, Reply, Speaker, StopReason,
     ToolCall, ToolChoice, ToolDefinition, ToolResult, Usage, Utterance,
 };
-pub use agent::{AgentHost, AgentRunError, Fixed, RunEnded, WasmAgent};
+pub use agent::{AgentHost, AgentPlace, AgentRun, AgentRunError, Fixed, RunEnded, WasmAgent};
 pub use audit::{Audit, AuditedImport, Metadata};
+pub use engine::AGENT_LEVELS;
 pub use error::WasmError;
 pub use imports::Kind;
-pub use runtime::{WasmConfig, WasmRuntime};
+pub use runtime::{AgentGrants, WasmConfig, WasmRuntime};
 pub use tool::WasmTool;

@@ -49,18 +49,23 @@ impl Loaded {
         })
     }
 
-    /// What is called.
-    pub(crate) fn link(&self, host: &Host, path: &Path) -> Result<Linked, WasmError> {
-        let kind = self
-            .surface
-            .kind
-            .filter(|kind| *kind != Kind::AgentComponent);
-        let (Some(kind), Some(entry)) = (kind, &self.surface.entry) else {
-            return Err(WasmError::NotATool {
+    /// The kind of a tool, and what of it is called.
+    ///
+    /// # Errors
+    /// [`WasmError::NotATool`] where it is none.
+    pub(crate) fn tool_entry(&self, path: &Path) -> Result<(Kind, &str), WasmError> {
+        match (self.surface.kind, &self.surface.entry) {
+            (Some(kind), Some(entry)) if kind != Kind::AgentComponent => Ok((kind, entry)),
+            _ => Err(WasmError::NotATool {
                 path: path.to_owned(),
                 found: self.exported(),
-            });
-        };
+            }),
+        }
+    }
+
+    /// What is called.
+    pub(crate) fn link(&self, host: &Host, path: &Path) -> Result<Linked, WasmError> {
+        let (kind, entry) = self.tool_entry(path)?;
         match &self.code {
             Code::Module(module) => {
                 let linked = host.modules.instantiate_pre(module);

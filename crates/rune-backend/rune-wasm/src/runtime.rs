@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use rune_spec::ToolDescriptor;
+use rune_spec::{Runefile, ToolDescriptor, ToolRef};
 use rune_tools::EgressPolicy;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -13,7 +13,7 @@ use wasmtime::{Engine, Linker, component};
 
 use crate::agent::{AgentGuest, add_to_linker};
 use crate::code_cache::{CodeCache, ModuleDigest};
-use crate::engine::{MAX_AGENTS, MAX_GUESTS, MAX_MEMORY_BYTES, Ticker, engine};
+use crate::engine::{AGENT_LEVELS, AGENT_PLACES, MAX_GUESTS, MAX_MEMORY_BYTES, Ticker, engine};
 use crate::grants::Grants;
 use crate::guest::Guest;
 use crate::http::HttpClient;
@@ -26,8 +26,32 @@ const MAX_MODULE_BYTES: u64 = 64 * 1024 * 1024;
 /// Memory of a guest whose description does not say.
 const DEFAULT_MEMORY_MB: u64 = 128;
 
-/// Bytes of memory of a run of an agent.
-pub(crate) const AGENT_MEMORY: u64 = 256 << 20;
+/// What an agent's component is granted.
+#[derive(Debug, Clone, Copy)]
+pub struct AgentGrants {
+    /// Whether a tool of the memory is in its toolset.
+    pub remembers: bool,
+    /// MiB of memory of a run; no more than 4096 counts.
+    pub memory_mib: u32,
+}
+
+impl AgentGrants {
+    /// What an agent grants its own component.
+    #[must_use]
+    pub fn of(agent: &Runefile) -> Self {
+        let is_memory =
+            |tool: &ToolRef| matches!(tool, ToolRef::Builtin(name) if name.starts_with("memory-"));
+        Self {
+            remembers: agent.toolset.iter().any(is_memory),
+            memory_mib: agent.runtime.resource_profile.component_mib(),
+        }
+    }
+
+    /// Bytes of memory of a run.
+    pub(crate) fn memory(self) -> u64 {
+        (u64::from(self.memory_mib) << 20).min(MAX_MEMORY_BYTES)
+    }
+}
 
 /// What an operator can set about WebAssembly.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +83,7 @@ pub(crate) struct Host {
     pub(crate) agents: component::Linker<AgentGuest>,
     pub(crate) ticker: Ticker,
     pub(crate) turns: Semaphore,
-    pub(crate) agent_turns: Semaphore,
+    pub(crate) agent_places: [Semaphore; AGENT_LEVELS],
     pub(crate) client: Arc<HttpClient>,
     pub(crate) cache: Option<CodeCache>,
 }
@@ -89,6 +113,8 @@ impl WasmRuntime {
         let memory = memory_limit(descriptor)?;
         let grants = Grants::new(&descriptor.capabilities, lookup)?;
         let (host, loaded) = self.module(module)?;
+        // Before what it imports: a file of another kind says so.
+        loaded.tool_entry(module)?;
         loaded.surface.check(module, &grants.hosts)?;
         if loaded.surface.initial_memory > memory {
             return Err(WasmError::Memory {
@@ -109,27 +135,28 @@ impl WasmRuntime {
         })
     }
 
-    /// The agent whose `entrypoint` is `module`; `remembers` says whether a tool of the memory is in its toolset.
-    /// Compiles where nobody has: not for the reactor.
+    /// The agent whose `entrypoint` is `module`. Compiles where nobody has: not for the reactor.
     ///
     /// # Errors
     /// A [`WasmError`] that says what to do.
-    pub fn load_agent(&self, module: &Path, remembers: bool) -> Result<WasmAgent, WasmError> {
+    pub fn load_agent(&self, module: &Path, grants: AgentGrants) -> Result<WasmAgent, WasmError> {
+        let memory = grants.memory();
         let (host, loaded) = self.module(module)?;
         let (pre, entry) = {
             // Before what it imports: a file of another kind says so.
             let is_agent = loaded.surface.kind == Some(Kind::AgentComponent);
             if is_agent {
-                loaded.surface.check_agent(module, remembers)?;
+                loaded.surface.check_agent(module, grants.remembers)?;
             }
             loaded.link_agent(&host, module)?
         };
-        if loaded.surface.initial_memory > AGENT_MEMORY {
+        if loaded.surface.initial_memory > memory {
             let needed = loaded.surface.initial_memory;
             return Err(WasmError::NotAnAgent {
                 path: module.to_owned(),
                 reason: format!(
-                    "it starts with {needed} bytes of memory and may have {AGENT_MEMORY}"
+                    "it starts with {needed} bytes of memory and may have {memory}, half of what \
+                     `runtime.resource_profile` stands for"
                 ),
             });
         }
@@ -137,7 +164,7 @@ impl WasmRuntime {
             host,
             pre,
             entry,
-            memory: AGENT_MEMORY,
+            memory,
             _loaded: loaded,
         })
     }
@@ -201,7 +228,7 @@ impl Host {
             components,
             agents,
             turns: Semaphore::new(MAX_GUESTS as usize),
-            agent_turns: Semaphore::new(MAX_AGENTS as usize),
+            agent_places: AGENT_PLACES.map(|places| Semaphore::new(places as usize)),
             client: Arc::new(HttpClient::new(config.egress.clone())),
             cache,
         })

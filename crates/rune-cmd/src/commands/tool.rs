@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use rune_spec::package::RUNEFILE;
-use rune_spec::{Runefile, ToolDescriptor, ToolRef, ToolRuntime};
-use rune_wasm::{Audit, AuditedImport};
+use rune_spec::{Runefile, ToolDescriptor, ToolRuntime};
+use rune_wasm::{AgentGrants, Audit, AuditedImport};
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -52,7 +52,7 @@ async fn audit(context: &Context, module: &Path) -> Outcome {
     let described = described(module);
     let audit = match &described {
         Some((_, Described::Tool(descriptor))) => wasm.audit(module, Some(descriptor)).await,
-        Some((_, Described::Agent { remembers })) => wasm.audit_agent(module, *remembers).await,
+        Some((_, Described::Agent(grants))) => wasm.audit_agent(module, *grants).await,
         None => wasm.audit(module, None).await,
     };
     let audit = audit.map_err(|error| Failure::because("cannot audit the module", &error))?;
@@ -69,10 +69,8 @@ async fn audit(context: &Context, module: &Path) -> Outcome {
 /// What a module is described as.
 enum Described {
     Tool(Box<ToolDescriptor>),
-    /// The `entrypoint`; says whether a tool of the memory is in the toolset.
-    Agent {
-        remembers: bool,
-    },
+    /// The `entrypoint`.
+    Agent(AgentGrants),
 }
 
 /// The description of a module: the Runefile of the agent around it where it is the agent's `entrypoint`, else the file in
@@ -82,8 +80,8 @@ fn described(module: &Path) -> Option<(PathBuf, Described)> {
     let agent = module
         .ancestors()
         .find(|dir| dir.join(RUNEFILE).is_file())?;
-    if let Some(remembers) = entrypoint(agent, &module) {
-        return Some((agent.join(RUNEFILE), Described::Agent { remembers }));
+    if let Some(grants) = entrypoint(agent, &module) {
+        return Some((agent.join(RUNEFILE), Described::Agent(grants)));
     }
     let entries = std::fs::read_dir(agent.join("tools")).ok()?;
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -102,15 +100,13 @@ fn described(module: &Path) -> Option<(PathBuf, Described)> {
     })
 }
 
-/// Where a module is the `entrypoint` of an agent: whether a tool of the memory is in its toolset.
-fn entrypoint(agent: &Path, module: &Path) -> Option<bool> {
+/// Where a module is the `entrypoint` of an agent: what it is granted.
+fn entrypoint(agent: &Path, module: &Path) -> Option<AgentGrants> {
     let path = agent.join(RUNEFILE);
     let text = std::fs::read_to_string(&path).ok()?;
     let runefile = Runefile::parse(&path, &text).ok()?;
-    let named = agent.join(runefile.entrypoint?).canonicalize().ok()?;
-    let is_memory =
-        |tool: &ToolRef| matches!(tool, ToolRef::Builtin(name) if name.starts_with("memory-"));
-    (named == module).then(|| runefile.toolset.iter().any(is_memory))
+    let named = agent.join(runefile.entrypoint.as_ref()?).canonicalize();
+    (named.ok()? == module).then(|| AgentGrants::of(&runefile))
 }
 
 fn text(value: &Value, audit: &Audit) -> String {

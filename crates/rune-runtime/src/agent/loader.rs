@@ -10,7 +10,7 @@ use rune_spec::{
     AgentPackage, AgentRef, LocalAgent, TOOL_SEARCH, ToolDescriptor, ToolRef, ToolRuntime,
 };
 use rune_tools::{Builtins, Diagnostics, ProcessRunner, ProcessTool};
-use rune_wasm::WasmRuntime;
+use rune_wasm::{AgentGrants, WasmRuntime};
 
 use super::deferred::Offer;
 use super::mcp::McpTools;
@@ -86,7 +86,7 @@ impl AgentLoader {
         }
         let component = spec.entrypoint.as_ref().map(|path| {
             let module = package.dir.join(path);
-            let loaded = self.wasm.load_agent(&module, package.has_memory_tool());
+            let loaded = self.wasm.load_agent(&module, AgentGrants::of(spec));
             loaded.map(Arc::new).map_err(AgentError::Entrypoint)
         });
         let component = component.transpose()?;

@@ -13,6 +13,7 @@ use rune_store_runtime::{
     BudgetCap, EntryBody, ErrorCode, Failure, PageRequest, ParentCall, PolicyVerdict,
     RequestFilter, RequestId, RequestRow, RequestStatus, SessionId, StoreError,
 };
+use rune_wasm::AGENT_LEVELS;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,8 @@ use crate::policy::{self, PolicyCallee, PolicyEngine, PolicyResource};
 /// Deepest level below the outermost request on which an agent may be called, whatever its
 /// tools allow: what ends agents that call each other in a circle.
 const MAX_AGENT_DEPTH: u32 = 8;
+// Components wait for those on deeper levels, and for no others.
+const _: () = assert!(MAX_AGENT_DEPTH as usize + 1 == AGENT_LEVELS);
 /// How often a callee that stopped without an end is looked at.
 const STOPPED_LOOK: Duration = Duration::from_secs(1);
 
@@ -245,9 +248,14 @@ impl SubAgents {
         RunState::load(self.engine.store(), self.request_id).await
     }
 
+    /// Level of the request below the outermost one.
+    pub(crate) fn level(&self) -> u32 {
+        self.parent.as_ref().map_or(0, |parent| parent.depth)
+    }
+
     /// Level of a callee below the outermost request.
     pub(super) fn depth(&self) -> u32 {
-        1 + self.parent.as_ref().map_or(0, |parent| parent.depth)
+        1 + self.level()
     }
 
     pub(super) fn root(&self) -> RequestId {

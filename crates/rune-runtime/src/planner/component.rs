@@ -25,7 +25,9 @@ use std::time::Duration;
 use rune_store_runtime::{
     Block, ComponentTurn, EntryBody, ErrorCode, Failure, Identity, Message, RequestId, Role,
 };
-use rune_wasm::{AgentFailure, AgentRequest, Fixed, Speaker, Utterance, WasmAgent};
+use rune_wasm::{
+    AgentFailure, AgentPlace, AgentRequest, AgentRun, Fixed, Speaker, Utterance, WasmAgent,
+};
 use serde_json::Value;
 
 use super::{Ended, Planner};
@@ -40,6 +42,9 @@ pub(crate) use script::{ComponentLog, Did};
 pub(crate) const COMPONENT_LOG: &str = "component_log";
 /// Code of the notice that holds the tools that a component was told of, where MCP servers decide about them.
 pub(crate) const TOOLS_LISTED: &str = "tools_listed";
+
+/// Code of the notice that a component waits until another one has ended.
+pub(crate) const COMPONENT_WAIT: &str = "component_wait";
 
 /// One run of a component.
 struct Run {
@@ -83,7 +88,11 @@ impl Planner {
             text: Message::from_input(&self.state.input).text(),
         };
         let (host, mut calls) = PlannerHost::new();
-        let mut guest = Box::pin(component.run(request, fixed, Arc::new(host)));
+        let place = match component.free_place(self.agents.level()) {
+            Some(place) => place,
+            None => self.wait_for_place(component).await?,
+        };
+        let mut guest = Box::pin(component.run(place, request, fixed, Arc::new(host)));
         let stop = self.stop.clone();
         let ended = loop {
             tokio::select! {
@@ -96,10 +105,14 @@ impl Planner {
                 }
             }
         };
-        let answer = match ended {
-            Ok(answer) => answer,
-            Err(error) => return Err(answer::gone(&error).into()),
-        };
+        let AgentRun {
+            answer,
+            diagnostics,
+        } = ended.map_err(|error| answer::gone(&error))?;
+        if self.recorded.is_none() {
+            let name = self.agent.name();
+            self.agent.diagnostics().take(&name, &diagnostics);
+        }
         run.script.check_end()?;
         let answer = answer.map_err(|own| answer::own_failure(&own))?;
         let (value, text) = self.answer(answer)?;
@@ -108,6 +121,28 @@ impl Planner {
             blocks: vec![Block::text(text)],
         }));
         Ok(value)
+    }
+
+    /// Waits for others to end, and says so.
+    async fn wait_for_place<'a>(
+        &mut self,
+        component: &'a WasmAgent,
+    ) -> Result<AgentPlace<'a>, Ended> {
+        if self.recorded.is_none() {
+            let notice = EntryBody::Notice {
+                code: COMPONENT_WAIT.to_owned(),
+                message: "as many components run as can; this one waits for its turn".to_owned(),
+            };
+            self.commit(vec![notice]).await?;
+        }
+        let stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(Ended::Stopped),
+            place = component.place(self.agents.level()) => {
+                Ok(place.map_err(|error| answer::gone(&error))?)
+            }
+        }
     }
 
     /// The request as the component knows it.

@@ -5,15 +5,15 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::budget::{BUDGET_WAIT, USAGE_UNKNOWN};
-use crate::planner::PROVIDER_WAIT;
+use crate::planner::{COMPONENT_WAIT, PROVIDER_WAIT};
 
 /// Notices of what happened around a run and is no part of it.
-const CIRCUMSTANCES: [&str; 3] = [PROVIDER_WAIT, BUDGET_WAIT, USAGE_UNKNOWN];
+const CIRCUMSTANCES: [&str; 4] = [PROVIDER_WAIT, BUDGET_WAIT, USAGE_UNKNOWN, COMPONENT_WAIT];
 
 /// The hash of a run: SHA-256, in hexadecimal, over one line of canonical JSON (keys sorted, no spaces) for each entry.
 /// Left out are ids and times that are made anew in every run (replica, attempt, audit row, approval and its deadline,
 /// the requests of other agents), durations, costs (they follow the price list), and notices of what happened around the run: that it
-/// waited for the provider or a budget, or that what a call used is not known.
+/// waited for the provider, a budget or its turn, or that what a call used is not known.
 #[must_use]
 pub fn event_hash<'a>(entries: impl IntoIterator<Item = &'a EntryBody>) -> String {
     let mut hash = Sha256::new();

@@ -80,13 +80,6 @@ impl AgentPackage {
         checker.finish(package)
     }
 
-    /// Whether a built-in tool of the agent's memory is in its toolset.
-    pub fn has_memory_tool(&self) -> bool {
-        self.tools.iter().any(
-            |tool| matches!(&tool.reference, ToolRef::Builtin(name) if name.starts_with("memory-")),
-        )
-    }
-
     /// The tool the model calls by this name.
     pub fn tool(&self, visible_name: &str) -> Option<&PackageTool> {
         self.tools

@@ -98,6 +98,11 @@ impl ResourceProfile {
             Self::Large => 8192,
         }
     }
+
+    /// Memory of one run of an agent's component, in MiB: half of the replica's.
+    pub fn component_mib(self) -> u32 {
+        self.memory_mib() / 2
+    }
 }
 
 /// How replicas run.

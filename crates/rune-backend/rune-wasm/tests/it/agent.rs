@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sandbox::{Sandbox, guest};
 use async_trait::async_trait;
 use rune_wasm::{
-    AgentFailure, AgentHost, AgentRequest, AgentRunError, Ask, Fixed, LogLevel, Reply, RunEnded,
-    ToolCall, ToolDefinition, ToolResult, Utterance, WasmConfig, WasmError, WasmRuntime,
+    AGENT_LEVELS, AgentAnswer, AgentFailure, AgentGrants, AgentHost, AgentRequest, AgentRun,
+    AgentRunError, Ask, Fixed, LogLevel, Reply, RunEnded, ToolCall, ToolDefinition, ToolResult,
+    Utterance, WasmConfig, WasmError, WasmRuntime,
 };
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve};
@@ -62,6 +64,13 @@ impl AgentHost for Nobody {
     }
 }
 
+fn grants(remembers: bool) -> AgentGrants {
+    AgentGrants {
+        remembers,
+        memory_mib: 256,
+    }
+}
+
 fn request() -> AgentRequest {
     AgentRequest {
         id: "r".to_owned(),
@@ -76,14 +85,15 @@ async fn a_component_made_of_the_wit_file_fits() {
     let dir = tempfile::tempdir().unwrap();
     let path = dummy(dir.path());
     let runtime = WasmRuntime::new(WasmConfig::default());
-    let refused = runtime.load_agent(&path, false).err().unwrap();
+    let refused = runtime.load_agent(&path, grants(false)).err().unwrap();
     assert!(matches!(refused, WasmError::NoMemory { .. }), "{refused}");
-    let agent = runtime.load_agent(&path, true).unwrap();
+    let agent = runtime.load_agent(&path, grants(true)).unwrap();
     let fixed = Fixed {
         seed: "r",
         now: Duration::from_secs(1),
     };
-    let ran = agent.run(request(), fixed, Arc::new(Nobody)).await;
+    let place = agent.free_place(0).unwrap();
+    let ran = agent.run(place, request(), fixed, Arc::new(Nobody)).await;
     let Err(AgentRunError::Failed { reason, .. }) = ran else {
         panic!("{ran:?}")
     };
@@ -111,9 +121,63 @@ async fn a_component_whose_run_is_another_function_says_so() {
       (export "rune:agent/handler@0.1.0" (instance $handler)))"#;
     std::fs::write(&path, text).unwrap();
     let runtime = WasmRuntime::new(WasmConfig::default());
-    let refused = runtime.load_agent(&path, false).err().unwrap().to_string();
+    let refused = runtime
+        .load_agent(&path, grants(false))
+        .err()
+        .unwrap()
+        .to_string();
     assert!(
         refused.contains("`run` is not that of the world"),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn what_it_writes_to_standard_error_comes_with_its_answer() {
+    let runtime = WasmRuntime::new(WasmConfig::default());
+    let agent = runtime.load_agent(&guest("warns"), grants(false)).unwrap();
+    let fixed = Fixed {
+        seed: "r",
+        now: Duration::from_secs(1),
+    };
+    let place = agent.free_place(0).unwrap();
+    let ran = agent.run(place, request(), fixed, Arc::new(Nobody)).await;
+    let AgentRun {
+        answer,
+        diagnostics,
+    } = ran.unwrap();
+    assert_eq!(answer.unwrap(), AgentAnswer::Text("careful".to_owned()));
+    assert_eq!(diagnostics, "careful");
+}
+
+#[tokio::test]
+async fn each_level_of_agents_has_places_of_its_own() {
+    let runtime = WasmRuntime::new(WasmConfig::default());
+    let agent = runtime.load_agent(&guest("warns"), grants(false)).unwrap();
+    let mut held = Vec::new();
+    for level in 0..u32::try_from(AGENT_LEVELS).unwrap() {
+        let before = held.len();
+        while let Some(place) = agent.free_place(level) {
+            held.push(place);
+        }
+        assert!(held.len() > before, "{level}");
+    }
+    assert!(agent.free_place(u32::MAX).is_none());
+    let waits = agent.place(0);
+    tokio::pin!(waits);
+    tokio::select! {
+        biased;
+        _ = &mut waits => panic!("there is no place"),
+        () = std::future::ready(()) => {}
+    }
+    held.remove(0);
+    assert!(waits.await.is_ok());
+}
+
+#[test]
+fn an_agent_is_no_tool_and_that_is_said_first() {
+    let sandbox = Sandbox::new();
+    let dir = tempfile::tempdir().unwrap();
+    let refused = sandbox.load(&dummy(dir.path()), "").err().unwrap();
+    assert!(matches!(refused, WasmError::NotATool { .. }), "{refused}");
 }

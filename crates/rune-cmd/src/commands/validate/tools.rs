@@ -7,7 +7,7 @@ use rune_docker::{ContainerTool, DockerEngine, DockerError};
 use rune_runtime::{AgentError, Tasks};
 use rune_spec::package::RUNEFILE;
 use rune_spec::{AgentPackage, SpecError, SpecErrors, ToolDescriptor, ToolRuntime};
-use rune_wasm::WasmRuntime;
+use rune_wasm::{AgentGrants, WasmRuntime};
 
 use crate::context::Context;
 use crate::daemon::node::{docker_engine, wasm_runtime};
@@ -50,7 +50,7 @@ impl Check<'_> {
             let module = self.package.dir.join(entrypoint);
             let loaded = self
                 .wasm
-                .load_agent(&module, self.package.has_memory_tool());
+                .load_agent(&module, AgentGrants::of(&self.package.runefile));
             chain(&loaded.err()?)
         };
         let path = dir.join(RUNEFILE);

@@ -44,6 +44,7 @@ impl Planner {
 pub(super) fn gone(error: &AgentRunError) -> Failure {
     let code = match error {
         AgentRunError::Memory { .. } | AgentRunError::Output => ErrorCode::LimitExceeded,
+        AgentRunError::Call => ErrorCode::TooLarge,
         AgentRunError::Busy(_) => ErrorCode::Unavailable,
         AgentRunError::Ended(_) | AgentRunError::Failed { .. } => ErrorCode::Internal,
     };
