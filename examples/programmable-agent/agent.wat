@@ -3,8 +3,8 @@
 ;;   draft:   ask with the conversation and all tools; call what the model calls, until it answers
 ;;   review:  ask once more, without tools, about the draft; what comes of it is streamed and is the answer
 ;;
-;; In Rust, Go, Python or JavaScript a generator makes bindings of the WIT file and the same is a dozen lines; README.md has
-;; the Rust form.
+;; In Rust, Go, Python or JavaScript a generator makes bindings of the WIT file and the same is a dozen lines;
+;; docs/programmable-agents.md has the Rust form.
 (component
   (import "rune:agent/model@0.1.0" (instance $model
     (type $f (record (field "code" string) (field "message" string)))

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use rune_mcp::ProgressSink;
 use rune_network::AgentAddress;
-use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
     EntryBody, ErrorCode, Failure, MemoryScope, RequestId, SessionId, Store, ToolIntent,
     ToolOutcome,
@@ -29,6 +28,7 @@ use crate::agent::{Agent, AgentTarget, AgentTool, Tool, ToolRunner};
 use crate::budget::ToolMeter;
 use crate::engine::{AgentCall, SubAgents};
 use crate::feed::{CallProgress, Feed};
+use crate::journal::unstorable;
 use crate::media::MediaCalls;
 use crate::replay::Tape;
 use crate::spill::{self, SHOWN_LIMIT, ShownOutput};
@@ -36,9 +36,6 @@ use gate::PolicyGate;
 
 /// Largest output of a tool whose descriptor does not say, in bytes.
 const DEFAULT_OUTPUT_LIMIT: usize = 1024 * 1024;
-/// Bytes and levels that a journal entry adds to the outcome in it.
-const ENTRY_OVERHEAD: usize = 1024;
-const ENTRY_DEPTH: usize = 4;
 /// How long a tool may take to end after it was told to.
 const STOP_GRACE: Duration = Duration::from_millis(800);
 /// Longest wait between two attempts.
@@ -457,12 +454,7 @@ fn check_output(tool: &Tool, result: Result<Value, ToolError>) -> Result<Value, 
 
 /// The outcome, or a failure that says so where the journal cannot hold it.
 fn storable(outcome: ToolOutcome) -> ToolOutcome {
-    let text = serde_json::to_string(&outcome).unwrap_or_default();
-    let problem = if text.len() > MAX_ENTRY_BYTES - ENTRY_OVERHEAD {
-        format!("has {} bytes, more than the journal can hold", text.len())
-    } else if json_depth(&text) > MAX_JSON_DEPTH - ENTRY_DEPTH {
-        format!("nests deeper than {MAX_JSON_DEPTH} levels")
-    } else {
+    let Some(problem) = unstorable(&outcome) else {
         return outcome;
     };
     let message = format!("the tool ran, but its output {problem}; the output was dropped");

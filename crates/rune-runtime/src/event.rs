@@ -120,6 +120,11 @@ pub enum RequestEvent {
         /// The turn of the component, from 1.
         turn: u32,
     },
+    /// A component was told of its tools.
+    ToolsListed {
+        /// Their names.
+        tools: Vec<String>,
+    },
     /// No model answered a component.
     ModelUnanswered {
         /// The model turn, from 1.
@@ -284,6 +289,7 @@ impl RequestEvent {
             Self::ToolDone { .. } => "tool_done",
             Self::Usage { .. } => "usage",
             Self::ComponentTurn { .. } => "component_turn",
+            Self::ToolsListed { .. } => "tools_listed",
             Self::ModelUnanswered { .. } => "model_unanswered",
             Self::Compacted { .. } => "compacted",
             Self::ModelFailed { .. } => "model_failed",
@@ -439,6 +445,9 @@ impl EventMapper {
                 },
             },
             EntryBody::ComponentTurn(turn) => RequestEvent::ComponentTurn { turn: turn.turn },
+            EntryBody::ToolsListed { tools } => RequestEvent::ToolsListed {
+                tools: tools.into_iter().map(|tool| tool.name).collect(),
+            },
             EntryBody::Compacted(compaction) => RequestEvent::Compacted {
                 replaces: compaction.replaces,
                 summary: compaction.text(),

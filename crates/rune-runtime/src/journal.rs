@@ -7,10 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
     AppendEntries, Appended, CheckpointPolicy, Entry, EntryBody, RequestId, Store, StoreError,
     Timestamp,
 };
+
+use serde::Serialize;
 
 use crate::budget::Budgets;
 use crate::feed::Feed;
@@ -18,6 +21,25 @@ use crate::feed::Feed;
 /// How long an entry that nobody waits for may stay in memory while the request is
 /// busy elsewhere, so that a reader sees a long model call start.
 pub(crate) const FLUSH_DELAY: Duration = Duration::from_millis(50);
+
+/// Bytes and levels that an entry adds to what it holds.
+const ENTRY_OVERHEAD: usize = 1024;
+const ENTRY_DEPTH: usize = 4;
+
+/// Why no entry can hold this; nothing where one can.
+pub(crate) fn unstorable(content: &impl Serialize) -> Option<String> {
+    let text = serde_json::to_string(content).unwrap_or_default();
+    if text.len() > MAX_ENTRY_BYTES - ENTRY_OVERHEAD {
+        Some(format!(
+            "has {} bytes, more than the journal can hold",
+            text.len()
+        ))
+    } else if json_depth(&text) > MAX_JSON_DEPTH - ENTRY_DEPTH {
+        Some(format!("nests deeper than {MAX_JSON_DEPTH} levels"))
+    } else {
+        None
+    }
+}
 
 /// Writes one request's journal. The engine holds one per running request.
 pub(crate) struct JournalWriter {

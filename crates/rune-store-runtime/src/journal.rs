@@ -63,6 +63,11 @@ pub enum EntryBody {
     ModelAsked(Box<ModelAsk>),
     /// What a component does that is part of the conversation: the tools it calls, or its answer.
     ComponentTurn(ComponentTurn),
+    /// A component was told of its tools, where others decide which there are.
+    ToolsListed {
+        /// The tools.
+        tools: Vec<ListedTool>,
+    },
     /// A model call failed and the engine goes on with another provider or gives up.
     ModelFailed {
         /// The model turn, from 1.
@@ -159,6 +164,7 @@ impl EntryBody {
             Self::Compacted(_) => "compacted",
             Self::ModelAsked(_) => "model_asked",
             Self::ComponentTurn(_) => "component_turn",
+            Self::ToolsListed { .. } => "tools_listed",
             Self::ModelFailed { .. } => "model_failed",
             Self::ToolIntent(_) => "tool_intent",
             Self::ToolResult(_) => "tool_result",
@@ -336,6 +342,17 @@ pub struct ComponentTurn {
     pub turn: u32,
     /// Tool calls that it makes at once, or the text of its answer.
     pub blocks: Vec<Block>,
+}
+
+/// A tool that a component was told of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ListedTool {
+    /// By which it is called.
+    pub name: String,
+    /// When and how to use it.
+    pub description: String,
+    /// JSON Schema of the input.
+    pub input_schema: Value,
 }
 
 /// A tool call that is about to run.

@@ -438,6 +438,57 @@ async fn nor_does_it_with_a_component_that_decides_by_itself() {
     killed_at_any_boundary(bench).await;
 }
 
+/// Calls a tool, computes for a while, and calls another one.
+fn thinks() -> String {
+    let mut guest = Guest::default();
+    let first = guest.calls(&[("once", "{\"n\":1}")]);
+    let second = guest.calls(&[("again", "{\"n\":2}")]);
+    let done = guest.text("done");
+    guest.run(&format!(
+        r"(local $n i64)
+      (call $call_all {first} (i32.const 1160))
+      (local.set $n (i64.const 3000000000))
+      (loop $on (br_if $on (i64.ne (local.tee $n (i64.sub (local.get $n) (i64.const 1))) (i64.const 0))))
+      (call $call_all {second} (i32.const 1160))
+      (call $text {done})"
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_it_where_a_component_has_a_result_and_not_gone_on() {
+    let mut bench = Bench::start(answers(), Some(&thinks())).await;
+    for path in Bench::tool_gates().filter_map(|gate| bench.pipe(gate)) {
+        std::fs::write(&path, "").unwrap();
+    }
+    let api = Api::of(&bench.served.0);
+    let id = api.start(AGENT, "go").await;
+    let mut events = api.events(&id, 0).await;
+    let mut told = Vec::new();
+    while told
+        .last()
+        .is_none_or(|event: &Event| event.name != "tool_done")
+    {
+        told.push(events.next().await.unwrap());
+    }
+    bench.served.0.kill9().unwrap();
+    // It had done nothing more.
+    assert_eq!(events.next().await, None);
+    bench.served.0.restart().await.unwrap();
+    let api = Api::of(&bench.served.0);
+    let row = api.ended(&id).await;
+    assert_eq!(
+        (&row["status"], &row["output"], &row["attempts"]),
+        (&json!("completed"), &json!("done"), &json!(2)),
+        "{row}"
+    );
+    let after = api.events(&id, 0).await.rest().await;
+    assert_eq!(names(&after)[..told.len()], names(&told));
+    assert_eq!(after[told.len()].name, "started", "{after:?}");
+    assert_eq!(bench.effects("once.log", &id).len(), 1);
+    assert_eq!(bench.lasting(&id), 1);
+    assert_no_panic(&bench.served);
+}
+
 async fn killed_at_any_boundary(mut bench: Bench) {
     let (stops, whole) = walk(&bench).await;
     assert_every_boundary(&mut bench, &whole.id, &stops).await;

@@ -105,7 +105,7 @@ fn write(home: &Path, name: &str, toolset: &Value, servers: &Value, more: &str) 
     dir
 }
 
-fn stdio(python: &Path) -> Value {
+pub(crate) fn stdio(python: &Path) -> Value {
     json!({
         "name": "sdk", "command": python, "args": [server(), "stdio"],
         "env": {"TOKEN": "${TOKEN}"},

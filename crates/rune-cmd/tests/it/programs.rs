@@ -1,6 +1,8 @@
 //! Programmable agents through the daemon: components that ask models and call tools, take up what they did after a
 //! restart, and end in a clear way whatever they do.
 
+mod edges;
+
 use std::path::{Path, PathBuf};
 
 use rune_testkit::{ModelScript, ModelServer, Otherwise, Protocol, Reply, TestDaemon, ToolCall};
@@ -134,7 +136,7 @@ fn everything() -> String {
       (call $keys {prefix} (i32.const 1240))
       (if (i32.or (i32.load8_u (i32.const 1240)) (i32.ne (i32.load (i32.const 1248)) (i32.const 1)))
         (then (unreachable)))
-      ;; A message that cannot be is told, and is no question.
+      ;; A message that cannot be is told.
       (call $say (i32.const 4) (i32.const 9) (i32.const 0))
       (if (call $question (i32.const 1)) (then (unreachable)))
       (global.set $messages (i32.const 0))

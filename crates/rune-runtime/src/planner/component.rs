@@ -23,12 +23,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_store_runtime::{
-    Block, ComponentTurn, EntryBody, ErrorCode, Failure, Identity, Message, RequestId, Role,
+    Block, ComponentTurn, EntryBody, ErrorCode, Failure, Identity, ListedTool, Message, RequestId,
+    Role,
 };
 use rune_wasm::{
     AgentFailure, AgentPlace, AgentRequest, AgentRun, Fixed, Speaker, Utterance, WasmAgent,
 };
 use serde_json::Value;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Ended, Planner};
 use crate::history::History;
@@ -40,16 +42,19 @@ pub(crate) use script::{ComponentLog, Did};
 
 /// Code of the notice that is a line of a component's log.
 pub(crate) const COMPONENT_LOG: &str = "component_log";
-/// Code of the notice that holds the tools that a component was told of, where MCP servers decide about them.
-pub(crate) const TOOLS_LISTED: &str = "tools_listed";
 
 /// Code of the notice that a component waits until another one has ended.
 pub(crate) const COMPONENT_WAIT: &str = "component_wait";
+
+/// Bytes of what a component is told of a fault of its own, and of what it says of its failure.
+const MAX_FAULT_BYTES: usize = 16 * 1024;
 
 /// One run of a component.
 struct Run {
     script: Script,
     history: History,
+    /// The tools that the component was told of, where MCP servers decide about them.
+    listed: Option<Vec<ListedTool>>,
     /// Questions to models.
     asked: u32,
     /// Lines of the log.
@@ -71,6 +76,7 @@ impl Planner {
         let mut run = Run {
             script: self.state.component.begin(),
             history,
+            listed: None,
             asked: 0,
             logged: 0,
             emitted: 0,
@@ -94,15 +100,15 @@ impl Planner {
         };
         let mut guest = Box::pin(component.run(place, request, fixed, Arc::new(host)));
         let stop = self.stop.clone();
+        let mut flush = tokio::time::interval_at(Instant::now() + FLUSH_DELAY, FLUSH_DELAY);
+        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Ended::Stopped),
                 Some(call) = calls.recv() => Box::pin(self.serve(&mut run, call)).await?,
                 ended = &mut guest => break ended,
-                () = tokio::time::sleep(FLUSH_DELAY), if self.journal.has_pending() => {
-                    self.journal.flush().await?;
-                }
+                _ = flush.tick(), if self.journal.has_pending() => self.journal.flush().await?,
             }
         };
         let AgentRun {
@@ -221,9 +227,10 @@ fn failure(failure: &Failure) -> AgentFailure {
     }
 }
 
-/// A fault of the component.
-fn invalid(message: String) -> AgentFailure {
-    failure(&Failure::new(ErrorCode::InvalidInput, message))
+/// A fault of the component. What it names of that is cut, since the journal keeps it.
+fn invalid(message: &str) -> Failure {
+    let end = message.floor_char_boundary(MAX_FAULT_BYTES);
+    Failure::new(ErrorCode::InvalidInput, &message[..end])
 }
 
 /// Checks that what a component hands over can be read and kept.

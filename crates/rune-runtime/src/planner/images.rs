@@ -16,36 +16,50 @@ const MAX_TOOL_IMAGES: usize = 10;
 impl Planner {
     /// Puts the bytes of stored images where their digests are.
     pub(super) async fn load_images(&mut self, earlier: &mut History) -> Result<(), Ended> {
-        leave_out_old_images(earlier.messages_mut().chain(&mut self.state.messages));
         let messages = earlier.messages_mut().chain(&mut self.state.messages);
-        let blobs = self.blobs.as_deref();
-        for block in messages.flat_map(|message| &mut message.blocks) {
-            if let Block::Image { source } = block
-                && !load(blobs, source).await?
-            {
-                *block = Block::text(LOST_IMAGE);
-            } else if let Block::ToolResult {
-                content, images, ..
-            } = block
-            {
-                for mut image in std::mem::take(images) {
-                    if load(blobs, &mut image).await? {
-                        images.push(image);
-                    } else {
-                        note(content, LOST_IMAGE);
-                    }
-                }
-            }
-        }
+        load_into(self.blobs.as_deref(), messages).await?;
         Ok(())
     }
 }
 
+/// Puts the bytes of stored images where their digests are in these messages.
+///
+/// # Errors
+/// A [`StoreError`] where the images cannot be read now.
+pub(super) async fn load_into<'a>(
+    blobs: Option<&dyn BlobStore>,
+    messages: impl IntoIterator<Item = &'a mut Message>,
+) -> Result<(), StoreError> {
+    let mut blocks: Vec<&mut Block> = messages
+        .into_iter()
+        .flat_map(|message| &mut message.blocks)
+        .collect();
+    leave_out_old_images(&mut blocks);
+    for block in blocks {
+        if let Block::Image { source } = block
+            && !load(blobs, source).await?
+        {
+            *block = Block::text(LOST_IMAGE);
+        } else if let Block::ToolResult {
+            content, images, ..
+        } = block
+        {
+            for mut image in std::mem::take(images) {
+                if load(blobs, &mut image).await? {
+                    images.push(image);
+                } else {
+                    note(content, LOST_IMAGE);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Of the images that tools have shown the newest stay.
-fn leave_out_old_images<'a>(messages: impl Iterator<Item = &'a mut Message>) {
-    let mut all: Vec<_> = messages.flat_map(|message| &mut message.blocks).collect();
+fn leave_out_old_images(blocks: &mut [&mut Block]) {
     let mut shown = 0;
-    for block in all.iter_mut().rev() {
+    for block in blocks.iter_mut().rev() {
         let Block::ToolResult {
             content, images, ..
         } = block
@@ -117,8 +131,12 @@ mod tests {
 
     #[test]
     fn the_newest_images_stay_and_the_others_are_told_of() {
+        let leave_out = |messages: &mut [Message]| {
+            let blocks = messages.iter_mut().flat_map(|message| &mut message.blocks);
+            leave_out_old_images(&mut blocks.collect::<Vec<_>>());
+        };
         let mut messages = [results(1), results(4), results(4), results(4)];
-        leave_out_old_images(messages.iter_mut());
+        leave_out(&mut messages);
         let left = messages.iter().map(|message| match &message.blocks[0] {
             Block::ToolResult {
                 content, images, ..
@@ -127,7 +145,7 @@ mod tests {
         });
         assert_eq!(left.collect::<Vec<_>>(), [(0, 1), (2, 2), (4, 0), (4, 0)]);
         let before = messages.clone();
-        leave_out_old_images(messages.iter_mut());
+        leave_out(&mut messages);
         assert_eq!(messages, before);
     }
 }

@@ -13,7 +13,7 @@ use rune_store_runtime::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::component::{COMPONENT_LOG, ComponentLog, Did, TOOLS_LISTED};
+use super::component::{COMPONENT_LOG, ComponentLog, Did};
 use super::found::Found;
 use crate::dispatch::refusal;
 use crate::history::without_steps;
@@ -356,8 +356,8 @@ impl RunState {
             EntryBody::Notice { code, message } if code == COMPONENT_LOG => {
                 self.component.add(self.seq, Did::Logged(message.clone()));
             }
-            EntryBody::Notice { code, message } if code == TOOLS_LISTED => {
-                self.component.add(self.seq, Did::Listed(message.clone()));
+            EntryBody::ToolsListed { tools } => {
+                self.component.add(self.seq, Did::Listed(tools.clone()));
             }
             EntryBody::ModelAsked(ask) => {
                 self.steps = ask.step;
@@ -458,13 +458,17 @@ impl RunState {
                     self.cost.add(call.cost_micro_usd);
                 }
                 self.spilled.extend(outcome.kept());
-                self.component.answered(outcome);
+                let of_component = self.component.answered(outcome);
                 let index = self
                     .open
                     .iter()
                     .position(|call| call.id() == outcome.call_id);
                 let Some(index) = index else { return };
                 let call = self.open.remove(index);
+                if of_component {
+                    // It puts its prompts together by itself.
+                    return;
+                }
                 if let Some(output) = &outcome.output {
                     self.found.answered(call.visible_name(), output);
                 }

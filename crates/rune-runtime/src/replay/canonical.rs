@@ -33,7 +33,9 @@ pub(crate) fn canonical(body: &EntryBody) -> Option<Value> {
         EntryBody::Started { .. } => &["replica_id", "deployment_id", "attempt"],
         EntryBody::ModelReply(_) => &["duration_ms", "cost_micro_usd"],
         EntryBody::ToolResult(_) => &["duration_ms"],
-        EntryBody::ModelAsked(_) | EntryBody::ComponentTurn(_) => &[],
+        EntryBody::ModelAsked(_) | EntryBody::ComponentTurn(_) | EntryBody::ToolsListed { .. } => {
+            &[]
+        }
         EntryBody::PolicyVerdict(_) => &["audit_id"],
         EntryBody::ApprovalAsked(_) => &["approval_id", "deadline"],
         EntryBody::ApprovalGiven(_) => &["approval_id"],

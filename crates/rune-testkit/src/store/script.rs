@@ -9,15 +9,15 @@ use rune_store_runtime::{
     Compaction, CompleteTask, ComponentTurn, Cost, CreateSession, DecideApproval, DeleteDeployment,
     DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, EventFire,
     EventId, Failure, FirePlan, FireSchedule, FireState, Fork, ForkChanges, ForkOrigin,
-    IdempotencyKey, Identity, MemoryForget, MemoryPut, MemoryScope, MessageId, ModelAsk, ModelCall,
-    ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule, PolicyVerdict, PostTask,
-    ProjectRef, PromptParts, PublishEvent, PublishVersion, PutEntity, PutRelation, PutReplica,
-    PutSchedule, QueueMessage, RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId,
-    ReplicaState, RequestCancel, RequestId, RequestSpan, RequestStatus, ReserveBudget,
-    ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState,
-    SettleBudget, SettleFire, Settlement, SpilledOutput, StepOutcome, StepStatus, StopReason,
-    StoredImage, TaskHolder, TaskId, TaskState, Timestamp, ToolIntent, ToolOutcome, Usage,
-    VersionId,
+    IdempotencyKey, Identity, ListedTool, MemoryForget, MemoryPut, MemoryScope, MessageId,
+    ModelAsk, ModelCall, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule,
+    PolicyVerdict, PostTask, ProjectRef, PromptParts, PublishEvent, PublishVersion, PutEntity,
+    PutRelation, PutReplica, PutSchedule, QueueMessage, RecordAudit, Remember, RemoveReplica,
+    Replaced, ReplicaId, ReplicaState, RequestCancel, RequestId, RequestSpan, RequestStatus,
+    ReserveBudget, ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec, SessionId,
+    SetDeploymentState, SettleBudget, SettleFire, Settlement, SpilledOutput, StepOutcome,
+    StepStatus, StopReason, StoredImage, TaskHolder, TaskId, TaskState, Timestamp, ToolIntent,
+    ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -305,7 +305,7 @@ impl Random {
     }
 
     fn entry(&mut self) -> EntryBody {
-        match self.below(25) {
+        match self.below(26) {
             0 => EntryBody::Accepted {
                 input: self.value(),
                 forked_from: None,
@@ -403,6 +403,13 @@ impl Random {
                 failure: self.failure(),
                 reply: self.one_in(2).then(|| self.reply()),
             })),
+            24 => EntryBody::ToolsListed {
+                tools: vec![ListedTool {
+                    name: self.word(),
+                    description: self.word(),
+                    input_schema: self.value(),
+                }],
+            },
             _ => EntryBody::Finished {
                 status: self.pick(&RequestStatus::ALL, RequestStatus::Completed),
                 output: self.one_in(2).then(|| json!(self.word())),

@@ -1,11 +1,12 @@
 //! How a component ends: its answer, or why there is none.
 
-use rune_store_runtime::limits::MAX_ENTRY_BYTES;
 use rune_store_runtime::{ErrorCode, Failure};
 use rune_wasm::{AgentAnswer, AgentFailure, AgentRunError};
+use serde::Serialize;
 use serde_json::Value;
 
-use super::check_size;
+use super::MAX_FAULT_BYTES;
+use crate::journal::unstorable;
 use crate::planner::{Planner, output};
 
 impl Planner {
@@ -14,19 +15,22 @@ impl Planner {
         let wrong = |message: String| {
             Failure::new(ErrorCode::Internal, format!("the component's {message}"))
         };
+        let (AgentAnswer::Text(text) | AgentAnswer::Json(text)) = &answer;
+        keepable(text)?;
         let (value, text) = match answer {
             AgentAnswer::Text(text) => {
                 let read = output::read(&self.agent, text.clone());
                 let value = read.map_err(|problem| {
                     wrong(format!("answer does not match `output_schema`: {problem}"))
                 })?;
+                keepable(&value)?;
                 return Ok((value, text));
             }
             AgentAnswer::Json(text) => {
-                check_size("an answer", text.len(), MAX_ENTRY_BYTES)?;
                 let value = serde_json::from_str::<Value>(&text);
                 let value = value
                     .map_err(|error| wrong(format!("answer is not one JSON value: {error}")))?;
+                keepable(&value)?;
                 (value, text)
             }
         };
@@ -54,5 +58,21 @@ pub(super) fn gone(error: &AgentRunError) -> Failure {
 /// The failure that a component answers. A code that is none is a fault of the component.
 pub(super) fn own_failure(own: &AgentFailure) -> Failure {
     let code = serde_json::from_value(Value::String(own.code.clone()));
-    Failure::new(code.unwrap_or(ErrorCode::Internal), own.message.as_str())
+    let end = own.message.floor_char_boundary(MAX_FAULT_BYTES);
+    Failure::new(code.unwrap_or(ErrorCode::Internal), &own.message[..end])
+}
+
+/// Checks that the journal can hold an answer. One that it cannot hold would be refused with all that is committed with
+/// it.
+///
+/// # Errors
+/// The failure of a component that answers too much.
+fn keepable(answer: &impl Serialize) -> Result<(), Failure> {
+    match unstorable(answer) {
+        None => Ok(()),
+        Some(problem) => {
+            let message = format!("the component's answer {problem}");
+            Err(Failure::new(ErrorCode::TooLarge, message))
+        }
+    }
 }

@@ -1,33 +1,29 @@
 //! A component asks a model.
 
 use rune_store_runtime::{
-    Block, EntryBody, ErrorCode, Failure, Message, ModelAsk, Role, StopReason,
+    Block, EntryBody, ErrorCode, Failure, Message, ModelAsk, ModelReply, Role, StopReason,
 };
 use rune_wasm::{AgentFailure, Ask, Reply, ToolCall, Usage};
 
-use super::question::{MAX_QUESTION_BYTES, digest, size};
+use super::question::{Checked, MAX_QUESTION_BYTES, digest, size};
 use super::script::Did;
 use super::{Run, check_size, failure, invalid};
+use crate::journal::unstorable;
 use crate::planner::ask::{Asked, Call};
-use crate::planner::{Ended, Planner};
+use crate::planner::{Ended, Planner, images};
 
 impl Planner {
-    /// Asks a model for the component. What is not a question that can be asked is told to the component, and the same
-    /// whenever it is run; what a model says becomes an entry.
+    /// Asks a model for the component. What comes of it becomes an entry, also where it is no question that can be asked:
+    /// whether it is one depends on more than the component, such as the tools of MCP servers.
     pub(super) async fn ask_for_component(
         &mut self,
         run: &mut Run,
         ask: Ask,
     ) -> Result<Result<Reply, AgentFailure>, Ended> {
         check_size("a question", size(&ask), MAX_QUESTION_BYTES)?;
-        let checked = match self.check(&ask) {
-            Ok(checked) => checked,
-            Err(problem) => return Ok(Err(invalid(problem))),
-        };
         run.asked += 1;
-        let step = run.asked;
         let asked = ModelAsk {
-            step,
+            step: run.asked,
             request: digest(&ask),
             reply: None,
             failure: None,
@@ -43,36 +39,10 @@ impl Planner {
             // What was paid for is stored before more is. The first question may overlap with the acceptance.
             self.journal.commit(Vec::new()).await?;
         }
-        self.load_images(&mut run.history).await?;
-        let (request, prompt) = self.prompt_of(run, ask.system, &checked, ask.max_output_tokens);
-        let prompt_tokens = self.scale(&run.history).apply(prompt.total());
-        self.check_tokens(prompt_tokens)?;
-        let call = Call {
-            request,
-            prompt_tokens,
-            is_shown: ask.stream,
-            models: checked.models,
-        };
-        self.state.unanswered = None;
-        let answered = match self.ask(call).await {
-            Ok(Asked::Answered(answer)) => Ok(self.model_reply(*answer, prompt)),
-            Ok(Asked::TooLong(failed)) => {
-                let failure = failed.failure.clone();
-                self.note(failed.entry(step, None));
-                Err(failure)
-            }
-            Err(Ended::Failed(failure)) if self.state.unanswered.as_ref() == Some(&failure) => {
-                Err(failure)
-            }
-            Err(ended) => return Err(ended),
-        };
-        let asked = match answered {
-            Ok(reply) => ModelAsk {
-                reply: Some(reply),
-                ..asked
-            },
-            Err(failure) => ModelAsk {
-                failure: Some(failure),
+        let asked = match self.check(&ask) {
+            Ok(checked) => self.answered(run, ask, checked, asked).await?,
+            Err(problem) => ModelAsk {
+                failure: Some(invalid(&problem)),
                 ..asked
             },
         };
@@ -81,13 +51,78 @@ impl Planner {
         self.note(EntryBody::ModelAsked(Box::new(asked)));
         Ok(told)
     }
+
+    /// A question with what came of it.
+    async fn answered(
+        &mut self,
+        run: &Run,
+        ask: Ask,
+        checked: Checked,
+        asked: ModelAsk,
+    ) -> Result<ModelAsk, Ended> {
+        let (mut request, prompt) =
+            self.prompt_of(run, ask.system, &checked, ask.max_output_tokens);
+        let prompt_tokens = self.scale(&run.history).apply(prompt.total());
+        self.check_tokens(prompt_tokens)?;
+        images::load_into(self.blobs.as_deref(), &mut request.messages).await?;
+        let call = Call {
+            request,
+            prompt_tokens,
+            is_shown: ask.stream,
+            models: checked.models,
+        };
+        self.state.unanswered = None;
+        let failure = match self.ask(call).await {
+            Ok(Asked::Answered(answer)) => {
+                let reply = self.model_reply(*answer, prompt);
+                return Ok(kept(asked, reply));
+            }
+            Ok(Asked::TooLong(failed)) => {
+                let failure = failed.failure.clone();
+                self.note(failed.entry(asked.step, None));
+                failure
+            }
+            Err(Ended::Failed(failure)) if self.state.unanswered.as_ref() == Some(&failure) => {
+                failure
+            }
+            Err(ended) => return Err(ended),
+        };
+        Ok(ModelAsk {
+            failure: Some(failure),
+            ..asked
+        })
+    }
+}
+
+/// A question with its reply; where the journal cannot hold that, with what it cost, and why there is nothing of it.
+fn kept(asked: ModelAsk, reply: ModelReply) -> ModelAsk {
+    let answered = ModelAsk {
+        reply: Some(reply),
+        ..asked
+    };
+    let Some(problem) = unstorable(&answered) else {
+        return answered;
+    };
+    let message = format!("the reply of the model {problem}");
+    ModelAsk {
+        reply: answered.reply.map(|reply| ModelReply {
+            blocks: Vec::new(),
+            ..reply
+        }),
+        failure: Some(Failure::new(ErrorCode::TooLarge, message)),
+        ..answered
+    }
 }
 
 /// What a component is told of a model that was asked.
 fn told(ask: &ModelAsk) -> Result<Reply, AgentFailure> {
-    let Some(reply) = &ask.reply else {
-        let unexplained = || Failure::new(ErrorCode::ModelUnavailable, "no model answered");
-        return Err(failure(&ask.failure.clone().unwrap_or_else(unexplained)));
+    let reply = match (&ask.failure, &ask.reply) {
+        (Some(why), _) => return Err(failure(why)),
+        (None, Some(reply)) => reply,
+        (None, None) => {
+            let unexplained = Failure::new(ErrorCode::ModelUnavailable, "no model answered");
+            return Err(failure(&unexplained));
+        }
     };
     let message = Message {
         role: Role::Assistant,

@@ -1,7 +1,7 @@
 //! What a component remembers, through the tools of the memory.
 
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
-use rune_store_runtime::{ErrorCode, Failure, ToolOutcome};
+use rune_store_runtime::{ErrorCode, Failure, StoreError, ToolOutcome};
 use rune_wasm::{AgentFailure, ToolCall};
 use serde_json::{Value, json};
 
@@ -33,7 +33,10 @@ impl Planner {
         check_size("a value to remember", value.len(), MAX_ENTRY_BYTES)?;
         let value = match serde_json::from_str::<Value>(value) {
             Ok(value) => value,
-            Err(error) => return Ok(Err(invalid(format!("the value is not JSON: {error}")))),
+            Err(error) => {
+                let problem = invalid(&format!("the value is not JSON: {error}"));
+                return Ok(Err(failure(&problem)));
+            }
         };
         let input = json!({ "key": key, "value": value });
         let stored = self.remembered(run, "memory-store", input).await?;
@@ -66,19 +69,32 @@ impl Planner {
         let turn = run.script.turns() + 1;
         self.call_tools(run, vec![call]).await?;
         let outcome = self.state.component.outcome(&format!("c{turn}-1"));
-        Ok(match outcome {
+        let (spilled, output) = match outcome {
             Some(ToolOutcome {
                 failure: Some(why), ..
-            }) => Err(failure(why)),
-            Some(ToolOutcome {
-                output: Some(output),
-                ..
-            }) => Ok(output.clone()),
-            _ => {
-                let message = format!("what `rune@{tool}` found is too large");
-                Err(failure(&Failure::new(ErrorCode::TooLarge, message)))
-            }
-        })
+            }) => return Ok(Err(failure(why))),
+            Some(outcome) => (outcome.spilled.as_ref(), outcome.output.as_ref()),
+            None => (None, None),
+        };
+        if let Some(output) = output {
+            return Ok(Ok(output.clone()));
+        }
+        // What is too large to be shown to a model is kept apart, and no less the answer.
+        let found = match (spilled, &self.blobs) {
+            (Some(spilled), Some(blobs)) => match blobs.get(&spilled.digest).await {
+                Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+                Err(error @ StoreError::Unavailable(_)) => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(%error, "what a component remembers is lost");
+                    None
+                }
+            },
+            _ => None,
+        };
+        Ok(found.ok_or_else(|| {
+            let message = format!("what `rune@{tool}` found is not stored any more");
+            failure(&Failure::new(ErrorCode::NotFound, message))
+        }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A question of a component: what it has to be, and the prompt that is made of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rune_store_runtime::{Block, Message, ModelReply, PromptParts, Role};
@@ -9,15 +9,15 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::Run;
-use super::tools::visible;
+use super::tools::{is_name, visible};
 use crate::model::{ModelRequest, Providers, ToolDefinition};
 use crate::planner::Planner;
 use crate::tokens;
 
 /// Bytes of a question to a model, without what Rune adds to it.
 pub(super) const MAX_QUESTION_BYTES: usize = 16 * 1024 * 1024;
-/// Longest name of a tool that providers take.
-const MAX_NAME: usize = 64;
+/// Bytes of the schemas of a question together: read, they take many times as much.
+const MAX_SCHEMA_BYTES: usize = 1024 * 1024;
 
 /// What was asked, checked.
 pub(super) struct Checked {
@@ -40,6 +40,14 @@ impl Planner {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn check(&self, ask: &Ask) -> Result<Checked, String> {
+        let own = ask.own_tools.iter().map(|tool| &tool.input_schema);
+        let schemas = own.chain(&ask.output_schema).map(String::len);
+        let bytes: usize = schemas.sum();
+        if bytes > MAX_SCHEMA_BYTES {
+            return Err(format!(
+                "its schemas have {bytes} bytes; {MAX_SCHEMA_BYTES} are possible"
+            ));
+        }
         let models = ask
             .model
             .as_deref()
@@ -62,7 +70,19 @@ impl Planner {
         let mut parts = Vec::with_capacity(messages.len());
         // The calls of the reply before, by id.
         let mut open: BTreeMap<&str, &str> = BTreeMap::new();
+        // Each is there once: a list of a few bytes could else stand for more than fits into memory.
+        let (mut has_input, mut has_history) = (false, false);
+        let mut replies: BTreeSet<u32> = BTreeSet::new();
         for (at, message) in messages.iter().enumerate() {
+            let is_again = match message {
+                Given::Input => std::mem::replace(&mut has_input, true),
+                Given::History => std::mem::replace(&mut has_history, true),
+                Given::Reply(step) => !replies.insert(*step),
+                Given::User(_) | Given::Assistant(_) | Given::Results(_) => false,
+            };
+            if is_again {
+                return Err(format!("message {at}: it is there already"));
+            }
             if !open.is_empty() && !matches!(message, Given::Results(_)) {
                 return Err(format!(
                     "message {at}: the calls of the reply before it have no results"
@@ -126,9 +146,8 @@ impl Planner {
             }
         }
         for tool in &ask.own_tools {
-            let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
             let name = &tool.name;
-            if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_plain) {
+            if !is_name(name) {
                 return Err(format!("`{name}` cannot be the name of a tool"));
             }
             let input_schema = serde_json::from_str(&tool.input_schema);
@@ -185,22 +204,34 @@ impl Planner {
     }
 }
 
-/// Bytes of the texts of a question.
+/// Bytes of a question in memory.
 pub(super) fn size(ask: &Ask) -> usize {
     use rune_wasm::Message as Given;
 
-    let result = |result: &ToolResult| result.call_id.len() + result.content.len();
-    let messages = ask.messages.iter().map(|message| match message {
-        Given::Input | Given::History | Given::Reply(_) => size_of::<Given>(),
-        Given::User(text) | Given::Assistant(text) => text.len(),
-        Given::Results(results) => results.iter().map(result).sum(),
+    let result = |result: &ToolResult| {
+        let output = result.output.as_ref().map_or(0, String::len);
+        size_of::<ToolResult>() + result.call_id.len() + result.content.len() + output
+    };
+    let messages = ask.messages.iter().map(|message| {
+        let more = match message {
+            Given::Input | Given::History | Given::Reply(_) => 0,
+            Given::User(text) | Given::Assistant(text) => text.len(),
+            Given::Results(results) => results.iter().map(result).sum(),
+        };
+        size_of::<Given>() + more
     });
-    let tools = ask.own_tools.iter();
-    let tools =
-        tools.map(|tool| tool.name.len() + tool.description.len() + tool.input_schema.len());
+    let own = ask.own_tools.iter().map(|tool| {
+        let texts = tool.name.len() + tool.description.len() + tool.input_schema.len();
+        size_of_val(tool) + texts
+    });
+    let names: &[String] = match &ask.tools {
+        ToolChoice::All => &[],
+        ToolChoice::Only(names) => names,
+    };
+    let names = names.iter().map(|name| size_of::<String>() + name.len());
     let texts = [&ask.system, &ask.model, &ask.output_schema];
     let texts = texts.into_iter().flatten().map(String::len);
-    messages.chain(tools).chain(texts).sum()
+    messages.chain(own).chain(names).chain(texts).sum()
 }
 
 /// The same for the same question.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use rune_store_runtime::{
-    Block, ComponentTurn, ErrorCode, Failure, ModelAsk, ModelReply, ToolOutcome,
+    Block, ComponentTurn, ErrorCode, Failure, ListedTool, ModelAsk, ModelReply, ToolOutcome,
 };
 
 /// What a component did that its journal has an entry for.
@@ -16,7 +16,7 @@ pub(crate) enum Did {
     /// It wrote a line of the log.
     Logged(String),
     /// It asked which tools there are, which others decide; with the answer.
-    Listed(String),
+    Listed(Vec<ListedTool>),
 }
 
 impl Did {
@@ -55,7 +55,7 @@ impl ComponentLog {
     pub(crate) fn add(&mut self, seq: u64, did: Did) {
         match &did {
             Did::Asked(ask) => {
-                if let Some(reply) = &ask.reply {
+                if let (Some(reply), None) = (&ask.reply, &ask.failure) {
                     self.replies.insert(ask.step, reply.clone());
                 }
             }
@@ -67,12 +67,14 @@ impl ComponentLog {
         }
     }
 
-    /// Adds how a call of the component ended; a request without a component has none.
-    pub(crate) fn answered(&mut self, outcome: &ToolOutcome) {
-        if self.turns > 0 {
+    /// Adds how a call of the component ended; `false` in a request without one.
+    pub(crate) fn answered(&mut self, outcome: &ToolOutcome) -> bool {
+        let has_component = self.turns > 0;
+        if has_component {
             self.outcomes
                 .insert(outcome.call_id.clone(), outcome.clone());
         }
+        has_component
     }
 
     /// How a call ended.

@@ -171,6 +171,7 @@ impl<'a> Append<'a> {
             | EntryBody::StepStarted { .. }
             | EntryBody::StepFinished(_)
             | EntryBody::ModelFailed { .. }
+            | EntryBody::ToolsListed { .. }
             | EntryBody::Notice { .. } => {}
             EntryBody::Finished { status, .. } => {
                 if !status.is_terminal() {

@@ -434,6 +434,7 @@ impl Plan {
             | EntryBody::StepStarted { .. }
             | EntryBody::StepFinished(_)
             | EntryBody::ModelFailed { .. }
+            | EntryBody::ToolsListed { .. }
             | EntryBody::Notice { .. } => {}
             EntryBody::Finished {
                 status,
