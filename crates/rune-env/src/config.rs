@@ -544,7 +544,7 @@ impl Reader {
         };
         Ok(ToolsConfig {
             location: self.resolved.text("tools.location"),
-            location_lookup: self.base_url("tools.location_lookup")?,
+            location_lookup: self.url("tools.location_lookup")?,
             web_search: self
                 .resolved
                 .parse("tools.web_search", backend)?
@@ -591,14 +591,22 @@ impl Reader {
             .map(|text| SecretString::from(text.trim().to_owned()))
     }
 
-    fn base_url(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
+    /// An address that is asked as it is.
+    fn url(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
         self.resolved.parse(key, |text| {
-            let text = text.trim().trim_end_matches('/');
+            let text = text.trim();
             let rest = text
                 .strip_prefix("https://")
                 .or_else(|| text.strip_prefix("http://"))?;
-            (!rest.is_empty() && !rest.contains(char::is_whitespace)).then(|| text.to_owned())
+            let host = rest.trim_start_matches('/');
+            (!host.is_empty() && !rest.contains(char::is_whitespace)).then(|| text.to_owned())
         })
+    }
+
+    /// An address behind which paths are put.
+    fn base_url(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
+        let url = self.url(key)?;
+        Ok(url.map(|url| url.trim_end_matches('/').to_owned()))
     }
 
     fn address(&self, key: &'static str) -> Result<SocketAddr, ConfigError> {

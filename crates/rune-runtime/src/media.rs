@@ -15,9 +15,7 @@ use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::budget::{Quote, ToolMeter};
-use crate::model::media::{
-    MediaCandidate, MediaDone, MediaOutput, MediaRequest, outcome_is_unknown,
-};
+use crate::model::media::{MediaCandidate, MediaDone, MediaFailed, MediaOutput, MediaRequest};
 use crate::model::{ModelError, ModelErrorKind, OFFLINE_NOTICE, metrics};
 use crate::policy::{self, PolicyResource};
 
@@ -115,28 +113,28 @@ impl MediaCalls {
             });
             let admitted = admitted.await.map_err(|failure| refused(&failure))?;
             let started = Instant::now();
-            let error = match candidate.ask(&request).await {
+            let MediaFailed { error, is_unknown } = match candidate.ask(&request, &|_| ()).await {
                 Ok(done) => {
                     let used = self.book(&candidate, &done, started);
                     let noted = admitted.ended(used).await;
                     self.note(noted.map_err(|failure| refused(&failure))?);
+                    let by = by(&candidate, done.complete);
                     let output = done.output.map_err(|error| failed(&error, false))?;
-                    return Ok((by(&candidate), output));
+                    return Ok((by, output));
                 }
-                Err(error) => error,
+                Err(failed) => failed,
             };
             metrics::failed(&candidate.provider, &candidate.model, error.kind);
             tracing::warn!(tool_call = %self.call_id, %error, "model call of a tool failed");
-            let unknown = outcome_is_unknown(&error);
-            let used = if unknown {
+            let used = if is_unknown {
                 Settlement::Unknown
             } else {
                 Settlement::Nothing
             };
             let noted = admitted.ended(used).await;
             self.note(noted.map_err(|failure| refused(&failure))?);
-            failures.push(failed(&error, unknown));
-            if unknown || !self.agent.models().goes_on(&error) {
+            failures.push(failed(&error, is_unknown));
+            if is_unknown || !self.agent.models().goes_on(&error) {
                 break;
             }
         }
@@ -210,8 +208,9 @@ impl MediaCalls {
     }
 }
 
-fn by(candidate: &MediaCandidate) -> MediaModel {
+fn by(candidate: &MediaCandidate, complete: bool) -> MediaModel {
     MediaModel {
+        complete,
         provider: candidate.provider.clone(),
         model: candidate.model.clone(),
         notice: candidate.is_offline().then_some(OFFLINE_NOTICE),

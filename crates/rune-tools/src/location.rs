@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::egress::EgressPolicy;
+use crate::egress::{EgressPolicy, destination};
 use crate::web::{Fetched, WebClient, WebRequest};
 use crate::{EgressGate, ToolError};
 
@@ -44,15 +44,19 @@ impl LocationLookup {
         }
     }
 
-    /// The place. What failed is tried again by the next call.
+    /// The place, where `gate` lets the caller ask for it. What failed is tried again by the next call.
     pub(crate) async fn place(&self, gate: Option<&dyn EgressGate>) -> Result<String, ToolError> {
+        let url = Url::parse(&self.url)
+            .map_err(|error| ToolError::unavailable(format!("`tools.location_lookup`: {error}")))?;
+        // What is known was asked there, for somebody who may be allowed to.
+        if let (Some(gate), Some((host, port))) = (gate, destination(&url)) {
+            gate.connect(&host, port)?;
+        }
         // It is never closed; without a turn it would be asked twice.
         let _turn = self.turn.acquire().await.ok();
         if let Some(place) = self.known() {
             return Ok(place);
         }
-        let url = Url::parse(&self.url)
-            .map_err(|error| ToolError::unavailable(format!("`tools.location_lookup`: {error}")))?;
         let host = url.host_str().unwrap_or_default().to_owned();
         let request = WebRequest {
             headers: vec![("accept", "application/json".to_owned())],

@@ -408,6 +408,29 @@ fn schema_lists_every_key() {
 }
 
 #[test]
+fn an_address_that_is_asked_as_it_is_keeps_its_end() {
+    let given = [
+        ("RUNE_LOCATION_LOOKUP", " https://geo.example/json/ "),
+        ("RUNE_WEB_SEARCH_URL", "https://search.example/"),
+    ];
+    let tools = Case::new(&given).load().unwrap().tools;
+    assert_eq!(
+        tools.location_lookup.as_deref(),
+        Some("https://geo.example/json/")
+    );
+    assert_eq!(
+        tools.web_search_url.as_deref(),
+        Some("https://search.example")
+    );
+    for url in ["http:///", "geo.example/json", "https://geo example"] {
+        assert!(
+            Case::new(&[("RUNE_LOCATION_LOOKUP", url)]).load().is_err(),
+            "{url}"
+        );
+    }
+}
+
+#[test]
 fn the_sandbox_is_required_unless_somebody_says_otherwise() {
     let tools = Case::new(&[]).load().unwrap().tools;
     assert_eq!(tools.sandbox, SandboxMode::Require);

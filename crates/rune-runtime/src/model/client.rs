@@ -114,7 +114,7 @@ pub struct ModelError {
     pub message: String,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
-    /// The HTTP status, where it was an HTTP response that failed.
+    /// The HTTP status of a response that failed, or the one that an error in the body of another names.
     pub status: Option<u16>,
     /// What the provider says about trying again (`x-should-retry`).
     pub should_retry: Option<bool>,
@@ -149,19 +149,25 @@ impl ModelError {
         })
     }
 
-    /// Whether the provider may charge for the call, although it failed before anything of
-    /// the reply was there. An answer that says why it failed is not charged.
+    /// Whether the call may have been done, and be charged, although nothing of a reply was there: the answer did not come, or
+    /// came from somebody in between who does not know. A provider that says why it did not do it does not charge for it.
     #[must_use]
-    pub const fn may_be_charged(&self) -> bool {
-        !self.unsent
-            && self.status.is_none()
-            && matches!(
+    pub const fn outcome_is_unknown(&self) -> bool {
+        if self.unsent {
+            return false;
+        }
+        match self.status {
+            Some(408) => true,
+            Some(400..=499 | 500 | 503 | 529) => false,
+            Some(500..=599) => true,
+            _ => matches!(
                 self.kind,
                 ModelErrorKind::Transport
                     | ModelErrorKind::Timeout
                     | ModelErrorKind::Truncated
                     | ModelErrorKind::Malformed
-            )
+            ),
+        }
     }
 
     /// Whether it says that the provider does not work, not that it refuses the call.
@@ -175,5 +181,30 @@ impl ModelError {
                 | ModelErrorKind::Truncated
                 | ModelErrorKind::Malformed
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_in_between_says_is_no_outcome() {
+        let failed = |status| {
+            let mut error = ModelError::new(ModelErrorKind::Overloaded, "p", "m");
+            error.status = status;
+            error.outcome_is_unknown()
+        };
+        for status in [408, 501, 502, 504, 520, 522, 524, 599] {
+            assert!(failed(Some(status)), "{status}");
+        }
+        for status in [400, 401, 404, 409, 429, 500, 503, 529] {
+            assert!(!failed(Some(status)), "{status}");
+        }
+        assert!(!failed(None));
+        let mut cut = ModelError::new(ModelErrorKind::Truncated, "p", "m");
+        assert!(cut.outcome_is_unknown());
+        cut.unsent = true;
+        assert!(!cut.outcome_is_unknown());
     }
 }

@@ -63,7 +63,8 @@ impl GuardedClient {
         self
     }
 
-    /// One that does not ask again where the provider may charge for what has failed.
+    /// One that does not ask again where the provider may charge for what has failed
+    /// ([`ModelError::outcome_is_unknown`]).
     #[must_use]
     pub fn paid_once(mut self) -> Self {
         self.paid_once = true;
@@ -89,7 +90,7 @@ impl GuardedClient {
         let attempts = Attempts {
             guard,
             retry: &self.retry,
-            is_final: &|error| self.paid_once && error.may_be_charged(),
+            is_final: &|error| self.paid_once && error.outcome_is_unknown(),
             on_step,
         };
         let tokens = || estimate(request);

@@ -184,7 +184,7 @@ impl Planner {
                         let provider = candidate.client.provider();
                         metrics::failed(provider, &candidate.model, error.kind);
                     }
-                    let charged = begun || error.may_be_charged();
+                    let charged = begun || error.outcome_is_unknown();
                     if let Some(unknown) = self.meter.failed(charged).await? {
                         self.note(unknown);
                     }
@@ -219,7 +219,7 @@ impl Planner {
                 is_broken_reply(&error)
             } else {
                 // The client did not try again, because that is another call to pay for.
-                self.meter.is_shared() && error.may_be_charged()
+                self.meter.is_shared() && error.outcome_is_unknown()
             };
             let again = again && retries < BROKEN_REPLY_RETRIES;
             if again {

@@ -76,8 +76,17 @@ async fn draw(context: &ToolContext, input: Input) -> Result<Value, ToolError> {
     }
     let mut answer = new.write(context, &file).await?;
     if file.bytes.len() <= MAX_IMAGE_BYTES && context.outputs.blobs.is_some() {
-        let shown = context.images.add(file.media_type.mime(), file.bytes).await;
-        answer["handle"] = shown?.handle().into();
+        // It is paid for and written, so it is there without a handle, too.
+        match context.images.add(file.media_type.mime(), file.bytes).await {
+            Ok(shown) => answer["handle"] = shown.handle().into(),
+            Err(error) => {
+                answer["not_shown"] = format!(
+                    "the picture has no handle and is not shown: {}",
+                    error.message
+                )
+                .into();
+            }
+        }
     }
     if let Some(text) = drawn.text {
         answer["text"] = text.into();

@@ -75,8 +75,9 @@ pub(super) fn add(answer: &mut Value, facts: &Value) {
     }
 }
 
-/// Says which model has done it.
+/// Says which model has done it, and whether it has finished.
 pub(super) fn sign(answer: &mut Value, by: &MediaModel) {
+    answer["complete"] = by.complete.into();
     answer["provider"] = by.provider.as_str().into();
     answer["model"] = by.model.as_str().into();
     if let Some(notice) = by.notice {

@@ -184,6 +184,7 @@ mod tests {
         };
         let said = MediaTranscript {
             by: MediaModel {
+                complete: true,
                 provider: "p".to_owned(),
                 model: "m".to_owned(),
                 notice: None,

@@ -33,9 +33,12 @@ pub struct MediaFile {
     pub bytes: Vec<u8>,
 }
 
-/// Which model has done something.
+/// Which model has done something, and whether it has finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MediaModel {
+    /// Whether it came to its end by itself. Where it did not, because it reached a limit or its provider stopped it, there is
+    /// less than was asked for.
+    pub complete: bool,
     /// The provider, as named in the Runefile.
     pub provider: String,
     /// The provider's id of the model.

@@ -55,6 +55,16 @@ async fn the_place_is_looked_up_where_the_operator_wants_it_and_kept() {
         let place = rig.call("lost", "location-get", input).await;
         assert_eq!(place, json!({"location": expected, "source": "lookup"}));
     }
+    // What is known is not told to whom policy does not let ask for it.
+    let dir = rig.served.0.home().join("tame");
+    std::fs::create_dir_all(&dir).unwrap();
+    let cedar =
+        "@reason(\"no places\")\nforbid(principal, action == Action::\"egress\", resource);\n";
+    std::fs::write(dir.join("policy.cedar"), cedar).unwrap();
+    rig.deploy("tame", &["location-get"], "policy: {file: policy.cedar}\n");
+    let denied = rig.try_call("tame", "location-get", json!({})).await;
+    let denied = denied.unwrap_err();
+    assert!(denied.contains("policy denies connecting"), "{denied}");
     // The failure and the first success; the second call asks nobody.
     let first = asked.recv().await.unwrap();
     assert!(first.starts_with("GET /json?key=s3cret-k3y"), "{first}");

@@ -9,7 +9,7 @@ use rune_store_runtime::Usage;
 use rune_tools::{MediaFile, MediaSegment};
 use sha2::{Digest, Sha256};
 
-use super::gemini::wav;
+use super::wav::wav;
 use super::{MediaDone, MediaOutput, MediaRequest};
 use crate::model::OFFLINE_NOTICE;
 
@@ -61,6 +61,7 @@ pub(super) fn answer(request: &MediaRequest) -> MediaDone {
     };
     MediaDone {
         usage: Some(Usage::default()),
+        complete: true,
         output: Ok(output),
     }
 }

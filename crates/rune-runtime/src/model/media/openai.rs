@@ -6,9 +6,10 @@ use rune_store_runtime::Usage;
 use rune_tools::{MediaQuestion, MediaSegment, MediaType, NewImage, NewSpeech, NewTranscript};
 use serde_json::{Map, Value, json};
 
+use super::answer::{Decoded, declined, refused};
 use super::multipart::{Form, FormFile};
-use super::{FIRST_BYTE, Failed, MAX_DESCRIPTION_TOKENS, MediaOutput, MediaRequest, WholeRequest};
-use crate::model::wire::error_fault;
+use super::request::MAX_DESCRIPTION_TOKENS;
+use super::{ABOUT_A_FILE, FIRST_BYTE, Fault, MediaOutput, MediaRequest, WholeRequest};
 
 /// The voice where none is named.
 const VOICE: &str = "alloy";
@@ -50,7 +51,7 @@ fn listen(model: &str, question: &MediaQuestion) -> Map<String, Value> {
         "model": model,
         "modalities": ["text"],
         "max_completion_tokens": MAX_DESCRIPTION_TOKENS,
-        "messages": [{"role": "user", "content": [
+        "messages": [{"role": "system", "content": ABOUT_A_FILE}, {"role": "user", "content": [
             {"type": "input_audio", "input_audio": {"data": data, "format": format}},
             {"type": "text", "text": question.question},
         ]}],
@@ -125,37 +126,28 @@ fn transcribe(model: &str, wanted: &NewTranscript) -> WholeRequest {
 }
 
 /// What an answer says: how much was used, and what was made or why not.
-pub(super) fn decode(
-    request: &MediaRequest,
-    bytes: &[u8],
-) -> Result<(Option<Usage>, Result<MediaOutput, Failed>), Failed> {
+pub(super) fn decode(request: &MediaRequest, bytes: &[u8]) -> Result<Decoded, Fault> {
     if matches!(request, MediaRequest::Speak(_)) {
-        return Ok((None, spoken(bytes)));
+        return Ok(Decoded {
+            usage: None,
+            complete: true,
+            output: Ok(spoken(bytes)?),
+        });
     }
     let Ok(body) = serde_json::from_slice::<Value>(bytes) else {
-        return Err(Failed::malformed("the answer is not JSON"));
+        return Err(Fault::malformed("the answer is not JSON"));
     };
     refused(&body)?;
-    let output = match request {
-        MediaRequest::Draw(_) => drawn(&body),
-        MediaRequest::Transcribe(wanted) => transcribed(&body, wanted.timestamps),
-        MediaRequest::Describe(_) | MediaRequest::Speak(_) => said(&body),
-    };
-    Ok((usage(&body), output))
-}
-
-/// The failure that a body with status 200 reports.
-pub(super) fn refused(body: &Value) -> Result<(), Failed> {
-    match body.get("error").filter(|error| !error.is_null()) {
-        None => Ok(()),
-        Some(error) => {
-            let fault = error_fault(error);
-            Err(Failed {
-                kind: fault.kind,
-                message: fault.message,
-            })
-        }
-    }
+    let finish = body.pointer("/choices/0/finish_reason");
+    Ok(Decoded {
+        usage: usage(&body),
+        complete: matches!(finish.and_then(Value::as_str), None | Some("stop")),
+        output: match request {
+            MediaRequest::Draw(_) => drawn(&body),
+            MediaRequest::Transcribe(wanted) => transcribed(&body, wanted.timestamps),
+            MediaRequest::Describe(_) | MediaRequest::Speak(_) => said(&body),
+        },
+    })
 }
 
 /// Tokens, where they are what was counted: some calls are by seconds.
@@ -180,7 +172,7 @@ fn usage(body: &Value) -> Option<Usage> {
     })
 }
 
-fn drawn(body: &Value) -> Result<MediaOutput, Failed> {
+fn drawn(body: &Value) -> Result<MediaOutput, Fault> {
     let picture = body.pointer("/data/0").unwrap_or(&Value::Null);
     let Some(data) = picture.get("b64_json").and_then(Value::as_str) else {
         let message = if picture.get("url").is_some_and(Value::is_string) {
@@ -188,10 +180,10 @@ fn drawn(body: &Value) -> Result<MediaOutput, Failed> {
         } else {
             "the answer has no picture"
         };
-        return Err(Failed::malformed(message));
+        return Err(Fault::malformed(message));
     };
     let bytes = BASE64_STANDARD.decode(data);
-    let bytes = bytes.map_err(|_| Failed::malformed("the picture is not base64"))?;
+    let bytes = bytes.map_err(|_| Fault::malformed("the picture is not base64"))?;
     let text = picture.get("revised_prompt").and_then(Value::as_str);
     Ok(MediaOutput::File {
         bytes,
@@ -199,7 +191,7 @@ fn drawn(body: &Value) -> Result<MediaOutput, Failed> {
     })
 }
 
-fn spoken(bytes: &[u8]) -> Result<MediaOutput, Failed> {
+fn spoken(bytes: &[u8]) -> Result<MediaOutput, Fault> {
     if let Ok(body) = serde_json::from_slice::<Value>(bytes) {
         refused(&body)?;
     }
@@ -209,32 +201,43 @@ fn spoken(bytes: &[u8]) -> Result<MediaOutput, Failed> {
     })
 }
 
-fn transcribed(body: &Value, timestamps: bool) -> Result<MediaOutput, Failed> {
+fn transcribed(body: &Value, timestamps: bool) -> Result<MediaOutput, Fault> {
     let Some(text) = body.get("text").and_then(Value::as_str) else {
-        return Err(Failed::malformed("the answer has no transcript"));
+        return Err(Fault::malformed("the answer has no transcript"));
     };
-    let segments = body.get("segments").and_then(Value::as_array);
-    if timestamps && segments.is_none() {
-        return Err(Failed::malformed(
-            "the transcript has no times; name a model for `transcription` that tells them",
-        ));
-    }
-    let segment = |part: &Value| {
-        Some(MediaSegment {
-            start: part.get("start")?.as_f64()?,
-            end: part.get("end")?.as_f64()?,
-            text: part.get("text")?.as_str()?.trim().to_owned(),
-        })
+    let segments = match body.get("segments").and_then(Value::as_array) {
+        _ if !timestamps => Vec::new(),
+        Some(parts) => parts.iter().map(segment).collect::<Result<_, _>>()?,
+        None => {
+            return Err(Fault::malformed(
+                "the transcript has no times; name a model for `transcription` that tells them",
+            ));
+        }
     };
     let language = body.get("language").and_then(Value::as_str);
     Ok(MediaOutput::Transcript {
         text: text.trim().to_owned(),
         language: language.filter(|it| !it.is_empty()).map(str::to_owned),
-        segments: segments.into_iter().flatten().filter_map(segment).collect(),
+        segments,
     })
 }
 
-fn said(body: &Value) -> Result<MediaOutput, Failed> {
+fn segment(part: &Value) -> Result<MediaSegment, Fault> {
+    let seconds = |name| part.get(name).and_then(Value::as_f64);
+    let text = part.get("text").and_then(Value::as_str);
+    match (seconds("start"), seconds("end"), text) {
+        (Some(start), Some(end), Some(text)) => Ok(MediaSegment {
+            start,
+            end,
+            text: text.trim().to_owned(),
+        }),
+        _ => Err(Fault::malformed(
+            "a part of the transcript lacks its `start`, `end` or `text`",
+        )),
+    }
+}
+
+fn said(body: &Value) -> Result<MediaOutput, Fault> {
     let message = body.pointer("/choices/0/message").unwrap_or(&Value::Null);
     let field = |name| message.get(name).and_then(Value::as_str);
     let text = field("content").map(str::trim).unwrap_or_default();
@@ -242,8 +245,8 @@ fn said(body: &Value) -> Result<MediaOutput, Failed> {
         return Ok(MediaOutput::Text(text.to_owned()));
     }
     Err(match field("refusal") {
-        Some(refusal) => Failed::declined(format!("the model declined: {refusal}")),
-        None => Failed::malformed("the answer has no text"),
+        Some(refusal) => declined(format!("the model declined: {refusal}")),
+        None => Fault::malformed("the answer has no text"),
     })
 }
 
@@ -295,9 +298,12 @@ mod tests {
             prompt: "x".to_owned(),
             shape: None,
         });
-        let failed = |request: &MediaRequest, body: &str| match decode(request, body.as_bytes()) {
-            Err(failed) | Ok((_, Err(failed))) => failed.message,
-            Ok((_, Ok(output))) => format!("{output:?}"),
+        let failed = |request: &MediaRequest, body: &str| {
+            let decoded = decode(request, body.as_bytes());
+            match decoded.and_then(|decoded| decoded.output) {
+                Err(failed) => failed.message,
+                Ok(output) => format!("{output:?}"),
+            }
         };
         assert_eq!(failed(&draw, "<html>"), "the answer is not JSON");
         assert_eq!(failed(&draw, "{}"), "the answer has no picture");
@@ -308,6 +314,26 @@ mod tests {
         let untimed = r#"{"text": "Hi"}"#;
         assert!(failed(&recording(true), untimed).contains("has no times"));
         assert!(failed(&recording(false), untimed).contains("Hi"));
+        let parts =
+            r#"{"text": "Hi", "segments": [{"start": 0, "end": 1, "text": "Hi"}, {"start": 1}]}"#;
+        assert!(failed(&recording(true), parts).contains("lacks its `start`, `end` or `text`"));
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_says_so() {
+        let request = MediaRequest::Describe(MediaQuestion {
+            file: MediaFile {
+                media_type: MediaType::Wav,
+                bytes: Vec::new(),
+            },
+            question: "What?".to_owned(),
+        });
+        for (reason, complete) in [("stop", true), ("length", false), ("content_filter", false)] {
+            let body = json!({"choices": [{"message": {"content": "A"}, "finish_reason": reason}]});
+            let decoded = decode(&request, body.to_string().as_bytes()).unwrap();
+            assert_eq!(decoded.complete, complete, "{reason}");
+            assert_eq!(decoded.output, Ok(MediaOutput::Text("A".to_owned())));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rune_tools::MediaType;
 
-use super::{MediaClient, MediaRequest, MediaTask, Wired, price_of};
+use super::{MediaClient, MediaRequest, MediaTask, Wired};
 use crate::model::providers::client;
 use crate::model::wire::{Protocol, WireClient};
 use crate::model::{
@@ -191,7 +191,7 @@ fn candidate(
     let is_counted = !(way == Way::OpenAi && task == MediaTask::Speech);
     Ok(MediaCandidate {
         provider: name.to_owned(),
-        price: price_of(is_counted, pool.prices().price(name, &model)),
+        price: pool.prices().price(name, &model).filter(|_| is_counted),
         model,
         client: made.ok_or_else(no_model)?,
     })

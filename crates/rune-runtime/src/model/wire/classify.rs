@@ -47,6 +47,8 @@ pub(in crate::model) struct Fault {
     pub(in crate::model) kind: ModelErrorKind,
     pub(in crate::model) message: String,
     pub(in crate::model) retry_after: Option<Duration>,
+    /// The HTTP status, or the one that the error names.
+    pub(in crate::model) status: Option<u16>,
 }
 
 impl Fault {
@@ -55,6 +57,7 @@ impl Fault {
             kind,
             message: message.into(),
             retry_after: None,
+            status: None,
         }
     }
 
@@ -62,9 +65,10 @@ impl Fault {
         Self::new(ModelErrorKind::Malformed, message)
     }
 
-    pub(super) fn into_error(self, provider: &str) -> ModelError {
+    pub(in crate::model) fn into_error(self, provider: &str) -> ModelError {
         let mut error = ModelError::new(self.kind, provider, self.message);
         error.retry_after = self.retry_after;
+        error.status = self.status;
         error
     }
 }
@@ -85,9 +89,7 @@ pub(super) fn is_error(json: &Value) -> bool {
 
 /// The failure that a status and a message say.
 pub(in crate::model) fn error_of(provider: &str, status: u16, said: &str) -> ModelError {
-    let mut error = body(Some(status), said).into_error(provider);
-    error.status = Some(status);
-    error
+    body(Some(status), said).into_error(provider)
 }
 
 /// The failure that an HTTP error says.
@@ -113,6 +115,7 @@ pub(super) fn body(status: Option<u16>, text: &str) -> Fault {
     let status = status.or_else(|| status_of(&error, &words));
     let mut fault = Fault::new(kind(status, &words, said), message(status, said, text));
     fault.retry_after = retry_info(&error);
+    fault.status = status;
     fault
 }
 

@@ -231,7 +231,8 @@ impl WireClient {
             .headers(self.config.headers.clone()))
     }
 
-    fn redact(&self, error: ModelError) -> ModelError {
+    /// Takes the key out of what an answer of the provider has said.
+    pub(in crate::model) fn redact(&self, error: ModelError) -> ModelError {
         redact(error, self.key())
     }
 
@@ -326,7 +327,6 @@ pub(in crate::model) async fn failed_response(
     let headers = response.headers().clone();
     let text = body::text(response, max_bytes, until).await;
     let mut error = classify::response(status, &headers, &text).into_error(provider);
-    error.status = Some(status);
     error.should_retry = retry::should_retry(&headers);
     error
 }

@@ -1,4 +1,4 @@
-use rune_testkit::{CutAt, Fault, Garbage, ModelScript, Protocol, Reply};
+use rune_testkit::{CutAt, Fault, Garbage, ModelScript, Protocol, Reply, Stop};
 use serde_json::json;
 
 use super::{KEY, Studio, mp3, png, wav};
@@ -62,6 +62,104 @@ async fn what_was_not_done_is_tried_again_and_what_may_have_been_is_not() {
         );
         assert!(!studio.file("never.png").exists(), "{prompt}");
     }
+}
+
+#[tokio::test]
+async fn what_somebody_in_between_says_is_no_outcome() {
+    let named = json!({"error": {"code": 502, "message": "bad gateway"}});
+    let script = ModelScript::new()
+        .on_text("<cloud>")
+        .fault_first(Fault::status(520).retry_after(0.0).always())
+        .on_text("<router>")
+        .fault_first(Fault::status(200).body(named).always());
+    let studio = Studio::start(Protocol::Openai, script, "").await;
+    for (n, prompt) in ["<cloud>", "<router>"].into_iter().enumerate() {
+        let input = json!({ "prompt": prompt });
+        let refused = studio.refused("image-generate", input).await;
+        assert!(
+            refused.contains("whether it was done, and is charged, is not known"),
+            "{prompt}: {refused}"
+        );
+        assert_eq!(studio.server.requests().len(), n + 1, "{prompt}");
+    }
+}
+
+#[tokio::test]
+async fn a_question_about_a_picture_is_paid_for_once() {
+    let script = ModelScript::new()
+        .on_text("<gateway>")
+        .fault_first(Fault::status(504).retry_after(0.0).always())
+        .on_text("<begun>")
+        .fault_first(Fault::error_event().always())
+        .reply(Reply::text("A cat"))
+        .on_text("<limited>")
+        .fault_first(Fault::status(429).retry_after(0.0))
+        .reply(Reply::text("A cat"));
+    let studio = Studio::start(Protocol::Openai, script, "").await;
+    let script = ModelScript::new().reply(Reply::text("A dog"));
+    let second = rune_testkit::ModelServer::start(script).await.unwrap();
+    let endpoint = |server: &rune_testkit::ModelServer| json!({"protocol": "openai", "base_url": server.base_url(Protocol::Openai), "api_key": KEY});
+    let models = json!({
+        "providers": ["offline", "first", "second"],
+        "endpoints": {"first": endpoint(&studio.server), "second": endpoint(&second)},
+        "model_mapping": {
+            "default": {"offline": "offline"},
+            "vision": {"first": "a", "second": "b"},
+        },
+    });
+    studio.write("artist", &models, "");
+    studio.put("cat.png", &png());
+    let ask = |question: &str| json!({"source": "cat.png", "question": question});
+    for question in ["<gateway>", "<begun>"] {
+        let before = studio.server.requests().len();
+        let refused = studio.refused("image-analyze", ask(question)).await;
+        assert!(
+            refused.contains("whether it was done, and is charged, is not known"),
+            "{question}: {refused}"
+        );
+        assert_eq!(studio.server.requests().len(), before + 1, "{question}");
+    }
+    let seen = studio.call("image-analyze", ask("<limited>")).await;
+    assert_eq!(seen["text"], "A cat");
+    assert_eq!(second.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn what_was_cut_says_so() {
+    let script = || {
+        let cut = Reply::text("A c").stop(Stop::MaxTokens);
+        ModelScript::new().on_text("?").reply(cut)
+    };
+    let openai = Studio::start(Protocol::Openai, script(), "").await;
+    let gemini = Studio::start(Protocol::Gemini, script(), "").await;
+    for studio in [openai, gemini] {
+        studio.put("cat.png", &png());
+        studio.put("call.wav", &wav());
+        for (tool, source) in [("image-analyze", "cat.png"), ("media-describe", "call.wav")] {
+            let input = json!({"source": source, "question": "What?"});
+            let said = studio.call(tool, input).await;
+            assert_eq!(
+                (&said["text"], &said["complete"]),
+                (&json!("A c"), &json!(false)),
+                "{tool}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_picture_that_cannot_be_kept_is_there_all_the_same() {
+    let script = ModelScript::new().reply(Reply::file("image/png", &png()));
+    let studio = Studio::start(Protocol::Openai, script, "").await;
+    let objects = studio.rig.served.0.data_dir().join("objects");
+    std::fs::rename(&objects, objects.with_extension("away")).unwrap();
+    std::fs::write(&objects, "no directory").unwrap();
+    let input = json!({"prompt": "A cat", "path": "cat.png"});
+    let drawn = studio.call("image-generate", input).await;
+    assert_eq!(studio.read("cat.png"), png());
+    assert!(drawn.get("handle").is_none(), "{drawn}");
+    let why = drawn["not_shown"].as_str().unwrap();
+    assert!(why.contains("has no handle and is not shown"), "{why}");
 }
 
 #[tokio::test]
@@ -223,24 +321,29 @@ async fn the_key_is_nowhere_but_on_the_wire() {
     let script = ModelScript::new()
         .on_text("A cat")
         .fault_first(echo(401))
+        .on_text("A dog")
+        .fault_first(echo(200))
         .on_text("Hi")
         .reply(Reply::file("audio/mpeg", &mp3()));
     let studio = Studio::start(Protocol::Openai, script, "").await;
-    let refused = studio
-        .refused("image-generate", json!({"prompt": "A cat"}))
-        .await;
-    assert!(refused.contains("wrong key [key]"), "{refused}");
+    let mut seen = Vec::new();
+    for prompt in ["A cat", "A dog"] {
+        let input = json!({ "prompt": prompt });
+        let refused = studio.refused("image-generate", input).await;
+        assert!(refused.contains("wrong key [key]"), "{prompt}: {refused}");
+        seen.push(refused);
+    }
     studio.call("text-to-speech", json!({"text": "Hi"})).await;
     assert!(studio.sent().headers["authorization"].contains(KEY));
     let listed = studio.rig.api.get("/v1/requests").send().await.unwrap();
     let listed: serde_json::Value = listed.json().await.unwrap();
-    let mut seen = vec![refused, studio.rig.served.0.log(), listed.to_string()];
+    seen.extend([studio.rig.served.0.log(), listed.to_string()]);
     for request in listed["items"].as_array().unwrap() {
         let id = request["id"].as_str().unwrap();
         let events = studio.rig.api.get(&format!("/v1/requests/{id}/events"));
         seen.push(events.send().await.unwrap().text().await.unwrap());
     }
-    assert!(seen.len() > 4);
+    assert!(seen.len() > 6);
     for text in seen {
         assert!(!text.contains(KEY), "{text}");
     }
