@@ -83,6 +83,11 @@ pub(crate) fn special_kind(address: IpAddr) -> Option<&'static str> {
     }
 }
 
+/// Whether addresses of this kind are never meant by a name: those of the machine's own link, where the metadata of clouds is.
+pub(super) fn is_link_local(kind: &str) -> bool {
+    matches!(kind, "link-local" | "cloud metadata")
+}
+
 fn within_v4(address: Ipv4Addr, net: [u8; 4], len: u32) -> bool {
     let shift = 32 - len;
     address.to_bits() >> shift == Ipv4Addr::from_octets(net).to_bits() >> shift

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use url::{Host, Url};
 
-use super::address::{reached, special_kind};
+use super::address::{is_link_local, reached, special_kind};
 
 /// A destination that is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,9 @@ pub enum EgressError {
     #[error("port {0} is not allowed")]
     Port(u16),
     /// The host is, or its name resolves to, an address that is not public.
-    #[error("`{host}` is not allowed: {address} is a {kind} address; an operator can allow it")]
+    #[error(
+        "`{host}` is not allowed: {address} is a {kind} address; an operator can allow it (`tools.allow_private`)"
+    )]
     Address {
         /// The host of the URL.
         host: String,
@@ -44,7 +46,7 @@ pub enum EgressError {
 pub enum EgressException {
     /// Every address of this network.
     Net(IpNet),
-    /// Whatever this name resolves to; lower case.
+    /// Whatever this name resolves to, but for link-local addresses; lower case.
     Host(String),
 }
 
@@ -89,12 +91,18 @@ pub struct EgressPolicy {
 }
 
 impl EgressPolicy {
-    /// The same, open for the host and the port of a URL that the operator has configured, which may be private ones.
-    pub(crate) fn opened_for(mut self, url: &str) -> Self {
+    /// The same, open for the host and the port of a URL that the operator has configured, which may be private ones. A
+    /// link-local address is not opened: the metadata of clouds is there.
+    #[must_use]
+    pub fn opened_for(mut self, url: &str) -> Self {
         let place = Url::parse(url).ok();
         if let Some((host, port)) = place.as_ref().and_then(destination) {
-            self.allow_private
-                .extend(host.parse::<EgressException>().ok());
+            let exception = host.parse::<EgressException>().ok();
+            let exception = exception.filter(|exception| match exception {
+                EgressException::Net(net) => !special_kind(net.addr()).is_some_and(is_link_local),
+                EgressException::Host(_) => true,
+            });
+            self.allow_private.extend(exception);
             if !self.ports.is_empty() {
                 self.ports.push(port);
             }
@@ -151,7 +159,7 @@ impl EgressPolicy {
     fn check_address(&self, host: Option<&str>, address: IpAddr) -> Result<(), EgressError> {
         let host = host.unwrap_or_default();
         match special_kind(address) {
-            Some(kind) if !self.is_exception(host, address) => Err(EgressError::Address {
+            Some(kind) if !self.is_exception(host, address, kind) => Err(EgressError::Address {
                 host: host.to_owned(),
                 address,
                 kind,
@@ -160,11 +168,13 @@ impl EgressPolicy {
         }
     }
 
-    fn is_exception(&self, host: &str, address: IpAddr) -> bool {
+    fn is_exception(&self, host: &str, address: IpAddr, kind: &str) -> bool {
         let reached = reached(address);
         self.allow_private.iter().any(|exception| match exception {
             EgressException::Net(net) => net.contains(&address) || net.contains(&reached),
-            EgressException::Host(name) => canonical(host).eq_ignore_ascii_case(name),
+            EgressException::Host(name) => {
+                !is_link_local(kind) && canonical(host).eq_ignore_ascii_case(name)
+            }
         })
     }
 }

@@ -201,7 +201,30 @@ fn an_operator_opens_exactly_what_is_named() {
             .check_resolved("x.internal.example", private)
             .is_err()
     );
+    // A name opens nothing of the machine's own link, an address does.
+    let link = ["169.254.169.254".parse().unwrap()];
+    assert!(policy.check_resolved("internal.example", link).is_err());
+    let mut policy = policy;
+    policy.allow_private.push("169.254.0.0/16".parse().unwrap());
+    assert_eq!(policy.check_resolved("internal.example", link), Ok(()));
     for text in ["", "10.0.0.0/33", "a b"] {
         assert!(text.parse::<EgressException>().is_err(), "{text}");
     }
+}
+
+#[test]
+fn a_url_of_the_operator_opens_its_host_and_never_the_link() {
+    let opened = |url: &str| check(&EgressPolicy::default().opened_for(url), url);
+    for url in [
+        "http://127.0.0.1:8080/",
+        "http://10.0.0.1/",
+        "http://[::1]/",
+    ] {
+        assert_eq!(opened(url), Ok(()), "{url}");
+    }
+    for url in ["http://169.254.169.254/", "http://[fe80::1]/"] {
+        assert!(opened(url).is_err(), "{url}");
+    }
+    let other = EgressPolicy::default().opened_for("http://127.0.0.1/");
+    assert!(check(&other, "http://127.0.0.2/").is_err());
 }
