@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rune_mcp::{McpClient, McpServers, ServerConfig, ServerHandle};
+use rune_mcp::{McpClient, McpServers, ServerAccess, ServerConfig, ServerHandle};
 use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
 use rune_tools::{Diagnostics, Launcher, Outputs, Secrets, ShownImages, ToolContext};
@@ -46,7 +46,12 @@ async fn run() -> Result<(), Failed> {
     let context: Value = serde_json::from_str(&context).unwrap_or_default();
 
     let client = McpClient::new("", Launcher::Direct, Arc::new(|_| None));
-    let servers = McpServers::new(&client, vec![ServerConfig::of_url("suite", &url)?]);
+    let access = ServerAccess {
+        secrets: Arc::new(|_| Box::pin(async { Ok(Secrets::default()) })),
+        gate: None,
+    };
+    let server = ServerConfig::of_url(&client, "suite", &url)?;
+    let servers = McpServers::new(&client, vec![server], &access);
     servers.start(PATIENCE).await?;
     let server = servers.get("suite").ok_or("no server")?;
     server.tried().await;

@@ -1,6 +1,7 @@
 //! Calling a tool of a server.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CallToolResult, ClientRequest, ElicitResult,
@@ -48,12 +49,19 @@ impl ServerHandle {
             let message = "the arguments of an MCP tool are an object";
             return Err(ToolError::new(ToolErrorKind::InvalidInput, message));
         };
-        if let (Transport::Http { url, .. }, Some(gate)) =
-            (&self.config().transport, &context.egress)
-            && let Some((host, port)) = destination(url)
-        {
-            gate.connect(&host, port)?;
-        }
+        let _asked = match (&self.config().transport, &context.egress) {
+            (Transport::Http { url, .. }, Some(gate)) => {
+                if let Some((host, port)) = destination(url) {
+                    gate.connect(&host, port)?;
+                }
+                None
+            }
+            (Transport::Stdio { .. }, Some(gate)) => {
+                let gates = self.shared.gates.as_ref();
+                gates.map(|gates| gates.during(Arc::clone(gate)))
+            }
+            (_, None) => None,
+        };
         let params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
         let mut broken = None;
         loop {
@@ -66,17 +74,17 @@ impl ServerHandle {
                 .await;
             match result {
                 Ok(result) => {
-                    let secrets = &self.config().secrets;
+                    let secrets = &link.handler.secrets;
                     let read = read_result(result, context.output_limit);
                     return read
                         .map(|output| secrets.redact_value(output))
                         .map_err(|error| {
-                            ToolError::new(error.kind, secrets.redact(&error.message))
+                            ToolError::new(error.kind, secrets.redact(error.message))
                         });
                 }
                 Err(Ended::Failed(error)) => return Err(error),
                 Err(Ended::Unsent(error)) if broken.is_some() => {
-                    return Err(self.unavailable(&error));
+                    return Err(self.unavailable(&link.handler.secrets.redact(error)));
                 }
                 Err(Ended::Unsent(_)) => {
                     broken = Some(link.number);
@@ -98,7 +106,7 @@ impl ServerHandle {
             let asked = match self.once(link, params.clone(), cancel, progress).await {
                 // What came before was heard.
                 Err(Ended::Unsent(error)) if round > 0 => {
-                    return Err(Ended::Failed(self.lost(&error)));
+                    return Err(Ended::Failed(self.lost(link, error)));
                 }
                 other => other?,
             };
@@ -151,7 +159,7 @@ impl ServerHandle {
                 "the server answered something else than the result of a tool".to_owned(),
             ))),
             Err(ServiceError::McpError(error)) => {
-                let message = self.config().secrets.redact(&error.message);
+                let message = link.handler.secrets.redact(error.message.into_owned());
                 let message = clean(&message, limits::ERROR_CHARS);
                 let kind = match error.code {
                     ErrorCode::INVALID_PARAMS => ToolErrorKind::InvalidInput,
@@ -169,21 +177,21 @@ impl ServerHandle {
                     ServiceError::TransportSend(error) => describe(error.error.as_ref()),
                     error => error.to_string(),
                 };
-                Err(Ended::Failed(self.lost(&why)))
+                Err(Ended::Failed(self.lost(link, why)))
             }
         }
     }
 
     fn unavailable(&self, why: &str) -> ToolError {
-        let (name, why) = (&self.config().name, self.config().secrets.redact(why));
+        let name = &self.config().name;
         ToolError::new(
             ToolErrorKind::Unavailable,
             format!("MCP server `{name}` is unavailable: {why}"),
         )
     }
 
-    fn lost(&self, why: &str) -> ToolError {
-        let (name, why) = (&self.config().name, self.config().secrets.redact(why));
+    fn lost(&self, link: &Link, why: String) -> ToolError {
+        let (name, why) = (&self.config().name, link.handler.secrets.redact(why));
         ToolError::new(
             ToolErrorKind::Unavailable,
             format!(

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rune_tools::Launcher;
+use rune_tools::{EgressPolicy, Launcher};
 
 /// Where a server of this name is, where the operator says so (`RUNE_MCP_{SERVER}_URL`).
 pub type UrlLookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -14,6 +14,7 @@ pub struct McpClient {
     pub(crate) search_path: String,
     pub(crate) launcher: Launcher,
     pub(crate) urls: UrlLookup,
+    pub(crate) egress: EgressPolicy,
 }
 
 impl McpClient {
@@ -24,7 +25,14 @@ impl McpClient {
             search_path: search_path.into(),
             launcher,
             urls,
+            egress: EgressPolicy::default(),
         }
+    }
+
+    /// The same client whose servers may be, and may connect, where this policy allows.
+    #[must_use]
+    pub fn with_egress(self, egress: EgressPolicy) -> Self {
+        Self { egress, ..self }
     }
 
     /// Where the operator says that a server is.

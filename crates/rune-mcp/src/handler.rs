@@ -9,12 +9,12 @@ use rmcp::model::{
     ProtocolVersion,
 };
 use rmcp::service::{NotificationContext, RoleClient};
+use rune_tools::Secrets;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::limits;
 use crate::listing::clean;
-use crate::secrets::Secrets;
 
 /// How far a call is, as its server says.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +36,8 @@ pub(crate) struct Handler {
     calls: Arc<Mutex<HashMap<ProgressToken, Watched>>>,
     /// Told when the server's tools have changed.
     pub(crate) changed: Arc<Notify>,
-    secrets: Secrets,
+    /// What the server was told and must not leave.
+    pub(crate) secrets: Secrets,
 }
 
 /// A call whose progress is passed on.
@@ -88,7 +89,7 @@ impl Handler {
         let sink = Arc::clone(&watched.sink);
         drop(calls);
         let message = params.message.map(|message| {
-            let message = self.secrets.redact(&message);
+            let message = self.secrets.redact(message);
             clean(&message, limits::PROGRESS_CHARS)
         });
         sink(Progress {

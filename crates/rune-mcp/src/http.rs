@@ -13,10 +13,9 @@ use rmcp::transport::streamable_http_client::{
     StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
     StreamableHttpResponseLimits,
 };
-use rune_tools::CheckedResolver;
+use rune_tools::{CheckedResolver, EgressPolicy};
 use url::Url;
 
-use crate::config::egress;
 use crate::limits;
 
 /// The longest that connecting a socket may take.
@@ -37,11 +36,12 @@ pub(crate) struct HttpError {
 }
 
 impl HttpClient {
-    /// A client for this endpoint.
-    pub(crate) fn new(url: &Url) -> Result<Self, String> {
+    /// A client for this endpoint, which may be where the policy allows.
+    pub(crate) fn new(url: &Url, egress: &EgressPolicy) -> Result<Self, String> {
+        let resolver = CheckedResolver::new(Arc::new(egress.clone()));
         let mut client = reqwest::Client::builder()
             .user_agent(concat!("rune/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(Arc::new(CheckedResolver::new(Arc::new(egress()))))
+            .dns_resolver(Arc::new(resolver))
             .redirect(Policy::none())
             .no_proxy()
             .connect_timeout(SOCKET_TIMEOUT)

@@ -20,11 +20,13 @@
 //! * What a server says is untrusted: names, descriptions, schemas, results and errors have limits, and its word on what a
 //!   tool does counts only where the Runefile says so.
 //! * A server that is not there holds nobody up for longer than a few seconds, and is tried again with a back-off.
-//! * A header or a variable that was resolved for a server is in no message, no log and no result.
-//! * A server that is a process ends with [`McpServers`], and with the whole process however that ends.
+//! * A header, a variable that was resolved for a server, and a stored secret that it is granted, is in no message, no log and no
+//!   result.
+//! * A server that is a process reaches what it is granted, or is not started. It ends with [`McpServers`], and with the whole process however that ends.
 //! * A call of an agent's tool is a request that was committed; what its client does with the answer does not change it, but for a
 //!   cancel.
 
+mod access;
 mod call;
 mod client;
 mod config;
@@ -37,12 +39,13 @@ mod list;
 mod listing;
 mod offer;
 mod result;
-mod secrets;
 mod server;
 mod servers;
 mod status;
 mod stderr;
+mod text;
 
+pub use access::{SecretLookup, ServerAccess};
 pub use client::{McpClient, UrlLookup};
 pub use config::{ServerConfig, Transport};
 pub use error::McpError;
@@ -56,3 +59,4 @@ pub use result::read_result;
 pub use server::ServerHandle;
 pub use servers::McpServers;
 pub use status::{ServerState, ServerStatus};
+pub use text::Text;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rmcp::model::Tool;
 use rune_spec::{McpTool, ToolRef};
+use rune_tools::Secrets;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,6 +26,39 @@ pub struct SkippedTool {
     pub name: String,
     /// Why.
     pub reason: String,
+}
+
+impl Listing {
+    /// The same without what must not leave: texts and schemas lose it, and a tool that is named like it is left out.
+    #[must_use]
+    pub fn without(mut self, secrets: &Secrets) -> Self {
+        if secrets.is_empty() {
+            return self;
+        }
+        let mut skipped = Vec::new();
+        self.tools.retain_mut(|tool| {
+            let name = secrets.redact(tool.name.clone());
+            if name != tool.name {
+                let reason = "its name holds a secret".to_owned();
+                skipped.push(SkippedTool { name, reason });
+                return false;
+            }
+            tool.description = secrets.redact(std::mem::take(&mut tool.description));
+            tool.input_schema = secrets.redact_value(tool.input_schema.take());
+            tool.output_schema = tool
+                .output_schema
+                .take()
+                .map(|schema| secrets.redact_value(schema));
+            true
+        });
+        for tool in &mut self.skipped {
+            tool.name = secrets.redact(std::mem::take(&mut tool.name));
+            tool.reason = secrets.redact(std::mem::take(&mut tool.reason));
+        }
+        let room = limits::SKIPPED.saturating_sub(self.skipped.len());
+        self.skipped.extend(skipped.into_iter().take(room));
+        self
+    }
 }
 
 /// Takes the tools of a server that a model can be told of. `trust` says that its word on what they do counts.

@@ -1,6 +1,6 @@
 //! One server of an agent: its task, which keeps it connected, and what others see of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rmcp::model::{ServerPeerInfo, SubscriptionFilter};
@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Gates, SecretLookup, ServerAccess};
 use crate::client::McpClient;
 use crate::config::ServerConfig;
 use crate::connect::{Connection, Process, connect};
@@ -28,7 +29,13 @@ pub struct ServerHandle {
 /// What the task of a server and its callers share.
 pub(crate) struct Shared {
     pub(crate) config: ServerConfig,
-    client: McpClient,
+    pub(crate) client: McpClient,
+    /// Reads its stored secrets.
+    pub(crate) secrets: SecretLookup,
+    /// What policy says of hosts, where one speaks about them.
+    pub(crate) gates: Option<Arc<Gates>>,
+    /// Connections of its process that were refused.
+    pub(crate) refused: Arc<Mutex<Vec<String>>>,
     now: watch::Sender<Now>,
     /// Told when a call waits for a connection.
     wanted: Notify,
@@ -73,11 +80,14 @@ enum Left {
 }
 
 impl ServerHandle {
-    pub(crate) fn new(client: McpClient, config: ServerConfig) -> Self {
+    pub(crate) fn new(client: McpClient, config: ServerConfig, access: &ServerAccess) -> Self {
         Self {
             shared: Arc::new(Shared {
                 config,
                 client,
+                secrets: Arc::clone(&access.secrets),
+                gates: access.gate.clone().map(Gates::new),
+                refused: Arc::default(),
                 now: watch::Sender::default(),
                 wanted: Notify::new(),
                 suspect: Notify::new(),
@@ -142,9 +152,14 @@ impl ServerHandle {
             protocol: info.map(|info| info.protocol_version.to_string()),
             server: itself.map(|itself| {
                 let name = format!("{} {}", itself.name, itself.version);
+                let name = match &now.link {
+                    Some(link) => link.handler.secrets.redact(name),
+                    None => name,
+                };
                 crate::listing::clean(&name, limits::NAME_CHARS)
             }),
             skipped: now.listing.skipped.clone(),
+            refused: self.shared.refused().clone(),
             error: now.error.as_deref().map(str::to_owned),
             failures: now.failures,
             retry_in_ms: until.map(|until| u64::try_from(until.as_millis()).unwrap_or(u64::MAX)),
@@ -195,6 +210,12 @@ impl ServerHandle {
 }
 
 impl Shared {
+    /// Connections of its process that were refused since it was started.
+    pub(crate) fn refused(&self) -> MutexGuard<'_, Vec<String>> {
+        // A list of sentences is one at any time.
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps the server connected until `closing`.
     pub(crate) async fn keep(self: Arc<Self>, closing: CancellationToken) {
         let name = &self.config.name;
@@ -203,7 +224,7 @@ impl Shared {
             let connected = tokio::select! {
                 biased;
                 () = closing.cancelled() => return,
-                connected = connect(&self.client, &self.config) => connected,
+                connected = connect(&self) => connected,
             };
             let error = match connected {
                 Err(error) => error,
@@ -221,7 +242,6 @@ impl Shared {
             };
             failures = failures.saturating_add(1);
             let wait = backoff(failures);
-            let error = self.config.secrets.redact(&error);
             tracing::warn!(mcp_server = name, error, failures, retry_in = ?wait, "MCP server is unavailable");
             let tried = Instant::now();
             self.now.send_modify(|now| {
@@ -255,13 +275,13 @@ impl Shared {
         let waiting = service.waiting();
         tokio::pin!(waiting);
         let mut is_closed = false;
-        let left = {
-            let work = self.serve(&peer, &handler, info);
+        let mut left = {
+            let work = self.serve(&peer, &handler, info.as_deref());
             tokio::pin!(work);
             tokio::select! {
                 biased;
                 () = closing.cancelled() => Left::Closing,
-                status = ended(&mut process) => Left::Lost(format!("its process ended ({status})")),
+                how = ended(&mut process) => Left::Lost(how),
                 _ = &mut waiting => {
                     is_closed = true;
                     Left::Lost("it closed the connection".to_owned())
@@ -271,6 +291,11 @@ impl Shared {
         };
         let mut said = String::new();
         if let Some(process) = &mut process {
+            if let Left::Lost(why) = &mut left
+                && let Some(reason) = process.reason().await
+            {
+                *why = reason;
+            }
             // Before its input is closed: that may be its end at once.
             let grace = match left {
                 Left::Closing => limits::END,
@@ -287,7 +312,7 @@ impl Shared {
             );
         }
         match left {
-            Left::Lost(error) => Left::Lost(format!("{error}{said}")),
+            Left::Lost(error) => Left::Lost(handler.secrets.redact(format!("{error}{said}"))),
             Left::Closing => Left::Closing,
         }
     }
@@ -297,13 +322,12 @@ impl Shared {
         &self,
         peer: &Peer<RoleClient>,
         handler: &Handler,
-        info: Option<Arc<ServerPeerInfo>>,
+        info: Option<&ServerPeerInfo>,
     ) -> String {
-        let info = info.as_deref();
         let tools = info.and_then(|info| info.capabilities.tools.as_ref());
         let is_modern = info.is_some_and(|info| !info.protocol_version.has_initialize());
         let tells = tools.is_some_and(|tools| tools.list_changed == Some(true));
-        if let Err(error) = self.look(peer, tools.is_some(), true).await {
+        if let Err(error) = self.look(peer, handler, tools.is_some(), true).await {
             return error;
         }
         self.now.send_modify(|now| {
@@ -341,7 +365,7 @@ impl Shared {
             };
             sleep_until(last + limits::LIST_EVERY).await;
             last = Instant::now();
-            if let Err(error) = self.look(peer, tools.is_some(), false).await {
+            if let Err(error) = self.look(peer, handler, tools.is_some(), false).await {
                 return error;
             }
             if is_suspect {
@@ -360,6 +384,7 @@ impl Shared {
     async fn look(
         &self,
         peer: &Peer<RoleClient>,
+        handler: &Handler,
         has_tools: bool,
         is_first: bool,
     ) -> Result<(), String> {
@@ -370,7 +395,7 @@ impl Shared {
                 Err(ListError::Refused(error)) if is_first => return Err(error),
                 Err(ListError::Refused(error)) => {
                     // The tools that it had may be there all the same.
-                    let error = self.config.secrets.redact(&error);
+                    let error = handler.secrets.redact(error);
                     tracing::warn!(
                         mcp_server = self.config.name,
                         error,
@@ -384,6 +409,7 @@ impl Shared {
         };
         let config = &self.config;
         let listing = listing(&config.name, listed, config.trust_annotations);
+        let listing = listing.without(&handler.secrets);
         for skipped in &listing.skipped {
             tracing::warn!(
                 mcp_server = config.name,
@@ -428,12 +454,12 @@ async fn changed(subscription: &mut Option<Subscription>) {
     }
 }
 
-/// Returns once the process of a server has ended, and how.
+/// Returns once the process of a server has ended, with how.
 async fn ended(process: &mut Option<Process>) -> String {
     match process {
         Some(process) => match process.ended().await {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
+            Ok(how) => how,
+            Err(stopped) => stopped.message,
         },
         None => std::future::pending().await,
     }

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::ServerAccess;
 use crate::client::McpClient;
 use crate::config::ServerConfig;
 use crate::error::McpError;
@@ -23,8 +24,8 @@ pub struct McpServers {
 impl McpServers {
     /// Servers that are not connected to yet.
     #[must_use]
-    pub fn new(client: &McpClient, servers: Vec<ServerConfig>) -> Self {
-        let handle = |config| ServerHandle::new(client.clone(), config);
+    pub fn new(client: &McpClient, servers: Vec<ServerConfig>, access: &ServerAccess) -> Self {
+        let handle = |config| ServerHandle::new(client.clone(), config, access);
         Self {
             servers: servers.into_iter().map(handle).collect(),
             closing: CancellationToken::new(),

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rune_tools::Secrets;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::time::Instant;
 
 use crate::listing::clean;
-use crate::secrets::Secrets;
 
 /// Lines that are kept to explain why a connection failed.
 const KEPT: usize = 8;
@@ -46,7 +46,7 @@ impl Stderr {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return,
             }
-            let text = secrets.redact(&String::from_utf8_lossy(&line));
+            let text = secrets.redact(String::from_utf8_lossy(&line).into_owned());
             let text = clean(&text, LINE_CHARS);
             if text.is_empty() {
                 continue;

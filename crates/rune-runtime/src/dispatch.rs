@@ -327,7 +327,9 @@ impl ToolDispatcher<'_> {
         // What an attempt before has shown is not part of this one.
         around.images.take();
         let vault = self.agent.secrets();
-        let secrets = vault.granted(self.namespace, &tool.descriptor).await?;
+        let secrets = vault
+            .granted(self.namespace, &tool.descriptor.capabilities)
+            .await?;
         if let Some(gate) = &around.gate {
             gate.hide(&secrets);
         }

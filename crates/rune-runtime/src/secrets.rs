@@ -5,7 +5,7 @@ mod key;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rune_spec::{Capability, ToolDescriptor};
+use rune_spec::Capability;
 use rune_store_runtime::limits::{MAX_SECRET_BYTES, MAX_SECRET_NAME_BYTES};
 use rune_store_runtime::{
     ErrorCode, PageRequest, PutSecret, SecretFilter, SecretReader, StoreError, is_secret_name,
@@ -187,17 +187,17 @@ impl SecretVault {
         })
     }
 
-    /// The secrets that a tool's description grants it, as they are now.
+    /// The secrets that these capabilities grant, as they are now.
     ///
     /// # Errors
     /// A [`SecretError`] for the first that cannot be read.
     pub async fn granted(
         &self,
         namespace: &str,
-        tool: &ToolDescriptor,
+        capabilities: &[Capability],
     ) -> Result<Secrets, SecretError> {
         let mut values = Vec::new();
-        for capability in &tool.capabilities {
+        for capability in capabilities {
             if let Capability::Secret(name) = capability {
                 values.push((name.clone(), self.open(namespace, name).await?));
             }
@@ -302,8 +302,6 @@ fn check(name: &str, value: &str) -> Result<(), SecretError> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use rune_store_runtime::{CommandLog, Store, SystemClock};
     use rune_testkit::store::FakeStore;
 
@@ -350,13 +348,12 @@ mod tests {
         }
     }
 
-    fn tool() -> ToolDescriptor {
-        let text = "name: t\nruntime: process\nmodule: t.sh\ncapabilities: [secret:TOKEN]\n";
-        ToolDescriptor::parse(Path::new("t.yaml"), text).unwrap()
+    fn token() -> [Capability; 1] {
+        [Capability::Secret("TOKEN".to_owned())]
     }
 
     async fn granted(vault: &SecretVault) -> Result<String, SecretError> {
-        let secrets = vault.granted("dev", &tool()).await?;
+        let secrets = vault.granted("dev", &token()).await?;
         let (name, value) = secrets.iter().next().unwrap();
         assert_eq!(name, "TOKEN");
         Ok(value.to_owned())
@@ -379,7 +376,7 @@ mod tests {
         assert_eq!(granted(&rig.vault()).await.unwrap(), VALUE);
         let key = std::fs::read_to_string(rig.file()).unwrap();
         assert_eq!(granted(&rig.given(key.trim())).await.unwrap(), VALUE);
-        let elsewhere = vault.granted("prod", &tool()).await.unwrap_err();
+        let elsewhere = vault.granted("prod", &token()).await.unwrap_err();
         assert!(elsewhere.to_string().ends_with("--ns prod`"), "{elsewhere}");
     }
 

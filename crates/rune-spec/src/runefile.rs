@@ -1,6 +1,7 @@
 //! The Runefile: what one agent is.
 
 mod document;
+mod mcp_servers;
 mod models;
 mod settings;
 mod validate;
@@ -13,10 +14,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::capability::Capability;
 use crate::document::Document;
 use crate::error::SpecErrors;
 use crate::name::AgentName;
 use crate::policy::Policy;
+use crate::tool::Limits;
 use crate::tool_ref::ToolRef;
 
 pub(crate) use document::{PolicyDocument, RunefileDocument};
@@ -150,6 +153,9 @@ pub struct McpServer {
     /// How to reach it.
     #[serde(flatten)]
     pub transport: McpTransport,
+    /// What it is granted: what a process may reach, and the secrets that `headers` and `env` may name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<Capability>,
     /// Whether the agent cannot start without it.
     pub required: bool,
     /// The longest that a call of one of its tools may take.
@@ -178,6 +184,8 @@ pub enum McpTransport {
         args: Vec<String>,
         /// Variables added to its otherwise empty environment.
         env: BTreeMap<String, String>,
+        /// What it may use up: memory, CPU time and processes.
+        limits: Limits,
     },
 }
 

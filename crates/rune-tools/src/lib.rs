@@ -79,9 +79,9 @@ pub use media::{
 pub use output::Outputs;
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
 pub use process::{
-    Captured, Keep, Launcher, LiveInput, LiveJob, LiveProcess, Parts, ProcessGroup, ProcessLimits,
-    ProcessRunner, ProcessTool, ProxyRequest, Sandbox, SandboxSupport, find_program,
-    parse_proxy_request, serve_launch,
+    Captured, Keep, Launcher, LiveJob, LivePipes, LiveProcess, Parts, ProcessGrants, ProcessGroup,
+    ProcessLimits, ProcessRunner, ProcessTool, ProxyRequest, Reach, RefusalSink, Sandbox,
+    SandboxSupport, describe_exit, find_program, parse_proxy_request, serve_launch,
 };
 pub use search::{SearchBackend, SearchConfig, SearchHit, parse_duckduckgo};
 pub use secrets::{MIN_SECRET_BYTES, REDACTED, Secrets};

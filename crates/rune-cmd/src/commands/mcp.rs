@@ -180,6 +180,10 @@ fn text(servers: &[Value]) -> String {
             let indented = error.lines().map(|line| format!("  {line}"));
             lines.extend(indented);
         }
+        for refused in server["refused"].as_array().into_iter().flatten() {
+            let why = one_line(refused.as_str().unwrap_or_default());
+            lines.push(format!("  refused: {why}"));
+        }
         for skipped in server["skipped"].as_array().into_iter().flatten() {
             let text = |field: &str| one_line(skipped[field].as_str().unwrap_or_default());
             lines.push(format!("  left out: {}: {}", text("name"), text("reason")));

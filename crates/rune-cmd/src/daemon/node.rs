@@ -120,7 +120,8 @@ impl Node {
             &builtins.search_path,
             builtins.launcher.clone(),
             Arc::new(move |server| servers.mcp_server_url(server)),
-        );
+        )
+        .with_egress(builtins.egress.clone());
         let runner = ProcessRunner::new(&builtins.search_path)
             .with_launcher(builtins.launcher.clone())
             .with_egress(builtins.egress.clone());

@@ -30,11 +30,15 @@ async fn cancel(api: &Api, id: &str) -> Duration {
 
 /// The processes whose environment names the request.
 pub(crate) fn processes_of(request: &str) -> Vec<String> {
-    let marker = format!("RUNE_REQUEST_ID={request}");
+    processes_with(&format!("RUNE_REQUEST_ID={request}"))
+}
+
+/// The processes whose environment has this.
+pub(crate) fn processes_with(marker: &str) -> Vec<String> {
     let dirs = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let marked = dirs.filter(|dir| {
         let environ = std::fs::read(dir.path().join("environ")).unwrap_or_default();
-        String::from_utf8_lossy(&environ).contains(&marker) && !is_zombie(&dir.path())
+        String::from_utf8_lossy(&environ).contains(marker) && !is_zombie(&dir.path())
     });
     marked
         .map(|dir| dir.file_name().to_string_lossy().into_owned())

@@ -8,8 +8,9 @@ use rune_store_runtime::{MemoryScope, RequestId, SessionId, Store, SystemClock};
 use rune_testkit::store::FakeStore;
 use rune_testkit::{ModelScript, ModelServer, Reply, TestDaemon, ToolCall};
 use rune_tools::{
-    BuiltinsConfig, Diagnostics, Launcher, LiveJob, LiveProcess, Outputs, ProcessRunner,
-    ProcessTool, Sandbox, Secrets, ShownImages, ToolContext, ToolError, ToolErrorKind,
+    BuiltinsConfig, Diagnostics, Launcher, LiveJob, LivePipes, LiveProcess, Outputs, Parts,
+    ProcessGrants, ProcessRunner, ProcessTool, Sandbox, Secrets, ShownImages, ToolContext,
+    ToolError, ToolErrorKind,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -135,73 +136,103 @@ async fn a_launched_tool_may_end_politely_in_time() {
 }
 
 /// Starts a shell script whose input stays open.
-async fn live(launcher: &Launcher, script: &str) -> LiveProcess {
+async fn live(launcher: &Launcher, script: &str) -> (LiveProcess, LivePipes) {
+    let reach = ProcessGrants::default().reach("/".as_ref(), None, Arc::default());
     let job = LiveJob {
         program: "/bin/sh".into(),
         args: vec!["-c".to_owned(), script.to_owned()],
         env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
         cwd: "/".into(),
+        reach: reach.unwrap(),
+        refused: Arc::new(|_| ()),
     };
-    launcher.start_live(&job).await.unwrap()
+    launcher.start_live(job).await.unwrap()
+}
+
+/// A launcher that confines with these parts.
+fn launcher(parts: Parts) -> Launcher {
+    Launcher::Program {
+        program: RUNE.into(),
+        args: vec!["__exec".into()],
+        sandbox: Sandbox {
+            parts,
+            hidden: Vec::new(),
+        },
+    }
 }
 
 #[tokio::test]
 async fn a_process_whose_input_stays_open_is_written_to_while_it_runs() {
-    let launched = Launcher::Program {
-        program: RUNE.into(),
-        args: vec!["__exec".into()],
-        sandbox: Sandbox::default(),
-    };
-    for launcher in [Launcher::Direct, launched] {
-        let mut process = live(&launcher, "cat").await;
+    for launcher in [
+        Launcher::Direct,
+        launcher(Parts::default()),
+        launcher(Parts::ALL),
+    ] {
+        let (mut process, mut pipes) = live(&launcher, "cat").await;
         // More than a pipe holds, each way, twice.
         let text = vec![b'x'; 300_000];
         for _ in 0..2 {
             let mut answer = vec![0; text.len()];
             let (written, read) = tokio::join!(
-                process.input.write_all(&text),
-                process.output.read_exact(&mut answer)
+                pipes.input.write_all(&text),
+                pipes.output.read_exact(&mut answer)
             );
             written.unwrap();
             read.unwrap();
             assert_eq!(answer, text);
         }
-        process.group.stop(Duration::from_millis(200)).await;
+        process.stop(Duration::from_millis(200)).await;
 
-        // It ends by itself, with what it said.
-        let mut process = live(&launcher, "read line; echo \"$line\" >&2; exit 3").await;
-        process.input.write_all(b"enough\n").await.unwrap();
+        // It ends by itself, with what it said, and knows the end of its input.
+        let script = "cat /dev/stdin > /dev/stderr; exit 3";
+        let (mut process, mut pipes) = live(&launcher, script).await;
+        pipes.input.write_all(b"enough\n").await.unwrap();
+        drop(pipes.input);
         let mut said = String::new();
-        process.errors.read_to_string(&mut said).await.unwrap();
-        process.group.wait().await.unwrap();
+        pipes.errors.read_to_string(&mut said).await.unwrap();
+        // It can be asked again.
+        for _ in 0..2 {
+            assert_eq!(process.ended().await.unwrap().code(), Some(3));
+        }
         assert_eq!(said, "enough\n");
     }
 }
 
 #[tokio::test]
-async fn a_process_whose_launcher_is_left_alone_ends_though_it_does_not_read() {
-    let launcher = Launcher::Program {
-        program: RUNE.into(),
-        args: vec!["__exec".into()],
-        sandbox: Sandbox::default(),
-    };
-    let script = "trap '' TERM; sleep 600 & echo $$ $!; sleep 600";
-    let mut process = live(&launcher, script).await;
-    let mut pids = String::new();
-    while !pids.ends_with('\n') {
-        let mut byte = [0];
-        process.output.read_exact(&mut byte).await.unwrap();
-        pids.push(byte[0].into());
+async fn a_process_that_nobody_needs_ends_though_it_does_not_read() {
+    for parts in [Parts::default(), Parts::ALL] {
+        let script = "trap '' TERM; sleep 600 & echo up; sleep 600";
+        let (process, mut pipes) = live(&launcher(parts), script).await;
+        let mut up = [0; 3];
+        pipes.output.read_exact(&mut up).await.unwrap();
+        // Its input is full.
+        let full = vec![b'x'; 1 << 20];
+        let written = tokio::time::timeout(POLL * 10, pipes.input.write_all(&full)).await;
+        assert!(written.is_err());
+        drop(process);
+        // Whatever holds the other end is gone.
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(LIMIT, pipes.output.read_to_end(&mut rest)).await;
+        ended.unwrap().unwrap();
     }
-    // Its input is full.
-    let full = vec![b'x'; 1 << 20];
-    let written = tokio::time::timeout(POLL * 10, process.input.write_all(&full)).await;
-    assert!(written.is_err());
-    let LiveProcess { group, input, .. } = process;
-    drop(input);
-    let runs = |pid: &str| std::path::Path::new(&format!("/proc/{pid}/cwd")).exists();
-    until(|| !pids.split_whitespace().any(runs)).await;
-    drop(group);
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_said() {
+    for parts in [Parts::default(), Parts::ALL] {
+        let reach = ProcessGrants::default().reach("/".as_ref(), None, Arc::default());
+        let job = LiveJob {
+            program: "/no/such/program".into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: "/".into(),
+            reach: reach.unwrap(),
+            refused: Arc::new(|_| ()),
+        };
+        let (mut process, _pipes) = launcher(parts).start_live(job).await.unwrap();
+        let error = process.ended().await.unwrap_err();
+        assert!(error.message.contains("No such file"), "{error}");
+    }
 }
 
 #[tokio::test]

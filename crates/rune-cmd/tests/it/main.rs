@@ -24,6 +24,7 @@ mod forks;
 mod home;
 mod launcher;
 mod mcp;
+mod mcp_sandbox;
 mod mcp_server;
 mod models;
 mod one_shot;

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, TestDaemon, ToolCall};
 use serde_json::{Value, json};
 
+use crate::cancel::processes_with;
 use crate::home::{Home, RUNE, Served};
 use crate::python::interpreter;
 use crate::readme::root;
@@ -26,7 +27,7 @@ fn server() -> PathBuf {
 }
 
 /// A server over HTTP, killed when dropped.
-struct Http {
+pub(crate) struct Http {
     python: PathBuf,
     legacy: bool,
     port: u16,
@@ -34,7 +35,7 @@ struct Http {
 }
 
 impl Http {
-    async fn start(python: &Path, legacy: bool) -> Self {
+    pub(crate) async fn start(python: &Path, legacy: bool) -> Self {
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -50,7 +51,7 @@ impl Http {
         http
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/mcp", self.port)
     }
 
@@ -93,7 +94,13 @@ impl Drop for Http {
 }
 
 /// Writes an agent with these servers, whose offline model calls the tools that it is told to.
-fn write(home: &Path, name: &str, toolset: &Value, servers: &Value, more: &str) -> PathBuf {
+pub(crate) fn write(
+    home: &Path,
+    name: &str,
+    toolset: &Value,
+    servers: &Value,
+    more: &str,
+) -> PathBuf {
     let dir = home.join(name);
     std::fs::create_dir_all(dir.join("tools")).unwrap();
     let runefile = format!(
@@ -105,10 +112,34 @@ fn write(home: &Path, name: &str, toolset: &Value, servers: &Value, more: &str) 
     dir
 }
 
+/// What a program of this interpreter may read, beside the package and the system.
+pub(crate) fn readable(python: &Path) -> Vec<String> {
+    let prefix = |python: &Path| python.ancestors().nth(2).unwrap().to_owned();
+    let real = python.canonicalize().unwrap();
+    let dirs = [prefix(python), prefix(&real)].into_iter();
+    let dirs = dirs.filter(|dir| dir != Path::new("/usr"));
+    let dirs = dirs.chain([server().parent().unwrap().to_owned()]);
+    dirs.map(|dir| format!("filesystem:ro:{}", dir.display()))
+        .collect()
+}
+
+/// What the environment of the servers of this test has, and nothing else.
+pub(crate) fn mark() -> String {
+    format!("mcp-test-{}", std::process::id())
+}
+
+/// The processes of these servers.
+pub(crate) fn marked() -> Vec<String> {
+    processes_with(&format!("MARK={}", mark()))
+}
+
+/// The server as a process of the agent, in whose workspace it takes notes. Its processes are found by `MARK`.
 pub(crate) fn stdio(python: &Path) -> Value {
+    let mut capabilities = readable(python);
+    capabilities.push("filesystem".to_owned());
     json!({
         "name": "sdk", "command": python, "args": [server(), "stdio"],
-        "env": {"TOKEN": "${TOKEN}"},
+        "env": {"TOKEN": "${TOKEN}", "MARK": mark()}, "capabilities": capabilities,
     })
 }
 
@@ -117,7 +148,9 @@ fn http(url: &str) -> Value {
 }
 
 async fn daemon() -> Served {
-    let builder = TestDaemon::builder(RUNE).env("TOKEN", TOKEN);
+    let builder = TestDaemon::builder(RUNE)
+        .env("TOKEN", TOKEN)
+        .env("RUNE_ALLOW_PRIVATE", "127.0.0.1");
     Served(builder.start().await.unwrap())
 }
 
@@ -129,13 +162,13 @@ async fn deployed(toolset: Value, servers: Value, more: &str) -> Served {
 }
 
 /// Has the model call a tool; answers all events.
-async fn events(api: &Api, tool: &str, input: &Value) -> Vec<Event> {
+pub(crate) async fn events(api: &Api, tool: &str, input: &Value) -> Vec<Event> {
     let id = api.start("agent", &format!("/tool {tool} {input}")).await;
     api.events(&id, 0).await.rest().await
 }
 
 /// Has the model call a tool; answers what came of it.
-async fn called(api: &Api, tool: &str, input: &Value) -> Value {
+pub(crate) async fn called(api: &Api, tool: &str, input: &Value) -> Value {
     let events = events(api, tool, input).await;
     let done = events.iter().find(|event| event.name == "tool_done");
     assert!(done.is_some(), "{events:?}");
@@ -143,7 +176,7 @@ async fn called(api: &Api, tool: &str, input: &Value) -> Value {
 }
 
 /// The servers as the daemon sees them.
-async fn servers(api: &Api) -> Value {
+pub(crate) async fn servers(api: &Api) -> Value {
     let (status, body) = answer(api.get("/v1/agents/agent/mcp-servers"))
         .await
         .unwrap();
@@ -232,13 +265,6 @@ fn assert_secret_stays(served: &Served) {
     }
 }
 
-/// Whether a process of this id runs.
-fn runs(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| !rest.starts_with('Z'))
-}
-
 #[tokio::test]
 async fn a_server_that_is_a_process_is_used_and_ends_with_its_agent() {
     let Some(python) = python() else { return };
@@ -248,19 +274,25 @@ async fn a_server_that_is_a_process_is_used_and_ends_with_its_agent() {
     let who = called(&api, "sdk__who", &json!({})).await["output"].clone();
     assert_eq!(who["token"], "[redacted]", "{who}");
     let variables = who["variables"].as_str().unwrap();
-    for own in ["HOME", "PATH", "TOKEN"] {
+    for own in ["HOME", "PATH", "TMPDIR", "TOKEN"] {
         assert!(variables.split(' ').any(|name| name == own), "{variables}");
     }
-    assert!(!variables.contains("TMPDIR"), "{variables}");
+    assert!(!variables.contains("RUNE_"), "{variables}");
     let workspace = served.0.data_dir().join("workspaces/dev/agent");
     assert_eq!(who["home"], json!(workspace), "{who}");
 
     // It dies while it is called, is started again, and the conversation goes on.
+    let notes = std::path::Path::new(&workspace).join("notes.txt");
+    let starts = || {
+        let notes = std::fs::read_to_string(&notes).unwrap();
+        notes.lines().filter(|line| *line == "started").count()
+    };
+    let before = starts();
     let done = called(&api, "sdk__die", &json!({})).await;
     assert_eq!(done["error"]["code"], "unavailable", "{done}");
     assert!(done["error"].to_string().contains("not known"), "{done}");
-    let again = called(&api, "sdk__who", &json!({})).await["output"].clone();
-    assert_ne!(again["pid"], who["pid"]);
+    called(&api, "sdk__who", &json!({})).await;
+    assert!(starts() > before);
     assert!(
         served
             .0
@@ -268,10 +300,12 @@ async fn a_server_that_is_a_process_is_used_and_ends_with_its_agent() {
             .contains("the last words of the server [redacted]")
     );
 
-    let pid = again["pid"].as_str().unwrap().to_owned();
-    assert!(runs(&pid));
+    assert!(!marked().is_empty());
     served.rune(&["agent", "rm", "agent"]).ok();
-    until("the server ends with its agent", async || !runs(&pid)).await;
+    until("the server ends with its agent", async || {
+        marked().is_empty()
+    })
+    .await;
     assert_secret_stays(&served);
 }
 
@@ -279,11 +313,13 @@ async fn a_server_that_is_a_process_is_used_and_ends_with_its_agent() {
 async fn a_server_that_is_a_process_does_not_outlive_a_daemon_that_is_killed() {
     let Some(python) = python() else { return };
     let mut served = deployed(json!(["sdk/*"]), json!([stdio(&python)]), "").await;
-    let who = called(&Api::of(&served.0), "sdk__who", &json!({})).await;
-    let pid = who["output"]["pid"].as_str().unwrap().to_owned();
-    assert!(runs(&pid));
+    called(&Api::of(&served.0), "sdk__who", &json!({})).await;
+    assert!(!marked().is_empty());
     served.0.kill9().unwrap();
-    until("the server ends with the daemon", async || !runs(&pid)).await;
+    until("the server ends with the daemon", async || {
+        marked().is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]

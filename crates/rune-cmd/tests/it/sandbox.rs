@@ -15,7 +15,7 @@ use crate::home::{RUNE, Served};
 use crate::wire::{Api, LIMIT, POLL};
 
 /// Tries each step of its input and answers what came of it: `ok` with a value, or the error.
-const TRY: &str = r#"
+pub(crate) const TRY: &str = r#"
 import ctypes, json, os, socket, subprocess, sys, urllib.request
 libc = ctypes.CDLL(None, use_errno=True)
 def call(number, *args):
@@ -152,7 +152,7 @@ impl Rig {
 
 /// Every one of them failed.
 #[track_caller]
-fn assert_refused(steps: &Value, answers: &[Value]) {
+pub(crate) fn assert_refused(steps: &Value, answers: &[Value]) {
     let steps = steps.as_array().unwrap();
     assert_eq!(steps.len(), answers.len());
     for (step, answer) in steps.iter().zip(answers) {
@@ -162,7 +162,7 @@ fn assert_refused(steps: &Value, answers: &[Value]) {
 
 /// Every one of them worked.
 #[track_caller]
-fn assert_done(steps: &Value, answers: &[Value]) {
+pub(crate) fn assert_done(steps: &Value, answers: &[Value]) {
     for (step, answer) in steps.as_array().unwrap().iter().zip(answers) {
         assert!(answer.get("ok").is_some(), "{step}: {answer}");
     }
@@ -431,7 +431,7 @@ async fn nothing_is_connected_to_that_is_not_granted() {
 }
 
 /// Answers every request with its path, until it is dropped with the process.
-fn echo_server() -> u16 {
+pub(crate) fn echo_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -535,7 +535,7 @@ json.dump({"made": made, "error": error}, sys.stdout)
 "#;
 
 /// Becomes a daemon: two forks, a session of its own, no pipe kept.
-const DAEMONISE: &str = r#"
+pub(crate) const DAEMONISE: &str = r#"
 import os, signal, sys, time
 if os.fork() == 0:
     os.setsid()
@@ -715,7 +715,7 @@ async fn the_operator_can_do_without() {
 }
 
 /// The binary on a machine without user namespaces, where there is a way to pretend that.
-fn without_namespaces(dir: &Path) -> Option<PathBuf> {
+pub(crate) fn without_namespaces(dir: &Path) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let path = dir.join("rune");
     let text = format!(

@@ -65,7 +65,6 @@ def who(ctx: Context) -> dict[str, str]:
         "variables": " ".join(sorted(os.environ)),
         "token": os.environ.get("TOKEN", ""),
         "home": os.environ.get("HOME", ""),
-        "pid": str(os.getpid()),
     }
 
 

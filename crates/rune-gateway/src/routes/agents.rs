@@ -184,6 +184,8 @@ pub(crate) struct McpServerView {
     tools: Vec<McpToolView>,
     /// Tools that were left out of the list.
     skipped: Vec<SkippedToolView>,
+    /// Connections of its process that were refused since it was started, each once.
+    refused: Vec<String>,
 }
 
 /// A tool of an MCP server.
@@ -231,6 +233,7 @@ impl From<McpServerReport> for McpServerView {
             retry_in_ms: status.retry_in_ms,
             tools: tools.collect(),
             skipped: skipped.collect(),
+            refused: status.refused,
         }
     }
 }

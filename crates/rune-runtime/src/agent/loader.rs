@@ -9,7 +9,7 @@ use rune_mcp::{McpClient, McpError, McpServers};
 use rune_spec::{
     AgentPackage, AgentRef, LocalAgent, TOOL_SEARCH, ToolDescriptor, ToolRef, ToolRuntime,
 };
-use rune_tools::{Builtins, Diagnostics, ProcessRunner, ProcessTool};
+use rune_tools::{Builtins, Diagnostics, ProcessGrants, ProcessRunner, ProcessTool};
 use rune_wasm::{AgentGrants, WasmRuntime};
 
 use super::deferred::Offer;
@@ -103,7 +103,8 @@ impl AgentLoader {
 
         let system = resolve(&package.instructions, "instructions", &lookup)?;
         let workspace = self.workspaces.join(namespace).join(spec.name.as_str());
-        let servers = mcp::servers(&self.mcp, &package, &workspace, &lookup)?;
+        let access = mcp::access(&self.secrets, namespace, &policy);
+        let servers = mcp::servers(&self.mcp, &package, &workspace, &lookup, &access)?;
         let mut tools = BTreeMap::new();
         for tool in &package.tools {
             let ready = self.tool(
@@ -193,7 +194,7 @@ impl AgentLoader {
                 ToolRunner::Builtin(Arc::clone(builtin))
             }
             ToolRuntime::Process { module } => {
-                let process = ProcessTool::new(package.dir.join(module))
+                let grants = ProcessGrants::default()
                     .of_package(&package.dir)
                     .with_limits(&descriptor.limits)
                     .with_capabilities(&descriptor.capabilities, lookup);
@@ -201,7 +202,10 @@ impl AgentLoader {
                     tool: name.to_owned(),
                     source,
                 };
-                ToolRunner::Process(process.map_err(grant)?)
+                ToolRunner::Process(ProcessTool {
+                    module: package.dir.join(module),
+                    grants: grants.map_err(grant)?,
+                })
             }
             ToolRuntime::Wasm { module } => {
                 let module = package.dir.join(module);

@@ -8,16 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rune_mcp::{
-    McpClient, McpError, McpServers, ProgressSink, ServerConfig, ServerHandle, ServerStatus,
+    McpClient, McpError, McpServers, ProgressSink, ServerAccess, ServerConfig, ServerHandle,
+    ServerStatus,
 };
 use rune_spec::{AgentPackage, McpSelection, McpTool, ToolDescriptor, ToolRef, ToolRuntime};
-use rune_tools::{ToolContext, ToolError};
+use rune_tools::{EgressGate, ToolContext, ToolError, ToolErrorKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::deferred::Offer;
 use super::{Agent, AgentError, Tool, ToolRunner, fixed_prompt};
 use crate::model::ToolDefinition;
+use crate::policy::{PolicyEngine, PolicyResource, Verdict};
+use crate::secrets::SecretVault;
 use crate::tokens;
 
 /// A tool of an MCP server.
@@ -63,18 +66,14 @@ pub(super) fn servers(
     package: &AgentPackage,
     workspace: &Path,
     lookup: &dyn Fn(&str) -> Option<String>,
+    access: &ServerAccess,
 ) -> Result<Option<McpServers>, AgentError> {
     let spec = &package.runefile;
     let mut servers = Vec::new();
     for server in &spec.mcp_servers {
-        let url = client.url(&server.name);
-        servers.push(ServerConfig::resolve(
-            server,
-            url.as_deref(),
-            lookup,
-            &package.dir,
-            workspace,
-        )?);
+        let package = &package.dir;
+        let server = ServerConfig::resolve(client, server, lookup, package, workspace)?;
+        servers.push(server);
     }
     let described = package.tools.iter();
     let described = described.filter_map(|tool| match &tool.descriptor.runtime {
@@ -88,9 +87,49 @@ pub(super) fn servers(
         }
         let url = client.url(name);
         let url = url.ok_or_else(|| McpError::Unknown(name.clone()))?;
-        servers.push(ServerConfig::of_url(name, &url)?);
+        servers.push(ServerConfig::of_url(client, name, &url)?);
     }
-    Ok((!servers.is_empty()).then(|| McpServers::new(client, servers)))
+    Ok((!servers.is_empty()).then(|| McpServers::new(client, servers, access)))
+}
+
+/// What servers may use of an agent in a namespace: the secrets there, and what its policy says of hosts.
+pub(super) fn access(
+    vault: &SecretVault,
+    namespace: &str,
+    policy: &Arc<PolicyEngine>,
+) -> ServerAccess {
+    let (vault, namespace) = (vault.clone(), namespace.to_owned());
+    let host = PolicyResource::Host { host: "", port: 0 };
+    let gate = policy.asks(&host).then(|| {
+        let gate: Arc<dyn EgressGate> = Arc::new(IdleGate(Arc::clone(policy)));
+        gate
+    });
+    ServerAccess {
+        secrets: Arc::new(move |granted| {
+            let (vault, namespace) = (vault.clone(), namespace.clone());
+            Box::pin(async move {
+                let secrets = vault.granted(&namespace, &granted).await;
+                secrets.map_err(|error| error.to_string())
+            })
+        }),
+        gate,
+    }
+}
+
+/// What policy says of the hosts that a server connects to while nobody calls it: there is no caller, and no journal.
+struct IdleGate(Arc<PolicyEngine>);
+
+impl EgressGate for IdleGate {
+    fn connect(&self, host: &str, port: u16) -> Result<(), ToolError> {
+        let resource = PolicyResource::Host { host, port };
+        let decision = self.0.decide("", resource);
+        if decision.verdict == Verdict::Allowed {
+            return Ok(());
+        }
+        let (name, reason) = (resource.id(), &decision.reason);
+        let message = format!("policy denies connecting to `{name}`: {reason}");
+        Err(ToolError::new(ToolErrorKind::Denied, message))
+    }
 }
 
 impl McpTools {

@@ -131,6 +131,12 @@ pub(crate) struct McpServerDocument {
     /// Variables for `command`.
     #[schemars(with = "Option<BTreeMap<String, crate::checker::Scalar>>")]
     pub(crate) env: Option<BTreeMap<String, String>>,
+    /// What `command` may reach, as of a process tool: `filesystem`, `filesystem:ro:PATH`, `filesystem:rw:PATH`, `network`,
+    /// `network:HOST[:PORT]`, `env:NAME`, `secret:NAME`. With `url` only `secret:NAME`: `${NAME}` in `headers`.
+    #[serde(default)]
+    pub(crate) capabilities: Vec<String>,
+    /// What `command` may use up.
+    pub(crate) limits: Option<ServerLimitsDocument>,
     /// Whether the agent cannot start without it.
     #[serde(default)]
     pub(crate) required: bool,
@@ -141,6 +147,19 @@ pub(crate) struct McpServerDocument {
     /// (`idempotentHint`).
     #[serde(default)]
     pub(crate) trust_annotations: bool,
+}
+
+/// What a server that is a process may use up; absent means the platform's default.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "McpServerLimits")]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServerLimitsDocument {
+    /// Memory in MiB, of one process and of all together.
+    pub(crate) memory_mb: Option<u64>,
+    /// CPU time of all its processes together, in milliseconds, from its start on.
+    pub(crate) cpu_ms: Option<u64>,
+    /// Processes and threads at a time.
+    pub(crate) processes: Option<u64>,
 }
 
 fn default_server_timeout_ms() -> u64 {

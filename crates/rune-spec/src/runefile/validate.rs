@@ -1,23 +1,17 @@
 //! From what was written to what holds.
 
-use std::collections::BTreeSet;
-
-use super::document::{
-    BudgetDocument, McpServerDocument, PolicyDocument, RunefileDocument, ToolSearchDocument,
-};
-use super::{Budget, Instructions, McpServer, McpTransport, Runefile, SessionBudget, ToolSearch};
+use super::document::{BudgetDocument, PolicyDocument, RunefileDocument, ToolSearchDocument};
+use super::{Budget, Instructions, McpServer, Runefile, SessionBudget, ToolSearch, mcp_servers};
 use crate::checker::Checker;
 use crate::document::{At, Document};
 use crate::error::SpecErrors;
-use crate::name::{label, tool_name};
+use crate::name::label;
 use crate::policy::{Approval, Policy, PolicyRule};
 use crate::suggest::{help_for, nearest};
 use crate::tool_ref::ToolRef;
 
 /// Most entries of `toolset`.
 const MAX_TOOLS: usize = 1000;
-/// Most entries of `mcp_servers`.
-const MAX_SERVERS: usize = 64;
 /// Most rules of each kind.
 const MAX_RULES: usize = 1000;
 
@@ -42,7 +36,7 @@ pub(super) fn validate(
         .models
         .validate(&mut checker, &document.default_model);
     let runtime = document.runtime.validate(&mut checker);
-    let mcp_servers = mcp_servers(&mut checker, document.mcp_servers);
+    let mcp_servers = mcp_servers::validate(&mut checker, document.mcp_servers);
     let toolset = toolset(&mut checker, &document.toolset, &mcp_servers);
     let tool_search = tool_search(&mut checker, &document.tool_search, &toolset);
     let policy = policy(&mut checker, &document.policy, &toolset);
@@ -225,91 +219,6 @@ fn takes(listed: &ToolRef, pinned: &ToolRef) -> bool {
         | (ToolRef::Mcp { server: of, .. }, ToolRef::McpAll(server)) => of == server,
         (listed, pinned) => listed == pinned,
     }
-}
-
-fn mcp_servers(checker: &mut Checker<'_>, documents: Vec<McpServerDocument>) -> Vec<McpServer> {
-    let mut seen = BTreeSet::new();
-    let mut servers = Vec::new();
-    if !checker.at_most(&At::top("mcp_servers"), documents.len(), MAX_SERVERS) {
-        return servers;
-    }
-    for (index, server) in documents.into_iter().enumerate() {
-        let at = At::top("mcp_servers").index(index);
-        if tool_name(&server.name).is_err() {
-            checker.error(
-                &at.field("name"),
-                format!(
-                    "server name `{}` must be letters, digits, `_` and `-`",
-                    server.name
-                ),
-            );
-        }
-        if !seen.insert(server.name.clone()) {
-            checker.error(
-                &at.field("name"),
-                format!("MCP server `{}` is defined twice", server.name),
-            );
-        }
-        let transport = match (server.url, server.command) {
-            (Some(url), None) => {
-                for (name, given) in [
-                    ("args", server.args.is_some()),
-                    ("env", server.env.is_some()),
-                ] {
-                    if given {
-                        checker.error(
-                            &at.field(name).key(),
-                            format!("`{name}` goes with `command`, not with `url`"),
-                        );
-                    }
-                }
-                if !["http://", "https://", "${"]
-                    .iter()
-                    .any(|prefix| url.starts_with(prefix))
-                {
-                    checker.error(&at.field("url"), format!("`{url}` is not an http(s) URL"));
-                }
-                McpTransport::Http {
-                    url,
-                    headers: server.headers.unwrap_or_default(),
-                }
-            }
-            (None, Some(command)) => {
-                if server.headers.is_some() {
-                    checker.error(
-                        &at.field("headers").key(),
-                        "`headers` goes with `url`, not with `command`",
-                    );
-                }
-                let env = server.env.unwrap_or_default();
-                checker.filled(&at.field("command"), "`command`", &command);
-                checker.variables(&at.field("env"), env.keys());
-                McpTransport::Stdio {
-                    command,
-                    args: server.args.unwrap_or_default(),
-                    env,
-                }
-            }
-            (url, _) => {
-                let message = if url.is_some() {
-                    "`url` and `command` exclude each other"
-                } else {
-                    "an MCP server needs `url` or `command`"
-                };
-                checker.error(&at, message);
-                continue;
-            }
-        };
-        let timeout = checker.millis(&at.field("timeout_ms"), server.timeout_ms);
-        servers.push(McpServer {
-            name: server.name,
-            transport,
-            required: server.required,
-            timeout,
-            trust_annotations: server.trust_annotations,
-        });
-    }
-    servers
 }
 
 /// The policy of a document whose key `policy` holds it.

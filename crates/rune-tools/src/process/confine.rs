@@ -21,7 +21,7 @@ mod tree;
 mod watch;
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -117,15 +117,19 @@ pub(super) struct Orders {
     pub(super) stage: Stage,
 }
 
-/// Makes this process one whose next child is the first of its namespaces. It must have a single thread. `daemon` is told of the
-/// listener that stands for the way out.
-pub(super) fn prepare(confinement: &Confinement, daemon: &UnixStream) -> Result<Stage, String> {
+/// Makes this process one whose next child is the first of its namespaces. It must have a single thread. `stdin` is what that
+/// will read, `daemon` is told of the listener that stands for the way out.
+pub(super) fn prepare(
+    confinement: &Confinement,
+    stdin: BorrowedFd<'_>,
+    daemon: &UnixStream,
+) -> Result<Stage, String> {
     let mut stage = Stage {
         tmp: TMP.into(),
         port: None,
     };
     if confinement.parts.namespaces {
-        namespaces::enter(confinement)?;
+        namespaces::enter(confinement, stdin)?;
     } else {
         stage.tmp = private_directory().map_err(|why| format!("a directory for files: {why}"))?;
     }

@@ -7,13 +7,15 @@ use std::pin::pin;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::capture::{Captured, Keep};
 use super::group::{ProcessGroup, TERMINATE_GRACE};
-use super::launcher::{Input, Launched, Launcher, Said};
-use super::proxy::{self, Exit};
+use super::launcher::{Launched, Launcher, Said};
+use super::proxy::{self, Filter};
 use super::reach::Reach;
 
 /// How long the pipes are read after the group has ended. Only a process that left
@@ -82,25 +84,25 @@ pub(crate) async fn run(
     let mut stderr = Captured::new(job.stderr);
     let Launched {
         mut group,
-        mut input,
+        input,
         mut reports,
         stdout: output,
         stderr: errors,
-    } = launcher.start(&job)?;
-    let exit = Exit::of(&job.reach, launcher.sandbox());
+    } = launcher.start(&job).await?;
+    let mut filter = Filter::of(&job.reach, launcher.sandbox(), None);
     let ending = {
         let pump = read_and_feed(
             overflow(stdout.fill(output), stderr.fill(errors)),
-            feed(&mut input, &job.stdin),
+            feed(input, &job.stdin),
         );
         let supervised = supervise(&mut group, pump, job.timeout, cancel);
         tokio::select! {
             ending = supervised => ending?,
-            never = proxy::serve(reports.as_mut(), exit.as_ref()) => match never {},
+            never = proxy::serve(filter.as_mut(), reports.as_mut()) => match never {},
         }
     };
     let ending = match (ending, reports) {
-        (Ending::Exited(status), Some(reports)) => match reports.end(status).await? {
+        (Ending::Exited(status), Some(mut reports)) => match reports.end(status).await? {
             Said::Status(status) => Ending::Exited(status),
             Said::Stopped(what) => Ending::LimitExceeded(what),
             Said::Refused(why) => Ending::Refused(why),
@@ -111,7 +113,7 @@ pub(crate) async fn run(
         ending,
         stdout,
         stderr,
-        refused: exit.map(|exit| exit.refused()).unwrap_or_default(),
+        refused: filter.map(|filter| filter.refused()).unwrap_or_default(),
     })
 }
 
@@ -182,10 +184,9 @@ async fn read_and_feed(read: impl Future<Output = bool>, feed: impl Future<Outpu
     }
 }
 
-/// Writes the input. A process that does not read it is not at fault, so a broken pipe
-/// is no error.
-async fn feed(input: &mut Input, bytes: &[u8]) {
-    if let Err(error) = input.feed(bytes).await {
+/// Writes the input and closes it. A process that does not read it is not at fault, so a broken pipe is no error.
+async fn feed(mut input: pipe::Sender, bytes: &[u8]) {
+    if let Err(error) = input.write_all(bytes).await {
         tracing::debug!(%error, "the process did not read its whole input");
     }
 }

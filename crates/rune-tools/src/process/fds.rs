@@ -1,8 +1,9 @@
 //! Open files over a socket.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -35,4 +36,34 @@ pub(super) fn receive(
         _ => None,
     });
     Ok((received.bytes, files.flatten().next()))
+}
+
+/// Begins a message: its length as a little-endian `u32`, and a file with that. The bytes of the message come next.
+pub(super) fn begin(socket: BorrowedFd<'_>, length: usize, file: BorrowedFd<'_>) -> io::Result<()> {
+    let length = u32::try_from(length).map_err(|_| io::ErrorKind::ArgumentListTooLong)?;
+    send(socket, &length.to_le_bytes(), file)
+}
+
+/// Sends a whole message, and a file with it.
+pub(super) fn send_message(
+    socket: &mut UnixStream,
+    message: &[u8],
+    file: BorrowedFd<'_>,
+) -> io::Result<()> {
+    begin(socket.as_fd(), message.len(), file)?;
+    socket.write_all(message)
+}
+
+/// Receives a whole message and the file that came with it.
+pub(super) fn receive_message(socket: &mut UnixStream) -> io::Result<(Vec<u8>, OwnedFd)> {
+    let mut length = [0; 4];
+    let (count, file) = receive(socket.as_fd(), &mut length)?;
+    socket.read_exact(length.get_mut(count..).unwrap_or_default())?;
+    let length = u32::from_le_bytes(length);
+    let mut message = Vec::new();
+    socket.take(length.into()).read_to_end(&mut message)?;
+    if message.len() as u64 != u64::from(length) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((message, file.ok_or(io::ErrorKind::InvalidData)?))
 }

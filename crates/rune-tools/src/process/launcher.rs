@@ -3,21 +3,22 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::unix::pipe;
+use tokio::net::{TcpListener, UnixStream};
+use tokio::process::{ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::exec::Job;
+use super::fds;
 use super::group::ProcessGroup;
-use super::live::{LiveInput, LiveJob, LiveProcess};
 use super::reach::{PathGrant, ProcessLimits, Reach};
 use super::sandbox::{Parts, Sandbox};
 
@@ -43,8 +44,7 @@ pub enum Launcher {
     },
 }
 
-/// What a launcher starts: the head of what is sent to it. The length of its JSON comes before it as a little-endian
-/// `u32`, the bytes for the process's standard input after it: so many, or whatever comes until the socket is closed.
+/// What a launcher starts: what is sent to it as JSON, with the process's standard input.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LaunchSpec {
     pub(super) program: OsString,
@@ -52,8 +52,6 @@ pub(super) struct LaunchSpec {
     pub(super) env: Vec<(String, String)>,
     pub(super) cwd: OsString,
     pub(super) account: Option<u32>,
-    /// Absent where the input is open until the process is to end.
-    pub(super) stdin_bytes: Option<u64>,
     /// Absent where the process is not confined.
     pub(super) confinement: Option<Confinement>,
 }
@@ -123,23 +121,19 @@ pub(super) enum Said {
 /// A process that runs.
 pub(super) struct Launched {
     pub(super) group: ProcessGroup,
-    pub(super) input: Input,
+    /// Its standard input.
+    pub(super) input: pipe::Sender,
     pub(super) reports: Option<Reports>,
     pub(super) stdout: Option<ChildStdout>,
     pub(super) stderr: Option<ChildStderr>,
 }
 
-/// Where the standard input of the process goes.
-pub(super) enum Input {
-    Pipe(Option<ChildStdin>),
-    Launcher { socket: UnixStream, head: Vec<u8> },
-}
-
-/// What the launcher says.
+/// What the launcher says. It ends what it started where this is dropped.
+#[derive(Debug)]
 pub(super) struct Reports {
-    pub(super) socket: UnixStream,
+    socket: UnixStream,
     /// What was read of it already.
-    pub(super) begun: Vec<u8>,
+    begun: Vec<u8>,
 }
 
 impl Launcher {
@@ -164,84 +158,40 @@ impl Launcher {
     }
 
     /// Starts the process of a job, or what will start it.
-    pub(super) fn start(&self, job: &Job) -> io::Result<Launched> {
-        self.launch(&spec_of(job, self.sandbox()))
-    }
-
-    /// Starts a process that is written to while it runs, or what will start it. It is not confined.
-    ///
-    /// # Errors
-    /// Where it cannot be started. With a launcher a program that is not there shows as a process that ends at once.
-    pub async fn start_live(&self, job: &LiveJob) -> io::Result<LiveProcess> {
-        let Launched {
-            group,
-            input,
-            stdout,
-            stderr,
-            ..
-        } = self.launch(&LaunchSpec {
+    pub(super) async fn start(&self, job: &Job) -> io::Result<Launched> {
+        let args = job.args.iter().map(OsString::from).collect();
+        let mut spec = LaunchSpec {
             program: job.program.clone().into_os_string(),
-            args: job.args.iter().map(OsString::from).collect(),
+            args,
             env: job.env.clone(),
             cwd: job.cwd.clone().into_os_string(),
-            account: None,
-            stdin_bytes: None,
+            account: job.account,
             confinement: None,
-        })?;
-        let no_pipe = || io::Error::other("the new process has no pipes");
-        let input = match input {
-            Input::Pipe(pipe) => LiveInput::Pipe(pipe.ok_or_else(no_pipe)?),
-            Input::Launcher { mut socket, head } => {
-                socket.write_all(&head).await?;
-                LiveInput::Socket(socket)
-            }
         };
-        Ok(LiveProcess {
-            group,
-            input,
-            output: stdout.ok_or_else(no_pipe)?,
-            errors: stderr.ok_or_else(no_pipe)?,
-        })
+        if let Some(sandbox) = self.sandbox() {
+            spec.confine(&job.reach, sandbox);
+        }
+        self.launch(&spec).await
     }
 
-    fn launch(&self, spec: &LaunchSpec) -> io::Result<Launched> {
-        let (mut command, stdin, sockets) = match self {
-            Self::Direct => {
-                let mut command = Command::new(&spec.program);
-                command
-                    .args(&spec.args)
-                    .env_clear()
-                    .envs(spec.env.iter().map(|(name, value)| (name, value)))
-                    .current_dir(&spec.cwd);
-                if let Some(account) = spec.account {
-                    command.gid(account).uid(account);
-                }
-                (command, Stdio::piped(), None)
-            }
-            Self::Program { program, args, .. } => {
-                let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-                ours.set_nonblocking(true)?;
-                let reports = Reports {
-                    socket: UnixStream::from_std(ours.try_clone()?)?,
+    /// Starts what is described, or what will start it.
+    pub(super) async fn launch(&self, spec: &LaunchSpec) -> io::Result<Launched> {
+        let (input, stdin) = pipe::pipe()?;
+        let (mut group, ours) = self.spawn(spec, stdin.into_blocking_fd()?)?;
+        let (_, stdout, stderr) = group.pipes();
+        let reports = match ours {
+            None => None,
+            Some((ours, stdin)) => {
+                let spec = serde_json::to_vec(spec)?;
+                fds::begin(ours.as_fd(), spec.len(), stdin.as_fd())?;
+                drop(stdin);
+                let mut socket = UnixStream::from_std(ours)?;
+                socket.write_all(&spec).await?;
+                Some(Reports {
+                    socket,
                     begun: Vec::new(),
-                };
-                let mut command = Command::new(program);
-                command.args(args).env_clear();
-                let head = head(spec)?;
-                let sockets = (UnixStream::from_std(ours)?, head, reports);
-                (command, Stdio::from(OwnedFd::from(theirs)), Some(sockets))
+                })
             }
-        };
-        let mut group = ProcessGroup::spawn(
-            command
-                .stdin(stdin)
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped()),
-        )?;
-        let (pipe, stdout, stderr) = group.pipes();
-        let (input, reports) = match sockets {
-            None => (Input::Pipe(pipe), None),
-            Some((socket, head, reports)) => (Input::Launcher { socket, head }, Some(reports)),
         };
         Ok(Launched {
             group,
@@ -251,33 +201,72 @@ impl Launcher {
             stderr,
         })
     }
-}
 
-impl Input {
-    /// Writes the input, and closes it where nothing else depends on it being open.
-    pub(super) async fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Pipe(pipe) => match pipe.take() {
-                Some(mut pipe) => pipe.write_all(bytes).await,
-                None => Ok(()),
-            },
-            Self::Launcher { socket, head } => {
-                socket.write_all(head).await?;
-                socket.write_all(bytes).await
+    /// A new process that runs what is described, or a launcher, with what that has to be sent.
+    fn spawn(&self, spec: &LaunchSpec, stdin: OwnedFd) -> io::Result<(ProcessGroup, Handover)> {
+        let (mut command, handover) = match self {
+            Self::Direct => {
+                let mut command = Command::new(&spec.program);
+                command
+                    .args(&spec.args)
+                    .env_clear()
+                    .envs(spec.env.iter().map(|(name, value)| (name, value)))
+                    .current_dir(&spec.cwd)
+                    .stdin(Stdio::from(stdin));
+                if let Some(account) = spec.account {
+                    command.gid(account).uid(account);
+                }
+                (command, None)
             }
-        }
+            Self::Program { program, args, .. } => {
+                let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+                ours.set_nonblocking(true)?;
+                let mut command = Command::new(program);
+                command
+                    .args(args)
+                    .env_clear()
+                    .stdin(Stdio::from(OwnedFd::from(theirs)));
+                (command, Some((ours, stdin)))
+            }
+        };
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok((ProcessGroup::spawn(&mut command)?, handover))
     }
 }
 
+/// The socket of a launcher, and the standard input of the process that it is to start.
+type Handover = Option<(std::os::unix::net::UnixStream, OwnedFd)>;
+
 impl Reports {
+    /// The listener of the filter of connections; `None` where the launcher says something else, which is its report.
+    pub(super) async fn listener(&mut self) -> io::Result<Option<TcpListener>> {
+        if !self.begun.is_empty() {
+            return Ok(None);
+        }
+        let socket = &self.socket;
+        let mut first = [0];
+        let (count, listener) = socket
+            .async_io(Interest::READABLE, || {
+                fds::receive(socket.as_fd(), &mut first)
+            })
+            .await?;
+        let (Some(listener), [LISTENS]) = (listener, first) else {
+            self.begun.extend(first.get(..count).unwrap_or_default());
+            return Ok(None);
+        };
+        let listener = std::net::TcpListener::from(listener);
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener).map(Some)
+    }
+
     /// How the process ended, where what ended with `status` is what led its group.
-    pub(super) async fn end(mut self, status: ExitStatus) -> io::Result<Said> {
-        let mut report = self.begun;
-        let read = timeout(REPORT_GRACE, self.socket.read_to_end(&mut report)).await;
+    pub(super) async fn end(&mut self, status: ExitStatus) -> io::Result<Said> {
+        let report = &mut self.begun;
+        let read = timeout(REPORT_GRACE, self.socket.read_to_end(report)).await;
         if let Ok(Err(error)) = read {
             tracing::debug!(%error, "the report of a launcher cannot be read");
         }
-        match serde_json::from_slice(&report) {
+        match serde_json::from_slice(report) {
             Ok(LaunchReport::Ended(status)) => Ok(Said::Status(ExitStatus::from_raw(status))),
             Ok(LaunchReport::Refused(why)) => Ok(Said::Refused(why)),
             Ok(LaunchReport::Stopped(why)) => Ok(Said::Stopped(why)),
@@ -294,34 +283,19 @@ impl Reports {
     }
 }
 
-fn spec_of(job: &Job, sandbox: Option<&Sandbox>) -> LaunchSpec {
-    let mut spec = LaunchSpec {
-        program: job.program.clone().into_os_string(),
-        args: job
-            .args
-            .iter()
-            .map(|arg| arg.clone().into_os_string())
-            .collect(),
-        env: job.env.clone(),
-        cwd: job.cwd.clone().into_os_string(),
-        account: job.account,
-        stdin_bytes: Some(job.stdin.len() as u64),
-        confinement: sandbox.map(|sandbox| confinement(&job.reach, sandbox)),
-    };
-    if sandbox.is_some() && !job.reach.has_workspace() {
-        spec.cwd = TMP.into();
-        let home = spec.env.iter_mut().find(|(name, _)| name == "HOME");
+impl LaunchSpec {
+    /// Has the process confined to what it may reach. Without a workspace it is at home in its temporary directory.
+    pub(super) fn confine(&mut self, reach: &Reach, sandbox: &Sandbox) {
+        self.confinement = Some(confinement(reach, sandbox));
+        if reach.has_workspace() {
+            return;
+        }
+        self.cwd = TMP.into();
+        let home = self.env.iter_mut().find(|(name, _)| name == "HOME");
         if let Some((_, home)) = home {
             TMP.clone_into(home);
         }
     }
-    spec
-}
-
-fn head(spec: &LaunchSpec) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_vec(spec)?;
-    let length = u32::try_from(json.len()).map_err(|_| io::ErrorKind::ArgumentListTooLong)?;
-    Ok([length.to_le_bytes().as_slice(), &json].concat())
 }
 
 fn confinement(reach: &Reach, sandbox: &Sandbox) -> Confinement {

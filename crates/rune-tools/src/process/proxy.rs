@@ -9,18 +9,16 @@ use std::fmt::Write as _;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use url::Url;
 
-use super::fds;
-use super::launcher::{LISTENS, Reports};
+use super::launcher::Reports;
 use super::reach::Reach;
 use super::sandbox::Sandbox;
 use crate::EgressGate;
@@ -37,33 +35,81 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Refusals that are remembered.
 const MAX_REFUSALS: usize = 8;
 
-/// Where one process may connect to.
-pub(super) struct Exit {
-    hosts: Hosts,
-    gate: Option<Arc<dyn EgressGate>>,
-    policy: Arc<EgressPolicy>,
-    refused: Mutex<Vec<String>>,
+/// Is told what was refused, each once. The sentence may hold a secret of the process.
+pub type RefusalSink = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// The connections of one process.
+pub(super) struct Filter {
+    exit: Arc<Exit>,
+    /// Once the launcher has sent it.
+    listener: Option<TcpListener>,
+    connections: JoinSet<()>,
 }
 
-impl Exit {
+impl Filter {
     /// The way out of a process, where there is one that is watched.
-    pub(super) fn of(reach: &Reach, sandbox: Option<&Sandbox>) -> Option<Arc<Self>> {
+    pub(super) fn of(
+        reach: &Reach,
+        sandbox: Option<&Sandbox>,
+        told: Option<RefusalSink>,
+    ) -> Option<Self> {
         let is_filtered = sandbox.is_some() && !reach.hosts.is_empty() && !reach.is_unfiltered();
-        is_filtered.then(|| {
-            Arc::new(Self {
+        is_filtered.then(|| Self {
+            exit: Arc::new(Exit {
                 hosts: reach.hosts.clone(),
                 gate: reach.gate.clone(),
                 policy: Arc::clone(&reach.egress),
                 refused: Mutex::default(),
-            })
+                told,
+            }),
+            listener: None,
+            connections: JoinSet::new(),
         })
     }
 
     /// What was refused, each once.
     pub(super) fn refused(&self) -> Vec<String> {
-        self.lock().clone()
+        self.exit.lock().clone()
     }
 
+    async fn accept(&mut self, reports: &mut Reports) -> io::Result<()> {
+        let listener = match &self.listener {
+            Some(listener) => listener,
+            None => match reports.listener().await? {
+                Some(listener) => self.listener.insert(listener),
+                None => return Ok(()),
+            },
+        };
+        loop {
+            while self.connections.len() >= MAX_CONNECTIONS {
+                self.connections.join_next().await;
+            }
+            tokio::select! {
+                accepted = listener.accept() => {
+                    let (client, _) = accepted?;
+                    let exit = Arc::clone(&self.exit);
+                    self.connections.spawn(async move {
+                        if let Err(error) = handle(client, &exit).await {
+                            tracing::debug!(%error, "a connection of a process broke");
+                        }
+                    });
+                }
+                Some(_) = self.connections.join_next() => {}
+            }
+        }
+    }
+}
+
+/// Where one process may connect to.
+struct Exit {
+    hosts: Hosts,
+    gate: Option<Arc<dyn EgressGate>>,
+    policy: Arc<EgressPolicy>,
+    refused: Mutex<Vec<String>>,
+    told: Option<RefusalSink>,
+}
+
+impl Exit {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
         // A list of sentences is one at any time.
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
@@ -73,7 +119,11 @@ impl Exit {
         let mut refused = self.lock();
         if refused.len() < MAX_REFUSALS && !refused.contains(&why) {
             refused.push(why.clone());
+            if let Some(told) = &self.told {
+                told(&why);
+            }
         }
+        drop(refused);
         Answer::new("403 Forbidden", why)
     }
 
@@ -130,50 +180,17 @@ impl Answer {
     }
 }
 
-/// Serves the connections of a process until it is dropped.
-pub(super) async fn serve(reports: Option<&mut Reports>, exit: Option<&Arc<Exit>>) -> Infallible {
-    if let (Some(reports), Some(exit)) = (reports, exit)
-        && let Err(error) = accept(reports, exit).await
+/// Serves the connections of a process until it is dropped. Goes on where it was when it is called again.
+pub(super) async fn serve(
+    filter: Option<&mut Filter>,
+    reports: Option<&mut Reports>,
+) -> Infallible {
+    if let (Some(filter), Some(reports)) = (filter, reports)
+        && let Err(error) = filter.accept(reports).await
     {
         tracing::warn!(%error, "the connections of a process cannot be served");
     }
     pending().await
-}
-
-async fn accept(reports: &mut Reports, exit: &Arc<Exit>) -> io::Result<()> {
-    let socket = &reports.socket;
-    let mut first = [0];
-    let (count, listener) = socket
-        .async_io(Interest::READABLE, || {
-            fds::receive(socket.as_fd(), &mut first)
-        })
-        .await?;
-    let (Some(listener), [LISTENS]) = (listener, first) else {
-        // It is a report already.
-        reports.begun.extend(first.get(..count).unwrap_or_default());
-        return Ok(());
-    };
-    let listener = std::net::TcpListener::from(listener);
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.len() >= MAX_CONNECTIONS {
-            connections.join_next().await;
-        }
-        tokio::select! {
-            accepted = listener.accept() => {
-                let (client, _) = accepted?;
-                let exit = Arc::clone(exit);
-                connections.spawn(async move {
-                    if let Err(error) = handle(client, &exit).await {
-                        tracing::debug!(%error, "a connection of a process broke");
-                    }
-                });
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
 }
 
 async fn handle(mut client: TcpStream, exit: &Exit) -> io::Result<()> {

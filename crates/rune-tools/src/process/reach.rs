@@ -60,7 +60,7 @@ pub(crate) struct PathGrant {
 
 /// What one process may reach. It counts where a [`Launcher`](super::Launcher) confines.
 #[derive(Clone)]
-pub(crate) struct Reach {
+pub struct Reach {
     pub(crate) paths: Vec<PathGrant>,
     /// The agent's package: it can be read, and never changed.
     pub(crate) package: Option<PathBuf>,

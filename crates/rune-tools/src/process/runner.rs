@@ -103,7 +103,7 @@ impl ProcessRunner {
         let mut env = base_environment(context, &self.search_path);
         // Otherwise python writes `__pycache__` into the package.
         env.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()));
-        env.extend(tool.env.iter().cloned());
+        env.extend(tool.grants.env.iter().cloned());
         let secrets = context.secrets.iter();
         env.extend(secrets.map(|(name, value)| (name.to_owned(), value.to_owned())));
         env
@@ -183,7 +183,7 @@ fn answer(
         }
         Ending::Exited(status) => Err(ToolError::failed(format!(
             "the tool {}{}{}",
-            describe(*status),
+            describe_exit(*status),
             refused(&finished.refused),
             said(diagnostics)
         ))),
@@ -221,7 +221,9 @@ fn refused(connections: &[String]) -> String {
     }
 }
 
-fn describe(status: ExitStatus) -> String {
+/// How a process ended: `ended with exit code 1`, `was killed by signal 9`.
+#[must_use]
+pub fn describe_exit(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with exit code {code}"),
         (None, Some(signal)) => {

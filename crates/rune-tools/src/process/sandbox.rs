@@ -1,8 +1,8 @@
 //! How far processes are confined, and what this machine can do.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::fds;
 use super::launcher::{Confinement, HELP, LaunchReport, LaunchSpec, Network};
 use super::reach::ProcessLimits;
 
@@ -131,7 +132,6 @@ fn probe(program: &Path, args: &[OsString], parts: Parts) -> io::Result<LaunchRe
         env: Vec::new(),
         cwd: "/".into(),
         account: None,
-        stdin_bytes: Some(0),
         confinement: Some(Confinement {
             parts,
             paths: Vec::new(),
@@ -141,10 +141,8 @@ fn probe(program: &Path, args: &[OsString], parts: Parts) -> io::Result<LaunchRe
             limits: ProcessLimits::TOOL,
         }),
     };
-    let json = serde_json::to_vec(&spec)?;
-    let length = u32::try_from(json.len()).map_err(io::Error::other)?;
-    ours.write_all(&length.to_le_bytes())?;
-    ours.write_all(&json)?;
+    let nothing = std::fs::File::open("/dev/null")?;
+    fds::send_message(&mut ours, &serde_json::to_vec(&spec)?, nothing.as_fd())?;
     let mut report = Vec::new();
     let read = ours.read_to_end(&mut report);
     // It ends the process group, and itself with it.

@@ -2,23 +2,20 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Signal, getpgrp, getpid, kill_process_group};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[cfg(target_os = "linux")]
 use super::confine;
+use super::fds;
 use super::launcher::{LaunchReport, LaunchSpec};
-
-/// How often it is looked whether the other end is gone while the process does not read its input.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 type Socket = std::os::unix::net::UnixStream;
 
@@ -85,10 +82,11 @@ pub fn serve_launch() -> ExitCode {
 
 fn serve() -> io::Result<()> {
     let mut socket = Socket::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let (mut spec, input) = read(&mut socket)?;
+    let (head, stdin) = fds::receive_message(&mut socket)?;
+    let mut spec: LaunchSpec = serde_json::from_slice(&head)?;
     let report = match spec.confinement.take() {
-        None => runtime()?.block_on(launch(&spec, &input, socket.try_clone()?))?,
-        Some(confinement) => confined(spec, confinement, &input, &socket)?,
+        None => runtime()?.block_on(launch(&spec, stdin, socket.try_clone()?))?,
+        Some(confinement) => confined(spec, confinement, stdin, &socket)?,
     };
     socket.set_nonblocking(false)?;
     socket.write_all(&serde_json::to_vec(&report)?)
@@ -100,26 +98,7 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// What to start, and its input: whole, so that afterwards nothing but the end is read from the socket, unless the
-/// input is open.
-fn read(socket: &mut Socket) -> io::Result<(LaunchSpec, Vec<u8>)> {
-    let mut length = [0; 4];
-    socket.read_exact(&mut length)?;
-    let mut head = Vec::new();
-    let mut limited = socket.take(u32::from_le_bytes(length).into());
-    limited.read_to_end(&mut head)?;
-    let spec: LaunchSpec = serde_json::from_slice(&head)?;
-    let mut input = Vec::new();
-    let length = spec.stdin_bytes.unwrap_or(0);
-    socket.take(length).read_to_end(&mut input)?;
-    if input.len() as u64 == length {
-        Ok((spec, input))
-    } else {
-        Err(io::ErrorKind::UnexpectedEof.into())
-    }
-}
-
-async fn launch(spec: &LaunchSpec, input: &[u8], socket: Socket) -> io::Result<LaunchReport> {
+async fn launch(spec: &LaunchSpec, stdin: OwnedFd, socket: Socket) -> io::Result<LaunchReport> {
     // The default answer, to end, is off; a process that is started has it again.
     let _terminate = signal(SignalKind::terminate())?;
     let mut command = Command::new(&spec.program);
@@ -131,76 +110,15 @@ async fn launch(spec: &LaunchSpec, input: &[u8], socket: Socket) -> io::Result<L
         .env_clear()
         .envs(spec.env.iter().map(|(name, value)| (name, value)))
         .current_dir(&spec.cwd)
-        .stdin(Stdio::piped())
+        .stdin(Stdio::from(stdin))
         .spawn();
+    // The input is the process's alone.
+    drop(command);
     match started {
         Err(error) => Ok(LaunchReport::not_started(&error)),
-        Ok(child) if spec.stdin_bytes.is_none() => {
-            Ok(LaunchReport::Ended(relay(child, socket).await?))
-        }
-        Ok(mut child) => {
-            let mut pipe = child.stdin.take();
-            let feed = async {
-                if let Some(mut pipe) = pipe.take() {
-                    // A process need not read its input.
-                    let _ = pipe.write_all(input).await;
-                }
-            };
+        Ok(child) => {
             let never = std::future::pending();
-            Ok(LaunchReport::Ended(
-                attend(child, feed, never, socket).await?,
-            ))
-        }
-    }
-}
-
-/// Stays with a process whose input is open, and hands on what comes.
-async fn relay(mut child: Child, socket: Socket) -> io::Result<i32> {
-    socket.set_nonblocking(true)?;
-    let socket = UnixStream::from_std(socket)?;
-    let mut pipe = child.stdin.take();
-    let mut buffer = vec![0; 16 * 1024];
-    // What was read and is not written yet.
-    let mut pending = 0..0;
-    loop {
-        let write = async {
-            match &mut pipe {
-                Some(pipe) => pipe.write(&buffer[pending.clone()]).await,
-                // It does not read any more; what comes is dropped.
-                None => Ok(pending.len()),
-            }
-        };
-        tokio::select! {
-            status = child.wait() => return Ok(status?.into_raw()),
-            // While the process does not read, only the end of the socket is looked for.
-            written = write, if !pending.is_empty() => match written {
-                Ok(0) | Err(_) => pipe = None,
-                Ok(count) => pending.start += count,
-            },
-            ready = socket.readable(), if pending.is_empty() => {
-                ready?;
-                match socket.try_read(&mut buffer) {
-                    Ok(count @ 1..) => pending = 0..count,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    // Nobody is left to answer to. This ends the launcher as well.
-                    Ok(0) | Err(_) => kill_process_group(getpid(), Signal::KILL)?,
-                }
-            }
-            () = closed(&socket), if !pending.is_empty() => kill_process_group(getpid(), Signal::KILL)?,
-        }
-    }
-}
-
-/// Returns once the other end of a socket is gone, whatever is still to be read from it.
-async fn closed(socket: &UnixStream) {
-    use tokio::io::Interest;
-    loop {
-        match socket.ready(Interest::READABLE | Interest::ERROR).await {
-            Ok(ready) if !ready.is_read_closed() && !ready.is_error() => {
-                // More input waits, which is no news until there is room for it.
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-            _ => return,
+            Ok(LaunchReport::Ended(attend(child, never, socket).await?))
         }
     }
 }
@@ -208,19 +126,16 @@ async fn closed(socket: &UnixStream) {
 /// Stays with the process to its end.
 async fn attend(
     mut child: Child,
-    feed: impl Future<Output = ()>,
     forward: impl Future<Output = ()>,
     socket: Socket,
 ) -> io::Result<i32> {
     socket.set_nonblocking(true)?;
     let mut socket = UnixStream::from_std(socket)?;
-    tokio::pin!(feed, forward);
-    let mut is_fed = false;
+    tokio::pin!(forward);
     let mut byte = [0];
     loop {
         tokio::select! {
             status = child.wait() => return Ok(status?.into_raw()),
-            () = &mut feed, if !is_fed => is_fed = true,
             () = &mut forward => {}
             read = socket.read(&mut byte) => {
                 if !matches!(read, Ok(1..)) {
@@ -236,7 +151,7 @@ async fn attend(
 fn confined(
     _: LaunchSpec,
     _: super::launcher::Confinement,
-    _: &[u8],
+    _: OwnedFd,
     _: &Socket,
 ) -> io::Result<LaunchReport> {
     let why = "processes are confined on Linux only; `tools.sandbox = \"off\"` in config.toml runs them without";
@@ -248,10 +163,10 @@ fn confined(
 fn confined(
     spec: LaunchSpec,
     confinement: super::launcher::Confinement,
-    input: &[u8],
+    stdin: OwnedFd,
     socket: &Socket,
 ) -> io::Result<LaunchReport> {
-    let stage = match confine::prepare(&confinement, socket) {
+    let stage = match confine::prepare(&confinement, stdin.as_fd(), socket) {
         Ok(stage) => stage,
         Err(why) => return Ok(LaunchReport::Refused(why)),
     };
@@ -260,7 +175,7 @@ fn confined(
         confinement,
         stage,
     };
-    let ran = runtime()?.block_on(run_confined(&orders, input, socket.try_clone()?));
+    let ran = runtime()?.block_on(run_confined(&orders, stdin, socket.try_clone()?));
     orders.stage.clean_up(&orders.confinement);
     ran
 }
@@ -268,29 +183,17 @@ fn confined(
 #[cfg(target_os = "linux")]
 async fn run_confined(
     orders: &confine::Orders,
-    input: &[u8],
+    stdin: OwnedFd,
     socket: Socket,
 ) -> io::Result<LaunchReport> {
     let (mut control, theirs) = Socket::pair()?;
-    let (read_end, write_end) = io::pipe()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let child = Command::from(own_command(Role::Init)?)
-        .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
         .kill_on_drop(true)
         .spawn()?;
-    let json = serde_json::to_vec(orders)?;
-    let length = u32::try_from(json.len()).map_err(io::Error::other)?;
-    super::fds::send(control.as_fd(), &length.to_le_bytes(), read_end.as_fd())?;
-    drop(read_end);
-    control.write_all(&json)?;
-    let pipe = tokio::net::unix::pipe::Sender::from_owned_fd(write_end.into())?;
-    let mut pipe = Some(pipe);
-    let feed = async {
-        if let Some(mut pipe) = pipe.take() {
-            // A process need not read its input.
-            let _ = pipe.write_all(input).await;
-        }
-    };
+    fds::send_message(&mut control, &serde_json::to_vec(orders)?, stdin.as_fd())?;
+    drop(stdin);
     let group = child.id().and_then(|id| i32::try_from(id).ok());
     let group = group.and_then(rustix::process::Pid::from_raw);
     let is_apart = orders.confinement.parts.namespaces;
@@ -304,7 +207,7 @@ async fn run_confined(
         }
         std::future::pending::<()>().await;
     };
-    let status = attend(child, feed, forward, socket).await?;
+    let status = attend(child, forward, socket).await?;
     // What comes from there comes from a process that may be the tool's.
     let mut report = Vec::new();
     control.take(MAX_REPORT_BYTES).read_to_end(&mut report)?;

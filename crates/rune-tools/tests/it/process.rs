@@ -3,7 +3,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use rune_spec::Capability;
-use rune_tools::{BuiltinsConfig, ProcessRunner, ProcessTool, Secrets, ToolError, ToolErrorKind};
+use rune_tools::{
+    BuiltinsConfig, ProcessGrants, ProcessRunner, ProcessTool, Secrets, ToolError, ToolErrorKind,
+};
 use serde_json::{Value, json};
 
 use crate::support::{Sandbox, is_running, number_in, until};
@@ -125,18 +127,17 @@ async fn inherits_nothing_and_gets_what_it_is_granted() {
     // cargo sets this one for every test; it stands for any variable of the daemon.
     assert!(option_env!("CARGO_MANIFEST_DIR").is_some());
     let source = "import os, sys, json; json.dump(dict(os.environ), sys.stdout)";
-    let granted = tool(&sandbox, "env.py", source)
-        .with_capabilities(
-            &capabilities(&[
-                "network",
-                "env:REGION",
-                "env:UNSET",
-                "secret:API_KEY",
-                "filesystem:ro:data",
-            ]),
-            |name| (name == "REGION").then(|| "eu".to_owned()),
-        )
-        .unwrap();
+    let mut granted = tool(&sandbox, "env.py", source);
+    let capabilities = capabilities(&[
+        "network",
+        "env:REGION",
+        "env:UNSET",
+        "secret:API_KEY",
+        "filesystem:ro:data",
+    ]);
+    let region = |name: &str| (name == "REGION").then(|| "eu".to_owned());
+    let grants = ProcessGrants::default().with_capabilities(&capabilities, region);
+    granted.grants = grants.unwrap();
     let env = run(&sandbox, &granted, json!({})).await.unwrap();
     let mut names: Vec<&String> = env.as_object().unwrap().keys().collect();
     names.retain(|name| *name != "LC_CTYPE");
@@ -170,16 +171,17 @@ async fn a_secret_is_not_in_messages() {
     let mut sandbox = Sandbox::new();
     sandbox.context.secrets = secrets("KEY");
     for source in ["echo \"key is $KEY\" >&2; exit 1", "echo \"key is $KEY\""] {
-        let tool = tool(&sandbox, "leak.sh", source)
-            .with_capabilities(&capabilities(&["secret:KEY"]), |_| None)
-            .unwrap();
+        let mut tool = tool(&sandbox, "leak.sh", source);
+        let grants =
+            ProcessGrants::default().with_capabilities(&capabilities(&["secret:KEY"]), |_| None);
+        tool.grants = grants.unwrap();
         let message = fails(&sandbox, &tool, ToolErrorKind::Failed).await;
         assert!(message.contains("key is [redacted]"), "{message}");
         assert!(!format!("{tool:?}").contains("s3cr3t"));
     }
     for reserved in ["env:RUNE_SESSION_ID", "secret:RUNE_SESSION_ID"] {
         let reserved =
-            tool(&sandbox, "x.sh", "").with_capabilities(&capabilities(&[reserved]), |_| None);
+            ProcessGrants::default().with_capabilities(&capabilities(&[reserved]), |_| None);
         assert_eq!(reserved.unwrap_err().kind, ToolErrorKind::Denied);
     }
 }

@@ -90,13 +90,7 @@ fn run() -> io::Result<()> {
 }
 
 fn read(control: &mut UnixStream) -> io::Result<(Orders, OwnedFd)> {
-    let mut length = [0; 4];
-    let (count, input) = fds::receive(control.as_fd(), &mut length)?;
-    control.read_exact(length.get_mut(count..).unwrap_or_default())?;
-    let mut json = Vec::new();
-    let length = u32::from_le_bytes(length);
-    control.take(length.into()).read_to_end(&mut json)?;
-    let input = input.ok_or(io::ErrorKind::InvalidData)?;
+    let (json, input) = fds::receive_message(control)?;
     // A launcher that ended before it was known that this process is to end with it has closed its end.
     control.set_nonblocking(true)?;
     if matches!(control.read(&mut [0]), Ok(0)) {

@@ -3,9 +3,10 @@
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Command, ExitCode, Stdio};
 
+use rustix::fs::{FileType, fchown, fstat};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
@@ -27,11 +28,14 @@ use super::{missing, sys, tree};
 const NOBODY: u32 = 0x7fff_0000;
 
 /// Enters them and builds the tree.
-pub(super) fn enter(confinement: &Confinement) -> Result<(), String> {
+pub(super) fn enter(confinement: &Confinement, stdin: BorrowedFd<'_>) -> Result<(), String> {
     let attachments = if is_root() {
         // Root can hand files to another user, and can do so only before it has become that one.
         let namespace = foreign_namespace().map_err(lacks)?;
         let attachments = tree::gather(confinement, Some(namespace.as_fd()))?;
+        for pipe in [stdin, io::stdout().as_fd(), io::stderr().as_fd()] {
+            give_away(pipe).map_err(lacks)?;
+        }
         become_user_of(&namespace).map_err(lacks)?;
         unshare(confinement, UnshareFlags::empty()).map_err(lacks)?;
         attachments
@@ -118,6 +122,15 @@ pub(in crate::process) fn user_namespace() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Has a pipe belong to [`NOBODY`], who may then open it by its name, such as `/dev/stdin`.
+fn give_away(pipe: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    if FileType::from_raw_mode(fstat(pipe)?.st_mode) != FileType::Fifo {
+        return Ok(());
+    }
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    fchown(pipe, Some(user), Some(group))
 }
 
 fn become_user_of(namespace: &OwnedFd) -> io::Result<()> {
