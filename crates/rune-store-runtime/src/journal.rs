@@ -327,10 +327,11 @@ pub struct ModelAsk {
     pub step: u32,
     /// SHA-256, in hexadecimal, of what the component asked. A component that is run again asks the same.
     pub request: String,
-    /// What the model said, where it did.
+    /// What the model said, where it did; no blocks of one that is too large to be kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<ModelReply>,
-    /// What the component was told, where no model answered.
+    /// What the component was told instead: where it was no question that can be asked, no model answered or what it said
+    /// cannot be kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
 }

@@ -9,7 +9,7 @@ use super::question::{Checked, MAX_QUESTION_BYTES, digest, size};
 use super::script::Did;
 use super::{Run, check_size, failure, invalid};
 use crate::journal::unstorable;
-use crate::planner::ask::{Asked, Call};
+use crate::planner::ask::Asked;
 use crate::planner::{Ended, Planner, images};
 
 impl Planner {
@@ -60,17 +60,9 @@ impl Planner {
         checked: Checked,
         asked: ModelAsk,
     ) -> Result<ModelAsk, Ended> {
-        let (mut request, prompt) =
-            self.prompt_of(run, ask.system, &checked, ask.max_output_tokens);
-        let prompt_tokens = self.scale(&run.history).apply(prompt.total());
-        self.check_tokens(prompt_tokens)?;
-        images::load_into(self.blobs.as_deref(), &mut request.messages).await?;
-        let call = Call {
-            request,
-            prompt_tokens,
-            is_shown: ask.stream,
-            models: checked.models,
-        };
+        let (mut call, prompt) = self.call_of(run, ask, checked);
+        self.check_tokens(call.prompt_tokens)?;
+        images::load_into(self.blobs.as_deref(), &mut call.request.messages).await?;
         self.state.unanswered = None;
         let failure = match self.ask(call).await {
             Ok(Asked::Answered(answer)) => {

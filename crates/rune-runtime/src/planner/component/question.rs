@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::Run;
 use super::tools::{is_name, visible};
-use crate::model::{ModelRequest, Providers, ToolDefinition};
+use crate::model::{Providers, ToolDefinition};
 use crate::planner::Planner;
+use crate::planner::ask::Call;
 use crate::tokens;
 
 /// Bytes of a question to a model, without what Rune adds to it.
@@ -23,7 +24,7 @@ const MAX_SCHEMA_BYTES: usize = 1024 * 1024;
 pub(super) struct Checked {
     messages: Vec<Part>,
     tools: Vec<ToolDefinition>,
-    pub(super) models: Option<Providers>,
+    models: Option<Providers>,
     output_schema: Option<Arc<Value>>,
 }
 
@@ -164,24 +165,25 @@ impl Planner {
         Ok(tools.into_values().collect())
     }
 
-    /// The prompt that is made of a question.
-    pub(super) fn prompt_of(
-        &self,
-        run: &Run,
-        system: Option<String>,
-        checked: &Checked,
-        max_output_tokens: Option<u32>,
-    ) -> (ModelRequest, PromptParts) {
+    /// The call of a model that is made of a question, and what fills its prompt.
+    pub(super) fn call_of(&self, run: &Run, ask: Ask, checked: Checked) -> (Call, PromptParts) {
+        let Checked {
+            messages: parts,
+            tools,
+            models,
+            output_schema,
+        } = checked;
+        let system = ask.system;
         let system = system.unwrap_or_else(|| self.agent.system().to_owned());
-        let schema = checked.output_schema.as_ref();
+        let schema = output_schema.as_ref();
         let schema_bytes = schema.map_or(0, |schema| schema.to_string().len());
         let mut prompt = PromptParts {
             instructions: tokens::tokens_of(system.len() + schema_bytes),
-            tools: tokens::of_tools(&checked.tools),
+            tools: tokens::of_tools(&tools),
             ..PromptParts::default()
         };
         let mut messages = Vec::new();
-        for part in &checked.messages {
+        for part in parts {
             match part {
                 Part::History => {
                     let turns = run.history.turns.len();
@@ -191,16 +193,22 @@ impl Planner {
                     continue;
                 }
                 Part::Input => messages.extend(self.state.messages.first().cloned()),
-                Part::Message(message) => messages.push(message.clone()),
+                Part::Message(message) => messages.push(message),
             }
             prompt.own += messages.last().map_or(0, tokens::of_message);
         }
-        let mut request = self.request_of(system, messages, checked.tools.clone());
-        request.output_schema.clone_from(&checked.output_schema);
-        if let (Some(fewer), Some(most)) = (max_output_tokens, request.max_output_tokens) {
+        let mut request = self.request_of(system, messages, tools);
+        request.output_schema = output_schema;
+        if let (Some(fewer), Some(most)) = (ask.max_output_tokens, request.max_output_tokens) {
             request.max_output_tokens = Some(fewer.clamp(1, most));
         }
-        (request, prompt)
+        let call = Call {
+            request,
+            prompt_tokens: self.scale(&run.history).apply(prompt.total()),
+            is_shown: ask.stream,
+            models,
+        };
+        (call, prompt)
     }
 }
 
