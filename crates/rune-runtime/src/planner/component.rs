@@ -129,7 +129,8 @@ impl Planner {
         Ok(value)
     }
 
-    /// Waits for others to end, and says so.
+    /// Waits for others to end, and says so. Meanwhile it has no place on its replica, for which others may wait that
+    /// have what it waits for.
     async fn wait_for_place<'a>(
         &mut self,
         component: &'a WasmAgent,
@@ -141,13 +142,18 @@ impl Planner {
             };
             self.commit(vec![notice]).await?;
         }
+        self.place.give_back();
         let stop = self.stop.clone();
+        let level = self.agents.level();
+        let placed = async {
+            let place = component.place(level).await;
+            self.place.take_again().await;
+            place
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(Ended::Stopped),
-            place = component.place(self.agents.level()) => {
-                Ok(place.map_err(|error| answer::gone(&error))?)
-            }
+            place = placed => Ok(place.map_err(|error| answer::gone(&error))?),
         }
     }
 

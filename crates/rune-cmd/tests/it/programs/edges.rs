@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, TestDaemon, ToolCall};
+use rune_testkit::{ModelScript, ModelServer, Protocol, TestDaemon};
 use serde_json::{Value, json};
 
-use super::served;
+use super::{deploy_component, script, served};
 use crate::component::{Guest, LOOP, component, write};
 use crate::home::{RUNE, Served};
 use crate::mcp::{python, stdio};
@@ -243,6 +243,35 @@ async fn a_tool_that_does_not_exist_is_told_and_the_session_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_in_every_question_that_the_input_or_the_history_is_in() {
+    let served = served().await;
+    let server = ModelServer::start(script()).await.unwrap();
+    deploy_component(&served, "bot", &server, &component(LOOP), "");
+    let api = Api::of(&served.0);
+    // So large that it is kept outside the journal.
+    let data = "iVBO".repeat(1 << 18);
+    let image = json!({"type": "image", "media_type": "image/png", "data": data});
+    let input = json!([{"type": "text", "text": "go"}, image]);
+    let (status, body) = api
+        .ask("bot", &json!({"input": input, "session_id": "s"}))
+        .await;
+    assert_eq!(
+        (status, &body["output"]),
+        (200, &json!("all is done")),
+        "{body}"
+    );
+    let later = json!({"input": "and now?", "session_id": "s"});
+    assert_eq!(api.ask("bot", &later).await.0, 200);
+    let requests = server.requests();
+    assert_eq!(requests.len(), 3);
+    for request in requests {
+        assert!(request.body.to_string().contains(&data));
+    }
+    let events = api.events(body["request_id"].as_str().unwrap(), 0).await;
+    assert_replays(&served, &events.rest().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn memory_is_half_of_what_the_profile_stands_for() {
     let mut guest = Guest::default();
     let (less, more) = (guest.text("less"), guest.text("more"));
@@ -269,60 +298,61 @@ fn add_call(home: &Path, agent: &str, callee: &str) {
     std::fs::write(home.join(format!("{agent}/tools/{callee}.yaml")), yaml).unwrap();
 }
 
+/// Starts a request and follows it until `told` says so of an event.
+async fn start_until(api: &Api, agent: &str, told: impl Fn(&Event) -> bool) -> String {
+    let id = api.start(agent, "go").await;
+    let mut events = api.events(&id, 0).await;
+    loop {
+        let event = events.next().await.unwrap();
+        if told(&event) {
+            return id;
+        }
+        assert!(!event.is_last(), "{event:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn components_that_call_components_all_get_their_turn() {
-    const PLACES: usize = 64;
-    const MORE: usize = 4;
     let served = served().await;
-    let call = ToolCall::new("inner", json!({"input": "go"}));
-    let script = ModelScript::new()
-        .on_results(0)
-        .reply(Reply::calls([call]))
-        .on_results(1)
-        .reply(Reply::text("all is done"));
-    let server = ModelServer::start(script).await.unwrap();
-    let mut inner = Guest::default();
-    let text = inner.text("well");
-    let inner = inner.run(&format!("(call $text {text})"));
+    let server = ModelServer::start(ModelScript::new()).await.unwrap();
+    let inner = "(call $say (i32.const 0) (i32.const 0) (i32.const 0)) (drop (call $question (i32.const 1))) (call $reply)";
+    let mut outer = Guest::default();
+    let (name, input) = (outer.text("inner"), outer.text("{\"input\":\"go\"}"));
+    let outer = outer.run(&format!(
+        "(call $call {name} {input} (i32.const 1200))
+         (if (i32.load8_u (i32.const 1216)) (then (unreachable)))
+         (call $text (i32.load (i32.const 1208)) (i32.load (i32.const 1212)))"
+    ));
     let home = served.0.home().to_owned();
-    let many = "runtime: {concurrency_limit: 200}\n";
-    write(&home, "inner", &inner, &[], many);
-    let extra = format!("{}{many}", models(&server));
-    write(&home, "outer", &component(LOOP), &["inner"], &extra);
+    let extra = format!("{}runtime: {{concurrency_limit: 200}}\n", models(&server));
+    write(&home, "inner", &Guest::default().run(inner), &[], &extra);
+    let few = "runtime: {concurrency_limit: 4}\n";
+    write(&home, "outer", &outer, &["inner"], few);
     add_call(&home, "outer", "inner");
     served.rune(&["run", "inner"]).ok();
     served.rune(&["run", "outer"]).ok();
     server.hold();
     let api = Api::of(&served.0);
     let mut ids = Vec::new();
-    for _ in 0..PLACES {
-        ids.push(api.start("outer", "go").await);
+    // Those that call have all the places there are, and half as many as they are answer them.
+    for _ in 0..64 {
+        ids.push(start_until(&api, "outer", |event| event.name == "agent_call").await);
     }
-    let held = tokio::time::timeout(LIMIT, server.wait_for_held(PLACES));
+    let held = tokio::time::timeout(LIMIT, server.wait_for_held(32));
     held.await.unwrap().unwrap();
-    // All places are taken, and the next ones say that they wait.
-    for _ in 0..MORE {
-        let id = api.start("outer", "go").await;
-        let mut events = api.events(&id, 0).await;
-        while let Some(event) = events.next().await {
-            if event.data["code"] == "component_wait" {
-                break;
-            }
-            assert!(!event.is_last(), "{event:?}");
-        }
-        ids.push(id);
+    for _ in 0..4 {
+        let waits = |event: &Event| event.data["code"] == "component_wait";
+        ids.push(start_until(&api, "outer", waits).await);
     }
     server.release_all();
     for id in &ids {
         let row = api.ended(id).await;
         assert_eq!(
             (&row["status"], &row["output"]),
-            (&json!("completed"), &json!("all is done")),
+            (&json!("completed"), &json!("Echo: go")),
             "{row}"
         );
     }
-    let events = api.events(ids.last().unwrap(), 0).await.rest().await;
-    assert_eq!(count(&events, "agent_call"), 1, "{events:?}");
     assert_no_panic(&served);
 }
 
