@@ -37,6 +37,11 @@ pub(crate) const fn messages(session: i64) -> (i64, i64) {
     (message(session, 0), message(session, MAX_SESSION_MESSAGES))
 }
 
+/// The key `n` behind the first of a range, at the most the last. Callers pass on whatever number a client has sent.
+pub(crate) fn position((first, last): (i64, i64), n: u64) -> i64 {
+    i64::try_from(n).map_or(last, |n| first.saturating_add(n).min(last))
+}
+
 const fn compose(row: i64, n: u64, bits: u32) -> i64 {
     (row << bits) | n.cast_signed()
 }
@@ -56,6 +61,10 @@ mod tests {
         assert_eq!(split_entry(entry(7, MAX_ENTRIES)), (7, MAX_ENTRIES));
         assert_eq!(split_message(message(9, 1)), (9, 1));
         assert!(entries(7).1 < entries(8).0);
+        assert_eq!(position(entries(7), 3), entry(7, 3));
+        for far in [MAX_ENTRIES + 1, i64::MAX as u64, u64::MAX] {
+            assert_eq!(position(entries(7), far), entries(7).1, "{far}");
+        }
         assert!(messages(7).1 < messages(8).0);
     }
 }

@@ -1,6 +1,7 @@
 //! The read pool: threads with a read-only connection each. They see what is
 //! committed, in a snapshot of their own, and never wait for the writer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -77,7 +78,9 @@ impl Readers {
             let jobs = jobs.as_ref().ok_or_else(stopped)?;
             jobs.send(job).map_err(|_| stopped())?;
         }
-        let result = receiver.await.map_err(|_| stopped())?;
+        let result = receiver
+            .await
+            .map_err(|_| StoreError::Unavailable("the read ended without an answer".to_owned()))?;
         result.map_err(|error| read_failed(&error))
     }
 
@@ -144,10 +147,38 @@ fn serve(mut connection: Connection, mut at_once: bool, jobs: &Mutex<mpsc::Recei
         drop(waiting);
         let limit = u64::try_from(MAX_READ.as_millis()).unwrap_or(u64::MAX);
         deadline.store(elapsed(epoch).saturating_add(limit), Ordering::Relaxed);
-        job(&connection);
+        // A read that panics fails alone: its caller is told, and the next one finds this reader.
+        if catch_unwind(AssertUnwindSafe(|| job(&connection))).is_err() {
+            tracing::error!("a read panicked");
+        }
     }
 }
 
 fn elapsed(epoch: Instant) -> u64 {
     u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_read_that_panics_fails_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rune.db");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch("CREATE TABLE t (n); INSERT INTO t VALUES (7)")
+            .unwrap();
+        let readers = Readers::start(&path, 1).unwrap();
+        let broken = readers
+            .run(|_| -> rusqlite::Result<i64> { panic!("broken") })
+            .await;
+        assert!(
+            matches!(broken, Err(StoreError::Unavailable(_))),
+            "{broken:?}"
+        );
+        let read =
+            readers.run(|db| db.query_row("SELECT n FROM t", [], |row| row.get::<_, i64>(0)));
+        assert_eq!(read.await.unwrap(), 7);
+    }
 }

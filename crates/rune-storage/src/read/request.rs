@@ -90,13 +90,13 @@ impl RequestReader for SqliteStore {
                 let Some(request) = find(db, id)? else {
                     return Ok(Vec::new());
                 };
-                let (first, last) = key::entries(request);
-                let after = i64::try_from(after).map_or(last, |after| (first + after).min(last));
+                let entries = key::entries(request);
+                let after = key::position(entries, after);
                 db.prepare_cached(
                     "SELECT id, at, body FROM journal WHERE id > ?1 AND id <= ?2
                      ORDER BY id LIMIT ?3",
                 )?
-                .query_map(params![after, last, limit], |found| {
+                .query_map(params![after, entries.1, limit], |found| {
                     Ok(Entry {
                         request_id: id,
                         seq: key::split_entry(get(found, 0)?).1,

@@ -73,7 +73,7 @@ impl SessionReader for SqliteStore {
                     return Ok((Vec::new(), None));
                 };
                 let (first, last) = key::messages(session);
-                let after = i64::try_from(after).map_or(last, |after| (first + after).min(last));
+                let after = key::position((first, last), after);
                 let mut query = Query::new(MESSAGE);
                 query.and("m.id > ? AND m.id <= ?", [after, last]);
                 query
@@ -100,10 +100,11 @@ impl SessionReader for SqliteStore {
                     return Ok((Vec::new(), None));
                 };
                 let (first, last) = key::messages(session);
-                let before = before.and_then(|before| i64::try_from(before).ok());
-                let before = before.map_or(last, |before| (first + before - 1).min(last));
+                let until_key = before.map_or(last, |before| {
+                    key::position((first, last), before.saturating_sub(1))
+                });
                 let mut query = Query::new(MESSAGE);
-                query.and("m.id BETWEEN ? AND ?", [first, before]);
+                query.and("m.id BETWEEN ? AND ?", [first, until_key]);
                 query.and::<i64>("r.status IN ('completed', 'failed', 'cancelled')", []);
                 query.and_maybe("r.updated_at <= ?", until.map(Timestamp::as_millis));
                 let query = query.order_by("m.id DESC");
