@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use bytes::Bytes;
-use rune_http::{Auth, Edge, Readiness, api, secure};
+use rune_http::{Auth, Edge, Readiness, api, complete};
 use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle, SecretVault};
 use rune_store_runtime::{BlobStore, Store, Timestamp};
 use utoipa::OpenApi;
@@ -16,7 +16,7 @@ use crate::routes::{
 };
 
 /// The routes that answer without credentials.
-pub const PUBLIC_ROUTES: &[&str] = &["/health", "/ready"];
+pub const PUBLIC_ROUTES: &[&str] = &["/health", "/ready", "/openapi.json"];
 
 /// What the control-plane API needs.
 pub struct ControlPlane {
@@ -66,16 +66,29 @@ pub(crate) struct Shared {
 }
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "Rune control plane",
-    description = "Publish and deploy agents. Every error has the body `ErrorBody`."
-))]
+#[openapi(
+    info(
+        title = "Rune control plane",
+        description = "Publish and deploy agents. Every error has the body `ErrorBody`. Every answer has the header `x-request-id`."
+    ),
+    tags(
+        (name = "agent versions", description = "Packages that were published"),
+        (name = "deployments", description = "What should run"),
+        (name = "replicas", description = "What runs"),
+        (name = "schedules", description = "Requests that are made at a time, or after an event"),
+        (name = "secrets", description = "Values for tools, which only come in"),
+        (name = "usage", description = "Model calls, their tokens and costs, and budgets"),
+        (name = "audit", description = "Who did what"),
+        (name = "nodes", description = "Processes of this Rune"),
+        (name = "status", description = "The process itself"),
+    )
+)]
 struct Document;
 
 /// The document of the API, made when somebody asks for it first.
 pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let mut document = document();
-    secure(&mut document, PUBLIC_ROUTES);
+    complete(&mut document, PUBLIC_ROUTES, &[]);
     document.to_json().map(Bytes::from).unwrap_or_default()
 });
 

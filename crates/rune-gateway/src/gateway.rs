@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use bytes::Bytes;
-use rune_http::{Auth, Edge, MAX_BODY_BYTES, Metrics, Readiness, api, secure};
+use rune_http::{Auth, Edge, MAX_BODY_BYTES, Metrics, Readiness, api, complete};
 use rune_mcp::{McpAccess, McpEndpoint};
 use rune_runtime::Engine;
 use utoipa::OpenApi;
@@ -17,7 +17,7 @@ use crate::routes::{
 };
 
 /// The routes that answer without credentials.
-pub const PUBLIC_ROUTES: &[&str] = &["/health", "/ready"];
+pub const PUBLIC_ROUTES: &[&str] = &["/health", "/ready", "/openapi.json"];
 /// Where MCP clients look for an authorization server when they get no answer without a token; they are told that there is none.
 pub const NO_OAUTH: &[&str] = &[
     "/.well-known/oauth-protected-resource",
@@ -53,16 +53,33 @@ pub(crate) struct Shared {
 }
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "Rune gateway",
-    description = "Invoke agents and follow their requests. Every error has the body `ErrorBody`, those of the tag `openai` have `OpenAiErrorBody`."
-))]
+#[openapi(
+    info(
+        title = "Rune gateway",
+        description = "Invoke agents and follow their requests. Every error has the body `ErrorBody`, those of the tag `openai` \
+                       have `OpenAiErrorBody`. Every answer has the header `x-request-id`."
+    ),
+    tags(
+        (name = "agents", description = "Agents that are deployed, and invoking them"),
+        (name = "sessions", description = "Conversations and what was said"),
+        (name = "requests", description = "Invocations, their journals and what they used"),
+        (name = "approvals", description = "Tool calls that wait for a person"),
+        (name = "openai", description = "OpenAI's API, for its clients"),
+        (name = "mcp", description = "The Model Context Protocol, for its clients"),
+        (name = "tasks", description = "What agents leave for each other"),
+        (name = "events", description = "What happened, for schedules"),
+        (name = "channels", description = "Messages to people"),
+        (name = "canvas", description = "What agents show"),
+        (name = "replicas", description = "Running copies of agents"),
+        (name = "status", description = "The process itself"),
+    )
+)]
 struct Document;
 
 /// The document of the API, made when somebody asks for it first.
 pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let mut document = document();
-    secure(&mut document, PUBLIC_ROUTES);
+    complete(&mut document, PUBLIC_ROUTES, openai::ROUTES);
     document.to_json().map(Bytes::from).unwrap_or_default()
 });
 

@@ -8,6 +8,7 @@ pub(crate) mod canvas;
 pub(crate) mod chat_completions;
 pub(crate) mod context;
 pub(crate) mod events;
+pub(crate) mod failures;
 pub(crate) mod fork;
 pub(crate) mod invoke;
 pub(crate) mod mcp;

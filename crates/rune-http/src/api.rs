@@ -27,9 +27,13 @@ macro_rules! api {
 
         fn document() -> ::utoipa::openapi::OpenApi {
             let info = <$info as ::utoipa::OpenApi>::openapi();
-            ::utoipa_axum::router::OpenApiRouter::<$state>::with_openapi(info)
-                $(.routes(::utoipa_axum::routes!($module::$handler)))+
-                .into_openapi()
+            let api = ::utoipa_axum::router::OpenApiRouter::<$state>::with_openapi(info);
+            $(
+                let (schemas, mut paths, router) = ::utoipa_axum::routes!($module::$handler);
+                $crate::name_operations(&mut paths, stringify!($module), stringify!($handler));
+                let api = api.routes((schemas, paths, router));
+            )+
+            api.into_openapi()
         }
     };
 }

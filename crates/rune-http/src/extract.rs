@@ -40,7 +40,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// A JSON body that may be left out.
+/// A JSON body that may be left out, or be `null`.
 #[derive(Debug, Clone)]
 pub struct JsonOrDefault<T>(pub T);
 
@@ -54,7 +54,8 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for JsonOrDefault<T>
             return Ok(Self(T::default()));
         }
         checked?;
-        parse(&bytes).map(Self)
+        let body: Option<T> = parse(&bytes)?;
+        Ok(Self(body.unwrap_or_default()))
     }
 }
 

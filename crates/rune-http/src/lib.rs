@@ -7,7 +7,8 @@
 //! * [`ApiError`] is the only way to answer an error; [`Json`], [`JsonOrDefault`], [`Query`],
 //!   [`List`] and [`Path`] refuse bad input with it.
 //! * [`Metrics`] keeps the metrics of the process and shows them to Prometheus.
-//! * [`api!`] makes the routes and their document from one list of handlers.
+//! * [`api!`] makes the routes and their document from one list of handlers, and [`complete`] adds what all of them
+//!   have.
 //!
 //! Invariants:
 //! * every answer carries `x-request-id`, and every error of a handler, an extractor or the
@@ -43,7 +44,7 @@ pub use error::{AGENT_REQUEST_ID, ApiError};
 pub use extract::{Json, JsonOrDefault, Path, Query};
 pub use metrics::recorder::Metrics;
 pub use openai::{OpenAiError, OpenAiErrorBody};
-pub use openapi::{ErrorBody, ErrorDetail, public_operations, secure};
+pub use openapi::{ErrorBody, ErrorDetail, ServerSentEvent, complete, name_operations};
 pub use page::{List, ListPage, NoFilter, PageQuery};
 pub use readiness::{Health, PartStatus, Readiness, ReadyPart, ReadyReport};
 pub use server::{Server, ServerLimits};

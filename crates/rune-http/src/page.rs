@@ -18,6 +18,7 @@ use crate::extract::parse_query;
 #[serde(deny_unknown_fields)]
 pub struct PageQuery {
     /// Rows at the most: 1 to 1000, 50 by default.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// The `next` of the page before.
     cursor: Option<String>,

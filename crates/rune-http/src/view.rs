@@ -75,10 +75,10 @@ pub struct ReplicaView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// When it was created.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When it last changed.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
 

@@ -6,6 +6,7 @@
 //! * [`TestDaemon`] runs a `rune` binary as a child process with a home of its own.
 //! * [`TestDocker`] is the Docker Engine of the machine, with images that are made here.
 //! * [`VirtualClock`] is a clock that moves only by hand.
+//! * [`openapi`] holds an API to the document that it serves.
 //!
 //! It is not a simulator of a model's mind: an answer is what the script says, or an echo of the last user text.
 //!
@@ -17,6 +18,7 @@ mod daemon;
 mod docker;
 mod error;
 mod model_server;
+pub mod openapi;
 pub mod store;
 mod task;
 

@@ -2,6 +2,7 @@
 
 use reqwest::{Client, Method};
 use rune_testkit::TestDaemon;
+use rune_testkit::openapi::{ApiDocument, Operation};
 use serde_json::{Value, json};
 
 use crate::home::{RUNE, Ran, Served, write_plain};
@@ -40,27 +41,6 @@ const QUERIES: [&str; 5] = [
     "?after=x",
 ];
 
-/// The operations of an API, from its own description.
-async fn operations(client: &Client, base: &str) -> Vec<(Method, String)> {
-    let api = client
-        .get(format!("{base}/openapi.json"))
-        .send()
-        .await
-        .unwrap();
-    let api: Value = api.json().await.unwrap();
-    let mut found = Vec::new();
-    for (path, methods) in api["paths"].as_object().unwrap() {
-        for method in methods.as_object().unwrap().keys() {
-            if let Ok(method) = method.to_uppercase().parse::<Method>()
-                && ["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&method.as_str())
-            {
-                found.push((method, path.clone()));
-            }
-        }
-    }
-    found
-}
-
 fn fill(path: &str, value: &str) -> String {
     let parts = path.split('/');
     let filled = parts.map(|part| if part.starts_with('{') { value } else { part });
@@ -73,6 +53,7 @@ async fn send(
     method: &Method,
     url: String,
     body: Option<&str>,
+    (document, path): (&ApiDocument, &str),
     home: &str,
 ) -> Option<String> {
     let mut request = client.request(method.clone(), &url);
@@ -83,8 +64,11 @@ async fn send(
     }
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
-    if status < 400 {
-        return None;
+    let content_type = response.headers().get("content-type");
+    let content_type = content_type.map(|it| it.to_str().unwrap());
+    let undocumented = document.objection(method.as_str(), path, status, content_type);
+    if undocumented.is_some() || status < 400 {
+        return undocumented;
     }
     let text = response.text().await.unwrap();
     let error: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -112,33 +96,39 @@ async fn bad_input_on_every_route_is_a_clear_error() {
     let mut wrong = Vec::new();
     let mut sent = 0;
     for base in [served.0.gateway(), served.0.control_plane()] {
-        let operations = operations(&client, base).await;
+        let document = ApiDocument::fetch(&client, base).await.unwrap();
+        let operations = document.operations();
         assert!(operations.len() > 8, "{operations:?}");
-        for (method, path) in operations {
+        for Operation { method, path, .. } in operations {
+            let method: Method = method.parse().unwrap();
+            let of = (&document, path.as_str());
             for value in PARAMETERS {
                 let url = format!("{base}{}", fill(&path, value));
-                wrong.extend(send(&client, &method, url, None, &home).await);
+                wrong.extend(send(&client, &method, url, None, of, &home).await);
                 sent += 1;
             }
             for query in QUERIES {
                 let url = format!("{base}{}{query}", fill(&path, "plain"));
-                wrong.extend(send(&client, &method, url, None, &home).await);
+                wrong.extend(send(&client, &method, url, None, of, &home).await);
                 sent += 1;
             }
             if method != Method::GET {
                 for body in BODIES {
                     let url = format!("{base}{}", fill(&path, "plain"));
-                    wrong.extend(send(&client, &method, url, Some(body), &home).await);
+                    wrong.extend(send(&client, &method, url, Some(body), of, &home).await);
                     sent += 1;
                 }
             }
         }
-        for (method, path) in [
-            (Method::PUT, "/v1/agents"),
-            (Method::GET, "/nowhere"),
-            (Method::DELETE, "/health"),
+        for (method, path, expected) in [
+            (Method::GET, "/nowhere", 404),
+            (Method::DELETE, "/health", 405),
         ] {
-            wrong.extend(send(&client, &method, format!("{base}{path}"), None, &home).await);
+            let request = client.request(method, format!("{base}{path}"));
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), expected, "{path}");
+            let body: Value = answer.json().await.unwrap();
+            assert!(body["error"]["code"].is_string(), "{path}: {body}");
         }
         let large = format!("{{\"input\": \"{}\"}}", "x".repeat(64 << 20));
         let url = format!("{base}/v1/agents/plain/invoke");

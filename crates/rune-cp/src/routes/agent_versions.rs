@@ -38,7 +38,7 @@ pub(crate) struct VersionView {
     image: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signature: Option<String>,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
 }
 
@@ -58,6 +58,11 @@ impl From<VersionRow> for VersionView {
     }
 }
 
+/// A tar archive.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+struct Package(#[expect(dead_code, reason = "stands for bytes in the document")] Vec<u8>);
+
 /// Which versions to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -73,11 +78,10 @@ pub(crate) struct ListQuery {
 /// Publishing the same bytes again answers the version that is there.
 #[utoipa::path(
     post, path = "/v1/agent-versions", tag = "agent versions",
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    request_body(content((inline(Package) = "application/octet-stream"), (inline(Package) = "application/x-tar")), description = "The archive"),
     responses(
         (status = 201, body = VersionView, description = "Published"),
         (status = 200, body = VersionView, description = "It was there already"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn publish(
@@ -124,7 +128,6 @@ pub(crate) async fn publish(
     get, path = "/v1/agent-versions", tag = "agent versions", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<VersionView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
@@ -149,10 +152,10 @@ pub(crate) async fn list(
 /// One version.
 #[utoipa::path(
     get, path = "/v1/agent-versions/{id}", tag = "agent versions",
-    params(("id" = String, Path, description = "The version")),
+    params(("id" = String, Path, description = "The version", pattern = "^ver_[0-9a-f]{32}$")),
     responses(
         (status = 200, body = VersionView, description = "The version"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The version does not exist"),
     )
 )]
 pub(crate) async fn get(
@@ -167,10 +170,10 @@ pub(crate) async fn get(
 /// The package of a version, as it was published: a tar archive.
 #[utoipa::path(
     get, path = "/v1/agent-versions/{id}/package", tag = "agent versions",
-    params(("id" = String, Path, description = "The version")),
+    params(("id" = String, Path, description = "The version", pattern = "^ver_[0-9a-f]{32}$")),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "application/x-tar", description = "The package"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 200, body = inline(Package), content_type = "application/x-tar", description = "The package"),
+        (status = 404, body = ErrorBody, description = "The version does not exist"),
     )
 )]
 pub(crate) async fn package(

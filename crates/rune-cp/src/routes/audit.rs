@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery};
+use rune_http::{ApiError, Json, List, ListPage, PageQuery};
 use rune_store_runtime::{AuditFilter, AuditId, AuditRow, AuditVerdict, RequestId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -15,7 +15,7 @@ use crate::control_plane::Shared;
 pub(crate) struct AuditView {
     #[schema(value_type = String)]
     id: AuditId,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     /// What was asked for, such as `tool` or `deployment.apply`.
     kind: String,
@@ -53,7 +53,7 @@ pub(crate) struct ListQuery {
     /// Only of this kind.
     kind: Option<String>,
     /// Only of this request.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^req_[0-9a-f]{32}$")]
     request: Option<RequestId>,
     /// Only with this verdict: `allowed`, `denied` or `asked`.
     #[param(value_type = Option<String>)]
@@ -65,7 +65,6 @@ pub(crate) struct ListQuery {
     get, path = "/v1/audit", tag = "audit", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<AuditView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(

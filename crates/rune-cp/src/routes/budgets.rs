@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery};
+use rune_http::{ApiError, Json, List, ListPage, PageQuery};
 use rune_runtime::daily_budget;
 use rune_store_runtime::{BudgetFilter, BudgetKind, BudgetRow, BudgetUnit, PageRequest, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ pub(crate) struct BudgetView {
     /// What the next call can have.
     left: u64,
     /// When it begins anew; absent where it does not.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     #[serde(skip_serializing_if = "Option::is_none")]
     resets_at: Option<Timestamp>,
 }
@@ -68,7 +68,6 @@ pub(crate) struct ListQuery {
     get, path = "/v1/usage/budgets", tag = "usage", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<BudgetView>, description = "The budgets"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(

@@ -119,9 +119,9 @@ pub(crate) struct DeploymentView {
     state: &'static str,
     /// Why, for a person.
     reason: String,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
 
@@ -220,11 +220,12 @@ impl WaitQuery {
 /// Creates the deployment of (namespace, agent, alias), or moves the one that is there.
 #[utoipa::path(
     post, path = "/v1/deployments", tag = "deployments", params(WaitQuery),
-    request_body = ApplyRequest,
+    request_body(content = ApplyRequest, example = json!({"agent": "hello", "version": "0.1.0"})),
     responses(
         (status = 201, body = DeploymentView, description = "Created"),
         (status = 200, body = DeploymentView, description = "Changed, or as it was"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The version does not exist"),
+        (status = 409, body = ErrorBody, description = "Another project has the deployment, or the version is deployed outside `dev` with another content"),
     )
 )]
 pub(crate) async fn apply(
@@ -269,11 +270,11 @@ pub(crate) async fn apply(
 /// Changes how many replicas are wanted; 0 stops the deployment.
 #[utoipa::path(
     post, path = "/v1/deployments/{id}/scale", tag = "deployments",
-    params(("id" = String, Path, description = "The deployment"), WaitQuery),
-    request_body = ScaleRequest,
+    params(("id" = String, Path, description = "The deployment", pattern = "^dep_[0-9a-f]{32}$"), WaitQuery),
+    request_body(content = ScaleRequest, example = json!({"replicas": 2})),
     responses(
         (status = 200, body = DeploymentView, description = "The deployment as it is now"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The deployment does not exist"),
     )
 )]
 pub(crate) async fn scale(
@@ -302,7 +303,6 @@ pub(crate) async fn scale(
     get, path = "/v1/deployments", tag = "deployments", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<DeploymentView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
@@ -329,10 +329,10 @@ pub(crate) async fn list(
 /// One deployment.
 #[utoipa::path(
     get, path = "/v1/deployments/{id}", tag = "deployments",
-    params(("id" = String, Path, description = "The deployment")),
+    params(("id" = String, Path, description = "The deployment", pattern = "^dep_[0-9a-f]{32}$")),
     responses(
         (status = 200, body = DeploymentView, description = "The deployment"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The deployment does not exist"),
     )
 )]
 pub(crate) async fn get(
@@ -345,10 +345,10 @@ pub(crate) async fn get(
 /// Deletes a deployment; its replicas finish what they have. Requests and sessions stay.
 #[utoipa::path(
     delete, path = "/v1/deployments/{id}", tag = "deployments",
-    params(("id" = String, Path, description = "The deployment")),
+    params(("id" = String, Path, description = "The deployment", pattern = "^dep_[0-9a-f]{32}$")),
     responses(
         (status = 204, description = "Deleted"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The deployment does not exist"),
     )
 )]
 pub(crate) async fn delete(

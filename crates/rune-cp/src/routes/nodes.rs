@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ErrorBody, Json};
+use rune_http::Json;
 use rune_store_runtime::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -23,7 +23,7 @@ pub(crate) struct NodeView {
     /// Where its control plane listens.
     #[schema(value_type = Option<String>)]
     control_plane_addr: Option<SocketAddr>,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     started_at: Timestamp,
 }
 
@@ -38,7 +38,6 @@ pub(crate) struct NodeList {
     get, path = "/v1/nodes", tag = "nodes",
     responses(
         (status = 200, body = NodeList, description = "The nodes"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(State(shared): State<Arc<Shared>>) -> Json<NodeList> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery, ReplicaView};
+use rune_http::{ApiError, Json, List, ListPage, PageQuery, ReplicaView};
 use rune_store_runtime::{DeploymentId, ReplicaFilter};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -16,7 +16,7 @@ use crate::control_plane::Shared;
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
     /// Only of this deployment.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^dep_[0-9a-f]{32}$")]
     deployment: Option<DeploymentId>,
 }
 
@@ -25,7 +25,6 @@ pub(crate) struct ListQuery {
     get, path = "/v1/replicas", tag = "replicas", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<ReplicaView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(

@@ -51,10 +51,11 @@ pub(crate) struct FiresQuery {
 /// Creates a schedule. The agent must be deployed; where it is not when the schedule
 /// fires, the fire fails and says so.
 #[utoipa::path(
-    post, path = "/v1/schedules", tag = "schedules", request_body = CreateRequest,
+    post, path = "/v1/schedules", tag = "schedules", request_body(content = CreateRequest, example = json!({"name": "nightly", "agent": "hello", "input": "Sum up the day.", "cron": "0 3 * * *", "timezone": "Europe/Berlin"})),
     responses(
         (status = 201, body = ScheduleView, description = "Created"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The agent is not deployed"),
+        (status = 409, body = ErrorBody, description = "The namespace has another schedule of the name"),
     )
 )]
 pub(crate) async fn create(
@@ -99,7 +100,6 @@ pub(crate) async fn create(
     get, path = "/v1/schedules", tag = "schedules", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<ScheduleView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
@@ -121,7 +121,7 @@ pub(crate) async fn list(
     params(("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)")),
     responses(
         (status = 200, body = ScheduleView, description = "The schedule"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The schedule does not exist"),
     )
 )]
 pub(crate) async fn get(
@@ -141,7 +141,7 @@ pub(crate) async fn get(
     params(("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)")),
     responses(
         (status = 204, description = "Deleted"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The schedule does not exist"),
     )
 )]
 pub(crate) async fn delete(
@@ -164,7 +164,7 @@ pub(crate) async fn delete(
     params(("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)")),
     responses(
         (status = 200, body = ScheduleView, description = "The schedule as it is now"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The schedule does not exist"),
     )
 )]
 pub(crate) async fn pause(
@@ -182,7 +182,7 @@ pub(crate) async fn pause(
     params(("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)")),
     responses(
         (status = 200, body = ScheduleView, description = "The schedule as it is now"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The schedule does not exist"),
     )
 )]
 pub(crate) async fn resume(
@@ -200,7 +200,7 @@ pub(crate) async fn resume(
     params(("id" = String, Path, description = "Its id, its name, or `namespace/name` (with `%2F`)")),
     responses(
         (status = 202, body = FireView, description = "The fire; its `state` is `fired` or `failed`"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The schedule does not exist"),
     )
 )]
 pub(crate) async fn run(
@@ -224,7 +224,7 @@ pub(crate) async fn run(
     ),
     responses(
         (status = 200, body = ListPage<FireView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The schedule does not exist"),
     )
 )]
 pub(crate) async fn fires(

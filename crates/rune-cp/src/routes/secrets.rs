@@ -26,10 +26,10 @@ pub(crate) struct SecretView {
     /// Who stored it last.
     updated_by: String,
     /// When it was stored first.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// When it was stored last.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
 
@@ -84,7 +84,6 @@ fn dev() -> String {
     get, path = "/v1/secrets", tag = "secrets", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<SecretView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
@@ -100,11 +99,11 @@ pub(crate) async fn list(
 
 /// Stores a secret, encrypted; one of the name is replaced. The next call of a tool that is granted it gets the new value.
 #[utoipa::path(
-    put, path = "/v1/secrets/{name}", tag = "secrets", request_body = PutSecretRequest,
-    params(("name" = String, Path, description = "Letters, digits and `_`, no digit first"), NamespaceQuery),
+    put, path = "/v1/secrets/{name}", tag = "secrets", request_body(content = PutSecretRequest, example = json!({"value": "a secret value"})),
+    params(("name" = String, Path, description = "Letters, digits and `_`, no digit first", example = "API_TOKEN"), NamespaceQuery),
     responses(
         (status = 200, body = SecretView, description = "Stored"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 409, body = ErrorBody, description = "The secrets are encrypted with another key, the key cannot be read, or the namespace is full"),
     )
 )]
 pub(crate) async fn put(
@@ -142,7 +141,7 @@ pub(crate) async fn put(
     params(("name" = String, Path, description = "Its name"), NamespaceQuery),
     responses(
         (status = 204, description = "Deleted"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The secret does not exist"),
     )
 )]
 pub(crate) async fn delete(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, CostView, ErrorBody, Json, List, PageQuery, TokenUsage};
+use rune_http::{ApiError, CostView, Json, List, PageQuery, TokenUsage};
 use rune_store_runtime::limits::MAX_USAGE_TOTALS;
 use rune_store_runtime::{RequestId, Timestamp, UsageFilter, UsageGroup, UsageRow, UsageTotal};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub(crate) struct UsageView {
     agent: String,
     /// The journal entry it comes from.
     seq: u64,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     provider: String,
     model: String,
@@ -133,14 +133,14 @@ pub(crate) struct UsagePage {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
     /// Only of this request.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^req_[0-9a-f]{32}$")]
     request: Option<RequestId>,
     /// Only of agents in this namespace.
     ns: Option<String>,
     /// Only of this agent.
     agent: Option<String>,
     /// Only at or after this time (RFC 3339).
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
     /// Sum by `agent`, `model`, `day` or `caller`; absent: by agent and model.
     by: Option<UsageBy>,
@@ -151,7 +151,6 @@ pub(crate) struct ListQuery {
     get, path = "/v1/usage", tag = "usage", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = UsagePage, description = "A part of the ledger"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use reqwest::{Client, RequestBuilder};
 use rune_cp::{ControlPlane, NodeInfo};
 use rune_http::{Auth, Readiness, Server};
 use rune_runtime::{Scheduler, SecretKeySource, SecretVault};
+use rune_testkit::openapi::{ApiDocument, held_to_document};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -15,6 +17,7 @@ use crate::platform::Platform;
 pub(crate) struct TestControlPlane {
     pub(crate) platform: Platform,
     pub(crate) client: Client,
+    pub(crate) router: Router,
     base: String,
 }
 
@@ -45,12 +48,9 @@ impl TestControlPlane {
             readiness: Readiness::default(),
         };
         let tasks = platform.tasks.clone();
-        let server = Server::new(
-            "control-plane",
-            listener,
-            control_plane.router(),
-            tasks.clone(),
-        );
+        let router = control_plane.router();
+        let held = held_to_document(router.clone()).await.unwrap();
+        let server = Server::new("control-plane", listener, held, tasks.clone());
         tasks.spawn(
             "server",
             server.run(tasks.shutdown(), Duration::from_secs(5)),
@@ -58,12 +58,17 @@ impl TestControlPlane {
         Self {
             platform,
             client: Client::new(),
+            router,
             base: format!("http://{addr}"),
         }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
+    }
+
+    pub(crate) async fn document(&self) -> ApiDocument {
+        ApiDocument::fetch(&self.client, &self.base).await.unwrap()
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {

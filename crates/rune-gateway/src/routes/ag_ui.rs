@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use rune_http::{ApiError, Caller, ErrorBody, Json, Path, Query};
+use rune_http::{ApiError, Caller, ErrorBody, Json, Path, Query, ServerSentEvent};
 use rune_runtime::{EngineError, Invocation};
 use rune_store_runtime::ApprovalId;
 use serde::{Deserialize, Serialize};
@@ -71,14 +71,16 @@ enum ResumeStatus {
 #[utoipa::path(
     post, path = "/v1/agents/{name}/ag-ui", tag = "agents",
     params(
-        ("name" = String, Path, description = "Name of the agent"),
+        ("name" = String, Path, description = "Name of the agent", example = "hello"),
         Target,
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters", pattern = "^[!-~]{1,255}$"),
     ),
-    request_body = RunInput,
+    request_body(content = RunInput, example = json!({"threadId": "t-1", "runId": "r-1", "messages": [{"id": "1", "role": "user", "content": "What time is it?"}]})),
     responses(
-        (status = 200, body = String, content_type = "text/event-stream", description = "Events of AG-UI 1.0"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 200, body = ServerSentEvent, content_type = "text/event-stream", description = "Events of AG-UI 1.0"),
+        (status = 404, body = ErrorBody, description = "The agent is not deployed, or the interrupt does not exist"),
+        (status = 409, body = ErrorBody, description = "The session is another agent's, the interrupt was answered before, or the idempotency key was used with another body"),
+        (status = 429, body = ErrorBody, description = "Too many requests wait, or a budget is used up"),
     )
 )]
 pub(crate) async fn run(

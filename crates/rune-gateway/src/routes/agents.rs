@@ -54,9 +54,9 @@ pub(crate) struct AgentView {
     /// What its requests may use; absent as its tools are.
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<LimitsView>,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
 
@@ -254,7 +254,6 @@ pub(crate) struct ListQuery {
     get, path = "/v1/agents", tag = "agents", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<AgentView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
@@ -284,10 +283,10 @@ pub(crate) async fn list(
 /// One deployed agent with the health of its replicas.
 #[utoipa::path(
     get, path = "/v1/agents/{name}", tag = "agents",
-    params(("name" = String, Path, description = "Name of the agent"), Target),
+    params(("name" = String, Path, description = "Name of the agent", example = "hello"), Target),
     responses(
         (status = 200, body = AgentView, description = "The agent"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The agent is not deployed"),
     )
 )]
 pub(crate) async fn get(
@@ -302,10 +301,10 @@ pub(crate) async fn get(
 /// The MCP servers of a deployed agent, as one replica that runs in this process sees them.
 #[utoipa::path(
     get, path = "/v1/agents/{name}/mcp-servers", tag = "agents",
-    params(("name" = String, Path, description = "Name of the agent"), Target),
+    params(("name" = String, Path, description = "Name of the agent", example = "hello"), Target),
     responses(
         (status = 200, body = ListPage<McpServerView>, description = "Its servers with their tools, in the order of its Runefile"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The agent is not deployed"),
     )
 )]
 pub(crate) async fn mcp_servers(

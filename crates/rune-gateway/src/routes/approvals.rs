@@ -38,13 +38,13 @@ pub(crate) struct ApprovalView {
     /// The policies that ask.
     policies: Vec<String>,
     /// When the default counts.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     deadline: Option<Timestamp>,
     /// What counts at the deadline: `approve` or `deny`.
     default: &'static str,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     asked_at: Timestamp,
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     decided_at: Option<Timestamp>,
     /// Who decided: a caller, or `deadline`.
     decided_by: Option<String>,
@@ -88,7 +88,7 @@ pub(crate) struct ListQuery {
     /// Only of this agent.
     agent: Option<String>,
     /// Only of this request.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^req_[0-9a-f]{32}$")]
     request: Option<RequestId>,
     /// `waiting` (the default), `approved`, `denied`, `withdrawn` or `all`.
     state: Option<String>,
@@ -99,7 +99,6 @@ pub(crate) struct ListQuery {
     get, path = "/v1/approvals", tag = "approvals", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<ApprovalView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
@@ -168,14 +167,14 @@ impl DecideRequest {
 #[utoipa::path(
     post, path = "/v1/requests/{id}/approvals/{approval_id}", tag = "approvals",
     params(
-        ("id" = String, Path, description = "The request"),
-        ("approval_id" = String, Path, description = "The approval"),
+        ("id" = String, Path, description = "The request", pattern = "^req_[0-9a-f]{32}$"),
+        ("approval_id" = String, Path, description = "The approval", pattern = "^apr_[0-9a-f]{32}$"),
     ),
-    request_body = DecideRequest,
+    request_body(content = DecideRequest, example = json!({"decision": "approve", "note": "go on"})),
     responses(
         (status = 200, body = ApprovalView, description = "The approval as it is now"),
         (status = 409, body = ErrorBody, description = "It was decided before, or its request has ended"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The request has no such approval"),
     )
 )]
 pub(crate) async fn decide(

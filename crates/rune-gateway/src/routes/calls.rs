@@ -47,17 +47,17 @@ pub(crate) struct CallView {
     error: Option<FailureView>,
     /// Tokens of this request alone.
     usage: TokenUsage,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
 }
 
 /// The agents that a request called, and those that they called.
 #[utoipa::path(
     get, path = "/v1/requests/{id}/calls", tag = "requests",
-    params(("id" = String, Path, description = "The request")),
+    params(("id" = String, Path, description = "The request", pattern = "^req_[0-9a-f]{32}$")),
     responses(
         (status = 200, body = CallTree, description = "The calls"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The request does not exist"),
     )
 )]
 pub(crate) async fn calls(

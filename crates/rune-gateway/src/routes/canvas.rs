@@ -22,8 +22,8 @@ const POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; im
     get, path = "/canvas/{id}", tag = "canvas",
     params(("id" = String, Path, description = "The canvas, as the tool has named it")),
     responses(
-        (status = 200, body = String, content_type = "text/html", description = "The content, confined by a Content-Security-Policy"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 200, content((String = "text/html"), (String = "image/svg+xml"), (String = "text/plain")), description = "The content, confined by a Content-Security-Policy"),
+        (status = 404, body = ErrorBody, description = "The canvas does not exist, or not any more"),
     )
 )]
 pub(crate) async fn show(

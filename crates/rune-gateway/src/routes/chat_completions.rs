@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use rune_http::{ApiError, Caller, Json, OpenAiErrorBody};
+use rune_http::{ApiError, Caller, Json, OpenAiErrorBody, ServerSentEvent};
 use rune_runtime::{Followed, Invoked, RequestEvent};
 use rune_store_runtime::{Failure, Usage};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::failures::Failures;
 use super::invoke::KeyHeader;
 use crate::conversation::{Conversation, output_text};
 use crate::event_body::encoded_stream;
@@ -51,11 +52,11 @@ pub(crate) struct StreamOptions {
 /// runs to its end even if the client leaves.
 #[utoipa::path(
     post, path = "/v1/chat/completions", tag = "openai",
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters")),
-    request_body = ChatCompletionRequest,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters", pattern = "^[!-~]{1,255}$")),
+    request_body(content = ChatCompletionRequest, example = json!({"model": "hello", "messages": [{"role": "user", "content": "What time is it?"}]})),
     responses(
-        (status = 200, body = Object, description = "A `chat.completion`, or its chunks with `stream: true`"),
-        (status = "default", body = OpenAiErrorBody, description = "An error"),
+        (status = 200, content((Object = "application/json"), (ServerSentEvent = "text/event-stream")), description = "A `chat.completion`, or its chunks with `stream: true`"),
+        Failures<OpenAiErrorBody>,
     )
 )]
 pub(crate) async fn create(

@@ -136,10 +136,10 @@ impl CompactionView {
 /// requests, its own messages; and what was left out.
 #[utoipa::path(
     get, path = "/v1/requests/{id}/context", tag = "requests",
-    params(("id" = String, Path, description = "The request")),
+    params(("id" = String, Path, description = "The request", pattern = "^req_[0-9a-f]{32}$")),
     responses(
         (status = 200, body = ContextView, description = "The calls"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The request does not exist"),
     )
 )]
 pub(crate) async fn context(

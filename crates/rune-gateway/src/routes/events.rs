@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, State};
 use axum::response::Response;
 use http::request::Parts;
-use rune_http::{ApiError, ErrorBody, Path, Query};
+use rune_http::{ApiError, ErrorBody, Path, Query, ServerSentEvent};
 use rune_store_runtime::RequestId;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -20,7 +20,7 @@ use crate::gateway::Shared;
 pub(crate) struct After {
     /// Sequence number of the last event that is known already; `Last-Event-ID` wins.
     #[serde(default)]
-    #[param(required = false)]
+    #[param(required = false, format = "uint64")]
     after: u64,
 }
 
@@ -30,13 +30,13 @@ pub(crate) struct After {
 #[utoipa::path(
     get, path = "/v1/requests/{id}/events", tag = "requests",
     params(
-        ("id" = String, Path, description = "The request"),
+        ("id" = String, Path, description = "The request", pattern = "^req_[0-9a-f]{32}$"),
         After,
-        ("Last-Event-ID" = Option<u64>, Header, description = "As sent by a returning client"),
+        ("Last-Event-ID" = Option<u64>, Header, description = "As sent by a returning client", format = "uint64"),
     ),
     responses(
-        (status = 200, body = String, content_type = "text/event-stream", description = "Events"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 200, body = ServerSentEvent, content_type = "text/event-stream", description = "Events"),
+        (status = 404, body = ErrorBody, description = "The request does not exist"),
     )
 )]
 pub(crate) async fn events(

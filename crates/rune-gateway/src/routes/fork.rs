@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use rune_http::{ApiError, Caller, CostView, ErrorBody, Json, Path, TokenUsage};
+use rune_http::{ApiError, Caller, CostView, ErrorBody, Json, Path, ServerSentEvent, TokenUsage};
 use rune_runtime::Forking;
 use rune_store_runtime::{ForkChanges, ForkOrigin, ForkPolicy, RequestId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::invoke::{Answering, BackgroundAnswer, InvokeAnswer, KeyHeader};
+use super::failures::Failures;
+use super::invoke::{Answering, InvokeAnswer, KeyHeader, PendingAnswer};
 use crate::gateway::Shared;
 
 /// Where a request is forked, and what is different from there on.
@@ -46,14 +47,14 @@ pub(crate) struct ForkRequest {
 #[utoipa::path(
     post, path = "/v1/requests/{id}/fork", tag = "requests",
     params(
-        ("id" = String, Path, description = "The request that is forked"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters"),
+        ("id" = String, Path, description = "The request that is forked", pattern = "^req_[0-9a-f]{32}$"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters", pattern = "^[!-~]{1,255}$"),
     ),
-    request_body = ForkRequest,
+    request_body(content = ForkRequest, example = json!({"at": 2, "instructions": "Be brief."})),
     responses(
-        (status = 200, body = InvokeAnswer, description = "The answer, or events with `stream: true`"),
-        (status = 202, body = BackgroundAnswer, description = "Accepted, with `background: true`; or waiting for an approval, with `status`"),
-        (status = "default", body = ErrorBody, description = "An error; `invalid_input` where it cannot be forked there, with the entries where it can; `conflict` where it cannot be forked"),
+        (status = 200, content((InvokeAnswer = "application/json"), (ServerSentEvent = "text/event-stream")), description = "The answer, or events with `stream: true`"),
+        (status = 202, body = PendingAnswer, description = "Accepted, with `background: true`; or waiting for an approval, with `status`"),
+        Failures<ErrorBody>,
     )
 )]
 pub(crate) async fn fork(

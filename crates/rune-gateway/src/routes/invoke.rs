@@ -8,7 +8,9 @@ use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use http::request::Parts;
-use rune_http::{ApiError, Caller, CostView, ErrorBody, Json, Path, Query, TokenUsage};
+use rune_http::{
+    ApiError, Caller, CostView, ErrorBody, Json, Path, Query, ServerSentEvent, TokenUsage,
+};
 use rune_runtime::{Ending, Invocation, Invoked, RequestEvent};
 use rune_store_runtime::{ErrorCode, Failure, IdempotencyKey, RequestId, RequestStatus, SessionId};
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Target;
+use super::failures::Failures;
 use crate::event_body::event_stream;
 use crate::fingerprint::fingerprint;
 use crate::gateway::Shared;
@@ -65,15 +68,19 @@ pub(crate) struct InvokeAnswer {
     status: RequestStatus,
 }
 
-/// A request that goes on.
+/// A request that goes on, or waits for a person; `GET /v1/approvals?request=` shows for what.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct BackgroundAnswer {
+pub(crate) struct PendingAnswer {
     /// The request.
     #[schema(value_type = String)]
     request_id: RequestId,
     /// Its session.
     #[schema(value_type = String)]
     session_id: SessionId,
+    /// `input-required` where it waits for a person; else absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    status: Option<RequestStatus>,
 }
 
 /// Invokes an agent. The request is durable before anything is answered and runs to its end
@@ -82,15 +89,15 @@ pub(crate) struct BackgroundAnswer {
 #[utoipa::path(
     post, path = "/v1/agents/{name}/invoke", tag = "agents",
     params(
-        ("name" = String, Path, description = "Name of the agent"),
+        ("name" = String, Path, description = "Name of the agent", example = "hello"),
         Target,
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters", pattern = "^[!-~]{1,255}$"),
     ),
-    request_body = InvokeRequest,
+    request_body(content = InvokeRequest, example = json!({"input": "What time is it?", "session_id": "demo"})),
     responses(
-        (status = 200, body = InvokeAnswer, description = "The answer, or events with `stream: true`"),
-        (status = 202, body = BackgroundAnswer, description = "Accepted, with `background: true`; or waiting for an approval, with `status`"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 200, content((InvokeAnswer = "application/json"), (ServerSentEvent = "text/event-stream")), description = "The answer, or events with `stream: true`"),
+        (status = 202, body = PendingAnswer, description = "Accepted, with `background: true`; or waiting for an approval, with `status`"),
+        Failures<ErrorBody>,
     )
 )]
 pub(crate) async fn invoke(
@@ -151,9 +158,10 @@ impl Answering {
                 session_id,
                 ..
             } = invoked;
-            let answer = Json(BackgroundAnswer {
+            let answer = Json(PendingAnswer {
                 request_id,
                 session_id,
+                status: None,
             });
             return Ok((StatusCode::ACCEPTED, answer).into_response());
         }
@@ -165,10 +173,10 @@ impl Answering {
                 answer(request_id, last).map(|answer| Json(answer).into_response())
             }
             Ending::Parked => {
-                let answer = Json(ParkedAnswer {
+                let answer = Json(PendingAnswer {
                     request_id,
                     session_id,
-                    status: RequestStatus::InputRequired,
+                    status: Some(RequestStatus::InputRequired),
                 });
                 Ok((StatusCode::ACCEPTED, answer).into_response())
             }
@@ -207,14 +215,6 @@ fn answer(id: RequestId, last: RequestEvent) -> Result<InvokeAnswer, ApiError> {
             Err(ApiError::new(ErrorCode::Internal, message).of_request(id))
         }
     }
-}
-
-/// A request that waits for a person; `GET /v1/approvals?request=` shows for what.
-#[derive(Debug, Serialize)]
-struct ParkedAnswer {
-    request_id: RequestId,
-    session_id: SessionId,
-    status: RequestStatus,
 }
 
 /// The `Idempotency-Key` header, unchecked.

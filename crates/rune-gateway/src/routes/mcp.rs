@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::response::Response;
-use rune_http::{ApiError, ErrorBody, MAX_BODY_BYTES, read_body};
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use rune_http::{ApiError, ErrorBody, MAX_BODY_BYTES, ServerSentEvent, read_body};
 
 use super::Target;
 use crate::gateway::Shared;
@@ -14,16 +16,20 @@ use crate::gateway::Shared;
 /// `_meta["io.modelcontextprotocol/protocolVersion"]` needs none.
 #[utoipa::path(
     post, path = "/mcp", tag = "mcp", params(Target),
-    request_body(content = Object, content_type = "application/json", description = "A JSON-RPC message"),
+    request_body(
+        content = Object, content_type = "application/json", description = "A JSON-RPC message",
+        example = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "example", "version": "1.0.0"},
+        }}),
+    ),
     responses(
-        (status = 200, content((Object = "application/json"), (String = "text/event-stream")), description = "The answer, or a stream that ends with it"),
+        (status = 200, content((Object = "application/json"), (ServerSentEvent = "text/event-stream")), description = "The answer, or a stream that ends with it"),
         (status = 202, description = "Taken: a notification, or an answer to a question of the server"),
         (status = 400, content((Object = "application/json"), (String = "text/plain")), description = "Not a message as the protocol wants it"),
         (status = 403, content((ErrorBody = "application/json"), (String = "text/plain")), description = "A foreign `Host` or `Origin`"),
         (status = 404, content((Object = "application/json"), (String = "text/plain")), description = "No such session, or no such method"),
         (status = 406, body = String, content_type = "text/plain", description = "`Accept` must have application/json and text/event-stream"),
         (status = 415, body = String, content_type = "text/plain", description = "Not JSON"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn post(
@@ -46,13 +52,12 @@ pub(crate) async fn post(
         ("Last-Event-ID" = Option<String>, Header, description = "As sent by a returning client"),
     ),
     responses(
-        (status = 200, body = String, content_type = "text/event-stream", description = "Messages"),
+        (status = 200, body = ServerSentEvent, content_type = "text/event-stream", description = "Messages"),
         (status = 400, body = String, content_type = "text/plain", description = "No session is named, or the protocol version is not known"),
         (status = 403, content((ErrorBody = "application/json"), (String = "text/plain")), description = "A foreign `Host` or `Origin`"),
         (status = 404, body = String, content_type = "text/plain", description = "No such session"),
         (status = 405, body = String, content_type = "text/plain", description = "Not in the era without sessions"),
         (status = 406, body = String, content_type = "text/plain", description = "`Accept` must have text/event-stream"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn get(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -71,7 +76,6 @@ pub(crate) async fn get(State(shared): State<Arc<Shared>>, request: Request) -> 
         (status = 403, content((ErrorBody = "application/json"), (String = "text/plain")), description = "A foreign `Host` or `Origin`"),
         (status = 404, body = String, content_type = "text/plain", description = "No such session"),
         (status = 405, body = String, content_type = "text/plain", description = "Not in the era without sessions"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn delete(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -79,5 +83,11 @@ pub(crate) async fn delete(State(shared): State<Arc<Shared>>, request: Request) 
 }
 
 async fn answer(shared: &Shared, request: Request) -> Response {
-    shared.mcp.handle(request).await.map(Body::new)
+    let mut response = shared.mcp.handle(request).await.map(Body::new);
+    let has_body = response.body().size_hint().exact() != Some(0);
+    if has_body && !response.headers().contains_key(CONTENT_TYPE) {
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, text);
+    }
+    response
 }

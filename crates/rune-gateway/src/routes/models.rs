@@ -49,7 +49,6 @@ pub(crate) struct ModelList {
     get, path = "/v1/models", tag = "openai",
     responses(
         (status = 200, body = ModelList, description = "All of them; the list has no pages"),
-        (status = "default", body = OpenAiErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(State(shared): State<Arc<Shared>>) -> Result<Json<ModelList>, ApiError> {
@@ -77,10 +76,10 @@ pub(crate) async fn list(State(shared): State<Arc<Shared>>) -> Result<Json<Model
 /// One model.
 #[utoipa::path(
     get, path = "/v1/models/{model}", tag = "openai",
-    params(("model" = String, Path, description = "`[NAMESPACE/]AGENT[:ALIAS]`, with `/` as `%2F`")),
+    params(("model" = String, Path, description = "`[NAMESPACE/]AGENT[:ALIAS]`, with `/` as `%2F`", example = "hello")),
     responses(
         (status = 200, body = ModelView, description = "The model"),
-        (status = "default", body = OpenAiErrorBody, description = "An error"),
+        (status = 404, body = OpenAiErrorBody, description = "The agent is not deployed"),
     )
 )]
 pub(crate) async fn get(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery};
+use rune_http::{ApiError, Json, List, ListPage, PageQuery};
 use rune_store_runtime::{MessageId, OutboxFilter, OutboxRow, RequestId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -26,7 +26,7 @@ pub(crate) struct OutboxView {
     /// The request that sends it.
     #[schema(value_type = String)]
     request_id: RequestId,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
 }
 
@@ -61,7 +61,6 @@ pub(crate) struct ListQuery {
     get, path = "/v1/outbox", tag = "channels", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<OutboxView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(

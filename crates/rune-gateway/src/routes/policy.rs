@@ -26,7 +26,7 @@ pub(crate) struct VerdictView {
     caller: String,
     /// The journal entry.
     seq: u64,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     /// The model turn.
     step: u32,
@@ -83,14 +83,14 @@ impl VerdictView {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
     /// Only of this request.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^req_[0-9a-f]{32}$")]
     request: Option<RequestId>,
     /// Only of agents in this namespace.
     ns: Option<String>,
     /// Only of this agent.
     agent: Option<String>,
     /// Only of requests accepted at or after this time (RFC 3339).
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
     /// Also the models that were asked and the agents that were called while no policy could speak about them, as
     /// allowed without a policy.
@@ -104,7 +104,7 @@ pub(crate) struct ListQuery {
     get, path = "/v1/policy-verdicts", tag = "requests", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<VerdictView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The request does not exist"),
     )
 )]
 pub(crate) async fn verdicts(

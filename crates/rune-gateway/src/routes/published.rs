@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use http::StatusCode;
-use rune_http::{ApiError, Caller, ErrorBody, Json, List, ListPage, PageQuery};
+use rune_http::{ApiError, Caller, Json, List, ListPage, PageQuery};
 use rune_runtime::Publication;
 use rune_store_runtime::{EventFilter, EventId, EventRow, RequestId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ pub(crate) struct EventView {
     depth: u32,
     /// How many requests it made.
     requests: u64,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
 }
 
@@ -67,7 +67,6 @@ pub(crate) struct ListQuery {
     get, path = "/v1/events", tag = "events", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<EventView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
@@ -98,10 +97,9 @@ pub(crate) struct PublishRequest {
 
 /// Publishes an event. Every schedule that is about its topic makes one request of it.
 #[utoipa::path(
-    post, path = "/v1/events", tag = "events", request_body = PublishRequest,
+    post, path = "/v1/events", tag = "events", request_body(content = PublishRequest, example = json!({"topic": "orders.paid", "payload": {"order": 17}})),
     responses(
         (status = 201, body = EventView, description = "Published"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn publish(

@@ -22,10 +22,10 @@ pub(crate) struct ReplicaHealth {
 /// How a replica is.
 #[utoipa::path(
     get, path = "/v1/replicas/{id}/health", tag = "replicas",
-    params(("id" = String, Path, description = "The replica")),
+    params(("id" = String, Path, description = "The replica", pattern = "^rep_[0-9a-f]{32}$")),
     responses(
         (status = 200, body = ReplicaHealth, description = "Its health, good or bad"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The replica does not exist"),
     )
 )]
 pub(crate) async fn health(

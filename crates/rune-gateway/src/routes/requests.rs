@@ -70,9 +70,9 @@ pub(crate) struct RequestView {
     model_calls: u32,
     /// Tool calls so far.
     tool_calls: u32,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
 
@@ -148,7 +148,7 @@ pub(crate) struct WaitingView {
     reason: String,
     /// When it is taken up, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
 }
 
@@ -189,10 +189,10 @@ pub(crate) struct ToolCallView {
     attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     duration_ms: Option<u64>,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     started_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     finished_at: Option<Timestamp>,
 }
 
@@ -224,10 +224,10 @@ pub(crate) struct ListQuery {
     /// Only in one of these states, separated by commas.
     status: Option<String>,
     /// Only of this session.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9._:@-]{1,128}$")]
     session: Option<SessionId>,
     /// Only those that this request made, through any number of agents.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^req_[0-9a-f]{32}$")]
     root: Option<RequestId>,
 }
 
@@ -244,7 +244,6 @@ pub(crate) struct CancelRequest {
     get, path = "/v1/requests", tag = "requests", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<RequestView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
@@ -286,10 +285,10 @@ fn statuses(text: &str) -> Result<Vec<RequestStatus>, ApiError> {
 /// One request, with its tokens by model and its tool calls.
 #[utoipa::path(
     get, path = "/v1/requests/{id}", tag = "requests",
-    params(("id" = String, Path, description = "The request")),
+    params(("id" = String, Path, description = "The request", pattern = "^req_[0-9a-f]{32}$")),
     responses(
         (status = 200, body = RequestDetail, description = "The request"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The request does not exist"),
     )
 )]
 pub(crate) async fn get(
@@ -340,11 +339,11 @@ async fn by_model(shared: &Shared, id: RequestId) -> Result<Vec<ModelUsage>, Api
 /// or after the end, is no error.
 #[utoipa::path(
     post, path = "/v1/requests/{id}/cancel", tag = "requests",
-    params(("id" = String, Path, description = "The request")),
-    request_body = CancelRequest,
+    params(("id" = String, Path, description = "The request", pattern = "^req_[0-9a-f]{32}$")),
+    request_body = Option<CancelRequest>,
     responses(
         (status = 200, body = RequestView, description = "The request as it is now"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The request does not exist"),
     )
 )]
 pub(crate) async fn cancel(
@@ -415,10 +414,11 @@ impl From<Replayed> for ReplayView {
 /// no model is asked and no tool runs.
 #[utoipa::path(
     post, path = "/v1/requests/{id}/replay", tag = "requests",
-    params(("id" = String, Path, description = "The request")),
+    params(("id" = String, Path, description = "The request", pattern = "^req_[0-9a-f]{32}$")),
     responses(
         (status = 200, body = ReplayView, description = "Whether it went the same way"),
-        (status = "default", body = ErrorBody, description = "An error; `conflict` where it cannot be replayed"),
+        (status = 404, body = ErrorBody, description = "The request does not exist"),
+        (status = 409, body = ErrorBody, description = "It cannot be replayed; the message says why"),
     )
 )]
 pub(crate) async fn replay(
@@ -433,10 +433,11 @@ pub(crate) async fn replay(
 /// the conversation so far, and the journal without ids and times.
 #[utoipa::path(
     get, path = "/v1/requests/{id}/cassette", tag = "requests",
-    params(("id" = String, Path, description = "The request")),
+    params(("id" = String, Path, description = "The request", pattern = "^req_[0-9a-f]{32}$")),
     responses(
         (status = 200, body = Object, description = "The cassette"),
-        (status = "default", body = ErrorBody, description = "An error; `conflict` where there is none, with the reason"),
+        (status = 404, body = ErrorBody, description = "The request does not exist"),
+        (status = 409, body = ErrorBody, description = "There is none; the message says why"),
     )
 )]
 pub(crate) async fn cassette(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use rune_http::{ApiError, Caller, Json, OpenAiErrorBody, Path, Query};
+use rune_http::{ApiError, Caller, Json, OpenAiErrorBody, Path, Query, ServerSentEvent};
 use rune_runtime::{EngineError, Followed, RequestEvent, RequestEvents};
 use rune_store_runtime::{
     ErrorCode, Failure, PageRequest, RequestFilter, RequestId, RequestRow, RequestStatus,
@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use super::approvals::{DecideRequest, decide_all};
+use super::failures::Failures;
 use super::invoke::KeyHeader;
 use crate::conversation::{Conversation, Memory};
 use crate::event_body::encoded_stream;
@@ -35,14 +36,14 @@ pub(crate) struct ResponseRequest {
     /// The agent: `[NAMESPACE/]AGENT[:ALIAS]`.
     model: String,
     /// A text, or items: messages of any role, and answers to approval requests.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     input: Value,
     /// Told to the agent with this call.
     instructions: Option<String>,
     /// The response that this one follows, in its session.
     previous_response_id: Option<String>,
     /// The session, or `{"id": …}`.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>)]
     conversation: Option<Value>,
     /// Answer with events (`text/event-stream`).
     stream: Option<bool>,
@@ -73,11 +74,11 @@ pub(crate) struct GetQuery {
 /// end even if the client leaves.
 #[utoipa::path(
     post, path = "/v1/responses", tag = "openai",
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters")),
-    request_body = ResponseRequest,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters", pattern = "^[!-~]{1,255}$")),
+    request_body(content = ResponseRequest, example = json!({"model": "hello", "input": "What time is it?"})),
     responses(
-        (status = 200, body = Object, description = "A `response`, or its events with `stream: true`"),
-        (status = "default", body = OpenAiErrorBody, description = "An error"),
+        (status = 200, content((Object = "application/json"), (ServerSentEvent = "text/event-stream")), description = "A `response`, or its events with `stream: true`"),
+        Failures<OpenAiErrorBody>,
     )
 )]
 pub(crate) async fn create(
@@ -328,10 +329,10 @@ async fn whole(mut events: RequestEvents, mut response: ResponseStream) -> Resul
 /// A response as it is now.
 #[utoipa::path(
     get, path = "/v1/responses/{id}", tag = "openai",
-    params(("id" = String, Path, description = "The response"), GetQuery),
+    params(("id" = String, Path, description = "The response", pattern = "^resp_[0-9a-f]{32}$"), GetQuery),
     responses(
-        (status = 200, body = Object, description = "The `response`, or its events with `?stream=true`"),
-        (status = "default", body = OpenAiErrorBody, description = "An error"),
+        (status = 200, content((Object = "application/json"), (ServerSentEvent = "text/event-stream")), description = "The `response`, or its events with `?stream=true`"),
+        (status = 404, body = OpenAiErrorBody, description = "The response does not exist"),
     )
 )]
 pub(crate) async fn get(
@@ -391,10 +392,10 @@ async fn now(shared: &Shared, row: &RequestRow, asked: Asked) -> Result<Value, A
 /// Cancels a response. Cancelling twice, or after the end, is no error.
 #[utoipa::path(
     post, path = "/v1/responses/{id}/cancel", tag = "openai",
-    params(("id" = String, Path, description = "The response")),
+    params(("id" = String, Path, description = "The response", pattern = "^resp_[0-9a-f]{32}$")),
     responses(
         (status = 200, body = Object, description = "The `response` as it is now"),
-        (status = "default", body = OpenAiErrorBody, description = "An error"),
+        (status = 404, body = OpenAiErrorBody, description = "The response does not exist"),
     )
 )]
 pub(crate) async fn cancel(

@@ -55,9 +55,9 @@ pub(crate) struct SessionView {
     messages: u64,
     /// Requests so far.
     requests: u64,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
 
@@ -93,7 +93,7 @@ pub(crate) struct MessageView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     replaces: Option<Replaced>,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
 }
 
@@ -198,11 +198,11 @@ impl From<MessageRow> for MessageView {
 /// Creates a session without a request.
 #[utoipa::path(
     post, path = "/v1/agents/{name}/sessions", tag = "sessions",
-    params(("name" = String, Path, description = "Name of the agent"), Target),
-    request_body = CreateSessionRequest,
+    params(("name" = String, Path, description = "Name of the agent", example = "hello"), Target),
+    request_body = Option<CreateSessionRequest>,
     responses(
         (status = 201, body = CreateSessionResponse, description = "Created"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The agent is not deployed"),
     )
 )]
 pub(crate) async fn create(
@@ -233,10 +233,10 @@ pub(crate) async fn create(
 /// One session.
 #[utoipa::path(
     get, path = "/v1/sessions/{id}", tag = "sessions",
-    params(("id" = String, Path, description = "The session")),
+    params(("id" = String, Path, description = "The session", pattern = "^[A-Za-z0-9._:@-]{1,128}$")),
     responses(
         (status = 200, body = SessionView, description = "The session"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The session does not exist"),
     )
 )]
 pub(crate) async fn get(
@@ -249,10 +249,10 @@ pub(crate) async fn get(
 /// The history of a session, oldest first.
 #[utoipa::path(
     get, path = "/v1/sessions/{id}/messages", tag = "sessions",
-    params(("id" = String, Path, description = "The session"), PageQuery),
+    params(("id" = String, Path, description = "The session", pattern = "^[A-Za-z0-9._:@-]{1,128}$"), PageQuery),
     responses(
         (status = 200, body = ListPage<MessageView>, description = "A part of the history"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The session does not exist"),
     )
 )]
 pub(crate) async fn messages(
@@ -274,12 +274,12 @@ pub(crate) async fn messages(
 #[utoipa::path(
     get, path = "/v1/sessions/{id}/outputs/{handle}", tag = "sessions",
     params(
-        ("id" = String, Path, description = "The session"),
+        ("id" = String, Path, description = "The session", pattern = "^[A-Za-z0-9._:@-]{1,128}$"),
         ("handle" = String, Path, description = "The handle of the output, as `tool_done` and the journal name it"),
     ),
     responses(
         (status = 200, body = String, content_type = "text/plain", description = "The text of the output"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The session has no such output"),
     )
 )]
 pub(crate) async fn output(
@@ -302,10 +302,11 @@ pub(crate) async fn output(
 /// Deletes a session with its messages, requests and journals.
 #[utoipa::path(
     delete, path = "/v1/sessions/{id}", tag = "sessions",
-    params(("id" = String, Path, description = "The session")),
+    params(("id" = String, Path, description = "The session", pattern = "^[A-Za-z0-9._:@-]{1,128}$")),
     responses(
         (status = 204, description = "Deleted"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The session does not exist"),
+        (status = 409, body = ErrorBody, description = "A request of it has not ended, or it was forked"),
     )
 )]
 pub(crate) async fn delete(

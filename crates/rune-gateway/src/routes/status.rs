@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::header::CONTENT_TYPE;
-use rune_http::{ErrorBody, Health, Json, ReadyReport};
+use rune_http::{Health, Json, ReadyReport};
 
 use crate::gateway::{DOCUMENT, Shared};
 
@@ -38,7 +38,6 @@ pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     get, path = "/metrics", tag = "status",
     responses(
         (status = 200, body = String, content_type = "text/plain", description = "The metrics"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
@@ -51,7 +50,6 @@ pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     get, path = "/openapi.json", tag = "status",
     responses(
         (status = 200, body = Object, description = "OpenAPI 3.1"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn openapi() -> Response {

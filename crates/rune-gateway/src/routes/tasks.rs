@@ -35,12 +35,12 @@ pub(crate) struct TaskView {
     #[schema(value_type = Option<String>)]
     session_id: Option<SessionId>,
     /// When it can be claimed by others.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     lease_until: Option<Timestamp>,
     result: Value,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
 
@@ -88,7 +88,6 @@ pub(crate) struct ListQuery {
     get, path = "/v1/tasks", tag = "tasks", params(ListQuery, PageQuery),
     responses(
         (status = 200, body = ListPage<TaskView>, description = "A part of the list"),
-        (status = "default", body = ErrorBody, description = "An error"),
     )
 )]
 pub(crate) async fn list(
@@ -108,10 +107,10 @@ pub(crate) async fn list(
 /// One task.
 #[utoipa::path(
     get, path = "/v1/tasks/{id}", tag = "tasks",
-    params(("id" = String, Path, description = "The task")),
+    params(("id" = String, Path, description = "The task", pattern = "^tsk_[0-9a-f]{32}$")),
     responses(
         (status = 200, body = TaskView, description = "The task"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The task does not exist"),
     )
 )]
 pub(crate) async fn get(

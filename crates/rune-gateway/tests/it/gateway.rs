@@ -3,10 +3,12 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use axum::Router;
 use reqwest::{Client, RequestBuilder};
 use rune_gateway::Gateway;
 use rune_http::{Auth, Metrics, Readiness, ReadyPart, Server};
 use rune_mcp::McpAccess;
+use rune_testkit::openapi::{ApiDocument, held_to_document};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -16,6 +18,7 @@ pub(crate) struct TestGateway {
     pub(crate) platform: Platform,
     pub(crate) part: ReadyPart,
     pub(crate) client: Client,
+    pub(crate) router: Router,
     base: String,
 }
 
@@ -44,7 +47,9 @@ impl TestGateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let tasks = platform.tasks.clone();
-        let server = Server::new("gateway", listener, gateway.router(), tasks.clone());
+        let router = gateway.router();
+        let held = held_to_document(router.clone()).await.unwrap();
+        let server = Server::new("gateway", listener, held, tasks.clone());
         tasks.spawn(
             "server",
             server.run(tasks.shutdown(), Duration::from_secs(5)),
@@ -53,12 +58,17 @@ impl TestGateway {
             platform,
             part,
             client: Client::new(),
+            router,
             base,
         }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
+    }
+
+    pub(crate) async fn document(&self) -> ApiDocument {
+        ApiDocument::fetch(&self.client, &self.base).await.unwrap()
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {

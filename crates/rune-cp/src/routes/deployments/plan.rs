@@ -54,10 +54,11 @@ pub(crate) enum Change {
 /// digest need not be published yet.
 #[utoipa::path(
     post, path = "/v1/deployments/plan", tag = "deployments",
-    request_body = ApplyRequest,
+    request_body(content = ApplyRequest, example = json!({"agent": "hello", "version": "0.1.0", "replicas": 3})),
     responses(
         (status = 200, body = PlanView, description = "What would change"),
-        (status = "default", body = ErrorBody, description = "An error"),
+        (status = 404, body = ErrorBody, description = "The version does not exist"),
+        (status = 409, body = ErrorBody, description = "Another project has the deployment"),
     )
 )]
 pub(crate) async fn plan(

@@ -40,7 +40,7 @@ pub(crate) struct CreateRequest {
     /// Milliseconds between two planned times, 1000 at least.
     every_ms: Option<u64>,
     /// The first planned time of `every_ms`; one interval from now by default.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     start_at: Option<Timestamp>,
     /// The topic of the events of the namespace that fire it; `*` in it stands for any text.
     on_event: Option<String>,

@@ -28,7 +28,7 @@ pub(crate) struct ScheduleView {
     #[serde(skip_serializing_if = "Option::is_none")]
     every_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     start_at: Option<Timestamp>,
     /// The topic of the events that fire it; `*` in it stands for any text.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,7 +44,7 @@ pub(crate) struct ScheduleView {
     paused: bool,
     /// The next planned time; absent where it is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     next_fire_at: Option<Timestamp>,
     /// The planned times ahead; of one schedule only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -53,9 +53,9 @@ pub(crate) struct ScheduleView {
     /// The fire recorded last.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_fire: Option<FireView>,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
 
@@ -109,10 +109,10 @@ impl ScheduleView {
 /// What came of one planned time.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FireView {
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     planned_at: Timestamp,
     /// When it was recorded.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     fired_at: Timestamp,
     /// Whether somebody asked for it.
     manual: bool,
