@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use bytes::Bytes;
-use rune_http::{Auth, Edge, Readiness, api, complete};
+use rune_http::{Auth, Edge, Readiness, api, complete, reference};
 use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle, SecretVault};
 use rune_store_runtime::{BlobStore, Store, Timestamp};
 use utoipa::OpenApi;
@@ -16,7 +16,13 @@ use crate::routes::{
 };
 
 /// The routes that answer without credentials.
-pub const PUBLIC_ROUTES: &[&str] = &["/health", "/ready", "/openapi.json"];
+pub const PUBLIC_ROUTES: &[&str] = &[
+    "/health",
+    "/ready",
+    "/openapi.json",
+    "/docs",
+    "/docs/{file}",
+];
 
 /// What the control-plane API needs.
 pub struct ControlPlane {
@@ -142,4 +148,6 @@ api! {
     status::health,
     status::ready,
     status::openapi,
+    reference::page,
+    reference::file,
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use bytes::Bytes;
-use rune_http::{Auth, Edge, MAX_BODY_BYTES, Metrics, Readiness, api, complete};
+use rune_http::{Auth, Edge, MAX_BODY_BYTES, Metrics, Readiness, api, complete, reference};
 use rune_mcp::{McpAccess, McpEndpoint};
 use rune_runtime::Engine;
 use utoipa::OpenApi;
@@ -17,7 +17,13 @@ use crate::routes::{
 };
 
 /// The routes that answer without credentials.
-pub const PUBLIC_ROUTES: &[&str] = &["/health", "/ready", "/openapi.json"];
+pub const PUBLIC_ROUTES: &[&str] = &[
+    "/health",
+    "/ready",
+    "/openapi.json",
+    "/docs",
+    "/docs/{file}",
+];
 /// Where MCP clients look for an authorization server when they get no answer without a token; they are told that there is none.
 pub const NO_OAUTH: &[&str] = &[
     "/.well-known/oauth-protected-resource",
@@ -147,4 +153,6 @@ api! {
     status::ready,
     status::metrics,
     status::openapi,
+    reference::page,
+    reference::file,
 }

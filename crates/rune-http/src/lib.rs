@@ -7,8 +7,8 @@
 //! * [`ApiError`] is the only way to answer an error; [`Json`], [`JsonOrDefault`], [`Query`],
 //!   [`List`] and [`Path`] refuse bad input with it.
 //! * [`Metrics`] keeps the metrics of the process and shows them to Prometheus.
-//! * [`api!`] makes the routes and their document from one list of handlers, and [`complete`] adds what all of them
-//!   have.
+//! * [`api!`] makes the routes and their document from one list of handlers, [`complete`] adds what all of them have, and
+//!   [`reference`] shows the document in a browser.
 //!
 //! Invariants:
 //! * every answer carries `x-request-id`, and every error of a handler, an extractor or the
@@ -16,7 +16,7 @@
 //! * what went wrong inside is logged and never sent;
 //! * headers, bodies and queries are never logged.
 //!
-//! What is not here: routes, and what they mean.
+//! What is not here: routes, but for those of the reference, and what they mean.
 
 mod api;
 mod auth;
@@ -32,6 +32,7 @@ mod openapi;
 mod origin;
 mod page;
 mod readiness;
+pub mod reference;
 mod server;
 mod view;
 

@@ -40,7 +40,13 @@ async fn every_route_but_the_public_ones_asks_for_credentials() {
         PUBLIC_ROUTES.iter().map(|&it| it.to_owned()).collect()
     );
     // The rule is written twice, so that a route does not become public by one word.
-    let expected = ["/health", "/openapi.json", "/ready"];
+    let expected = [
+        "/docs",
+        "/docs/{file}",
+        "/health",
+        "/openapi.json",
+        "/ready",
+    ];
     assert_eq!(
         public.iter().map(String::as_str).collect::<Vec<_>>(),
         expected
@@ -88,5 +94,51 @@ fn references_resolve(document: &Value, value: &Value) {
             .iter()
             .for_each(|value| references_resolve(document, value)),
         _ => {}
+    }
+}
+
+#[tokio::test]
+async fn the_reference_is_shown_to_everybody_and_asks_nobody_else() {
+    let gateway = TestGateway::with_auth(keyed()).await;
+    let page = gateway.get("/docs").send().await.unwrap();
+    assert_eq!(page.status(), 200);
+    let policy = page.headers()["content-security-policy"].to_str().unwrap();
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'self';"),
+        "{policy}"
+    );
+    assert!(
+        !policy.contains("http") && !policy.contains('*'),
+        "{policy}"
+    );
+    let page = page.text().await.unwrap();
+    let parts = page
+        .split("=\"docs/")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap());
+    let parts: Vec<&str> = parts.collect();
+    assert_eq!(parts.len(), 4, "{parts:?}");
+    for part in parts {
+        let part = gateway.get(&format!("/docs/{part}")).send().await.unwrap();
+        assert_eq!(part.status(), 200);
+        assert_eq!(part.headers()["x-content-type-options"], "nosniff");
+        assert!(!part.bytes().await.unwrap().is_empty());
+    }
+    let script = gateway.get("/docs/reference.js").send().await.unwrap();
+    let script = script.text().await.unwrap();
+    assert!(
+        !page.contains("//") && !script.contains("://"),
+        "{page}{script}"
+    );
+    for none in [
+        "/docs/index.html",
+        "/docs/..%2fopenapi.json",
+        "/docs/swagger-initializer.js",
+    ] {
+        assert_eq!(
+            refusal(gateway.get(none)).await,
+            (404, "not_found".to_owned()),
+            "{none}"
+        );
     }
 }
