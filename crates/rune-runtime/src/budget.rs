@@ -6,6 +6,8 @@
 
 mod bound;
 mod meter;
+mod patience;
+mod reservation;
 mod shortage;
 mod tools;
 
@@ -19,9 +21,11 @@ use tokio::sync::watch;
 
 use crate::agent::Agent;
 
-pub(crate) use meter::{Call, Meter, usage_unknown};
+pub(crate) use meter::{Call, Meter};
+pub(crate) use patience::Patience;
+pub(crate) use reservation::{Reservation, Wanted, usage_unknown};
 pub(crate) use shortage::{refusal, usd};
-pub(crate) use tools::{OwnBudget, Quote, Spent, ToolMeter};
+pub(crate) use tools::{Booking, OwnBudget, Quote, Spent, ToolMeter};
 
 /// Code of the notice that a call waits for others that have reserved what it needs.
 pub(crate) const BUDGET_WAIT: &str = "budget_wait";

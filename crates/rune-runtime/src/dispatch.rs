@@ -7,6 +7,7 @@
 mod gate;
 mod plan;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -107,7 +108,8 @@ impl ToolDispatcher<'_> {
             caller: self.caller.to_owned(),
             step: intent.step,
             call_id: intent.call_id.clone(),
-            told: Mutex::default(),
+            verdicts: Mutex::default(),
+            is_under_way: AtomicBool::new(false),
         }
     }
 
@@ -131,10 +133,6 @@ impl ToolDispatcher<'_> {
                     .await;
                 self.settle(ran, &around.images).await
             }
-        };
-        let call = match self.tape {
-            Some(tape) => tape.model_call(&intent),
-            None => around.media.take_call(),
         };
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (shown, failure) = match result {
@@ -160,7 +158,6 @@ impl ToolDispatcher<'_> {
             images: shown.images,
             duration_ms,
             attempts,
-            call,
         })
     }
 
@@ -183,6 +180,13 @@ impl ToolDispatcher<'_> {
             _ => None,
         };
         let ran = live.is_some();
+        for (turn, called) in tape.model_calls(intent) {
+            if let (true, Some(meter)) = (tape.comes(turn, self.stop).await, self.meter) {
+                // What the run comes to is found out when its entries are compared.
+                let _ = meter.tell(EntryBody::ModelCalled(called)).await;
+                tape.goes_on_from(turn);
+            }
+        }
         let result = tape.tool(intent, live, self.stop, attempts).await;
         if !ran {
             for (provider, model) in tape.asked_models(intent) {
@@ -482,6 +486,5 @@ pub(crate) fn refusal(step: u32, call_id: &str, tool: &str, failure: Failure) ->
         failure: Some(failure),
         duration_ms: 0,
         attempts: 0,
-        call: None,
     }
 }

@@ -96,9 +96,15 @@ pub enum RequestEvent {
         error: Option<Failure>,
         /// How long it ran, in milliseconds.
         duration_ms: u64,
-        /// The call of a model that the tool made.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        call: Option<Box<ModelCall>>,
+    },
+    /// A model has answered a tool.
+    ModelCalled {
+        /// The id of the tool's call.
+        id: String,
+        /// The model's call.
+        call: Box<ModelCall>,
+        /// Whether the provider has counted what it used.
+        counted: bool,
     },
     /// A model call has ended.
     Usage {
@@ -287,6 +293,7 @@ impl RequestEvent {
             Self::ToolStart { .. } => "tool_start",
             Self::ToolProgress { .. } => "tool_progress",
             Self::ToolDone { .. } => "tool_done",
+            Self::ModelCalled { .. } => "model_called",
             Self::Usage { .. } => "usage",
             Self::ComponentTurn { .. } => "component_turn",
             Self::ToolsListed { .. } => "tools_listed",
@@ -481,7 +488,11 @@ impl EventMapper {
                 images: outcome.images,
                 error: outcome.failure,
                 duration_ms: outcome.duration_ms,
-                call: outcome.call,
+            },
+            EntryBody::ModelCalled(called) => RequestEvent::ModelCalled {
+                id: called.call_id,
+                call: Box::new(called.call),
+                counted: called.counted,
             },
             EntryBody::PolicyVerdict(verdict) => RequestEvent::PolicyVerdict {
                 action: verdict.action,

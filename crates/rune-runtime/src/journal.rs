@@ -138,12 +138,7 @@ impl JournalWriter {
             entries: buffered.iter().map(|(_, body)| body.clone()).collect(),
         };
         let Appended { first_seq, .. } = self.store.write(append).await?;
-        let settles = |(_, body): &(_, EntryBody)| {
-            matches!(
-                body,
-                EntryBody::ModelReply(_) | EntryBody::ModelAsked(_) | EntryBody::Finished { .. }
-            )
-        };
+        let settles = |(_, body): &(_, EntryBody)| body.billed().is_some() || body.is_last();
         if let Some(budgets) = self
             .budgets
             .as_ref()

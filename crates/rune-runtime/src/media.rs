@@ -1,11 +1,12 @@
 //! The models that media tools ask: in which order, under which policy and budgets, and what the journal says of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use rune_store_runtime::limits::{MAX_CALL_COST_MICRO_USD, MAX_CALL_TOKENS};
 use rune_store_runtime::{
-    AuditVerdict, EntryBody, ErrorCode, Failure, ModelCall, PolicyVerdict, Settlement, Usage,
+    AuditVerdict, EntryBody, ErrorCode, Failure, ModelCall, PolicyVerdict, ToolModelCall, Usage,
 };
 use rune_tools::{
     MadeMedia, MediaAccess, MediaDescription, MediaModel, MediaQuestion, MediaTranscript, NewImage,
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use crate::agent::Agent;
 use crate::budget::{Quote, ToolMeter};
 use crate::model::media::{MediaCandidate, MediaDone, MediaFailed, MediaOutput, MediaRequest};
-use crate::model::{ModelError, ModelErrorKind, OFFLINE_NOTICE, metrics};
+use crate::model::{CallStep, ModelError, ModelErrorKind, OFFLINE_NOTICE, metrics};
 use crate::policy::{self, PolicyResource};
 
 /// The models that one call of a tool asks.
@@ -28,29 +29,17 @@ pub(crate) struct MediaCalls {
     pub(crate) caller: String,
     pub(crate) step: u32,
     pub(crate) call_id: String,
-    pub(crate) told: Mutex<Told>,
-}
-
-/// What is committed with the result of the call.
-#[derive(Default)]
-pub(crate) struct Told {
-    verdicts: Vec<PolicyVerdict>,
-    notices: Vec<EntryBody>,
-    call: Option<ModelCall>,
+    /// What policy has said of models; committed with the result of the call.
+    pub(crate) verdicts: Mutex<Vec<PolicyVerdict>>,
+    /// Whether a model was sent something of which it is not known what came of it.
+    pub(crate) is_under_way: AtomicBool,
 }
 
 impl MediaCalls {
-    /// What policy has said of models, and what is to be known of the budgets.
+    /// What policy has said of models.
     pub(crate) fn entries(&self) -> Vec<EntryBody> {
-        let told = self.told();
-        let verdicts = told.verdicts.iter().cloned();
-        let verdicts = verdicts.map(EntryBody::PolicyVerdict);
-        verdicts.chain(told.notices.iter().cloned()).collect()
-    }
-
-    /// The call that a model has answered, for the ledger.
-    pub(crate) fn take_call(&self) -> Option<Box<ModelCall>> {
-        self.told().call.take().map(Box::new)
+        let verdicts = self.lock().clone();
+        verdicts.into_iter().map(EntryBody::PolicyVerdict).collect()
     }
 
     /// Asks policy about a model.
@@ -73,17 +62,17 @@ impl MediaCalls {
             let (name, reason) = (&verdict.resource, &verdict.reason);
             format!("policy denies the model `{name}`: {reason}")
         });
-        let mut told = self.told();
+        let mut verdicts = self.lock();
         let is_known = |known: &PolicyVerdict| known.resource == verdict.resource;
-        if !told.verdicts.iter().any(is_known) {
-            told.verdicts.push(verdict);
+        if !verdicts.iter().any(is_known) {
+            verdicts.push(verdict);
         }
         refusal.map_or(Ok(()), Err)
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
-        // Lists of entries, which are ones at any time.
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<PolicyVerdict>> {
+        // A list of verdicts is one at any time.
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the models that can do it, until one has answered. Where nobody knows what came of a call, no other is asked: it
@@ -98,26 +87,41 @@ impl MediaCalls {
         let found = self.agent.media_models(&request);
         let found = found.map_err(|why| ToolError::new(ToolErrorKind::Unavailable, why))?;
         let mut failures: Vec<ToolError> = Vec::new();
+        let mut patience = meter.patience();
         for candidate in found {
             if let Err(why) = self.decide(&candidate.provider, &candidate.model) {
                 failures.push(ToolError::new(ToolErrorKind::Denied, why));
                 continue;
             }
             let (prompt, output) = request.estimate();
-            let admitted = meter.admit(Quote {
+            let quote = Quote {
                 provider: &candidate.provider,
                 model: &candidate.model,
                 price: candidate.price,
+                is_counted: candidate.is_counted,
                 prompt,
                 output,
-            });
-            let admitted = admitted.await.map_err(|failure| refused(&failure))?;
+            };
+            let admitted = match meter.admit(quote, &mut patience).await {
+                Ok(admitted) => admitted,
+                // The next one may be cheaper, or have a price.
+                Err(failure) if failure.code == ErrorCode::LimitExceeded => {
+                    failures.push(refused(&failure));
+                    continue;
+                }
+                Err(failure) => return Err(refused(&failure)),
+            };
             let started = Instant::now();
-            let MediaFailed { error, is_unknown } = match candidate.ask(&request, &|_| ()).await {
+            let on_step = |step| {
+                admitted.step(step);
+                self.set_under_way(step == CallStep::Sent);
+            };
+            let asked = candidate.ask(&request, &on_step).await;
+            self.set_under_way(false);
+            let MediaFailed { error, is_unknown } = match asked {
                 Ok(done) => {
-                    let used = self.book(&candidate, &done, started);
-                    let noted = admitted.ended(used).await;
-                    self.note(noted.map_err(|failure| refused(&failure))?);
+                    let booked = admitted.answered(self.called(&candidate, &done, started));
+                    booked.await.map_err(|failure| refused(&failure))?;
                     let by = by(&candidate, done.complete);
                     let output = done.output.map_err(|error| failed(&error, false))?;
                     return Ok((by, output));
@@ -126,13 +130,8 @@ impl MediaCalls {
             };
             metrics::failed(&candidate.provider, &candidate.model, error.kind);
             tracing::warn!(tool_call = %self.call_id, %error, "model call of a tool failed");
-            let used = if is_unknown {
-                Settlement::Unknown
-            } else {
-                Settlement::Nothing
-            };
-            let noted = admitted.ended(used).await;
-            self.note(noted.map_err(|failure| refused(&failure))?);
+            let settled = admitted.failed(is_unknown).await;
+            settled.map_err(|failure| refused(&failure))?;
             failures.push(failed(&error, is_unknown));
             if is_unknown || !self.agent.models().goes_on(&error) {
                 break;
@@ -141,24 +140,32 @@ impl MediaCalls {
         Err(joined(&failures))
     }
 
-    /// Notes a call that was answered, and says what it used.
-    fn book(&self, candidate: &MediaCandidate, done: &MediaDone, started: Instant) -> Settlement {
+    /// A call that was answered, for the journal and the ledger.
+    fn called(
+        &self,
+        candidate: &MediaCandidate,
+        done: &MediaDone,
+        started: Instant,
+    ) -> ToolModelCall {
         let price = candidate.price.filter(|_| done.usage.is_some());
         let usage = counted(done.usage.unwrap_or_default());
         metrics::answered(&candidate.provider, &candidate.model, &usage);
-        let cost = price.map(|price| price.cost(&usage).min(MAX_CALL_COST_MICRO_USD));
-        self.told().call = Some(ModelCall {
-            provider: candidate.provider.clone(),
-            model: candidate.model.clone(),
-            usage,
-            cost_micro_usd: cost,
-            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        });
-        Settlement::of(&usage, cost)
+        ToolModelCall {
+            step: self.step,
+            call_id: self.call_id.clone(),
+            call: ModelCall {
+                provider: candidate.provider.clone(),
+                model: candidate.model.clone(),
+                usage,
+                cost_micro_usd: price.map(|price| price.cost(&usage).min(MAX_CALL_COST_MICRO_USD)),
+                duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            },
+            counted: done.usage.is_some(),
+        }
     }
 
-    fn note(&self, notice: Option<EntryBody>) {
-        self.told().notices.extend(notice);
+    fn set_under_way(&self, is_under_way: bool) {
+        self.is_under_way.store(is_under_way, Ordering::Relaxed);
     }
 }
 
@@ -196,6 +203,10 @@ impl MediaAccess for MediaCalls {
 
     async fn speak(&self, wanted: NewSpeech) -> Result<MadeMedia, ToolError> {
         self.make(MediaRequest::Speak(wanted)).await
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.is_under_way.load(Ordering::Relaxed)
     }
 }
 

@@ -27,12 +27,12 @@ use rune_store_runtime::{
 };
 use rune_tools::Outputs;
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
-use crate::budget::{Meter, OwnBudget, Spent, ToolMeter};
+use crate::budget::{Booking, Meter, OwnBudget, Spent, ToolMeter};
 use crate::dispatch::{ToolDispatcher, refusal};
 use crate::engine::SubAgents;
 use crate::feed::Feed;
@@ -298,7 +298,7 @@ impl Planner {
         tool.map_or(visible, |tool| tool.name.as_str())
     }
 
-    /// Runs every open call at the same time and commits each result as it comes.
+    /// Runs every open call at the same time and commits what they do, and each result, as it comes.
     async fn run_tools(&mut self) -> Result<(), Ended> {
         let store = self.store.clone();
         let agent = Arc::clone(&self.agent);
@@ -308,7 +308,7 @@ impl Planner {
         let agents = self.agents.clone();
         let recorded = self.recorded.clone();
         let feed = Arc::clone(&self.feed);
-        let meter = Arc::new(self.tool_meter());
+        let (meter, mut bookings) = self.tool_meter();
         let dispatcher = ToolDispatcher {
             agent: &agent,
             agents: &agents,
@@ -337,10 +337,20 @@ impl Planner {
         if self.state.children().next().is_some() {
             self.place.give_back();
         }
-        while let Some(entries) = running.next().await {
-            self.commit(entries).await?;
+        loop {
+            tokio::select! {
+                biased;
+                Some(booking) = bookings.recv() => self.book(booking).await?,
+                ended = running.next() => match ended {
+                    Some(entries) => self.commit(entries).await?,
+                    None => break,
+                },
+            }
         }
         drop(running);
+        while let Ok(booking) = bookings.try_recv() {
+            self.book(booking).await?;
+        }
         if let Some(unknown) = meter.close().await? {
             self.note(unknown);
         }
@@ -349,6 +359,12 @@ impl Planner {
             () = stop.cancelled() => Err(Ended::Stopped),
             () = self.place.take_again() => Ok(()),
         }
+    }
+
+    /// Commits what a tool does while it runs.
+    async fn book(&mut self, mut booking: Booking) -> Result<(), StoreError> {
+        self.commit(std::mem::take(&mut booking.entries)).await?;
+        booking.committed().await
     }
 
     fn check_steps(&self) -> Result<(), Failure> {
@@ -465,8 +481,8 @@ impl Planner {
         }
     }
 
-    /// Counts the calls of models that the tools of this turn make.
-    fn tool_meter(&self) -> ToolMeter {
+    /// Counts the calls of models that the tools of this turn make, and has them committed.
+    fn tool_meter(&self) -> (Arc<ToolMeter>, mpsc::UnboundedReceiver<Booking>) {
         let own = OwnBudget {
             tokens: (self.agent.token_budget(), self.agent.token_budget_name()),
             micro_usd: self.agent.cost_budget(),
@@ -474,7 +490,6 @@ impl Planner {
         let spent = Spent {
             tokens: self.state.usage.total(),
             micro_usd: self.state.cost.micro_usd.unwrap_or_default(),
-            is_open: false,
         };
         self.meter.for_tools(own, spent)
     }

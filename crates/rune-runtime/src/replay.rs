@@ -128,7 +128,7 @@ impl Recorded {
                     }
                 }
                 // What a tool has asked is no model of the conversation.
-                (_, Some(call)) if call.settles => (
+                (body, Some(call)) if is_reply(body) => (
                     call.provider,
                     call.model,
                     call.cost_micro_usd.map(|_| Price::FREE),

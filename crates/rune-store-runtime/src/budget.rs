@@ -1,7 +1,7 @@
 //! Budgets that several model calls share: what may be spent, what is, and what calls that
 //! are under way have reserved.
 //!
-//! A call reserves the most it can cost before it is made. The entry of its reply settles
+//! A call reserves the most it can cost before it is made, or roughly that where a tool makes it. The entry of its reply settles
 //! the reservation in the same commit; a call whose outcome nobody knows is settled with
 //! all that it reserved. So what is spent and reserved together stays within the cap as
 //! long as no reply uses more than its call reserved.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     ApprovalAnswer, ApprovalQuestion, AuditId, AuditVerdict, Billed, Block, Compaction, Cost,
     DeploymentId, ForkOrigin, Message, ModelCall, PromptMeasure, PromptParts, ReplicaId, RequestId,
-    RequestStatus, Role, StopReason, StoredImage, Timestamp, Usage,
+    RequestStatus, Role, Settlement, StopReason, StoredImage, Timestamp, Usage,
 };
 
 use crate::message::handle;
@@ -83,6 +83,8 @@ pub enum EntryBody {
     },
     /// A tool is about to run. It runs only after this entry is committed.
     ToolIntent(ToolIntent),
+    /// A tool has had a model do something. It is no part of the conversation, and is committed before the tool is told.
+    ModelCalled(Box<ToolModelCall>),
     /// A tool ran, failed, or was not run; the outcome is what the model is told.
     ToolResult(ToolOutcome),
     /// Policy decided about something the request wants to do. An audit row is projected
@@ -167,6 +169,7 @@ impl EntryBody {
             Self::ToolsListed { .. } => "tools_listed",
             Self::ModelFailed { .. } => "model_failed",
             Self::ToolIntent(_) => "tool_intent",
+            Self::ModelCalled(_) => "model_called",
             Self::ToolResult(_) => "tool_result",
             Self::PolicyVerdict(_) => "policy_verdict",
             Self::ApprovalAsked(_) => "approval_asked",
@@ -229,15 +232,9 @@ impl EntryBody {
                 model: &call.model,
                 usage: &call.usage,
                 cost_micro_usd: call.cost_micro_usd,
-                settles: true,
+                settlement: Settlement::of(&call.usage, call.cost_micro_usd),
             }),
-            Self::ToolResult(outcome) => outcome.call.as_deref().map(|call| Billed {
-                provider: &call.provider,
-                model: &call.model,
-                usage: &call.usage,
-                cost_micro_usd: call.cost_micro_usd,
-                settles: false,
-            }),
+            Self::ModelCalled(called) => Some(called.billed()),
             _ => None,
         }
     }
@@ -300,13 +297,13 @@ pub struct ModelReply {
 
 impl ModelReply {
     /// The call, as the ledger counts it.
-    const fn billed(&self) -> Billed<'_> {
+    fn billed(&self) -> Billed<'_> {
         Billed {
             provider: self.provider.as_str(),
             model: self.model.as_str(),
             usage: &self.usage,
             cost_micro_usd: self.cost_micro_usd,
-            settles: true,
+            settlement: Settlement::of(&self.usage, self.cost_micro_usd),
         }
     }
 
@@ -373,6 +370,37 @@ pub struct ToolIntent {
     pub idempotency_key: String,
 }
 
+/// A model that a tool had do something, and that has answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToolModelCall {
+    /// The model turn, or the turn of the component, that asked for the tool.
+    pub step: u32,
+    /// The id of the tool's call there.
+    pub call_id: String,
+    /// The model's call.
+    pub call: ModelCall,
+    /// Whether the provider has counted what it used. Where it has not, all that was reserved for it is spent.
+    pub counted: bool,
+}
+
+impl ToolModelCall {
+    /// The call, as the ledger counts it.
+    fn billed(&self) -> Billed<'_> {
+        let call = &self.call;
+        Billed {
+            provider: &call.provider,
+            model: &call.model,
+            usage: &call.usage,
+            cost_micro_usd: call.cost_micro_usd,
+            settlement: if self.counted {
+                Settlement::of(&call.usage, call.cost_micro_usd)
+            } else {
+                Settlement::Unknown
+            },
+        }
+    }
+}
+
 /// How a tool call ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ToolOutcome {
@@ -400,9 +428,6 @@ pub struct ToolOutcome {
     pub duration_ms: u64,
     /// How often it was run: more than 1 after retries, 0 where it was not run.
     pub attempts: u32,
-    /// The call of a model that the tool made, whatever became of the tool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub call: Option<Box<ModelCall>>,
 }
 
 impl ToolOutcome {

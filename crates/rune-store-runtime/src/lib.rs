@@ -79,7 +79,8 @@ pub use id::{
 pub use input::input_parts;
 pub use journal::{
     ComponentTurn, Entry, EntryBody, ErrorCode, Failure, ListedTool, ModelAsk, ModelReply,
-    OUTPUT_REPAIR, PolicyVerdict, SpilledOutput, StepOutcome, StepStatus, ToolIntent, ToolOutcome,
+    OUTPUT_REPAIR, PolicyVerdict, SpilledOutput, StepOutcome, StepStatus, ToolIntent,
+    ToolModelCall, ToolOutcome,
 };
 pub use knowledge::{
     EntityRow, Properties, PutEntity, PutRelation, RelationFilter, RelationRow, entity_text,

@@ -1,8 +1,8 @@
-//! The usage ledger: one row per model call, projected from model replies, compactions and results of tools.
+//! The usage ledger: one row per model call, projected from model replies, compactions and what tools have models do.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{RequestId, Timestamp, Usage};
+use crate::{RequestId, Settlement, Timestamp, Usage};
 
 /// One model call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,9 +40,8 @@ pub struct Billed<'a> {
     pub usage: &'a Usage,
     /// What they cost in millionths of a US dollar; absent where the model has no known price.
     pub cost_micro_usd: Option<u64>,
-    /// Whether its entry settles what the request has reserved. A call that a tool makes is settled by whoever
-    /// makes it: when its entry is written, another one may be under way.
-    pub settles: bool,
+    /// What becomes of what the request has reserved, in the commit of the entry.
+    pub settlement: Settlement,
 }
 
 /// What model calls cost together.

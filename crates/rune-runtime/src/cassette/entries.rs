@@ -17,7 +17,7 @@ pub(super) fn write(body: &EntryBody) -> Option<Value> {
                     fields.insert("cost_micro_usd".to_owned(), cost.into());
                 }
             }
-            EntryBody::Compacted(_) | EntryBody::ToolResult(_) => {
+            EntryBody::Compacted(_) | EntryBody::ModelCalled(_) => {
                 let cost = body.billed().and_then(|call| call.cost_micro_usd);
                 let written = fields.get_mut("call").and_then(Value::as_object_mut);
                 if let (Some(cost), Some(call)) = (cost, written) {

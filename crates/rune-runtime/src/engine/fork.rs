@@ -19,7 +19,7 @@ use rune_store_runtime::{
 use serde_json::Value;
 
 use super::{Engine, EngineError, Invoked, QUEUE_DEADLINE};
-use crate::budget::{Payer, USAGE_UNKNOWN};
+use crate::budget::Payer;
 use crate::history;
 use crate::planner::{LOOP_DETECTED, MODEL_DENIED};
 use crate::router::RouteError;
@@ -294,7 +294,6 @@ fn goes_on(entry: &EntryBody, next: &EntryBody, intended: &BTreeSet<&str>) -> bo
         // A verdict about a model, a host or a step is committed with what comes of it.
         (EntryBody::PolicyVerdict(verdict), _) if !is_about_call(verdict) => true,
         (EntryBody::Notice { code, .. }, _) if code == MODEL_DENIED => true,
-        (EntryBody::Notice { code, .. }, EntryBody::ToolResult(_)) if code == USAGE_UNKNOWN => true,
         (
             EntryBody::PolicyVerdict(_),
             EntryBody::StepStarted { .. } | EntryBody::StepFinished(_),

@@ -459,7 +459,7 @@ impl Engine {
             parent: start.parent,
             budgets: start.budgets.clone(),
         };
-        let mut meter = Meter::new(
+        let meter = Meter::new(
             &inner.budgets,
             &inner.store,
             start.request_id,

@@ -278,7 +278,7 @@ impl Planner {
                 }
                 stream = &mut call => match stream {
                     Ok(stream) => {
-                        self.meter.sent();
+                        self.meter.sent(true);
                         break stream;
                     }
                     Err(error) => return Ok(One::Failed { error, begun: false }),
@@ -315,11 +315,14 @@ impl Planner {
 
     fn call_step(&mut self, candidate: &Candidate, step: CallStep) {
         match step {
-            CallStep::Sent => self.meter.sent(),
-            CallStep::Waits(wait) => self.note(EntryBody::Notice {
-                code: PROVIDER_WAIT.to_owned(),
-                message: format!("{}: {wait}", candidate.client.provider()),
-            }),
+            CallStep::Sent => self.meter.sent(true),
+            CallStep::Waits(wait) => {
+                self.meter.sent(false);
+                self.note(EntryBody::Notice {
+                    code: PROVIDER_WAIT.to_owned(),
+                    message: format!("{}: {wait}", candidate.client.provider()),
+                });
+            }
         }
     }
 

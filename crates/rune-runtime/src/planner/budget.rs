@@ -1,25 +1,15 @@
 //! What a model call may cost: the request's own budget in money, and the budgets that it
 //! shares with others.
 
-use std::time::Duration;
-
 use rune_store_runtime::{EntryBody, Failure};
-use tokio::time::Instant;
 
 use super::state::UNPRICED;
 use super::{Ended, Planner, limit};
-use crate::budget::{BUDGET_EXCEEDED, BUDGET_WAIT, Call, refusal, usd};
-use crate::engine::QUEUE_DEADLINE;
+use crate::budget::{BUDGET_EXCEEDED, Call, refusal, usd};
 use crate::model::{Candidate, LlmClient, ModelRequest};
 
 /// Fewer output tokens than this are not worth a call, and not every provider takes less.
 const MIN_OUTPUT_TOKENS: u64 = 16;
-/// Longest time that a call waits for others which have reserved what it needs: as long as
-/// for a place on a replica.
-const LONGEST_WAIT: Duration = QUEUE_DEADLINE;
-/// How often it looks by itself: not everything that is settled is settled here.
-const LOOK: Duration = Duration::from_secs(1);
-
 impl Planner {
     /// Lets a call be made within every budget: takes output away from it that is not
     /// affordable, and reserves the rest where the budget is shared. `estimate` is the
@@ -85,21 +75,18 @@ impl Planner {
             return Err(unpriced(candidate, &name, money, "it is shared").into());
         }
         let stop = self.stop.clone();
-        let mut settled = self.meter.settled();
         let wanted = request.max_output_tokens.map_or(u64::MAX, u64::from);
-        let patient_until = Instant::now() + LONGEST_WAIT;
-        let mut told = false;
+        let mut patience = self.meter.patience();
         loop {
-            settled.borrow_and_update();
+            let waits = patience.lasts();
             let call = Call {
                 candidate,
                 request,
                 estimate,
                 output: wanted,
                 min_output: MIN_OUTPUT_TOKENS.min(wanted),
-                waits: Instant::now() < patient_until,
+                waits,
             };
-            let waits = call.waits;
             let short = match self.meter.reserve(&call).await? {
                 Ok(output) => return Ok(output),
                 Err(short) => short,
@@ -112,24 +99,13 @@ impl Planner {
                 });
                 return Err(failure.into());
             }
-            if !std::mem::replace(&mut told, true) {
-                let notice = EntryBody::Notice {
-                    code: BUDGET_WAIT.to_owned(),
-                    message: format!(
-                        "waiting up to {} s for model calls of other requests to end: they have reserved what is left \
-                         of the budget of {}",
-                        LONGEST_WAIT.as_secs(),
-                        short.scope
-                    ),
-                };
+            if let Some(notice) = patience.notice(&short) {
                 self.commit(vec![notice]).await?;
             }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Ended::Stopped),
-                // The sender lives as long as the engine.
-                _ = settled.changed() => {}
-                () = tokio::time::sleep(LOOK) => {}
+                () = patience.wait() => {}
             }
         }
     }

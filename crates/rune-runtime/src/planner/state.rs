@@ -452,11 +452,11 @@ impl RunState {
                     approval.answer = Some(answer.clone());
                 }
             }
+            EntryBody::ModelCalled(called) => {
+                self.usage.add(&called.call.usage);
+                self.cost.add(called.call.cost_micro_usd);
+            }
             EntryBody::ToolResult(outcome) => {
-                if let Some(call) = body.billed() {
-                    self.usage.add(call.usage);
-                    self.cost.add(call.cost_micro_usd);
-                }
                 self.spilled.extend(outcome.kept());
                 let of_component = self.component.answered(outcome);
                 let index = self

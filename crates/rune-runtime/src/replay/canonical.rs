@@ -46,6 +46,7 @@ pub(crate) fn canonical(body: &EntryBody) -> Option<Value> {
         }
         EntryBody::Accepted { .. }
         | EntryBody::Compacted(_)
+        | EntryBody::ModelCalled(_)
         | EntryBody::ModelFailed { .. }
         | EntryBody::ToolIntent(_)
         | EntryBody::Notice { .. }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rune_store_runtime::{
     ApprovalDecision, AuditVerdict, Entry, EntryBody, ErrorCode, Failure, GrantRow, MessageRow,
-    ModelCall, PolicyVerdict, ReplicaId, RequestId, Timestamp, ToolIntent, ToolOutcome,
+    PolicyVerdict, ReplicaId, RequestId, Timestamp, ToolIntent, ToolModelCall,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -38,9 +38,9 @@ pub(crate) struct TapeOptions {
 pub(crate) struct Tape {
     journal: Vec<Entry>,
     options: TapeOptions,
-    /// The results of the tools that ran, in the order in which they ended.
-    results: Vec<ToolOutcome>,
-    /// How many of them were handed out; more than there are where the order does not count any more.
+    /// What tools did, in its order: the models that they had do something, and their results.
+    did: Vec<EntryBody>,
+    /// How much of it was handed out; more than there is where the order does not count any more.
     ended: watch::Sender<usize>,
     state: Mutex<State>,
 }
@@ -73,19 +73,21 @@ impl Tape {
             _ => 1,
         };
         let written: Vec<Entry> = journal.iter().take(given).cloned().collect();
-        let results = ran(&journal).map(|outcome| {
-            let mut outcome = outcome.clone();
-            if let Some(output) = options.outputs.get(&outcome.call_id) {
+        let did = did(&journal).map(|body| {
+            let mut body = body.clone();
+            if let EntryBody::ToolResult(outcome) = &mut body
+                && let Some(output) = options.outputs.get(&outcome.call_id)
+            {
                 outcome.failure = None;
                 outcome.spilled = None;
                 outcome.images.clear();
                 outcome.content = spill::text(output);
                 outcome.output = Some(output.clone());
             }
-            outcome
+            body
         });
         Self {
-            results: results.collect(),
+            did: did.collect(),
             journal,
             options,
             ended: watch::Sender::new(0),
@@ -120,7 +122,7 @@ impl Tape {
         let written = || state.written.iter().map(|entry| &entry.body);
         let asked = written().filter(|body| is_reply(body)).count();
         let granted = asking(&state.written).count();
-        self.ended.send_replace(ran(&state.written).count());
+        self.ended.send_replace(did(&state.written).count());
         state.asked = asked;
         state.granted = granted;
         Some(id)
@@ -363,29 +365,30 @@ impl Tape {
         stop: &CancellationToken,
         attempts: &mut u32,
     ) -> Result<ShownOutput, Failure> {
-        let mine =
-            |result: &ToolOutcome| (result.step, &result.call_id) == (intent.step, &intent.call_id);
-        let found = self.results.iter().position(mine);
-        let turn = found.unwrap_or_else(|| self.results_of_this_run());
-        let mut ended = self.ended.subscribe();
-        tokio::select! {
-            biased;
-            _ = ended.wait_for(|ended| *ended == turn || *ended == usize::MAX) => {}
-            () = stop.cancelled() => {
-                let message = "the replay has left the journal";
-                return Err(Failure::new(ErrorCode::Cancelled, message));
-            }
+        let found = self
+            .did
+            .iter()
+            .zip(0..)
+            .find_map(|(body, turn)| match body {
+                EntryBody::ToolResult(result) if is_of(intent, result.step, &result.call_id) => {
+                    Some((turn, result))
+                }
+                _ => None,
+            });
+        let turn = found.map_or_else(|| self.done_in_this_run(), |(turn, _)| turn);
+        if !self.comes(turn, stop).await {
+            let message = "the replay has left the journal";
+            return Err(Failure::new(ErrorCode::Cancelled, message));
         }
-        let Some(index) = found else {
+        let Some((_, outcome)) = found else {
             let message = "the journal has no result of this call";
             return live.unwrap_or_else(|| Err(Failure::new(ErrorCode::Unavailable, message)));
         };
-        self.ended
-            .send_modify(|ended| *ended = ended.saturating_add(1));
+        self.goes_on_from(turn);
         if let Some(live) = live {
             return live;
         }
-        let outcome = self.results[index].clone();
+        let outcome = outcome.clone();
         *attempts = outcome.attempts;
         match outcome.failure {
             Some(failure) => Err(failure),
@@ -398,8 +401,47 @@ impl Tape {
         }
     }
 
-    /// How many results there are up to the end of the present run: a call that was interrupted comes behind them.
-    fn results_of_this_run(&self) -> usize {
+    /// The models that a call had do something in the present run, each with its turn.
+    pub(crate) fn model_calls(&self, intent: &ToolIntent) -> Vec<(usize, Box<ToolModelCall>)> {
+        let begun = *self.ended.borrow();
+        let until = self.done_in_this_run();
+        let calls = self
+            .did
+            .iter()
+            .zip(0..)
+            .filter_map(|(body, turn)| match body {
+                EntryBody::ModelCalled(call)
+                    if is_of(intent, call.step, &call.call_id)
+                        && (begun == usize::MAX || (begun..until).contains(&turn)) =>
+                {
+                    Some((turn, call.clone()))
+                }
+                _ => None,
+            });
+        calls.collect()
+    }
+
+    /// Waits until it is the turn of something that a tool did; false where the run ends before.
+    pub(crate) async fn comes(&self, turn: usize, stop: &CancellationToken) -> bool {
+        let mut ended = self.ended.subscribe();
+        tokio::select! {
+            biased;
+            _ = ended.wait_for(|ended| *ended == turn || *ended == usize::MAX) => true,
+            () = stop.cancelled() => false,
+        }
+    }
+
+    /// Lets come what a tool did after this.
+    pub(crate) fn goes_on_from(&self, turn: usize) {
+        self.ended.send_if_modified(|ended| {
+            let is_its_turn = *ended == turn;
+            *ended += usize::from(is_its_turn);
+            is_its_turn
+        });
+    }
+
+    /// How much tools did up to the end of the present run: a call that was interrupted comes behind it.
+    fn done_in_this_run(&self) -> usize {
         let written = self.lock().written.len();
         let rest = self.journal.get(written..).unwrap_or_default();
         let started = |entry: &Entry| matches!(entry.body, EntryBody::Started { .. });
@@ -407,7 +449,7 @@ impl Tape {
             .iter()
             .position(started)
             .map_or(self.journal.len(), |at| written + at);
-        ran(self.journal.get(..end).unwrap_or_default()).count()
+        did(self.journal.get(..end).unwrap_or_default()).count()
     }
 
     /// The agent that a call leads to, as policy saw it.
@@ -443,15 +485,6 @@ impl Tape {
         models.collect()
     }
 
-    /// The call of a model that a tool made.
-    pub(crate) fn model_call(&self, intent: &ToolIntent) -> Option<Box<ModelCall>> {
-        let outcome = self
-            .results
-            .iter()
-            .find(|outcome| outcome.step == intent.step && outcome.call_id == intent.call_id);
-        outcome?.call.clone()
-    }
-
     /// What policy said of something while a call ran.
     fn verdicts_of<'a>(
         &'a self,
@@ -485,17 +518,27 @@ impl Tape {
     }
 }
 
-/// The results of tools that ran.
-fn ran(journal: &[Entry]) -> impl Iterator<Item = &ToolOutcome> {
-    journal.iter().filter_map(|entry| match &entry.body {
-        EntryBody::ToolResult(outcome) if outcome.attempts > 0 => Some(outcome),
-        _ => None,
+/// What tools did that ran.
+fn did(journal: &[Entry]) -> impl Iterator<Item = &EntryBody> {
+    let bodies = journal.iter().map(|entry| &entry.body);
+    bodies.filter(|body| match body {
+        EntryBody::ModelCalled(_) => true,
+        EntryBody::ToolResult(outcome) => outcome.attempts > 0,
+        _ => false,
     })
 }
 
-/// Whether a model was asked for it.
+fn is_of(intent: &ToolIntent, step: u32, call_id: &str) -> bool {
+    (intent.step, intent.call_id.as_str()) == (step, call_id)
+}
+
+/// Whether the planner has asked a model for it.
 pub(crate) fn is_reply(body: &EntryBody) -> bool {
-    body.billed().is_some_and(|call| call.settles) || matches!(body, EntryBody::ModelFailed { .. })
+    match body {
+        EntryBody::ModelCalled(_) => false,
+        EntryBody::ModelFailed { .. } => true,
+        body => body.billed().is_some(),
+    }
 }
 
 /// The fields of an entry that depend on the machine.

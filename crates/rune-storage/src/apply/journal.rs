@@ -58,9 +58,8 @@ fn write(
     }
     for (seq, call) in &append.usage {
         insert_usage(db, context, op, state, *seq, call)?;
-        if state.has_budgets && call.settles {
-            let used = Settlement::of(call.usage, call.cost_micro_usd);
-            budget::close(db, context, op.request_id, used)?;
+        if state.has_budgets {
+            budget::close(db, context, op.request_id, call.settlement)?;
         }
     }
     if state.has_budgets && state.status.is_terminal() {

@@ -162,7 +162,10 @@ fn newest_first<T>(rows: impl IntoIterator<Item = T>) -> impl Iterator<Item = (i
 #[async_trait]
 impl CommandLog for FakeStore {
     async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
-        Ok(self.state().apply(&command)?)
+        let reply = self.state().apply(&command);
+        // As with a store that writes elsewhere, it is done before it is answered.
+        tokio::task::yield_now().await;
+        Ok(reply?)
     }
 }
 

@@ -17,7 +17,7 @@ use rune_store_runtime::{
     ReserveBudget, ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec, SessionId,
     SetDeploymentState, SettleBudget, SettleFire, Settlement, SpilledOutput, StepOutcome,
     StepStatus, StopReason, StoredImage, TaskHolder, TaskId, TaskState, Timestamp, ToolIntent,
-    ToolOutcome, Usage, VersionId,
+    ToolModelCall, ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -305,7 +305,7 @@ impl Random {
     }
 
     fn entry(&mut self) -> EntryBody {
-        match self.below(26) {
+        match self.below(27) {
             0 => EntryBody::Accepted {
                 input: self.value(),
                 forked_from: None,
@@ -350,7 +350,6 @@ impl Random {
                 images: self.images(),
                 duration_ms: u64::MAX,
                 attempts: 1,
-                call: self.tool_model_call(),
             }),
             15 => EntryBody::PolicyVerdict(PolicyVerdict {
                 audit_id: AuditId::from_bytes(self.id(4)),
@@ -410,6 +409,7 @@ impl Random {
                     input_schema: self.value(),
                 }],
             },
+            25 => self.model_called(),
             _ => EntryBody::Finished {
                 status: self.pick(&RequestStatus::ALL, RequestStatus::Completed),
                 output: self.one_in(2).then(|| json!(self.word())),
@@ -471,21 +471,23 @@ impl Random {
         }))
     }
 
-    fn tool_model_call(&mut self) -> Option<Box<ModelCall>> {
-        let model = self.word();
+    fn model_called(&mut self) -> EntryBody {
         let output_tokens = self.below(50);
-        self.one_in(3).then(|| {
-            Box::new(ModelCall {
+        EntryBody::ModelCalled(Box::new(ToolModelCall {
+            step: 1,
+            call_id: self.call_id(),
+            call: ModelCall {
                 provider: "offline".to_owned(),
-                model,
+                model: self.word(),
                 usage: Usage {
                     output_tokens,
                     ..Usage::default()
                 },
                 cost_micro_usd: (!output_tokens.is_multiple_of(3)).then_some(output_tokens),
                 duration_ms: 1,
-            })
-        })
+            },
+            counted: !self.one_in(3),
+        }))
     }
 
     fn images(&mut self) -> Vec<StoredImage> {

@@ -29,7 +29,7 @@ pub use approval::{
 };
 pub use budget::{
     a_budget_of_a_day_begins_anew, a_call_takes_less_output_where_that_is_enough,
-    a_call_that_a_tool_makes_is_in_the_ledger_and_settles_nothing,
+    a_call_that_a_tool_makes_is_in_the_ledger_and_settles_what_it_reserved,
     a_deleted_session_takes_its_budget_along, a_reply_settles_what_its_call_reserved,
     a_request_that_is_not_stored_can_reserve, a_reservation_that_makes_no_sense_is_rejected,
     an_unknown_outcome_counts_as_all_that_was_reserved, no_interleaving_spends_more_than_the_cap,

@@ -41,18 +41,24 @@ pub(super) async fn describe(
     Ok(answer)
 }
 
-/// What a call comes to, unless it is stopped before. Where that is because it took too long, the model is told this; a request
-/// that is cancelled is told nothing.
+/// What a call comes to, unless it is stopped before. Where that is because it took too long, the model is told whether somebody
+/// is at work on it; a request that is cancelled is told nothing.
 pub(super) async fn until_stopped<T>(
     context: &ToolContext,
     work: impl Future<Output = Result<T, ToolError>>,
 ) -> Result<T, ToolError> {
     tokio::select! {
         biased;
-        () = context.cancel.cancelled() => Err(ToolError::timeout(format!(
-            "it took longer than {} ms and was stopped; whether the provider goes on with it and charges for it is not known",
-            context.timeout.as_millis()
-        ))),
+        () = context.cancel.cancelled() => {
+            let media = context.media.as_ref();
+            let known = if media.is_some_and(|media| media.is_under_way()) {
+                "whether the provider goes on with it and charges for it is not known"
+            } else {
+                "no model was at work on it then"
+            };
+            let millis = context.timeout.as_millis();
+            Err(ToolError::timeout(format!("it took longer than {millis} ms and was stopped; {known}")))
+        }
         done = work => done,
     }
 }

@@ -8,7 +8,7 @@ use crate::ToolError;
 /// The models of an agent that see, hear, draw and speak, as its tools see them. Each call is paid for and made once: where
 /// nobody knows what came of it, it is not made again. Every error is a refusal for the model and says what to do.
 ///
-/// Dropping a call ends it; what the provider charges for it is not known then.
+/// Dropping a call ends it; where it [is under way](MediaAccess::is_under_way), what the provider charges for it is not known then.
 #[async_trait]
 pub trait MediaAccess: Send + Sync {
     /// Asks something about a picture, a sound or a film.
@@ -22,6 +22,9 @@ pub trait MediaAccess: Send + Sync {
 
     /// Says a text.
     async fn speak(&self, wanted: NewSpeech) -> Result<MadeMedia, ToolError>;
+
+    /// Whether a model was sent something of which it is not known yet what comes of it.
+    fn is_under_way(&self) -> bool;
 }
 
 /// A file that is shown to a model.

@@ -22,6 +22,8 @@ pub(crate) struct MediaCandidate {
     pub(crate) model: String,
     /// What the call costs, where that can be told by its tokens.
     pub(crate) price: Option<Price>,
+    /// Whether its provider says how many tokens the call has used.
+    pub(crate) is_counted: bool,
     pub(super) client: MediaClient,
 }
 
@@ -171,6 +173,7 @@ fn candidate(
             provider: name.to_owned(),
             model: OFFLINE_PROVIDER.to_owned(),
             price: Some(Price::FREE),
+            is_counted: true,
             client: MediaClient::Offline,
         });
     }
@@ -192,6 +195,7 @@ fn candidate(
     Ok(MediaCandidate {
         provider: name.to_owned(),
         price: pool.prices().price(name, &model).filter(|_| is_counted),
+        is_counted,
         model,
         client: made.ok_or_else(no_model)?,
     })

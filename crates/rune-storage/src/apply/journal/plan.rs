@@ -113,7 +113,7 @@ impl<'a> Append<'a> {
                 self.bill(seq, entry)?;
                 self.said(db, seq, &reply.blocks)?;
             }
-            EntryBody::ModelAsked(_) => self.bill(seq, entry)?,
+            EntryBody::ModelAsked(_) | EntryBody::ModelCalled(_) => self.bill(seq, entry)?,
             EntryBody::ComponentTurn(turn) => self.said(db, seq, &turn.blocks)?,
             EntryBody::Compacted(_) => {
                 self.bill(seq, entry)?;
@@ -128,7 +128,6 @@ impl<'a> Append<'a> {
                 self.state.tool_calls = self.state.tool_calls.saturating_add(1);
             }
             EntryBody::ToolResult(outcome) => {
-                self.bill(seq, entry)?;
                 let call = self.call(db, &outcome.call_id)?;
                 if call.result.is_some() {
                     return Err(twice("result", &outcome.call_id).into());

@@ -195,9 +195,8 @@ impl State {
         for (seq, body) in plan.usage {
             let Some(call) = body.billed() else { continue };
             self.usage.push(usage_row(command, &plan.row, seq, call));
-            if has_budgets && call.settles {
-                let used = Settlement::of(call.usage, call.cost_micro_usd);
-                self.close_reservation(command, op.request_id, used);
+            if has_budgets {
+                self.close_reservation(command, op.request_id, call.settlement);
             }
         }
         if has_budgets && plan.row.status.is_terminal() {
@@ -382,7 +381,7 @@ impl Plan {
                 self.bill(seq, entry)?;
                 self.said(seq, &reply.blocks)?;
             }
-            EntryBody::ModelAsked(_) => self.bill(seq, entry)?,
+            EntryBody::ModelAsked(_) | EntryBody::ModelCalled(_) => self.bill(seq, entry)?,
             EntryBody::ComponentTurn(turn) => self.said(seq, &turn.blocks)?,
             EntryBody::Compacted(_) => {
                 self.bill(seq, entry)?;
@@ -397,7 +396,6 @@ impl Plan {
                 row.tool_calls += 1;
             }
             EntryBody::ToolResult(outcome) => {
-                self.bill(seq, entry)?;
                 let call = called(&mut self.calls, &outcome.call_id)?;
                 if call.result.is_some() {
                     return Err(Reject::invalid("the call has its result"));

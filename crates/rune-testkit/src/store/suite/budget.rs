@@ -6,7 +6,7 @@ use std::time::Duration;
 use rune_store_runtime::{
     AppendEntries, BudgetCap, BudgetClaim, BudgetFilter, BudgetRow, BudgetScope, CallPrice,
     DeleteSession, EntryBody, ModelCall, ModelReply, PageRequest, Reject, RequestId, ReserveBudget,
-    SettleBudget, Settlement, StoreError, ToolOutcome, UsageFilter,
+    SettleBudget, Settlement, StoreError, ToolModelCall, UsageFilter,
 };
 use serde_json::json;
 
@@ -118,26 +118,31 @@ pub async fn a_reply_settles_what_its_call_reserved(test: TestStore) {
     ));
 }
 
-pub async fn a_call_that_a_tool_makes_is_in_the_ledger_and_settles_nothing(test: TestStore) {
+pub async fn a_call_that_a_tool_makes_is_in_the_ledger_and_settles_what_it_reserved(
+    test: TestStore,
+) {
     let f = Fixture::new(test);
-    let caps = [money(caller("a"), 1000)];
+    let caps = [money(caller("a"), 2000)];
     let id = f.accept_under("s", &caps).await;
     f.append(id, vec![reply(vec![fixture::call("c")])]).await;
     f.write(call(id, &caps)).await;
-    let outcome = ToolOutcome {
-        call: Some(Box::new(ModelCall {
-            provider: "openai".to_owned(),
-            model: "painter".to_owned(),
-            usage: usage(11, 70),
-            cost_micro_usd: Some(40),
-            duration_ms: 5,
-        })),
-        ..fixture::result("c")
-    };
     let before = f.store.request(id).await.unwrap().unwrap();
-    f.append(id, vec![EntryBody::ToolResult(outcome)]).await;
-    // What is open now may be the call of another tool.
-    assert_eq!(f.balance(&caller("a")).await, Some((0, 500)));
+    let called = |counted| {
+        EntryBody::ModelCalled(Box::new(ToolModelCall {
+            step: 1,
+            call_id: "c".to_owned(),
+            call: ModelCall {
+                provider: "openai".to_owned(),
+                model: if counted { "painter" } else { "speaker" }.to_owned(),
+                usage: if counted { usage(11, 70) } else { usage(0, 0) },
+                cost_micro_usd: counted.then_some(40),
+                duration_ms: 5,
+            },
+            counted,
+        }))
+    };
+    f.append(id, vec![called(true)]).await;
+    assert_eq!(f.balance(&caller("a")).await, Some((40, 0)));
     let row = f.store.request(id).await.unwrap().unwrap();
     assert_eq!(row.usage.total(), before.usage.total() + 81);
     assert_eq!(row.model_calls, before.model_calls + 1);
@@ -148,6 +153,14 @@ pub async fn a_call_that_a_tool_makes_is_in_the_ledger_and_settles_nothing(test:
         line.map(|line| (line.usage.output_tokens, line.cost_micro_usd)),
         Some((70, Some(40)))
     );
+    // The result adds nothing, and of what was not counted all that was reserved is spent.
+    let result = EntryBody::ToolResult(fixture::result("c"));
+    f.append(id, vec![result]).await;
+    f.write(call(id, &caps)).await;
+    f.append(id, vec![called(false)]).await;
+    assert_eq!(f.balance(&caller("a")).await, Some((540, 0)));
+    let row = f.store.request(id).await.unwrap().unwrap();
+    assert_eq!(row.cost.unpriced_calls, before.cost.unpriced_calls + 1);
 }
 
 pub async fn what_is_reserved_is_not_there_for_others(test: TestStore) {

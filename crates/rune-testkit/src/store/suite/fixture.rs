@@ -180,7 +180,6 @@ pub(super) fn result(id: &str) -> ToolOutcome {
         images: Vec::new(),
         duration_ms: 7,
         attempts: 1,
-        call: None,
     }
 }
 

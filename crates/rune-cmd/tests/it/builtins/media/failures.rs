@@ -95,7 +95,7 @@ async fn a_question_about_a_picture_is_paid_for_once() {
         .on_text("<limited>")
         .fault_first(Fault::status(429).retry_after(0.0))
         .reply(Reply::text("A cat"));
-    let studio = Studio::start(Protocol::Openai, script, "").await;
+    let mut studio = Studio::start(Protocol::Openai, script, "").await;
     let script = ModelScript::new().reply(Reply::text("A dog"));
     let second = rune_testkit::ModelServer::start(script).await.unwrap();
     let endpoint = |server: &rune_testkit::ModelServer| json!({"protocol": "openai", "base_url": server.base_url(Protocol::Openai), "api_key": KEY});
@@ -107,7 +107,8 @@ async fn a_question_about_a_picture_is_paid_for_once() {
             "vision": {"first": "a", "second": "b"},
         },
     });
-    studio.write("artist", &models, "");
+    studio.write("critic", &models, "");
+    studio.agent = "critic".to_owned();
     studio.put("cat.png", &png());
     let ask = |question: &str| json!({"source": "cat.png", "question": question});
     for question in ["<gateway>", "<begun>"] {
@@ -120,7 +121,10 @@ async fn a_question_about_a_picture_is_paid_for_once() {
         assert_eq!(studio.server.requests().len(), before + 1, "{question}");
     }
     let seen = studio.call("image-analyze", ask("<limited>")).await;
-    assert_eq!(seen["text"], "A cat");
+    assert_eq!(
+        (&seen["text"], &seen["provider"]),
+        (&json!("A cat"), &json!("first"))
+    );
     assert_eq!(second.requests().len(), 0);
 }
 
