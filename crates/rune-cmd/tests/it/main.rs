@@ -25,6 +25,7 @@ mod home;
 mod launcher;
 mod mcp;
 mod mcp_sandbox;
+mod mcp_serve;
 mod mcp_server;
 mod models;
 mod one_shot;

@@ -28,7 +28,13 @@ const STEPS: &str = "rules:\n  - match: {contains: nothing}\n    error: {kind: r
 const WAIT: &str = "echo run >> log\nwhile [ ! -e go ]; do sleep 0.02; done\necho '{}'\n";
 
 /// Writes an agent and deploys it. `tools` are scripts by name.
-fn deploy(served: &Served, name: &str, more: &str, script: &str, tools: &[(&str, &str)]) {
+pub(crate) fn deploy(
+    served: &Served,
+    name: &str,
+    more: &str,
+    script: &str,
+    tools: &[(&str, &str)],
+) {
     let dir = served.0.home().join(name);
     std::fs::create_dir_all(dir.join("tools")).unwrap();
     let runefile = format!(
@@ -312,7 +318,7 @@ async fn both(served: &Served) -> [Mcp; 2] {
     [Mcp::modern(served), Mcp::legacy(served, json!({})).await]
 }
 
-fn request_of(result: &Value) -> String {
+pub(crate) fn request_of(result: &Value) -> String {
     result["_meta"]["rune/request_id"]
         .as_str()
         .unwrap()
@@ -581,6 +587,77 @@ async fn a_client_that_leaves_cancels_only_where_the_protocol_says_so() {
 }
 
 #[tokio::test]
+async fn who_leaves_a_call_with_a_key_leaves_it_to_the_others() {
+    let served = daemon().await;
+    slow(&served);
+    let meta = json!({"rune/idempotency_key": "shared"});
+    let mut leaving = Mcp::modern(&served);
+    let stream = leaving.begin("slow", meta.clone()).await;
+    let id = running(&served, "slow").await;
+    let mut staying = Mcp::modern(&served);
+    let staying_stream = staying.begin("slow", meta.clone()).await;
+    drop(stream);
+    // Once a call without a key that was left behind it is cancelled, it would be, too.
+    let mut other = Mcp::modern(&served);
+    let params =
+        json!({"name": "slow", "arguments": {"input": "other"}, "_meta": {"progressToken": "p"}});
+    let sending = Stream::of(other.send("tools/call", params).await);
+    let api = Api::of(&served.0);
+    let mut second = String::new();
+    until("two requests run", async || {
+        let (_, page) = answer(api.get("/v1/requests?agent=slow&status=running"))
+            .await
+            .unwrap();
+        let items = page["items"].as_array().unwrap();
+        second = items[0]["id"].as_str().unwrap().to_owned();
+        items.len() == 2
+    })
+    .await;
+    drop(sending);
+    until_status(&served, &second, "cancelled").await;
+    assert_eq!(row(&served, &id).await["status"], "running");
+    std::fs::write(served.0.data_dir().join("workspaces/dev/slow/go"), "").unwrap();
+    let answered = staying_stream.answer(staying.next).await;
+    assert_eq!(
+        answered["result"]["content"][0]["text"], "waited",
+        "{answered}"
+    );
+    assert_eq!(request_of(&answered["result"]), id);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_object_is_text() {
+    let served = daemon().await;
+    let list = "output_schema: {type: array, items: {type: string}}\n";
+    deploy(
+        &served,
+        "list",
+        list,
+        "rules:\n  - respond: '[\"a\"]'\n",
+        &[],
+    );
+    let object = "output_schema: {type: object, properties: {a: {type: integer}}}\n";
+    deploy(
+        &served,
+        "object",
+        object,
+        "rules:\n  - respond: '{\"a\": 1}'\n",
+        &[],
+    );
+    for mut mcp in both(&served).await {
+        let listed = mcp.ask("tools/list", json!({})).await;
+        let tools = &listed["result"]["tools"];
+        assert_eq!(tools[0].get("outputSchema"), None, "{listed}");
+        assert_eq!(tools[1]["outputSchema"]["type"], "object", "{listed}");
+        let answered = mcp.call("list", json!({"input": "go"})).await;
+        assert_eq!(answered["content"][0]["text"], r#"["a"]"#, "{answered}");
+        assert_eq!(answered.get("structuredContent"), None, "{answered}");
+        let answered = mcp.call("object", json!({"input": "go"})).await;
+        assert_eq!(answered["structuredContent"], json!({"a": 1}), "{answered}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_was_missed_is_sent_again_in_a_session() {
     let served = daemon().await;
     slow(&served);
@@ -816,14 +893,14 @@ async fn without_credentials_web_pages_are_kept_out() {
 }
 
 /// `rune mcp serve`, written to and read line by line.
-struct Stdio {
+pub(crate) struct Stdio {
     child: Child,
     input: Option<ChildStdin>,
     lines: mpsc::Receiver<String>,
 }
 
 impl Stdio {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         command
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped());
@@ -862,12 +939,12 @@ impl Stdio {
         }
     }
 
-    fn ask(&mut self, id: i64, method: &str, params: &Value) -> Value {
+    pub(crate) fn ask(&mut self, id: i64, method: &str, params: &Value) -> Value {
         self.write(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
         self.read(|message| message["id"] == id)
     }
 
-    fn initialize(&mut self) {
+    pub(crate) fn initialize(&mut self) {
         let params = json!({
             "protocolVersion": LEGACY, "capabilities": {"elicitation": {}}, "clientInfo": {"name": "t", "version": "1"},
         });
@@ -877,7 +954,7 @@ impl Stdio {
     }
 
     /// Closes the input and waits for the end.
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         drop(self.input.take());
         assert!(self.child.wait().unwrap().success());
         // Whatever was still said was a message, too.

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::approval;
 use super::handler::{AgentsHandler, refusal};
 use super::progress::{HEARTBEAT, Reports, describe, reporting};
-use super::schema::{INPUT, SESSION, takes_nothing};
+use super::schema::{INPUT, SESSION, answers_object, takes_nothing};
 use super::source::{
     AgentCall, AgentRun, AgentSource, Answer, Asking, OfferedAgent, Question, RunEvent,
 };
@@ -79,8 +79,11 @@ impl AgentsHandler {
         let stateless = context
             .protocol_version()
             .is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
-        // The end of the connection means that nobody wants the answer any more only where the protocol says so.
-        let watched = (!stateless).then(|| self.cancelled_by_message(&context.id, &context.ct));
+        let key = context.meta.0.0.get(KEY_META).filter(|key| !key.is_null());
+        // The end of the connection means that nobody wants the answer any more only where the protocol says so, and not
+        // of a call with a key: that can be sent again, and others may follow its request.
+        let watched = (!stateless || key.is_some())
+            .then(|| self.cancelled_by_message(&context.id, &context.ct));
         let cancelled = watched
             .as_ref()
             .map_or_else(|| context.ct.clone(), |watched| watched.token.clone());
@@ -95,13 +98,10 @@ impl AgentsHandler {
                 let resumed = resume(source, asking, &agent.name, request_id, after, &answers);
                 (resumed.await, after)
             }
-            None => {
-                let key = context.meta.0.0.get(KEY_META);
-                match arguments(&agent, params.arguments.unwrap_or_default(), key) {
-                    Ok(call) => (self.source.begin(asking, call).await, 0),
-                    Err(message) => (Err(Failure::new(ErrorCode::InvalidInput, message)), 0),
-                }
-            }
+            None => match arguments(&agent, params.arguments.unwrap_or_default(), key) {
+                Ok(call) => (self.source.begin(asking, call).await, 0),
+                Err(message) => (Err(Failure::new(ErrorCode::InvalidInput, message)), 0),
+            },
         };
         let run = match begun {
             Ok(run) => run,
@@ -282,7 +282,7 @@ impl Call<'_> {
             output => output.to_string(),
         };
         let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
-        if matches!(self.agent.output_schema, Some(Value::Object(_))) {
+        if answers_object(self.agent).is_some() {
             result.structured_content = Some(output);
         }
         result.meta = Some(MetaObject(self.meta()));
@@ -322,7 +322,7 @@ impl Call<'_> {
         meta.insert(STATUS_META.to_owned(), json!("input-required"));
         result.meta = Some(MetaObject(meta));
         // A tool with a schema for what it answers has to be seen to have failed to.
-        result.is_error = Some(self.agent.output_schema.is_some());
+        result.is_error = Some(answers_object(self.agent).is_some());
         result
     }
 
@@ -389,7 +389,7 @@ fn arguments(
         ));
     }
     let idempotency_key = match key {
-        None | Some(Value::Null) => None,
+        None => None,
         Some(Value::String(key)) => Some(key.clone()),
         Some(_) => return Err(format!("`_meta.{KEY_META}` must be a text")),
     };

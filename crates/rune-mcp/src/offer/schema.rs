@@ -33,10 +33,18 @@ pub(crate) fn tool(agent: &OfferedAgent) -> Tool {
         agent.description.clone()
     };
     let mut tool = Tool::new(agent.name.clone(), description, arguments(agent));
-    if let Some(Value::Object(schema)) = &agent.output_schema {
+    if let Some(schema) = answers_object(agent) {
         tool = tool.with_raw_output_schema(schema.clone().into());
     }
     tool
+}
+
+/// The schema of what an agent answers, where that is an object: the protocol has no place for anything else, and
+/// strict clients drop the whole list for it.
+pub(crate) fn answers_object(agent: &OfferedAgent) -> Option<&JsonObject> {
+    let schema = agent.output_schema.as_ref()?.as_object()?;
+    let is_object = schema.get("type").is_some_and(|kind| kind == "object");
+    is_object.then_some(schema)
 }
 
 /// Whether an agent takes an input without anything in it.
@@ -188,6 +196,28 @@ mod tests {
                 .strip_prefix('#')
                 .unwrap();
             assert!(schema.pointer(pointer).is_some(), "{pointer}");
+        }
+    }
+
+    #[test]
+    fn only_an_object_has_an_output_schema() {
+        let offered = |schema: Value| {
+            let mut agent = agent(None);
+            agent.output_schema = Some(schema);
+            tool(&agent).output_schema
+        };
+        let object = json!({"type": "object", "properties": {"n": {"type": "integer"}}});
+        let schema = offered(object.clone()).unwrap();
+        assert_eq!(Value::Object((*schema).clone()), object);
+        for other in [
+            json!({"type": "array", "items": {"type": "string"}}),
+            json!({"type": "string"}),
+            json!({"type": ["object", "null"]}),
+            json!({"anyOf": [{"type": "object"}]}),
+            json!({}),
+            json!(true),
+        ] {
+            assert_eq!(offered(other.clone()), None, "{other}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
@@ -13,6 +14,7 @@ use rune_mcp::{
 use rune_store_runtime::{ErrorCode, Failure as CallFailure, RequestId, SessionId};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use crate::cli::Target;
 use crate::client::{Api, Client, Event, Follow, part};
@@ -22,6 +24,12 @@ use crate::failure::{Exit, Failure, Outcome};
 const MAX_AGENTS: usize = 1000;
 /// Approvals of a request that are asked about at the most.
 const MAX_APPROVALS: usize = 1000;
+/// How long a call waits for its agent to be started.
+const CALL_PATIENCE: Duration = Duration::from_secs(60);
+/// How often the daemon is asked whether it has been.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How long a daemon that breaks a connection is left alone before the call is sent again.
+const RESEND_PAUSE: Duration = Duration::from_millis(500);
 
 /// The agents of a daemon.
 pub(super) struct DaemonAgents {
@@ -62,8 +70,7 @@ impl DaemonAgents {
             .client
             .list(Api::Gateway, "/v1/agents", &query, MAX_AGENTS)
             .await?;
-        // One without tools has no replica that could be asked.
-        let called = rows.iter().filter(|row| row["tools"].is_array());
+        let called = rows.iter().filter(|row| is_ready(row));
         let agents: Vec<OfferedAgent> = called
             .map(offered)
             .filter(|agent| self.names.is_empty() || self.names.contains(&agent.name))
@@ -80,18 +87,61 @@ impl DaemonAgents {
         lock(&self.running).iter().copied().collect()
     }
 
-    fn run(&self, request_id: RequestId, session_id: SessionId, follow: Follow) -> AgentRun {
-        lock(&self.running).insert(request_id);
-        let running = Running {
-            request_id,
-            all: Arc::clone(&self.running),
-        };
+    /// Posts a call, and answers its request with the events behind the first one, which says that it is accepted.
+    async fn post(&self, call: &AgentCall, key: Option<&str>) -> Outcome<Accepted> {
+        let path = format!("/v1/agents/{}/invoke", part(&call.agent));
+        let mut body = json!({"input": call.input, "stream": true});
+        if let Some(session_id) = &call.session_id {
+            body["session_id"] = json!(session_id);
+        }
+        let mut request = self
+            .client
+            .request(Api::Gateway, Method::POST, &self.target.query(&path))
+            .header(header::ACCEPT, "text/event-stream")
+            .json(&body);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let response = self.client.send(Api::Gateway, request).await?;
+        let mut follow = Follow::response(self.client.clone(), response);
+        let first = follow.next().await?;
+        let accepted = first.as_ref().filter(|event| event.name == "accepted");
+        let ids = accepted.and_then(|event| {
+            let request_id = event.text("request_id").parse().ok()?;
+            Some((request_id, event.text("session_id").parse().ok()?))
+        });
+        match ids {
+            Some((request_id, session_id)) => Ok((request_id, session_id, follow)),
+            None => {
+                let message = "the daemon did not say which request it has accepted";
+                Err(Failure::new(Exit::Failed, message))
+            }
+        }
+    }
+
+    /// The run of a request. One that a client can come back to is not cancelled when that goes away.
+    fn run(&self, (request_id, session_id, follow): Accepted, is_left: bool) -> AgentRun {
+        let running = (!is_left).then(|| {
+            lock(&self.running).insert(request_id);
+            Running {
+                request_id,
+                all: Arc::clone(&self.running),
+            }
+        });
         AgentRun {
             request_id,
             session_id,
             events: run_events(follow, running),
         }
     }
+}
+
+/// A request that was accepted, its session, and its events.
+type Accepted = (RequestId, SessionId, Follow);
+
+/// Whether the daemon runs a replica of the agent: one without tools has none that could be asked.
+fn is_ready(row: &Value) -> bool {
+    row["tools"].is_array()
 }
 
 fn offered(row: &Value) -> OfferedAgent {
@@ -133,10 +183,23 @@ impl AgentSource for DaemonAgents {
             return Ok(None);
         }
         let path = self.target.query(&format!("/v1/agents/{}", part(name)));
-        match self.client.get(Api::Gateway, &path).await {
-            Ok(row) => Ok(Some(offered(&row))),
-            Err(failure) if failure.code() == Some(ErrorCode::NotFound) => Ok(None),
-            Err(failure) => Err(call_failure(&failure)),
+        let patience = Instant::now() + CALL_PATIENCE;
+        loop {
+            let row = match self.client.get(Api::Gateway, &path).await {
+                Ok(row) => row,
+                Err(failure) if failure.code() == Some(ErrorCode::NotFound) => return Ok(None),
+                Err(failure) => return Err(call_failure(&failure)),
+            };
+            if is_ready(&row) {
+                return Ok(Some(offered(&row)));
+            }
+            // What one takes that is being started is not known yet.
+            let (state, reason) = (&row["state"], &row["reason"]);
+            if state == "stopped" || state == "failed" || Instant::now() > patience {
+                let message = format!("agent `{name}` does not run: {state} {reason}");
+                return Err(CallFailure::new(ErrorCode::Unavailable, message));
+            }
+            sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -145,39 +208,23 @@ impl AgentSource for DaemonAgents {
     }
 
     async fn begin(&self, _: Asking<'_>, call: AgentCall) -> Result<AgentRun, CallFailure> {
-        let path = format!("/v1/agents/{}/invoke", part(&call.agent));
-        let mut body = json!({"input": call.input, "stream": true});
-        if let Some(session_id) = &call.session_id {
-            body["session_id"] = json!(session_id);
+        let is_own = call.idempotency_key.is_none();
+        // Without a key a broken connection could leave a request behind that nobody knows of.
+        let own = || RequestId::generate().to_string();
+        let key = call.idempotency_key.clone().unwrap_or_else(own);
+        let mut accepted = self.post(&call, Some(&key)).await;
+        if accepted.as_ref().is_err_and(is_broken) {
+            sleep(RESEND_PAUSE).await;
+            accepted = self.post(&call, Some(&key)).await;
         }
-        let mut request = self
-            .client
-            .request(Api::Gateway, Method::POST, &self.target.query(&path))
-            .header(header::ACCEPT, "text/event-stream")
-            .json(&body);
-        if let Some(key) = &call.idempotency_key {
-            request = request.header("idempotency-key", key);
+        let is_refused =
+            |failure: &Failure| is_own && failure.code() == Some(ErrorCode::InvalidInput);
+        if accepted.as_ref().is_err_and(is_refused) {
+            // Agents that keep nothing take no keys. Anything else is refused again.
+            accepted = self.post(&call, None).await;
         }
-        let begun = async {
-            let response = self.client.send(Api::Gateway, request).await?;
-            let mut follow = Follow::response(self.client.clone(), response);
-            // The first event says that the request is accepted, and as what.
-            let first = follow.next().await?;
-            Ok((first, follow))
-        };
-        let (first, follow) = begun
-            .await
-            .map_err(|failure: Failure| call_failure(&failure))?;
-        let accepted = first.as_ref().filter(|event| event.name == "accepted");
-        let ids = accepted.and_then(|event| {
-            let request_id = event.text("request_id").parse().ok()?;
-            Some((request_id, event.text("session_id").parse().ok()?))
-        });
-        let Some((request_id, session_id)) = ids else {
-            let message = "the daemon did not say which request it has accepted";
-            return Err(CallFailure::new(ErrorCode::Internal, message));
-        };
-        Ok(self.run(request_id, session_id, follow))
+        let accepted = accepted.map_err(|failure| call_failure(&failure))?;
+        Ok(self.run(accepted, !is_own))
     }
 
     async fn follow(
@@ -197,7 +244,7 @@ impl AgentSource for DaemonAgents {
             return Err(CallFailure::new(ErrorCode::NotFound, message));
         };
         let follow = Follow::request(self.client.clone(), Some(request_id.to_string()), after);
-        Ok(self.run(request_id, session_id, follow))
+        Ok(self.run((request_id, session_id, follow), false))
     }
 
     async fn questions(&self, request_id: RequestId) -> Result<Vec<Question>, CallFailure> {
@@ -249,9 +296,9 @@ impl AgentSource for DaemonAgents {
 /// The events of a request, without what the model says as it says it.
 fn run_events(
     follow: Follow,
-    running: Running,
+    running: Option<Running>,
 ) -> BoxStream<'static, Result<RunEvent, CallFailure>> {
-    let next = |state: Option<(Follow, Running)>| async move {
+    let next = |state: Option<(Follow, Option<Running>)>| async move {
         let (mut follow, running) = state?;
         loop {
             let event = match follow.next().await {
@@ -271,6 +318,11 @@ fn run_events(
         }
     };
     stream::unfold(Some((follow, running)), next).boxed()
+}
+
+/// Whether nothing is known of what became of a call.
+fn is_broken(failure: &Failure) -> bool {
+    failure.exit == Exit::Unavailable && failure.code().is_none()
 }
 
 /// What a command would say, for a client.
