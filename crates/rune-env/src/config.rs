@@ -108,7 +108,7 @@ pub struct GatewayConfig {
     pub rate_limit: Option<RateLimit>,
     /// `RUNE_ALLOWED_HOSTS`: hosts under which `/mcp` may be asked for; empty: all.
     pub allowed_hosts: Vec<String>,
-    /// `RUNE_ALLOWED_ORIGINS`: origins of web pages that may ask `/mcp`.
+    /// `RUNE_ALLOWED_ORIGINS`: origins of web pages that may call the gateway.
     pub allowed_origins: Vec<String>,
     /// `RUNE_WEBHOOK_SECRET`
     pub webhook_secret: Option<SecretString>,

@@ -213,7 +213,7 @@ pub(crate) const KEYS: &[Key] = &[
         &["RUNE_ALLOWED_ORIGINS"],
         Kind::Text,
         None,
-        "Origins of web pages that may ask `/mcp` besides loopback and the public URL, with commas between: `https://chat.example.org`.",
+        "Origins of web pages that may call the gateway, with commas between: `https://chat.example.org`; pages of loopback and of the public URL may ask `/mcp` without.",
     ),
     key(
         "gateway.webhook_secret",

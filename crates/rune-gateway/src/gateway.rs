@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use bytes::Bytes;
+use http::HeaderValue;
 use rune_http::{Auth, Edge, MAX_BODY_BYTES, Metrics, Readiness, api, complete, reference};
 use rune_mcp::{McpAccess, McpEndpoint};
 use rune_runtime::Engine;
@@ -46,7 +47,7 @@ pub struct Gateway {
     pub readiness: Readiness,
     /// What `/metrics` shows.
     pub metrics: Metrics,
-    /// Under which names `/mcp` may be asked for, and by which web pages.
+    /// Under which names `/mcp` may be asked for; and which web pages may call.
     pub mcp: McpAccess,
 }
 
@@ -94,6 +95,9 @@ impl Gateway {
     pub fn router(self) -> Router {
         let agents = Arc::new(EngineAgents::new(self.engine.clone()));
         let shutdown = self.engine.shutdown();
+        let pages = self.mcp.pages().iter();
+        let pages = pages.filter_map(|page| HeaderValue::try_from(page).ok());
+        let pages = pages.collect();
         let shared = Shared {
             mcp: McpEndpoint::new(agents, self.mcp, MAX_BODY_BYTES, shutdown),
             engine: self.engine,
@@ -103,6 +107,7 @@ impl Gateway {
         let router = routes().with_state(Arc::new(shared));
         Edge::new("gateway", self.auth, PUBLIC_ROUTES)
             .without(NO_OAUTH)
+            .open_to(pages)
             .speaking_openai(openai::ROUTES)
             .protect(router)
     }

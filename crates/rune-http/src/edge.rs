@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -10,8 +10,9 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use http::header::ALLOW;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use rune_store_runtime::ErrorCode;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::Instrument as _;
 use tracing::field::Empty;
 use uuid::Uuid;
@@ -24,6 +25,19 @@ use crate::{ApiError, Auth, Caller, origin};
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest path and query in bytes.
 pub const MAX_URI_BYTES: usize = 8 * 1024;
+
+/// Headers of answers that a page of another origin may read.
+const SHOWN_TO_PAGES: [&str; 7] = [
+    "x-request-id",
+    "x-rune-request-id",
+    "x-rune-session-id",
+    "x-should-retry",
+    "retry-after",
+    "mcp-session-id",
+    "www-authenticate",
+];
+/// How long a browser remembers that it may call.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
 
 /// Names and values of all headers together in bytes.
 pub const MAX_HEADER_BYTES: usize = 32 * 1024;
@@ -41,6 +55,7 @@ struct Inner {
     public: &'static [&'static str],
     absent: &'static [&'static str],
     openai: &'static [&'static str],
+    pages: Vec<HeaderValue>,
 }
 
 impl Edge {
@@ -54,6 +69,7 @@ impl Edge {
                 public,
                 absent: &[],
                 openai: &[],
+                pages: Vec::new(),
             }),
         }
     }
@@ -73,6 +89,14 @@ impl Edge {
         self
     }
 
+    /// The same edge whose routes pages of these origins may call from a browser, with the credentials that every
+    /// other caller has.
+    #[must_use]
+    pub fn open_to(mut self, pages: Vec<HeaderValue>) -> Self {
+        Arc::make_mut(&mut self.inner).pages = pages;
+        self
+    }
+
     fn shape(&self, route: &str) -> ErrorShape {
         match self.inner.openai.contains(&route) {
             true => ErrorShape::OpenAi,
@@ -83,10 +107,15 @@ impl Edge {
     /// Puts the edge around every route and the answers to paths and methods without one.
     /// Nothing can be added to the router afterwards that would not be protected.
     pub fn protect(self, router: Router) -> Router {
-        router
+        let cors = cors(&self.inner.pages);
+        let router = router
             .fallback(|| async { no_such_path() })
             .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-            .layer(from_fn_with_state(self, handle))
+            .layer(from_fn_with_state(self, handle));
+        match cors {
+            Some(cors) => router.layer(cors),
+            None => router,
+        }
     }
 
     fn admit(&self, request: &Request, route: &str) -> Result<Caller, ApiError> {
@@ -108,7 +137,7 @@ impl Edge {
             return Err(ApiError::new(ErrorCode::TooLarge, message));
         }
         if inner.auth.is_anonymous() {
-            origin::check(request)?;
+            origin::check(request, &inner.pages)?;
         } else if inner.public.contains(&route) {
             return Ok(Caller::new("anonymous"));
         } else if inner.absent.contains(&request.uri().path()) {
@@ -116,6 +145,22 @@ impl Edge {
         }
         inner.auth.authenticate(request.headers())
     }
+}
+
+/// What tells a browser that pages of other origins may call; nothing where none may. A browser asks without credentials
+/// first, so that this stands before them.
+fn cors(pages: &[HeaderValue]) -> Option<CorsLayer> {
+    let methods = [Method::GET, Method::POST, Method::DELETE];
+    let shown = SHOWN_TO_PAGES.map(HeaderName::from_static);
+    (!pages.is_empty()).then(|| {
+        CorsLayer::new()
+            .allow_origin(AllowOrigin::list(pages.iter().cloned()))
+            .allow_methods(methods)
+            .allow_headers(AllowHeaders::mirror_request())
+            .allow_private_network(true)
+            .expose_headers(shown)
+            .max_age(PREFLIGHT_AGE)
+    })
 }
 
 fn no_such_path() -> ApiError {

@@ -4,13 +4,14 @@
 use std::net::IpAddr;
 
 use axum::extract::Request;
+use http::HeaderValue;
 use http::header::{HOST, ORIGIN};
 use rune_store_runtime::ErrorCode;
 
 use crate::ApiError;
 
-/// Refuses a request that a foreign web page may have caused.
-pub(crate) fn check(request: &Request) -> Result<(), ApiError> {
+/// Refuses a request that a foreign web page may have caused: one of no origin that is listed in `pages`.
+pub(crate) fn check(request: &Request, pages: &[HeaderValue]) -> Result<(), ApiError> {
     let denied = |message| Err(ApiError::new(ErrorCode::Denied, message));
     let mut hosts = request.headers().get_all(HOST).iter().peekable();
     let authority = request.uri().authority();
@@ -27,7 +28,10 @@ pub(crate) fn check(request: &Request) -> Result<(), ApiError> {
     }
     if !request.method().is_safe() {
         let mut origins = request.headers().get_all(ORIGIN).iter();
-        if !origins.all(|origin| origin.to_str().is_ok_and(is_loopback_origin)) {
+        let is_known = |origin: &HeaderValue| {
+            pages.contains(origin) || origin.to_str().is_ok_and(is_loopback_origin)
+        };
+        if !origins.all(is_known) {
             return denied("without authentication requests of other web sites are refused");
         }
     }

@@ -11,6 +11,7 @@ mod background;
 mod boundaries;
 mod budgets;
 mod builtins;
+mod callers;
 mod cancel;
 mod cassettes;
 mod component;

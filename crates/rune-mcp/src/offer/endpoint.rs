@@ -25,6 +25,8 @@ pub struct McpAccess {
     hosts: Vec<String>,
     /// `SCHEME://HOST:PORT`, or `*` as port.
     origins: Vec<String>,
+    /// The listed origins as browsers write them.
+    pages: Vec<String>,
 }
 
 /// A name that is none.
@@ -46,6 +48,7 @@ impl Default for McpAccess {
         Self {
             hosts: Vec::new(),
             origins: LOOPBACK.into_iter().flat_map(both).collect(),
+            pages: Vec::new(),
         }
     }
 }
@@ -82,9 +85,18 @@ impl McpAccess {
         for listed in origins {
             let (origin, _) =
                 origin(listed).ok_or_else(|| McpAccessError::Origin(listed.clone()))?;
+            // Without a port that is the usual one.
+            let page = Url::parse(&origin).map(|url| url.origin().ascii_serialization());
+            access.pages.extend(page);
             access.origins.push(origin);
         }
         Ok(access)
+    }
+
+    /// The listed origins, as browsers write them into `Origin`.
+    #[must_use]
+    pub fn pages(&self) -> &[String] {
+        &self.pages
     }
 }
 
@@ -174,6 +186,10 @@ mod tests {
                 "http://chat.example:80",
                 "https://[fd00::1]:8443"
             ]
+        );
+        assert_eq!(
+            access.pages(),
+            ["http://chat.example", "https://[fd00::1]:8443"]
         );
     }
 
