@@ -91,6 +91,7 @@ impl AgentSource for EngineAgents {
             alias: target.alias,
             input: call.input,
             session_id: call.session_id,
+            follows: None,
             metadata: std::collections::BTreeMap::default(),
             caller: caller.id.as_ref().to_owned(),
             idempotency: idempotency.map_err(|error| refused(&error))?,

@@ -152,9 +152,9 @@ pub const fn store_code(error: &StoreError) -> ErrorCode {
     use rune_store_runtime::Reject;
     match error {
         StoreError::Rejected(Reject::NotFound { .. }) => ErrorCode::NotFound,
-        StoreError::Rejected(Reject::Conflict { .. } | Reject::RequestEnded { .. }) => {
-            ErrorCode::Conflict
-        }
+        StoreError::Rejected(
+            Reject::Conflict { .. } | Reject::Superseded { .. } | Reject::RequestEnded { .. },
+        ) => ErrorCode::Conflict,
         StoreError::Rejected(Reject::Invalid { .. }) | StoreError::Cursor(_) => {
             ErrorCode::InvalidInput
         }

@@ -22,6 +22,12 @@ pub enum Reject {
         /// What stands in the way, for the caller to read.
         message: String,
     },
+    /// A request was to follow one that others of its session follow already.
+    #[error("the session went on behind request `{id}`")]
+    Superseded {
+        /// The request that was to be followed.
+        id: String,
+    },
     /// The request has ended, nothing can be added to its journal.
     #[error("request `{id}` has ended")]
     RequestEnded {

@@ -150,6 +150,11 @@ pub enum EntryBody {
 }
 
 impl EntryBody {
+    /// Code of the notice that stands before a reply that ends because the model reached its output limit.
+    pub const OUTPUT_TRUNCATED: &'static str = "output_truncated";
+    /// Code of the notice that stands before a reply in which the model, or its provider, declines to answer.
+    pub const REFUSED: &'static str = "refused";
+
     /// Whether nothing follows it.
     #[must_use]
     pub const fn is_last(&self) -> bool {

@@ -93,7 +93,8 @@ pub struct IdempotencyKey {
 /// session where it is new, and the user message, in one commit.
 ///
 /// The reply is [`Accepted`]. Rejected with `conflict` where the session belongs
-/// to another agent or the idempotency key was used with another body; for a fork also where its
+/// to another agent or the idempotency key was used with another body, with `superseded` where
+/// `follows` is not the newest request of the session; for a fork also with `conflict` where its
 /// session exists, and with `invalid` where what it takes over has ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AcceptRequest {
@@ -121,6 +122,10 @@ pub struct AcceptRequest {
     /// The caller's idempotency key.
     #[serde(default)]
     pub idempotency: Option<IdempotencyKey>,
+    /// The request that has to be the newest one of the session; whichever it is where absent. Not
+    /// looked at where the idempotency key finds an earlier request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<RequestId>,
     /// The tool call of another request that makes this one.
     #[serde(default)]
     pub parent: Option<ParentCall>,

@@ -41,6 +41,7 @@ macro_rules! store_suite {
             accepting_a_request_writes_everything_in_one_step,
             a_retried_accept_is_the_same_request,
             an_idempotency_key_answers_the_earlier_request,
+            a_request_follows_only_the_newest_one_of_its_session,
             an_idempotency_key_is_forgotten_after_its_window,
             a_session_of_another_agent_is_a_conflict,
             a_plain_request_runs_to_its_end,

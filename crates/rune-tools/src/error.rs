@@ -115,7 +115,10 @@ impl From<StoreError> for ToolError {
             }
             StoreError::Unavailable(_) => ToolErrorKind::Unavailable,
             StoreError::Rejected(
-                Reject::Conflict { .. } | Reject::RequestEnded { .. } | Reject::BudgetExceeded(_),
+                Reject::Conflict { .. }
+                | Reject::Superseded { .. }
+                | Reject::RequestEnded { .. }
+                | Reject::BudgetExceeded(_),
             )
             | StoreError::Corrupt { .. }
             | StoreError::Protocol { .. } => ToolErrorKind::Failed,

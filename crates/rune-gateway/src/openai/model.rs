@@ -74,6 +74,7 @@ impl Model {
             alias: self.alias.clone(),
             input,
             session_id,
+            follows: None,
             metadata: notes.into_iter().collect(),
             caller: caller.id.as_ref().to_owned(),
             idempotency,

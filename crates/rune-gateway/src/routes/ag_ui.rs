@@ -132,6 +132,7 @@ pub(crate) async fn run(
         alias: target.alias,
         input,
         session_id,
+        follows: None,
         metadata: [("ag_ui".to_owned(), ids)].into(),
         caller: caller.id.as_ref().to_owned(),
         idempotency,

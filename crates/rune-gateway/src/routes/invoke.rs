@@ -117,6 +117,7 @@ pub(crate) async fn invoke(
         alias: target.alias,
         input: body.input,
         session_id: body.session_id,
+        follows: None,
         metadata: body.metadata,
         caller: caller.id.as_ref().to_owned(),
         idempotency,

@@ -166,6 +166,7 @@ impl EngineAccess for SubAgents {
             alias: address.alias,
             input: spawn.input,
             session_id: None,
+            follows: None,
             metadata: BTreeMap::from([(SPAWNED_BY.to_owned(), session)]),
             caller: self.caller.clone(),
             idempotency: None,

@@ -221,6 +221,7 @@ impl SubAgents {
             alias: call.address.alias,
             input: call.input,
             session_id: Some(call.session_id),
+            follows: None,
             metadata: std::collections::BTreeMap::new(),
             caller: self.caller.clone(),
             idempotency: None,

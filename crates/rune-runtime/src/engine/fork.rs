@@ -27,7 +27,7 @@ use crate::router::RouteError;
 /// Positions that an error names at the most.
 const NAMED_POSITIONS: usize = 50;
 /// Codes of notices that are committed with the reply behind them.
-const BEFORE_REPLY: [&str; 2] = ["output_truncated", "refused"];
+const BEFORE_REPLY: [&str; 2] = [EntryBody::OUTPUT_TRUNCATED, EntryBody::REFUSED];
 
 /// What a caller asks to be forked.
 #[derive(Debug, Clone)]
@@ -117,6 +117,7 @@ impl Engine {
             caller: forking.caller,
             checkpoint: row.checkpoint,
             idempotency: forking.idempotency,
+            follows: None,
             parent: None,
             budgets,
             fork: Some(Box::new(Fork {

@@ -42,6 +42,8 @@ pub struct Invocation {
     pub input: Value,
     /// The conversation; a new one where absent.
     pub session_id: Option<SessionId>,
+    /// The request that has to be the newest one of the session; whichever it is where absent.
+    pub follows: Option<RequestId>,
     /// The caller's own notes.
     pub metadata: BTreeMap<String, Value>,
     /// Who asks.
@@ -149,6 +151,7 @@ impl Engine {
             caller: invocation.caller,
             checkpoint,
             idempotency: invocation.idempotency,
+            follows: invocation.follows,
             parent,
             budgets,
             fork: None,

@@ -366,8 +366,14 @@ impl Planner {
             .iter()
             .any(|b| matches!(b, Block::ToolCall { .. }));
         let (code, message) = match reply.stop {
-            StopReason::MaxTokens => ("output_truncated", "the model reached its output limit"),
-            StopReason::Refusal => ("refused", "the model or its provider declined to answer"),
+            StopReason::MaxTokens => (
+                EntryBody::OUTPUT_TRUNCATED,
+                "the model reached its output limit",
+            ),
+            StopReason::Refusal => (
+                EntryBody::REFUSED,
+                "the model or its provider declined to answer",
+            ),
             StopReason::EndTurn | StopReason::ToolUse | StopReason::Pause => return,
         };
         if !has_calls {

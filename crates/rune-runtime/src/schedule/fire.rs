@@ -109,6 +109,7 @@ impl Inner {
             alias: spec.alias.clone(),
             input,
             session_id: Some(spec.session_id.clone().unwrap_or_else(SessionId::generate)),
+            follows: None,
             metadata,
             caller: format!("schedule:{}", spec.name),
             idempotency: None,

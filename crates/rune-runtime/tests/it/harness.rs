@@ -389,6 +389,7 @@ pub(crate) fn call(input: &str) -> Invocation {
         alias: "stable".to_owned(),
         input: Value::String(input.to_owned()),
         session_id: None,
+        follows: None,
         metadata: BTreeMap::new(),
         caller: "test".to_owned(),
         idempotency: None,

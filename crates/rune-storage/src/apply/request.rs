@@ -2,7 +2,7 @@
 
 use rune_store_runtime::limits::{IDEMPOTENCY_WINDOW, MAX_SESSION_MESSAGES, PRUNE_BATCH};
 use rune_store_runtime::{
-    AcceptRequest, Accepted, Appended, EntryBody, IdempotencyKey, Reject, RequestCancel,
+    AcceptRequest, Accepted, Appended, EntryBody, IdempotencyKey, Reject, RequestCancel, RequestId,
     RequestStatus, SessionId,
 };
 use rusqlite::{Connection, OptionalExtension, params};
@@ -38,6 +38,9 @@ pub(super) fn accept(
             Err(Reject::conflict(format!("request `{}` exists already", op.request_id)).into())
         };
     }
+    if let Some(expected) = &op.follows {
+        check_newest(db, &op.session_id, expected)?;
+    }
     let session = session::find(db, &op.session_id, &op.namespace, &op.agent)?;
     let message = match session {
         Some(row) => session::next_message(db, row, 1)?,
@@ -65,6 +68,29 @@ pub(super) fn accept(
         remember(db, context, op, key)?;
     }
     Ok(accepted)
+}
+
+/// Refuses to follow a request that is not the newest one of its session.
+fn check_newest(
+    db: &Connection,
+    session: &SessionId,
+    expected: &RequestId,
+) -> Result<(), ApplyError> {
+    let newest = db
+        .prepare_cached(
+            "SELECT request_id FROM requests
+             WHERE session = (SELECT id FROM sessions WHERE session_id = ?1)
+             ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row([session.as_str()], |found| row::request_id(found, 0))
+        .optional()?;
+    if newest.as_ref() == Some(expected) {
+        return Ok(());
+    }
+    Err(Reject::Superseded {
+        id: expected.to_string(),
+    }
+    .into())
 }
 
 /// What a fork takes over.

@@ -45,6 +45,7 @@ async fn writes_until_it_is_killed() {
                 caller: "anonymous".to_owned(),
                 checkpoint: CheckpointPolicy::EachStep,
                 idempotency: None,
+                follows: None,
                 parent: None,
                 fork: None,
                 budgets: Vec::new(),

@@ -65,6 +65,7 @@ fn kind(reject: &Reject) -> u8 {
         Reject::RequestEnded { .. } => 2,
         Reject::Invalid { .. } => 3,
         Reject::BudgetExceeded(_) => 4,
+        Reject::Superseded { .. } => 5,
     }
 }
 

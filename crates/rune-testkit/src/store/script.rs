@@ -209,6 +209,7 @@ impl Random {
             caller: self.word(),
             checkpoint: CheckpointPolicy::EachStep,
             idempotency,
+            follows: self.one_in(8).then(|| self.request()),
             parent: self.one_in(4).then(|| ParentCall {
                 request_id: self.request(),
                 call_id: self.call_id(),

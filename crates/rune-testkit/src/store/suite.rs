@@ -80,8 +80,9 @@ pub use secret::{
     a_secret_is_replaced_and_removed_by_its_name, a_secret_that_breaks_a_limit_is_rejected,
 };
 pub use session::{
-    a_retried_accept_is_the_same_request, a_session_is_created_once_and_deleted_whole,
-    a_session_of_another_agent_is_a_conflict, accepting_a_request_writes_everything_in_one_step,
+    a_request_follows_only_the_newest_one_of_its_session, a_retried_accept_is_the_same_request,
+    a_session_is_created_once_and_deleted_whole, a_session_of_another_agent_is_a_conflict,
+    accepting_a_request_writes_everything_in_one_step,
     an_idempotency_key_answers_the_earlier_request,
     an_idempotency_key_is_forgotten_after_its_window, messages_are_paged_in_order,
     requests_are_listed_newest_first_by_filter,

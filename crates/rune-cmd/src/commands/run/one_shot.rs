@@ -193,6 +193,7 @@ pub(crate) fn invocation(agent: &str, target: &Target, input: Value) -> Invocati
         alias: target.alias.clone(),
         input,
         session_id: None,
+        follows: None,
         metadata: BTreeMap::new(),
         caller: "cli".to_owned(),
         idempotency: None,

@@ -161,6 +161,7 @@ pub(crate) async fn copy(store: &Store, row: &RequestRow, journal: &[Entry]) {
                     caller: row.caller.clone(),
                     checkpoint: row.checkpoint,
                     idempotency: None,
+                    follows: None,
                     parent: row.parent.clone(),
                     fork: None,
                     budgets: row.budgets.clone(),

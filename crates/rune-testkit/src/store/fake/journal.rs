@@ -8,8 +8,8 @@ use rune_store_runtime::limits::{
 use rune_store_runtime::{
     AcceptRequest, Accepted, AppendEntries, Appended, ApprovalQuestion, AuditRow, Billed, Block,
     BudgetScope, Command, Cost, Entry, EntryBody, Fork, OUTPUT_REPAIR, PolicyVerdict, Reject,
-    RequestCancel, RequestId, RequestRow, RequestStatus, Settlement, SpilledOutput, Usage,
-    UsageRow,
+    RequestCancel, RequestId, RequestRow, RequestStatus, SessionId, Settlement, SpilledOutput,
+    Usage, UsageRow,
 };
 
 use super::apply::check_json;
@@ -43,6 +43,12 @@ impl State {
                 Err(Reject::conflict("the request exists already"))
             };
         }
+        if let Some(expected) = op.follows
+            && self.newest(&op.session_id) != Some(expected)
+        {
+            let id = expected.to_string();
+            return Err(Reject::Superseded { id });
+        }
         if op.fork.is_some() && self.sessions.contains_key(&op.session_id) {
             return Err(Reject::conflict("the session exists already"));
         }
@@ -75,6 +81,14 @@ impl State {
             self.keys.put(name, command.at, IDEMPOTENCY_WINDOW, value);
         }
         Ok(accepted)
+    }
+
+    /// The newest request of a session.
+    fn newest(&self, session: &SessionId) -> Option<RequestId> {
+        let requests = self.requests.values();
+        let requests = requests.filter(|request| request.row.session_id == *session);
+        let newest = requests.max_by_key(|request| request.created);
+        newest.map(|request| request.row.id)
     }
 
     /// What a fork takes over.

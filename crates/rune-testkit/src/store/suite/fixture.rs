@@ -117,6 +117,7 @@ pub(super) fn accept(session_id: &str) -> AcceptRequest {
         caller: "anonymous".to_owned(),
         checkpoint: CheckpointPolicy::EachStep,
         idempotency: None,
+        follows: None,
         parent: None,
         fork: None,
         budgets: Vec::new(),

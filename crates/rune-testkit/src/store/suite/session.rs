@@ -95,6 +95,35 @@ pub async fn an_idempotency_key_answers_the_earlier_request(test: TestStore) {
     assert_eq!(all.items.len(), 2);
 }
 
+pub async fn a_request_follows_only_the_newest_one_of_its_session(test: TestStore) {
+    let f = Fixture::new(test);
+    let first = f.accept("s").await.request_id;
+    f.accept("other").await;
+    let follow = |of, key: &str| AcceptRequest {
+        follows: Some(of),
+        ..keyed(key, "body")
+    };
+    let second = f.write(follow(first, "k")).await.request_id;
+    let late = follow(first, "late");
+    let late_id = late.request_id;
+    let refused = f.rejected(late).await;
+    assert!(
+        matches!(&refused, Reject::Superseded { id } if *id == first.to_string()),
+        "{refused:?}"
+    );
+    assert_eq!(f.store.request(late_id).await.unwrap(), None);
+    // The key is looked at first: what was accepted is answered again.
+    let again = f.write(follow(first, "k")).await;
+    assert_eq!((again.request_id, again.duplicate), (second, true));
+    f.write(follow(second, "next")).await;
+    let elsewhere = AcceptRequest {
+        follows: Some(second),
+        ..accept("new")
+    };
+    let refused = f.rejected(elsewhere).await;
+    assert!(matches!(refused, Reject::Superseded { .. }), "{refused:?}");
+}
+
 pub async fn an_idempotency_key_is_forgotten_after_its_window(test: TestStore) {
     let f = Fixture::new(test);
     f.write(keyed("k", "body")).await;
