@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use bytes::BytesMut;
+use rune_http::ApiError;
 use rune_runtime::{RequestEvent, SequencedEvent};
-use rune_store_runtime::{ApprovalId, ErrorCode, RequestId, RequestStatus, Usage};
+use rune_store_runtime::{ApprovalId, RequestId, RequestStatus, Usage};
 use serde_json::{Map, Value, json};
 
 use crate::conversation::output_text;
-use crate::event_body::{Encode, write_data};
-use crate::narration::{Narration, digits};
+use crate::event_body::{Encode, interrupted, write_data};
+use crate::narration::{Narration, Told, digits};
 
 /// The version of the protocol that is spoken.
 const PROTOCOL_VERSION: &str = "1.0";
@@ -19,13 +20,11 @@ pub(crate) struct Run {
     thread_id: String,
     run_id: String,
     request_id: RequestId,
-    /// Entries up to this one were told by an earlier run.
-    told: u64,
-    at: u64,
+    /// What an earlier run has told.
+    told: Told,
     narration: Narration,
-    /// Messages so far.
-    messages: u64,
-    message_id: Option<String>,
+    /// The message that is being said.
+    open: Option<String>,
     /// The calls that the client knows of.
     calls: Vec<String>,
     /// The steps that have not ended.
@@ -43,11 +42,9 @@ impl Run {
             thread_id,
             run_id,
             request_id,
-            told,
-            at: 0,
+            told: Told::until(told),
             narration: Narration::default(),
-            messages: 0,
-            message_id: None,
+            open: None,
             calls: Vec::new(),
             steps: Vec::new(),
             interrupts: BTreeMap::new(),
@@ -56,11 +53,10 @@ impl Run {
     }
 
     fn apply(&mut self, event: &SequencedEvent) -> Vec<Value> {
-        self.at = event.seq.unwrap_or(self.at);
-        let is_told = event
-            .seq
-            .map_or(self.at < self.told, |seq| seq <= self.told);
-        let events = self.tell(&event.event, is_told);
+        let is_told = self.told.knows(event);
+        let ended = self.narration.hear(event);
+        let mut events = ended.map(|_| self.end_message()).unwrap_or_default();
+        events.extend(self.tell(event, is_told));
         match event.event {
             RequestEvent::Accepted { .. } => events,
             _ if is_told => Vec::new(),
@@ -68,8 +64,8 @@ impl Run {
         }
     }
 
-    fn tell(&mut self, event: &RequestEvent, is_told: bool) -> Vec<Value> {
-        match event {
+    fn tell(&mut self, event: &SequencedEvent, is_told: bool) -> Vec<Value> {
+        match &event.event {
             RequestEvent::Accepted { .. } => {
                 vec![self.of_run("RUN_STARTED", json!({"protocolVersion": PROTOCOL_VERSION}))]
             }
@@ -84,9 +80,8 @@ impl Run {
                     let key = (provider.clone(), model.clone());
                     self.usage.entry(key).or_default().add(usage);
                 }
-                self.end_message()
+                Vec::new()
             }
-            RequestEvent::ModelFailed { .. } => self.end_message(),
             RequestEvent::ToolStart { id, name, input } => self.call(id, name, input),
             RequestEvent::ToolDone {
                 id,
@@ -101,7 +96,7 @@ impl Run {
                     None => output.as_ref().map(output_text).unwrap_or_default(),
                 };
                 let mut result = json!({
-                    "type": "TOOL_CALL_RESULT", "messageId": self.next_message(),
+                    "type": "TOOL_CALL_RESULT", "messageId": self.message_id("tool"),
                     "toolCallId": self.call_id(id), "role": "tool", "content": content,
                 });
                 if let Some(failure) = error {
@@ -155,7 +150,7 @@ impl Run {
                 vec![json!({"type": "STEP_FINISHED", "stepName": step})]
             }
             RequestEvent::Done { output, .. } => {
-                let mut events = self.end_message();
+                let mut events = Vec::new();
                 if let Some(text) = self.narration.unsaid(output) {
                     events.extend(self.say(&text));
                     events.extend(self.end_message());
@@ -168,15 +163,12 @@ impl Run {
                 status: RequestStatus::Cancelled,
                 ..
             } => {
-                let mut events = self.end_message();
-                events.extend(self.end_steps());
+                let mut events = self.end_steps();
                 events.push(self.finished(json!({"outcome": {"type": "cancelled"}})));
                 events
             }
             RequestEvent::Error { code, message, .. } => {
-                let mut events = self.end_message();
-                events.push(failed(*code, message));
-                events
+                vec![failed(&ApiError::new(*code, message.clone()))]
             }
             _ => Vec::new(),
         }
@@ -208,9 +200,10 @@ impl Run {
         event
     }
 
-    fn next_message(&mut self) -> String {
-        self.messages += 1;
-        format!("msg_{}_{}", digits(self.request_id), self.messages)
+    /// The id of a message that begins now.
+    fn message_id(&self, kind: &str) -> String {
+        let place = self.narration.place();
+        format!("{kind}_{}_{place}", digits(self.request_id))
     }
 
     /// The id of a call is unique within the request only.
@@ -221,23 +214,22 @@ impl Run {
     fn say(&mut self, text: &str) -> Vec<Value> {
         let mut events = Vec::new();
         if self.narration.say(text) {
-            let id = self.next_message();
+            let id = self.message_id("msg");
             let start = json!({"type": "TEXT_MESSAGE_START", "messageId": id, "role": "assistant"});
             events.push(start);
-            self.message_id = Some(id);
+            self.open = Some(id);
         }
         // The protocol has no empty pieces.
         if !text.is_empty() {
             events.push(json!({
-                "type": "TEXT_MESSAGE_CONTENT", "messageId": self.message_id, "delta": text,
+                "type": "TEXT_MESSAGE_CONTENT", "messageId": self.open, "delta": text,
             }));
         }
         events
     }
 
     fn end_message(&mut self) -> Vec<Value> {
-        self.narration.end();
-        let ended = self.message_id.take();
+        let ended = self.open.take();
         let ended = ended.map(|id| json!({"type": "TEXT_MESSAGE_END", "messageId": id}));
         ended.into_iter().collect()
     }
@@ -284,14 +276,10 @@ impl Encode for Run {
     }
 
     fn cut_off(&mut self, out: &mut BytesMut) {
-        let message = format!(
-            "the daemon ends before the run does; the next start takes {} up again",
-            self.request_id
-        );
-        write_data(out, &failed(ErrorCode::Unavailable, &message));
+        write_data(out, &failed(&interrupted(self.request_id)));
     }
 }
 
-fn failed(code: ErrorCode, message: &str) -> Value {
-    json!({"type": "RUN_ERROR", "message": message, "code": code.as_str()})
+fn failed(error: &ApiError) -> Value {
+    json!({"type": "RUN_ERROR", "message": error.message(), "code": error.code().as_str()})
 }

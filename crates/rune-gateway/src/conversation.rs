@@ -6,7 +6,7 @@
 
 use rune_http::ApiError;
 use rune_runtime::{Agent, Engine};
-use rune_store_runtime::{PageRequest, RequestFilter, SessionId};
+use rune_store_runtime::{PageRequest, RequestFilter, RequestId, SessionId};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -219,6 +219,21 @@ fn joined(parts: Vec<Value>) -> Value {
 async fn has_messages(engine: &Engine, id: &SessionId) -> Result<bool, ApiError> {
     let row = engine.store().session(id).await?;
     Ok(row.is_some_and(|row| row.messages > 0))
+}
+
+/// What a person is asked, in a place that has only text.
+pub(crate) fn approval_notice(
+    tool: &str,
+    reason: &str,
+    approval: &str,
+    request: RequestId,
+) -> String {
+    let end = notice_end(request);
+    format!("[Waiting for approval of `{tool}`: {reason}. Approval {approval}{end}")
+}
+
+fn notice_end(request: RequestId) -> String {
+    format!(" of {request}.]")
 }
 
 /// Whether this is how the session ends: what a client was streamed ends with the answer, and

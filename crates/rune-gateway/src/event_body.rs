@@ -11,8 +11,9 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue};
 use hyper::body::Frame;
+use rune_http::ApiError;
 use rune_runtime::{Followed, RequestEvents, SequencedEvent};
-use rune_store_runtime::StoreError;
+use rune_store_runtime::{ErrorCode, RequestId, StoreError};
 use serde::Serialize;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, ReusableBoxFuture, WaitForCancellationFutureOwned};
@@ -22,6 +23,15 @@ use tokio_util::sync::{CancellationToken, ReusableBoxFuture, WaitForCancellation
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Events are written together up to about this many bytes.
 const CHUNK_BYTES: usize = 16 * 1024;
+
+/// The daemon ends before a request does, which is taken up again.
+pub(crate) fn interrupted(id: RequestId) -> ApiError {
+    let message = format!(
+        "the daemon ends before the request does; the next start takes it up again, and \
+         `/v1/requests/{id}` shows what comes of it"
+    );
+    ApiError::new(ErrorCode::Unavailable, message).of_request(id)
+}
 
 /// How the events of a request are written for one kind of client.
 pub(crate) trait Encode: Send + Unpin + 'static {

@@ -12,7 +12,7 @@ pub(crate) mod responses;
 use http::{HeaderName, HeaderValue};
 use rune_http::{AGENT_REQUEST_ID, ApiError};
 use rune_runtime::EngineError;
-use rune_store_runtime::{ErrorCode, RequestId, SessionId, Usage};
+use rune_store_runtime::{RequestId, SessionId, Usage};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -103,13 +103,6 @@ pub(crate) fn refusal(error: EngineError, input: &'static str) -> ApiError {
     }
 }
 
-/// The daemon ends before the request does.
-pub(crate) fn interrupted() -> ApiError {
-    let message = "the daemon ends before the request does; the next start takes it up again, and \
-                   `GET /v1/requests/{id}` shows what comes of it";
-    ApiError::new(ErrorCode::Unavailable, message)
-}
-
 /// Names the request and its session in an answer.
 pub(crate) fn name(
     mut response: axum::response::Response,
@@ -127,11 +120,6 @@ pub(crate) fn name(
         }
     }
     response
-}
-
-/// What a person is asked, in a place that has only text.
-pub(crate) fn approval_notice(tool: &str, reason: &str, approval: &str, request: &str) -> String {
-    format!("[Waiting for approval of `{tool}`: {reason}. Approval {approval} of {request}.]")
 }
 
 /// Tokens as chat completions count them.

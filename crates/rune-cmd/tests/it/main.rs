@@ -6,6 +6,7 @@
 
 mod ag_ui;
 mod agents;
+mod answers;
 mod authoring;
 mod background;
 mod boundaries;

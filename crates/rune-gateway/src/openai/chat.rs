@@ -6,10 +6,10 @@ use rune_runtime::{RequestEvent, SequencedEvent};
 use rune_store_runtime::{Failure, RequestId, Usage};
 use serde_json::{Value, json};
 
-use super::{approval_notice, chat_usage, interrupted};
-use crate::conversation::output_text;
-use crate::event_body::{Encode, write_data};
-use crate::narration::{Narration, digits};
+use super::chat_usage;
+use crate::conversation::{approval_notice, output_text};
+use crate::event_body::{Encode, interrupted, write_data};
+use crate::narration::{Cut, Narration, digits};
 
 /// What is the same in every chunk, and in the whole answer.
 #[derive(Debug, Clone)]
@@ -28,7 +28,13 @@ impl Completion {
     }
 
     /// The whole answer.
-    pub(crate) fn whole(&self, content: &str, tools: Option<&str>, usage: &Usage) -> Value {
+    pub(crate) fn whole(
+        &self,
+        content: &str,
+        tools: Option<&str>,
+        usage: &Usage,
+        cut: Option<Cut>,
+    ) -> Value {
         let mut message = json!({"role": "assistant", "content": content, "refusal": null});
         if let (Some(tools), Some(fields)) = (tools, message.as_object_mut()) {
             fields.insert("reasoning_content".to_owned(), json!(tools));
@@ -38,14 +44,25 @@ impl Completion {
             "object": "chat.completion",
             "created": self.created,
             "model": self.model,
-            "choices": [{"index": 0, "message": message, "logprobs": null, "finish_reason": "stop"}],
+            "choices": [{
+                "index": 0, "message": message, "logprobs": null, "finish_reason": finish_reason(cut),
+            }],
             "usage": chat_usage(usage),
         })
     }
 
     /// What the answer has that waits for a person.
     pub(crate) fn notice(&self, tool: &str, reason: &str, approval: &str) -> String {
-        approval_notice(tool, reason, approval, &self.request_id.to_string())
+        approval_notice(tool, reason, approval, self.request_id)
+    }
+}
+
+/// Why an answer ends, in the words of the API.
+const fn finish_reason(cut: Option<Cut>) -> &'static str {
+    match cut {
+        None => "stop",
+        Some(Cut::Length) => "length",
+        Some(Cut::Refused) => "content_filter",
     }
 }
 
@@ -124,6 +141,7 @@ impl Encode for ChatStream {
     const ENDS_PARKED: bool = false;
 
     fn event(&mut self, event: &SequencedEvent, out: &mut BytesMut) {
+        self.narration.hear(event);
         match &event.event {
             RequestEvent::Accepted { .. } => {
                 self.delta(out, &json!({"role": "assistant", "content": ""}));
@@ -133,9 +151,6 @@ impl Encode for ChatStream {
                     self.begin(out);
                 }
                 self.delta(out, &json!({"content": text}));
-            }
-            RequestEvent::Usage { .. } | RequestEvent::ModelFailed { .. } => {
-                self.narration.end();
             }
             RequestEvent::ApprovalRequired {
                 approval_id,
@@ -149,12 +164,12 @@ impl Encode for ChatStream {
                 self.delta(out, &json!({"content": notice}));
             }
             RequestEvent::Done { output, usage, .. } => {
-                self.narration.end();
                 if let Some(text) = self.narration.unsaid(output) {
                     self.begin(out);
                     self.delta(out, &json!({"content": text}));
                 }
-                let last = json!([{"index": 0, "delta": {}, "finish_reason": "stop"}]);
+                let finish = finish_reason(self.narration.cut());
+                let last = json!([{"index": 0, "delta": {}, "finish_reason": finish}]);
                 self.chunk(out, &last, None);
                 if self.include_usage {
                     self.chunk(out, &json!([]), Some(usage));
@@ -175,7 +190,7 @@ impl Encode for ChatStream {
     }
 
     fn cut_off(&mut self, out: &mut BytesMut) {
-        Self::error(out, &interrupted());
+        Self::error(out, &interrupted(self.completion.request_id));
     }
 }
 

@@ -1,22 +1,26 @@
 //! Responses out of the events of a request.
 
+mod items;
+
 use std::collections::BTreeMap;
 
 use bytes::{BufMut as _, BytesMut};
 use rune_runtime::{RequestEvent, SequencedEvent};
-use rune_store_runtime::{ApprovalId, ErrorCode, RequestId, RequestStatus, Usage};
+use rune_store_runtime::{ApprovalDecision, ApprovalId, RequestId, RequestStatus, Usage};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use items::{
+    Named, added, call_error, cut_reason, done, error_code, message, named, output_part, question,
+};
 
 use super::{Metadata, response_usage};
 use crate::conversation::output_text;
-use crate::event_body::{Encode, write_data};
-use crate::narration::{Narration, digits};
+use crate::event_body::{Encode, interrupted, write_data};
+use crate::narration::{Message, Narration, Told, digits};
 
 /// What ids of responses start with.
 pub(crate) const PREFIX: &str = "resp_";
-/// What the agent's tools are the tools of, where they are shown.
-const SERVER_LABEL: &str = "rune";
 /// Why a response is not complete that waits for a person.
 const APPROVAL_REQUIRED: &str = "approval_required";
 
@@ -46,10 +50,8 @@ pub(crate) struct ResponseStream {
     request_id: RequestId,
     /// Seconds since the epoch.
     created: i64,
-    /// Entries up to this one were told before: the response has what came of them, and no event
-    /// tells it again.
-    told: u64,
-    at: u64,
+    /// What was told before: the response has what came of it, and no event tells it again.
+    told: Told,
     sequence: u64,
     narration: Narration,
     /// The items so far; that of an open message is its last.
@@ -57,14 +59,15 @@ pub(crate) struct ResponseStream {
     open: Option<usize>,
     /// Where the calls are in the output that have not ended.
     calls: BTreeMap<String, usize>,
+    /// Where the questions are that nobody has answered, and the calls that they are about.
+    questions: BTreeMap<ApprovalId, (usize, String)>,
     has_begun: bool,
     status: &'static str,
+    /// Why it is incomplete, where it is.
+    incomplete: Option<&'static str>,
     error: Value,
     usage: Option<Usage>,
 }
-
-/// An event with its name.
-type Named = (&'static str, Map<String, Value>);
 
 impl ResponseStream {
     /// A response whose events behind the entry `told` are of interest.
@@ -73,15 +76,16 @@ impl ResponseStream {
             asked,
             request_id,
             created,
-            told,
-            at: 0,
+            told: Told::until(told),
             sequence: 0,
             narration: Narration::default(),
             output: Vec::new(),
             open: None,
             calls: BTreeMap::new(),
+            questions: BTreeMap::new(),
             has_begun: false,
             status: "in_progress",
+            incomplete: None,
             error: Value::Null,
             usage: None,
         }
@@ -102,8 +106,7 @@ impl ResponseStream {
 
     /// The response object.
     pub(crate) fn response(&self) -> Value {
-        let incomplete =
-            (self.status == "incomplete").then(|| json!({"reason": APPROVAL_REQUIRED}));
+        let incomplete = self.incomplete.map(|reason| json!({"reason": reason}));
         json!({
             "id": response_id(self.request_id),
             "object": "response",
@@ -134,26 +137,35 @@ impl ResponseStream {
 
     /// What the event is to a client of the API, in order.
     pub(crate) fn apply(&mut self, event: &SequencedEvent) -> Vec<Named> {
-        self.at = event.seq.unwrap_or(self.at);
-        // Text has no number; it stands before the entry that it becomes a part of.
-        if event
-            .seq
-            .map_or(self.at < self.told, |seq| seq <= self.told)
-        {
+        if self.told.knows(event) {
             self.tell(event);
             return Vec::new();
         }
-        let mut events = self.begin();
+        // Who has decided is shown the response as it is since then, from the first event on.
+        let is_decision = matches!(event.event, RequestEvent::ApprovalGiven { .. });
+        let mut events = match is_decision {
+            true => Vec::new(),
+            false => self.begin(),
+        };
         events.extend(self.tell(event));
         events
     }
 
     fn tell(&mut self, event: &SequencedEvent) -> Vec<Named> {
+        let ended = self.narration.hear(event);
+        let mut events = ended
+            .map(|message| self.end_message(&message))
+            .unwrap_or_default();
+        events.extend(self.tell_rest(event));
+        events
+    }
+
+    fn tell_rest(&mut self, event: &SequencedEvent) -> Vec<Named> {
         match &event.event {
             RequestEvent::Token { text } => self.say(text),
-            RequestEvent::Usage { .. } => self.end_message("completed"),
-            RequestEvent::ModelFailed { .. } => self.end_message("incomplete"),
-            RequestEvent::ToolStart { id, name, input } if self.asked.show_tools => {
+            RequestEvent::ToolStart { id, name, input }
+                if self.asked.show_tools && !self.calls.contains_key(id) =>
+            {
                 self.call(id, name, input)
             }
             RequestEvent::ToolDone {
@@ -162,7 +174,7 @@ impl ResponseStream {
                 output,
                 error,
                 ..
-            } if self.asked.show_tools => {
+            } if self.asked.show_tools || self.calls.contains_key(id) => {
                 let mut events = Vec::new();
                 if !self.calls.contains_key(id) {
                     events = self.call(id, name, &json!({}));
@@ -173,6 +185,7 @@ impl ResponseStream {
             }
             RequestEvent::ApprovalRequired {
                 approval_id,
+                id,
                 tool,
                 input,
                 ..
@@ -180,17 +193,33 @@ impl ResponseStream {
                 let item = question(*approval_id, tool, input);
                 let index = self.output.len();
                 self.output.push(item.clone());
+                self.questions.insert(*approval_id, (index, id.clone()));
                 vec![added(index, &item), done(index, &item)]
             }
+            RequestEvent::ApprovalGiven {
+                approval_id,
+                decision,
+                ..
+            } => {
+                self.decided(*approval_id, *decision);
+                Vec::new()
+            }
             RequestEvent::Done { output, usage, .. } => {
-                let mut events = self.end_message("completed");
+                let mut events = Vec::new();
                 if let Some(text) = self.narration.unsaid(output) {
                     events.extend(self.say(&text));
-                    events.extend(self.end_message("completed"));
+                    if let Some(ended) = self.narration.hear(event) {
+                        events.extend(self.end_message(&ended));
+                    }
                 }
-                self.status = "completed";
                 self.usage = Some(*usage);
-                events.push(self.whole_response("response.completed"));
+                self.incomplete = self.narration.cut().map(cut_reason);
+                let (status, name) = match self.incomplete {
+                    Some(_) => ("incomplete", "response.incomplete"),
+                    None => ("completed", "response.completed"),
+                };
+                self.status = status;
+                events.push(self.whole_response(name));
                 events
             }
             RequestEvent::Error {
@@ -200,7 +229,6 @@ impl ResponseStream {
                 usage,
                 ..
             } => {
-                let mut events = self.end_message("incomplete");
                 self.status = match status {
                     RequestStatus::Cancelled => "cancelled",
                     _ => "failed",
@@ -209,8 +237,7 @@ impl ResponseStream {
                     self.error = json!({"code": error_code(*code), "message": message});
                 }
                 self.usage = Some(*usage);
-                events.push(self.whole_response("response.failed"));
-                events
+                vec![self.whole_response("response.failed")]
             }
             _ => Vec::new(),
         }
@@ -220,6 +247,7 @@ impl ResponseStream {
     pub(crate) fn wait(&mut self) -> Vec<Named> {
         let mut events = self.begin();
         self.status = "incomplete";
+        self.incomplete = Some(APPROVAL_REQUIRED);
         events.push(self.whole_response("response.incomplete"));
         events
     }
@@ -239,9 +267,10 @@ impl ResponseStream {
         named(name, json!({"response": self.response()}))
     }
 
-    /// The place of the next item.
+    /// The id of an item that begins now.
     fn item_id(&self, kind: &str) -> String {
-        format!("{kind}_{}_{}", digits(self.request_id), self.output.len())
+        let place = self.narration.place();
+        format!("{kind}_{}_{place}", digits(self.request_id))
     }
 
     fn say(&mut self, text: &str) -> Vec<Named> {
@@ -277,12 +306,17 @@ impl ResponseStream {
         Some((index, id.to_owned()))
     }
 
-    fn end_message(&mut self, status: &'static str) -> Vec<Named> {
-        let (Some(text), Some((index, id))) = (self.narration.end(), self.opened()) else {
+    fn end_message(&mut self, ended: &Message) -> Vec<Named> {
+        let Some((index, id)) = self.opened() else {
             return Vec::new();
         };
         self.open = None;
-        let part = output_part(&text);
+        let Message { text, is_whole } = ended;
+        let status = match is_whole {
+            true => "completed",
+            false => "incomplete",
+        };
+        let part = output_part(text);
         let item = message(&id, status, std::slice::from_ref(&part));
         if let Some(place) = self.output.get_mut(index) {
             *place = item.clone();
@@ -306,10 +340,7 @@ impl ResponseStream {
 
     fn call(&mut self, call: &str, name: &str, input: &Value) -> Vec<Named> {
         let (index, id) = (self.output.len(), self.item_id("mcp"));
-        let mut item = json!({
-            "id": id, "type": "mcp_call", "server_label": SERVER_LABEL, "name": name,
-            "arguments": "", "status": "in_progress",
-        });
+        let mut item = items::call(&id, name);
         let mut events = vec![added(index, &item)];
         let at = json!({"item_id": id, "output_index": index});
         events.push(named("response.mcp_call.in_progress", at));
@@ -324,6 +355,19 @@ impl ResponseStream {
         events
     }
 
+    /// What was a question is the call that it was about.
+    fn decided(&mut self, approval: ApprovalId, decision: ApprovalDecision) {
+        let Some((index, call)) = self.questions.remove(&approval) else {
+            return;
+        };
+        let id = self.item_id("mcp");
+        let Some(item) = self.output.get_mut(index) else {
+            return;
+        };
+        *item = items::decided(&id, item, approval, decision);
+        self.calls.insert(call, index);
+    }
+
     fn called(&mut self, call: &str, output: Option<&Value>, failure: Option<&str>) -> Vec<Named> {
         let Some(index) = self.calls.remove(call) else {
             return Vec::new();
@@ -332,17 +376,16 @@ impl ResponseStream {
             return Vec::new();
         };
         let (name, status) = match failure {
-            Some(message) => {
-                let content = json!([{"type": "text", "text": message}]);
-                item["error"] = json!({"type": "mcp_tool_execution_error", "content": content});
-                ("response.mcp_call.failed", "failed")
-            }
-            None => {
-                item["output"] = json!(output.map(output_text).unwrap_or_default());
-                ("response.mcp_call.completed", "completed")
-            }
+            Some(_) => ("response.mcp_call.failed", "failed"),
+            None => ("response.mcp_call.completed", "completed"),
         };
         item["status"] = json!(status);
+        // A call that was asked about is shown; what came of it only to who wants to see that.
+        match failure {
+            _ if !self.asked.show_tools => {}
+            Some(message) => item["error"] = call_error(message),
+            None => item["output"] = json!(output.map(output_text).unwrap_or_default()),
+        }
         let item = item.clone();
         let at = json!({"item_id": item["id"], "output_index": index});
         vec![named(name, at), done(index, &item)]
@@ -376,60 +419,11 @@ impl Encode for ResponseStream {
     }
 
     fn cut_off(&mut self, out: &mut BytesMut) {
-        let message = format!(
-            "the daemon ends before the response does; the next start takes it up again, see \
-             `GET /v1/responses/{}`",
-            response_id(self.request_id)
-        );
+        let error = interrupted(self.request_id);
         let fields = json!({
-            "code": ErrorCode::Unavailable.as_str(), "message": message, "param": null,
+            "code": error.code().as_str(), "message": error.message(), "param": null,
         });
         let event = named("error", fields);
         self.write(out, vec![event]);
-    }
-}
-
-fn named(name: &'static str, fields: Value) -> Named {
-    match fields {
-        Value::Object(fields) => (name, fields),
-        _ => (name, Map::new()),
-    }
-}
-
-fn added(index: usize, item: &Value) -> Named {
-    named(
-        "response.output_item.added",
-        json!({"output_index": index, "item": item}),
-    )
-}
-
-fn done(index: usize, item: &Value) -> Named {
-    named(
-        "response.output_item.done",
-        json!({"output_index": index, "item": item}),
-    )
-}
-
-fn message(id: &str, status: &str, content: &[Value]) -> Value {
-    json!({"id": id, "type": "message", "role": "assistant", "status": status, "content": content})
-}
-
-fn output_part(text: &str) -> Value {
-    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
-}
-
-fn question(id: ApprovalId, tool: &str, input: &Value) -> Value {
-    json!({
-        "id": id, "type": "mcp_approval_request", "server_label": SERVER_LABEL, "name": tool,
-        "arguments": input.to_string(),
-    })
-}
-
-/// The code of a failure, of those that the API has.
-const fn error_code(code: ErrorCode) -> &'static str {
-    match code {
-        ErrorCode::LimitExceeded => "rate_limit_exceeded",
-        ErrorCode::InvalidInput => "invalid_prompt",
-        _ => "server_error",
     }
 }

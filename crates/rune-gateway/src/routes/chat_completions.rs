@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use rune_http::{ApiError, Caller, Json, OpenAiErrorBody, ServerSentEvent};
-use rune_runtime::{Followed, Invoked, RequestEvent};
-use rune_store_runtime::{Failure, Usage};
+use rune_runtime::{Engine, Followed, Invoked, RequestEvent};
+use rune_store_runtime::Failure;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -14,8 +14,9 @@ use utoipa::ToSchema;
 use super::failures::Failures;
 use super::invoke::KeyHeader;
 use crate::conversation::{Conversation, output_text};
-use crate::event_body::encoded_stream;
+use crate::event_body::{encoded_stream, interrupted};
 use crate::gateway::Shared;
+use crate::narration::Narration;
 use crate::openai::chat::{ChatStream, Completion, tool_line};
 use crate::openai::messages::chat_turns;
 use crate::openai::model::Model;
@@ -104,27 +105,34 @@ pub(crate) async fn create(
         let stream = ChatStream::new(completion, include_usage == Some(true));
         encoded_stream(invoked.events, engine.shutdown(), stream)
     } else {
-        let whole = whole(invoked, &completion).await;
+        let whole = whole(engine, invoked, &completion).await;
         Json(whole.map_err(|error| error.of_request(request_id))?).into_response()
     };
     Ok(openai::name(response, request_id, &session_id))
 }
 
 /// Follows the request to its end, or until it waits for a person.
-async fn whole(invoked: Invoked, completion: &Completion) -> Result<Value, ApiError> {
+async fn whole(
+    engine: &Engine,
+    invoked: Invoked,
+    completion: &Completion,
+) -> Result<Value, ApiError> {
     let mut events = invoked.events;
     let mut tools = completion.show_tools.then(String::new);
     let mut notices: Vec<String> = Vec::new();
+    let mut narration = Narration::default();
     loop {
         let event = match events.step().await? {
-            Followed::Event(event) => event.event,
+            Followed::Event(event) => event,
             Followed::Parked => {
+                let row = engine.request(completion.request_id).await?;
                 let text = notices.join("\n\n");
-                return Ok(completion.whole(&text, tools.as_deref(), &Usage::default()));
+                return Ok(completion.whole(&text, tools.as_deref(), &row.usage, None));
             }
-            Followed::End => return Err(openai::interrupted()),
+            Followed::End => return Err(interrupted(completion.request_id)),
         };
-        match &event {
+        narration.hear(&event);
+        match &event.event {
             RequestEvent::ApprovalRequired {
                 approval_id,
                 tool,
@@ -132,7 +140,8 @@ async fn whole(invoked: Invoked, completion: &Completion) -> Result<Value, ApiEr
                 ..
             } => notices.push(completion.notice(tool, reason, &approval_id.to_string())),
             RequestEvent::Done { output, usage, .. } => {
-                return Ok(completion.whole(&output_text(output), tools.as_deref(), usage));
+                let text = output_text(output);
+                return Ok(completion.whole(&text, tools.as_deref(), usage, narration.cut()));
             }
             RequestEvent::Error { code, message, .. } => {
                 return Err(Failure::new(*code, message.as_str()).into());

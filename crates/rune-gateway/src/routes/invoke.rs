@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use super::Target;
 use super::failures::Failures;
-use crate::event_body::event_stream;
+use crate::event_body::{event_stream, interrupted};
 use crate::fingerprint::fingerprint;
 use crate::gateway::Shared;
 
@@ -181,11 +181,7 @@ impl Answering {
                 });
                 Ok((StatusCode::ACCEPTED, answer).into_response())
             }
-            Ending::Interrupted => {
-                let message = "the daemon ends before the request does; it is taken up again by \
-                               the next start, see `/v1/requests/{request_id}`";
-                Err(ApiError::new(ErrorCode::Unavailable, message).of_request(request_id))
-            }
+            Ending::Interrupted => Err(interrupted(request_id)),
         }
     }
 }

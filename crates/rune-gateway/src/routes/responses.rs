@@ -18,7 +18,7 @@ use super::approvals::{DecideRequest, decide_all};
 use super::failures::Failures;
 use super::invoke::KeyHeader;
 use crate::conversation::{Conversation, Memory};
-use crate::event_body::encoded_stream;
+use crate::event_body::{encoded_stream, interrupted};
 use crate::gateway::Shared;
 use crate::narration::request_id;
 use crate::openai::messages::{ResponseInput, response_input};
@@ -291,12 +291,12 @@ impl Answering {
             let response = match shared.engine.request(request_id).await {
                 Ok(row) => now(shared, &row, asked).await?,
                 // It is over, and its agent keeps nothing.
-                Err(EngineError::NotFound(_)) => whole(events, response).await?,
+                Err(EngineError::NotFound(_)) => whole(events, request_id, response).await?,
                 Err(error) => return Err(error.into()),
             };
             Json(response).into_response()
         } else {
-            let whole = whole(events, response).await;
+            let whole = whole(events, request_id, response).await;
             Json(whole.map_err(|error| error.of_request(request_id))?).into_response()
         };
         Ok(openai::name(answer, request_id, &session_id))
@@ -304,7 +304,11 @@ impl Answering {
 }
 
 /// Follows a request to its end, or until it waits for a person.
-async fn whole(mut events: RequestEvents, mut response: ResponseStream) -> Result<Value, ApiError> {
+async fn whole(
+    mut events: RequestEvents,
+    request_id: RequestId,
+    mut response: ResponseStream,
+) -> Result<Value, ApiError> {
     loop {
         match events.step().await? {
             Followed::Event(event) => {
@@ -321,7 +325,7 @@ async fn whole(mut events: RequestEvents, mut response: ResponseStream) -> Resul
                 response.wait();
                 return Ok(response.response());
             }
-            Followed::End => return Err(openai::interrupted()),
+            Followed::End => return Err(interrupted(request_id)),
         }
     }
 }
