@@ -4,9 +4,9 @@
 //! holds the conversation already is given only what follows the last answer in it; a session
 //! that is new is given everything, as one text that says who said what.
 
-use rune_http::ApiError;
+use rune_http::{ApiError, Caller};
 use rune_runtime::{Agent, Engine};
-use rune_store_runtime::{PageRequest, RequestFilter, RequestId, SessionId};
+use rune_store_runtime::{PageRequest, RequestFilter, RequestId, RequestRow, SessionId};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -85,14 +85,26 @@ pub(crate) enum Memory {
 }
 
 impl Memory {
-    /// The session of a name that a client gave, apart from those of other agents.
-    pub(crate) fn session_of(namespace: &str, agent: &str, name: &str) -> SessionId {
-        let plain = format!("{namespace}.{agent}:{name}");
-        plain.parse().unwrap_or_else(|_| {
-            let digest = Sha256::digest(plain.as_bytes());
-            let hex: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
-            hex.parse().unwrap_or_else(|_| SessionId::generate())
-        })
+    /// The session of a name that a client gave, apart from those of other agents, and of those that
+    /// other subjects of tokens give.
+    pub(crate) fn session_of(
+        caller: &Caller,
+        namespace: &str,
+        agent: &str,
+        name: &str,
+    ) -> SessionId {
+        let place = format!("{namespace}.{agent}:");
+        let hashed = |text: &str| -> String {
+            let digest = Sha256::digest(text.as_bytes());
+            digest.iter().take(16).map(|b| format!("{b:02x}")).collect()
+        };
+        let plain = match caller.subject() {
+            // Without control characters, so that nobody's name begins in another one's subject.
+            Some(subject) => place.clone() + &hashed(&format!("{subject}\n{name}")),
+            None => place.clone() + name,
+        };
+        let id = plain.parse().or_else(|_| hashed(&plain).parse());
+        id.unwrap_or_else(|_| SessionId::generate())
     }
 }
 
@@ -236,8 +248,7 @@ fn notice_end(request: RequestId) -> String {
     format!(" of {request}.]")
 }
 
-/// Whether this is how the session ends: what a client was streamed ends with the answer, and
-/// may have more before it.
+/// Whether this is how the session ends.
 async fn is_last_answer(engine: &Engine, id: &SessionId, said: &str) -> Result<bool, ApiError> {
     let filter = RequestFilter {
         session_id: Some(id.clone()),
@@ -245,11 +256,23 @@ async fn is_last_answer(engine: &Engine, id: &SessionId, said: &str) -> Result<b
     };
     let page = PageRequest::first(1);
     let newest = engine.store().requests(&filter, &page).await?;
-    let answer = newest.items.into_iter().next().and_then(|row| row.output);
-    Ok(answer.is_some_and(|answer| {
-        let answer = output_text(&answer);
-        !answer.trim().is_empty() && said.trim_end().ends_with(answer.trim_end())
-    }))
+    let newest = newest.items.first();
+    Ok(newest.is_some_and(|row| answers(row, said)))
+}
+
+/// Whether this is what a client has of the answer of a request: the answer, behind what it was
+/// streamed before; or the notice in its place that a person is asked.
+fn answers(row: &RequestRow, said: &str) -> bool {
+    let Some(output) = &row.output else {
+        return false;
+    };
+    let (answer, said) = (output_text(output), said.trim_end());
+    let answer = answer.trim_end();
+    let is_answer = said
+        .strip_suffix(answer)
+        .is_some_and(|before| before.is_empty() || before.ends_with("\n\n"));
+    let is_notice = said.ends_with(&notice_end(row.id));
+    (!answer.is_empty() && is_answer) || is_notice
 }
 
 /// An answer as text: what is no text is JSON.
@@ -320,11 +343,20 @@ mod tests {
 
     #[test]
     fn sessions_of_names_are_apart() {
-        let one = Memory::session_of("dev", "hello", "ada");
-        assert_eq!(one.as_str(), "dev.hello:ada");
-        assert_ne!(one, Memory::session_of("dev", "other", "ada"));
-        let odd = Memory::session_of("dev", "hello", "Ada Lovelace <ada@example.org>");
-        assert_eq!(odd.as_str().len(), 32);
+        let of = |caller: &str, agent: &str, name: &str| {
+            let id = Memory::session_of(&Caller::new(caller), "dev", agent, name);
+            id.as_str().to_owned()
+        };
+        let one = of("anonymous", "hello", "ada");
+        assert_eq!(one, "dev.hello:ada");
+        assert_eq!(of("api-key", "hello", "ada"), one);
+        assert_ne!(of("anonymous", "other", "ada"), one);
+        let odd = of("anonymous", "hello", "Ada Lovelace <ada@example.org>");
+        assert_eq!(odd.len(), 32);
+        let (ada, bob) = (of("jwt:ada", "hello", "x"), of("jwt:bob", "hello", "x"));
+        assert!(ada.starts_with("dev.hello:"), "{ada}");
+        assert_ne!(ada, bob);
+        assert_eq!(of("jwt:ada", "hello", "x"), ada);
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub(crate) mod params;
 pub(crate) mod responses;
 
 use http::{HeaderName, HeaderValue};
-use rune_http::{AGENT_REQUEST_ID, ApiError};
+use rune_http::{AGENT_REQUEST_ID, ApiError, Caller};
 use rune_runtime::EngineError;
 use rune_store_runtime::{RequestId, SessionId, Usage};
 use serde::de::DeserializeOwned;
@@ -53,6 +53,7 @@ fn named_session(metadata: &Metadata) -> Result<Option<SessionId>, ApiError> {
 /// one of the user.
 pub(crate) fn memory(
     model: &Model,
+    caller: &Caller,
     metadata: &Metadata,
     user: Option<&str>,
 ) -> Result<Memory, ApiError> {
@@ -60,7 +61,10 @@ pub(crate) fn memory(
         return Ok(Memory::Session(session));
     }
     Ok(match user.filter(|user| !user.is_empty()) {
-        Some(user) => Memory::Usual(Memory::session_of(&model.namespace, &model.agent, user)),
+        Some(user) => {
+            let (namespace, agent) = (&model.namespace, &model.agent);
+            Memory::Usual(Memory::session_of(caller, namespace, agent, user))
+        }
         None => Memory::Client,
     })
 }

@@ -11,18 +11,26 @@ use http::request::Parts;
 pub struct Caller {
     /// `anonymous`, `api-key`, or `jwt:` and the token's subject.
     pub id: Arc<str>,
-    /// What the token allows; empty where credentials carry no scopes, which then allow
-    /// everything.
-    pub scopes: Arc<[String]>,
 }
 
+/// What stands before the subject of a token.
+const JWT: &str = "jwt:";
+
 impl Caller {
-    /// A caller without scopes.
+    /// The caller with this id.
     pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self {
-            id: id.into(),
-            scopes: Arc::default(),
-        }
+        Self { id: id.into() }
+    }
+
+    /// The subject of a token.
+    pub(crate) fn of_subject(subject: &str) -> Self {
+        Self::new(format!("{JWT}{subject}"))
+    }
+
+    /// Who a token speaks for, which has no control characters; nothing where no token came.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.id.strip_prefix(JWT)
     }
 }
 

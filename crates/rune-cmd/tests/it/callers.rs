@@ -1,13 +1,24 @@
-//! Who calls: pages of listed origins.
+//! Who calls: subjects of tokens apart from each other, and pages of listed origins.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{EncodingKey, Header, encode};
 use reqwest::{Client, Method, RequestBuilder};
 use rune_testkit::TestDaemon;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::home::{RUNE, Ran, Served};
 use crate::wire::Api;
 
+const SECRET: &str = "a-secret-of-a-test-0123456789abcdef";
 const PAGE: &str = "https://chat.example.org";
+
+fn token(subject: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let claims = json!({"sub": subject, "exp": now.as_secs() + 600});
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    encode(&Header::default(), &claims, &key).unwrap()
+}
 
 /// A daemon with this in its environment, and `plain` deployed.
 async fn served(env: &[(&str, &str)]) -> Served {
@@ -21,6 +32,52 @@ async fn served(env: &[(&str, &str)]) -> Served {
     run.envs(env.iter().copied());
     Ran::new(run).ok();
     served
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_for_a_conversation_is_one_of_the_caller() {
+    let served = served(&[("RUNE_JWT_SECRET", SECRET)]).await;
+    let api = Api::of(&served.0);
+    let chat = async |subject: &str| {
+        let messages = json!([{"role": "user", "content": "hi"}]);
+        let body = json!({"model": "plain", "messages": messages, "user": "default"});
+        let request = api.post("/v1/chat/completions", &body);
+        let response = request.bearer_auth(token(subject)).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.headers()["x-rune-session-id"]
+            .to_str()
+            .unwrap()
+            .to_owned()
+    };
+    let (ada, bob) = (chat("ada").await, chat("bob").await);
+    assert_ne!(ada, bob);
+    assert!(ada.starts_with("dev.plain:"), "{ada}");
+    assert_eq!(chat("ada").await, ada);
+
+    let run = async |subject: &str| {
+        let messages = json!([{"id": "1", "role": "user", "content": "hi"}]);
+        let body = json!({"threadId": "default", "runId": "1", "messages": messages});
+        let request = api.post("/v1/agents/plain/ag-ui", &body);
+        let response = request.bearer_auth(token(subject)).send().await.unwrap();
+        assert!(response.text().await.unwrap().contains("RUN_FINISHED"));
+    };
+    run("ada").await;
+    run("eve").await;
+    let path = "/v1/requests?agent=plain";
+    let listed = api
+        .get(path)
+        .bearer_auth(token("ada"))
+        .send()
+        .await
+        .unwrap();
+    let listed: Value = listed.json().await.unwrap();
+    let rows = listed["items"].as_array().unwrap();
+    let sessions = |caller: &str| -> Vec<&Value> {
+        let rows = rows.iter().filter(|row| row["caller"] == caller);
+        rows.map(|row| &row["session_id"]).collect()
+    };
+    assert_eq!(sessions("jwt:ada"), [&json!(ada); 3]);
+    assert_ne!(sessions("jwt:eve"), [&json!(ada)]);
 }
 
 /// What a browser asks before a page may send this.

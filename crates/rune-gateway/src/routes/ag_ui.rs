@@ -115,7 +115,7 @@ pub(crate) async fn run(
     }
     let replicas = engine.router().replicas(deployment.id);
     let agent = replicas.last().map(|replica| replica.agent());
-    let session = Memory::session_of(&target.ns, &name, &body.thread_id);
+    let session = Memory::session_of(&caller, &target.ns, &name, &body.thread_id);
     let notes = body.context.as_deref().unwrap_or_default();
     let conversation = Conversation {
         instructions: instructions(notes),

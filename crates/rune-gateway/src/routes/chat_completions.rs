@@ -74,7 +74,7 @@ pub(crate) async fn create(
     let agent = model.agent(engine)?;
     let metadata = asked.metadata.unwrap_or_default();
     let show_tools = openai::shows_tools(&metadata)?;
-    let memory = openai::memory(&model, &metadata, asked.user.as_deref())?;
+    let memory = openai::memory(&model, &caller, &metadata, asked.user.as_deref())?;
     let conversation = Conversation {
         instructions: None,
         turns: chat_turns(&asked.messages)?,

@@ -140,7 +140,7 @@ pub(crate) async fn create(
     if let Some((row, _)) = &previous {
         check_latest(&shared, row).await?;
     }
-    let memory = memory(&model, &asked, request.conversation, previous)?;
+    let memory = memory(&model, &caller, &asked, request.conversation, previous)?;
     let conversation = Conversation {
         instructions: asked.instructions.clone(),
         turns,
@@ -169,6 +169,7 @@ pub(crate) async fn create(
 /// Where the agent remembers the conversation.
 fn memory(
     model: &Model,
+    caller: &Caller,
     asked: &Asked,
     conversation: Option<Value>,
     previous: Option<(RequestRow, Asked)>,
@@ -182,7 +183,7 @@ fn memory(
         let id = id.map_err(|error| ApiError::from(error).of_param("conversation"))?;
         return Ok(Memory::Session(id));
     }
-    openai::memory(model, &asked.metadata, asked.user.as_deref())
+    openai::memory(model, caller, &asked.metadata, asked.user.as_deref())
 }
 
 /// The response that another one follows.

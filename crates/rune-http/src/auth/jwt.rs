@@ -25,8 +25,6 @@ pub(super) struct JwtVerifier {
 struct Claims {
     #[serde(default)]
     sub: String,
-    #[serde(default)]
-    scope: String,
 }
 
 impl JwtVerifier {
@@ -56,10 +54,7 @@ impl JwtVerifier {
         if claims.sub.len() > MAX_SUBJECT_BYTES || claims.sub.contains(char::is_control) {
             return Err("the token's `sub` is too long or not printable");
         }
-        Ok(Caller {
-            id: format!("jwt:{}", claims.sub).into(),
-            scopes: claims.scope.split_whitespace().map(str::to_owned).collect(),
-        })
+        Ok(Caller::of_subject(&claims.sub))
     }
 }
 
