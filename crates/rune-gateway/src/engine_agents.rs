@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::routes::Target;
-use crate::routes::invoke::KeyHeader;
+use crate::routes::invoke::{KeyHeader, scope};
 
 /// How long a list waits for agents that are being started.
 const LIST_PATIENCE: Duration = Duration::from_secs(5);
@@ -79,10 +79,8 @@ impl AgentSource for EngineAgents {
     async fn begin(&self, asking: Asking<'_>, call: AgentCall) -> Result<AgentRun, Failure> {
         let (target, caller) = (target(asking)?, caller(asking));
         // Apart from the keys of the HTTP API, whose requests have other bodies.
-        let scope = format!(
-            "mcp\n{}\n{}/{}:{}",
-            caller.id, target.ns, call.agent, target.alias
-        );
+        let scope = scope(&caller, &target.ns, &call.agent, &target.alias);
+        let scope = format!("mcp\n{scope}");
         let body = json!({"input": call.input, "session_id": call.session_id});
         let idempotency = KeyHeader::of(call.idempotency_key).with(&body, &scope);
         let invocation = Invocation {

@@ -199,6 +199,9 @@ async fn an_approval_interrupts_a_run_and_the_next_one_resumes_it() {
             (&last["runId"], &last["result"]),
             (&json!("r-2"), &json!("done"))
         );
+        let again = run(&api, "ask", &body).await;
+        assert_eq!(kinds(&again), kinds(&events), "what got lost is told again");
+        body["resume"] = resume(json!({"approved": !approved}));
         let (status, _) = answer(api.post("/v1/agents/ask/ag-ui", &body))
             .await
             .unwrap();

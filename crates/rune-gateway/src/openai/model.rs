@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use rune_http::{ApiError, Caller};
 use rune_runtime::{Agent, Engine, Invocation, RouteError};
-use rune_store_runtime::{DeploymentRow, ErrorCode, IdempotencyKey, SessionId};
+use rune_store_runtime::{DeploymentRow, ErrorCode, IdempotencyKey, RequestId, SessionId};
 use serde_json::Value;
 
 use super::Metadata;
+use crate::routes::invoke::scope;
 use crate::routes::{DEFAULT_ALIAS, DEFAULT_NAMESPACE};
 
 /// A model as a client names it: `[NAMESPACE/]AGENT[:ALIAS]`.
@@ -49,15 +50,9 @@ impl Model {
         }
     }
 
-    /// Who may share an idempotency key: the calls of one caller of one agent.
+    /// Who may share an idempotency key.
     pub(crate) fn scope(&self, caller: &Caller) -> String {
-        let Self {
-            namespace,
-            agent,
-            alias,
-            ..
-        } = self;
-        format!("{}\n{namespace}/{agent}:{alias}", caller.id)
+        scope(caller, &self.namespace, &self.agent, &self.alias)
     }
 
     /// What the agent is asked.
@@ -65,6 +60,7 @@ impl Model {
         &self,
         caller: &Caller,
         (input, session_id): (Value, Option<SessionId>),
+        follows: Option<RequestId>,
         notes: Metadata,
         idempotency: Option<IdempotencyKey>,
     ) -> Invocation {
@@ -74,7 +70,7 @@ impl Model {
             alias: self.alias.clone(),
             input,
             session_id,
-            follows: None,
+            follows,
             metadata: notes.into_iter().collect(),
             caller: caller.id.as_ref().to_owned(),
             idempotency,

@@ -36,6 +36,8 @@ pub(crate) struct Asked {
     /// Whether `GET /v1/responses/{id}` knows it.
     pub(crate) store: bool,
     pub(crate) show_tools: bool,
+    /// The caller's notes, which the request has anyway.
+    #[serde(skip)]
     pub(crate) metadata: Metadata,
 }
 

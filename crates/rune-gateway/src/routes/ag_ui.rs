@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::Target;
 use super::approvals::{DecideRequest, decide_all};
-use super::invoke::KeyHeader;
+use super::invoke::{KeyHeader, scope};
 use crate::ag_ui::Run;
 use crate::conversation::{Conversation, Memory, Speaker, Turn, image_part, text_part};
 use crate::event_body::encoded_stream;
@@ -123,7 +123,7 @@ pub(crate) async fn run(
     };
     let settled = conversation.settle(engine, Memory::Session(session), agent.map(AsRef::as_ref));
     let (input, session_id) = settled.await?;
-    let scope = format!("{}\n{}/{name}:{}", caller.id, target.ns, target.alias);
+    let scope = scope(&caller, &target.ns, &name, &target.alias);
     let idempotency = key.with(&body, &scope)?;
     let ids = json!({"thread_id": body.thread_id, "run_id": body.run_id});
     let invocation = Invocation {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use rune_http::{ApiError, Caller, ErrorBody, Json, List, ListPage, PageQuery, Path};
+use rune_runtime::Engine;
 use rune_store_runtime::{
     ApprovalDecision, ApprovalFilter, ApprovalId, ApprovalRow, ApprovalState, DecideApproval,
-    Remember, RequestId, SessionId, Timestamp,
+    EntryBody, ErrorCode, Remember, RequestId, SessionId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,6 +17,8 @@ use crate::gateway::Shared;
 
 /// Longest note in bytes.
 const MAX_NOTE_BYTES: usize = 4096;
+/// Entries of a journal that are read at a time.
+const JOURNAL_PAGE: u32 = 256;
 
 /// A question about one tool call.
 #[derive(Debug, Serialize, ToSchema)]
@@ -183,19 +186,19 @@ pub(crate) async fn decide(
     caller: Caller,
     Json(body): Json<DecideRequest>,
 ) -> Result<Json<ApprovalView>, ApiError> {
-    let decision = checked(&shared, id, approval_id, body, &caller).await?;
+    let (_, decision) = checked(&shared, id, approval_id, body, &caller).await?;
     let row = shared.engine.decide(decision).await?;
     Ok(Json(row.into()))
 }
 
-/// The decision, where it is about a question of the request.
+/// The question, where it is one of the request, and the decision about it.
 async fn checked(
     shared: &Shared,
     id: RequestId,
     approval_id: ApprovalId,
     body: DecideRequest,
     caller: &Caller,
-) -> Result<DecideApproval, ApiError> {
+) -> Result<(ApprovalRow, DecideApproval), ApiError> {
     if body
         .note
         .as_ref()
@@ -206,24 +209,25 @@ async fn checked(
         )));
     }
     let known = shared.engine.store().approval(approval_id).await?;
-    if known.is_none_or(|row| row.request_id != id) {
+    let Some(row) = known.filter(|row| row.request_id == id) else {
         let message = format!("request `{id}` has no approval `{approval_id}`");
-        return Err(ApiError::new(
-            rune_store_runtime::ErrorCode::NotFound,
-            message,
-        ));
-    }
-    Ok(DecideApproval {
+        return Err(ApiError::new(ErrorCode::NotFound, message));
+    };
+    let decision = DecideApproval {
         approval_id,
         decision: body.decision,
         by: caller.id.as_ref().to_owned(),
         remember: body.remember,
         note: body.note,
-    })
+    };
+    Ok((row, decision))
 }
 
-/// Decides questions of one request, each once. Answers the last entry of its journal before
-/// that.
+/// Decides questions of one request, each once; saying again what was decided is no error, so that
+/// a client can repeat its call. Answers the last entry of the journal that whoever decides knows:
+/// the one before the decisions, also where they were made before.
+///
+/// Where one of them was decided the other way nothing is decided.
 pub(crate) async fn decide_all(
     shared: &Shared,
     caller: &Caller,
@@ -231,13 +235,58 @@ pub(crate) async fn decide_all(
     answers: Vec<(ApprovalId, DecideRequest)>,
 ) -> Result<u64, ApiError> {
     let engine = &shared.engine;
-    let mut decisions = Vec::with_capacity(answers.len());
+    let mut known = Vec::new();
+    let mut decisions = Vec::new();
     for (approval, answer) in answers {
-        decisions.push(checked(shared, request, approval, answer, caller).await?);
+        let (row, decision) = checked(shared, request, approval, answer, caller).await?;
+        match row.state {
+            ApprovalState::Waiting => decisions.push(decision),
+            state if state == decision.decision.into() => known.push(approval),
+            state => {
+                let state = state.as_str();
+                let message = format!("approval `{approval}` is {state} already");
+                return Err(ApiError::new(ErrorCode::Conflict, message).of_request(request));
+            }
+        }
+    }
+    if decisions.is_empty() {
+        return before(engine, request, &known).await;
     }
     let told = engine.request(request).await?.last_seq;
     for decision in decisions {
-        engine.decide(decision).await?;
+        let (approval, wanted) = (decision.approval_id, decision.decision.into());
+        if let Err(error) = engine.decide(decision).await {
+            // Somebody may have said the same meanwhile.
+            let now = engine.store().approval(approval).await?;
+            if now.is_none_or(|row| row.state != wanted) {
+                return Err(ApiError::from(error).of_request(request));
+            }
+        }
     }
     Ok(told)
+}
+
+/// The entry before the last one of these decisions.
+async fn before(
+    engine: &Engine,
+    request: RequestId,
+    decided: &[ApprovalId],
+) -> Result<u64, ApiError> {
+    let mut last = 0;
+    let mut read = 0;
+    loop {
+        let entries = engine.store().journal(request, read, JOURNAL_PAGE).await?;
+        let Some(newest) = entries.last() else {
+            return Ok(last);
+        };
+        read = newest.seq;
+        for entry in &entries {
+            match &entry.body {
+                EntryBody::ApprovalGiven(answer) if decided.contains(&answer.approval_id) => {
+                    last = entry.seq - 1;
+                }
+                _ => {}
+            }
+        }
+    }
 }

@@ -89,7 +89,7 @@ pub(crate) async fn create(
         json!({"api": "chat.completions", "model": model.name, "user": asked.user}),
     );
     let idempotency = key.with(&raw, &model.scope(&caller))?;
-    let invocation = model.invocation(&caller, settled?, notes, idempotency);
+    let invocation = model.invocation(&caller, settled?, None, notes, idempotency);
     let invoked = engine.invoke(invocation).await;
     let invoked = invoked.map_err(|error| openai::refusal(error, "messages"))?;
     let completion = Completion {

@@ -109,7 +109,7 @@ pub(crate) async fn invoke(
     Json(body): Json<InvokeRequest>,
 ) -> Result<Response, ApiError> {
     let answering = Answering::new(body.stream, body.background)?;
-    let scope = format!("{}\n{}/{name}:{}", caller.id, target.ns, target.alias);
+    let scope = scope(&caller, &target.ns, &name, &target.alias);
     let idempotency = key.with(&body, &scope)?;
     let invocation = Invocation {
         namespace: target.ns,
@@ -212,6 +212,11 @@ fn answer(id: RequestId, last: RequestEvent) -> Result<InvokeAnswer, ApiError> {
             Err(ApiError::new(ErrorCode::Internal, message).of_request(id))
         }
     }
+}
+
+/// Who may share an idempotency key: the calls of one caller of one agent.
+pub(crate) fn scope(caller: &Caller, namespace: &str, agent: &str, alias: &str) -> String {
+    format!("{}\n{namespace}/{agent}:{alias}", caller.id)
 }
 
 /// The `Idempotency-Key` header, unchecked.

@@ -7,8 +7,8 @@ use axum::response::{IntoResponse as _, Response};
 use rune_http::{ApiError, Caller, Json, OpenAiErrorBody, Path, Query, ServerSentEvent};
 use rune_runtime::{EngineError, Followed, RequestEvent, RequestEvents};
 use rune_store_runtime::{
-    ErrorCode, Failure, PageRequest, RequestFilter, RequestId, RequestRow, RequestStatus,
-    SessionId, Timestamp,
+    ErrorCode, Failure, Reject, RequestId, RequestRow, RequestStatus, SessionId, StoreError,
+    Timestamp,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -28,6 +28,8 @@ use crate::openai::{self, params};
 
 /// The key of a request's notes under which what was asked is kept.
 const NOTES: &str = "openai_response";
+/// Longest instructions of a call in bytes: they are kept with the request.
+const MAX_INSTRUCTIONS_BYTES: usize = 128 * 1024;
 
 /// What an agent is asked. Parameters that are not here are left out where they are harmless and
 /// refused where they would change the answer.
@@ -94,6 +96,12 @@ pub(crate) async fn create(
     let model = Model::parse(&request.model);
     let agent = model.agent(engine)?;
     let metadata = request.metadata.unwrap_or_default();
+    if let Some(told) = &request.instructions
+        && told.len() > MAX_INSTRUCTIONS_BYTES
+    {
+        let message = format!("`instructions` may have {MAX_INSTRUCTIONS_BYTES} bytes");
+        return Err(ApiError::invalid(message).of_param("instructions"));
+    }
     let answering = Answering {
         stream: request.stream == Some(true),
         background: request.background == Some(true),
@@ -113,7 +121,7 @@ pub(crate) async fn create(
         return Err(error.of_param("store"));
     }
     let previous = match &asked.previous_response_id {
-        Some(id) => Some(previous(&shared, id).await?),
+        Some(id) => Some(previous(&shared, &model, id).await?),
         None => None,
     };
     let ResponseInput { turns, decisions } = response_input(&request.input)?;
@@ -133,13 +141,14 @@ pub(crate) async fn create(
             (decision.approval_id, answer)
         });
         let told = decide_all(&shared, &caller, row.id, answers.collect()).await?;
-        let events = engine.events(row.id, 0).await?;
-        let about = About::from(&row);
-        return answering.answer(&shared, of, about, events, told).await;
+        let answered = async {
+            let events = engine.events(row.id, 0).await?;
+            let about = About::from(&row);
+            answering.answer(&shared, of, about, events, told).await
+        };
+        return answered.await.map_err(|error| error.of_request(row.id));
     }
-    if let Some((row, _)) = &previous {
-        check_latest(&shared, row).await?;
-    }
+    let follows = previous.as_ref().map(|(row, _)| row.id);
     let memory = memory(&model, &caller, &asked, request.conversation, previous)?;
     let conversation = Conversation {
         instructions: asked.instructions.clone(),
@@ -154,16 +163,34 @@ pub(crate) async fn create(
     let kept = kept.map_err(|error| ApiError::internal(error.to_string()))?;
     notes.insert(NOTES.to_owned(), kept);
     let idempotency = key.with(&raw, &model.scope(&caller))?;
-    let invocation = model.invocation(&caller, settled?, notes, idempotency);
-    let invoked = engine.invoke(invocation).await;
-    let invoked = invoked.map_err(|error| openai::refusal(error, "input"))?;
-    let about = About {
-        request_id: invoked.request_id,
-        session_id: invoked.session_id,
-        created: openai::seconds(created_at(&shared, invoked.request_id).await?),
+    let invocation = model.invocation(&caller, settled?, follows, notes, idempotency);
+    let invoked = engine.invoke(invocation).await.map_err(refusal)?;
+    let request_id = invoked.request_id;
+    let answered = async {
+        let about = About {
+            request_id,
+            session_id: invoked.session_id,
+            created: openai::seconds(created_at(&shared, request_id).await?),
+        };
+        let events = invoked.events;
+        answering.answer(&shared, asked, about, events, 0).await
     };
-    let events = invoked.events;
-    answering.answer(&shared, asked, about, events, 0).await
+    answered.await.map_err(|error| error.of_request(request_id))
+}
+
+/// How the engine refuses a call. A session has one end: only its last response can be followed.
+fn refusal(error: EngineError) -> ApiError {
+    let EngineError::Store(StoreError::Rejected(Reject::Superseded { id })) = &error else {
+        return openai::refusal(error, "input");
+    };
+    let id = id.parse().map_or_else(|_| id.clone(), response_id);
+    let message = format!(
+        "the conversation went on behind `{id}`: name the last response of it, or send the \
+         conversation in `input`"
+    );
+    ApiError::invalid(message)
+        .of_param("previous_response_id")
+        .labelled("previous_response_not_latest")
 }
 
 /// Where the agent remembers the conversation.
@@ -186,39 +213,29 @@ fn memory(
     openai::memory(model, caller, &asked.metadata, asked.user.as_deref())
 }
 
-/// The response that another one follows.
-async fn previous(shared: &Shared, id: &str) -> Result<(RequestRow, Asked), ApiError> {
+/// The response of this model that another one follows.
+async fn previous(
+    shared: &Shared,
+    model: &Model,
+    id: &str,
+) -> Result<(RequestRow, Asked), ApiError> {
     let found = find(shared, id).await;
-    found.map_err(|error| match error.code() {
+    let (row, asked) = found.map_err(|error| match error.code() {
         ErrorCode::NotFound => {
             ApiError::invalid(format!("the previous response `{id}` does not exist"))
                 .of_param("previous_response_id")
                 .labelled("previous_response_not_found")
         }
         _ => error,
-    })
-}
-
-/// A session has one end: only its last response can be followed.
-async fn check_latest(shared: &Shared, row: &RequestRow) -> Result<(), ApiError> {
-    let filter = RequestFilter {
-        session_id: Some(row.session_id.clone()),
-        ..RequestFilter::default()
-    };
-    let page = PageRequest::first(1);
-    let newest = shared.engine.store().requests(&filter, &page).await?;
-    let newest = newest.items.first().map(|newest| newest.id);
-    if newest.is_none_or(|newest| newest == row.id) {
-        return Ok(());
+    })?;
+    if (&row.namespace, &row.agent) != (&model.namespace, &model.agent) {
+        let message = format!(
+            "the previous response `{id}` is one of `{}/{}`, and the model is `{}`",
+            row.namespace, row.agent, model.name
+        );
+        return Err(ApiError::invalid(message).of_param("previous_response_id"));
     }
-    let message = format!(
-        "the conversation went on behind `{}`: name the last response of it, or send the \
-         conversation in `input`",
-        response_id(row.id)
-    );
-    Err(ApiError::invalid(message)
-        .of_param("previous_response_id")
-        .labelled("previous_response_not_latest"))
+    Ok((row, asked))
 }
 
 /// A response that is kept.
@@ -232,7 +249,9 @@ async fn find(shared: &Shared, id: &str) -> Result<(RequestRow, Asked), ApiError
     };
     let notes = row.metadata.get(NOTES).cloned();
     let asked = notes.and_then(|notes| serde_json::from_value::<Asked>(notes).ok());
-    let asked = asked.filter(|asked| asked.store).ok_or_else(unknown)?;
+    let mut asked = asked.filter(|asked| asked.store).ok_or_else(unknown)?;
+    let own = row.metadata.iter().filter(|(key, _)| *key != NOTES);
+    asked.metadata = own.map(|(key, note)| (key.clone(), note.clone())).collect();
     Ok((row, asked))
 }
 
@@ -297,8 +316,7 @@ impl Answering {
             };
             Json(response).into_response()
         } else {
-            let whole = whole(events, request_id, response).await;
-            Json(whole.map_err(|error| error.of_request(request_id))?).into_response()
+            Json(whole(events, request_id, response).await?).into_response()
         };
         Ok(openai::name(answer, request_id, &session_id))
     }
@@ -377,21 +395,17 @@ async fn now(shared: &Shared, row: &RequestRow, asked: Asked) -> Result<Value, A
         return Ok(response.with_status(row.status).response());
     }
     let mut events = shared.engine.events(row.id, 0).await?;
-    loop {
-        match events.step().await? {
-            Followed::Event(event) => {
-                response.apply(&event);
-                if event.event.is_last() {
-                    return Ok(response.response());
-                }
-            }
-            Followed::Parked => {
-                response.wait();
-                return Ok(response.response());
-            }
-            Followed::End => return Ok(response.response()),
+    // What a decision lets go on since is not waited for.
+    while let Followed::Event(event) = events.step().await? {
+        response.apply(&event);
+        if event.seq.is_some_and(|seq| seq >= row.last_seq) {
+            break;
         }
     }
+    if row.status == RequestStatus::InputRequired {
+        response.wait();
+    }
+    Ok(response.response())
 }
 
 /// Cancels a response. Cancelling twice, or after the end, is no error.
