@@ -39,8 +39,6 @@ use gate::PolicyGate;
 const DEFAULT_OUTPUT_LIMIT: usize = 1024 * 1024;
 /// How long a tool may take to end after it was told to.
 const STOP_GRACE: Duration = Duration::from_millis(800);
-/// Longest wait between two attempts.
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// Runs the tools of one request.
 pub(crate) struct ToolDispatcher<'a> {
@@ -279,7 +277,6 @@ impl ToolDispatcher<'_> {
         attempts: &mut u32,
     ) -> Result<Value, ToolError> {
         let policy = &tool.descriptor.retry_policy;
-        let mut wait = policy.backoff;
         loop {
             *attempts += 1;
             let result = self.attempt(tool, intent, around).await;
@@ -290,10 +287,9 @@ impl ToolDispatcher<'_> {
                 result => return result,
             }
             tokio::select! {
-                () = tokio::time::sleep(wait.min(MAX_BACKOFF)) => {}
+                () = tokio::time::sleep(policy.wait(*attempts)) => {}
                 () = self.stop.cancelled() => return Err(cancelled()),
             }
-            wait = wait.saturating_mul(2);
         }
     }
 

@@ -187,6 +187,8 @@ struct Inner {
     draining: CancellationToken,
     /// Fires when what still runs is left to the next start.
     interrupted: CancellationToken,
+    /// Changes when a request has parked.
+    parked: watch::Sender<()>,
     /// Changes when a request that was parked, or interrupted, is taken up.
     taken_up: watch::Sender<()>,
     /// Fires when a question with an early deadline was put.
@@ -212,6 +214,7 @@ impl Engine {
             stopped: Mutex::default(),
             draining: CancellationToken::new(),
             interrupted: CancellationToken::new(),
+            parked: watch::Sender::new(()),
             taken_up: watch::Sender::new(()),
             asked: Arc::default(),
             schedules_changed: Notify::new(),

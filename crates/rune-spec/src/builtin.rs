@@ -72,6 +72,16 @@ const FILES: &[(&str, &str)] = files![
     "web-search",
 ];
 
+/// Those that ask models that can see, hear, draw or speak.
+const MEDIA: [&str; 6] = [
+    "image-analyze",
+    "image-generate",
+    "media-describe",
+    "media-transcribe",
+    "speech-to-text",
+    "text-to-speech",
+];
+
 // A descriptor that did not parse would be missing here; a test holds that none is.
 static BUILTINS: LazyLock<Vec<ToolDescriptor>> = LazyLock::new(|| {
     FILES
@@ -88,6 +98,11 @@ pub fn builtins() -> &'static [ToolDescriptor] {
 /// The built-in tool `rune@NAME`.
 pub fn builtin(name: &str) -> Option<&'static ToolDescriptor> {
     BUILTINS.iter().find(|tool| tool.name == name)
+}
+
+/// Whether the built-in tool `rune@NAME` asks the agent's models that can see, hear, draw or speak.
+pub fn is_media_tool(name: &str) -> bool {
+    MEDIA.contains(&name)
 }
 
 #[cfg(test)]
@@ -110,5 +125,6 @@ mod tests {
             );
         }
         assert!(builtins().is_sorted_by(|a, b| a.name < b.name));
+        assert!(MEDIA.iter().all(|name| builtin(name).is_some()));
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checker::Checker;
-use crate::document::{At, Document};
+use crate::document::{At, Document, present};
 use crate::error::{SpecError, SpecErrors};
 use crate::mcp_tool::McpTool;
 
@@ -166,7 +166,11 @@ impl ExpectedVerdict {
 #[serde(deny_unknown_fields)]
 pub struct ExpectedOutput {
     /// This value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub equals: Option<Value>,
     /// This text is in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -285,6 +289,19 @@ mod tests {
         assert_eq!(lines, [1, 4, 7], "{found:?}");
         let found = errors("cassette: 1\nagent: a\ninputs: hi\njournal: []\n");
         assert_eq!(found, [(Some(3), "unknown key `inputs`".to_owned())]);
+    }
+
+    #[test]
+    fn an_answer_of_nothing_can_be_asked_for() {
+        let text =
+            "cassette: 1\nagent: a\ninput: hi\njournal: [{}]\nexpect: {output: {equals: null}}\n";
+        let (file, _) = CassetteFile::parse(Path::new("evals/a.yaml"), text).unwrap();
+        let expected = file.expect.unwrap().output.unwrap();
+        assert_eq!(expected.mismatch(&json!(null)), None);
+        assert_eq!(
+            expected.mismatch(&json!("x")),
+            Some("equals null".to_owned())
+        );
     }
 
     #[test]

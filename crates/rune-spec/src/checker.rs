@@ -185,8 +185,13 @@ pub(crate) enum Scalar {
     Boolean(bool),
 }
 
-/// Parses a relative path that stays below the directory it is relative to.
+/// Parses a path relative to the package that stays inside it.
 pub(crate) fn inner_path(text: &str) -> Result<PathBuf, InvalidValue> {
+    path_below("the agent directory", text)
+}
+
+/// Parses a relative path that stays below the directory it is relative to, which messages call `dir`.
+pub(crate) fn path_below(dir: &str, text: &str) -> Result<PathBuf, InvalidValue> {
     let path = Path::new(text);
     let mut clean = PathBuf::new();
     for component in path.components() {
@@ -194,18 +199,16 @@ pub(crate) fn inner_path(text: &str) -> Result<PathBuf, InvalidValue> {
             Component::Normal(part) => clean.push(part),
             Component::CurDir => {}
             _ => {
-                return Err(
-                    InvalidValue::new(format!("`{text}` leaves the agent directory")).with_help(
-                        Some("use a path relative to the agent directory".to_owned()),
-                    ),
-                );
+                let message = format!("`{text}` leaves {dir}");
+                let help = format!("use a path relative to {dir}");
+                return Err(InvalidValue::new(message).with_help(Some(help)));
             }
         }
     }
     if clean.as_os_str().is_empty() || text.contains('\0') {
-        return Err(InvalidValue::new(
-            "expected a path relative to the agent directory",
-        ));
+        return Err(InvalidValue::new(format!(
+            "expected a path relative to {dir}"
+        )));
     }
     Ok(clean)
 }

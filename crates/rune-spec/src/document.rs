@@ -1,10 +1,12 @@
 //! YAML text as a typed document plus a tree of positions, so that rules checked later can still point at the text.
 
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter as _, Spanned};
 
@@ -63,18 +65,25 @@ impl Document {
     }
 }
 
+/// A value that is there: `null` is one, and not the same as none. For fields that are `default`, too.
+pub(crate) fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(from).map(Some)
+}
+
 /// Reads a text file that must be a regular file of limited size.
 pub(crate) fn read_text(path: &Path) -> Result<String, SpecError> {
     let failed =
         |error: std::io::Error| SpecError::file(path, format!("cannot read the file: {error}"));
-    let meta = std::fs::metadata(path).map_err(failed)?;
-    if !meta.is_file() {
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
         return Err(SpecError::file(path, "not a regular file"));
     }
-    if meta.len() > MAX_FILE_BYTES {
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    let mut file = file.take(MAX_FILE_BYTES + 1);
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(too_large(path));
     }
-    let bytes = std::fs::read(path).map_err(failed)?;
     String::from_utf8(bytes).map_err(|_| SpecError::file(path, "the file is not UTF-8 text"))
 }
 

@@ -3,10 +3,12 @@
 //! A case has an input and what is expected of the run. Beside them `evals/` holds cassettes
 //! ([`CassetteFile`](crate::CassetteFile)) and, in `evals/golden/`, the outputs that cases are compared with.
 
+mod document;
+mod validate;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,7 +16,9 @@ use serde_json::Value;
 use crate::cassette::ExpectedStatus;
 use crate::checker::Checker;
 use crate::document::{At, Document};
-use crate::error::SpecErrors;
+use crate::error::{SpecError, SpecErrors};
+
+pub(crate) use document::EvalDocument;
 
 /// The version of the format.
 pub const EVAL_VERSION: u32 = 1;
@@ -22,8 +26,6 @@ pub const EVAL_VERSION: u32 = 1;
 pub const GOLDEN_DIR: &str = "evals/golden";
 /// Most cases of a file.
 const MAX_CASES: usize = 1000;
-/// Longest name of a case, in characters.
-const MAX_NAME_CHARS: usize = 200;
 
 /// Cases on which an agent is tried.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -141,120 +143,6 @@ pub fn json_contains(value: &Value, part: &Value) -> bool {
     }
 }
 
-/// What a person may write in an eval.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(rename = "Eval")]
-#[serde(deny_unknown_fields)]
-pub(crate) struct EvalDocument {
-    /// `1`, the version of the format.
-    eval: u32,
-    /// What the cases are about.
-    description: Option<String>,
-    /// The cases.
-    cases: Vec<CaseDocument>,
-}
-
-/// One case.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(rename = "EvalCase")]
-#[serde(deny_unknown_fields)]
-struct CaseDocument {
-    /// Unique within the file; `case N` when absent.
-    name: Option<String>,
-    /// What the agent is asked: a text, or JSON. With `tool` the input of the tool, an object.
-    input: Option<Value>,
-    /// Call this tool of the toolset instead of asking the agent.
-    tool: Option<String>,
-    /// Take the input and what models and tools say from this cassette, a file of `evals/`.
-    cassette: Option<String>,
-    /// Which models answer.
-    #[serde(default)]
-    model: EvalModel,
-    /// What becomes of calls that the policy asks about; when absent nobody decides and the run ends `input-required`.
-    approve: Option<bool>,
-    /// What is expected; when absent that the run completes.
-    #[serde(default)]
-    expect: ExpectDocument,
-}
-
-/// What is expected of a run.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[schemars(rename = "EvalExpect")]
-#[serde(deny_unknown_fields)]
-struct ExpectDocument {
-    /// How it ends: `completed` when absent, `failed` with `error`.
-    status: Option<ExpectedStatus>,
-    /// What it answers.
-    #[serde(default)]
-    output: OutputDocument,
-    /// A part of the message with which it fails.
-    error: Option<String>,
-    /// The tools that are called, in the order of the calls.
-    tools: Option<Vec<CallDocument>>,
-    /// No call of a tool may fail.
-    #[serde(default)]
-    no_tool_errors: bool,
-    /// Most model turns.
-    max_steps: Option<u32>,
-    /// Most tokens, input and output.
-    max_tokens: Option<u64>,
-}
-
-/// What an answer has to be; all of what is named.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[schemars(rename = "EvalOutput")]
-#[serde(deny_unknown_fields)]
-struct OutputDocument {
-    /// This value.
-    equals: Option<Value>,
-    /// This text is in it, or all of these.
-    #[serde(default)]
-    contains: OneOrMore,
-    /// This regular expression is found in it.
-    matches: Option<String>,
-    /// It has this JSON in it: objects may have more fields.
-    json: Option<Value>,
-    /// It is valid against this JSON Schema.
-    schema: Option<Value>,
-    /// It is what this file below `evals/golden/` holds; `rune eval --update` writes it.
-    golden: Option<String>,
-}
-
-/// A text, or several.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a text, or a list of texts")]
-enum OneOrMore {
-    One(String),
-    More(Vec<String>),
-}
-
-impl Default for OneOrMore {
-    fn default() -> Self {
-        Self::More(Vec::new())
-    }
-}
-
-/// The name of a tool, or the name with what its input has in it.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "expected the name of a tool, or a map with `tool` and `input`"
-)]
-enum CallDocument {
-    Name(String),
-    Call(CallWithInput),
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(rename = "EvalCall")]
-#[serde(deny_unknown_fields)]
-struct CallWithInput {
-    /// The name in the toolset.
-    tool: String,
-    /// What its input has in it: objects may have more fields.
-    input: Option<Value>,
-}
-
 impl EvalFile {
     /// Whether a file of `evals/` is one of cases: a line of it begins with `eval:`.
     #[must_use]
@@ -284,7 +172,7 @@ impl EvalFile {
         if checker.at_most(&At::top("cases"), document.cases.len(), MAX_CASES) {
             for (index, case) in document.cases.into_iter().enumerate() {
                 let at = At::top("cases").index(index);
-                let case = validate(&mut checker, &at, index, case);
+                let case = validate::case(&mut checker, &at, index, case);
                 if let Some(case) = &case
                     && !names.insert(case.name.clone())
                 {
@@ -307,132 +195,11 @@ impl EvalFile {
 pub struct EvalPlaces(Document);
 
 impl EvalPlaces {
-    /// An error at a key of a case, counted from 0.
-    pub fn case(
-        &self,
-        index: usize,
-        key: &str,
-        message: impl Into<String>,
-    ) -> crate::error::SpecError {
-        let at = At::top("cases").index(index).field(key);
+    /// An error at a key of a case, counted from 0; the key is named by the way to it.
+    pub fn case(&self, index: usize, key: &[&str], message: impl Into<String>) -> SpecError {
+        let case = At::top("cases").index(index);
+        let at = key.iter().fold(case, |at, key| at.field(key));
         self.0.error(&at, message)
-    }
-}
-
-fn validate(
-    checker: &mut Checker<'_>,
-    at: &At,
-    index: usize,
-    case: CaseDocument,
-) -> Option<EvalCase> {
-    let name = case.name.unwrap_or_else(|| format!("case {}", index + 1));
-    checker.filled(&at.field("name"), "`name`", &name);
-    if name.chars().count() > MAX_NAME_CHARS || name.contains(char::is_control) {
-        checker.error(
-            &at.field("name"),
-            format!("`name` is one line of at the most {MAX_NAME_CHARS} characters"),
-        );
-    }
-    let expect = expectations(checker, &at.field("expect"), case.expect);
-    let is_tool = case.tool.is_some();
-    let subject = match (case.input, case.tool, case.cassette) {
-        (Some(input), Some(tool), None) => {
-            if !input.is_object() {
-                checker.error(&at.field("input"), "the input of a tool is a map");
-            }
-            EvalSubject::Tool { tool, input }
-        }
-        (None, Some(tool), None) => EvalSubject::Tool {
-            tool,
-            input: Value::Object(serde_json::Map::new()),
-        },
-        (Some(input), None, None) => EvalSubject::Agent(input),
-        (None, None, Some(cassette)) => {
-            EvalSubject::Cassette(checker.inner_path(&at.field("cassette"), &cassette)?)
-        }
-        (None, None, None) => {
-            checker.error(at, "a case needs `input`, `tool` or `cassette`");
-            return None;
-        }
-        (_, _, Some(_)) => {
-            let message = "a cassette has an input of its own: leave out `input` and `tool`";
-            checker.error(&at.field("cassette").key(), message);
-            return None;
-        }
-    };
-    let named = [
-        ("tools", expect.tools.is_some()),
-        ("max_steps", expect.max_steps.is_some()),
-        ("max_tokens", expect.max_tokens.is_some()),
-        ("no_tool_errors", expect.no_tool_errors),
-    ];
-    for (key, _) in named.iter().filter(|(_, named)| is_tool && *named) {
-        let at = at.field("expect").field(key).key();
-        checker.error(
-            &at,
-            format!("`{key}` is about an agent, and the case is about a tool"),
-        );
-    }
-    if !matches!(subject, EvalSubject::Agent(_)) && case.model != EvalModel::Own {
-        let message = "`model` is for a case in which the agent is asked";
-        checker.error(&at.field("model").key(), message);
-    }
-    Some(EvalCase {
-        name,
-        subject,
-        model: case.model,
-        approve: case.approve,
-        expect,
-    })
-}
-
-fn expectations(checker: &mut Checker<'_>, at: &At, expect: ExpectDocument) -> EvalExpectations {
-    let implied = match &expect.error {
-        Some(_) => ExpectedStatus::Failed,
-        None => ExpectedStatus::Completed,
-    };
-    let status = expect.status.unwrap_or(implied);
-    if expect.error.is_some() && status != ExpectedStatus::Failed {
-        let message = "a run that is to have an error is to be `failed`";
-        checker.error(&at.field("status"), message);
-    }
-    let document = expect.output;
-    let output = at.field("output");
-    if let Some(Err(error)) = document.matches.as_deref().map(Regex::new) {
-        let message = format!("not a regular expression: {error}");
-        checker.error(&output.field("matches"), message);
-    }
-    if let Some(schema) = &document.schema {
-        checker.json_schema(&output.field("schema"), schema);
-    }
-    let golden = document
-        .golden
-        .and_then(|golden| checker.inner_path(&output.field("golden"), &golden));
-    let tools = expect.tools.map(|tools| {
-        let calls = tools.into_iter().map(|call| match call {
-            CallDocument::Name(tool) => EvalCall { tool, input: None },
-            CallDocument::Call(CallWithInput { tool, input }) => EvalCall { tool, input },
-        });
-        calls.collect()
-    });
-    EvalExpectations {
-        status,
-        output: EvalOutput {
-            equals: document.equals,
-            contains: match document.contains {
-                OneOrMore::One(text) => vec![text],
-                OneOrMore::More(texts) => texts,
-            },
-            matches: document.matches,
-            json: document.json,
-            schema: document.schema,
-            golden,
-        },
-        error: expect.error,
-        tools,
-        no_tool_errors: expect.no_tool_errors,
-        max_steps: expect.max_steps,
-        max_tokens: expect.max_tokens,
     }
 }
 
@@ -485,6 +252,16 @@ mod tests {
                 input: json!({})
             }
         );
+    }
+
+    #[test]
+    fn nothing_can_be_asked_for_and_is_not_the_same_as_no_key() {
+        let text = "eval: 1\ncases: [{input: x, expect: {output: {equals: null, json: null}}}, {input: x}]\n";
+        let (file, _) = EvalFile::parse(Path::new("a.yaml"), text).unwrap();
+        let output = &file.cases[0].expect.output;
+        assert_eq!(output.equals, Some(Value::Null));
+        assert_eq!(output.json, Some(Value::Null));
+        assert_eq!(file.cases[1].expect.output, EvalOutput::default());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! An agent directory as a whole: loading, packing, unpacking.
 
 mod archive;
+mod file;
 mod load;
 mod walk;
 
@@ -9,6 +10,7 @@ pub use load::{OUTPUT_READ, TOOL_SEARCH};
 use std::path::PathBuf;
 
 pub use archive::{PackageEntry, digest, inspect, pack, unpack};
+pub use file::replace_file;
 pub use walk::{FileStamp, stamps};
 
 use crate::channels::Channels;

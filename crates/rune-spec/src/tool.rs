@@ -17,6 +17,9 @@ use crate::error::SpecErrors;
 pub(crate) use document::ToolDocument;
 pub(crate) use validate::{first_required, object_schema};
 
+/// Longest wait between two attempts.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
 /// A valid tool description.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ToolDescriptor {
@@ -71,6 +74,14 @@ impl ToolDescriptor {
     ) -> Result<(Self, Document), SpecErrors> {
         let (document, source) = Document::parse::<ToolDocument>(path, text)?;
         Ok((validate::validate(document, &source)?, source))
+    }
+
+    /// The longest that a call may take with all of its attempts and the waits between them.
+    #[must_use]
+    pub fn longest_call(&self) -> Duration {
+        let policy = &self.retry_policy;
+        let waits = (1..policy.max_attempts).map(|tried| policy.wait(tried));
+        self.timeout.saturating_mul(policy.max_attempts) + waits.sum::<Duration>()
     }
 
     /// The text policy rules match for a call: the primary argument (its schema default when absent), as text when
@@ -139,9 +150,18 @@ pub enum ToolRuntime {
 pub struct RetryPolicy {
     /// Attempts in total, at least 1.
     pub max_attempts: u32,
-    /// Wait before the second attempt; doubles for each further one.
+    /// Wait before the second attempt; doubles for each further one, up to half a minute.
     #[serde(rename = "backoff_ms", serialize_with = "as_millis")]
     pub backoff: Duration,
+}
+
+impl RetryPolicy {
+    /// The wait behind so many attempts, at least one.
+    #[must_use]
+    pub fn wait(&self, tried: u32) -> Duration {
+        let doubled = 2_u32.saturating_pow(tried.saturating_sub(1));
+        self.backoff.saturating_mul(doubled).min(MAX_BACKOFF)
+    }
 }
 
 /// Limits besides time; absent means the platform's default.
@@ -166,4 +186,26 @@ pub(crate) fn as_millis<S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.serialize_u128(duration.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_may_take_all_of_its_attempts_and_waits() {
+        let text = "name: a\ndescription: A.\nmodule: a.sh\ntimeout_ms: 1000\nretry_policy: {max_attempts: 4, backoff_ms: 10000}\n";
+        let tool = ToolDescriptor::parse(Path::new("tools/a.yaml"), text).unwrap();
+        // Four attempts; waits of 10, 20 and, instead of 40, 30 seconds.
+        assert_eq!(tool.longest_call(), Duration::from_secs(4 + 10 + 20 + 30));
+        let once = RetryPolicy {
+            max_attempts: 1,
+            ..tool.retry_policy
+        };
+        let tool = ToolDescriptor {
+            retry_policy: once,
+            ..tool
+        };
+        assert_eq!(tool.longest_call(), Duration::from_secs(1));
+    }
 }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::document::{At, Document, read_text};
 use crate::error::InvalidValue;
 use crate::name::tool_name;
-use crate::package::RUNEFILE;
+use crate::package::{RUNEFILE, replace_file};
 
 /// What a new tool is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +116,16 @@ pub enum NewToolError {
         /// The file.
         path: PathBuf,
     },
+    /// Another file of `tools/` describes a tool of this name.
+    #[error("a tool is called `{name}` already: {path}:{line}", path = path.display())]
+    Taken {
+        /// The name.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// Where it says so, counted from 1.
+        line: usize,
+    },
     /// A file could not be read or written.
     #[error("cannot {operation} {path}", path = path.display())]
     Io {
@@ -131,7 +142,7 @@ pub enum NewToolError {
 /// Writes a new tool called `name` into the agent in `dir` and adds it to the toolset.
 ///
 /// # Errors
-/// [`NewToolError`]; existing files are never overwritten.
+/// [`NewToolError`]; existing files are never overwritten, and the Runefile is written whole or not at all.
 pub fn new_tool(dir: &Path, name: &str, language: ToolLanguage) -> Result<NewTool, NewToolError> {
     tool_name(name)?;
     // It stands in YAML without quotes.
@@ -154,7 +165,14 @@ pub fn new_tool(dir: &Path, name: &str, language: ToolLanguage) -> Result<NewToo
             dir: dir.to_owned(),
         });
     }
-    let text = fs::read_to_string(&runefile).map_err(io("read", &runefile))?;
+    // Where it is a link, what that leads to is changed.
+    let target = fs::canonicalize(&runefile).map_err(io("read", &runefile))?;
+    let root = fs::canonicalize(dir).map_err(io("read", dir))?;
+    if !target.starts_with(root) {
+        let error = std::io::Error::other("it is a link that leads out of the agent directory");
+        return Err(io("write", &runefile)(error));
+    }
+    let text = fs::read_to_string(&target).map_err(io("read", &runefile))?;
     let described = filled(template!("tool.yaml"), name);
     let described = described.replace("{{runtime}}", &language.runtime(name));
     let mut files = vec![
@@ -171,6 +189,10 @@ pub fn new_tool(dir: &Path, name: &str, language: ToolLanguage) -> Result<NewToo
             return Err(NewToolError::Exists { path });
         }
     }
+    if let Some((path, line)) = described_as(dir, name) {
+        let name = name.to_owned();
+        return Err(NewToolError::Taken { name, path, line });
+    }
     for (relative, content) in &files {
         let path = dir.join(relative);
         if let Some(parent) = path.parent() {
@@ -184,13 +206,28 @@ pub fn new_tool(dir: &Path, name: &str, language: ToolLanguage) -> Result<NewToo
         Edit::Listed => ToolsetChange::Listed,
         Edit::ByHand => ToolsetChange::ByHand,
         Edit::Text { text, line } => {
-            fs::write(&runefile, text).map_err(io("write", &runefile))?;
+            replace_file(&target, &text).map_err(io("write", &runefile))?;
             ToolsetChange::Added { line }
         }
     };
     Ok(NewTool {
         files: files.into_iter().map(|(path, _)| path).collect(),
         toolset,
+    })
+}
+
+/// The file of `tools/` that describes a tool of this name, and the line in which it says so. One that cannot be read as
+/// YAML describes none.
+fn described_as(dir: &Path, name: &str) -> Option<(PathBuf, usize)> {
+    let entries = fs::read_dir(dir.join("tools")).ok()?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths.into_iter().find_map(|path| {
+        let end = path.extension()?;
+        let text = (end == "yaml" || end == "yml").then(|| read_text(&path))?;
+        let (value, document) = Document::parse::<Value>(&path, &text.ok()?).ok()?;
+        let line = document.line(&At::top("name"));
+        (value["name"] == name).then_some((path, line))
     })
 }
 

@@ -1,18 +1,36 @@
-//! The agent of a fork: the deployed one with other models, another system prompt or another policy.
+//! Agents that are made of other ones: that of a fork, with other models, another system prompt or another policy, and
+//! one that is led by commands.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rune_spec::{AgentPackage, PolicyFile};
 use rune_store_runtime::{ForkChanges, ForkPolicy};
 
 use super::{Agent, AgentError, fixed_prompt};
-use crate::model::Providers;
+use crate::model::{OFFLINE_PROVIDER, Providers, ProvidersConfig};
 use crate::policy::{PolicyEngine, PolicySet};
 
 /// What messages call the Cedar policies of a fork.
 const POLICY_NAME: &str = "the fork's policy";
 
 impl Agent {
+    /// The same agent, led by the offline model without a script: it calls the tools that its input names. The models that
+    /// its tools ask are its own.
+    ///
+    /// # Errors
+    /// An [`AgentError`] where the offline model cannot be had.
+    pub fn led_by_commands(mut self) -> Result<Self, AgentError> {
+        let config = ProvidersConfig {
+            providers: vec![OFFLINE_PROVIDER.to_owned()],
+            endpoints: BTreeMap::new(),
+            script: None,
+            ..self.models_config.asking(OFFLINE_PROVIDER)
+        };
+        self.models = Providers::new(&config, &self.pool)?;
+        Ok(self)
+    }
+
     /// The agent with these changes. What they do not name is shared with it.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ const MAX_SCHEDULES: usize = 20;
 /// Requests that were spawned below one outermost request and have not ended, at the most.
 const MAX_SPAWNED: usize = 16;
 /// Names the conversation that spawned a request in its metadata.
-const SPAWNED_BY: &str = "spawned_by";
+pub(super) const SPAWNED_BY: &str = "spawned_by";
 
 #[async_trait]
 impl EngineAccess for SubAgents {

@@ -4,6 +4,7 @@
 //! so a caller that is taken up again finds the same one, whether it still runs, has ended
 //! or was never accepted. The caller's end is the callee's end.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -17,6 +18,7 @@ use rune_wasm::AGENT_LEVELS;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::access::SPAWNED_BY;
 use super::{Engine, EngineError, Invocation, RequestEvents};
 use crate::event::RequestEvent;
 use crate::planner::RunState;
@@ -296,6 +298,33 @@ impl Engine {
                 rows.reverse();
                 return Ok(rows);
             }
+        }
+    }
+
+    /// Waits until a request that an outermost one waits for, itself or through others, waits for a person, and answers it.
+    /// Those that were only started, and whoever they call, do not count. Safe to drop and call again.
+    ///
+    /// # Errors
+    /// A [`StoreError`].
+    pub async fn parked_below(&self, root: RequestId) -> Result<RequestRow, StoreError> {
+        let mut parked = self.inner.parked.subscribe();
+        loop {
+            parked.mark_unchanged();
+            // A caller is older than whom it calls.
+            let mut waited_for = HashSet::from([root]);
+            for row in self.tree(root).await? {
+                let called = row.parent.as_ref().map(|parent| parent.request_id);
+                let is_called = called.is_some_and(|caller| waited_for.contains(&caller));
+                if !is_called || row.metadata.contains_key(SPAWNED_BY) {
+                    continue;
+                }
+                if row.status == RequestStatus::InputRequired {
+                    return Ok(row);
+                }
+                waited_for.insert(row.id);
+            }
+            // The sender is as old as the engine.
+            let _ = parked.changed().await;
         }
     }
 

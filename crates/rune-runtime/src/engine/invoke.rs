@@ -356,7 +356,10 @@ impl Engine {
             match ended {
                 Ok(Outcome::Ended) => {}
                 // The answer may have come before the request left the table.
-                Ok(Outcome::Parked) => engine.go_on_if_decided(request_id).await,
+                Ok(Outcome::Parked) => {
+                    engine.inner.parked.send_replace(());
+                    engine.go_on_if_decided(request_id).await;
+                }
                 Err(error) => {
                     tracing::error!(%error, "request stopped before its end was stored");
                     if matches!(error, EngineError::Store(StoreError::Unavailable(_))) {

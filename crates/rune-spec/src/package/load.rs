@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::walk::is_ignored;
 use super::{
     AgentPackage, McpSelection, PackageError, PackageTool, PackedPackage, PolicyFile, RUNEFILE,
-    pack,
+    file, pack,
 };
 use crate::channels::Channels;
 use crate::checker::{Checker, check_json_schema};
@@ -329,38 +329,15 @@ impl Loader<'_> {
     }
 
     fn inner_text(&self, relative: &Path) -> Result<String, InvalidValue> {
-        let path = self.inside(relative)?;
-        read_text(&path).map_err(|error| {
-            InvalidValue::new(format!("{}: {}", relative.display(), error.message()))
-        })
+        file::text(&self.root, relative)
     }
 
     fn keep<T>(&mut self, result: Result<T, SpecErrors>) -> Option<T> {
         result.map_err(|errors| self.errors.extend(errors)).ok()
     }
 
-    /// A file that exists, is part of the package, and is not reached through a link that leaves it.
     fn inside(&self, relative: &Path) -> Result<PathBuf, InvalidValue> {
-        let shown = relative.display();
-        let path = fs::canonicalize(self.root.join(relative)).map_err(|_| {
-            InvalidValue::new(format!(
-                "the file `{shown}` does not exist in the agent directory"
-            ))
-        })?;
-        let Ok(inner) = path.strip_prefix(&self.root) else {
-            return Err(InvalidValue::new(format!(
-                "`{shown}` leads out of the agent directory"
-            )));
-        };
-        if is_ignored(relative) || is_ignored(inner) {
-            return Err(InvalidValue::new(format!(
-                "`{shown}` is left out of packages, so it cannot be used"
-            )));
-        }
-        if !path.is_file() {
-            return Err(InvalidValue::new(format!("`{shown}` is not a file")));
-        }
-        Ok(path)
+        file::inside(&self.root, relative)
     }
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn load(dir: &Path, package: &AgentPackage) -> Result<Files, SpecErro
             Ok((file, places)) => {
                 for (index, case) in file.cases.into_iter().enumerate() {
                     if let Some((key, message)) = missing(package, &case) {
-                        errors.push(places.case(index, key, message));
+                        errors.push(places.case(index, &[key], message));
                     }
                     cases.push(Case {
                         file: relative.clone(),

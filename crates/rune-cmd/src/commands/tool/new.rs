@@ -71,7 +71,7 @@ pub(super) fn run(context: &Context, args: &NewArgs) -> Outcome {
         };
         let build = match args.lang {
             Language::Rust => format!(
-                "\n  rustup target add wasm32-wasip1 && sh {shown}/tools/{name}/build.sh    build it"
+                "\n  rustup target add wasm32-wasip1    once: what it is built for\n  sh {shown}/tools/{name}/build.sh    build it, with cargo and two crates of crates.io; until then it fails"
             ),
             Language::Python | Language::Js | Language::Wasm => String::new(),
         };
@@ -90,6 +90,9 @@ fn failure(error: &NewToolError) -> Failure {
             .help("--dir names the directory of the agent; `rune init NAME` makes one"),
         NewToolError::Exists { .. } => {
             Failure::new(Exit::Failed, message).help("choose another name, or remove the file")
+        }
+        NewToolError::Taken { .. } => {
+            Failure::new(Exit::Failed, message).help("choose another name; nothing was made")
         }
         NewToolError::Io { .. } => Failure::new(Exit::Failed, message),
     }
