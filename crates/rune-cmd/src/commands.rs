@@ -14,6 +14,7 @@ mod embedded;
 pub(crate) mod eval;
 pub(crate) mod event;
 pub(crate) mod init;
+mod known_secrets;
 pub(crate) mod mcp;
 pub(crate) mod policy;
 pub(crate) mod requests;

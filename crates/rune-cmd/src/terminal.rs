@@ -23,6 +23,26 @@ pub(crate) struct Decision {
     pub(crate) remember: Option<Remember>,
 }
 
+/// Which answers make sense to an approval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answers {
+    /// Also those that count for later calls, and to leave it to somebody else.
+    Remembered,
+    /// Yes or no: nothing comes after the call.
+    Once,
+}
+
+impl Answers {
+    const fn question(self) -> &'static str {
+        match self {
+            Self::Remembered => {
+                "allow it? [y]es, [n]o, yes for this [s]ession, yes for this [a]gent, [l]ater"
+            }
+            Self::Once => "allow it? [y]es, [n]o",
+        }
+    }
+}
+
 impl Terminal {
     /// `approve_all`: every approval is given without asking.
     pub(crate) fn open(approve_all: bool) -> Self {
@@ -51,6 +71,7 @@ impl Terminal {
         &mut self,
         output: Output,
         event: &Event,
+        answers: Answers,
     ) -> Outcome<Option<Decision>> {
         let approve = |remember| Decision {
             decision: ApprovalDecision::Approve,
@@ -71,21 +92,19 @@ impl Terminal {
             one_line(event.text("reason"))
         ));
         loop {
-            output.note(
-                "allow it? [y]es, [n]o, yes for this [s]ession, yes for this [a]gent, [l]ater",
-            );
+            output.note(answers.question());
             let Some(line) = self.line().await? else {
                 return Ok(None);
             };
-            let decision = match line.trim().to_lowercase().as_str() {
-                "y" | "yes" => approve(None),
-                "s" | "session" => approve(Some(Remember::Session)),
-                "a" | "agent" => approve(Some(Remember::Agent)),
-                "n" | "no" => Decision {
+            let decision = match (line.trim().to_lowercase().as_str(), answers) {
+                ("y" | "yes", _) => approve(None),
+                ("n" | "no", _) => Decision {
                     decision: ApprovalDecision::Deny,
                     remember: None,
                 },
-                "l" | "later" => return Ok(None),
+                ("s" | "session", Answers::Remembered) => approve(Some(Remember::Session)),
+                ("a" | "agent", Answers::Remembered) => approve(Some(Remember::Agent)),
+                ("l" | "later", Answers::Remembered) => return Ok(None),
                 _ => continue,
             };
             return Ok(Some(decision));

@@ -4,20 +4,19 @@ mod daemon_agents;
 mod serve;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use rune_runtime::AgentError;
+use rune_runtime::Agent;
 use serde_json::{Value, json};
 
-use super::validate::{agent_dir, invalid};
+use super::embedded::{self, Embedded};
+use super::validate::agent_dir;
 use crate::cli::Target;
 use crate::client::{Api, part};
 use crate::context::Context;
-use crate::daemon::node::{Node, Place};
-use crate::daemon::telemetry;
-use crate::failure::{Exit, Failure, Outcome, chain};
+use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::output::{Column, one_line, shortened, table};
 
@@ -277,39 +276,24 @@ async fn of_directory(
     target: &Target,
     env: &BTreeMap<String, String>,
 ) -> Outcome<Vec<Value>> {
-    telemetry::start(&telemetry::quiet(context.verbose), None)?;
-    let temporary = tempfile::Builder::new()
-        .prefix("rune-mcp-")
-        .tempdir()
-        .map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
-    let mut config = context.config.clone();
+    embedded::quiet(context)?;
+    let dir = dir
+        .canonicalize()
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", dir.display())))?;
+    let package = embedded::load(context, &dir)?;
     // What a server writes is not the agent's own.
-    config.runtime.workspace_dir = temporary.path().join("workspaces");
-    let node = Node::open(&config, &Place::temporary(&config, temporary.path())?)?;
-    let reported = connected(context, &node, dir, server, target, env).await;
-    node.tasks.shutdown().cancel();
-    // The store is thrown away: whether it closes well does not matter.
-    let _ = node.database.close().await;
+    let mut embedded = Embedded::apart(context)?;
+    let reported = match embedded.make(package, &target.namespace, env) {
+        Ok(agent) => connected(&agent, server).await,
+        Err(failure) => Err(failure),
+    };
+    // Servers that are processes end before this one does.
+    embedded.close().await;
     reported
 }
 
-async fn connected(
-    context: &Context,
-    node: &Node,
-    dir: &Path,
-    server: Option<&str>,
-    target: &Target,
-    env: &BTreeMap<String, String>,
-) -> Outcome<Vec<Value>> {
+async fn connected(agent: &Arc<Agent>, server: Option<&str>) -> Outcome<Vec<Value>> {
     let mut interrupt = Interrupt::listen()?;
-    let dir: PathBuf = dir
-        .canonicalize()
-        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", dir.display())))?;
-    let agent = node.loader.load(&dir, &target.namespace, env);
-    let agent = Arc::new(agent.map_err(|error| match &error {
-        AgentError::Spec(errors) => invalid(context.output, errors),
-        error => Failure::usage(format!("the agent cannot run: {}", chain(error))),
-    })?);
     let tried = async {
         // What it cannot do without shows in the report, too.
         let _ = agent.connect().await;
@@ -324,8 +308,5 @@ async fn connected(
         () = interrupt.next() => return Err(Failure::silent(Exit::Interrupted)),
     }
     let report = agent.mcp_report();
-    let report = report.iter().map(|server| json!(server)).collect();
-    // Servers that are processes end before this one does.
-    agent.disconnect().await;
-    Ok(report)
+    Ok(report.iter().map(|server| json!(server)).collect())
 }

@@ -6,9 +6,7 @@ mod one_shot;
 
 pub(crate) use deploy::{Packed, READY_MARGIN, apply, deploy, wait};
 pub(crate) use invoke::{Question, ask, drive};
-pub(crate) use one_shot::{
-    Ask, deploy as deploy_embedded, deploy_package, invocation, run as one_shot,
-};
+pub(crate) use one_shot::{Ask, invocation, run as one_shot};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -4,14 +4,16 @@ mod collect;
 mod play;
 mod record;
 mod report;
-pub(super) mod write;
+mod write;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
 use rune_spec::{AgentPackage, EvalFile};
 
 use super::eval::files::is_data;
+use super::known_secrets::Secrets;
 use super::validate::{agent_dir, invalid};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
@@ -54,11 +56,18 @@ pub(crate) fn run(context: &Context, args: &TestArgs) -> Outcome {
     let dir = agent_dir(&args.dir);
     let package = AgentPackage::load(&dir).map_err(|errors| invalid(context.output, &errors))?;
     let evals = match &args.write {
-        Some(Some(named)) => named.clone(),
-        _ => dir.join("evals"),
+        Some(Some(named)) => write::Place {
+            dir: named.clone(),
+            package: None,
+        },
+        _ => write::Place {
+            dir: dir.join("evals"),
+            package: Some(&package),
+        },
     };
+    let secrets = || Secrets::of(context, &[&package], &BTreeMap::new());
     if !args.record.is_empty() {
-        let secrets = write::Secrets::of(context, &package);
+        let secrets = secrets();
         return record::run(context, &dir, &evals, &secrets, args);
     }
     if args.from_requests.is_empty() {
@@ -70,8 +79,7 @@ pub(crate) fn run(context: &Context, args: &TestArgs) -> Outcome {
     }
     let found = context.block_on(collect::collect(context, &args.from_requests))?;
     if args.write.is_some() {
-        let secrets = write::Secrets::of(context, &package);
-        return write::all(context, &evals, &secrets, found);
+        return write::all(context, &evals, &secrets(), found);
     }
     let (mut cases, mut skipped) = (Vec::new(), Vec::new());
     for collected in found {
@@ -87,9 +95,8 @@ pub(crate) fn run(context: &Context, args: &TestArgs) -> Outcome {
 fn from_files(context: &Context, package: &AgentPackage) -> Outcome<Vec<play::Case>> {
     let mut cases = Vec::new();
     for relative in package.evals.iter().filter(|path| is_data(path)) {
-        let path = package.dir.join(relative);
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
+        let text = package.text(relative);
+        let text = text.map_err(|error| Failure::usage(error.to_string()))?;
         // Those are for `rune eval`.
         if !EvalFile::is_one(&text) {
             cases.push(play::Case::parse(context, relative, &text)?);

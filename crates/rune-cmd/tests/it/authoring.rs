@@ -1,11 +1,14 @@
 //! `rune tool new` and `rune tool run`: a tool from its first line to its first call, without a daemon and without a model.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
+use rune_testkit::{ModelScript, ModelServer, Protocol, Reply};
 use serde_json::{Value, json};
 
-use crate::home::{Home, Ran};
+use crate::home::{Home, RUNE, Ran};
 
 /// A home with an agent that has no tools.
 fn agent() -> (Home, PathBuf) {
@@ -149,8 +152,12 @@ fn a_new_tool_keeps_what_is_there() {
         &dir,
         "toolset:   # what it can do\n  - rune@system-time   # when\n  # more to come\nmax_steps: 3\n",
     );
+    let mode = |mode| std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(dir.join("Runefile"), mode(0o640)).unwrap();
     home.rune(&["tool", "new", "look", "--lang", "wasm", "--dir", "bot"])
         .ok();
+    let kept = std::fs::metadata(dir.join("Runefile")).unwrap();
+    assert_eq!(kept.permissions().mode() & 0o777, 0o640);
     assert!(
         read(&dir, "Runefile").contains(
             "toolset:   # what it can do\n  - rune@system-time   # when\n  - look\n  # more to come\nmax_steps: 3\n"
@@ -169,6 +176,23 @@ fn a_new_tool_keeps_what_is_there() {
     // Nothing was made, not even what was not there.
     assert!(!dir.join("tools/look.yaml").exists());
     assert_eq!(read(&dir, "tools/look.wat"), "mine");
+    assert_eq!(read(&dir, "Runefile"), before);
+
+    // A name that another file has taken would make an agent that is not valid.
+    std::fs::write(
+        dir.join("tools/other.yaml"),
+        "# Ours.\nname: taken\ndescription: A tool.\nmodule: tools/look.wat\n",
+    )
+    .unwrap();
+    let said = home
+        .rune(&["tool", "new", "taken", "--lang", "wasm", "--dir", "bot"])
+        .ends(1)
+        .stderr;
+    assert!(
+        said.contains("a tool is called `taken` already: bot/tools/other.yaml:2"),
+        "{said}"
+    );
+    assert!(!dir.join("tools/taken.yaml").exists());
     assert_eq!(read(&dir, "Runefile"), before);
 
     // A list over several lines is for a person to change, who is told so.
@@ -314,4 +338,124 @@ fn all_of_a_large_output_is_printed() {
         "{}",
         ran.stderr
     );
+}
+
+/// `rune tool run ask` with a person at its terminal, who types what is written to the standard input.
+fn at_a_terminal(home: &Home) -> Child {
+    let command = format!("'{RUNE}' tool run ask --dir bot");
+    Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("HOME", home.path())
+        .current_dir(home.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_person_is_asked_for_a_yes_or_a_no_and_may_leave() {
+    if !has("script", &["--version"]) {
+        return;
+    }
+    let (home, dir) = agent();
+    runefile(&dir, "toolset: [ask]\npolicy: {ask: [ask]}\n");
+    shell_tool(&dir, "ask", "echo '{\"asked\": true}'\n", "");
+    let question = |mut lines: &mut dyn Iterator<Item = String>| {
+        let found = Iterator::find(&mut lines, |line| line.starts_with("allow it?"));
+        assert_eq!(found.unwrap().trim_end(), "allow it? [y]es, [n]o");
+    };
+    // What would count for later calls is no answer.
+    let mut child = at_a_terminal(&home);
+    let (mut typed, told) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut lines = BufReader::new(told).lines().map(Result::unwrap);
+    question(&mut lines);
+    typed.write_all(b"session\n").unwrap();
+    question(&mut lines);
+    typed.write_all(b"y\n").unwrap();
+    assert!(lines.any(|line| line.contains("\"asked\": true")));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    let mut child = at_a_terminal(&home);
+    let (mut typed, told) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut lines = BufReader::new(told).lines().map(Result::unwrap);
+    question(&mut lines);
+    // Ctrl-C.
+    typed.write_all(b"\x03").unwrap();
+    assert!(lines.any(|line| line.contains("cancelled")));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+/// A server of one tool over standard input and output.
+const SERVER: &str = r#"while IFS= read -r line; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"id":\([^,}]*\).*/\1/p')
+  answer() { printf '{"jsonrpc":"2.0","id":%s,%s}\n' "$id" "$1"; }
+  case "$line" in
+    *'"notifications/'*) ;;
+    *'"initialize"'*) answer '"result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"t","version":"1"}}';;
+    *'"tools/list"'*) answer '"result":{"tools":[{"name":"notes.find","description":"Finds.","inputSchema":{"type":"object"}}]}';;
+    *'"tools/call"'*) answer '"result":{"content":[{"type":"text","text":"found"}]}';;
+    *) answer '"error":{"code":-32601,"message":"no such method"}';;
+  esac
+done
+"#;
+
+#[test]
+fn a_tool_of_a_server_runs_whatever_its_name_is_made_of() {
+    let (home, dir) = agent();
+    let servers = json!([{"name": "desk", "command": "sh", "args": ["-c", SERVER]}]);
+    runefile(
+        &dir,
+        &format!("toolset: [desk/notes.find]\nmcp_servers: {servers}\n"),
+    );
+    for name in ["desk/notes.find", "desk__notes_find"] {
+        let ran = home.rune(&["tool", "run", name, "--dir", "bot", "-o", "json"]);
+        let told = ran.json();
+        assert_eq!(told["tool"], "desk/notes.find", "{told}");
+        assert!(told["output"].to_string().contains("found"), "{told}");
+    }
+    std::fs::create_dir(dir.join("evals")).unwrap();
+    std::fs::write(
+        dir.join("evals/a.yaml"),
+        "eval: 1\ncases: [{tool: desk/notes.find, expect: {output: {contains: found}}}]\n",
+    )
+    .unwrap();
+    home.rune(&["eval", "bot"]).ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_that_asks_models_asks_those_of_the_agent() {
+    let script = ModelScript::new()
+        .on_text("Which animal?")
+        .reply(Reply::text("A cat."));
+    let server = ModelServer::start(script).await.unwrap();
+    let (home, dir) = agent();
+    let models = json!({
+        "providers": ["server"],
+        "endpoints": {"server": {"protocol": "openai", "base_url": server.base_url(Protocol::Openai), "api_key": "${KEY}"}},
+        "model_mapping": {"default": "m", "vision": "sees"},
+    });
+    runefile(
+        &dir,
+        &format!("toolset: [rune@image-analyze, rune@system-time]\nmodels: {models}\n"),
+    );
+    let workspace = home.path().join(".rune/workspaces/dev/bot");
+    std::fs::create_dir_all(&workspace).unwrap();
+    let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+    png.extend([0, 0, 0, 20, 0, 0, 0, 10, 8, 2, 0, 0, 0]);
+    std::fs::write(workspace.join("cat.png"), png).unwrap();
+    let input = r#"{"source": "cat.png", "question": "Which animal?"}"#;
+    let mut args = vec!["tool", "run", "rune@image-analyze", input, "--dir", "bot"];
+    args.extend(["-o", "json", "--env", "KEY=sk-0123456789"]);
+    let told = home.rune(&args).json();
+    assert_eq!(told["output"]["text"], "A cat.", "{told}");
+    assert_eq!(told["output"]["model"], "sees", "{told}");
+    // It alone was asked: the call itself is nobody's idea.
+    assert_eq!(server.requests().len(), 1);
+    // Where no model matters, neither do their keys.
+    home.rune(&["tool", "run", "rune@system-time", "--dir", "bot"])
+        .ok();
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rune_runtime::Cassette;
 use rune_spec::{
-    AgentPackage, EvalCase, EvalFile, EvalSubject, GOLDEN_DIR, MAX_FILE_BYTES, SchemaKind,
-    SpecError, SpecErrors,
+    AgentPackage, EvalCase, EvalFile, EvalPlaces, EvalSubject, GOLDEN_DIR, SchemaKind, SpecError,
+    SpecErrors, nearest,
 };
 
 use crate::commands::validate::invalid_file;
@@ -44,81 +44,140 @@ pub(crate) fn is_data(relative: &Path) -> bool {
 /// # Errors
 /// Everything wrong with them, with its place.
 pub(crate) fn load(dir: &Path, package: &AgentPackage) -> Result<Files, SpecErrors> {
-    let (mut cases, mut cassettes, mut errors) = (Vec::new(), 0, Vec::new());
+    let (mut files, mut cassettes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for relative in package.evals.iter().filter(|path| is_data(path)) {
         let shown = dir.join(relative);
-        let text = match read(&package.dir.join(relative)) {
+        let text = match package.text(relative) {
             Ok(text) => text,
-            Err(message) => {
-                errors.push(SpecError::in_text(&shown, "", 0..0, message));
+            Err(error) => {
+                errors.push(SpecError::in_text(&shown, "", 0..0, error.message()));
                 continue;
             }
         };
-        if !EvalFile::is_one(&text) {
-            cassettes += 1;
-            if let Err(wrong) = Cassette::parse(&shown, &text) {
-                errors.extend(wrong);
+        if EvalFile::is_one(&text) {
+            match EvalFile::parse(&shown, &text) {
+                Ok((file, places)) => files.push((relative, file, places)),
+                Err(wrong) => errors.extend(wrong),
             }
             continue;
         }
-        match EvalFile::parse(&shown, &text) {
-            Ok((file, places)) => {
-                for (index, case) in file.cases.into_iter().enumerate() {
-                    if let Some((key, message)) = missing(package, &case) {
-                        errors.push(places.case(index, &[key], message));
-                    }
-                    cases.push(Case {
-                        file: relative.clone(),
-                        case,
-                    });
-                }
-            }
-            Err(wrong) => errors.extend(wrong),
+        if let Err(wrong) = Cassette::parse(&shown, &text) {
+            errors.extend(wrong);
+        }
+        // Below `evals/`, as cases name it.
+        cassettes.extend(relative.strip_prefix("evals").ok());
+    }
+    let mut cases = Vec::new();
+    for (relative, file, places) in files {
+        for (index, case) in file.cases.into_iter().enumerate() {
+            let check = Check {
+                package,
+                cassettes: &cassettes,
+                places: &places,
+                index,
+            };
+            errors.extend(check.errors(&case));
+            let file = relative.clone();
+            cases.push(Case { file, case });
         }
     }
     SpecErrors::check(errors)?;
-    Ok(Files { cases, cassettes })
+    Ok(Files {
+        cases,
+        cassettes: cassettes.len(),
+    })
 }
 
-/// What a case names that the agent does not have, and the key that names it.
-fn missing(package: &AgentPackage, case: &EvalCase) -> Option<(&'static str, String)> {
-    match &case.subject {
-        EvalSubject::Agent(_) => None,
-        EvalSubject::Tool { tool, .. } => {
-            let mut tools = package.tools.iter();
-            let mut servers = package.mcp_tools.iter();
-            let is_known = tools.any(|known| known.reference.to_string() == *tool)
-                || servers.any(|known| {
-                    let of = tool.split_once('/');
-                    of.is_some_and(|(server, name)| {
-                        server == known.server && known.tool.as_deref().is_none_or(|it| it == name)
-                    })
-                });
-            (!is_known).then(|| ("tool", format!("`{tool}` is not in the toolset")))
+/// A case, compared with the agent that it is about.
+struct Check<'a> {
+    package: &'a AgentPackage,
+    /// Below `evals/`.
+    cassettes: &'a [&'a Path],
+    places: &'a EvalPlaces,
+    index: usize,
+}
+
+impl Check<'_> {
+    /// What the case names that the agent does not have, or that is nothing to it.
+    fn errors(&self, case: &EvalCase) -> Vec<SpecError> {
+        match &case.subject {
+            EvalSubject::Agent(_) if self.package.workflow.is_some() => self.of_workflow(case),
+            EvalSubject::Agent(_) => Vec::new(),
+            EvalSubject::Tool { tool, .. } => self.tool(tool).into_iter().collect(),
+            EvalSubject::Cassette(path) => self.cassette(path).into_iter().collect(),
         }
-        EvalSubject::Cassette(_)
-            if package.workflow.is_some() || package.runefile.entrypoint.is_some() =>
-        {
+    }
+
+    fn error(&self, key: &[&str], message: impl Into<String>) -> SpecError {
+        self.places.case(self.index, key, message)
+    }
+
+    /// The calls and the models of a workflow are those of the agents of its steps.
+    fn of_workflow(&self, case: &EvalCase) -> Vec<SpecError> {
+        let expect = &case.expect;
+        let named: [(&[&str], bool); 5] = [
+            (&["approve"], case.approve.is_some()),
+            (&["expect", "tools"], expect.tools.is_some()),
+            (&["expect", "no_tool_errors"], expect.no_tool_errors),
+            (&["expect", "max_steps"], expect.max_steps.is_some()),
+            (&["expect", "max_tokens"], expect.max_tokens.is_some()),
+        ];
+        let named = named.into_iter().filter(|(_, is_named)| *is_named);
+        let errors = named.map(|(key, _)| {
+            let name = key.last().copied().unwrap_or_default();
+            let message = format!(
+                "`{name}` says nothing about an agent with a workflow: its steps call tools and ask models"
+            );
+            self.error(key, message)
+        });
+        errors.collect()
+    }
+
+    fn tool(&self, name: &str) -> Option<SpecError> {
+        let mut tools = self.package.tools.iter();
+        let mut servers = self.package.mcp_tools.iter();
+        let is_known = tools.any(|known| known.reference.to_string() == name)
+            || servers.any(|known| {
+                let of = name.split_once('/');
+                of.is_some_and(|(server, name)| {
+                    server == known.server && known.tool.as_deref().is_none_or(|it| it == name)
+                })
+            });
+        let message = || format!("`{name}` is not in the toolset");
+        (!is_known).then(|| self.error(&["tool"], message()))
+    }
+
+    fn cassette(&self, path: &Path) -> Option<SpecError> {
+        let error = |message: String| self.error(&["cassette"], message);
+        if self.package.workflow.is_some() || self.package.runefile.entrypoint.is_some() {
             let message = "an agent with a workflow or an `entrypoint` plays no cassettes";
-            Some(("cassette", message.to_owned()))
+            return Some(error(message.to_owned()));
         }
-        EvalSubject::Cassette(path) => {
-            let relative = Path::new("evals").join(path);
-            let is_known = package.evals.contains(&relative);
-            let message = || format!("there is no file {}", relative.display());
-            (!is_known).then(|| ("cassette", message()))
+        if self.cassettes.contains(&path) {
+            return None;
         }
+        let file = Path::new("evals").join(path);
+        let message = if self.package.evals.contains(&file) {
+            format!("{} is no cassette", file.display())
+        } else {
+            format!("there is no file {}", file.display())
+        };
+        let known: Vec<String> = self
+            .cassettes
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        // Somebody may have written it as seen from the agent.
+        let shown = path.strip_prefix("evals").unwrap_or(path);
+        let shown = shown.display().to_string();
+        let near = nearest(&shown, known.iter().map(String::as_str));
+        let help = match (near, known.as_slice()) {
+            (Some(near), _) => format!("did you mean `{near}`? The path is relative to evals/"),
+            (None, []) => "`rune test DIR --record INPUT` makes one".to_owned(),
+            (None, known) => format!("the cassettes in evals/ are: {}", known.join(", ")),
+        };
+        Some(error(message).with_help(Some(help)))
     }
-}
-
-/// The text of a file of limited size.
-pub(crate) fn read(path: &Path) -> Result<String, String> {
-    let broken = |error: std::io::Error| format!("cannot read the file: {error}");
-    let length = std::fs::metadata(path).map_err(broken)?.len();
-    if length > MAX_FILE_BYTES {
-        return Err(format!("the file is larger than {MAX_FILE_BYTES} bytes"));
-    }
-    std::fs::read_to_string(path).map_err(broken)
 }
 
 /// Prints the errors and answers the failure they are.

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
-use rune_spec::{EvalExpectations, EvalOutput, json_contains};
+use rune_spec::{
+    AgentPackage, EvalExpectations, EvalOutput, GOLDEN_DIR, MAX_FILE_BYTES, json_contains,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::files;
 use super::trial::Run;
-use crate::commands::test::write::Secrets;
+use crate::commands::known_secrets::Secrets;
 use crate::failure::{Failure, Outcome};
 use crate::prompt;
 
@@ -17,8 +18,9 @@ use crate::prompt;
 const SCHEMA_ERRORS: usize = 5;
 
 /// Where golden files are, and whether they are written.
-pub(super) struct Golden {
-    pub(super) dir: PathBuf,
+pub(super) struct Golden<'a> {
+    /// The agent that has them.
+    pub(super) package: &'a AgentPackage,
     pub(super) update: bool,
     /// What does not belong into a file.
     pub(super) secrets: Secrets,
@@ -29,7 +31,7 @@ pub(super) struct Golden {
 pub(super) struct Verdict {
     /// What is not as it has to be.
     pub(super) unmet: Vec<Unmet>,
-    /// The golden file that was written.
+    /// The golden file that was written, relative to the agent.
     pub(super) updated: Option<PathBuf>,
 }
 
@@ -59,7 +61,7 @@ impl Verdict {
 }
 
 /// Compares a run with what is expected of it.
-pub(super) fn judge(expect: &EvalExpectations, run: &Run, golden: &Golden) -> Outcome<Verdict> {
+pub(super) fn judge(expect: &EvalExpectations, run: &Run, golden: &Golden<'_>) -> Outcome<Verdict> {
     let mut verdict = Verdict::default();
     let wanted = expect.status.as_str();
     if run.status != wanted {
@@ -183,22 +185,17 @@ fn as_json(output: &Value) -> Value {
 /// Compares an output with a golden file, or writes that.
 fn against_file(
     verdict: &mut Verdict,
-    golden: &Golden,
+    golden: &Golden<'_>,
     relative: &Path,
     output: &Value,
 ) -> Outcome<()> {
-    let path = golden.dir.join(relative);
+    let package = golden.package;
+    let relative = Path::new(GOLDEN_DIR).join(relative);
+    let shown = relative.display().to_string();
     let found = prompt::answer(output);
-    let shown = Path::new(rune_spec::GOLDEN_DIR)
-        .join(relative)
-        .display()
-        .to_string();
-    let expected = match path.exists() {
-        true => {
-            Some(files::read(&path).map_err(|error| Failure::usage(format!("{shown}: {error}")))?)
-        }
-        false => None,
-    };
+    let is_there = package.dir.join(&relative).symlink_metadata().is_ok();
+    let expected = is_there.then(|| package.text(&relative)).transpose();
+    let expected = expected.map_err(|error| Failure::usage(error.to_string()))?;
     if expected
         .as_ref()
         .is_some_and(|expected| is_same(expected, &found))
@@ -212,9 +209,18 @@ fn against_file(
             );
             return Err(Failure::usage(message));
         }
-        write(&path, &found)
-            .map_err(|error| Failure::because(format!("cannot write {shown}"), &error))?;
-        verdict.updated = Some(path);
+        let end = if found.ends_with('\n') { "" } else { "\n" };
+        let text = format!("{found}{end}");
+        if text.len() as u64 > MAX_FILE_BYTES {
+            let message = format!(
+                "{shown} would have {} bytes, and {MAX_FILE_BYTES} are allowed",
+                text.len()
+            );
+            return Err(Failure::usage(message));
+        }
+        let written = package.write(&relative, &text);
+        written.map_err(|error| Failure::usage(error.to_string()))?;
+        verdict.updated = Some(relative);
         return Ok(());
     }
     let diff = expected.as_ref().map(|expected| diff(expected, &found));
@@ -237,14 +243,6 @@ fn is_same(expected: &str, found: &str) -> bool {
     expected == found.strip_suffix('\n').unwrap_or(found)
 }
 
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    let end = if text.ends_with('\n') { "" } else { "\n" };
-    std::fs::write(path, format!("{text}{end}"))
-}
-
 /// What differs, line by line.
 fn diff(expected: &str, found: &str) -> String {
     let whole = |text: &str| format!("{}\n", text.strip_suffix('\n').unwrap_or(text));
@@ -265,10 +263,13 @@ mod tests {
     fn fields(expect: &str, run: &Run) -> Vec<&'static str> {
         let text = format!("eval: 1\ncases: [{{input: x, expect: {expect}}}]\n");
         let (file, _) = EvalFile::parse(Path::new("a.yaml"), &text).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let runefile = "name: a\nversion: 0.1.0\ninstructions: Hi.\ndefault_model: m\n";
+        std::fs::write(dir.path().join("Runefile"), runefile).unwrap();
         let golden = Golden {
-            dir: PathBuf::from("/nowhere"),
+            package: &AgentPackage::load(dir.path()).unwrap(),
             update: false,
-            secrets: Secrets::none(),
+            secrets: Secrets::new([]),
         };
         let verdict = judge(&file.cases[0].expect, run, &golden).unwrap();
         verdict.unmet.iter().map(|unmet| unmet.field).collect()
@@ -301,6 +302,8 @@ mod tests {
             ("{output: {equals: {a: 1, b: [2]}}}", Some("/output/equals")),
             ("{output: {json: {a: 1}}}", None),
             ("{output: {json: {a: 2}}}", Some("/output/json")),
+            ("{output: {equals: null}}", Some("/output/equals")),
+            ("{output: {json: null}}", Some("/output/json")),
             ("{output: {schema: {required: [b]}}}", None),
             (
                 "{output: {schema: {required: [c]}}}",

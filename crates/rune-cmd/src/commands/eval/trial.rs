@@ -2,25 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
-use rune_runtime::{Agent, AgentError, Cassette, RequestEvent};
+use rune_runtime::{Agent, Cassette, RequestEvent};
 use rune_spec::{AgentPackage, CheckpointPolicy, EvalModel, EvalSubject};
 use rune_store_runtime::{
-    ApprovalDecision, Block, DecideApproval, Entry, EntryBody, RequestId, RequestStatus,
-    ToolOutcome,
+    ApprovalDecision, ApprovalFilter, ApprovalState, Block, DecideApproval, Entry, EntryBody,
+    PageRequest, RequestId, RequestRow, RequestStatus, StoreError, ToolOutcome,
 };
 use serde_json::Value;
 
 use super::files::{self, Case};
-use crate::cli::Target;
-use crate::commands::embedded;
-use crate::commands::run::{deploy_embedded, deploy_package, invocation};
-use crate::commands::validate::invalid;
+use crate::commands::embedded::{self, Embedded, store_failure};
+use crate::commands::run::invocation;
 use crate::context::Context;
-use crate::daemon::node::Node;
-use crate::failure::{Exit, Failure, Outcome, chain};
+use crate::failure::{Failure, Outcome, chain};
 use crate::interrupt::Interrupt;
 
 /// Entries read from a journal at a time.
@@ -34,9 +30,9 @@ pub(super) struct Trial<'a> {
     pub(super) package: &'a AgentPackage,
     /// Whether the offline model answers everywhere.
     pub(super) offline: bool,
-    /// Agents that can be called.
-    pub(super) others: Vec<PathBuf>,
-    pub(super) env: BTreeMap<String, String>,
+    /// Agents that can be called, and what messages call them.
+    pub(super) others: &'a [(PathBuf, AgentPackage)],
+    pub(super) env: &'a BTreeMap<String, String>,
 }
 
 /// What came of a case.
@@ -45,7 +41,7 @@ pub(super) struct Run {
     /// `completed`, `failed`, `cancelled` or `input-required`.
     pub(super) status: &'static str,
     pub(super) output: Value,
-    /// Why it failed.
+    /// Why it failed, or what it waits for where that is not its own question.
     pub(super) error: Option<String>,
     /// The calls of tools, in their order, those that were refused included.
     pub(super) calls: Vec<Call>,
@@ -67,131 +63,97 @@ pub(super) struct Call {
     pub(super) error: Option<String>,
 }
 
+/// How a request was left.
+enum Asked {
+    /// It has ended, or waits for a decision about a call of its own.
+    Left(RequestId),
+    /// An agent that it calls waits for one; this says which.
+    CalleeWaits(RequestId, String),
+    /// It was not taken; this says why.
+    Refused(String),
+}
+
 impl Trial<'_> {
-    /// Runs a case in an engine of its own.
-    pub(super) fn run(&self, case: &Case) -> Outcome<Run> {
-        let temporary = embedded::temporary("rune-eval-")?;
-        let mut config = self.context.config.clone();
-        // What the tools do is not the agent's own.
-        config.runtime.workspace_dir = temporary.path().join("workspaces");
+    /// Runs a case in an engine of its own; `None` where it was interrupted.
+    pub(super) async fn run(&self, case: &Case, interrupt: &mut Interrupt) -> Outcome<Option<Run>> {
         let begun = Instant::now();
-        let mut run = self.context.block_on(async {
-            let mut node = embedded::open(&config, temporary.path())?;
-            let mut agent = None;
-            let mut interrupt = Interrupt::listen()?;
-            let ran = tokio::select! {
-                ran = self.tried(&mut node, &mut agent, case) => ran,
-                () = interrupt.next() => Err(Failure::silent(Exit::Interrupted)),
-            };
-            embedded::close(&node, agent.as_ref()).await;
-            ran
-        })?;
-        run.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // What the tools do is not the agent's own.
+        let mut embedded = Embedded::apart(self.context)?;
+        let ran = tokio::select! {
+            ran = self.tried(&mut embedded, case) => ran.map(Some),
+            () = interrupt.next() => Ok(None),
+        };
+        embedded.close().await;
+        let mut ran = ran?;
+        if let Some(run) = &mut ran {
+            run.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        }
+        Ok(ran)
+    }
+
+    async fn tried(&self, embedded: &mut Embedded<'_>, case: &Case) -> Outcome<Run> {
+        let is_offline = self.offline || case.case.model == EvalModel::Offline;
+        let models = |package: &AgentPackage| match is_offline {
+            true => embedded::offline(package.clone()),
+            false => package.clone(),
+        };
+        let mut package = models(self.package);
+        // The journal says what came of it.
+        package.runefile.runtime.checkpoint_policy = CheckpointPolicy::EachStep;
+        let target = embedded::target();
+        if let EvalSubject::Cassette(path) = &case.case.subject {
+            return self.played(embedded, package, path).await;
+        }
+        for (dir, other) in self.others {
+            let deployed = embedded.deploy(dir, models(other), &target, self.env);
+            deployed.await?;
+        }
+        let (agent, input, is_tool) = match &case.case.subject {
+            EvalSubject::Tool { tool, input } => {
+                let package = embedded::caller(package, tool);
+                let deployed = embedded.deploy_caller(self.dir, package, &target, self.env);
+                let agent = deployed.await?;
+                let tool = embedded::tool_named(&agent.now(), tool)?;
+                (agent, embedded::call(&tool, input), true)
+            }
+            EvalSubject::Agent(input) => {
+                let deployed = embedded.deploy(self.dir, package, &target, self.env);
+                (deployed.await?, input.clone(), false)
+            }
+            EvalSubject::Cassette(_) => return Ok(Run::default()),
+        };
+        let asked = asked(embedded, &agent, input, case.case.approve).await?;
+        let (id, waits) = match asked {
+            Asked::Left(id) => (id, None),
+            Asked::CalleeWaits(id, message) => (id, Some(message)),
+            Asked::Refused(message) => return Ok(Run::failed(message)),
+        };
+        let journal = journal(embedded, id).await?;
+        let mut run = match is_tool {
+            true => of_tool(embedded, &journal).await?,
+            false => Run::of(&journal),
+        };
+        run.error = run.error.or(waits);
         Ok(run)
     }
 
-    async fn tried(
-        &self,
-        node: &mut Node,
-        agent: &mut Option<Arc<Agent>>,
-        case: &Case,
-    ) -> Outcome<Run> {
-        let mut package = self.package.clone();
-        // The journal says what came of it.
-        package.runefile.runtime.checkpoint_policy = CheckpointPolicy::EachStep;
-        match &case.case.subject {
-            EvalSubject::Cassette(path) => self.played(node, package, path).await,
-            EvalSubject::Agent(input) => {
-                let is_offline = self.offline || case.case.model == EvalModel::Offline;
-                let package = if is_offline {
-                    embedded::offline(package)
-                } else {
-                    package
-                };
-                let agent = agent.insert(self.deployed(node, package).await?);
-                let approve = case.case.approve;
-                match self.asked(node, agent, input.clone(), approve).await? {
-                    Ok(id) => Ok(Run::of(&journal(node, id).await?)),
-                    Err(message) => Ok(Run::refused(message)),
-                }
-            }
-            EvalSubject::Tool { tool, input } => {
-                let package = embedded::caller(package);
-                let agent = agent.insert(self.deployed(node, package).await?);
-                let tool = embedded::tool_named(&agent.now(), tool)?;
-                let call = embedded::call(&tool, input);
-                match self.asked(node, agent, call, case.case.approve).await? {
-                    Ok(id) => of_tool(node, &journal(node, id).await?).await,
-                    Err(message) => Ok(Run::refused(message)),
-                }
-            }
-        }
-    }
-
-    async fn deployed(&self, node: &Node, package: AgentPackage) -> Outcome<Arc<Agent>> {
-        let target = target();
-        for other in &self.others {
-            deploy_embedded(self.context, node, other, &target, &self.env).await?;
-        }
-        deploy_package(self.context, node, self.dir, package, &target, &self.env).await
-    }
-
-    /// Asks the agent and waits until the request has ended, or waits for a person. The inner error is why it was not taken.
-    async fn asked(
-        &self,
-        node: &Node,
-        agent: &Agent,
-        input: Value,
-        approve: Option<bool>,
-    ) -> Outcome<Result<RequestId, String>> {
-        let invoked = node
-            .engine
-            .invoke(invocation(agent.name(), &target(), input))
-            .await;
-        let invoked = match invoked {
-            Ok(invoked) => invoked,
-            Err(error) => return Ok(Err(chain(&error))),
-        };
-        let mut events = invoked.events;
-        while let Some(sequenced) = events.next().await.map_err(|error| broken(&error))? {
-            let RequestEvent::ApprovalRequired { approval_id, .. } = sequenced.event else {
-                continue;
-            };
-            let Some(approve) = approve else { break };
-            let decision = DecideApproval {
-                approval_id,
-                decision: if approve {
-                    ApprovalDecision::Approve
-                } else {
-                    ApprovalDecision::Deny
-                },
-                by: "eval".to_owned(),
-                remember: None,
-                note: None,
-            };
-            let decided = node.engine.decide(decision).await;
-            decided.map_err(|error| Failure::because("cannot decide the approval", &error))?;
-        }
-        Ok(Ok(invoked.request_id))
-    }
-
     /// Plays a cassette: models and tools answer what they answered then.
-    async fn played(&self, node: &mut Node, package: AgentPackage, path: &Path) -> Outcome<Run> {
+    async fn played(
+        &self,
+        embedded: &mut Embedded<'_>,
+        package: AgentPackage,
+        path: &Path,
+    ) -> Outcome<Run> {
         let relative = Path::new("evals").join(path);
-        let text = files::read(&self.package.dir.join(&relative));
-        let text =
-            text.map_err(|error| Failure::usage(format!("{}: {error}", relative.display())))?;
+        let text = self.package.text(&relative);
+        let text = text.map_err(|error| Failure::usage(error.to_string()))?;
         let cassette = Cassette::parse(&relative, &text)
             .map_err(|errors| files::invalid(self.context, &errors))?
             .expecting_nothing();
-        embedded::forgive_missing_variables(node, self.context);
+        embedded.forgive_missing_variables();
         let namespace = &cassette.file().namespace;
-        let agent = node.loader.make(package, namespace, &self.env);
-        let agent = agent.map_err(|error| match &error {
-            AgentError::Spec(errors) => invalid(self.context.output, errors),
-            error => Failure::usage(format!("the agent cannot run: {}", chain(error))),
-        })?;
-        let played = node.engine.play(&cassette, Arc::new(agent), false).await;
+        let agent = embedded.make(package, namespace, self.env)?;
+        let played = embedded.node.engine.play(&cassette, agent, false).await;
         let played = played.map_err(|error| {
             Failure::because(format!("{} cannot be played", relative.display()), &error)
         })?;
@@ -199,23 +161,83 @@ impl Trial<'_> {
     }
 }
 
-fn target() -> Target {
-    Target {
-        namespace: "dev".to_owned(),
-        alias: "stable".to_owned(),
+/// Asks the agent and waits until the request has ended, or until it, or an agent that it calls, waits for a person. Only the
+/// agent's own calls are decided about.
+async fn asked(
+    embedded: &Embedded<'_>,
+    agent: &Agent,
+    input: Value,
+    approve: Option<bool>,
+) -> Outcome<Asked> {
+    let engine = &embedded.node.engine;
+    let invocation = invocation(agent.name(), &embedded::target(), input);
+    let invoked = match engine.invoke(invocation).await {
+        Ok(invoked) => invoked,
+        Err(error) => return Ok(Asked::Refused(chain(&error))),
+    };
+    let id = invoked.request_id;
+    let mut events = invoked.events;
+    let callee = engine.parked_below(id);
+    tokio::pin!(callee);
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = events.next() => next.map_err(|error| store_failure(&error))?,
+            row = &mut callee => {
+                let row = row.map_err(|error| store_failure(&error))?;
+                let message = waits(embedded, &row).await;
+                let message = message.map_err(|error| store_failure(&error))?;
+                return Ok(Asked::CalleeWaits(id, message));
+            }
+        };
+        let Some(sequenced) = next else {
+            return Ok(Asked::Left(id));
+        };
+        let RequestEvent::ApprovalRequired { approval_id, .. } = sequenced.event else {
+            continue;
+        };
+        let Some(approve) = approve else {
+            return Ok(Asked::Left(id));
+        };
+        let decision = DecideApproval {
+            approval_id,
+            decision: if approve {
+                ApprovalDecision::Approve
+            } else {
+                ApprovalDecision::Deny
+            },
+            by: "eval".to_owned(),
+            remember: None,
+            note: None,
+        };
+        let decided = engine.decide(decision).await;
+        decided.map_err(|error| Failure::because("cannot decide the approval", &error))?;
     }
 }
 
-fn broken(error: &dyn std::error::Error) -> Failure {
-    Failure::because("cannot use the temporary store", error)
+/// What the request of a called agent waits for.
+async fn waits(embedded: &Embedded<'_>, row: &RequestRow) -> Result<String, StoreError> {
+    let filter = ApprovalFilter {
+        request_id: Some(row.id),
+        state: Some(ApprovalState::Waiting),
+        ..ApprovalFilter::default()
+    };
+    let first = PageRequest::first(1);
+    let mut asked = embedded.node.store.approvals(&filter, &first).await?;
+    let tool = asked.items.pop().map(|row| row.question.tool);
+    let (agent, tool) = (&row.agent, tool.unwrap_or_default());
+    Ok(format!(
+        "the called agent `{agent}` waits for a person to approve its call of `{tool}`; a case decides only about the calls of \
+         its own agent"
+    ))
 }
 
-async fn journal(node: &Node, id: RequestId) -> Outcome<Vec<Entry>> {
+async fn journal(embedded: &Embedded<'_>, id: RequestId) -> Outcome<Vec<Entry>> {
     let mut journal: Vec<Entry> = Vec::new();
     loop {
         let after = journal.last().map_or(0, |entry| entry.seq);
-        let page = node.store.journal(id, after, PAGE).await;
-        let page = page.map_err(|error| broken(&error))?;
+        let page = embedded.node.store.journal(id, after, PAGE).await;
+        let page = page.map_err(|error| store_failure(&error))?;
         if page.is_empty() {
             return Ok(journal);
         }
@@ -224,7 +246,7 @@ async fn journal(node: &Node, id: RequestId) -> Outcome<Vec<Entry>> {
 }
 
 /// What came of the only call of a request.
-async fn of_tool(node: &Node, journal: &[Entry]) -> Outcome<Run> {
+async fn of_tool(embedded: &Embedded<'_>, journal: &[Entry]) -> Outcome<Run> {
     let mut run = Run::of(journal);
     // No model was asked.
     (run.steps, run.tokens) = (0, 0);
@@ -233,7 +255,11 @@ async fn of_tool(node: &Node, journal: &[Entry]) -> Outcome<Run> {
         _ => None,
     });
     let Some(outcome) = outcome else {
-        return Ok(run);
+        // It waits, or was stopped before; where it has answered all the same, it is about something else than the tool.
+        return Ok(match run.status {
+            "completed" => Run::failed(format!("the tool was not called: {}", run.output)),
+            _ => run,
+        });
     };
     run.error = outcome
         .failure
@@ -243,16 +269,16 @@ async fn of_tool(node: &Node, journal: &[Entry]) -> Outcome<Run> {
         Some(_) => "failed",
         None => "completed",
     };
-    run.output = whole(node, outcome).await?;
+    run.output = whole(embedded, outcome).await?;
     Ok(run)
 }
 
 /// The output of a tool, also where a model would be shown a part of it.
-async fn whole(node: &Node, outcome: &ToolOutcome) -> Outcome<Value> {
+async fn whole(embedded: &Embedded<'_>, outcome: &ToolOutcome) -> Outcome<Value> {
     let Some(spilled) = &outcome.spilled else {
         return Ok(outcome.output.clone().unwrap_or_default());
     };
-    embedded::spilled(node, spilled).await
+    embedded.spilled(spilled).await
 }
 
 impl Run {
@@ -305,8 +331,8 @@ impl Run {
         run
     }
 
-    /// A request that was not taken.
-    fn refused(message: String) -> Self {
+    /// One of which nothing came.
+    fn failed(message: String) -> Self {
         Self {
             status: "failed",
             error: Some(message),

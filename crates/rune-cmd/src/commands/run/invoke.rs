@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::events::EventPrinter;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
-use crate::terminal::{Decision, Terminal};
+use crate::terminal::{Answers, Decision, Terminal};
 
 /// What a deployed agent is asked.
 pub(crate) struct Question {
@@ -103,7 +103,7 @@ pub(crate) async fn drive(
         if event.name == "approval_required" {
             let id = follow.request_id().unwrap_or_default().to_owned();
             let decided = tokio::select! {
-                decided = terminal.decide(printer.output(), &event) => decided?,
+                decided = terminal.decide(printer.output(), &event, Answers::Remembered) => decided?,
                 () = interrupt.next() => return cancel(client, Some(&id)).await,
             };
             match decided {

@@ -2,33 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
-use rune_runtime::{
-    Agent, AgentError, Invocation, LocalReplica, RequestEvent, RequestEvents, SequencedEvent,
-};
-use rune_spec::AgentPackage;
-use rune_storage::create_private_dir;
-use rune_store_runtime::{
-    ApplyDeployment, DecideApproval, DeploymentId, PublishVersion, ReplicaId, RequestId,
-    StoreError, VersionId,
-};
+use rune_runtime::{Invocation, RequestEvent, RequestEvents, SequencedEvent};
+use rune_store_runtime::{DecideApproval, RequestId};
 use serde_json::Value;
 
 use crate::cli::Target;
 use crate::client::Event;
-use crate::commands::validate::invalid;
+use crate::commands::embedded::{self, Embedded, store_failure};
 use crate::context::Context;
-use crate::daemon::node::{Node, Place};
-use crate::daemon::telemetry;
+use crate::daemon::node::Node;
 use crate::events::EventPrinter;
 use crate::failure::{Exit, Failure, Outcome, chain};
 use crate::interrupt::Interrupt;
-use crate::terminal::Terminal;
-
-/// How long what the request leaves to be cleaned up is waited for.
-const STOP_GRACE: Duration = Duration::from_secs(3);
+use crate::terminal::{Answers, Terminal};
 
 /// What is asked, and how.
 pub(crate) struct Ask {
@@ -46,44 +33,37 @@ pub(crate) fn run(
     env: &BTreeMap<String, String>,
     what: Ask,
 ) -> Outcome {
-    telemetry::start(&telemetry::quiet(context.verbose), None)?;
-    let temporary = tempfile::Builder::new()
-        .prefix("rune-run-")
-        .tempdir()
-        .map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
+    embedded::quiet(context)?;
     context.block_on(async {
-        let node = Node::open(
-            &context.config,
-            &Place::temporary(&context.config, temporary.path())?,
-        )?;
+        let mut embedded = Embedded::open(context)?;
         let ended = async {
             for other in others {
-                deploy(context, &node, other, target, env).await?;
+                let package = embedded::load(context, other)?;
+                embedded.deploy(other, package, target, env).await?;
             }
-            ask(context, &node, dir, target, env, what).await
+            ask(context, &mut embedded, dir, target, env, what).await
         };
         let ended = ended.await;
-        // Containers are removed by tasks.
-        node.tasks.stop(STOP_GRACE).await;
-        // The store is thrown away: whether it closes well does not matter.
-        let _ = node.database.close().await;
+        embedded.close().await;
         ended
     })
 }
 
 async fn ask(
     context: &Context,
-    node: &Node,
+    embedded: &mut Embedded<'_>,
     dir: &Path,
     target: &Target,
     env: &BTreeMap<String, String>,
     what: Ask,
 ) -> Outcome {
     let mut interrupt = Interrupt::listen()?;
-    let agent = deploy(context, node, dir, target, env).await?;
+    let package = embedded::load(context, dir)?;
+    let agent = embedded.deploy(dir, package, target, env).await?;
+    let node = &embedded.node;
     let invoked = node
         .engine
-        .invoke(invocation(&agent, target, what.input))
+        .invoke(invocation(agent.name(), target, what.input))
         .await
         .map_err(|error| crate::client::of_api(error.code(), &chain(&error)))?;
     let mut printer = EventPrinter::new(context.output, what.stream, context.verbose);
@@ -95,94 +75,6 @@ async fn ask(
         ended = &mut follow => ended,
         () = interrupt.next() => cancel(node, request_id).await,
     }
-}
-
-/// Deploys the agent of a directory and answers its name.
-pub(crate) async fn deploy(
-    context: &Context,
-    node: &Node,
-    dir: &Path,
-    target: &Target,
-    env: &BTreeMap<String, String>,
-) -> Outcome<String> {
-    let package = AgentPackage::load(dir).map_err(|errors| invalid(context.output, &errors))?;
-    let agent = deploy_package(context, node, dir, package, target, env).await?;
-    Ok(agent.name().to_owned())
-}
-
-/// Deploys the agent of a package; `dir` is what messages call it.
-pub(crate) async fn deploy_package(
-    context: &Context,
-    node: &Node,
-    dir: &Path,
-    package: AgentPackage,
-    target: &Target,
-    env: &BTreeMap<String, String>,
-) -> Outcome<Arc<Agent>> {
-    let agent =
-        node.loader
-            .make(package, &target.namespace, env)
-            .map_err(|error| match &error {
-                AgentError::Spec(errors) => invalid(context.output, errors),
-                error => Failure::usage(format!("the agent cannot run: {}", chain(error))),
-            })?;
-    agent
-        .prepare()
-        .await
-        .map_err(|error| Failure::usage(format!("the agent cannot run: {}", chain(&error))))?;
-    create_private_dir(agent.workspace()).map_err(|error| {
-        let what = format!("cannot make the workspace {}", agent.workspace().display());
-        Failure::because(what, &error)
-    })?;
-    agent.connect().await.map_err(|error| {
-        Failure::new(Exit::Unavailable, chain(&error)).help(format!(
-            "`rune mcp test {}` shows its servers",
-            dir.display()
-        ))
-    })?;
-    let spec = agent.spec();
-    let name = spec.name.as_str().to_owned();
-    let publish = PublishVersion {
-        version_id: VersionId::generate(),
-        agent: name.clone(),
-        version: spec.version.to_string(),
-        description: spec.description.clone().unwrap_or_default(),
-        // The package is used where it lies and never stored.
-        digest: rune_spec::package::digest(&[]),
-        size: 0,
-        image: None,
-        signature: None,
-    };
-    let version = node
-        .store
-        .write(publish)
-        .await
-        .map_err(|error| store_failure(&error))?;
-    let apply = ApplyDeployment {
-        deployment_id: DeploymentId::generate(),
-        namespace: target.namespace.clone(),
-        agent: name,
-        alias: target.alias.clone(),
-        version_id: version.id,
-        replicas: 1,
-        env: BTreeMap::new(),
-        project: None,
-    };
-    let deployment = node
-        .store
-        .write(apply)
-        .await
-        .map_err(|error| store_failure(&error))?;
-    let agent = Arc::new(agent);
-    let replica = LocalReplica::new(
-        ReplicaId::generate(),
-        deployment.id,
-        version.id,
-        Arc::clone(&agent),
-    );
-    node.router.set_deployment(deployment);
-    node.router.add_replica(replica);
-    Ok(agent)
 }
 
 /// A request of the command line, of a conversation of its own.
@@ -200,10 +92,6 @@ pub(crate) fn invocation(agent: &str, target: &Target, input: Value) -> Invocati
     }
 }
 
-fn store_failure(error: &StoreError) -> Failure {
-    Failure::because("cannot use the temporary store", error)
-}
-
 async fn follow(
     node: &Node,
     mut events: RequestEvents,
@@ -216,7 +104,10 @@ async fn follow(
             return Ok(exit);
         }
         if let RequestEvent::ApprovalRequired { approval_id, .. } = sequenced.event {
-            let Some(decided) = terminal.decide(printer.output(), &event).await? else {
+            let Some(decided) = terminal
+                .decide(printer.output(), &event, Answers::Remembered)
+                .await?
+            else {
                 let message = format!("`{}` needs an approval", event.text("tool"));
                 return Err(Failure::new(Exit::Approval, message).help(
                     "run it in a terminal, or with --yes to approve every call; a deployed agent waits: rune run SPEC",

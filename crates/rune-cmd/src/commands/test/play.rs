@@ -1,18 +1,16 @@
 //! Playing cassettes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use rune_runtime::{AgentError, Cassette, Played};
+use rune_runtime::{Agent, Cassette, Played};
 use rune_spec::CassetteFile;
 
 use super::{TestArgs, exit, report};
-use crate::cli::Target;
-use crate::commands::embedded;
+use crate::commands::embedded::{self, Embedded};
 use crate::commands::validate::invalid;
 use crate::context::Context;
-use crate::daemon::node::{Node, Place};
-use crate::daemon::telemetry;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
 /// One cassette.
@@ -53,23 +51,15 @@ pub(super) fn run(
     skipped: Vec<(String, String)>,
     args: &TestArgs,
 ) -> Outcome {
-    telemetry::start(&telemetry::quiet(context.verbose), None)?;
-    let temporary = tempfile::Builder::new()
-        .prefix("rune-test-")
-        .tempdir()
-        .map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
+    embedded::quiet(context)?;
     let results = context.block_on(async {
-        let mut config = context.config.clone();
         // What the tools do is not the agent's own.
-        config.runtime.workspace_dir = temporary.path().join("workspaces");
-        let mut node = Node::open(&config, &Place::temporary(&config, temporary.path())?)?;
+        let mut embedded = Embedded::apart(context)?;
         if !args.live_tools {
-            embedded::forgive_missing_variables(&mut node, context);
+            embedded.forgive_missing_variables();
         }
-        let played = play(context, &node, dir, cases, args.live_tools).await;
-        node.tasks.shutdown().cancel();
-        // The store is thrown away: whether it closes well does not matter.
-        let _ = node.database.close().await;
+        let played = play(context, &mut embedded, dir, cases, args.live_tools).await;
+        embedded.close().await;
         played
     })?;
     let report = report::Report {
@@ -86,28 +76,29 @@ pub(super) fn run(
 
 async fn play(
     context: &Context,
-    node: &Node,
+    embedded: &mut Embedded<'_>,
     dir: &Path,
     cases: &[Case],
     live_tools: bool,
 ) -> Outcome<Vec<Played>> {
     let mut results = Vec::with_capacity(cases.len());
-    let mut loaded: Option<(String, Arc<rune_runtime::Agent>)> = None;
+    let mut loaded: Option<(String, Arc<Agent>)> = None;
     for case in cases {
         let namespace = &case.cassette.file().namespace;
         let agent = match &loaded {
             Some((known, agent)) if known == namespace => Arc::clone(agent),
             _ => {
-                let agent = load(context, node, dir, namespace)?;
+                let agent = load(context, embedded, dir, namespace)?;
                 if live_tools {
                     let connected = agent.connect().await;
                     connected.map_err(|error| Failure::new(Exit::Unavailable, chain(&error)))?;
                 }
-                Arc::new(agent)
+                agent
             }
         };
         loaded = Some((namespace.clone(), Arc::clone(&agent)));
-        let played = node.engine.play(&case.cassette, agent, live_tools).await;
+        let engine = &embedded.node.engine;
+        let played = engine.play(&case.cassette, agent, live_tools).await;
         results.push(played.map_err(|error| {
             Failure::because(format!("{} cannot be played", case.name), &error)
         })?);
@@ -117,41 +108,24 @@ async fn play(
 
 fn load(
     context: &Context,
-    node: &Node,
+    embedded: &mut Embedded<'_>,
     dir: &Path,
     namespace: &str,
-) -> Outcome<rune_runtime::Agent> {
-    let env = std::collections::BTreeMap::new();
-    let agent = node
-        .loader
-        .load(dir, namespace, &env)
-        .map_err(|error| match &error {
-            AgentError::Spec(errors) => invalid(context.output, errors),
-            error => Failure::usage(format!("the agent cannot run: {}", chain(error))),
-        })?;
-    if agent.package().workflow.is_some() {
+) -> Outcome<Arc<Agent>> {
+    let package = embedded::load(context, dir)?;
+    if package.workflow.is_some() {
         return Err(
             Failure::usage("an agent with a workflow cannot be tested with cassettes")
                 .help("test the agents of its steps"),
         );
     }
-    if agent.component().is_some() {
+    if package.runefile.entrypoint.is_some() {
         return Err(Failure::usage(
             "an agent with an `entrypoint` cannot be tested with cassettes",
         )
         .help("rune requests replay ID runs its component over a journal"));
     }
-    rune_storage::create_private_dir(agent.workspace()).map_err(|error| {
-        let what = format!("cannot make the workspace {}", agent.workspace().display());
-        Failure::because(what, &error)
-    })?;
+    let agent = embedded.make(package, namespace, &BTreeMap::new())?;
+    embedded::make_workspace(&agent)?;
     Ok(agent)
-}
-
-/// Where a recorded run belongs.
-pub(super) fn target() -> Target {
-    Target {
-        namespace: "dev".to_owned(),
-        alias: "stable".to_owned(),
-    }
 }

@@ -7,35 +7,27 @@ use rune_runtime::{RequestEvent, RequestEvents};
 use rune_store_runtime::{ApprovalDecision, DecideApproval, RequestId};
 use serde_json::{Value, json};
 
-use super::{TestArgs, play, write};
-use crate::commands::run::{deploy_embedded, invocation};
+use super::{TestArgs, write};
+use crate::commands::embedded::{self, Embedded, store_failure};
+use crate::commands::known_secrets::Secrets;
+use crate::commands::run::invocation;
 use crate::context::Context;
-use crate::daemon::node::{Node, Place};
-use crate::daemon::telemetry;
+use crate::daemon::node::Node;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
 /// Runs the agent once for each input and writes what happened.
 pub(super) fn run(
     context: &Context,
     dir: &Path,
-    evals: &Path,
-    secrets: &write::Secrets,
+    evals: &write::Place<'_>,
+    secrets: &Secrets,
     args: &TestArgs,
 ) -> Outcome {
-    telemetry::start(&telemetry::quiet(context.verbose), None)?;
-    let temporary = tempfile::Builder::new()
-        .prefix("rune-test-")
-        .tempdir()
-        .map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
+    embedded::quiet(context)?;
     context.block_on(async {
-        let node = Node::open(
-            &context.config,
-            &Place::temporary(&context.config, temporary.path())?,
-        )?;
-        let recorded = record(context, &node, dir, evals, secrets, args).await;
-        node.tasks.shutdown().cancel();
-        // The store is thrown away: whether it closes well does not matter.
-        let _ = node.database.close().await;
+        let mut embedded = Embedded::open(context)?;
+        let recorded = record(context, &mut embedded, dir, evals, secrets, args).await;
+        embedded.close().await;
         let (written, skipped) = recorded?;
         write::print(context, &written, &skipped)
     })
@@ -45,18 +37,21 @@ type Recorded = (Vec<Value>, Vec<(String, String)>);
 
 async fn record(
     context: &Context,
-    node: &Node,
+    embedded: &mut Embedded<'_>,
     dir: &Path,
-    evals: &Path,
-    secrets: &write::Secrets,
+    evals: &write::Place<'_>,
+    secrets: &Secrets,
     args: &TestArgs,
 ) -> Outcome<Recorded> {
-    let target = play::target();
-    let agent = deploy_embedded(context, node, dir, &target, &BTreeMap::new()).await?;
+    let target = embedded::target();
+    let package = embedded::load(context, dir)?;
+    let env = BTreeMap::new();
+    let agent = embedded.deploy(dir, package, &target, &env).await?;
+    let node = &embedded.node;
     let (mut written, mut skipped) = (Vec::new(), Vec::new());
     for input in &args.record {
         let asked = crate::prompt::input(input, args.json)?;
-        let asked = invocation(&agent, &target, asked);
+        let asked = invocation(agent.name(), &target, asked);
         let invoked = node.engine.invoke(asked).await;
         let invoked =
             invoked.map_err(|error| crate::client::of_api(error.code(), &chain(&error)))?;
@@ -75,8 +70,8 @@ async fn record(
 async fn cassette(
     node: &Node,
     id: RequestId,
-    evals: &Path,
-    secrets: &write::Secrets,
+    evals: &write::Place<'_>,
+    secrets: &Secrets,
 ) -> Result<std::path::PathBuf, write::Problem> {
     let recorded = node.engine.record(id).await;
     let file = recorded.map_err(|error| write::Problem::Case(chain(&error)))?;
@@ -85,9 +80,7 @@ async fn cassette(
 
 /// Follows a request to its end.
 async fn follow(node: &Node, mut events: RequestEvents, approve: bool) -> Outcome<()> {
-    let broken =
-        |error: &dyn std::error::Error| Failure::because("cannot use the temporary store", error);
-    while let Some(sequenced) = events.next().await.map_err(|error| broken(&error))? {
+    while let Some(sequenced) = events.next().await.map_err(|error| store_failure(&error))? {
         let RequestEvent::ApprovalRequired {
             approval_id, tool, ..
         } = sequenced.event

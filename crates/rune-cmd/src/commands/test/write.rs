@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use rune_spec::{AgentPackage, Capability, CassetteFile, MAX_FILE_BYTES};
+use rune_spec::package::replace_file;
+use rune_spec::{AgentPackage, CassetteFile, MAX_FILE_BYTES};
 use serde_json::{Value, json};
 
 use super::collect::Collected;
+use crate::commands::known_secrets::Secrets;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::table;
@@ -13,65 +15,18 @@ use crate::output::table;
 /// What the file begins with.
 const HEADER: &str = "# A recorded run. `rune test` plays it to the agent; add `expect` to ask for less than everything.\n";
 
-/// Variables that hold keys.
-const SECRET_VARIABLES: [&str; 9] = [
-    "ANTHROPIC_API_KEY",
-    "CLAUDE_API_KEY",
-    "COPILOT_TOKEN",
-    "GEMINI_API_KEY",
-    "GITHUB_TOKEN",
-    "OPENAI_API_KEY",
-    "RUNE_API_KEY",
-    "RUNE_JWT_SECRET",
-    "RUNE_WEBHOOK_SECRET",
-];
-
-/// Shortest value that counts as a secret; a shorter one would be found everywhere.
-const MIN_SECRET_BYTES: usize = 8;
-
-/// Values that do not belong into a file, by the names of the variables that hold them.
-pub(crate) struct Secrets(Vec<(String, String)>);
-
-impl Secrets {
-    /// The keys that are known here, and what the agent's tools are granted as `env`. What they are granted as
-    /// `secret` is taken out of what they say before anything is recorded.
-    pub(crate) fn of(context: &Context, package: &AgentPackage) -> Self {
-        let capabilities = package
-            .tools
-            .iter()
-            .flat_map(|tool| &tool.descriptor.capabilities);
-        let granted = capabilities.filter_map(|capability| match capability {
-            Capability::Env(name) => Some(name.clone()),
-            _ => None,
-        });
-        let names = SECRET_VARIABLES
-            .map(str::to_owned)
-            .into_iter()
-            .chain(granted);
-        let known = names.filter_map(|name| {
-            let value = context.config.variable(&name)?;
-            (value.len() >= MIN_SECRET_BYTES).then_some((name, value))
-        });
-        Self(known.collect())
-    }
-
-    /// None at all.
-    #[cfg(test)]
-    pub(crate) const fn none() -> Self {
-        Self(Vec::new())
-    }
-
-    /// The name of the first of them that is in the text.
-    pub(crate) fn found_in(&self, text: &str) -> Option<&str> {
-        let mut found = self.0.iter().filter(|(_, value)| text.contains(value));
-        found.next().map(|(name, _)| name.as_str())
-    }
+/// Where cassettes are written.
+pub(super) struct Place<'a> {
+    /// The directory, as messages call it.
+    pub(super) dir: PathBuf,
+    /// The agent, where the directory is its `evals/`: nothing is written outside of it.
+    pub(super) package: Option<&'a AgentPackage>,
 }
 
 /// Writes what was collected and says what was not.
 pub(super) fn all(
     context: &Context,
-    dir: &Path,
+    place: &Place<'_>,
     secrets: &Secrets,
     collected: Vec<Collected>,
 ) -> Outcome {
@@ -81,7 +36,7 @@ pub(super) fn all(
         match one {
             Collected::Recorded(file) => {
                 let id = file.request.clone().unwrap_or_default();
-                match write(dir, secrets, &file) {
+                match write(place, secrets, &file) {
                     Ok(path) => rows.push(json!({ "request": id, "file": path })),
                     Err(Problem::Case(reason)) => skipped.push((id, reason)),
                     Err(Problem::Fatal(failure)) => return Err(failure),
@@ -126,7 +81,7 @@ pub(super) enum Problem {
 
 /// Writes a cassette under a name of its own and answers its path.
 pub(super) fn write(
-    dir: &Path,
+    place: &Place<'_>,
     secrets: &Secrets,
     file: &CassetteFile,
 ) -> Result<PathBuf, Problem> {
@@ -143,13 +98,18 @@ pub(super) fn write(
             format!("its journal holds the value of {name}, which does not belong into a file");
         return Err(Problem::Case(message));
     }
-    let fatal =
-        |what: String, error: &std::io::Error| Problem::Fatal(Failure::because(what, error));
-    std::fs::create_dir_all(dir)
-        .map_err(|error| fatal(format!("cannot make {}", dir.display()), &error))?;
-    let path = dir.join(format!("{}.yaml", name(file)));
-    std::fs::write(&path, text)
-        .map_err(|error| fatal(format!("cannot write {}", path.display()), &error))?;
+    let name = format!("{}.yaml", name(file));
+    let path = place.dir.join(&name);
+    if let Some(package) = place.package {
+        let written = package.write(&Path::new("evals").join(name), &text);
+        written.map_err(|error| Problem::Fatal(Failure::new(Exit::Failed, error.to_string())))?;
+        return Ok(path);
+    }
+    let written = std::fs::create_dir_all(&place.dir).and_then(|()| replace_file(&path, &text));
+    written.map_err(|error| {
+        let what = format!("cannot write {}", path.display());
+        Problem::Fatal(Failure::because(what, &error))
+    })?;
     Ok(path)
 }
 

@@ -7,22 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use rune_runtime::{Agent, RequestEvent};
-use rune_spec::AgentPackage;
 use rune_store_runtime::{DecideApproval, SpilledOutput};
 use serde_json::{Value, json};
 
 use crate::cli::Target;
 use crate::client::Event;
-use crate::commands::embedded;
-use crate::commands::run::{deploy_package, invocation, variable};
-use crate::commands::validate::{agent_dir, invalid};
+use crate::commands::embedded::{self, Embedded, store_failure};
+use crate::commands::run::{invocation, variable};
+use crate::commands::validate::agent_dir;
 use crate::context::Context;
-use crate::daemon::node::Node;
-use crate::daemon::telemetry;
 use crate::failure::{Exit, Failure, Outcome, chain};
 use crate::interrupt::Interrupt;
 use crate::output::printable;
-use crate::terminal::Terminal;
+use crate::terminal::{Answers, Terminal};
 
 /// Largest input, in bytes.
 const MAX_INPUT: u64 = 1024 * 1024;
@@ -52,44 +49,49 @@ pub(crate) struct RunArgs {
 }
 
 pub(super) fn run(context: &Context, args: &RunArgs) -> Outcome {
-    let dir = agent_dir(&args.dir);
     let input = input(args)?;
-    let package = AgentPackage::load(&dir).map_err(|errors| invalid(context.output, &errors))?;
-    let package = embedded::caller(package);
-    telemetry::start(&telemetry::quiet(context.verbose), None)?;
-    let temporary = embedded::temporary("rune-tool-")?;
+    embedded::quiet(context)?;
     context.block_on(async {
-        let mut node = embedded::open(&context.config, temporary.path())?;
+        let mut interrupt = Interrupt::listen()?;
+        let mut embedded = Embedded::open(context)?;
         let said = Arc::new(Mutex::new(String::new()));
         let listener = Arc::clone(&said);
-        embedded::listen(
-            &mut node,
-            Arc::new(move |text| {
-                let mut said = listener.lock().unwrap_or_else(PoisonError::into_inner);
-                said.push_str(text);
-            }),
-        );
-        let target = Target {
-            namespace: args.namespace.clone(),
-            alias: "stable".to_owned(),
+        embedded.listen(Arc::new(move |text| {
+            let mut said = listener.lock().unwrap_or_else(PoisonError::into_inner);
+            said.push_str(text);
+        }));
+        // Whatever is under way, also a question to the person: Ctrl-C ends it.
+        let called = tokio::select! {
+            called = called(context, &mut embedded, args, &input) => called,
+            () = interrupt.next() => Err(Failure::new(Exit::Interrupted, "cancelled")),
         };
-        let env: BTreeMap<String, String> = args.env.iter().cloned().collect();
-        let deployed = deploy_package(context, &node, &dir, package, &target, &env).await;
-        let called = match &deployed {
-            Ok(agent) => {
-                let called = call(context, &node, agent, &target, args, &input).await;
-                match called {
-                    Ok(called) => whole(&node, called).await,
-                    Err(failure) => Err(failure),
-                }
-            }
-            Err(_) => Err(Failure::silent(Exit::Failed)),
-        };
-        embedded::close(&node, deployed.as_ref().ok()).await;
-        deployed?;
+        embedded.close().await;
         let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
         report(context, &called?, &said)
     })
+}
+
+async fn called(
+    context: &Context,
+    embedded: &mut Embedded<'_>,
+    args: &RunArgs,
+    input: &Value,
+) -> Outcome<Called> {
+    let dir = agent_dir(&args.dir);
+    let package = embedded::caller(embedded::load(context, &dir)?, &args.name);
+    let target = Target {
+        namespace: args.namespace.clone(),
+        ..embedded::target()
+    };
+    let env: BTreeMap<String, String> = args.env.iter().cloned().collect();
+    let deployed = embedded.deploy_caller(&dir, package, &target, &env);
+    let agent = deployed.await?;
+    let mut called = call(context, embedded, &agent, &target, args, input).await?;
+    // All of it, also where a model would be shown a part.
+    if let Some(spilled) = &called.spilled {
+        called.output = embedded.spilled(spilled).await?;
+    }
+    Ok(called)
 }
 
 /// The input of the call.
@@ -134,41 +136,23 @@ struct Called {
     duration_ms: u64,
 }
 
-/// The call with all of its output, also where a model would be shown a part of it.
-async fn whole(node: &Node, mut called: Called) -> Outcome<Called> {
-    let Some(spilled) = &called.spilled else {
-        return Ok(called);
-    };
-    called.output = embedded::spilled(node, spilled).await?;
-    Ok(called)
-}
-
 async fn call(
     context: &Context,
-    node: &Node,
+    embedded: &Embedded<'_>,
     agent: &Arc<Agent>,
     target: &Target,
     args: &RunArgs,
     input: &Value,
 ) -> Outcome<Called> {
-    let mut interrupt = Interrupt::listen()?;
+    let engine = &embedded.node.engine;
     let tool = embedded::tool_named(&agent.now(), &args.name)?;
     let asked = invocation(agent.name(), target, embedded::call(&tool, input));
-    let invoked = node.engine.invoke(asked).await;
+    let invoked = engine.invoke(asked).await;
     let invoked = invoked.map_err(|error| crate::client::of_api(error.code(), &chain(&error)))?;
     let mut events = invoked.events;
     let mut terminal = Terminal::open(args.yes);
-    let broken =
-        |error: &dyn std::error::Error| Failure::because("cannot use the temporary store", error);
     loop {
-        let next = tokio::select! {
-            next = events.next() => next.map_err(|error| broken(&error))?,
-            () = interrupt.next() => {
-                let cancelled = node.engine.cancel(invoked.request_id, "Ctrl-C").await;
-                cancelled.map_err(|error| broken(&error))?;
-                return Err(Failure::new(Exit::Interrupted, "cancelled"));
-            }
-        };
+        let next = events.next().await.map_err(|error| store_failure(&error))?;
         let Some(sequenced) = next else {
             return Err(Failure::new(
                 Exit::Failed,
@@ -177,6 +161,7 @@ async fn call(
         };
         match sequenced.event {
             RequestEvent::ToolDone {
+                name,
                 output,
                 error,
                 spilled,
@@ -185,7 +170,7 @@ async fn call(
                 ..
             } => {
                 return Ok(Called {
-                    tool,
+                    tool: name,
                     output: output.unwrap_or_default(),
                     error,
                     spilled,
@@ -213,7 +198,8 @@ async fn call(
                     name: sequenced.event.name().to_owned(),
                     data,
                 };
-                let Some(decided) = terminal.decide(context.output, &event).await? else {
+                let decided = terminal.decide(context.output, &event, Answers::Once);
+                let Some(decided) = decided.await? else {
                     return Err(Failure::new(Exit::Approval, message)
                         .help("run it in a terminal, or with --yes to approve the call"));
                 };
@@ -224,7 +210,7 @@ async fn call(
                     remember: None,
                     note: None,
                 };
-                let decided = node.engine.decide(decision).await;
+                let decided = engine.decide(decision).await;
                 decided.map_err(|error| Failure::because("cannot decide the approval", &error))?;
             }
             _ => {}
