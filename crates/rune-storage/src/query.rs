@@ -58,6 +58,12 @@ impl Query {
         self
     }
 
+    /// How many rows a query of `count(*)` counts.
+    pub(crate) fn count(&self, db: &Connection) -> rusqlite::Result<u64> {
+        db.prepare_cached(&self.sql)?
+            .query_row(params_from_iter(&self.values), |row| row.get(0))
+    }
+
     /// The first `limit` rows that `keep` wants, and the key of the last of them
     /// where there are more. Rows are read one by one, so that the rest of a long
     /// list costs nothing.

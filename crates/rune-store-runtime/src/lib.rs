@@ -97,7 +97,7 @@ pub use registry::{PublishVersion, VersionFilter, VersionRow};
 pub use replica::{PutReplica, RemoveReplica, ReplicaFilter, ReplicaRow, ReplicaState};
 pub use request::{
     AcceptRequest, Accepted, AppendEntries, Appended, CheckpointPolicy, IdempotencyKey, ParentCall,
-    RequestCancel, RequestFilter, RequestRow, RequestStatus,
+    RequestCancel, RequestFilter, RequestOrder, RequestRow, RequestStatus,
 };
 pub use schedule::{
     Advance, CatchUp, DeleteSchedule, FireFilter, FirePlan, FireSchedule, FireState, NewFire,

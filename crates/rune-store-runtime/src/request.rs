@@ -258,7 +258,17 @@ pub struct RequestRow {
     pub updated_at: Timestamp,
 }
 
-/// Which requests to list, newest first. Empty fields match everything.
+/// In which order requests are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RequestOrder {
+    /// The one that was accepted last first.
+    #[default]
+    Newest,
+    /// The one that changed last first. Every request that matches is looked at.
+    Changed,
+}
+
+/// Which requests to list, in which order. Empty fields match everything.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RequestFilter {
     /// Only of agents in this namespace.
@@ -275,4 +285,10 @@ pub struct RequestFilter {
     pub statuses: Vec<RequestStatus>,
     /// Only those whose cancel was asked for, or was not.
     pub cancel_requested: Option<bool>,
+    /// Only of this caller.
+    pub caller: Option<String>,
+    /// Only those that changed then or later.
+    pub changed_since: Option<Timestamp>,
+    /// In which order.
+    pub order: RequestOrder,
 }

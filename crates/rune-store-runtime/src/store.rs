@@ -42,12 +42,14 @@ pub trait CommandLog: Send + Sync {
 pub trait RequestReader: Send + Sync {
     /// One request.
     async fn request(&self, id: RequestId) -> Result<Option<RequestRow>, StoreError>;
-    /// Requests, newest first.
+    /// Requests, in the order of the filter.
     async fn requests(
         &self,
         filter: &RequestFilter,
         page: &PageRequest,
     ) -> Result<Page<RequestRow>, StoreError>;
+    /// How many requests there are.
+    async fn request_count(&self, filter: &RequestFilter) -> Result<u64, StoreError>;
     /// Journal entries with `seq > after`, in order, at the most `limit`.
     async fn journal(
         &self,

@@ -57,6 +57,7 @@ macro_rules! store_suite {
             cancel_is_asked_for_once,
             journals_are_read_from_any_position,
             requests_are_listed_newest_first_by_filter,
+            requests_are_listed_and_counted_by_their_last_change,
             messages_are_paged_in_order,
             a_session_is_created_once_and_deleted_whole,
             a_version_is_published_once,

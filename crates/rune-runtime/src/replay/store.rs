@@ -70,6 +70,9 @@ impl RequestReader for ReplayStore {
     ) -> Result<Page<RequestRow>, StoreError> {
         self.real.requests(filter, page).await
     }
+    async fn request_count(&self, filter: &RequestFilter) -> Result<u64, StoreError> {
+        self.real.request_count(filter).await
+    }
     async fn journal(
         &self,
         _: RequestId,

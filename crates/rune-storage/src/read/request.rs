@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use rune_store_runtime::{
     BudgetCap, Cost, DeploymentId, Entry, EntryBody, Page, PageRequest, ParentCall, ReplicaId,
-    RequestFilter, RequestId, RequestReader, RequestRow, RequestStatus, SessionId, StoreError,
-    ToolInvocationRow, ToolInvocationState, Usage, VersionId,
+    RequestFilter, RequestId, RequestOrder, RequestReader, RequestRow, RequestStatus, SessionId,
+    StoreError, Timestamp, ToolInvocationRow, ToolInvocationState, Usage, VersionId,
 };
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -14,6 +14,7 @@ use crate::row::{self, get};
 use crate::{SqliteStore, cursor, key};
 
 const LIST: &str = "requests";
+const LIST_CHANGED: &str = "requests_changed";
 
 /// The condition of the index `requests_live`, word for word.
 const LIVE: &str = "(r.status = 'accepted' OR r.status = 'running' OR r.status = 'input-required')";
@@ -47,36 +48,35 @@ impl RequestReader for SqliteStore {
         page: &PageRequest,
     ) -> Result<Page<RequestRow>, StoreError> {
         let mut query = Query::new(REQUEST);
-        query.and_maybe("r.namespace = ?", text(filter.namespace.as_ref()));
-        query.and_maybe("r.agent = ?", text(filter.agent.as_ref()));
-        let session = filter.session_id.as_ref().map(SessionId::as_str);
-        query.and_maybe(
-            "r.session = (SELECT id FROM sessions WHERE session_id = ?)",
-            session.map(|id| Value::Text(id.to_owned())),
-        );
-        let deployment = filter.deployment_id.as_ref().map(DeploymentId::as_bytes);
-        query.and_maybe("r.deployment_id = ?", deployment.map(blob));
-        let root = filter.root_id.as_ref().map(RequestId::as_bytes);
-        query.and_maybe("r.root_id = ?", root.map(blob));
-        if !filter.statuses.is_empty() {
-            let marks = vec!["?"; filter.statuses.len()].join(", ");
-            let words = filter
-                .statuses
-                .iter()
-                .map(|status| status.as_str().to_owned());
-            query.and(&format!("r.status IN ({marks})"), words);
-            if !filter.statuses.iter().any(|status| status.is_terminal()) {
-                // Implied by the line above; lets SQLite use the index of live requests.
-                query.and::<Value>(LIVE, []);
+        matching(filter, &mut query);
+        match filter.order {
+            RequestOrder::Newest => {
+                query.and_maybe("r.id < ?", cursor::decode::<i64>(LIST, page)?);
+                let query = query.order_by("r.id DESC");
+                self.readers
+                    .page(LIST, page, query, request_row, |_| true)
+                    .await
+            }
+            RequestOrder::Changed => {
+                if let Some((at, id)) = cursor::decode::<(i64, i64)>(LIST_CHANGED, page)? {
+                    query.and("(r.updated_at, r.id) < (?, ?)", [at, id]);
+                }
+                let query = query.order_by("r.updated_at DESC, r.id DESC");
+                let row = |found: &Row<'_>| {
+                    let (id, row) = request_row(found)?;
+                    Ok(((row.updated_at.as_millis(), id), row))
+                };
+                self.readers
+                    .page(LIST_CHANGED, page, query, row, |_| true)
+                    .await
             }
         }
-        query.and_maybe("r.cancel_requested = ?", filter.cancel_requested);
-        query.and_maybe("r.id < ?", cursor::decode::<i64>(LIST, page)?);
-        self.readers
-            .page(LIST, page, query.order_by("r.id DESC"), request_row, |_| {
-                true
-            })
-            .await
+    }
+
+    async fn request_count(&self, filter: &RequestFilter) -> Result<u64, StoreError> {
+        let mut query = Query::new("SELECT count(*) FROM requests r");
+        matching(filter, &mut query);
+        self.readers.run(move |db| query.count(db)).await
     }
 
     async fn journal(
@@ -127,6 +127,37 @@ impl RequestReader for SqliteStore {
             })
             .await
     }
+}
+
+/// The conditions of a filter.
+fn matching(filter: &RequestFilter, query: &mut Query) {
+    query.and_maybe("r.namespace = ?", text(filter.namespace.as_ref()));
+    query.and_maybe("r.agent = ?", text(filter.agent.as_ref()));
+    let session = filter.session_id.as_ref().map(SessionId::as_str);
+    query.and_maybe(
+        "r.session = (SELECT id FROM sessions WHERE session_id = ?)",
+        session.map(|id| Value::Text(id.to_owned())),
+    );
+    let deployment = filter.deployment_id.as_ref().map(DeploymentId::as_bytes);
+    query.and_maybe("r.deployment_id = ?", deployment.map(blob));
+    let root = filter.root_id.as_ref().map(RequestId::as_bytes);
+    query.and_maybe("r.root_id = ?", root.map(blob));
+    if !filter.statuses.is_empty() {
+        let marks = vec!["?"; filter.statuses.len()].join(", ");
+        let words = filter
+            .statuses
+            .iter()
+            .map(|status| status.as_str().to_owned());
+        query.and(&format!("r.status IN ({marks})"), words);
+        if !filter.statuses.iter().any(|status| status.is_terminal()) {
+            // Implied by the line above; lets SQLite use the index of live requests.
+            query.and::<Value>(LIVE, []);
+        }
+    }
+    query.and_maybe("r.cancel_requested = ?", filter.cancel_requested);
+    query.and_maybe("r.caller = ?", text(filter.caller.as_ref()));
+    let since = filter.changed_since.map(Timestamp::as_millis);
+    query.and_maybe("r.updated_at >= ?", since);
 }
 
 fn find(db: &Connection, id: RequestId) -> rusqlite::Result<Option<i64>> {

@@ -24,11 +24,11 @@ use rune_store_runtime::{
     EntityRow, Entry, EntryBody, EventRow, FireFilter, FireState, GrantRow, MemoryQuery,
     MemoryReader, MemoryRow, MemoryScope, MessageRow, OutboxRow, Page, PageRequest, RegistryReader,
     RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId,
-    RequestReader, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
-    ScheduleReader, ScheduleRow, SecretRow, SessionFilter, SessionId, SessionReader, SessionRow,
-    SpilledOutput, StoreError, TaskRow, Timestamp, ToolInvocationRow, ToolInvocationState,
-    UsageFilter, UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter, VersionId,
-    VersionRow,
+    RequestOrder, RequestReader, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow,
+    ScheduleId, ScheduleReader, ScheduleRow, SecretRow, SessionFilter, SessionId, SessionReader,
+    SessionRow, SpilledOutput, StoreError, TaskRow, Timestamp, ToolInvocationRow,
+    ToolInvocationState, UsageFilter, UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter,
+    VersionId, VersionRow,
 };
 
 use self::oldest::Oldest;
@@ -169,6 +169,22 @@ impl CommandLog for FakeStore {
     }
 }
 
+fn wanted(filter: &RequestFilter, row: &RequestRow) -> bool {
+    is(filter.namespace.as_ref(), &row.namespace)
+        && is(filter.agent.as_ref(), &row.agent)
+        && is(filter.session_id.as_ref(), &row.session_id)
+        && is(filter.deployment_id.as_ref(), &row.deployment_id)
+        && is(filter.caller.as_ref(), &row.caller)
+        && filter.changed_since.is_none_or(|at| row.updated_at >= at)
+        && filter
+            .root_id
+            .is_none_or(|root| row.parent.as_ref().is_some_and(|p| p.root_id == root))
+        && (filter.statuses.is_empty() || filter.statuses.contains(&row.status))
+        && filter
+            .cancel_requested
+            .is_none_or(|asked| asked == row.cancel_requested)
+}
+
 #[async_trait]
 impl RequestReader for FakeStore {
     async fn request(&self, id: RequestId) -> Result<Option<RequestRow>, StoreError> {
@@ -185,22 +201,26 @@ impl RequestReader for FakeStore {
         request: &PageRequest,
     ) -> Result<Page<RequestRow>, StoreError> {
         let state = self.state();
-        let rows = state.requests.values().filter(|request| {
-            let row = &request.row;
-            is(filter.namespace.as_ref(), &row.namespace)
-                && is(filter.agent.as_ref(), &row.agent)
-                && is(filter.session_id.as_ref(), &row.session_id)
-                && is(filter.deployment_id.as_ref(), &row.deployment_id)
-                && filter
-                    .root_id
-                    .is_none_or(|root| row.parent.as_ref().is_some_and(|p| p.root_id == root))
-                && (filter.statuses.is_empty() || filter.statuses.contains(&row.status))
-                && filter
-                    .cancel_requested
-                    .is_none_or(|asked| asked == row.cancel_requested)
-        });
-        let rows = rows.map(|request| (-request.created, request.row.clone()));
-        page("requests", request, rows)
+        let rows = state.requests.values();
+        let rows = rows.filter(|request| wanted(filter, &request.row));
+        match filter.order {
+            RequestOrder::Newest => {
+                let rows = rows.map(|request| (-request.created, request.row.clone()));
+                page("requests", request, rows)
+            }
+            RequestOrder::Changed => {
+                let key = |row: &RequestRow| -row.updated_at.as_millis();
+                let rows = rows
+                    .map(|request| ((key(&request.row), -request.created), request.row.clone()));
+                page("requests_changed", request, rows)
+            }
+        }
+    }
+
+    async fn request_count(&self, filter: &RequestFilter) -> Result<u64, StoreError> {
+        let state = self.state();
+        let rows = state.requests.values();
+        Ok(rows.filter(|request| wanted(filter, &request.row)).count() as u64)
     }
 
     async fn journal(

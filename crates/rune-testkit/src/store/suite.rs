@@ -85,6 +85,7 @@ pub use session::{
     accepting_a_request_writes_everything_in_one_step,
     an_idempotency_key_answers_the_earlier_request,
     an_idempotency_key_is_forgotten_after_its_window, messages_are_paged_in_order,
+    requests_are_listed_and_counted_by_their_last_change,
     requests_are_listed_newest_first_by_filter,
 };
 pub use task::{

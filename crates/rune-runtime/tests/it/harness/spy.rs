@@ -211,6 +211,7 @@ reads! {
     RequestReader {
         fn request(id: RequestId) -> Option<RequestRow>;
         fn requests(filter: &RequestFilter, page: &PageRequest) -> Page<RequestRow>;
+        fn request_count(filter: &RequestFilter) -> u64;
         fn journal(id: RequestId, after: u64, limit: u32) -> Vec<Entry>;
         fn tool_invocations(id: RequestId) -> Vec<ToolInvocationRow>;
     }

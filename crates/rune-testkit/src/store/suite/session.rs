@@ -3,8 +3,8 @@
 use rune_store_runtime::limits::IDEMPOTENCY_WINDOW;
 use rune_store_runtime::{
     AcceptRequest, CreateSession, DeleteSession, EntryBody, IdempotencyKey, Message, PageRequest,
-    Reject, RequestCancel, RequestFilter, RequestId, RequestStatus, SessionFilter, StoreError,
-    UsageFilter,
+    Reject, RequestCancel, RequestFilter, RequestId, RequestOrder, RequestStatus, SessionFilter,
+    StoreError, UsageFilter,
 };
 use serde_json::json;
 
@@ -223,6 +223,54 @@ pub async fn requests_are_listed_newest_first_by_filter(test: TestStore) {
         ..RequestFilter::default()
     };
     assert!(list(nobody, PageRequest::default()).await.0.is_empty());
+}
+
+pub async fn requests_are_listed_and_counted_by_their_last_change(test: TestStore) {
+    let f = Fixture::new(test);
+    let mut ids: Vec<RequestId> = Vec::new();
+    for caller in ["ada", "bob", "ada", "ada"] {
+        let op = AcceptRequest {
+            caller: caller.to_owned(),
+            ..accept("s")
+        };
+        ids.push(f.write(op).await.request_id);
+    }
+    f.append(ids[0], vec![finished(json!("done"))]).await;
+    let changed = f.store.request(ids[0]).await.unwrap().unwrap().updated_at;
+
+    let filter = RequestFilter {
+        caller: Some("ada".to_owned()),
+        order: RequestOrder::Changed,
+        ..RequestFilter::default()
+    };
+    let mut found = Vec::new();
+    let mut page = PageRequest::first(2);
+    loop {
+        let part = f.store.requests(&filter, &page).await.unwrap();
+        found.extend(part.items.iter().map(|row| row.id));
+        page.cursor = part.next;
+        if page.cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, [ids[0], ids[3], ids[2]]);
+    assert_eq!(f.store.request_count(&filter).await.unwrap(), 3);
+    let recent = RequestFilter {
+        changed_since: Some(changed),
+        ..filter
+    };
+    let page = PageRequest::first(5);
+    let part = f.store.requests(&recent, &page).await.unwrap();
+    assert_eq!(
+        part.items.iter().map(|row| row.id).collect::<Vec<_>>(),
+        [ids[0]]
+    );
+    assert_eq!(f.store.request_count(&recent).await.unwrap(), 1);
+    let wrong = PageRequest {
+        limit: 1,
+        cursor: Some("00".to_owned()),
+    };
+    assert!(f.store.requests(&recent, &wrong).await.is_err());
 }
 
 pub async fn messages_are_paged_in_order(test: TestStore) {
