@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::a2a::A2aConfig;
 use crate::budgets::BudgetsConfig;
 use crate::error::ConfigError;
 use crate::limits::ProviderLimits;
@@ -39,6 +40,8 @@ pub struct Config {
     pub providers: ProvidersConfig,
     /// The public API.
     pub gateway: GatewayConfig,
+    /// Agents over A2A.
+    pub a2a: A2aConfig,
     /// The control-plane API.
     pub control_plane: ControlPlaneConfig,
     /// Where data is.
@@ -312,6 +315,7 @@ impl Config {
         Ok(Self {
             providers: reader.providers()?,
             gateway: reader.gateway()?,
+            a2a: A2aConfig::read(&reader.resolved)?,
             control_plane: ControlPlaneConfig {
                 addr: reader.address("control_plane.addr")?,
             },

@@ -223,6 +223,27 @@ pub(crate) const KEYS: &[Key] = &[
         "Secret that signs generic webhooks.",
     ),
     key(
+        "a2a.legacy_card",
+        &["RUNE_A2A_LEGACY_CARD"],
+        Kind::OnOff,
+        Some("on"),
+        "`off` leaves out of A2A cards what only clients of version 0.3 look for.",
+    ),
+    key(
+        "a2a.public_cards",
+        &["RUNE_A2A_PUBLIC_CARDS"],
+        Kind::OnOff,
+        Some("on"),
+        "`off` shows A2A cards only to callers with credentials.",
+    ),
+    key(
+        "a2a.default_agent",
+        &["RUNE_A2A_DEFAULT_AGENT"],
+        Kind::Text,
+        None,
+        "`AGENT[:ALIAS]` whose card is at `/.well-known/agent-card.json`; absent: the only one.",
+    ),
+    key(
         "control_plane.addr",
         &[],
         Kind::Address,

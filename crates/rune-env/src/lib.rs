@@ -16,6 +16,7 @@
 //!   the user chooses; they are file only.
 //! * A secret never appears in `Debug`, `Display` or [`Config::redacted`].
 
+mod a2a;
 mod budgets;
 mod config;
 mod error;
@@ -26,6 +27,7 @@ mod provider;
 mod resolve;
 mod schema;
 
+pub use a2a::A2aConfig;
 pub use budgets::{BudgetsConfig, CallerBudget};
 pub use config::{
     Config, ConfigSources, ControlPlaneConfig, Environment, GatewayConfig, LogFormat,

@@ -10,15 +10,29 @@ use rune_mcp::{McpAccess, McpEndpoint};
 use rune_runtime::Engine;
 use utoipa::OpenApi;
 
+use crate::a2a::A2aAccess;
 use crate::engine_agents::EngineAgents;
 use crate::openai;
 use crate::routes::{
-    ag_ui, agents, approvals, calls, canvas, chat_completions, context, events, fork, invoke, mcp,
-    models, outbox, policy, published, replicas, requests, responses, sessions, status, tasks,
+    a2a, a2a_cards, a2a_http, ag_ui, agents, approvals, calls, canvas, chat_completions, context,
+    events, fork, invoke, mcp, models, outbox, policy, published, replicas, requests, responses,
+    sessions, status, tasks,
 };
 
 /// The routes that answer without credentials.
 pub const PUBLIC_ROUTES: &[&str] = &[
+    "/health",
+    "/ready",
+    "/openapi.json",
+    "/docs",
+    "/docs/{file}",
+    a2a_cards::ROUTES[0],
+    a2a_cards::ROUTES[1],
+    a2a_cards::ROUTES[2],
+    a2a_cards::ROUTES[3],
+];
+/// The same where the cards of agents are not public.
+const PRIVATE_CARDS: &[&str] = &[
     "/health",
     "/ready",
     "/openapi.json",
@@ -49,6 +63,8 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// Under which names `/mcp` may be asked for; and which web pages may call.
     pub mcp: McpAccess,
+    /// How agents are shown to A2A clients.
+    pub a2a: A2aAccess,
 }
 
 /// What handlers share.
@@ -57,6 +73,9 @@ pub(crate) struct Shared {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
     pub(crate) mcp: McpEndpoint,
+    pub(crate) a2a: A2aAccess,
+    /// Whether callers have to prove who they are.
+    pub(crate) needs_credentials: bool,
 }
 
 #[derive(OpenApi)]
@@ -72,6 +91,7 @@ pub(crate) struct Shared {
         (name = "requests", description = "Invocations, their journals and what they used"),
         (name = "approvals", description = "Tool calls that wait for a person"),
         (name = "openai", description = "OpenAI's API, for its clients"),
+        (name = "a2a", description = "The Agent2Agent protocol, for its clients"),
         (name = "mcp", description = "The Model Context Protocol, for its clients"),
         (name = "tasks", description = "What agents leave for each other"),
         (name = "events", description = "What happened, for schedules"),
@@ -103,9 +123,15 @@ impl Gateway {
             engine: self.engine,
             readiness: self.readiness,
             metrics: self.metrics,
+            needs_credentials: !self.auth.is_anonymous(),
+            a2a: self.a2a,
+        };
+        let public = match shared.a2a.public_cards {
+            true => PUBLIC_ROUTES,
+            false => PRIVATE_CARDS,
         };
         let router = routes().with_state(Arc::new(shared));
-        Edge::new("gateway", self.auth, PUBLIC_ROUTES)
+        Edge::new("gateway", self.auth, public)
             .without(NO_OAUTH)
             .open_to(pages)
             .speaking_openai(openai::ROUTES)
@@ -150,6 +176,29 @@ api! {
     published::publish,
     tasks::list,
     tasks::get,
+    a2a_cards::root,
+    a2a_cards::old_root,
+    a2a_cards::of_agent,
+    a2a_cards::short,
+    a2a::call,
+    a2a_http::send,
+    a2a_http::stream,
+    a2a_http::list,
+    a2a_http::look,
+    a2a_http::act,
+    a2a_http::push,
+    a2a_http::pushes,
+    a2a_http::get_push,
+    a2a_http::delete_push,
+    a2a_http::extended,
+    a2a_http::tenant_say,
+    a2a_http::tenant_list,
+    a2a_http::tenant_look,
+    a2a_http::tenant_act,
+    a2a_http::tenant_push,
+    a2a_http::tenant_pushes,
+    a2a_http::tenant_get_push,
+    a2a_http::tenant_delete_push,
     mcp::post,
     mcp::get,
     mcp::delete,

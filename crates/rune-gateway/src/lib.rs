@@ -9,11 +9,12 @@
 //!   client stays;
 //! * the events of a request are its journal: a client that returns with `Last-Event-ID`
 //!   gets every entry exactly once and in order;
-//! * only `/health` and `/ready` answer without credentials where credentials are
-//!   configured.
+//! * only `/health`, `/ready` and the cards of agents answer without credentials where
+//!   credentials are configured, and cards only as long as the operator has them public.
 //!
 //! What is not here: deployments and versions (the control plane), and running agents.
 
+mod a2a;
 mod ag_ui;
 mod conversation;
 mod engine_agents;
@@ -24,4 +25,5 @@ mod narration;
 mod openai;
 mod routes;
 
+pub use a2a::A2aAccess;
 pub use gateway::{Gateway, NO_OAUTH, PUBLIC_ROUTES};

@@ -1,5 +1,8 @@
 //! Handlers, one file per resource: extract, call, map.
 
+pub(crate) mod a2a;
+pub(crate) mod a2a_cards;
+pub(crate) mod a2a_http;
 pub(crate) mod ag_ui;
 pub(crate) mod agents;
 pub(crate) mod approvals;

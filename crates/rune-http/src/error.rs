@@ -130,6 +130,12 @@ impl ApiError {
         &self.message
     }
 
+    /// Writes to the log what the caller does not see, for a route that answers it in another form.
+    pub fn log(&self) {
+        let (code, detail) = (self.code.as_str(), self.detail().unwrap_or(&self.message));
+        tracing::error!(code, detail, "request failed");
+    }
+
     /// What only the log may say.
     pub(crate) fn detail(&self) -> Option<&str> {
         self.detail.as_deref()

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use rune_env::Config;
+use rune_gateway::A2aAccess;
 use rune_http::{Auth, check_bind};
 use rune_mcp::McpAccess;
 use tokio::net::TcpListener;
@@ -17,6 +18,8 @@ pub(super) struct Listeners {
     pub(super) auth: Auth,
     /// Who may ask the MCP server of the gateway.
     pub(super) mcp: McpAccess,
+    /// How agents are shown to A2A clients.
+    pub(super) a2a: A2aAccess,
 }
 
 impl Listeners {
@@ -48,6 +51,12 @@ impl Listeners {
             control_plane,
             auth,
             mcp,
+            a2a: A2aAccess {
+                base_url: config.gateway.base_url.clone(),
+                legacy_card: config.a2a.legacy_card,
+                public_cards: config.a2a.public_cards,
+                default_agent: config.a2a.default_agent.clone(),
+            },
         })
     }
 }

@@ -216,6 +216,7 @@ fn serve_http(
         readiness: readiness.clone(),
         metrics,
         mcp: listeners.mcp,
+        a2a: listeners.a2a,
     };
     let control_plane = ControlPlane {
         store: node.store.clone(),

@@ -4,6 +4,7 @@
     reason = "the helpers of tests are part of the tests"
 )]
 
+mod a2a;
 mod ag_ui;
 mod agents;
 mod answers;

@@ -77,7 +77,10 @@ async fn send(
         .split('?')
         .next()
         .is_some_and(|url| url.ends_with("/mcp"));
-    let has_code = error["error"]["code"].is_string() || is_mcp && error["error"]["code"].is_i64();
+    // So does A2A over JSON-RPC, and over HTTP its codes are statuses.
+    let is_numbered = is_mcp || url.contains("/a2a/");
+    let has_code =
+        error["error"]["code"].is_string() || is_numbered && error["error"]["code"].is_i64();
     let has_message = error["error"]["message"]
         .as_str()
         .is_some_and(|message| !message.is_empty());

@@ -257,7 +257,6 @@ pub(crate) async fn list(
         namespace: query.ns,
         agent: query.agent,
         session_id: query.session,
-        deployment_id: None,
         root_id: query.root,
         statuses: query
             .status
@@ -265,7 +264,7 @@ pub(crate) async fn list(
             .map(statuses)
             .transpose()?
             .unwrap_or_default(),
-        cancel_requested: None,
+        ..RequestFilter::default()
     };
     let found = shared.engine.store().requests(&filter, &page).await?;
     let found = found.map(RequestView::from);

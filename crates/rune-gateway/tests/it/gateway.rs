@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use reqwest::{Client, RequestBuilder};
-use rune_gateway::Gateway;
+use rune_gateway::{A2aAccess, Gateway};
 use rune_http::{Auth, Metrics, Readiness, ReadyPart, Server};
 use rune_mcp::McpAccess;
 use rune_testkit::openapi::{ApiDocument, held_to_document};
@@ -43,6 +43,7 @@ impl TestGateway {
             readiness,
             metrics: metrics(),
             mcp: McpAccess::default(),
+            a2a: A2aAccess::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -41,6 +41,10 @@ async fn every_route_but_the_public_ones_asks_for_credentials() {
     );
     // The rule is written twice, so that a route does not become public by one word.
     let expected = [
+        "/.well-known/agent-card.json",
+        "/.well-known/agent.json",
+        "/a2a/{agent}/.well-known/agent-card.json",
+        "/a2a/{agent}/agent-card",
         "/docs",
         "/docs/{file}",
         "/health",

@@ -1,0 +1,448 @@
+//! Tasks over JSON-RPC: said, followed, looked at, listed, called off.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{EncodingKey, Header, encode};
+use serde_json::{Value, json};
+
+use super::{
+    Stream, assembled, call, daemon, deploy, id, kinds, message, message_v03, refused, result,
+};
+use crate::wire::{Api, answer, assert_no_panic};
+
+const SLOW: &str = "rules:\n  - match: {contains: slow}\n    delay_ms: 600000\n    respond: late\n  \
+                    - match: {contains: broken}\n    error: {kind: refused, message: no model}\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_becomes_a_task_that_is_answered_when_it_has_ended() {
+    let served = daemon(&[]).await;
+    deploy(&served, "hello", "", "", &[]);
+    let api = Api::of(&served.0);
+    let mut said = message("hi");
+    said["metadata"] = json!({"mood": "good"});
+    let params = json!({"message": said, "metadata": {"ticket": 7}});
+    let task = result(&api, "hello", "SendMessage", &params).await["task"].clone();
+    assert_eq!(task["status"]["state"], "TASK_STATE_COMPLETED");
+    assert_eq!(
+        task["artifacts"],
+        json!([{"artifactId": "answer", "parts": [{"text": "Echo: hi", "mediaType": "text/plain"}]}])
+    );
+    assert_eq!(task["metadata"], json!({"ticket": 7}));
+    let asked = &task["history"][0];
+    assert_eq!(
+        (
+            &asked["messageId"],
+            &asked["parts"],
+            &asked["metadata"],
+            &asked["taskId"]
+        ),
+        (
+            &said["messageId"],
+            &said["parts"],
+            &said["metadata"],
+            &task["id"]
+        )
+    );
+    let looked = result(&api, "hello", "GetTask", &json!({"id": task["id"]})).await;
+    for key in ["id", "contextId", "artifacts", "history", "metadata"] {
+        assert_eq!(looked[key], task[key], "{key}");
+    }
+    assert_eq!(looked["status"]["state"], task["status"]["state"]);
+    let brief = json!({"id": task["id"], "historyLength": 0});
+    let brief = result(&api, "hello", "GetTask", &brief).await;
+    assert!(brief.get("history").is_none());
+
+    // The task is a request of the agent, and the context its session.
+    let request = api.request(task["id"].as_str().unwrap()).await;
+    assert_eq!(request["session_id"], task["contextId"]);
+    let mut next = message("again");
+    next["contextId"] = task["contextId"].clone();
+    let next = result(&api, "hello", "SendMessage", &json!({"message": next})).await;
+    assert_eq!(next["task"]["contextId"], task["contextId"]);
+    assert_ne!(next["task"]["id"], task["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_0_3_are_answered_in_their_own_form() {
+    let served = daemon(&[]).await;
+    deploy(&served, "hello", SLOW, "", &[]);
+    let api = Api::of(&served.0);
+    let params = json!({"message": message_v03("hi"), "configuration": {"blocking": true}});
+    let task = result(&api, "hello", "message/send", &params).await;
+    assert_eq!(
+        (&task["kind"], &task["status"]["state"]),
+        (&json!("task"), &json!("completed"))
+    );
+    assert_eq!(
+        task["artifacts"][0]["parts"],
+        json!([{"kind": "text", "text": "Echo: hi"}])
+    );
+    assert_eq!(task["history"][0]["role"], "user");
+    let looked = result(&api, "hello", "tasks/get", &json!({"id": task["id"]})).await;
+    assert_eq!(looked["artifacts"], task["artifacts"]);
+
+    let params = json!({"message": message_v03("x")});
+    let stream = Stream::call(&api, "hello", "message/stream", &params).await;
+    let events = stream.rest().await;
+    let kinds: Vec<&str> = events.iter().map(|e| e["kind"].as_str().unwrap()).collect();
+    assert_eq!(
+        (kinds[0], *kinds.last().unwrap()),
+        ("task", "status-update")
+    );
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["status"]["state"], &last["final"]),
+        (&json!("completed"), &json!(true))
+    );
+    let finals = events.iter().filter(|event| event["final"] == true).count();
+    assert_eq!(finals, 1);
+
+    let now = json!({"message": message_v03("slow"), "configuration": {"blocking": false}});
+    let open = result(&api, "hello", "message/send", &now).await;
+    assert!(["submitted", "working"].contains(&open["status"]["state"].as_str().unwrap()));
+    let gone = result(&api, "hello", "tasks/cancel", &json!({"id": open["id"]})).await;
+    assert_eq!(gone["status"]["state"], "canceled");
+    // A task that has ended takes no message, and 0.3 has its own code for that.
+    let mut late = message_v03("more");
+    late["taskId"] = task["id"].clone();
+    let late = refused(&api, "hello", "message/send", &json!({"message": late})).await;
+    assert_eq!(late.0, -32602);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_the_task_then_what_happens_to_it() {
+    let served = daemon(&[]).await;
+    let script = "rules:\n  - match: {step: 1}\n    respond: Let me see.\n    tool_calls: [{name: rune__system-time, input: {}}]\n  \
+                  - respond: It is late.\n";
+    deploy(
+        &served,
+        "hello",
+        script,
+        "toolset: [rune@system-time]\n",
+        &[],
+    );
+    let api = Api::of(&served.0);
+    let params = json!({"message": message("what time is it?")});
+    let stream = Stream::call(&api, "hello", "SendStreamingMessage", &params).await;
+    let events = stream.rest().await;
+    assert_eq!(events[0]["task"]["status"]["state"], "TASK_STATE_SUBMITTED");
+    let kinds = kinds(&events);
+    assert_eq!(
+        kinds,
+        [
+            "task",
+            "WORKING",
+            "artifactUpdate",
+            "WORKING",
+            "artifactUpdate",
+            "COMPLETED"
+        ],
+        "{events:#?}"
+    );
+    // What was said on the way is a message, and the answer is the artifact.
+    let said = events
+        .iter()
+        .find_map(|event| event["statusUpdate"]["status"]["message"]["parts"][0]["text"].as_str());
+    assert_eq!(said, Some("Let me see."));
+    assert_eq!(assembled(&events), "It is late.");
+    let updates = events
+        .iter()
+        .filter(|event| event.get("artifactUpdate").is_some());
+    let last = updates.filter(|event| event["artifactUpdate"]["lastChunk"] == true);
+    assert_eq!(last.count(), 1);
+    let task = json!({"id": events[0]["task"]["id"]});
+    let task = result(&api, "hello", "GetTask", &task).await;
+    assert_eq!(task["artifacts"][0]["parts"][0]["text"], "It is late.");
+    assert_eq!(task["history"][1]["parts"][0]["text"], "Let me see.");
+    assert_eq!(task["history"][1]["role"], "ROLE_AGENT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_are_those_of_the_protocol() {
+    let served = daemon(&[]).await;
+    deploy(&served, "hello", SLOW, "", &[]);
+    deploy(&served, "other", "", "", &[]);
+    let api = Api::of(&served.0);
+    let done = result(
+        &api,
+        "hello",
+        "SendMessage",
+        &json!({"message": message("hi")}),
+    )
+    .await;
+    let done = &done["task"];
+    let with = |key: &str, value: &Value| {
+        let mut message = message("more");
+        message[key] = value.clone();
+        json!({"message": message})
+    };
+    let unknown = json!("req_00000000000000000000000000000000");
+    let foreign = json!({"message": {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "x"}], "taskId": done["id"], "contextId": "elsewhere"}});
+    for (agent, method, params, code, reason) in [
+        (
+            "hello",
+            "GetTask",
+            json!({"id": "nonsense"}),
+            -32001,
+            "TASK_NOT_FOUND",
+        ),
+        (
+            "hello",
+            "GetTask",
+            json!({"id": unknown}),
+            -32001,
+            "TASK_NOT_FOUND",
+        ),
+        (
+            "other",
+            "GetTask",
+            json!({"id": done["id"]}),
+            -32001,
+            "TASK_NOT_FOUND",
+        ),
+        (
+            "hello",
+            "CancelTask",
+            json!({"id": done["id"]}),
+            -32002,
+            "TASK_NOT_CANCELABLE",
+        ),
+        (
+            "hello",
+            "SubscribeToTask",
+            json!({"id": done["id"]}),
+            -32004,
+            "UNSUPPORTED_OPERATION",
+        ),
+        (
+            "hello",
+            "SendMessage",
+            with("taskId", &done["id"]),
+            -32004,
+            "UNSUPPORTED_OPERATION",
+        ),
+        (
+            "hello",
+            "SendMessage",
+            with("taskId", &unknown),
+            -32001,
+            "TASK_NOT_FOUND",
+        ),
+        ("hello", "SendMessage", foreign, -32602, "INVALID_PARAMS"),
+        (
+            "hello",
+            "SendMessage",
+            with("contextId", &json!("a b")),
+            -32602,
+            "INVALID_PARAMS",
+        ),
+        // The session of another agent.
+        (
+            "other",
+            "SendMessage",
+            with("contextId", &done["contextId"]),
+            -32602,
+            "INVALID_PARAMS",
+        ),
+        (
+            "hello",
+            "SendMessage",
+            with("parts", &json!([])),
+            -32602,
+            "INVALID_PARAMS",
+        ),
+        ("hello", "Nonsense", json!({}), -32601, "METHOD_NOT_FOUND"),
+        ("hello", "tasks/list", json!({}), -32601, "METHOD_NOT_FOUND"),
+        (
+            "hello",
+            "GetExtendedAgentCard",
+            json!({}),
+            -32004,
+            "UNSUPPORTED_OPERATION",
+        ),
+    ] {
+        let refused = refused(&api, agent, method, &params).await;
+        assert_eq!(refused, (code, reason.to_owned()), "{method} {params}");
+    }
+    let failed = result(
+        &api,
+        "hello",
+        "SendMessage",
+        &json!({"message": message("broken")}),
+    )
+    .await;
+    let status = &failed["task"]["status"];
+    assert_eq!(status["state"], "TASK_STATE_FAILED");
+    assert!(
+        !status["message"]["parts"][0]["text"]
+            .as_str()
+            .unwrap()
+            .is_empty()
+    );
+    let (status, nobody) =
+        answer(api.post("/a2a/nobody", &super::envelope("ListTasks", &json!({}))))
+            .await
+            .unwrap();
+    assert_eq!(
+        (status, &nobody["error"]["code"]),
+        (404, &json!("not_found"))
+    );
+    assert_no_panic(&served);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_are_listed_by_their_last_change_page_by_page() {
+    let served = daemon(&[]).await;
+    deploy(&served, "hello", SLOW, "", &[]);
+    deploy(&served, "other", "", "", &[]);
+    let api = Api::of(&served.0);
+    result(
+        &api,
+        "other",
+        "SendMessage",
+        &json!({"message": message("not here")}),
+    )
+    .await;
+    let now = json!({"message": message("slow"), "configuration": {"returnImmediately": true}});
+    let open = result(&api, "hello", "SendMessage", &now).await["task"].clone();
+    let mut ids = Vec::new();
+    for text in ["one", "two", "three"] {
+        let sent = result(
+            &api,
+            "hello",
+            "SendMessage",
+            &json!({"message": message(text)}),
+        )
+        .await;
+        ids.push(id(&sent["task"]["id"]));
+    }
+    // It changes last.
+    result(&api, "hello", "CancelTask", &json!({"id": open["id"]})).await;
+    ids.push(id(&open["id"]));
+    ids.reverse();
+
+    let (mut found, mut token, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let params = json!({"pageSize": 3, "pageToken": token});
+        let page = result(&api, "hello", "ListTasks", &params).await;
+        assert_eq!(
+            (&page["totalSize"], &page["pageSize"]),
+            (&json!(4), &json!(3))
+        );
+        for task in page["tasks"].as_array().unwrap() {
+            assert!(
+                task.get("artifacts").is_none() && task.get("history").is_none(),
+                "{task}"
+            );
+            found.push(id(&task["id"]));
+        }
+        pages += 1;
+        token = id(&page["nextPageToken"]);
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!((found, pages), (ids.clone(), 2));
+
+    let list = async |params: Value| result(&api, "hello", "ListTasks", &params).await;
+    let canceled = list(json!({"status": "TASK_STATE_CANCELED"})).await;
+    assert_eq!(
+        (&canceled["totalSize"], &canceled["tasks"][0]["id"]),
+        (&json!(1), &open["id"])
+    );
+    assert_eq!(
+        list(json!({"status": "TASK_STATE_AUTH_REQUIRED"})).await["totalSize"],
+        0
+    );
+    let whole = list(
+        json!({"includeArtifacts": true, "historyLength": 5, "status": "TASK_STATE_COMPLETED"}),
+    )
+    .await;
+    assert_eq!(
+        whole["tasks"][0]["artifacts"][0]["parts"][0]["text"],
+        "Echo: three"
+    );
+    assert_eq!(whole["tasks"][0]["history"][0]["parts"][0]["text"], "three");
+    let context = json!({"contextId": open["contextId"]});
+    assert_eq!(list(context).await["totalSize"], 1);
+    let last = list(json!({"pageSize": 1})).await;
+    let since = &last["tasks"][0]["status"]["timestamp"];
+    assert_eq!(
+        list(json!({"statusTimestampAfter": since})).await["totalSize"],
+        1
+    );
+    for wrong in [json!({"pageSize": 0}), json!({"pageToken": "nonsense"})] {
+        assert_eq!(
+            refused(&api, "hello", "ListTasks", &wrong).await.0,
+            -32602,
+            "{wrong}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_sees_its_own_tasks_only() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let served = daemon(&[("RUNE_JWT_SECRET", secret)]).await;
+    deploy(&served, "hello", "", "", &[]);
+    let api = Api::of(&served.0);
+    let exp = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        + 600;
+    let token = |sub: &str| {
+        let key = EncodingKey::from_secret(secret.as_bytes());
+        encode(&Header::default(), &json!({"sub": sub, "exp": exp}), &key).unwrap()
+    };
+    let (ada, bob) = (token("ada"), token("bob"));
+    let ask = async |token: &str, method: &str, params: Value| {
+        let request = api.post("/a2a/hello", &super::envelope(method, &params));
+        answer(request.bearer_auth(token)).await.unwrap().1
+    };
+    let sent = ask(&ada, "SendMessage", json!({"message": message("hi")})).await;
+    let task = json!({"id": sent["result"]["task"]["id"]});
+    assert_eq!(
+        ask(&ada, "ListTasks", json!({})).await["result"]["totalSize"],
+        1
+    );
+    assert_eq!(
+        ask(&bob, "ListTasks", json!({})).await["result"]["totalSize"],
+        0
+    );
+    assert_eq!(
+        ask(&ada, "GetTask", task.clone()).await["result"]["id"],
+        task["id"]
+    );
+    for method in ["GetTask", "CancelTask", "SubscribeToTask"] {
+        let refused = ask(&bob, method, task.clone()).await;
+        assert_eq!(refused["error"]["code"], -32001, "{method}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotency_key_begins_one_task() {
+    let served = daemon(&[]).await;
+    deploy(&served, "hello", "", "", &[]);
+    let api = Api::of(&served.0);
+    let send = async |text: &str, key: &str| {
+        let params = json!({"message": message(text)});
+        let request = api.post("/a2a/hello", &super::envelope("SendMessage", &params));
+        answer(request.header("idempotency-key", key))
+            .await
+            .unwrap()
+            .1
+    };
+    let first = send("hi", "k").await;
+    let again = send("hi", "k").await;
+    assert_eq!(first["result"]["task"]["id"], again["result"]["task"]["id"]);
+    assert_eq!(
+        again["result"]["task"]["artifacts"][0]["parts"][0]["text"],
+        "Echo: hi"
+    );
+    assert_eq!(send("another", "k").await["error"]["code"], -32602);
+    let (first, other) = (first["result"]["task"]["id"].clone(), send("hi", "l").await);
+    assert_ne!(other["result"]["task"]["id"], first);
+    let body = call(&api, "hello", "ListTasks", &json!({})).await;
+    assert_eq!(body["result"]["totalSize"], 2);
+}

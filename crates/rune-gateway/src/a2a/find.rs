@@ -1,0 +1,79 @@
+//! Tasks that exist: requests of an agent, as their caller may see them.
+
+use rune_a2a::A2aError;
+use rune_runtime::{EngineError, Followed, RequestEvents};
+use rune_store_runtime::{EntryBody, RequestId, RequestRow};
+use serde_json::Value;
+
+use super::answer::failure;
+use super::operations::Asking;
+use super::task::TaskView;
+use crate::gateway::Shared;
+
+/// The request of a task, where the agent has it and the caller made it.
+///
+/// # Errors
+/// `TaskNotFound`; whether there is one of somebody else nobody learns.
+pub(crate) async fn find(asking: &Asking<'_>, id: &str) -> Result<RequestRow, A2aError> {
+    let not_found = || A2aError::task_not_found(id);
+    let request_id: RequestId = id.parse().map_err(|_| not_found())?;
+    let row = match asking.shared.engine.request(request_id).await {
+        Ok(row) => row,
+        Err(EngineError::NotFound(_)) => return Err(not_found()),
+        Err(error) => return Err(failure(&error.into())),
+    };
+    let target = &asking.target;
+    let is_its = row.namespace == target.namespace
+        && row.agent == target.agent
+        && row.caller == *asking.caller.id;
+    is_its.then_some(row).ok_or_else(not_found)
+}
+
+/// What is known of a task before its first event, and its events.
+pub(crate) async fn view_of(
+    asking: &Asking<'_>,
+    row: &RequestRow,
+) -> Result<(TaskView, RequestEvents), A2aError> {
+    let engine = &asking.shared.engine;
+    let input = input(asking, row.id).await?;
+    let is_text = agent_says_text(asking.shared, row);
+    let view = TaskView::of_row(row, input.as_ref(), is_text, asking.base.clone());
+    match engine.events(row.id, 0).await {
+        Ok(events) => Ok((view, events)),
+        Err(EngineError::NotFound(_)) => Err(A2aError::task_not_found(&row.id.to_string())),
+        Err(error) => Err(failure(&error.into())),
+    }
+}
+
+/// The task as its row says it is.
+pub(crate) async fn snapshot(asking: &Asking<'_>, row: &RequestRow) -> Result<TaskView, A2aError> {
+    let (mut view, mut events) = view_of(asking, row).await?;
+    // Every entry up to there is committed, so none of this waits.
+    while view.at() < row.last_seq {
+        match events.step().await {
+            Ok(Followed::Event(event)) => drop(view.apply(&event, row.updated_at)),
+            Ok(Followed::Parked | Followed::End) => break,
+            Err(error) => return Err(failure(&error.into())),
+        }
+    }
+    view.settle(row);
+    Ok(view)
+}
+
+/// What the request was asked; nothing where it is not stored.
+async fn input(asking: &Asking<'_>, id: RequestId) -> Result<Option<Value>, A2aError> {
+    let store = asking.shared.engine.store();
+    let first = store.journal(id, 0, 1).await;
+    let first = first.map_err(|error| failure(&error.into()))?;
+    Ok(first.into_iter().find_map(|entry| match entry.body {
+        EntryBody::Accepted { input, .. } => Some(input),
+        _ => None,
+    }))
+}
+
+/// Whether what the agent says is its answer; else its answer is data.
+pub(crate) fn agent_says_text(shared: &Shared, row: &RequestRow) -> bool {
+    let replicas = shared.engine.router().replicas(row.deployment_id);
+    let replica = replicas.last();
+    replica.is_none_or(|replica| replica.agent().output_schema().is_none())
+}

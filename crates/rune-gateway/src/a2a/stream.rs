@@ -1,0 +1,109 @@
+//! The events of a request as the stream of its task.
+
+use bytes::BytesMut;
+use rune_a2a::{A2aError, ErrorKind, ProtocolVersion, RpcId, StreamEvent, rpc_error, rpc_result};
+use rune_runtime::SequencedEvent;
+use rune_store_runtime::{ErrorCode, Store, Timestamp};
+
+use super::task::TaskView;
+use crate::event_body::{Encode, write_data};
+
+/// How what is told stands on the wire.
+#[derive(Debug, Clone)]
+pub(crate) enum Envelope {
+    /// As the results of a call of JSON-RPC.
+    Rpc(RpcId),
+    /// Bare.
+    Http,
+}
+
+/// The stream of a task: the task first, then what happens to it.
+pub(crate) struct TaskStream {
+    view: TaskView,
+    store: Store,
+    /// What lies behind this entry is told; what comes before is in the task.
+    known: u64,
+    /// Since when the task is as it is at that entry.
+    since: Timestamp,
+    began: bool,
+    history_length: Option<u32>,
+    version: ProtocolVersion,
+    envelope: Envelope,
+}
+
+impl TaskStream {
+    /// A stream that begins with the task as it is at an entry, and since when.
+    pub(crate) const fn new(
+        view: TaskView,
+        store: Store,
+        (known, since): (u64, Timestamp),
+        history_length: Option<u32>,
+        version: ProtocolVersion,
+        envelope: Envelope,
+    ) -> Self {
+        Self {
+            view,
+            store,
+            known,
+            since,
+            began: false,
+            history_length,
+            version,
+            envelope,
+        }
+    }
+
+    fn tell(&self, event: &StreamEvent, out: &mut BytesMut) {
+        let event = event.encode(self.version);
+        match &self.envelope {
+            Envelope::Rpc(id) => write_data(out, &rpc_result(id, &event)),
+            Envelope::Http => write_data(out, &event),
+        }
+    }
+
+    fn begin(&mut self, out: &mut BytesMut) {
+        self.began = true;
+        let task = self.view.task(self.history_length);
+        self.tell(&StreamEvent::Task(task), out);
+    }
+}
+
+impl Encode for TaskStream {
+    /// The client says something, and follows what comes of that.
+    const ENDS_PARKED: bool = true;
+
+    fn event(&mut self, event: &SequencedEvent, out: &mut BytesMut) {
+        let at = match self.began {
+            true => self.store.now(),
+            false => self.since,
+        };
+        let told = self.view.apply(event, at);
+        if self.began {
+            for event in told {
+                self.tell(&event, out);
+            }
+        } else if self.view.at() >= self.known {
+            self.begin(out);
+        }
+    }
+
+    fn parked(&mut self, out: &mut BytesMut) {
+        let event = self.view.park(self.store.now());
+        match self.began {
+            true => self.tell(&event, out),
+            false => self.begin(out),
+        }
+    }
+
+    fn cut_off(&mut self, out: &mut BytesMut) {
+        let error = A2aError::new(
+            ErrorKind::Other(ErrorCode::Unavailable),
+            "the daemon ends before the task does; the next start takes it up again, and it can be subscribed to",
+        );
+        let answer = match &self.envelope {
+            Envelope::Rpc(id) => rpc_error(id, self.version, &error),
+            Envelope::Http => error.to_http(error.kind().http_status()),
+        };
+        write_data(out, &answer);
+    }
+}
