@@ -7,6 +7,7 @@
 //! * [`RpcRequest`] is the JSON-RPC envelope, [`Call`] what it, or a path of the HTTP binding, asks for.
 //! * [`Message`], [`Task`], [`Artifact`] and [`StreamEvent`] are what is said.
 //! * [`AgentCard`] is how an agent describes itself.
+//! * [`CardSigner`] signs cards.
 //! * [`A2aError`] is the error table of both versions and all bindings.
 //!
 //! Invariants: what is decoded keeps the limits of [`limits`], and an error of decoding names the
@@ -23,6 +24,7 @@ mod message;
 mod node;
 mod push;
 mod rpc;
+mod sign;
 mod stream;
 mod task;
 mod version;
@@ -38,6 +40,7 @@ pub use error::{A2aError, ErrorKind, FieldViolation};
 pub use message::{Content, Message, Part, Role};
 pub use push::{PushAuthentication, PushConfig};
 pub use rpc::{NoCall, RpcId, RpcRequest, rpc_error, rpc_result};
+pub use sign::{CardKeyError, CardSigner};
 pub use stream::{ArtifactUpdate, StatusUpdate, StreamEvent};
 pub use task::{Artifact, Task, TaskState, TaskStatus};
 pub use version::ProtocolVersion;

@@ -315,7 +315,11 @@ impl Config {
         Ok(Self {
             providers: reader.providers()?,
             gateway: reader.gateway()?,
-            a2a: A2aConfig::read(&reader.resolved)?,
+            a2a: A2aConfig::read(
+                &reader.resolved,
+                reader.list("a2a.push_allow_private"),
+                reader.path("a2a.signing_key_file")?,
+            )?,
             control_plane: ControlPlaneConfig {
                 addr: reader.address("control_plane.addr")?,
             },

@@ -244,6 +244,27 @@ pub(crate) const KEYS: &[Key] = &[
         "`AGENT[:ALIAS]` whose card is at `/.well-known/agent-card.json`; absent: the only one.",
     ),
     key(
+        "a2a.push_notifications",
+        &["RUNE_A2A_PUSH_NOTIFICATIONS"],
+        Kind::OnOff,
+        Some("on"),
+        "`off` takes no webhooks of A2A tasks.",
+    ),
+    key(
+        "a2a.push_allow_private",
+        &["RUNE_A2A_PUSH_ALLOW_PRIVATE"],
+        Kind::Text,
+        None,
+        "Addresses, networks and host names where webhooks of A2A tasks may be although they are not public, separated by commas.",
+    ),
+    key(
+        "a2a.signing_key_file",
+        &["RUNE_A2A_SIGNING_KEY_FILE"],
+        Kind::Path,
+        None,
+        "File with the private key (PKCS#8 PEM, P-256) that signs A2A cards; absent: they are not signed.",
+    ),
+    key(
         "control_plane.addr",
         &[],
         Kind::Address,

@@ -12,9 +12,11 @@ pub(crate) mod list;
 pub(crate) mod notes;
 pub(crate) mod operations;
 pub(crate) mod parts;
+pub(crate) mod push;
 pub(crate) mod question;
 pub(crate) mod stream;
 pub(crate) mod target;
 pub(crate) mod task;
+pub(crate) mod webhooks;
 
 pub use access::A2aAccess;

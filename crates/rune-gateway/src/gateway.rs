@@ -7,10 +7,11 @@ use bytes::Bytes;
 use http::HeaderValue;
 use rune_http::{Auth, Edge, MAX_BODY_BYTES, Metrics, Readiness, api, complete, reference};
 use rune_mcp::{McpAccess, McpEndpoint};
-use rune_runtime::Engine;
+use rune_runtime::{Engine, SecretVault};
 use utoipa::OpenApi;
 
 use crate::a2a::A2aAccess;
+use crate::a2a::push::Pushes;
 use crate::engine_agents::EngineAgents;
 use crate::openai;
 use crate::routes::{
@@ -30,6 +31,7 @@ pub const PUBLIC_ROUTES: &[&str] = &[
     a2a_cards::ROUTES[1],
     a2a_cards::ROUTES[2],
     a2a_cards::ROUTES[3],
+    a2a_cards::ROUTES[4],
 ];
 /// The same where the cards of agents are not public.
 const PRIVATE_CARDS: &[&str] = &[
@@ -65,6 +67,8 @@ pub struct Gateway {
     pub mcp: McpAccess,
     /// How agents are shown to A2A clients.
     pub a2a: A2aAccess,
+    /// Encrypts the webhooks of A2A tasks.
+    pub secrets: SecretVault,
 }
 
 /// What handlers share.
@@ -74,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) mcp: McpEndpoint,
     pub(crate) a2a: A2aAccess,
+    /// The webhooks of A2A tasks, where they have some.
+    pub(crate) pushes: Option<Arc<Pushes>>,
     /// Whether callers have to prove who they are.
     pub(crate) needs_credentials: bool,
 }
@@ -118,7 +124,19 @@ impl Gateway {
         let pages = self.mcp.pages().iter();
         let pages = pages.filter_map(|page| HeaderValue::try_from(page).ok());
         let pages = pages.collect();
+        let pushes = self.a2a.push.clone().and_then(|policy| {
+            let pushes = Pushes::new(self.engine.clone(), self.secrets, policy);
+            let pushes = pushes.inspect_err(|error| {
+                tracing::error!(%error, "A2A tasks have no webhooks: there is no HTTP client");
+            });
+            pushes.ok().map(Arc::new)
+        });
+        if let Some(pushes) = pushes.clone() {
+            let telling = pushes.run(self.engine.shutdown());
+            self.engine.tasks().spawn("webhooks", telling);
+        }
         let shared = Shared {
+            pushes,
             mcp: McpEndpoint::new(agents, self.mcp, MAX_BODY_BYTES, shutdown),
             engine: self.engine,
             readiness: self.readiness,
@@ -176,6 +194,7 @@ api! {
     published::publish,
     tasks::list,
     tasks::get,
+    a2a_cards::keys,
     a2a_cards::root,
     a2a_cards::old_root,
     a2a_cards::of_agent,

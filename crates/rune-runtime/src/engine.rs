@@ -275,6 +275,18 @@ impl Engine {
         self.inner.tasks.shutdown()
     }
 
+    /// Changes when a request is taken or taken up, and when one ends, parks or stops.
+    #[must_use]
+    pub fn activity(&self) -> watch::Receiver<usize> {
+        self.inner.active.activity()
+    }
+
+    /// Where the tasks of the process start.
+    #[must_use]
+    pub fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
+    }
+
     /// Requests that run or wait for a replica.
     #[must_use]
     pub fn active(&self) -> usize {

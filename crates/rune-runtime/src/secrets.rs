@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rune_spec::Capability;
 use rune_store_runtime::limits::{MAX_SECRET_BYTES, MAX_SECRET_NAME_BYTES};
 use rune_store_runtime::{
-    ErrorCode, PageRequest, PutSecret, SecretFilter, SecretReader, StoreError, is_secret_name,
+    ErrorCode, PageRequest, PutSecret, SealedSecret, SecretFilter, SecretReader, StoreError,
+    is_secret_name,
 };
 use rune_tools::{MIN_SECRET_BYTES, Secrets, ToolError, ToolErrorKind};
 use secrecy::{ExposeSecret, SecretString};
@@ -185,6 +186,40 @@ impl SecretVault {
             sealed: key.seal(namespace, name, value)?,
             by: by.to_owned(),
         })
+    }
+
+    /// Encrypts something that is no secret of a tool, for one name of one kind. Makes the key where there is none and
+    /// nothing is stored yet.
+    ///
+    /// # Errors
+    /// A [`SecretError`] that does not hold the value.
+    pub async fn seal_value(
+        &self,
+        kind: &str,
+        name: &str,
+        value: &SecretString,
+    ) -> Result<SealedSecret, SecretError> {
+        let key = match self.key().await? {
+            Some(key) => key,
+            None => self.new_key().await?,
+        };
+        key.seal(kind, name, value)
+    }
+
+    /// Decrypts what [`SecretVault::seal_value`] has encrypted.
+    ///
+    /// # Errors
+    /// A [`SecretError`].
+    pub async fn open_value(
+        &self,
+        kind: &str,
+        name: &str,
+        sealed: &SealedSecret,
+    ) -> Result<SecretString, SecretError> {
+        match self.key().await? {
+            Some(key) => key.open(kind, name, sealed),
+            None => Err(self.missing()),
+        }
     }
 
     /// The secrets that these capabilities grant, as they are now.

@@ -335,6 +335,24 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_by_namespace ON outbox (namespace);
 
+-- Webhooks of requests, encrypted outside of the store.
+CREATE TABLE pushes (
+    id         INTEGER PRIMARY KEY,
+    request    INTEGER NOT NULL,
+    push_id    TEXT NOT NULL,
+    key_id     TEXT NOT NULL,
+    sealed     BLOB NOT NULL,
+    -- The last entry of the journal that it was told of.
+    told       INTEGER NOT NULL,
+    -- Whether that was the end of the request.
+    done       INTEGER NOT NULL,
+    attempts   INTEGER NOT NULL,
+    next_at    INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    UNIQUE (request, push_id)
+);
+CREATE INDEX pushes_open ON pushes (next_at) WHERE done = 0;
+
 -- Encrypted outside of the store.
 CREATE TABLE secrets (
     id         INTEGER PRIMARY KEY,

@@ -21,6 +21,7 @@ mod journal;
 mod knowledge;
 mod memory;
 mod outbox;
+mod push;
 mod receipt;
 mod registry;
 mod replica;
@@ -131,6 +132,9 @@ fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyErro
         Op::SettleBudget(op) => budget::settle(db, context, op).map(Reply::First),
         Op::PutSecret(op) => secret::put(db, context, op).map(unit),
         Op::RemoveSecret(op) => secret::remove(db, op).map(unit),
+        Op::PutPush(op) => push::put(db, context, op).map(unit),
+        Op::RemovePush(op) => push::remove(db, op).map(unit),
+        Op::SettlePush(op) => push::settle(db, op).map(unit),
     }
 }
 

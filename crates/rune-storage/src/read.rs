@@ -9,6 +9,7 @@ mod event;
 mod knowledge;
 mod memory;
 mod outbox;
+mod push;
 pub(crate) mod registry;
 mod replica;
 mod request;

@@ -6,10 +6,10 @@ use crate::{
     AcceptRequest, Accepted, AppendEntries, Appended, ApplyDeployment, ApprovalRow, CachePut,
     CacheRemove, CacheSweep, ClaimTask, CommandId, CompleteTask, CreateSession, DecideApproval,
     DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule, MemoryForget,
-    MemoryPut, PauseSchedule, PostTask, PublishEvent, PublishVersion, PutEntity, PutRelation,
-    PutReplica, PutSchedule, PutSecret, QueueMessage, RecordAudit, RemoveReplica, RemoveSecret,
-    RequestCancel, ReserveBudget, ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire,
-    StoreError, TaskRow, Timestamp, VersionRow,
+    MemoryPut, PauseSchedule, PostTask, PublishEvent, PublishVersion, PutEntity, PutPush,
+    PutRelation, PutReplica, PutSchedule, PutSecret, QueueMessage, RecordAudit, RemovePush,
+    RemoveReplica, RemoveSecret, RequestCancel, ReserveBudget, ScaleDeployment, SetDeploymentState,
+    SettleBudget, SettleFire, SettlePush, StoreError, TaskRow, Timestamp, VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -213,4 +213,10 @@ operations! {
     PutSecret => Unit(()),
     /// Deletes a secret.
     RemoveSecret => Unit(()),
+    /// Adds a webhook to a request.
+    PutPush => Unit(()),
+    /// Removes a webhook of a request.
+    RemovePush => Unit(()),
+    /// Says what came of telling a webhook.
+    SettlePush => Unit(()),
 }

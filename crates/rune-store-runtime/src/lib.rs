@@ -38,6 +38,7 @@ mod message;
 mod outbox;
 mod page;
 mod prompt;
+mod push;
 mod registry;
 mod replica;
 mod request;
@@ -93,6 +94,7 @@ pub use message::{
 pub use outbox::{OutboxFilter, OutboxRow, QueueMessage};
 pub use page::{Page, PageRequest};
 pub use prompt::{PromptMeasure, PromptParts};
+pub use push::{PushRow, PutPush, RemovePush, SettlePush};
 pub use registry::{PublishVersion, VersionFilter, VersionRow};
 pub use replica::{PutReplica, RemoveReplica, ReplicaFilter, ReplicaRow, ReplicaState};
 pub use request::{
@@ -108,8 +110,9 @@ pub use secret::{PutSecret, RemoveSecret, SealedSecret, SecretFilter, SecretRow,
 pub use session::{CreateSession, DeleteSession, SessionFilter, SessionRow};
 pub use store::{
     ApprovalReader, AuditReader, BudgetReader, CacheReader, CommandLog, DeploymentReader,
-    EventReader, KnowledgeReader, MemoryReader, OutboxReader, RegistryReader, RequestReader,
-    RuntimeStore, ScheduleReader, SecretReader, SessionReader, Store, TaskReader, UsageReader,
+    EventReader, KnowledgeReader, MemoryReader, OutboxReader, PushReader, RegistryReader,
+    RequestReader, RuntimeStore, ScheduleReader, SecretReader, SessionReader, Store, TaskReader,
+    UsageReader,
 };
 pub use task::{ClaimTask, CompleteTask, PostTask, TaskFilter, TaskHolder, TaskRow, TaskState};
 pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};

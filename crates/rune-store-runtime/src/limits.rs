@@ -85,6 +85,12 @@ pub const MAX_SEALED_SECRET_BYTES: usize = MAX_SECRET_BYTES + 64;
 /// The most secrets of a namespace.
 pub const MAX_SECRETS: u32 = 1000;
 
+/// The longest id of a webhook of a request, in bytes.
+pub const MAX_PUSH_ID_BYTES: usize = 256;
+
+/// The most webhooks of a request.
+pub const MAX_PUSHES: u32 = 32;
+
 /// The latest time a command may carry: the end of the year 9999.
 pub const MAX_COMMAND_MILLIS: i64 = 253_402_300_799_999;
 

@@ -10,12 +10,12 @@ use crate::{
     ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, BudgetFilter, BudgetRow,
     CacheRow, Clock, Command, DeploymentFilter, DeploymentId, DeploymentRow, EntityRow, Entry,
     EventFilter, EventId, EventRow, FireFilter, GrantQuery, GrantRow, MemoryQuery, MemoryRow,
-    MemoryScope, MessageRow, Operation, OutboxFilter, OutboxRow, Page, PageRequest, RecordAudit,
-    RelationFilter, RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
-    RequestId, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
-    ScheduleRow, SecretFilter, SecretRow, SessionFilter, SessionId, SessionRow, SpilledOutput,
-    StoreError, TaskFilter, TaskId, TaskRow, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup,
-    UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
+    MemoryScope, MessageRow, Operation, OutboxFilter, OutboxRow, Page, PageRequest, PushRow,
+    RecordAudit, RelationFilter, RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply,
+    RequestFilter, RequestId, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow,
+    ScheduleId, ScheduleRow, SecretFilter, SecretRow, SessionFilter, SessionId, SessionRow,
+    SpilledOutput, StoreError, TaskFilter, TaskId, TaskRow, Timestamp, ToolInvocationRow,
+    UsageFilter, UsageGroup, UsageRow, UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 /// The write side. Implementations keep four promises:
@@ -313,6 +313,22 @@ pub trait SecretReader: Send + Sync {
     ) -> Result<Page<SecretRow>, StoreError>;
 }
 
+/// Webhooks of requests.
+#[async_trait]
+pub trait PushReader: Send + Sync {
+    /// One webhook.
+    async fn push(&self, id: RequestId, push_id: &str) -> Result<Option<PushRow>, StoreError>;
+    /// The webhooks of a request, oldest first.
+    async fn pushes(&self, id: RequestId, page: &PageRequest) -> Result<Page<PushRow>, StoreError>;
+    /// Webhooks that may be told now, at the most `limit`: their request waits for a person or has
+    /// ended, with an entry that they were not told of.
+    async fn due_pushes(&self, now: Timestamp, limit: u32) -> Result<Vec<PushRow>, StoreError>;
+    /// When the next one may be told, of those that there is something to tell.
+    async fn next_push(&self) -> Result<Option<Timestamp>, StoreError>;
+    /// Whether there is one that was not told of the end of its request.
+    async fn has_open_pushes(&self) -> Result<bool, StoreError>;
+}
+
 /// A whole store.
 pub trait RuntimeStore:
     CommandLog
@@ -331,6 +347,7 @@ pub trait RuntimeStore:
     + TaskReader
     + EventReader
     + OutboxReader
+    + PushReader
     + SecretReader
 {
 }
@@ -352,6 +369,7 @@ impl<T> RuntimeStore for T where
         + TaskReader
         + EventReader
         + OutboxReader
+        + PushReader
         + SecretReader
 {
 }

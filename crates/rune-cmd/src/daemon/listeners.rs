@@ -1,15 +1,24 @@
 //! Binding the two listeners.
 
+use std::io::Read as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
 
+use rune_a2a::CardSigner;
 use rune_env::Config;
 use rune_gateway::A2aAccess;
 use rune_http::{Auth, check_bind};
 use rune_mcp::McpAccess;
+use rune_tools::EgressPolicy;
 use tokio::net::TcpListener;
 
 use super::instance::Holder;
 use crate::failure::{Exit, Failure, Outcome, chain};
+
+/// Largest file of a key that signs cards, in bytes.
+const MAX_KEY_BYTES: u64 = 64 << 10;
 
 /// Both listeners, bound.
 pub(super) struct Listeners {
@@ -51,14 +60,60 @@ impl Listeners {
             control_plane,
             auth,
             mcp,
-            a2a: A2aAccess {
-                base_url: config.gateway.base_url.clone(),
-                legacy_card: config.a2a.legacy_card,
-                public_cards: config.a2a.public_cards,
-                default_agent: config.a2a.default_agent.clone(),
-            },
+            a2a: a2a_access(config)?,
         })
     }
+}
+
+/// How agents are shown to A2A clients.
+fn a2a_access(config: &Config) -> Outcome<A2aAccess> {
+    let a2a = &config.a2a;
+    let push = match a2a.push_notifications {
+        true => {
+            let allowed = a2a.push_allow_private.iter().map(|text| text.parse());
+            let allow_private = allowed.collect::<Result<_, _>>().map_err(|error| {
+                Failure::usage(format!("`a2a.push_allow_private` is not valid: {error}"))
+            })?;
+            Some(EgressPolicy {
+                allow_private,
+                ..EgressPolicy::default()
+            })
+        }
+        false => None,
+    };
+    let signer = a2a.signing_key_file.as_deref().map(signer);
+    Ok(A2aAccess {
+        base_url: config.gateway.base_url.clone(),
+        legacy_card: a2a.legacy_card,
+        public_cards: a2a.public_cards,
+        default_agent: a2a.default_agent.clone(),
+        push,
+        signer: signer.transpose()?.map(Arc::new),
+    })
+}
+
+/// The key that signs cards.
+fn signer(path: &Path) -> Outcome<CardSigner> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!(
+            "the key of cards, {}, cannot be used: {why}",
+            path.display()
+        ))
+        .help("it is `a2a.signing_key_file`, see `rune config show`")
+    };
+    let file = std::fs::File::open(path).map_err(|error| wrong(&error))?;
+    let mode = file
+        .metadata()
+        .map_err(|error| wrong(&error))?
+        .permissions()
+        .mode();
+    if mode & 0o077 != 0 {
+        return Err(wrong(&"others than its owner can read it; `chmod 600` it"));
+    }
+    let mut text = String::new();
+    let read = file.take(MAX_KEY_BYTES).read_to_string(&mut text);
+    read.map_err(|error| wrong(&error))?;
+    CardSigner::from_pem(&text).map_err(|error| wrong(&error))
 }
 
 async fn bind(

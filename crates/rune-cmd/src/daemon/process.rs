@@ -217,6 +217,7 @@ fn serve_http(
         metrics,
         mcp: listeners.mcp,
         a2a: listeners.a2a,
+        secrets: node.loader.secrets.clone(),
     };
     let control_plane = ControlPlane {
         store: node.store.clone(),

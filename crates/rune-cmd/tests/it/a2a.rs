@@ -4,14 +4,21 @@ mod approvals;
 mod bindings;
 mod cards;
 mod crash;
+mod lists;
 mod parts;
+mod signed;
 mod tasks;
+mod webhooks;
 
 use rune_testkit::TestDaemon;
 use serde_json::{Value, json};
 
 use crate::home::{RUNE, Served};
 use crate::wire::{Api, LIMIT, answer};
+
+/// A model that takes long for what is `slow`, fails at what is `broken`, and else repeats what it is told.
+const SLOW: &str = "rules:\n  - match: {contains: slow}\n    delay_ms: 600000\n    respond: late\n  \
+                    - match: {contains: broken}\n    error: {kind: refused, message: no model}\n";
 
 /// A daemon with these variables, without an agent.
 async fn daemon(env: &[(&str, &str)]) -> Served {

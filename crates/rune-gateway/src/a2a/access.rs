@@ -1,11 +1,14 @@
 //! How agents are shown to A2A clients.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use http::header::HOST;
-use rune_a2a::CardForm;
+use rune_a2a::{CardForm, CardSigner};
+use rune_tools::EgressPolicy;
 
 /// How agents are shown to A2A clients.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct A2aAccess {
     /// The public URL of the gateway, without a slash at the end; absent: the host that the
     /// client named.
@@ -16,6 +19,10 @@ pub struct A2aAccess {
     pub public_cards: bool,
     /// Whose card stands at the root; absent: that of the only agent.
     pub default_agent: Option<String>,
+    /// Where webhooks may be; absent: tasks have none.
+    pub push: Option<EgressPolicy>,
+    /// Signs cards.
+    pub signer: Option<Arc<CardSigner>>,
 }
 
 impl Default for A2aAccess {
@@ -25,6 +32,8 @@ impl Default for A2aAccess {
             legacy_card: true,
             public_cards: true,
             default_agent: None,
+            push: Some(EgressPolicy::default()),
+            signer: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use rune_a2a::{A2aError, ErrorKind, ProtocolVersion, RpcId, rpc_error, rpc_result};
 use rune_http::ApiError;
 use rune_store_runtime::ErrorCode;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::operations::Outcome;
@@ -53,6 +53,10 @@ pub(crate) fn http(
     shutdown: CancellationToken,
 ) -> Response {
     match outcome {
+        // Nothing is an object without members there.
+        Ok(Outcome::Value(Value::Null)) => {
+            json(StatusCode::OK, media_type, &Value::Object(Map::new()))
+        }
         Ok(Outcome::Value(value)) => json(StatusCode::OK, media_type, &value),
         Ok(Outcome::Stream(events, stream)) => encoded_stream(events, shutdown, *stream),
         Err(error) => http_error(media_type, error.kind().http_status(), &error),

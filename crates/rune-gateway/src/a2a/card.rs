@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 
 use rune_a2a::{
-    AgentCapabilities, AgentCard, AgentInterface, AgentSkill, Binding, ProtocolVersion,
-    SecurityScheme,
+    A2aError, AgentCapabilities, AgentCard, AgentInterface, AgentSkill, Binding, ErrorKind,
+    ProtocolVersion, SecurityScheme,
 };
+use rune_http::ApiError;
 use rune_runtime::Agent;
 
+use super::answer::failure;
 use super::parts::{IMAGES, JSON, TEXT};
 use super::target::A2aTarget;
+use crate::gateway::Shared;
 
-/// The card that everybody sees.
-pub(crate) fn card(
-    target: &A2aTarget,
-    agent: &Agent,
-    base: &str,
-    needs_credentials: bool,
-) -> AgentCard {
+/// Where the keys are that signatures are checked with.
+pub(crate) const KEYS: &str = "/.well-known/jwks.json";
+
+/// The card that everybody sees, not signed.
+pub(crate) fn card(target: &A2aTarget, agent: &Agent, shared: &Shared, base: &str) -> AgentCard {
+    let needs_credentials = shared.needs_credentials;
     let spec = agent.spec();
     let name = agent.name().to_owned();
     let description = spec.description.clone();
@@ -29,6 +31,8 @@ pub(crate) fn card(
         documentation_url: None,
         capabilities: AgentCapabilities {
             streaming: true,
+            push_notifications: shared.pushes.is_some(),
+            extended_agent_card: needs_credentials,
             ..AgentCapabilities::default()
         },
         security: security(needs_credentials),
@@ -54,6 +58,48 @@ pub(crate) fn card(
         signatures: Vec::new(),
         name,
         description,
+    }
+}
+
+/// The card for clients with credentials: it tells of the agent's tools, too.
+///
+/// # Errors
+/// `UnsupportedOperation` where nobody has credentials.
+pub(crate) async fn extended(
+    target: &A2aTarget,
+    shared: &Shared,
+    base: &str,
+) -> Result<AgentCard, A2aError> {
+    if !shared.needs_credentials {
+        return Err(A2aError::new(
+            ErrorKind::UnsupportedOperation,
+            "there is no extended card where callers need no credentials",
+        ));
+    }
+    let agent = target.agent(&shared.engine).await;
+    let (_, agent) = agent.map_err(|error| failure(&error))?;
+    let mut card = card(target, &agent, shared, base);
+    let tools = agent.definitions().iter().map(|tool| AgentSkill {
+        id: format!("{}/{}", card.name, tool.name),
+        name: tool.name.clone(),
+        description: tool.description.clone(),
+        tags: vec!["tool".to_owned()],
+        examples: Vec::new(),
+    });
+    let tools: Vec<AgentSkill> = tools.collect();
+    card.skills.extend(tools);
+    let signed = sign(&mut card, shared, base);
+    signed.map_err(|error| failure(&error))?;
+    Ok(card)
+}
+
+/// Signs a card, where the operator has a key for it.
+pub(crate) fn sign(card: &mut AgentCard, shared: &Shared, base: &str) -> Result<(), ApiError> {
+    match &shared.a2a.signer {
+        Some(signer) => signer
+            .sign(card, &format!("{base}{KEYS}"))
+            .map_err(|error| ApiError::internal(error.to_string())),
+        None => Ok(()),
     }
 }
 

@@ -1,14 +1,13 @@
 //! Tasks that exist: requests of an agent, as their caller may see them.
 
 use rune_a2a::A2aError;
-use rune_runtime::{EngineError, Followed, RequestEvents};
+use rune_runtime::{Engine, EngineError, Followed, RequestEvents};
 use rune_store_runtime::{EntryBody, RequestId, RequestRow};
 use serde_json::Value;
 
 use super::answer::failure;
 use super::operations::Asking;
 use super::task::TaskView;
-use crate::gateway::Shared;
 
 /// The request of a task, where the agent has it and the caller made it.
 ///
@@ -31,13 +30,13 @@ pub(crate) async fn find(asking: &Asking<'_>, id: &str) -> Result<RequestRow, A2
 
 /// What is known of a task before its first event, and its events.
 pub(crate) async fn view_of(
-    asking: &Asking<'_>,
+    engine: &Engine,
+    base: &str,
     row: &RequestRow,
 ) -> Result<(TaskView, RequestEvents), A2aError> {
-    let engine = &asking.shared.engine;
-    let input = input(asking, row.id).await?;
-    let is_text = agent_says_text(asking.shared, row);
-    let view = TaskView::of_row(row, input.as_ref(), is_text, asking.base.clone());
+    let input = input(engine, row.id).await?;
+    let is_text = agent_says_text(engine, row);
+    let view = TaskView::of_row(row, input.as_ref(), is_text, base.to_owned());
     match engine.events(row.id, 0).await {
         Ok(events) => Ok((view, events)),
         Err(EngineError::NotFound(_)) => Err(A2aError::task_not_found(&row.id.to_string())),
@@ -46,8 +45,12 @@ pub(crate) async fn view_of(
 }
 
 /// The task as its row says it is.
-pub(crate) async fn snapshot(asking: &Asking<'_>, row: &RequestRow) -> Result<TaskView, A2aError> {
-    let (mut view, mut events) = view_of(asking, row).await?;
+pub(crate) async fn snapshot(
+    engine: &Engine,
+    base: &str,
+    row: &RequestRow,
+) -> Result<TaskView, A2aError> {
+    let (mut view, mut events) = view_of(engine, base, row).await?;
     // Every entry up to there is committed, so none of this waits.
     while view.at() < row.last_seq {
         match events.step().await {
@@ -61,9 +64,8 @@ pub(crate) async fn snapshot(asking: &Asking<'_>, row: &RequestRow) -> Result<Ta
 }
 
 /// What the request was asked; nothing where it is not stored.
-async fn input(asking: &Asking<'_>, id: RequestId) -> Result<Option<Value>, A2aError> {
-    let store = asking.shared.engine.store();
-    let first = store.journal(id, 0, 1).await;
+async fn input(engine: &Engine, id: RequestId) -> Result<Option<Value>, A2aError> {
+    let first = engine.store().journal(id, 0, 1).await;
     let first = first.map_err(|error| failure(&error.into()))?;
     Ok(first.into_iter().find_map(|entry| match entry.body {
         EntryBody::Accepted { input, .. } => Some(input),
@@ -72,8 +74,8 @@ async fn input(asking: &Asking<'_>, id: RequestId) -> Result<Option<Value>, A2aE
 }
 
 /// Whether what the agent says is its answer; else its answer is data.
-pub(crate) fn agent_says_text(shared: &Shared, row: &RequestRow) -> bool {
-    let replicas = shared.engine.router().replicas(row.deployment_id);
+pub(crate) fn agent_says_text(engine: &Engine, row: &RequestRow) -> bool {
+    let replicas = engine.router().replicas(row.deployment_id);
     let replica = replicas.last();
     replica.is_none_or(|replica| replica.agent().output_schema().is_none())
 }

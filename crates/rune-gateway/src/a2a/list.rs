@@ -18,7 +18,8 @@ pub(crate) async fn list_tasks(asking: &Asking<'_>, list: ListTasks) -> Result<V
     let target = &asking.target;
     let status = list.status.map(status_of);
     let context = list.context_id.map(|id| id.parse().ok());
-    let store = asking.shared.engine.store();
+    let engine = &asking.shared.engine;
+    let store = engine.store();
     // No task is in such a state, or in such a context.
     if matches!(status, Some(None)) || matches!(context, Some(None)) {
         return Ok(page(&[], None, list.page_size, 0));
@@ -48,9 +49,11 @@ pub(crate) async fn list_tasks(asking: &Asking<'_>, list: ListTasks) -> Result<V
     for row in &found.items {
         let is_open = !row.status.is_terminal();
         let mut task = if is_open || history > 0 || list.include_artifacts {
-            snapshot(asking, row).await?.task(Some(history))
+            snapshot(engine, &asking.base, row)
+                .await?
+                .task(Some(history))
         } else {
-            let is_text = agent_says_text(asking.shared, row);
+            let is_text = agent_says_text(engine, row);
             let mut view = TaskView::of_row(row, None, is_text, asking.base.clone());
             view.settle(row);
             view.task(Some(0))

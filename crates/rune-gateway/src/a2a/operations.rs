@@ -1,8 +1,8 @@
 //! What a call asks for, done by the engine.
 
 use rune_a2a::{
-    A2aError, Call, CancelTask, ErrorKind, GetTask, Operation, ProtocolVersion, SendMessage,
-    StreamEvent, Task,
+    A2aError, Call, CancelTask, CardForm, ErrorKind, GetTask, Operation, ProtocolVersion,
+    SendMessage, StreamEvent, Task,
 };
 use rune_http::Caller;
 use rune_runtime::{Followed, Invocation, RequestEvents};
@@ -12,6 +12,7 @@ use rune_store_runtime::{
 use serde_json::Value;
 
 use super::answer::failure;
+use super::card::extended;
 use super::find::{agent_says_text, find, snapshot, view_of};
 use super::list::list_tasks;
 use super::notes::{NOTES, Notes};
@@ -20,6 +21,7 @@ use super::question::answers;
 use super::stream::{Envelope, TaskStream};
 use super::target::A2aTarget;
 use super::task::TaskView;
+use super::webhooks;
 use crate::gateway::Shared;
 use crate::routes::approvals::{DecideRequest, decide_all};
 use crate::routes::invoke::KeyHeader;
@@ -54,7 +56,7 @@ pub(crate) async fn perform(asking: Asking<'_>, call: Call) -> Result<Outcome, A
         Operation::SendStreamingMessage(send) => say(asking, version, *send, true).await,
         Operation::GetTask(GetTask { id, history_length }) => {
             let row = find(&asking, &id).await?;
-            let view = snapshot(&asking, &row).await?;
+            let view = snapshot(&asking.shared.engine, &asking.base, &row).await?;
             Ok(Outcome::Value(view.task(history_length).encode(version)))
         }
         Operation::ListTasks(list) => list_tasks(&asking, list).await.map(Outcome::Value),
@@ -71,22 +73,21 @@ pub(crate) async fn perform(asking: Asking<'_>, call: Call) -> Result<Outcome, A
             }
             follow(asking, version, &row, None).await
         }
-        Operation::CreatePushConfig(_)
+        operation @ (Operation::CreatePushConfig(_)
         | Operation::GetPushConfig(_)
         | Operation::ListPushConfigs(_)
-        | Operation::DeletePushConfig(_) => Err(no_push()),
-        Operation::GetExtendedAgentCard => Err(A2aError::new(
-            ErrorKind::UnsupportedOperation,
-            "there is no extended card",
-        )),
+        | Operation::DeletePushConfig(_)) => webhooks::perform(&asking, version, operation)
+            .await
+            .map(Outcome::Value),
+        Operation::GetExtendedAgentCard => {
+            let card = extended(&asking.target, asking.shared, &asking.base).await?;
+            let form = match version {
+                ProtocolVersion::V1 => asking.shared.a2a.form(),
+                ProtocolVersion::V03 => CardForm::Hybrid,
+            };
+            Ok(Outcome::Value(card.encode(form)))
+        }
     }
-}
-
-fn no_push() -> A2aError {
-    A2aError::new(
-        ErrorKind::PushNotificationNotSupported,
-        "there are no webhooks; SubscribeToTask follows a task",
-    )
 }
 
 async fn say(
@@ -95,8 +96,9 @@ async fn say(
     send: SendMessage,
     streams: bool,
 ) -> Result<Outcome, A2aError> {
-    if send.push.is_some() {
-        return Err(no_push());
+    if let Some(push) = &send.push {
+        // Before anything is begun.
+        webhooks::pushes(&asking)?.check(push)?;
     }
     match send.message.task_id.clone() {
         Some(task) => go_on(asking, version, send, &task, streams).await,
@@ -106,7 +108,7 @@ async fn say(
 
 /// A message begins a task.
 async fn begin(
-    asking: Asking<'_>,
+    mut asking: Asking<'_>,
     version: ProtocolVersion,
     send: SendMessage,
     streams: bool,
@@ -130,7 +132,8 @@ async fn begin(
         asking.caller.id, target.namespace, target.agent, target.alias
     );
     let body = send.message.encode(ProtocolVersion::V1);
-    let idempotency = asking.key.with(&body, &scope);
+    let key = std::mem::replace(&mut asking.key, KeyHeader::of(None));
+    let idempotency = key.with(&body, &scope);
     let mut metadata = send.metadata.clone();
     metadata.remove(NOTES);
     let kept = metadata.clone().into_iter();
@@ -147,6 +150,9 @@ async fn begin(
     };
     let invoked = engine.invoke(invocation).await;
     let invoked = invoked.map_err(|error| failure(&error.into()))?;
+    if let Some(push) = send.push {
+        webhooks::add(&asking, version, invoked.request_id, push).await?;
+    }
     let now = engine.store().now();
     let view = TaskView::of_message(
         (invoked.request_id, invoked.session_id),
@@ -189,6 +195,9 @@ async fn go_on(
         return Err(not_waiting(&row, version));
     }
     let decisions = decisions(&asking, &row, &send).await?;
+    if let Some(push) = send.push.clone() {
+        webhooks::add(&asking, version, row.id, push).await?;
+    }
     let decided = decide_all(asking.shared, &asking.caller, row.id, decisions).await;
     decided.map_err(|error| failure(&error))?;
     if streams {
@@ -196,9 +205,9 @@ async fn go_on(
     }
     let task = if send.return_immediately {
         let row = find(&asking, task).await?;
-        snapshot(&asking, &row).await?
+        snapshot(&asking.shared.engine, &asking.base, &row).await?
     } else {
-        let (view, events) = view_of(&asking, &row).await?;
+        let (view, events) = view_of(&asking.shared.engine, &asking.base, &row).await?;
         end_of(asking.shared, view, events).await?
     };
     let task = task.task(send.history_length);
@@ -271,7 +280,7 @@ async fn follow(
     row: &RequestRow,
     history_length: Option<u32>,
 ) -> Result<Outcome, A2aError> {
-    let (view, events) = view_of(&asking, row).await?;
+    let (view, events) = view_of(&asking.shared.engine, &asking.base, row).await?;
     let store = asking.shared.engine.store().clone();
     // What it waits for is known behind its last entry.
     let waits = row.status == RequestStatus::InputRequired;
@@ -320,11 +329,11 @@ async fn cancel(asking: &Asking<'_>, id: &str) -> Result<Task, A2aError> {
     if row.status != RequestStatus::Cancelled {
         return Err(not_cancelable());
     }
-    let view = match snapshot(asking, &row).await {
+    let view = match snapshot(engine, &asking.base, &row).await {
         Ok(view) => view,
         // Nothing is kept of it.
         Err(error) if error.kind() == ErrorKind::TaskNotFound => {
-            let is_text = agent_says_text(asking.shared, &row);
+            let is_text = agent_says_text(engine, &row);
             let mut view = TaskView::of_row(&row, None, is_text, asking.base.clone());
             view.settle(&row);
             view

@@ -8,19 +8,21 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use rune_http::{ApiError, ErrorBody, Path, Query};
+use rune_http::{ApiError, ErrorBody, Json, Path, Query};
 use rune_store_runtime::{ErrorCode, Timestamp};
 use serde::Deserialize;
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use utoipa::IntoParams;
 
 use super::{DEFAULT_ALIAS, DEFAULT_NAMESPACE};
-use crate::a2a::card::card;
+use crate::a2a::card::{KEYS, card, sign};
 use crate::a2a::target::A2aTarget;
 use crate::gateway::Shared;
 
 /// The routes of cards, which answer without credentials unless the operator says otherwise.
-pub(crate) const ROUTES: [&str; 4] = [
+pub(crate) const ROUTES: [&str; 5] = [
+    KEYS,
     "/.well-known/agent-card.json",
     "/.well-known/agent.json",
     "/a2a/{agent}/.well-known/agent-card.json",
@@ -82,6 +84,24 @@ cards! {
     get "/a2a/{agent}/agent-card" short (("agent" = String, Path, description = "`AGENT[:ALIAS]`"),) (agent);
 }
 
+/// The public keys that signatures of cards are checked with (RFC 7517).
+#[utoipa::path(
+    get, path = "/.well-known/jwks.json", tag = "a2a",
+    responses(
+        (status = 200, body = Object, description = "A JSON Web Key Set"),
+        (status = 404, body = ErrorBody, description = "Cards are not signed"),
+    )
+)]
+pub(crate) async fn keys(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, ApiError> {
+    match &shared.a2a.signer {
+        Some(signer) => Ok(Json(signer.key_set())),
+        None => Err(ApiError::new(
+            ErrorCode::NotFound,
+            "cards are not signed, so there are no keys",
+        )),
+    }
+}
+
 async fn show(
     shared: &Shared,
     named: Option<String>,
@@ -95,9 +115,18 @@ async fn show(
     let target = A2aTarget::new(&name, query.ns.as_deref());
     let (deployment, agent) = target.agent(&shared.engine).await?;
     let base = shared.a2a.base(headers);
-    let card = card(&target, &agent, &base, shared.needs_credentials);
-    let body = Bytes::from(card.encode(shared.a2a.form()).to_string());
-    respond(body, deployment.updated_at, headers)
+    let mut card = card(&target, &agent, shared, &base);
+    let form = shared.a2a.form();
+    // No two signatures are the same, so they do not count.
+    let digest = Sha256::digest(card.encode(form).to_string());
+    let hex: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
+    let tag = match &shared.a2a.signer {
+        Some(signer) => format!("W/\"{hex}-{}\"", signer.key_id()),
+        None => format!("\"{hex}\""),
+    };
+    sign(&mut card, shared, &base)?;
+    let body = Bytes::from(card.encode(form).to_string());
+    respond(body, &tag, deployment.updated_at, headers)
 }
 
 /// The agent whose card stands at the root.
@@ -123,14 +152,17 @@ fn standing_for_all(shared: &Shared, namespace: Option<&str>) -> Result<String, 
     }
 }
 
-fn respond(body: Bytes, changed: Timestamp, headers: &HeaderMap) -> Result<Response, ApiError> {
-    let digest = Sha256::digest(&body);
-    let hex: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
-    let tag = format!("\"{hex}\"");
+fn respond(
+    body: Bytes,
+    tag: &str,
+    changed: Timestamp,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let plain = tag.trim_start_matches("W/");
     let is_known = headers.get_all(IF_NONE_MATCH).iter().any(|known| {
         let known = known.to_str().unwrap_or_default();
         let mut tags = known.split(',').map(str::trim);
-        tags.any(|known| known == "*" || known.trim_start_matches("W/") == tag)
+        tags.any(|known| known == "*" || known.trim_start_matches("W/") == plain)
     });
     let mut response = match is_known {
         true => Response::new(Body::empty()),

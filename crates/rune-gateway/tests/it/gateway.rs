@@ -8,6 +8,7 @@ use reqwest::{Client, RequestBuilder};
 use rune_gateway::{A2aAccess, Gateway};
 use rune_http::{Auth, Metrics, Readiness, ReadyPart, Server};
 use rune_mcp::McpAccess;
+use rune_runtime::SecretVault;
 use rune_testkit::openapi::{ApiDocument, held_to_document};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -44,6 +45,7 @@ impl TestGateway {
             metrics: metrics(),
             mcp: McpAccess::default(),
             a2a: A2aAccess::default(),
+            secrets: SecretVault::empty(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -43,6 +43,7 @@ async fn every_route_but_the_public_ones_asks_for_credentials() {
     let expected = [
         "/.well-known/agent-card.json",
         "/.well-known/agent.json",
+        "/.well-known/jwks.json",
         "/a2a/{agent}/.well-known/agent-card.json",
         "/a2a/{agent}/agent-card",
         "/docs",

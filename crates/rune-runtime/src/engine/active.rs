@@ -191,6 +191,11 @@ impl ActiveRequests {
         self.lock().requests.len()
     }
 
+    /// Changes with every registration and every removal.
+    pub(super) fn activity(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
     /// Takes nothing new from now on.
     pub(super) fn close(&self) {
         self.lock().closed = true;

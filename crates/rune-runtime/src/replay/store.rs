@@ -9,13 +9,13 @@ use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow, EntityRow, Entry, EventFilter,
     EventId, EventReader, EventRow, FireFilter, GrantQuery, GrantRow, KnowledgeReader, MemoryQuery,
     MemoryReader, MemoryRow, MemoryScope, MessageRow, Op, OutboxFilter, OutboxReader, OutboxRow,
-    Page, PageRequest, RegistryReader, RelationFilter, RelationRow, ReplicaFilter, ReplicaId,
-    ReplicaRow, Reply, RequestFilter, RequestId, RequestReader, RequestRow, RequestStatus,
-    ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow,
-    SecretFilter, SecretReader, SecretRow, SessionFilter, SessionId, SessionReader, SessionRow,
-    SpilledOutput, Store, StoreError, TaskFilter, TaskId, TaskReader, TaskRow, Timestamp,
-    ToolInvocationRow, UsageFilter, UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter,
-    VersionId, VersionRow,
+    Page, PageRequest, PushReader, PushRow, RegistryReader, RelationFilter, RelationRow,
+    ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId, RequestReader,
+    RequestRow, RequestStatus, ReservationRow, ScheduleFilter, ScheduleFireRow, ScheduleId,
+    ScheduleReader, ScheduleRow, SecretFilter, SecretReader, SecretRow, SessionFilter, SessionId,
+    SessionReader, SessionRow, SpilledOutput, Store, StoreError, TaskFilter, TaskId, TaskReader,
+    TaskRow, Timestamp, ToolInvocationRow, UsageFilter, UsageGroup, UsageReader, UsageRow,
+    UsageTotal, VersionFilter, VersionId, VersionRow,
 };
 
 use super::Tape;
@@ -354,6 +354,25 @@ impl OutboxReader for ReplayStore {
         page: &PageRequest,
     ) -> Result<Page<OutboxRow>, StoreError> {
         self.real.outbox(filter, page).await
+    }
+}
+
+#[async_trait]
+impl PushReader for ReplayStore {
+    async fn push(&self, id: RequestId, push_id: &str) -> Result<Option<PushRow>, StoreError> {
+        self.real.push(id, push_id).await
+    }
+    async fn pushes(&self, id: RequestId, page: &PageRequest) -> Result<Page<PushRow>, StoreError> {
+        self.real.pushes(id, page).await
+    }
+    async fn due_pushes(&self, now: Timestamp, limit: u32) -> Result<Vec<PushRow>, StoreError> {
+        self.real.due_pushes(now, limit).await
+    }
+    async fn next_push(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.real.next_push().await
+    }
+    async fn has_open_pushes(&self) -> Result<bool, StoreError> {
+        self.real.has_open_pushes().await
     }
 }
 

@@ -84,6 +84,8 @@ pub(super) fn delete(db: &Connection, op: &DeleteSession) -> Result<(), ApplyErr
             .execute([request])?;
         db.prepare_cached("DELETE FROM approvals WHERE request = ?1")?
             .execute([request])?;
+        db.prepare_cached("DELETE FROM pushes WHERE request = ?1")?
+            .execute([request])?;
         db.prepare_cached("DELETE FROM requests WHERE id = ?1")?
             .execute([request])?;
     }

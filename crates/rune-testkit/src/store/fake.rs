@@ -10,6 +10,7 @@ mod knowledge;
 mod oldest;
 mod outbox;
 mod page;
+mod push;
 mod secret;
 mod task;
 
@@ -22,11 +23,11 @@ use rune_store_runtime::{
     ApprovalRow, AuditFilter, AuditReader, AuditRow, BudgetRow, CacheReader, CacheRow, Command,
     CommandId, CommandLog, DeploymentFilter, DeploymentId, DeploymentReader, DeploymentRow,
     EntityRow, Entry, EntryBody, EventRow, FireFilter, FireState, GrantRow, MemoryQuery,
-    MemoryReader, MemoryRow, MemoryScope, MessageRow, OutboxRow, Page, PageRequest, RegistryReader,
-    RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter, RequestId,
-    RequestOrder, RequestReader, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow,
-    ScheduleId, ScheduleReader, ScheduleRow, SecretRow, SessionFilter, SessionId, SessionReader,
-    SessionRow, SpilledOutput, StoreError, TaskRow, Timestamp, ToolInvocationRow,
+    MemoryReader, MemoryRow, MemoryScope, MessageRow, OutboxRow, Page, PageRequest, PushRow,
+    RegistryReader, RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply, RequestFilter,
+    RequestId, RequestOrder, RequestReader, RequestRow, ReservationRow, ScheduleFilter,
+    ScheduleFireRow, ScheduleId, ScheduleReader, ScheduleRow, SecretRow, SessionFilter, SessionId,
+    SessionReader, SessionRow, SpilledOutput, StoreError, TaskRow, Timestamp, ToolInvocationRow,
     ToolInvocationState, UsageFilter, UsageGroup, UsageReader, UsageRow, UsageTotal, VersionFilter,
     VersionId, VersionRow,
 };
@@ -63,6 +64,8 @@ struct State {
     events: Vec<(i64, EventRow)>,
     /// With the number of their creation, in its order.
     outbox: Vec<(i64, OutboxRow)>,
+    /// With the number of their creation, in its order.
+    pushes: Vec<(i64, PushRow)>,
     /// By namespace and name.
     secrets: BTreeMap<(String, String), SecretRow>,
     memories: BTreeMap<(MemoryScope, String), MemoryRow>,

@@ -15,6 +15,7 @@ mod fork;
 mod journal;
 mod knowledge;
 mod outbox;
+mod push;
 mod records;
 mod reject;
 mod schedule;
@@ -62,6 +63,10 @@ pub use knowledge::{
     what_is_known_of_an_entity_is_merged,
 };
 pub use outbox::messages_wait_in_their_order;
+pub use push::{
+    a_webhook_is_due_from_the_end_of_its_request_until_it_was_told,
+    webhooks_are_listed_replaced_and_removed,
+};
 pub use records::{
     a_cursor_of_another_list_is_refused, a_write_is_seen_by_the_next_read,
     audit_rows_are_listed_newest_first, audit_rows_ride_along_with_the_change_they_tell_of,

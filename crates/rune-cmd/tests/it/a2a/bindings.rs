@@ -3,11 +3,9 @@
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
-use super::{Stream, daemon, deploy, envelope, id, kinds, message};
+use super::{SLOW, Stream, daemon, deploy, envelope, id, kinds, message};
 use crate::home::Served;
 use crate::wire::{Api, answer};
-
-const SLOW: &str = "rules:\n  - match: {contains: slow}\n    delay_ms: 600000\n    respond: late\n";
 
 async fn hello() -> Served {
     let served = daemon(&[]).await;
@@ -307,7 +305,8 @@ async fn what_is_no_call_is_answered_as_such() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn webhooks_are_refused_where_the_card_has_none() {
-    let served = hello().await;
+    let served = daemon(&[("RUNE_A2A_PUSH_NOTIFICATIONS", "off")]).await;
+    deploy(&served, "hello", "", "", &[]);
     let api = Api::of(&served.0);
     let hook = json!({"url": "https://example.org/hook"});
     let said =

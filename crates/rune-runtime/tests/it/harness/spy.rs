@@ -269,6 +269,12 @@ reads! {
         fn events(filter: &EventFilter, page: &PageRequest) -> Page<EventRow>;
     }    OutboxReader {
         fn outbox(filter: &OutboxFilter, page: &PageRequest) -> Page<OutboxRow>;
+    }    PushReader {
+        fn push(id: RequestId, push_id: &str) -> Option<PushRow>;
+        fn pushes(id: RequestId, page: &PageRequest) -> Page<PushRow>;
+        fn due_pushes(now: Timestamp, limit: u32) -> Vec<PushRow>;
+        fn next_push() -> Option<Timestamp>;
+        fn has_open_pushes() -> bool;
     }    SecretReader {
         fn secret(namespace: &str, name: &str) -> Option<SecretRow>;
         fn secrets(filter: &SecretFilter, page: &PageRequest) -> Page<SecretRow>;

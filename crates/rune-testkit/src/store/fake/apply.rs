@@ -143,6 +143,15 @@ impl State {
             Op::QueueMessage(op) => self.queue_message(command, op).map(unit),
             Op::PutSecret(op) => self.put_secret(command, op).map(unit),
             Op::RemoveSecret(op) => self.remove_secret(op).map(unit),
+            Op::PutPush(op) => self.put_push(command, op).map(unit),
+            Op::RemovePush(op) => {
+                self.remove_push(op);
+                Ok(unit(()))
+            }
+            Op::SettlePush(op) => {
+                self.settle_push(op);
+                Ok(unit(()))
+            }
             Op::ReserveBudget(op) => self.reserve(command, op).map(Reply::Count),
             Op::SettleBudget(op) => Ok(Reply::First(self.settle_budget(command, op))),
         }
@@ -212,6 +221,9 @@ impl State {
             return Err(Reject::conflict("the session's budget is in use"));
         }
         self.requests.retain(|_, request| !of(&request.row));
+        let requests = &self.requests;
+        self.pushes
+            .retain(|(_, row)| requests.contains_key(&row.request_id));
         self.approvals.retain(|row| row.session_id != op.session_id);
         let session = Some(&op.session_id);
         self.grants.retain(|row| row.session_id.as_ref() != session);
