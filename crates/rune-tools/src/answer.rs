@@ -34,6 +34,35 @@ pub fn parse_answer(
     })
 }
 
+/// Whether a program says that it could not start another process or thread. Every system library has the same words for
+/// the number of the error; some shells and languages have their own.
+#[must_use]
+pub fn says_crowded(diagnostics: &str) -> bool {
+    const WORDS: [&str; 4] = [
+        "resource temporarily unavailable",
+        "eagain",
+        "cannot fork",
+        "can't start new thread",
+    ];
+    says_one_of(diagnostics, &WORDS)
+}
+
+/// Whether a program says that it got no more memory.
+pub(crate) fn says_out_of_memory(diagnostics: &str) -> bool {
+    const WORDS: [&str; 4] = [
+        "cannot allocate memory",
+        "out of memory",
+        "memoryerror",
+        "memory allocation of",
+    ];
+    says_one_of(diagnostics, &WORDS)
+}
+
+fn says_one_of(diagnostics: &str, words: &[&str]) -> bool {
+    let text = diagnostics.to_ascii_lowercase();
+    words.iter().any(|words| text.contains(words))
+}
+
 /// The end of an error message that shows diagnostics, where there are any.
 #[must_use]
 pub fn said(diagnostics: &str) -> String {

@@ -59,7 +59,7 @@ mod tool;
 mod web;
 mod workspace;
 
-pub use answer::{parse_answer, said};
+pub use answer::{parse_answer, said, says_crowded};
 pub(crate) use blocking::blocking;
 pub use browser::{BrowserConfig, find_browser, page_outline};
 pub use builtins::{Builtins, BuiltinsConfig};

@@ -11,7 +11,7 @@ use bollard::models::{
     ResourcesUlimits,
 };
 use rune_spec::{Limits, ToolDescriptor};
-use rune_tools::{Keep, ToolContext, ToolError, ToolErrorKind, parse_answer, said};
+use rune_tools::{Keep, ToolContext, ToolError, ToolErrorKind, parse_answer, said, says_crowded};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::OnceCell;
@@ -404,7 +404,7 @@ impl ContainerTool {
             );
             return Err(ToolError::new(ToolErrorKind::LimitExceeded, message));
         }
-        if !crowd.is_empty() || is_crowded(diagnostics) {
+        if !crowd.is_empty() || says_crowded(diagnostics) {
             let limit = self.limits.processes;
             let message = format!(
                 "the tool could not start another process: it may have {limit} processes and threads \
@@ -470,12 +470,6 @@ fn describe(code: i64) -> String {
         129..=192 => format!("was killed by signal {}", code - 128),
         code => format!("ended with exit code {code}"),
     }
-}
-
-/// Whether a program says that it could not start another one: every system library has the same words for it.
-fn is_crowded(diagnostics: &str) -> bool {
-    let text = diagnostics.to_ascii_lowercase();
-    text.contains("resource temporarily unavailable") || text.contains("eagain")
 }
 
 /// Runs what blocks.

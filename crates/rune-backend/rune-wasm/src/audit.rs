@@ -45,6 +45,8 @@ pub struct Audit {
     pub memory_limit_bytes: Option<u64>,
     /// Its fuel; absent where it is not limited.
     pub fuel: Option<u64>,
+    /// CPU time that a call may take; absent where it is not limited.
+    pub cpu_ms: Option<u64>,
     /// Longest time of a call; absent without a description.
     pub timeout_ms: Option<u64>,
     /// What its description grants; absent without a description.
@@ -166,6 +168,7 @@ impl WasmRuntime {
                 _ => descriptor.map(memory_limit).transpose()?,
             },
             fuel: descriptor.and_then(|descriptor| descriptor.limits.fuel),
+            cpu_ms: descriptor.and_then(|descriptor| descriptor.limits.cpu_ms),
             timeout_ms: descriptor.and_then(|d| u64::try_from(d.timeout.as_millis()).ok()),
             capabilities: descriptor
                 .map(|d| d.capabilities.iter().map(ToString::to_string).collect()),

@@ -134,7 +134,7 @@ impl Call<'_> {
             let message = format!("too many WebAssembly tools run at the moment ({error})");
             return failed(ToolErrorKind::Unavailable, message);
         }
-        let said = said(&self.diagnostics());
+        let said = self.said();
         if let (Some(Trap::OutOfFuel), Some(fuel)) = (error.downcast_ref(), self.tool.fuel) {
             let message = format!("the tool ran out of fuel: it has {fuel} (`limits.fuel`){said}");
             return failed(ToolErrorKind::LimitExceeded, message);
@@ -151,6 +151,21 @@ impl Call<'_> {
             None => format!("the tool failed: {}", error.root_cause()),
         };
         failed(ToolErrorKind::Failed, format!("{reason}{said}"))
+    }
+
+    /// The error of a guest that took more CPU time than it may have.
+    pub(crate) fn too_much_cpu(&self) -> ToolError {
+        let limit = self.tool.cpu.unwrap_or_default().as_millis();
+        let said = self.said();
+        let message = format!(
+            "the tool used more than {limit} ms of CPU time (`limits.cpu_ms`) and was stopped{said}"
+        );
+        failed(ToolErrorKind::LimitExceeded, message)
+    }
+
+    /// What the guest said, as the end of an error.
+    pub(crate) fn said(&self) -> String {
+        said(&self.diagnostics())
     }
 
     fn diagnostics(&self) -> String {

@@ -23,7 +23,7 @@ const MAX_TABLE_ELEMENTS: usize = 1 << 20;
 pub(crate) struct Guest {
     wasi: WasiP1Ctx,
     http: WasiHttpCtx,
-    egress: Egress,
+    pub(crate) egress: Egress,
     pub(crate) limits: Limits,
 }
 

@@ -109,7 +109,22 @@ pub(crate) struct Egress {
     pub(crate) refusals: Refusals,
 }
 
+/// The port of the service that answers for names.
+const DNS: u16 = 53;
+
 impl Egress {
+    /// Whether a name may be looked up; the refusal as a sentence.
+    pub(crate) fn check_lookup(&self, name: &str) -> Result<(), String> {
+        if !self.hosts.has_names() {
+            return Err(format!(
+                "looking up `{name}` is not granted; `network` in `capabilities` would grant it"
+            ));
+        }
+        let gate = self.gate.as_ref();
+        gate.map_or(Ok(()), |gate| gate.connect(name, DNS))
+            .map_err(|error| error.message)
+    }
+
     /// The URL of a request that may be made.
     fn admit(&self, request: &Request<WasiBody>) -> Result<Url, Error> {
         if request.method() == Method::CONNECT {

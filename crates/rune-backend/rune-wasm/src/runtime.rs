@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use rune_spec::{Runefile, ToolDescriptor, ToolRef};
 use rune_tools::EgressPolicy;
@@ -19,7 +20,7 @@ use crate::guest::Guest;
 use crate::http::HttpClient;
 use crate::imports::Kind;
 use crate::loaded::Loaded;
-use crate::{WasmAgent, WasmError, WasmTool};
+use crate::{WasmAgent, WasmError, WasmTool, lookup};
 
 /// The largest file of a module.
 const MAX_MODULE_BYTES: u64 = 64 * 1024 * 1024;
@@ -131,6 +132,7 @@ impl WasmRuntime {
             grants: Arc::new(grants),
             memory,
             fuel: descriptor.limits.fuel,
+            cpu: descriptor.limits.cpu_ms.map(Duration::from_millis),
             _loaded: loaded,
         })
     }
@@ -210,6 +212,7 @@ impl Host {
         wasmtime_wasi::p1::add_to_linker_async(&mut modules, Guest::wasi)?;
         let mut components = component::Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut components)?;
+        lookup::add_to_linker(&mut components)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut components)?;
         let mut agents = component::Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut agents)?;

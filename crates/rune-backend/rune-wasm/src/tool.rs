@@ -1,12 +1,14 @@
 //! A tool that is a module.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use rune_tools::{ToolContext, ToolError, ToolErrorKind, said};
+use rune_tools::{ToolContext, ToolError, ToolErrorKind};
 use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::call::Call;
+use crate::cpu_time::within;
 use crate::grants::Grants;
 use crate::guest::Ends;
 use crate::loaded::{Linked, Loaded};
@@ -20,6 +22,8 @@ pub struct WasmTool {
     pub(crate) grants: Arc<Grants>,
     pub(crate) memory: u64,
     pub(crate) fuel: Option<u64>,
+    /// CPU time that a call may take.
+    pub(crate) cpu: Option<Duration>,
     /// Keeps the module for others that use it.
     pub(crate) _loaded: Arc<Loaded>,
 }
@@ -48,10 +52,12 @@ impl WasmTool {
                 format!(
                     "the tool did not end within {} ms and was stopped{}",
                     context.timeout.as_millis(),
-                    said(&context.secrets.redact_tail(ends.stderr.lock().diagnostics())),
+                    call.said(),
                 ),
             )),
-            ended = call.run(input) => ended,
+            ended = within(self.cpu, call.run(input)) => {
+                ended.unwrap_or_else(|| Err(call.too_much_cpu()))
+            }
         };
         let refused = ends.refusals.all();
         match ended {

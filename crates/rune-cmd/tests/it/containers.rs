@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cancel::processes_of;
 use crate::home::{Home, RUNE, Ran, Served};
+use crate::hostile::assert_fail_closed;
 use crate::readme::{Tour, run_page};
 use crate::wire::{Api, LIMIT, POLL, answer, assert_no_panic};
 
@@ -185,12 +186,16 @@ async fn a_container_answers_as_a_process_does() {
 }
 
 #[tokio::test]
-async fn hostile_containers_fail_closed_and_leave_nothing() {
+async fn hostile_containers_fail_closed_are_journaled_and_leave_nothing() {
     let Some(docker) = docker() else { return };
     let app = format!("image: {APP}\nmodule: tools/volume.sh\n");
     let volume = "dd if=/dev/zero of=/data/x bs=1M count=200 || exit 1\n";
-    let served = deployed(&[
+    let mut served = deployed(&[
         ("shadow", "cat /etc/shadow\n", ""),
+        ("link", "ln -s \"$(sed 's/.*\"path\":\"\\([^\"]*\\)\".*/\\1/')\" /tmp/link && cat /tmp/link\n", ""),
+        ("resolve", "nc -w 3 example.org 80 </dev/null\n", ""),
+        ("bomb", "bomb() { bomb | bomb & }\nbomb\nsleep 2\n", "limits: {processes: 32, memory_mb: 64}\n"),
+        ("lingers", "setsid sleep 600 >/dev/null 2>&1 &\nexit 3\n", ""),
         ("host", "cat \"$(sed 's/.*\"path\":\"\\([^\"]*\\)\".*/\\1/')\"\n", ""),
         ("socket", "ls -l /var/run/docker.sock /run/docker.sock\n", ""),
         ("disk", "mknod /tmp/disk b 8 0 && cat /tmp/disk | head -c 1\n", ""),
@@ -220,59 +225,87 @@ async fn hostile_containers_fail_closed_and_leave_nothing() {
         ("well", "cat\n", ""),
     ])
     .await;
-    let api = Api::of(&served.0);
-    let secret = served.0.home().join("secret.txt");
-    std::fs::write(&secret, "the secret").unwrap();
-    let mut wrong = Vec::new();
-    for (tool, input, part) in [
-        ("shadow", json!({}), "No such file"),
-        ("host", json!({"path": secret}), "No such file"),
+    let home = served.0.home().to_owned();
+    let other = served.0.data_dir().join("workspaces/dev/other");
+    std::fs::create_dir_all(&other).unwrap();
+    for file in [home.join("secret.txt"), other.join("notes")] {
+        std::fs::write(file, "the secret").unwrap();
+    }
+    let path = |path: &Path| json!({"path": path});
+    let none = json!({});
+    let (internal, limit) = ("internal", "limit_exceeded");
+    let attempts = [
+        ("shadow", none.clone(), internal, "No such file"),
+        (
+            "host",
+            path(&home.join("secret.txt")),
+            internal,
+            "No such file",
+        ),
+        ("host", path(&other.join("notes")), internal, "No such file"),
         (
             "host",
             json!({"path": "/proc/1/root/../../etc/hostname/x"}),
+            internal,
             "can't open",
         ),
-        ("socket", json!({}), "No such file"),
-        ("disk", json!({}), "mknod: /tmp/disk"),
-        ("mounts", json!({}), "permi"),
-        ("outside", json!({}), "Read-only file system"),
-        ("kernel", json!({}), "can't create /proc/sys"),
-        ("connect", json!({}), "Network is unreachable"),
-        ("gateway", json!({}), "no route"),
+        ("link", path(&other.join("notes")), internal, "No such file"),
+        ("socket", none.clone(), internal, "No such file"),
+        ("disk", none.clone(), internal, "mknod: /tmp/disk"),
+        ("mounts", none.clone(), internal, "permi"),
+        ("outside", none.clone(), internal, "Read-only file system"),
+        ("kernel", none.clone(), internal, "can't create /proc/sys"),
+        ("connect", none.clone(), internal, "Network is unreachable"),
+        ("resolve", none.clone(), internal, "bad address"),
+        ("gateway", none.clone(), internal, "no route"),
         (
-            "forks",
-            json!({}),
+            "bomb",
+            none.clone(),
+            limit,
             "may have 32 processes and threads (`limits.processes`)",
         ),
-        ("crowd", json!({}), "did not end within 6000 ms"),
-        ("floods", json!({}), "wrote more than 4096 bytes"),
-        ("shouts", json!({}), "wrote more than"),
+        (
+            "forks",
+            none.clone(),
+            limit,
+            "may have 32 processes and threads (`limits.processes`)",
+        ),
+        ("crowd", none.clone(), "timeout", "all the 32 processes"),
+        (
+            "floods",
+            none.clone(),
+            "too_large",
+            "wrote more than 4096 bytes",
+        ),
+        ("shouts", none.clone(), "too_large", "wrote more than"),
         (
             "hoards",
-            json!({}),
+            none.clone(),
+            limit,
             "may have 67108864 bytes (`limits.memory_mb`)",
         ),
-        ("fills", json!({}), "No space left on device"),
-        ("volume", json!({}), "No space left on device"),
-        ("stubborn", json!({}), "did not end within 2000 ms"),
+        ("fills", none.clone(), internal, "No space left on device"),
+        ("volume", none.clone(), internal, "No space left on device"),
+        (
+            "stubborn",
+            none.clone(),
+            "timeout",
+            "did not end within 2000 ms",
+        ),
         (
             "burns",
-            json!({}),
+            none.clone(),
+            limit,
             "more than 500 ms of processor time (`limits.cpu_ms`)",
         ),
-    ] {
-        let (id, done) = called(&api, tool, &input).await;
-        let error = done["error"].to_string();
-        let is_crowd = tool != "crowd" || error.contains("all the 32 processes");
-        if !error.contains(part) || !is_crowd || done.to_string().contains("the secret") {
-            wrong.push(format!("{tool}: expected {part}, got {done}"));
-        }
-        gone(docker, &id).await;
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+        ("lingers", none.clone(), internal, "ended with exit code 3"),
+    ];
+    let gone = async |id: &str| gone(docker, id).await;
+    assert_fail_closed(&mut served, "boxed", &attempts, &gone).await;
+    let api = Api::of(&served.0);
     let (id, done) = called(&api, "daemon", &json!({})).await;
     assert_eq!(done["output"], json!({}), "{done}");
-    gone(docker, &id).await;
+    gone(&id).await;
     let (_, done) = called(&api, "well", &json!({"still": "well"})).await;
     assert_eq!(done["output"], json!({"still": "well"}), "{done}");
     assert_no_panic(&served);

@@ -26,6 +26,7 @@ mod evals;
 mod files;
 mod forks;
 mod home;
+mod hostile;
 mod launcher;
 mod mcp;
 mod mcp_sandbox;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::cancel::processes_of;
 use crate::home::{RUNE, Served};
+use crate::hostile::{assert_fail_closed, entry};
 use crate::wire::{Api, LIMIT, POLL};
 
 /// Tries each step of its input and answers what came of it: `ok` with a value, or the error.
@@ -125,13 +126,7 @@ impl Rig {
         let events = self.api.events(&id, 0).await.rest().await;
         let done = events.iter().find(|event| event.name == "tool_done");
         assert!(done.is_some(), "{tool} was not called: {events:?}");
-        let gone = async {
-            while !processes_of(&id).is_empty() {
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        let gone = tokio::time::timeout(Duration::from_secs(2), gone).await;
-        assert!(gone.is_ok(), "{tool} left {:?}", processes_of(&id));
+        no_processes(&id).await;
         done.unwrap().data.clone()
     }
 
@@ -148,6 +143,17 @@ impl Rig {
         assert!(done["error"]["message"].is_string(), "{tool}: {done}");
         done["error"]["message"].as_str().unwrap().to_owned()
     }
+}
+
+/// Nothing of a request runs any more.
+async fn no_processes(id: &str) {
+    let gone = async {
+        while !processes_of(id).is_empty() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let gone = tokio::time::timeout(Duration::from_secs(2), gone).await;
+    assert!(gone.is_ok(), "{id} left {:?}", processes_of(id));
 }
 
 /// Every one of them failed.
@@ -517,23 +523,6 @@ async fn a_granted_host_is_reached_through_the_filter_and_others_are_not() {
     assert_done(&steps, &rig.tries("open", steps.clone()).await);
 }
 
-/// Forks until it cannot, and never more than a number that does no harm.
-const BOMB: &str = r#"
-import json, os, sys, time
-made, error = 0, None
-while made < 60 and error is None:
-    try:
-        pid = os.fork()
-    except OSError as failed:
-        error = failed.strerror
-        continue
-    if pid == 0:
-        time.sleep(600)
-        os._exit(0)
-    made += 1
-json.dump({"made": made, "error": error}, sys.stdout)
-"#;
-
 /// Becomes a daemon: two forks, a session of its own, no pipe kept.
 pub(crate) const DAEMONISE: &str = r#"
 import os, signal, sys, time
@@ -556,88 +545,206 @@ subprocess.Popen(["sleep", "600"], start_new_session=True)
 time.sleep(600)
 "#;
 
+const HOARD: &str = "held = []\nwhile True: held.append(bytearray(16 << 20))";
+
+/// Shares its greed among children.
+const SPREAD: &str = "import mmap, os, time
+for n in range(4):
+    if os.fork() == 0:
+        held = mmap.mmap(-1, 48 << 20)
+        for at in range(0, len(held), 4096): held[at] = 1
+        time.sleep(600)
+time.sleep(600)";
+
+const CONNECT: &str = "import json, socket, sys
+socket.create_connection((\"127.0.0.1\", json.load(sys.stdin)[\"port\"]), 5)";
+
+const RESOLVE: &str = "import socket\nsocket.getaddrinfo(\"example.org\", 443)";
+
+/// The path of its input.
+const PATH: &str = "path=$(sed 's/.*\"path\":\"\\([^\"]*\\)\".*/\\1/')\n";
+
 #[tokio::test]
-async fn hostile_tools_fail_closed_and_leave_nothing_running() {
-    let hoard = "held = []\nwhile True: held.append(bytearray(16 << 20))";
-    let spread = "import mmap, os, time\nfor n in range(4):\n    if os.fork() == 0:\n        held = mmap.mmap(-1, 48 << 20)\n        for at in range(0, len(held), 4096): held[at] = 1\n        time.sleep(600)\ntime.sleep(600)";
-    let rig = Rig::start(&[
-        (
-            "bomb",
-            "py",
-            BOMB,
-            "timeout_ms: 30000\nlimits: {processes: 32}\n",
-        ),
-        ("daemonise", "py", DAEMONISE, "timeout_ms: 30000\n"),
+async fn hostile_tools_fail_closed_are_journaled_and_leave_nothing_running() {
+    let cat = format!("{PATH}cat \"$path\"\n");
+    let link = format!("{PATH}ln -sf \"$path\" link && cat link\n");
+    let write = format!("{PATH}echo made > \"$path\"\n");
+    let files = "capabilities: [filesystem]\n";
+    let some = "timeout_ms: 60000\nlimits: {processes: 32}\n";
+    let small = "timeout_ms: 60000\nlimits: {memory_mb: 128}\n";
+    let short = "timeout_ms: 60000\nlimits: {output_bytes: 100000}\n";
+    let mut rig = Rig::start(&[
+        ("cat", "sh", &cat, files),
+        ("link", "sh", &link, files),
+        ("write", "sh", &write, files),
+        ("device", "sh", "mknod /tmp/disk b 8 0\n", ""),
+        ("mounts", "sh", "mount -t tmpfs none /tmp\n", ""),
+        ("connect", "py", CONNECT, ""),
+        ("resolve", "py", RESOLVE, ""),
+        ("bomb", "sh", "bomb() { bomb | bomb & }\nbomb\n", some),
+        ("forks", "sh", "for n in $(seq 200); do sleep 600 & done\nwait\n", some),
+        ("threads", "py", "import threading, time\nfor n in range(200): threading.Thread(target=time.sleep, args=[600], daemon=True).start()", some),
+        ("flood", "sh", "head -c 10737418240 /dev/zero; sleep 600\n", short),
+        ("shout", "sh", "head -c 10737418240 /dev/zero >&2; sleep 600\n", short),
         ("stubborn", "py", STUBBORN, "timeout_ms: 1000\n"),
+        ("hoard", "py", HOARD, small),
+        ("spread", "py", SPREAD, small),
+        ("fill", "sh", "head -c 1G /dev/zero > /tmp/big || exit 3\n", "timeout_ms: 60000\nlimits: {memory_mb: 64}\n"),
+        ("spin", "sh", "(while :; do :; done) & (while :; do :; done)\n", "timeout_ms: 60000\nlimits: {cpu_ms: 300}\n"),
+        ("kill", "sh", "kill -9 1; kill -9 -1; echo '{}'\n", "timeout_ms: 60000\n"),
+        ("daemonise", "py", DAEMONISE, "timeout_ms: 30000\n"),
+        ("lingers", "sh", "setsid sh -c 'trap \"\" TERM HUP; sleep 600' &\nexit 3\n", "timeout_ms: 30000\n"),
+    ])
+    .await;
+    let home = rig.served.0.home().to_owned();
+    std::fs::write(home.join("secret.txt"), "the secret").unwrap();
+    let data = rig.served.0.data_dir();
+    let other = data.join("workspaces/dev/other");
+    std::fs::create_dir_all(&other).unwrap();
+    std::fs::write(other.join("notes"), "the secret").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let daemon = rig.served.0.pid().unwrap();
+    let path = |path: &Path| json!({"path": path});
+    let proc = |rest: &str| json!({"path": format!("/proc/{rest}")});
+    let none = json!({});
+    let (internal, limit) = ("internal", "limit_exceeded");
+    let absent = "No such file or directory";
+    let crowd = "may have 32 processes and threads (`limits.processes`)";
+    let attempts = [
+        ("cat", json!({"path": "/etc/shadow"}), internal, absent),
+        ("cat", path(&home.join("secret.txt")), internal, absent),
+        ("cat", path(&other.join("notes")), internal, absent),
+        ("cat", json!({"path": "../other/notes"}), internal, absent),
+        ("cat", path(&data.join("rune.db")), internal, absent),
+        ("link", json!({"path": "/etc/shadow"}), internal, absent),
+        ("link", path(&other.join("notes")), internal, absent),
+        ("link", proc("self/root/etc/shadow"), internal, absent),
+        (
+            "link",
+            proc("1/root/etc/shadow"),
+            internal,
+            "Permission denied",
+        ),
+        ("cat", proc(&format!("{daemon}/environ")), internal, absent),
+        ("cat", proc("1/environ"), internal, "Permission denied"),
+        (
+            "write",
+            path(&home.join("made")),
+            internal,
+            "Permission denied",
+        ),
+        (
+            "write",
+            json!({"path": "/usr/bin/made"}),
+            internal,
+            "Read-only file system",
+        ),
+        (
+            "write",
+            proc("sysrq-trigger"),
+            internal,
+            "cannot create /proc/sysrq-trigger",
+        ),
+        ("device", none.clone(), internal, "Operation not permitted"),
+        ("mounts", none.clone(), internal, "permission denied"),
+        (
+            "connect",
+            json!({"port": port}),
+            internal,
+            "Operation not permitted",
+        ),
+        (
+            "resolve",
+            none.clone(),
+            internal,
+            "Temporary failure in name resolution",
+        ),
+        ("bomb", none.clone(), limit, crowd),
+        ("forks", none.clone(), limit, crowd),
+        ("threads", none.clone(), limit, crowd),
         (
             "flood",
-            "sh",
-            "head -c 10737418240 /dev/zero; sleep 600",
-            "timeout_ms: 60000\nlimits: {output_bytes: 100000}\n",
+            none.clone(),
+            "too_large",
+            "wrote more than 100000 bytes",
+        ),
+        ("shout", none.clone(), "too_large", "wrote more than"),
+        (
+            "stubborn",
+            none.clone(),
+            "timeout",
+            "did not end within 1000 ms",
         ),
         (
             "hoard",
-            "py",
-            hoard,
-            "timeout_ms: 60000\nlimits: {memory_mb: 128}\n",
+            none.clone(),
+            limit,
+            "may have 128 MiB (`limits.memory_mb`)",
         ),
         (
             "spread",
-            "py",
-            spread,
-            "timeout_ms: 60000\nlimits: {memory_mb: 128}\n",
+            none.clone(),
+            limit,
+            "more than 128 MiB of memory (`limits.memory_mb`)",
         ),
-        (
-            "fill",
-            "sh",
-            "head -c 1G /dev/zero > /tmp/big; exit 3",
-            "timeout_ms: 60000\nlimits: {memory_mb: 64}\n",
-        ),
+        ("fill", none.clone(), internal, "No space left on device"),
         (
             "spin",
-            "sh",
-            "(while :; do :; done) & (while :; do :; done)",
-            "timeout_ms: 60000\nlimits: {cpu_ms: 300}\n",
+            none.clone(),
+            limit,
+            "more than 300 ms of CPU time (`limits.cpu_ms`)",
         ),
-        (
-            "kill",
-            "sh",
-            "kill -9 1; kill -9 -1; echo '{}'",
-            "timeout_ms: 60000\n",
-        ),
-    ])
-    .await;
-    let done = rig.called("bomb", &json!({})).await;
-    assert_eq!(
-        done["output"]["error"], "Resource temporarily unavailable",
-        "{done}"
-    );
-    assert!(done["output"]["made"].as_u64().unwrap() <= 32, "{done}");
-    let done = rig.called("daemonise", &json!({})).await;
-    assert_eq!(done["output"], json!({}), "{done}");
-    for (tool, expected) in [
-        ("stubborn", "did not end within 1000 ms"),
-        ("flood", "wrote more than 100000 bytes"),
-        ("hoard", "MemoryError"),
-        (
-            "spread",
-            "sandbox: the tool used more than 128 MiB of memory",
-        ),
-        ("fill", "No space left on device"),
-        (
-            "spin",
-            "sandbox: the tool used more than 300 ms of CPU time",
-        ),
-    ] {
-        let error = rig.error(tool, json!({})).await;
-        assert!(error.contains(expected), "{tool}: {error}");
+        ("lingers", none.clone(), internal, "ended with exit code 3"),
+    ];
+    assert_fail_closed(&mut rig.served, "caged", &attempts, no_processes).await;
+    rig.api = Api::of(&rig.served.0);
+    assert!(listener.accept().is_err());
+    for left in ["/usr/bin/made", "/made"] {
+        assert!(!Path::new(left).exists(), "{left}");
     }
-    // `kill -1` reaches the tool's own processes; the first of the namespace is out of its reach.
-    rig.called("kill", &json!({})).await;
+    assert!(!home.join("made").exists());
+    // A tool may become a daemon; the daemon ends with the call. `kill -1` reaches the tool's own processes; the first of
+    // the namespace is out of its reach.
+    for tool in ["daemonise", "kill"] {
+        let done = rig.called(tool, &none).await;
+        assert_eq!(done["output"], none, "{tool}: {done}");
+    }
     let done = rig
         .called("rune@shell-exec", &json!({"command": "echo still well"}))
         .await;
     assert_eq!(done["output"]["stdout"], "still well\n", "{done}");
+}
+
+#[tokio::test]
+async fn a_call_sees_nothing_of_another_session() {
+    let hold = "echo 'the secret' > /tmp/mine; echo ready > ready; until [ -e go ]; do sleep 0.02; done; cat /tmp/mine >/dev/null && echo '{}'\n";
+    let files = "timeout_ms: 60000\ncapabilities: [filesystem]\n";
+    let rig = Rig::start(&[("hold", "sh", hold, files), ("try", "py", TRY, files)]).await;
+    let id = rig.api.start("caged", "/tool hold {}").await;
+    let ready = async {
+        while !rig.workspace().join("ready").exists() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, ready).await.unwrap();
+    let held = processes_of(&id);
+    assert!(!held.is_empty());
+    let mut steps = vec![json!(["read", "/tmp/mine"])];
+    for pid in &held {
+        steps.push(json!(["read", format!("/proc/{pid}/environ")]));
+        steps.push(json!(["list", format!("/proc/{pid}/root/tmp")]));
+        steps.push(json!(["run", "sh", "-c", format!("kill -9 {pid}")]));
+    }
+    let steps = json!(steps);
+    assert_refused(&steps, &rig.tries("try", steps.clone()).await);
+    let answers = rig.tries("try", json!([["processes"]])).await;
+    assert_eq!(answers[0]["ok"].as_array().unwrap().len(), 2, "{answers:?}");
+    std::fs::write(rig.workspace().join("go"), "").unwrap();
+    let entry = entry(&rig.api, &id).await;
+    assert_eq!(entry.data["output"], json!({}), "{entry:?}");
+    no_processes(&id).await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::home::{Home, RUNE, Ran, Served};
+use crate::readme::root;
 use crate::wire::{Api, LIMIT, POLL, Tool, assert_no_panic, deploy};
 
 /// What nobody but the tool and the host that it is for may see.
@@ -61,7 +62,7 @@ const GUEST: &str = r#"(module
     (drop (call $write (i32.const {STREAM}) (i32.const 16) (i32.const 1) (i32.const 24)))
     {END}))"#;
 
-/// A host that answers one request with what its `authorization` was.
+/// A host that answers one request with all that it was sent, and with the canary besides.
 fn echoing() -> (String, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let authority = listener.local_addr().unwrap().to_string();
@@ -72,9 +73,7 @@ fn echoing() -> (String, JoinHandle<String>) {
         while !head.ends_with("\r\n\r\n") {
             assert_ne!(lines.read_line(&mut head).unwrap(), 0, "{head}");
         }
-        let sent = head.lines();
-        let mut sent = sent.filter(|line| line.to_lowercase().starts_with("authorization:"));
-        let body = format!("you sent {}", sent.next().unwrap_or_default());
+        let body = format!("you sent {head}and know {CANARY}");
         write!(
             stream,
             "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
@@ -142,11 +141,12 @@ async fn exists(path: &Path) {
     }
 }
 
-fn write_guests(home: &Path) {
+/// Agents of WebAssembly; `authority` is the host that one of them may send its secret to.
+fn write_guests(home: &Path, authority: &str) {
     let dir = home.join("guests");
     std::fs::create_dir_all(dir.join("tools")).unwrap();
     let runefile = "name: guests\nversion: 0.1.0\ninstructions: Call.\ndefault_model: default\n\
-         toolset: [prints, fails, traps]\n\
+         toolset: [prints, fails, traps, remembers]\n\
          models: {providers: [offline], model_mapping: {default: offline}}\n";
     std::fs::write(dir.join("Runefile"), runefile).unwrap();
     for (name, stream, end) in [
@@ -161,6 +161,13 @@ fn write_guests(home: &Path) {
         std::fs::write(dir.join(format!("tools/{name}.yaml")), yaml).unwrap();
         std::fs::write(dir.join(format!("tools/{name}.wat")), text).unwrap();
     }
+    let remembers = root().join("crates/rune-backend/rune-wasm/tests/guests/remember.wat");
+    std::fs::copy(remembers, dir.join("tools/remembers.wat")).unwrap();
+    let yaml = format!(
+        "name: remembers\nruntime: wasm\nmodule: tools/remembers.wat\n\
+         capabilities: [filesystem, secret:CANARY, \"network:{authority}\"]\n"
+    );
+    std::fs::write(dir.join("tools/remembers.yaml"), yaml).unwrap();
 }
 
 #[tokio::test]
@@ -172,6 +179,7 @@ async fn a_canary_appears_nowhere() {
     let stored = set(&served, &["CANARY"], CANARY).ends(0);
     assert_eq!(stored.stdout, "stored dev/CANARY\n");
     let (authority, serving) = echoing();
+    let (other, remembering) = echoing();
     let modes = [
         "length", "stdout", "stderr", "fails", "text", "crashes", "waits",
     ];
@@ -197,7 +205,7 @@ async fn a_canary_appears_nowhere() {
     };
     let models = [(&server, Protocol::Anthropic)];
     deploy(&served, "leaky", &models, &[leak], "timeout_ms: 120000\n");
-    write_guests(served.0.home());
+    write_guests(served.0.home(), &other);
     served.rune(&["run", "guests"]).ok();
 
     let api = Api::of(&served.0);
@@ -230,9 +238,26 @@ async fn a_canary_appears_nowhere() {
         seen.push((format!("the stream of {tool}"), stream));
         ids.push(id);
     }
-    // The host that it is for has got it.
+    let call = format!("/tool remembers {}", json!({"authority": other}));
+    let id = api.start("guests", &call).await;
+    let stream = api.get(&format!("/v1/requests/{id}/events"));
+    let stream = stream.send().await.unwrap().text().await.unwrap();
+    seen.push(("the stream of remembers".to_owned(), stream));
+    ids.push(id);
+    // The hosts that it is for have got it.
     let received = serving.join().unwrap();
     assert!(received.contains(CANARY), "{received}");
+    let received = remembering.join().unwrap();
+    assert!(
+        received.starts_with("GET /hello?key=canary-7Zq"),
+        "{received}"
+    );
+    // All the memory of the guest that sent it and got it back: what stood for it, before and after.
+    let memory = served.0.data_dir().join("workspaces/dev/guests/memory");
+    let memory = std::fs::read(memory).unwrap();
+    let holds = |text: &str| memory.windows(text.len()).any(|at| at == text.as_bytes());
+    assert!(holds("rune-secret-") && holds("and know [redacted]"));
+    assert_absent("the memory of a guest", &memory);
 
     for id in &ids {
         for args in [

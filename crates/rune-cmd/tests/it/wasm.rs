@@ -1,12 +1,13 @@
 //! WebAssembly tools through the daemon: hostile guests fail closed, with the reason in the journal, and leave nothing behind.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rune_testkit::TestDaemon;
 use serde_json::{Value, json};
 
 use crate::home::{Home, RUNE, Served};
+use crate::hostile::{assert_fail_closed, entry};
 use crate::readme::root;
 use crate::wire::{Api, LIMIT, POLL, answer, assert_no_panic};
 
@@ -17,6 +18,28 @@ const SPIN: &str =
 const HOARD: &str = "(module (memory (export \"memory\") 1) (func (export \"_start\")
     (loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)))";
 
+/// Calls itself for ever.
+const RECURSE: &str =
+    "(module (memory (export \"memory\") 1) (func $again (export \"_start\") (call $again)))";
+/// Writes 64 KiB for ever, to `{STREAM}`.
+const FLOOD: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (func (export "_start")
+    (i32.store (i32.const 4) (i32.const 65536))
+    (loop $on
+      (drop (call $write (i32.const {STREAM}) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (br $on))))"#;
+
+/// Wants processes of its own, as threads of WASI are started.
+const THREADS: &str = r#"(module
+  (import "wasi" "thread-spawn" (func (param i32) (result i32)))
+  (memory (export "memory") 1) (func (export "_start")))"#;
+/// Wants what nothing offers.
+const UNKNOWN: &str = r#"(module
+  (import "env" "system" (func (param i32) (result i32)))
+  (memory (export "memory") 1) (func (export "_start")))"#;
+
 /// A tool: its name, its module and the rest of its description.
 type Guest<'a> = (&'a str, String, &'a str);
 
@@ -26,7 +49,7 @@ fn guest(name: &str) -> String {
 }
 
 /// Writes the agent `guests`, whose offline model calls the tools it is told to.
-fn write(home: &std::path::Path, guests: &[Guest<'_>]) -> PathBuf {
+fn write(home: &Path, guests: &[Guest<'_>]) -> PathBuf {
     let dir = home.join("guests");
     std::fs::create_dir_all(dir.join("tools")).unwrap();
     let toolset: Vec<&str> = guests.iter().map(|(name, ..)| *name).collect();
@@ -55,85 +78,172 @@ async fn deployed(guests: &[Guest<'_>]) -> Served {
 /// Has the model call a tool; answers the entry of its result.
 async fn called(api: &Api, tool: &str, input: &Value) -> Value {
     let id = api.start("guests", &format!("/tool {tool} {input}")).await;
-    let events = api.events(&id, 0).await.rest().await;
-    let done = events.iter().find(|event| event.name == "tool_done");
-    done.unwrap().data.clone()
+    entry(api, &id).await.data
 }
 
 #[tokio::test]
-async fn hostile_guests_fail_closed_and_the_daemon_stays_well() {
-    let private = "capabilities: [network]\n";
-    let served = deployed(&[
+async fn hostile_guests_fail_closed_are_journaled_and_the_daemon_stays_well() {
+    let long = "timeout_ms: 60000\n";
+    let with = |limits: &str| format!("{long}limits: {{{limits}}}\n");
+    let (fuel, memory, cpu) = (
+        with("fuel: 1000000"),
+        with("memory_mb: 8"),
+        with("cpu_ms: 100"),
+    );
+    let short = with("output_bytes: 100000");
+    let any = "capabilities: [network]\n";
+    let address = "capabilities: [\"network:192.0.2.1:80\"]\n";
+    let mut served = deployed(&[
         ("echo", guest("echo"), ""),
         ("spin", SPIN.to_owned(), "timeout_ms: 200\n"),
-        (
-            "burn",
-            SPIN.to_owned(),
-            "timeout_ms: 60000\nlimits: {fuel: 1000000}\n",
-        ),
-        (
-            "hoard",
-            HOARD.to_owned(),
-            "timeout_ms: 60000\nlimits: {memory_mb: 8}\n",
-        ),
-        ("flood", guest("echo"), "limits: {output_bytes: 4}\n"),
-        ("files", guest("files"), "capabilities: [filesystem]\n"),
-        ("reach", guest("fetch"), private),
-        ("socket", guest("connect"), private),
+        ("work", SPIN.to_owned(), &cpu),
+        ("burn", SPIN.to_owned(), &fuel),
+        ("hoard", HOARD.to_owned(), &memory),
+        ("recurse", RECURSE.to_owned(), ""),
+        ("flood", FLOOD.replace("{STREAM}", "1"), &short),
+        ("shout", FLOOD.replace("{STREAM}", "2"), &short),
+        ("reach", guest("fetch"), any),
+        ("socket", guest("connect"), any),
         (
             "stray",
             guest("fetch"),
             "capabilities: [\"network:example.org\"]\n",
         ),
+        ("aside", guest("connect"), address),
+        ("lookup", guest("lookup"), address),
     ])
     .await;
-    let api = Api::of(&served.0);
     let port = served.0.gateway().rsplit(':').next().unwrap();
+    let number: u16 = port.parse().unwrap();
     let own = format!("127.0.0.1:{port}");
-    for (tool, input, expected) in [
-        ("spin", json!({}), "did not end within 200 ms"),
-        ("burn", json!({}), "ran out of fuel: it has 1000000"),
-        ("hoard", json!({}), "ran out of memory"),
-        ("flood", json!({"long": "text"}), "wrote more than 4 bytes"),
+    let named = format!("localhost:{port}");
+    let none = json!({});
+    let (limit, denied) = ("limit_exceeded", "denied");
+    let attempts = [
+        ("spin", none.clone(), "timeout", "did not end within 200 ms"),
+        (
+            "work",
+            none.clone(),
+            limit,
+            "more than 100 ms of CPU time (`limits.cpu_ms`)",
+        ),
+        (
+            "burn",
+            none.clone(),
+            limit,
+            "ran out of fuel: it has 1000000 (`limits.fuel`)",
+        ),
+        (
+            "hoard",
+            none.clone(),
+            limit,
+            "ran out of memory: it asked for",
+        ),
+        ("recurse", none.clone(), "internal", "call stack exhausted"),
+        (
+            "flood",
+            none.clone(),
+            "too_large",
+            "wrote more than 100000 bytes",
+        ),
+        ("shout", none.clone(), "too_large", "wrote more than"),
         // The daemon's own gateway, by address and by name.
-        ("reach", json!({"authority": own}), "loopback address"),
         (
             "reach",
-            json!({"authority": format!("localhost:{port}")}),
+            json!({"authority": own}),
+            denied,
+            "loopback address",
+        ),
+        (
+            "reach",
+            json!({"authority": named}),
+            denied,
             "loopback address",
         ),
         (
             "socket",
-            json!({"port": port.parse::<u16>().unwrap()}),
+            json!({"port": number}),
+            denied,
             "loopback address",
         ),
-        ("stray", json!({"authority": own}), "is not granted"),
-    ] {
-        let done = called(&api, tool, &input).await;
-        let error = done["error"].to_string();
-        assert!(error.contains(expected), "{tool}: {done}");
-    }
-    let workspace = served.0.data_dir().join("workspaces/dev/guests");
-    std::fs::write(served.0.home().join("secret.txt"), "secret").unwrap();
-    std::os::unix::fs::symlink(served.0.home(), workspace.join("home")).unwrap();
-    let absolute = served.0.home().join("secret.txt");
-    let paths = [
-        "../../../../secret.txt",
-        "home/secret.txt",
-        absolute.to_str().unwrap(),
+        ("stray", json!({"authority": own}), denied, "is not granted"),
+        ("aside", json!({"port": number}), denied, "is not granted"),
+        (
+            "lookup",
+            json!({"name": "secret.example.org"}),
+            denied,
+            "looking up `secret.example.org` is not granted",
+        ),
     ];
-    for path in paths {
-        let done = called(&api, "files", &json!({"path": path})).await;
-        assert!(
-            done["output"]["errno"].as_u64().is_some_and(|n| n > 0),
-            "{path}: {done}"
-        );
-    }
+    let daemon = served.0.pid().unwrap();
+    assert_fail_closed(&mut served, "guests", &attempts, async |_| {
+        idle(daemon).await;
+    })
+    .await;
+    let api = Api::of(&served.0);
     let done = called(&api, "echo", &json!({"still": "well"})).await;
     assert_eq!(done["output"], json!({"still": "well"}));
     let (status, health) = answer(api.get("/ready")).await.unwrap();
     assert_eq!(status, 200, "{health}");
     assert_no_panic(&served);
+}
+
+#[tokio::test]
+async fn a_guest_reads_and_writes_nothing_outside_of_what_it_is_granted() {
+    let files = "capabilities: [filesystem]\n";
+    let served = deployed(&[
+        ("files", guest("files"), files),
+        ("bare", guest("files"), ""),
+    ])
+    .await;
+    let api = Api::of(&served.0);
+    let home = served.0.home();
+    let workspaces = served.0.data_dir().join("workspaces/dev");
+    let workspace = workspaces.join("guests");
+    std::fs::write(home.join("secret.txt"), "the secret").unwrap();
+    std::fs::create_dir_all(workspaces.join("other")).unwrap();
+    std::fs::write(workspaces.join("other/notes"), "the secret").unwrap();
+    std::fs::write(workspace.join("own"), "mine").unwrap();
+    for (target, name) in [
+        (home, "home"),
+        (Path::new("/etc/shadow"), "shadow"),
+        (Path::new("../other/notes"), "notes"),
+        (Path::new("/proc/self/environ"), "environ"),
+    ] {
+        std::os::unix::fs::symlink(target, workspace.join(name)).unwrap();
+    }
+    let absolute = home.join("secret.txt");
+    // Of WASI: 44 is no entry, 63 not permitted, 76 not capable.
+    for path in [
+        "/etc/shadow",
+        "shadow",
+        "../../../../../../../../etc/shadow",
+        "../../../../secret.txt",
+        "home/secret.txt",
+        absolute.to_str().unwrap(),
+        "../other/notes",
+        "notes",
+        "/proc/self/environ",
+        "environ",
+    ] {
+        for verb in ["path", "into"] {
+            let done = called(&api, "files", &json!({verb: path})).await;
+            let errno = done["output"]["errno"].as_u64().unwrap_or_default();
+            assert!([44, 63, 76].contains(&errno), "{verb} {path}: {done}");
+        }
+    }
+    for path in ["../made", "home/made"] {
+        let done = called(&api, "files", &json!({"into": path})).await;
+        assert_ne!(done["output"]["errno"], 0, "{path}: {done}");
+    }
+    assert!(!workspaces.join("made").exists() && !home.join("made").exists());
+    let kept = std::fs::read_to_string(absolute).unwrap();
+    assert_eq!(kept, "the secret");
+    let done = called(&api, "files", &json!({"path": "own"})).await;
+    assert_eq!(done["output"], json!({"content": "mine"}), "{done}");
+    let done = called(&api, "bare", &json!({"path": "own"})).await;
+    assert_ne!(done["output"]["errno"], 0, "{done}");
+    assert!(!served.0.log().contains("the secret"));
 }
 
 #[tokio::test]
@@ -210,12 +320,16 @@ async fn cancel_ends_a_guest_that_never_would() {
             started.elapsed()
         );
     }
-    // Nothing is left that uses the processor.
+    idle(served.0.pid().unwrap()).await;
+}
+
+/// Waits until nothing is left in a daemon that uses the processor.
+async fn idle(daemon: u32) {
     let idle = async {
         loop {
-            let before = processor_ticks(&served);
+            let before = processor_ticks(daemon);
             tokio::time::sleep(POLL * 10).await;
-            if processor_ticks(&served) - before < 10 {
+            if processor_ticks(daemon) - before < 10 {
                 return;
             }
         }
@@ -223,9 +337,9 @@ async fn cancel_ends_a_guest_that_never_would() {
     tokio::time::timeout(LIMIT, idle).await.unwrap();
 }
 
-/// Hundredths of a second of processor time that the daemon has used.
-fn processor_ticks(served: &Served) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", served.0.pid().unwrap())).unwrap();
+/// Hundredths of a second of processor time that a process has used.
+fn processor_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
@@ -233,6 +347,22 @@ fn processor_ticks(served: &Served) -> u64 {
 #[tokio::test]
 async fn an_import_that_is_not_granted_is_found_before_anything_runs() {
     let home = Home::new();
+    for (name, text, import) in [
+        (
+            "lookup",
+            guest("lookup"),
+            "wasi:sockets/ip-name-lookup@0.2.0",
+        ),
+        ("fetch", guest("fetch"), "wasi:http/outgoing-handler@0.2.0"),
+        ("spawn", THREADS.to_owned(), "wasi::thread-spawn"),
+        ("call", UNKNOWN.to_owned(), "env::system"),
+    ] {
+        write(home.path(), &[(name, text, "")]);
+        home.rune(&["validate", "guests"]).ends(2);
+        let audit = home.rune(&["tool", "audit", &format!("guests/tools/{name}.wat")]);
+        let audit = audit.ends(2).stdout;
+        assert!(audit.contains(import), "{name}: {audit}");
+    }
     write(home.path(), &[("connect", guest("connect"), "")]);
     for command in [["validate", "guests"], ["run", "guests"]] {
         let ran = home.rune(&command).ends(2);

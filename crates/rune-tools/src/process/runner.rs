@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::exec::{Ending, Finished, Job, run};
 use super::program::{base_environment, find_program, is_executable};
-use super::{Keep, Launcher, ProcessTool};
+use super::{Keep, Launcher, ProcessLimits, ProcessTool};
+use crate::answer::{says_crowded, says_out_of_memory};
 use crate::egress::EgressPolicy;
 use crate::{ToolContext, ToolError, ToolErrorKind, blocking, parse_answer, said};
 
@@ -96,7 +97,14 @@ impl ProcessRunner {
         let finished = run(&self.launcher, job, &context.cancel)
             .await
             .map_err(|error| cannot_start(&tool.module, &error))?;
-        answer(tool, context, &finished)
+        let answer = answer(tool, context, &finished);
+        if self.launcher.sandbox().is_none() {
+            return answer;
+        }
+        answer.map_err(|error| {
+            let diagnostics = context.secrets.redact_tail(finished.stderr.diagnostics());
+            explained(error, &tool.grants.limits, &diagnostics)
+        })
     }
 
     fn environment(&self, tool: &ProcessTool, context: &ToolContext) -> Vec<(String, String)> {
@@ -206,6 +214,27 @@ fn answer(
             context.output_limit
         ))),
     }
+}
+
+/// The failure of a tool that says it ran into what the kernel refuses it.
+fn explained(error: ToolError, limits: &ProcessLimits, diagnostics: &str) -> ToolError {
+    if error.kind != ToolErrorKind::Failed {
+        return error;
+    }
+    let limit = if says_crowded(diagnostics) {
+        let most = limits.processes;
+        format!(
+            "the tool could not start another process: it may have {most} processes and threads \
+             (`limits.processes`)"
+        )
+    } else if says_out_of_memory(diagnostics) {
+        let most = limits.memory >> 20;
+        format!("the tool got no more memory: it may have {most} MiB (`limits.memory_mb`)")
+    } else {
+        return error;
+    };
+    let message = format!("sandbox: {limit}; {}", error.message);
+    ToolError::new(ToolErrorKind::LimitExceeded, message)
 }
 
 /// A process that cannot be confined, for the model and the operator.

@@ -7,7 +7,7 @@ use crate::sandbox::{Sandbox, described, guest};
 #[tokio::test]
 async fn an_audit_says_what_is_imported_and_what_is_granted() {
     let sandbox = Sandbox::new();
-    let descriptor = described("limits: {fuel: 5}\n");
+    let descriptor = described("limits: {fuel: 5, cpu_ms: 7}\n");
     let audit = sandbox
         .runtime
         .audit(&guest("fetch"), Some(&descriptor))
@@ -16,6 +16,7 @@ async fn an_audit_says_what_is_imported_and_what_is_granted() {
     let audit = serde_json::to_value(audit).unwrap();
     assert_eq!(audit["kind"], "tool-component");
     assert_eq!(audit["fuel"], 5);
+    assert_eq!(audit["cpu_ms"], 7);
     assert_eq!(audit["memory_limit_bytes"], 134_217_728);
     assert_eq!(audit["initial_memory_bytes"], 131_072);
     let import = |name: &str| {

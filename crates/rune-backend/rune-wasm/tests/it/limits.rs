@@ -66,6 +66,24 @@ async fn fuel_runs_out() {
 }
 
 #[tokio::test]
+async fn cpu_time_runs_out_and_waiting_takes_none() {
+    let sandbox = Sandbox::new();
+    let tool = sandbox.module(LOOP, "limits: {cpu_ms: 50}\n");
+    let error = sandbox.fails(&tool, json!({})).await;
+    assert_eq!(error.kind, ToolErrorKind::LimitExceeded);
+    let expected = "used more than 50 ms of CPU time (`limits.cpu_ms`) and was stopped";
+    assert!(error.message.contains(expected), "{error}");
+    // Two guests at the same time have their own each.
+    let echo = sandbox.guest("echo", "limits: {cpu_ms: 5000}\n");
+    let (error, answer) = tokio::join!(
+        sandbox.fails(&tool, json!({})),
+        sandbox.call(&echo, json!({}))
+    );
+    assert_eq!(error.kind, ToolErrorKind::LimitExceeded);
+    assert_eq!(answer.unwrap(), json!({}));
+}
+
+#[tokio::test]
 async fn memory_ends_at_the_limit() {
     let sandbox = Sandbox::new();
     let tool = sandbox.module(BOMB, "limits: {memory_mb: 8}\n");

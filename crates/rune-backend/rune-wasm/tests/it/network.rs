@@ -8,18 +8,20 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::sandbox::{Sandbox, guest};
+use crate::sandbox::{SECRET, Sandbox, guest};
 
-/// A server for one request; answers what it was sent.
+/// A server for one request, which it sends back; answers what it was sent.
 async fn served(listener: TcpListener) -> String {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap());
     }
-    let answer = b"HTTP/1.1 203 OK\r\ncontent-length: 2\r\n\r\nhi";
-    stream.write_all(answer).await.unwrap();
-    String::from_utf8(head).unwrap()
+    let head = String::from_utf8(head).unwrap();
+    let length = head.len();
+    let answer = format!("HTTP/1.1 203 OK\r\ncontent-length: {length}\r\n\r\n{head}");
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    head
 }
 
 fn with_loopback() -> Sandbox {
@@ -75,6 +77,26 @@ async fn a_granted_host_is_reached_with_the_secret_that_the_guest_never_saw() {
         "{request}"
     );
     assert_eq!(*gate.asked.lock().unwrap(), [authority]);
+}
+
+#[tokio::test]
+async fn the_memory_of_a_guest_never_holds_the_secret_that_it_sent_and_got_back() {
+    let sandbox = with_loopback();
+    let (listener, authority) = listener().await;
+    let granted =
+        format!("capabilities: [filesystem, \"network:{authority}\", \"secret:TOKEN\"]\n");
+    let tool = sandbox.guest("remember", &granted);
+    let call = sandbox.call(&tool, json!({"authority": authority}));
+    let (answer, request) = tokio::join!(call, served(listener));
+    assert_eq!(answer.unwrap(), json!(203));
+    assert!(request.contains(SECRET), "{request}");
+    let memory = std::fs::read(sandbox.path("memory")).unwrap();
+    assert_eq!(memory.len(), 2 * 65536);
+    let holds = |text: &str| memory.windows(text.len()).any(|at| at == text.as_bytes());
+    // What it had for the secret, and what came back.
+    assert!(holds("rune-secret-"));
+    assert!(holds("GET /hello?key=[redacted] HTTP/1.1"));
+    assert!(!holds(SECRET));
 }
 
 #[tokio::test]
@@ -194,6 +216,7 @@ fn an_import_without_its_grant_is_refused_when_it_is_loaded() {
     for (name, more, import, capability) in [
         ("fetch", "", "wasi:http/types@0.2.0", "network:HOST"),
         ("connect", "", "wasi:sockets/network@0.2.0", "network"),
+        ("lookup", "", "wasi:sockets/network@0.2.0", "network"),
         (
             "connect",
             "capabilities: [\"network:example.org\"]\n",
@@ -210,4 +233,32 @@ fn an_import_without_its_grant_is_refused_when_it_is_loaded() {
     for granted in ["network", "\"network:127.0.0.1:80\""] {
         sandbox.guest("connect", &format!("capabilities: [{granted}]\n"));
     }
+}
+
+#[tokio::test]
+async fn a_name_is_looked_up_only_where_every_host_is_granted_and_policy_agrees() {
+    let input = || json!({"name": "secret.example.org"});
+    let mut sandbox = Sandbox::new();
+    let address = "capabilities: [\"network:127.0.0.1:80\"]\n";
+    let tool = sandbox.guest("lookup", address);
+    let error = sandbox.fails(&tool, input()).await;
+    assert_eq!(error.kind, ToolErrorKind::Denied, "{error}");
+    // access-denied, and why.
+    assert_eq!(
+        error.message,
+        "lookup failed with case 01; refused to it: looking up `secret.example.org` is not granted; \
+         `network` in `capabilities` would grant it"
+    );
+    let every = "capabilities: [network]\n";
+    let tool = sandbox.guest("lookup", every);
+    assert_eq!(sandbox.call(&tool, input()).await.unwrap(), "looking");
+    let gate = Arc::new(Gate {
+        denies: true,
+        ..Gate::default()
+    });
+    sandbox.context.egress = Some(gate.clone());
+    let error = sandbox.fails(&tool, input()).await;
+    assert_eq!(error.kind, ToolErrorKind::Denied, "{error}");
+    assert!(error.message.ends_with("policy says no"), "{error}");
+    assert_eq!(*gate.asked.lock().unwrap(), ["secret.example.org:53"]);
 }

@@ -96,8 +96,9 @@ fn text(value: &Value, audit: &Audit) -> String {
         number(audit.memory_limit_bytes)
     ));
     lines.push(format!(
-        "limits        fuel {}, timeout_ms {}",
+        "limits        fuel {}, cpu_ms {}, timeout_ms {}",
         number(audit.fuel),
+        number(audit.cpu_ms),
         number(audit.timeout_ms)
     ));
     if let Some(metadata) = &audit.metadata {
