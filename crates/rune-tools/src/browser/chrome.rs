@@ -364,12 +364,7 @@ impl Running {
         }
         *lock(&chrome.why) = Some(why);
         chrome.gone.cancel();
-        // A profile is many files.
-        let removed = blocking(move || {
-            drop(directory);
-            Ok(())
-        });
-        let _ = removed.await;
+        directory.remove().await;
     }
 }
 

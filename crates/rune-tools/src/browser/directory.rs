@@ -1,26 +1,34 @@
 //! The directory of a browser: its profile, and the pipes that it is driven through.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkfifoat, openat};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, mkfifoat, openat};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::blocking;
 
 /// What the names of these directories begin with.
 const PREFIX: &str = "rune-browser-";
-/// Held as long as the daemon lives.
-const LOCK: &str = "lock";
 /// The account of a browser whose daemon is root: `nobody`.
 const NOBODY: u32 = 65534;
 
-/// A directory for one browser, removed when dropped. One that a killed daemon has left is removed by the next.
+/// How often the removal of a directory is tried whose browser still writes while it dies, and the pause in between.
+const REMOVALS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A directory for one browser, removed when dropped. It is locked as long as the daemon lives; one that is not, because its
+/// daemon was killed or something was written while it was removed, is removed by the next.
 pub(super) struct Directory {
     dir: TempDir,
-    _lock: File,
+    _lock: OwnedFd,
 }
 
 /// Our ends of the pipes.
@@ -43,19 +51,11 @@ impl Directory {
             None => std::env::temp_dir(),
         };
         sweep(&base);
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&base)?;
-        let lock = dir.path().join(LOCK);
-        let lock = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(lock)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        let this = Self::locked(&base)?;
         let pipes = Pipes {
-            input: pipe(&dir.path().join("in"))?,
-            output: pipe(&dir.path().join("out"))?,
+            input: pipe(&this.input())?,
+            output: pipe(&this.output())?,
         };
-        let this = Self { dir, _lock: lock };
         fs::create_dir(this.profile())?;
         if let Some(account) = account() {
             let inside = [this.input(), this.output(), this.profile()];
@@ -65,6 +65,29 @@ impl Directory {
             }
         }
         Ok((this, pipes))
+    }
+
+    /// A new one that nobody else removes.
+    fn locked(base: &Path) -> io::Result<Self> {
+        loop {
+            let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(base)?;
+            // Another daemon may take it for one that was left, as long as it is not locked.
+            if let Some(lock) = lock(dir.path())? {
+                return Ok(Self { dir, _lock: lock });
+            }
+        }
+    }
+
+    /// Removes it, as far as that can be done while a browser that ends may still write. Blocks at times.
+    pub(super) async fn remove(self) {
+        for _ in 0..REMOVALS {
+            let path = self.path().to_owned();
+            let removed = blocking(move || Ok(remove(&path).is_ok())).await;
+            if matches!(removed, Ok(true)) {
+                return;
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -93,7 +116,7 @@ fn pipe(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, flags, Mode::empty())?)
 }
 
-/// Removes the directories whose lock nobody holds. What cannot be removed stays.
+/// Removes the directories that nobody holds. What cannot be removed stays.
 fn sweep(base: &Path) {
     let own = [geteuid().as_raw(), account().unwrap_or(geteuid().as_raw())];
     let Ok(entries) = fs::read_dir(base) else {
@@ -107,14 +130,81 @@ fn sweep(base: &Path) {
         if !is_one || !is_own {
             continue;
         }
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let Ok(lock) = openat(CWD, entry.path().join(LOCK), flags, Mode::empty()) else {
-            continue;
-        };
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && let Err(error) = fs::remove_dir_all(entry.path())
+        // What somebody holds is in use, and what cannot be opened is not ours.
+        if let Ok(Some(_lock)) = lock(&entry.path())
+            && let Err(error) = remove(&entry.path())
         {
             tracing::debug!(path = %entry.path().display(), %error, "a directory of a browser stays");
         }
+    }
+}
+
+/// The lock of a directory; `None` where somebody else holds it, or has removed the directory.
+fn lock(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let lock = match openat(CWD, path, flags, Mode::empty()) {
+        Ok(lock) => lock,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let held = fstat(&lock)?;
+    let is_there = fs::symlink_metadata(path)
+        .is_ok_and(|found| (found.dev(), found.ino()) == (held.st_dev, held.st_ino));
+    Ok(is_there.then_some(lock))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_without_a_lock_is_removed_and_what_is_held_stays() {
+        let base = tempfile::tempdir().unwrap();
+        let held = Directory::locked(base.path()).unwrap();
+        fs::write(held.path().join("in"), "").unwrap();
+        // One of a daemon that was killed, and one of which only the end of a browser is left.
+        for left in ["killed/profile/Default", "late"] {
+            fs::create_dir_all(base.path().join(format!("{PREFIX}{left}"))).unwrap();
+        }
+        fs::create_dir(base.path().join("rune-other")).unwrap();
+        sweep(base.path());
+        let names = fs::read_dir(base.path()).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        let mut expected = vec![held.path().to_owned(), base.path().join("rune-other")];
+        expected.sort();
+        assert_eq!(names, expected);
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_still_written_to_is_removed_in_the_end() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::locked(base.path()).unwrap();
+        let path = directory.path().to_owned();
+        // A browser that writes for a while, into a directory that it makes again.
+        let writing = std::thread::spawn(move || {
+            for n in 0..300 {
+                let profile = path.join(format!("profile/{n}"));
+                if fs::create_dir_all(&profile).is_err() {
+                    break;
+                }
+            }
+        });
+        directory.remove().await;
+        writing.join().unwrap();
+        sweep(base.path());
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
     }
 }
