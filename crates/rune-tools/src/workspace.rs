@@ -128,7 +128,7 @@ impl Workspace {
         let file = self
             .root
             .open_with(&relative, nonblocking(&mut options))
-            .map_err(|error| io_error("read", path, &error))?;
+            .map_err(|error| self.not_opened("read", path, &relative, &error))?;
         regular(path, file)
     }
 
@@ -142,7 +142,7 @@ impl Workspace {
         let file = self
             .root
             .open_with(&relative, nonblocking(&mut options))
-            .map_err(|error| io_error("write", path, &error))?;
+            .map_err(|error| self.not_opened("write", path, &relative, &error))?;
         Ok(regular(path, file)?.0)
     }
 
@@ -225,6 +225,20 @@ impl Workspace {
             Ok(meta) => Err(not_regular(path, &meta)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((name, None)),
             Err(error) => Err(io_error("write", path, &error)),
+        }
+    }
+
+    /// Why something was not opened. What is no file, such as a socket, cannot be, and the system has no clear word for it.
+    fn not_opened(
+        &self,
+        action: &str,
+        path: &str,
+        relative: &Path,
+        error: &io::Error,
+    ) -> ToolError {
+        match self.root.metadata(relative) {
+            Ok(meta) if !meta.is_file() => not_regular(path, &meta),
+            _ => io_error(action, path, error),
         }
     }
 

@@ -65,6 +65,61 @@ async fn files_of_the_workspace_are_written_read_listed_patched_and_seen_by_comm
 }
 
 #[tokio::test]
+async fn what_is_no_file_is_refused_and_nothing_waits_for_it() {
+    let rig = Rig::start().await;
+    rig.deploy("writer", &TOOLS, "timeout_ms: 20000\n");
+    let workspace = rig.served.0.data_dir().join("workspaces/dev/writer");
+    let command = "mkfifo pipe; ln -s pipe link; ln -s /dev/zero device; echo text > file";
+    rig.call("writer", "shell-exec", json!({"command": command}))
+        .await;
+    let _socket = std::os::unix::net::UnixListener::bind(workspace.join("socket")).unwrap();
+    for path in ["pipe", "link", "socket"] {
+        let edit = format!("--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-a\n+b\n");
+        let remove = format!("--- a/{path}\n+++ /dev/null\n@@ -1 +0,0 @@\n-a\n");
+        let rename = format!("--- a/file\n+++ b/{path}\n@@ -1 +1 @@\n-text\n+b\n");
+        for (tool, input) in [
+            ("file-read", json!({"path": path})),
+            ("file-write", json!({"path": path, "content": "x"})),
+            (
+                "file-write",
+                json!({"path": path, "content": "x", "append": true}),
+            ),
+            ("apply-patch", json!({"patch": edit})),
+            ("apply-patch", json!({"patch": remove})),
+            ("apply-patch", json!({"patch": rename})),
+        ] {
+            let answer = rig.try_call("writer", tool, input.clone()).await;
+            let error = answer.unwrap_err();
+            assert!(error.contains("is not a regular file"), "{input}: {error}");
+        }
+    }
+    let read = rig.try_call("writer", "file-read", json!({"path": "device"}));
+    let error = read.await.unwrap_err();
+    assert!(error.contains("outside the workspace"), "{error}");
+    let listed = rig.call("writer", "file-list", json!({"recursive": true}));
+    let listed = listed.await;
+    let kinds: Vec<_> = listed["entries"].as_array().unwrap().iter().collect();
+    let kinds: Vec<_> = kinds
+        .iter()
+        .map(|one| (&one["path"], &one["type"]))
+        .collect();
+    let expected = [
+        ("device", "symlink"),
+        ("file", "file"),
+        ("link", "symlink"),
+        ("pipe", "other"),
+        ("socket", "other"),
+    ];
+    let expected = expected.map(|(path, kind)| (json!(path), json!(kind)));
+    let expected: Vec<_> = expected.iter().map(|(path, kind)| (path, kind)).collect();
+    assert_eq!(kinds, expected, "{listed}");
+    assert_eq!(
+        std::fs::read_to_string(workspace.join("file")).unwrap(),
+        "text\n"
+    );
+}
+
+#[tokio::test]
 async fn the_time_is_that_of_now_in_the_zone_that_is_asked_for() {
     let rig = Rig::start().await;
     rig.deploy("writer", &TOOLS, "");
