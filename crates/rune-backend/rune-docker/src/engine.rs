@@ -12,9 +12,10 @@ use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOpt
 use bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use crate::DockerError;
-use crate::owner;
+use crate::{exec, owner};
 
 /// Longest time the engine may take to begin an answer, in seconds.
 const ANSWER_SECS: u64 = 30;
@@ -126,6 +127,12 @@ impl DockerEngine {
                     self.remove(id, true);
                 }
             }
+            for name in &self.config().exec_containers {
+                // One that is not there, does not run or has no shell has nothing that could be found.
+                if let Err(error) = exec::sweep(self, name).await {
+                    tracing::debug!(container = name, %error, "commands were not looked for");
+                }
+            }
             Ok(())
         };
         self.0.swept.get_or_try_init(sweep).await.copied()
@@ -196,6 +203,17 @@ impl DockerEngine {
         error: &bollard::errors::Error,
     ) -> DockerError {
         DockerError::of(&self.0.config.host, action, error)
+    }
+
+    /// What the marks of all commands of this data directory begin with.
+    pub(crate) fn mark_of_daemon(&self) -> String {
+        format!("{}/", self.daemon())
+    }
+
+    /// A mark for a command of this process.
+    pub(crate) fn mark(&self) -> String {
+        let (daemon, process) = (self.mark_of_daemon(), owner::this_process());
+        format!("{daemon}{process}/{};", Uuid::now_v7())
     }
 
     /// The labels of a container that belongs to this process.

@@ -1,5 +1,6 @@
 //! `rune@docker-exec`: runs a command line in a container that is there.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,11 +9,11 @@ use rune_tools::{BuiltinTool, Keep, ToolContext, ToolError, ToolErrorKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
-use uuid::Uuid;
 
 use crate::DockerError;
 use crate::engine::{DockerEngine, status};
 use crate::output::Ends;
+use crate::owner;
 
 /// Room in an answer for everything but the output.
 const ENVELOPE_BYTES: usize = 1024;
@@ -24,7 +25,8 @@ const SHOWN_BYTES: usize = 2048;
 const KILL_GRACE: Duration = Duration::from_millis(600);
 /// How long the engine may take to start a command that was stopped before.
 const START_GRACE: Duration = Duration::from_secs(1);
-/// The variable by which the processes of a command are known.
+/// The variable by which the processes of a command are known: `DAEMON/PROCESS/ID;`, as the labels of a container name
+/// these.
 const MARK: &str = "RUNE_EXEC_ID";
 /// Kills what has the mark in its environment, until there is nothing left. The shell drops the zero bytes between the
 /// variables.
@@ -37,6 +39,16 @@ const KILL: &str = r#"for round in 1 2 3 4 5; do
   done
   [ -n "$found" ] || exit 0
 done"#;
+
+/// Says the marks that there are and begin like this.
+const FIND: &str = r#"for dir in /proc/[0-9]*; do
+  text=$(cat "$dir/environ" 2>/dev/null)
+  case $text in
+    *"RUNE_EXEC_ID=$1"*) text=${text#*"RUNE_EXEC_ID=$1"}; echo "$1${text%%;*};" ;;
+  esac
+done"#;
+/// Bytes of marks that are looked at.
+const MARKS_BYTES: usize = 64 * 1024;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,7 +140,7 @@ impl DockerExec {
     ) -> Result<Ending, ToolError> {
         let container = self.container(&input.container).await?;
         let docker = self.0.client().await?;
-        let mark = Uuid::now_v7().to_string();
+        let mark = self.0.mark();
         let variables = context.variables();
         let variables = variables
             .into_iter()
@@ -268,25 +280,54 @@ impl Drop for Running {
 
 /// The engine has no way to end a command, so another one does it from inside.
 async fn kill(engine: &DockerEngine, container: &str, mark: &str) -> Result<(), DockerError> {
+    inside(engine, container, KILL, mark).await.map(drop)
+}
+
+/// Kills what commands of processes of this data directory that are gone have left in a container.
+pub(crate) async fn sweep(engine: &DockerEngine, container: &str) -> Result<(), DockerError> {
+    let own = engine.mark_of_daemon();
+    let marks = inside(engine, container, FIND, &own).await?;
+    let marks: BTreeSet<&str> = marks.lines().collect();
+    for mark in marks {
+        let process = mark
+            .strip_prefix(&own)
+            .and_then(|rest| rest.split('/').next());
+        if process.is_none_or(owner::is_alive) {
+            continue;
+        }
+        tracing::info!(container, "a command was left behind; it is killed");
+        kill(engine, container, mark).await?;
+    }
+    Ok(())
+}
+
+/// What a script with one argument says inside of a container.
+async fn inside(
+    engine: &DockerEngine,
+    container: &str,
+    script: &str,
+    argument: &str,
+) -> Result<String, DockerError> {
     let docker = engine.client().await?;
-    let mut command = shell(KILL);
-    command.extend(["sh".to_owned(), mark.to_owned()]);
+    let mut command = shell(script);
+    command.extend(["sh".to_owned(), argument.to_owned()]);
     let options = CreateExecOptions {
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         cmd: Some(command),
         ..CreateExecOptions::default()
     };
-    let refused = |error| engine.error("kill a command", &error);
+    let refused = |error| engine.error("look after a command", &error);
     let exec = docker.create_exec(container, options).await;
     let exec = exec.map_err(refused)?.id;
     let started = docker.start_exec(&exec, None).await.map_err(refused)?;
     if let StartExecResults::Attached { output, input } = started {
-        let keep = Keep::diagnostics();
-        Ends::new(keep, keep).fill(output).await;
+        let mut ends = Ends::new(Keep::answer(MARKS_BYTES), Keep::diagnostics());
+        ends.fill(output).await;
         drop(input);
+        return Ok(String::from_utf8_lossy(ends.stdout.head()).into_owned());
     }
-    Ok(())
+    Ok(String::new())
 }
 
 fn shell(command: &str) -> Vec<String> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cancel::processes_of;
 use crate::home::{Home, RUNE, Ran, Served};
-use crate::hostile::assert_fail_closed;
+use crate::hostile::{assert_fail_closed, entry};
 use crate::readme::{Tour, run_page};
 use crate::wire::{Api, LIMIT, POLL, answer, assert_no_panic};
 
@@ -569,7 +569,7 @@ async fn commands_run_in_containers_that_the_operator_has_opened() {
 
     let open = format!("{name}, rune-test-missing");
     let builder = TestDaemon::builder(RUNE).env("RUNE_DOCKER_EXEC_CONTAINERS", open);
-    let served = Served(builder.start().await.unwrap());
+    let mut served = Served(builder.start().await.unwrap());
     write(served.0.home());
     served.rune(&["run", "boxed"]).ok();
     let api = Api::of(&served.0);
@@ -627,6 +627,44 @@ async fn commands_run_in_containers_that_the_operator_has_opened() {
     let output = json!({"container": name, "command": "head -c 3000000 /dev/zero | tr '\\0' x"});
     let (_, done) = called(&api, tool, &output).await;
     assert_eq!(done["error"], Value::Null, "{done}");
+
+    // A command of another daemon is nobody's to kill but that one's.
+    let alien = [
+        "exec",
+        "--detach",
+        "--env",
+        "RUNE_EXEC_ID=another/1:1/x;",
+        name,
+    ];
+    docker
+        .run(&[&alien[..], &["sleep", "306"]].concat())
+        .unwrap();
+    let input = json!({"container": name, "command": "trap '' TERM; setsid sleep 305 & sleep 307"});
+    let id = api.start("boxed", &format!("/tool {tool} {input}")).await;
+    let up = async {
+        let all = ["sleep 305", "sleep 306", "sleep 307"];
+        while !all.iter().all(|one| service.processes().contains(one)) {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, up).await.unwrap();
+    served.0.kill9().unwrap();
+    assert!(service.processes().contains("sleep 307"));
+    served.0.restart().await.unwrap();
+    let swept = async {
+        while service.processes().lines().count() > 3 {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let swept = tokio::time::timeout(LIMIT, swept).await;
+    assert!(swept.is_ok(), "{}", service.processes());
+    assert!(service.processes().contains("sleep 306"));
+    // The journal says that nobody knows what came of it.
+    let api = Api::of(&served.0);
+    let ended = api.ended(&id).await;
+    assert_eq!(ended["status"], "completed", "{ended}");
+    let entry = entry(&api, &id).await.data.to_string();
+    assert!(entry.contains("unknown"), "{entry}");
     assert_no_panic(&served);
 }
 
