@@ -8,5 +8,7 @@ mod resolver;
 
 pub use hosts::Hosts;
 pub use policy::{EgressError, EgressException, EgressPolicy, destination};
-pub use proxy::{EgressProxy, ProxyRefusal};
+pub use proxy::{
+    EgressProxy, LoopbackProxy, ProxyRefusal, ProxyTarget, RefusalSink, parse_proxy_target,
+};
 pub use resolver::CheckedResolver;

@@ -66,8 +66,8 @@ pub use builtins::{Builtins, BuiltinsConfig};
 pub use deferred::DeferredTool;
 pub use diagnostics::Diagnostics;
 pub use egress::{
-    CheckedResolver, EgressError, EgressException, EgressPolicy, EgressProxy, Hosts, ProxyRefusal,
-    destination,
+    CheckedResolver, EgressError, EgressException, EgressPolicy, EgressProxy, Hosts, LoopbackProxy,
+    ProxyRefusal, ProxyTarget, RefusalSink, destination, parse_proxy_target,
 };
 pub use engine_access::{EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned};
 pub use error::{ToolError, ToolErrorKind};
@@ -80,8 +80,8 @@ pub use output::Outputs;
 pub use patch::{FilePatch, Hunk, HunkLine, PatchError, apply_hunks, parse_patch};
 pub use process::{
     Captured, Keep, Launcher, LiveJob, LivePipes, LiveProcess, Parts, ProcessGrants, ProcessGroup,
-    ProcessLimits, ProcessRunner, ProcessTool, ProxyRequest, Reach, RefusalSink, Sandbox,
-    SandboxSupport, describe_exit, find_program, parse_proxy_request, serve_launch,
+    ProcessLimits, ProcessRunner, ProcessTool, Reach, Sandbox, SandboxSupport, describe_exit,
+    find_program, serve_launch,
 };
 pub use search::{SearchBackend, SearchConfig, SearchHit, parse_duckduckgo};
 pub use secrets::{MIN_SECRET_BYTES, REDACTED, Secrets};

@@ -26,7 +26,6 @@ pub use live::{LiveJob, LivePipes, LiveProcess};
 pub(crate) use program::base_environment;
 pub use program::find_program;
 pub(crate) use program::is_executable;
-pub use proxy::{ProxyRequest, RefusalSink, parse_proxy_request};
 pub use reach::{ProcessLimits, Reach};
 pub(crate) use runner::refusal;
 pub use runner::{ProcessRunner, describe_exit};

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cdp::STEP;
 use super::chrome::{Chrome, Tabs, VIEWPORT, text};
-use crate::egress::{EgressPolicy, EgressProxy};
+use crate::egress::{EgressPolicy, EgressProxy, Hosts, LoopbackProxy};
 use crate::{EgressGate, ToolContext, ToolError};
 
 /// Whose a context is.
@@ -35,7 +35,7 @@ pub(super) struct Context {
     pub(super) id: String,
     pub(super) chrome: Arc<Chrome>,
     pub(super) tabs: Arc<Tabs>,
-    pub(super) proxy: EgressProxy,
+    pub(super) proxy: LoopbackProxy,
     /// Fires when it is closed.
     pub(super) closed: CancellationToken,
     /// Held by the call that uses it.
@@ -64,11 +64,10 @@ impl Context {
         gate: Option<Arc<dyn EgressGate>>,
     ) -> Result<Arc<Self>, ToolError> {
         let gate = Arc::new(LastGate(Mutex::new(gate)));
-        let proxy = EgressProxy::start(policy, Arc::clone(&gate) as _)
-            .await
-            .map_err(|error| {
-                ToolError::unavailable(format!("no proxy for the browser: {error}"))
-            })?;
+        let proxy = EgressProxy::new(Hosts::every(), policy, Some(Arc::clone(&gate) as _));
+        let proxy = LoopbackProxy::start(proxy).await.map_err(|error| {
+            ToolError::unavailable(format!("no proxy for the browser: {error}"))
+        })?;
         let create = json!({
             "disposeOnDetach": true,
             "proxyServer": format!("http://{}", proxy.address()),

@@ -1,4 +1,6 @@
-//! A proxy for programs that open their connections themselves.
+//! A proxy for programs that open their connections themselves: the browser, and confined processes.
+
+mod target;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -13,16 +15,16 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
-use url::Url;
+use tokio::time::{sleep, timeout};
 
+use super::hosts::Hosts;
 use super::policy::{EgressPolicy, destination};
 use crate::EgressGate;
+pub use target::{ProxyTarget, parse_proxy_target};
 
 /// Connections to one proxy at the same time; more wait.
 const MAX_CONNECTIONS: usize = 128;
@@ -34,6 +36,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest head of a request.
 const MAX_HEAD: usize = 64 * 1024;
+/// The pause after a connection that cannot be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Headers that are about one connection, not about the request.
 const HOP_BY_HOP: [&str; 8] = [
@@ -49,14 +53,27 @@ const HOP_BY_HOP: [&str; 8] = [
 
 type Body = Either<Incoming, Full<Bytes>>;
 
-/// An HTTP proxy on a port of the loopback interface (`CONNECT`, and requests for `http` URLs) that goes only where an
-/// [`EgressPolicy`] and an [`EgressGate`] allow, and connects to the address that was checked. Dropped, it ends with
-/// every connection through it.
+/// An HTTP proxy (`CONNECT`, and requests for `http` URLs) that goes only where [`Hosts`], an [`EgressPolicy`] and an
+/// [`EgressGate`] allow, and connects to the address that was checked. Each request is decided by itself, also where several
+/// come over one connection.
+pub struct EgressProxy {
+    hosts: Hosts,
+    policy: Arc<EgressPolicy>,
+    gate: Option<Arc<dyn EgressGate>>,
+    refusals: Mutex<VecDeque<ProxyRefusal>>,
+    told: Option<RefusalSink>,
+}
+
+/// Is told what was refused, each once. The sentence may hold a secret of whoever connects.
+pub type RefusalSink = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// A proxy on a port of the loopback interface. Dropped, it ends with every connection through it.
 ///
 /// Whoever can connect to the port can use it: it opens nothing that its owner may not reach.
-pub struct EgressProxy {
+pub struct LoopbackProxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    proxy: Arc<EgressProxy>,
+    _serving: JoinSet<()>,
 }
 
 /// A destination that a proxy has refused.
@@ -70,42 +87,41 @@ pub struct ProxyRefusal {
     pub reason: String,
 }
 
-struct Shared {
-    policy: Arc<EgressPolicy>,
-    gate: Arc<dyn EgressGate>,
-    refusals: Mutex<VecDeque<ProxyRefusal>>,
-    slots: Arc<Semaphore>,
-    tasks: Mutex<JoinSet<()>>,
+/// One connection of a client.
+#[derive(Default)]
+struct Connection {
+    /// What becomes a tunnel once the client has its answer.
+    tunnel: Mutex<Option<(OnUpgrade, TcpStream)>>,
+    /// The connections to servers; they end with this.
+    servers: Mutex<JoinSet<()>>,
 }
 
 /// Why there is no connection.
 enum Failed {
     /// The request makes no sense.
-    Request(String),
+    Request(&'static str),
     /// It is not allowed.
     Refused(String),
     /// The host is not there.
     Unreachable(String),
 }
 
-impl EgressProxy {
+impl LoopbackProxy {
     /// Starts a proxy.
     ///
     /// # Errors
     /// Where no port can be opened.
-    pub async fn start(policy: Arc<EgressPolicy>, gate: Arc<dyn EgressGate>) -> io::Result<Self> {
+    pub async fn start(proxy: EgressProxy) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            policy,
-            gate,
-            refusals: Mutex::default(),
-            slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            tasks: Mutex::default(),
-        });
-        let serving = Arc::clone(&shared);
-        lock(&shared.tasks).spawn(async move { serving.serve(listener).await });
-        Ok(Self { address, shared })
+        let proxy = Arc::new(proxy);
+        let mut serving = JoinSet::new();
+        serving.spawn(Arc::clone(&proxy).serve(listener));
+        Ok(Self {
+            address,
+            proxy,
+            _serving: serving,
+        })
     }
 
     /// Where it listens.
@@ -114,43 +130,63 @@ impl EgressProxy {
         self.address
     }
 
-    /// What was refused since the last call of this, oldest first; each destination once.
+    /// As [`EgressProxy::take_refusals`].
     #[must_use]
     pub fn take_refusals(&self) -> Vec<ProxyRefusal> {
-        lock(&self.shared.refusals).drain(..).collect()
+        self.proxy.take_refusals()
     }
 }
 
-impl Drop for EgressProxy {
-    fn drop(&mut self) {
-        lock(&self.shared.tasks).abort_all();
+impl EgressProxy {
+    /// A proxy that lets through what all three allow.
+    #[must_use]
+    pub fn new(hosts: Hosts, policy: Arc<EgressPolicy>, gate: Option<Arc<dyn EgressGate>>) -> Self {
+        Self {
+            hosts,
+            policy,
+            gate,
+            refusals: Mutex::default(),
+            told: None,
+        }
     }
-}
 
-impl Shared {
-    async fn serve(self: Arc<Self>, listener: TcpListener) {
+    /// The same that tells of what it refuses at once.
+    #[must_use]
+    pub(crate) fn telling(self, told: Option<RefusalSink>) -> Self {
+        Self { told, ..self }
+    }
+
+    /// What was refused since the last call of this, oldest first; each destination and reason once.
+    #[must_use]
+    pub fn take_refusals(&self) -> Vec<ProxyRefusal> {
+        lock(&self.refusals).drain(..).collect()
+    }
+
+    /// Serves the connections of a listener until it is dropped.
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let mut connections = JoinSet::new();
         loop {
-            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
-                return;
-            };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of descriptors, most likely; those that are open end some time.
-                    tracing::warn!(%error, "a proxy cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let shared = Arc::clone(&self);
-            let mut tasks = lock(&self.tasks);
-            while tasks.try_join_next().is_some() {}
-            tasks.spawn(async move {
-                if let Err(error) = shared.attend(stream).await {
-                    tracing::debug!(%error, "a connection through a proxy broke off");
-                }
-                drop(slot);
-            });
+            while connections.len() >= MAX_CONNECTIONS {
+                connections.join_next().await;
+            }
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let proxy = Arc::clone(&self);
+                        connections.spawn(async move {
+                            if let Err(error) = proxy.attend(stream).await {
+                                tracing::debug!(%error, "a connection through a proxy broke off");
+                            }
+                        });
+                    }
+                    Err(error) => {
+                        // Out of descriptors, most likely; those that are open end some time.
+                        tracing::warn!(%error, "a proxy cannot accept a connection");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+            }
         }
     }
 
@@ -159,11 +195,11 @@ impl Shared {
         self: Arc<Self>,
         stream: TcpStream,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let tunnel: Arc<Mutex<Option<(OnUpgrade, TcpStream)>>> = Arc::default();
-        let (shared, opened) = (Arc::clone(&self), Arc::clone(&tunnel));
+        let connection = Arc::new(Connection::default());
+        let (proxy, own) = (Arc::clone(&self), Arc::clone(&connection));
         let service = service_fn(move |request: Request<Incoming>| {
-            let (shared, opened) = (Arc::clone(&shared), Arc::clone(&opened));
-            async move { Ok::<_, Infallible>(shared.answer(request, &opened).await) }
+            let (proxy, own) = (Arc::clone(&proxy), Arc::clone(&own));
+            async move { Ok::<_, Infallible>(proxy.answer(request, &own).await) }
         });
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -173,27 +209,19 @@ impl Shared {
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
             .await?;
-        let opened = lock(&tunnel).take();
-        if let Some((upgrade, mut upstream)) = opened {
+        let tunnel = lock(&connection.tunnel).take();
+        if let Some((upgrade, mut server)) = tunnel {
             let mut client = TokioIo::new(upgrade.await?);
-            tokio::io::copy_bidirectional(&mut client, &mut upstream).await?;
+            tokio::io::copy_bidirectional(&mut client, &mut server).await?;
         }
         Ok(())
     }
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        tunnel: &Mutex<Option<(OnUpgrade, TcpStream)>>,
-    ) -> Response<Body> {
-        let answered = if request.method() == Method::CONNECT {
-            self.tunnel(request, tunnel).await
-        } else {
-            self.forward(request).await
-        };
+    async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+        let answered = self.pass_on(request, connection).await;
         answered.unwrap_or_else(|failed| {
             let (status, why) = match failed {
-                Failed::Request(why) => (StatusCode::BAD_REQUEST, why),
+                Failed::Request(why) => (StatusCode::BAD_REQUEST, why.to_owned()),
                 Failed::Refused(why) => (StatusCode::FORBIDDEN, why),
                 Failed::Unreachable(why) => (StatusCode::BAD_GATEWAY, why),
             };
@@ -205,53 +233,35 @@ impl Shared {
         })
     }
 
-    /// `CONNECT`: bytes to and fro once the connection is there.
-    async fn tunnel(
+    async fn pass_on(
         &self,
         mut request: Request<Incoming>,
-        tunnel: &Mutex<Option<(OnUpgrade, TcpStream)>>,
+        connection: &Connection,
     ) -> Result<Response<Body>, Failed> {
-        let authority = request.uri().authority();
-        let authority = authority.filter(|authority| authority.port().is_some());
-        let Some(authority) = authority else {
-            return Err(Failed::Request(
-                "CONNECT names a host and a port".to_owned(),
-            ));
-        };
-        let upstream = self.open(&url(&format!("http://{authority}/"))?).await?;
-        *lock(tunnel) = Some((hyper::upgrade::on(&mut request), upstream));
-        Ok(Response::new(Either::Right(Full::default())))
-    }
-
-    /// A request for an `http` URL.
-    async fn forward(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Failed> {
-        let target = request.uri().to_string();
-        if request.uri().scheme_str() != Some("http") {
-            let what = "a proxy is asked with CONNECT, or for a URL that begins with http://";
-            return Err(Failed::Request(what.to_owned()));
+        let asked = request.uri().to_string();
+        let target = parse_proxy_target(request.method().as_str(), &asked);
+        let target = target.map_err(Failed::Request)?;
+        let server = self.open(&target).await?;
+        if target.is_tunnel {
+            // Bytes to and fro once the client knows.
+            *lock(&connection.tunnel) = Some((hyper::upgrade::on(&mut request), server));
+            return Ok(Response::new(Either::Right(Full::default())));
         }
-        let target = url(&target)?;
-        let upstream = self.open(&target).await?;
-        let broken = |error: hyper::Error| Failed::Unreachable(format!("{target}: {error}"));
-        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        let broken = |error: hyper::Error| Failed::Unreachable(format!("`{asked}`: {error}"));
+        let (mut sender, driver) = hyper::client::conn::http1::Builder::new()
             .preserve_header_case(true)
-            .handshake(TokioIo::new(upstream))
+            .handshake(TokioIo::new(server))
             .await
             .map_err(broken)?;
-        lock(&self.tasks).spawn(async move {
-            if let Err(error) = connection.await {
+        connection.drive(async move {
+            if let Err(error) = driver.await {
                 tracing::debug!(%error, "a connection of a proxy broke off");
             }
         });
-        let path = request
-            .uri()
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
-        let host = request.uri().authority().map(ToString::to_string);
-        let origin = path.parse::<Uri>().map_err(|_| bad(path))?;
-        let host = HeaderValue::from_str(&host.unwrap_or_default()).map_err(|_| bad(path))?;
-        *request.uri_mut() = origin;
+        let bad = || Failed::Request("its URL cannot be passed on");
+        *request.uri_mut() = target.origin().parse::<Uri>().map_err(|_| bad())?;
         *request.version_mut() = Version::HTTP_11;
+        let host = HeaderValue::try_from(target.host()).map_err(|_| bad())?;
         leave_out_hops(request.headers_mut());
         request.headers_mut().insert(HOST, host);
         let mut response = sender.send_request(request).await.map_err(broken)?;
@@ -259,25 +269,23 @@ impl Shared {
         Ok(response.map(Either::Left))
     }
 
-    /// A connection to what a URL names, where that is allowed.
-    async fn open(&self, url: &Url) -> Result<TcpStream, Failed> {
+    /// A connection to a target, where that is allowed.
+    async fn open(&self, target: &ProxyTarget) -> Result<TcpStream, Failed> {
+        let url = &target.url;
         let Some((host, port)) = destination(url) else {
-            return Err(Failed::Request(format!("`{url}` names no host")));
+            return Err(Failed::Request("it names no host"));
         };
-        let refuse = |reason: String| {
-            self.remember(ProxyRefusal {
-                host: host.clone(),
-                port,
-                reason: reason.clone(),
-            });
-            Failed::Refused(reason)
-        };
-        self.policy
-            .check_url(url)
-            .map_err(|error| refuse(error.to_string()))?;
-        self.gate
-            .connect(&host, port)
-            .map_err(|error| refuse(error.message))?;
+        let refuse = |reason: String| self.refuse(&host, port, reason);
+        if !self.hosts.allow(&host, port) {
+            let reason = format!("`{host}:{port}` is not granted by `capabilities`");
+            return Err(refuse(reason));
+        }
+        let checked = self.policy.check_url(url);
+        checked.map_err(|error| refuse(error.to_string()))?;
+        if let Some(gate) = &self.gate {
+            let allowed = gate.connect(&host, port);
+            allowed.map_err(|error| refuse(error.message))?;
+        }
         let opened = timeout(CONNECT_TIMEOUT, async {
             let found = tokio::net::lookup_host((host.as_str(), port)).await;
             let found: Vec<SocketAddr> = found
@@ -304,24 +312,33 @@ impl Shared {
         })
     }
 
-    fn remember(&self, refusal: ProxyRefusal) {
+    fn refuse(&self, host: &str, port: u16, reason: String) -> Failed {
+        let refusal = ProxyRefusal {
+            host: host.to_owned(),
+            port,
+            reason: reason.clone(),
+        };
         let mut refusals = lock(&self.refusals);
-        if refusals.contains(&refusal) {
-            return;
+        if !refusals.contains(&refusal) {
+            if refusals.len() == MAX_REFUSALS {
+                refusals.pop_front();
+            }
+            refusals.push_back(refusal);
+            if let Some(told) = &self.told {
+                told(&reason);
+            }
         }
-        if refusals.len() == MAX_REFUSALS {
-            refusals.pop_front();
-        }
-        refusals.push_back(refusal);
+        Failed::Refused(reason)
     }
 }
 
-fn url(text: &str) -> Result<Url, Failed> {
-    Url::parse(text).map_err(|_| bad(text))
-}
-
-fn bad(text: &str) -> Failed {
-    Failed::Request(format!("`{text}` is not a URL"))
+impl Connection {
+    /// Runs the connection to a server.
+    fn drive(&self, driver: impl Future<Output = ()> + Send + 'static) {
+        let mut servers = lock(&self.servers);
+        while servers.try_join_next().is_some() {}
+        servers.spawn(driver);
+    }
 }
 
 fn leave_out_hops(headers: &mut HeaderMap) {

@@ -11,9 +11,10 @@ use tokio::process::{ChildStderr, ChildStdout};
 
 use super::group::ProcessGroup;
 use super::launcher::{LaunchSpec, Launched, Launcher, Reports, Said};
-use super::proxy::{self, Filter, RefusalSink};
+use super::proxy::{self, Filter};
 use super::reach::Reach;
 use super::runner::refusal;
+use crate::egress::RefusalSink;
 use crate::{ToolError, ToolErrorKind, blocking};
 
 /// Why a program may not be there for a process that is confined.

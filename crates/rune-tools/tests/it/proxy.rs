@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use rune_tools::{
-    EgressException, EgressGate, EgressPolicy, EgressProxy, ToolError, ToolErrorKind,
+    EgressException, EgressGate, EgressPolicy, EgressProxy, Hosts, LoopbackProxy, ToolError,
+    ToolErrorKind,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -41,7 +42,7 @@ async fn mirror() -> SocketAddr {
                 }
             }
             let answer = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close, x-hop\r\nX-Hop: 1\r\n\r\n",
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nX-Site: {address}\r\n\r\n",
                 head.len()
             );
             let _ = stream.write_all(answer.as_bytes()).await;
@@ -56,6 +57,11 @@ fn open() -> Arc<EgressPolicy> {
         allow_private: vec!["127.0.0.0/8".parse::<EgressException>().unwrap()],
         ..EgressPolicy::default()
     })
+}
+
+async fn started(policy: Arc<EgressPolicy>, gate: Arc<Gate>) -> LoopbackProxy {
+    let proxy = EgressProxy::new(Hosts::every(), policy, Some(gate));
+    LoopbackProxy::start(proxy).await.unwrap()
 }
 
 /// What a proxy answers to bytes, until it has said enough or closes.
@@ -84,7 +90,7 @@ fn get(url: &str) -> String {
 async fn what_is_allowed_is_reached_by_request_and_by_tunnel() {
     let site = mirror().await;
     let gate = Arc::new(Gate::default());
-    let proxy = EgressProxy::start(open(), gate.clone()).await.unwrap();
+    let proxy = started(open(), gate.clone()).await;
     let answer = ask(
         proxy.address(),
         &get(&format!("http://{site}/a?b=c")),
@@ -109,11 +115,44 @@ async fn what_is_allowed_is_reached_by_request_and_by_tunnel() {
 }
 
 #[tokio::test]
+async fn each_request_of_one_connection_is_decided_and_goes_to_its_own_host() {
+    let (one, other) = (mirror().await, mirror().await);
+    let gate = Arc::new(Gate {
+        refuses: Some("localhost"),
+        ..Gate::default()
+    });
+    let proxy = started(open(), gate).await;
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    let mut ask = async |authority: String| {
+        let request = format!("GET http://{authority}/ HTTP/1.1\r\nHost: {one}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let mut buffer = [0; 4096];
+        // The head, and the head in the body or the reason of a refusal.
+        while answer.matches("\r\n\r\n").count() < 2 && !answer.contains("not this one") {
+            let count = stream.read(&mut buffer).await.unwrap();
+            assert_ne!(count, 0, "{answer}");
+            answer.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+        }
+        answer
+    };
+    for site in [one, other, one] {
+        let answer = ask(site.to_string()).await;
+        assert!(answer.contains(&format!("X-Site: {site}\r\n")), "{answer}");
+        assert!(answer.contains(&format!(": {site}\r\n\r\n")), "{answer}");
+    }
+    let answer = ask(format!("localhost:{}", other.port())).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let answer = ask(other.to_string()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
 async fn what_is_not_allowed_is_refused_with_the_reason() {
     let site = mirror().await;
     let port = site.port();
     let gate = Arc::new(Gate::default());
-    let proxy = EgressProxy::start(Arc::default(), gate).await.unwrap();
+    let proxy = started(Arc::default(), gate).await;
     for request in [
         get(&format!("http://{site}/")),
         get(&format!("http://localhost:{port}/")),
@@ -145,7 +184,7 @@ async fn a_gate_refuses_what_the_policy_allows() {
         refuses: Some("127.0.0.1"),
         ..Gate::default()
     });
-    let proxy = EgressProxy::start(open(), gate).await.unwrap();
+    let proxy = started(open(), gate).await;
     let answer = ask(
         proxy.address(),
         &get(&format!("http://{site}/")),
@@ -159,7 +198,7 @@ async fn a_gate_refuses_what_the_policy_allows() {
 #[tokio::test]
 async fn a_request_that_is_none_is_answered_and_nothing_is_connected() {
     let gate = Arc::new(Gate::default());
-    let proxy = EgressProxy::start(open(), gate.clone()).await.unwrap();
+    let proxy = started(open(), gate.clone()).await;
     for request in [
         "GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
         "GET https://example.org/ HTTP/1.1\r\n\r\n",
@@ -175,9 +214,7 @@ async fn a_request_that_is_none_is_answered_and_nothing_is_connected() {
 #[tokio::test]
 async fn a_dropped_proxy_ends_its_tunnels_and_listens_no_more() {
     let site = mirror().await;
-    let proxy = EgressProxy::start(open(), Arc::new(Gate::default()))
-        .await
-        .unwrap();
+    let proxy = started(open(), Arc::new(Gate::default())).await;
     let address = proxy.address();
     let mut stream = TcpStream::connect(address).await.unwrap();
     let connect = format!("CONNECT {site} HTTP/1.1\r\n\r\n");
