@@ -8,7 +8,7 @@
 //!   [`List`] and [`Path`] refuse bad input with it.
 //! * [`Metrics`] keeps the metrics of the process and shows them to Prometheus.
 //! * [`api!`] makes the routes and their document from one list of handlers, [`complete`] adds what all of them have, and
-//!   [`reference`] shows the document in a browser.
+//!   [`mod@reference`] shows the document in a browser.
 //!
 //! Invariants:
 //! * every answer carries `x-request-id`, and every error of a handler, an extractor or the

@@ -110,7 +110,7 @@ impl<'a> Embedded<'a> {
         self.serve(dir, agent, target).await
     }
 
-    /// Deploys the agent of a package in the form in which it is called by [`call`]. The package is one of [`caller`].
+    /// Deploys the agent of a package in the form in which it is called by [`call`]. The package is one of [`caller()`].
     pub(crate) async fn deploy_caller(
         &mut self,
         dir: &Path,
