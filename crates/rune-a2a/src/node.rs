@@ -55,9 +55,9 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A field; `null` is no field.
+    /// A field; `null` is no field. It may have the name of Protocol Buffers (`task_id`), which readers of ProtoJSON take, too.
     pub(crate) fn get(&self, name: &str) -> Result<Option<Self>, A2aError> {
-        let value = self.object()?.get(name).filter(|value| !value.is_null());
+        let value = member(self.object()?, name).filter(|value| !value.is_null());
         Ok(value.map(|value| Self {
             value,
             path: self.place(name),
@@ -72,7 +72,8 @@ impl<'a> Node<'a> {
 
     /// Whether a field is there, `null` or not.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.value.get(name).is_some()
+        let object = self.value.as_object();
+        object.is_some_and(|object| member(object, name).is_some())
     }
 
     /// The elements of a list of at the most `most`.
@@ -208,6 +209,20 @@ impl<'a> Node<'a> {
     }
 }
 
+/// The member with a name of JSON (`taskId`), else that with the name of Protocol Buffers (`task_id`).
+fn member<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    object.get(name).or_else(|| {
+        let mut other = String::with_capacity(name.len() + 2);
+        for letter in name.chars() {
+            if letter.is_ascii_uppercase() {
+                other.push('_');
+            }
+            other.push(letter.to_ascii_lowercase());
+        }
+        object.get(&other)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -225,6 +240,17 @@ mod tests {
         let missing = first.need("d").unwrap_err();
         assert_eq!(missing.violation().unwrap().field, "a.b[0].d");
         assert!(b.list(0).is_err());
+    }
+
+    #[test]
+    fn a_field_may_have_its_name_of_protocol_buffers() {
+        let value = json!({"task_id": "a", "pageSize": 1, "page_size": 2});
+        let root = Node::root(&value);
+        assert_eq!(root.need_id("taskId", 10).unwrap(), "a");
+        assert!(root.has("taskId"));
+        assert_eq!(root.get_count("pageSize").unwrap(), Some(1));
+        let missing = root.need("contextId").unwrap_err();
+        assert_eq!(missing.violation().unwrap().field, "contextId");
     }
 
     #[test]
