@@ -104,10 +104,8 @@ impl RpcRequest {
 
 fn read_id(object: &Map<String, Value>) -> Result<RpcId, A2aError> {
     match object.get("id") {
-        None => Err(A2aError::new(
-            ErrorKind::InvalidRequest,
-            "`id` is missing: every call of A2A is answered",
-        )),
+        // A2A has no notifications: every call is answered.
+        None => Ok(RpcId::default()),
         Some(Value::String(text)) if text.len() > MAX_RPC_ID_BYTES => Err(A2aError::new(
             ErrorKind::InvalidRequest,
             format!("`id` may have {MAX_RPC_ID_BYTES} bytes"),
@@ -152,6 +150,8 @@ mod tests {
         let null =
             RpcRequest::parse(br#"{"jsonrpc":"2.0","id":null,"method":"a/b","params":null}"#);
         assert_eq!(null.unwrap().params, json!({}));
+        let unnamed = RpcRequest::parse(br#"{"jsonrpc":"2.0","method":"x"}"#).unwrap();
+        assert_eq!(unnamed.id, RpcId::default());
     }
 
     #[test]
@@ -162,11 +162,6 @@ mod tests {
             ("", &null, ErrorKind::Parse),
             ("[]", &null, ErrorKind::InvalidRequest),
             ("3", &null, ErrorKind::InvalidRequest),
-            (
-                r#"{"jsonrpc":"2.0","method":"x"}"#,
-                &null,
-                ErrorKind::InvalidRequest,
-            ),
             (
                 r#"{"jsonrpc":"2.0","id":{},"method":"x"}"#,
                 &null,
