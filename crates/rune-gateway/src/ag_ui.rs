@@ -266,13 +266,14 @@ impl Encode for Run {
         }
     }
 
-    fn parked(&mut self, out: &mut BytesMut) {
+    fn parked(&mut self, out: &mut BytesMut) -> bool {
         for event in self.end_steps() {
             write_data(out, &event);
         }
         let interrupts: Vec<&Value> = self.interrupts.values().collect();
         let outcome = json!({"outcome": {"type": "interrupt", "interrupts": interrupts}});
         write_data(out, &self.finished(outcome));
+        true
     }
 
     fn cut_off(&mut self, out: &mut BytesMut) {

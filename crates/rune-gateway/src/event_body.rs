@@ -41,8 +41,11 @@ pub(crate) trait Encode: Send + Unpin + 'static {
     /// Writes what the event is to the client; nothing where it is nothing.
     fn event(&mut self, event: &SequencedEvent, out: &mut BytesMut);
 
-    /// Writes that the request waits for a person.
-    fn parked(&mut self, _out: &mut BytesMut) {}
+    /// Writes that the request waits for a person. Answers whether the answer ends with that, where [`Self::ENDS_PARKED`];
+    /// else it goes on with what happens next.
+    fn parked(&mut self, _out: &mut BytesMut) -> bool {
+        true
+    }
 
     /// Writes that the answer ends before the request does.
     fn cut_off(&mut self, _out: &mut BytesMut) {}
@@ -112,8 +115,10 @@ impl<E: Encode> EventBody<E> {
                     self.next.set(next(events, E::ENDS_PARKED));
                 }
                 Ok(Followed::Parked) => {
-                    self.encoder.parked(&mut self.buffer);
-                    self.ended = true;
+                    self.ended = self.encoder.parked(&mut self.buffer);
+                    if !self.ended {
+                        self.next.set(next(events, false));
+                    }
                 }
                 Ok(Followed::End) => self.cut_off(),
                 Err(error) => {

@@ -71,7 +71,7 @@ pub(crate) async fn perform(asking: Asking<'_>, call: Call) -> Result<Outcome, A
                 let error = A2aError::new(ErrorKind::UnsupportedOperation, message);
                 return Err(error.about("taskId", id));
             }
-            follow(asking, version, &row, None).await
+            follow(asking, version, &row, None, true).await
         }
         operation @ (Operation::CreatePushConfig(_)
         | Operation::GetPushConfig(_)
@@ -201,7 +201,7 @@ async fn go_on(
     let decided = decide_all(asking.shared, &asking.caller, row.id, decisions).await;
     decided.map_err(|error| failure(&error))?;
     if streams {
-        return follow(asking, version, &row, send.history_length).await;
+        return follow(asking, version, &row, send.history_length, false).await;
     }
     let task = if send.return_immediately {
         let row = find(&asking, task).await?;
@@ -273,12 +273,13 @@ async fn decisions(
     Ok(decisions)
 }
 
-/// The stream of a task that exists, beginning with the task as it is.
+/// The stream of a task that exists, beginning with the task as it is. Where that waits, the stream ends there or stays.
 async fn follow(
     asking: Asking<'_>,
     version: ProtocolVersion,
     row: &RequestRow,
     history_length: Option<u32>,
+    stays: bool,
 ) -> Result<Outcome, A2aError> {
     let (view, events) = view_of(&asking.shared.engine, &asking.base, row).await?;
     let store = asking.shared.engine.store().clone();
@@ -286,6 +287,7 @@ async fn follow(
     let waits = row.status == RequestStatus::InputRequired;
     let known = (row.last_seq + u64::from(waits), row.updated_at);
     let stream = TaskStream::new(view, store, known, history_length, version, asking.envelope);
+    let stream = stream.staying(stays && waits);
     Ok(Outcome::Stream(events, Box::new(stream)))
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct TaskStream {
     /// Since when the task is as it is at that entry.
     since: Timestamp,
     began: bool,
+    /// Whether it goes on behind a task that it finds waiting.
+    stays: bool,
     history_length: Option<u32>,
     version: ProtocolVersion,
     envelope: Envelope,
@@ -47,10 +49,17 @@ impl TaskStream {
             known,
             since,
             began: false,
+            stays: false,
             history_length,
             version,
             envelope,
         }
+    }
+
+    /// Whether it goes on behind a task that it finds waiting: its client wants to be told what comes of that.
+    pub(crate) const fn staying(mut self, stays: bool) -> Self {
+        self.stays = stays;
+        self
     }
 
     fn tell(&self, event: &StreamEvent, out: &mut BytesMut) {
@@ -87,12 +96,15 @@ impl Encode for TaskStream {
         }
     }
 
-    fn parked(&mut self, out: &mut BytesMut) {
-        let event = self.view.park(self.store.now());
-        match self.began {
-            true => self.tell(&event, out),
-            false => self.begin(out),
+    fn parked(&mut self, out: &mut BytesMut) -> bool {
+        if self.began {
+            let event = self.view.park(self.store.now());
+            self.tell(&event, out);
+            return true;
         }
+        self.view.park(self.since);
+        self.begin(out);
+        !self.stays
     }
 
     fn cut_off(&mut self, out: &mut BytesMut) {

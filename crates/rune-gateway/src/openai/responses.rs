@@ -415,9 +415,10 @@ impl Encode for ResponseStream {
         self.write(out, events);
     }
 
-    fn parked(&mut self, out: &mut BytesMut) {
+    fn parked(&mut self, out: &mut BytesMut) -> bool {
         let events = self.wait();
         self.write(out, events);
+        true
     }
 
     fn cut_off(&mut self, out: &mut BytesMut) {

@@ -125,16 +125,24 @@ async fn a_stream_ends_where_the_client_is_asked() {
         (&json!("input-required"), &json!(true))
     );
     let task = json!({"id": events[0]["id"]});
-    // Whoever subscribes meanwhile is told what the task waits for.
-    let stream = Stream::call(&api, "ask", "SubscribeToTask", &task).await;
-    let first = stream.rest().await;
-    assert_eq!(first.len(), 1);
+    // Whoever subscribes meanwhile is told what the task waits for, the same as anybody else, and then what comes of it.
+    let mut stream = Stream::call(&api, "ask", "SubscribeToTask", &task).await;
+    let mut other = Stream::call(&api, "ask", "SubscribeToTask", &task).await;
+    let first = stream.next().await.unwrap();
     assert_eq!(
-        first[0]["task"]["status"]["state"],
+        first["task"]["status"]["state"],
         "TASK_STATE_INPUT_REQUIRED"
     );
+    assert_eq!(other.next().await.unwrap(), first);
     let canceled = result(&api, "ask", "CancelTask", &task).await;
     assert_eq!(canceled["status"]["state"], "TASK_STATE_CANCELED");
+    for stream in [stream, other] {
+        let events = stream.rest().await;
+        assert_eq!(
+            events.last().unwrap()["statusUpdate"]["status"]["state"],
+            "TASK_STATE_CANCELED"
+        );
+    }
     let body = call(&api, "ask", "SubscribeToTask", &task).await;
     assert_eq!(body["error"]["code"], -32004);
     let (_, waiting) = answer(api.get("/v1/approvals")).await.unwrap();
