@@ -2,7 +2,8 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use bytes::BytesMut;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use rune_a2a::{A2aError, ErrorKind, ProtocolVersion, RpcId, rpc_error, rpc_result};
 use rune_http::ApiError;
@@ -11,7 +12,7 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::operations::Outcome;
-use crate::event_body::encoded_stream;
+use crate::event_body::{encoded_stream, write_data};
 
 /// The media type of A2A, which is JSON.
 const A2A_JSON: &str = "application/a2a+json";
@@ -44,6 +45,17 @@ pub(crate) fn rpc(
         Ok(Outcome::Stream(events, stream)) => encoded_stream(events, shutdown, *stream),
         Err(error) => json(StatusCode::OK, JSON, &rpc_error(id, version, &error)),
     }
+}
+
+/// The error of a streaming call of 0.3: the only event of a stream, as clients of 0.3 read nothing else there.
+pub(crate) fn rpc_event(id: &RpcId, version: ProtocolVersion, error: &A2aError) -> Response {
+    let mut event = BytesMut::new();
+    write_data(&mut event, &rpc_error(id, version, error));
+    let mut response = Response::new(Body::from(event.freeze()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// An answer of the HTTP binding.

@@ -9,7 +9,7 @@ use rune_a2a::{A2aError, Call, ErrorKind, ProtocolVersion, RpcId, RpcRequest};
 use rune_http::{ApiError, Caller, ErrorBody, MAX_BODY_BYTES, Path, read_body};
 
 use super::invoke::KeyHeader;
-use crate::a2a::answer::{is_json, rpc};
+use crate::a2a::answer::{is_json, rpc, rpc_event};
 use crate::a2a::operations::{Asking, Outcome, perform};
 use crate::a2a::stream::Envelope;
 use crate::a2a::target::A2aTarget;
@@ -41,29 +41,40 @@ pub(crate) async fn call(
     request: Request,
 ) -> Result<Response, ApiError> {
     let shutdown = shared.engine.shutdown();
-    let refused = |id: &RpcId, version, error| rpc(id, version, Err(error), shutdown.clone());
     let headers = request.headers().clone();
     let asked = version(&headers, request.uri().query().unwrap_or_default());
     if !is_json(&headers) {
         let message = "a call needs `content-type: application/json`";
         let error = A2aError::new(ErrorKind::ContentTypeNotSupported, message);
-        return Ok(refused(&RpcId::default(), ProtocolVersion::V1, error));
+        let id = RpcId::default();
+        return Ok(rpc(&id, ProtocolVersion::V1, Err(error), shutdown));
     }
     let body = read_body(request, MAX_BODY_BYTES).await?;
     let request = match RpcRequest::parse(&body) {
         Ok(request) => request,
-        Err(no_call) => return Ok(refused(&no_call.id, no_call.version, no_call.error)),
+        Err(no_call) => {
+            return Ok(rpc(
+                &no_call.id,
+                no_call.version,
+                Err(no_call.error),
+                shutdown,
+            ));
+        }
     };
     let spelled = ProtocolVersion::of_method(&request.method);
+    let refused = |error: A2aError| match request.method.as_str() {
+        "message/stream" | "tasks/resubscribe" => rpc_event(&request.id, spelled, &error),
+        _ => rpc(&request.id, spelled, Err(error), shutdown.clone()),
+    };
     let call = asked.and_then(|_| Call::decode(&request.method, &request.params));
     let call = match call {
         Ok(call) => call,
-        Err(error) => return Ok(refused(&request.id, spelled, error)),
+        Err(error) => return Ok(refused(error)),
     };
     let target = A2aTarget::new(&agent, None);
     let target = match addressed(&shared, target, call.tenant.as_deref())? {
         Ok(target) => target,
-        Err(error) => return Ok(refused(&request.id, spelled, error)),
+        Err(error) => return Ok(refused(error)),
     };
     let asking = Asking {
         base: shared.a2a.base(&headers),
@@ -75,7 +86,10 @@ pub(crate) async fn call(
     };
     // On the heap: it is the largest of the futures here.
     let outcome: Result<Outcome, A2aError> = Box::pin(perform(asking, call)).await;
-    Ok(rpc(&request.id, spelled, outcome, shutdown))
+    Ok(match outcome {
+        Ok(outcome) => rpc(&request.id, spelled, Ok(outcome), shutdown.clone()),
+        Err(error) => refused(error),
+    })
 }
 
 /// The version that the client asks for, by header or query.

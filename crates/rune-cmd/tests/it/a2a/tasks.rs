@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    SLOW, Stream, assembled, daemon, deploy, kinds, message, message_v03, refused, result,
+    SLOW, Stream, assembled, daemon, deploy, envelope, kinds, message, message_v03, refused, result,
 };
 use crate::wire::{Api, answer, assert_no_panic};
 
@@ -96,6 +96,17 @@ async fn clients_of_0_3_are_answered_in_their_own_form() {
     assert!(["submitted", "working"].contains(&open["status"]["state"].as_str().unwrap()));
     let gone = result(&api, "hello", "tasks/cancel", &json!({"id": open["id"]})).await;
     assert_eq!(gone["status"]["state"], "canceled");
+    // Clients of 0.3 read events from a streaming call, also where it is refused.
+    let late = json!({"id": open["id"]});
+    let call = api.post("/a2a/hello", &envelope("tasks/resubscribe", &late));
+    let told = call.send().await.unwrap();
+    assert_eq!(told.headers()["content-type"], "text/event-stream");
+    let told = told.text().await.unwrap();
+    let told: Value = serde_json::from_str(told.strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(
+        (&told["id"], &told["error"]["code"]),
+        (&json!("call-1"), &json!(-32004))
+    );
     // A task that has ended takes no message, and 0.3 has its own code for that.
     let mut late = message_v03("more");
     late["taskId"] = task["id"].clone();
