@@ -6,6 +6,7 @@ mod cards;
 mod crash;
 mod lists;
 mod parts;
+mod sdks;
 mod signed;
 mod tasks;
 mod webhooks;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::home::{RUNE, Served};
 use crate::openai::deploy_asking;
-use crate::python::program;
+use crate::python::{CLIENTS, program};
 use crate::wire::{Api, answer, assert_no_panic};
 
 const PATH: &str = "/v1/agents/plain/ag-ui";
@@ -214,7 +214,7 @@ async fn an_approval_interrupts_a_run_and_the_next_one_resumes_it() {
 async fn the_official_types_read_every_event() {
     let served = Served::with_plain().await;
     deploy_asking(&served);
-    let Some(reader) = program("ag_ui/client.py") else {
+    let Some(reader) = program(&CLIENTS, "ag_ui/client.py") else {
         return;
     };
     reader.run(&[served.0.gateway()]);

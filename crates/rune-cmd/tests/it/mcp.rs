@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cancel::processes_with;
 use crate::home::{Home, RUNE, Served};
-use crate::python::interpreter;
+use crate::python::{MCP, interpreter};
 use crate::readme::root;
 use crate::wire::{Api, Event, LIMIT, POLL, answer, assert_no_panic};
 
@@ -19,7 +19,7 @@ const TOKEN: &str = "s3cret-0123456789";
 
 /// The interpreter for [`server`]; none where this machine has none, which is said.
 pub(crate) fn python() -> Option<PathBuf> {
-    interpreter("RUNE_TEST_MCP_PYTHON", "mcp-python")
+    interpreter(&MCP)
 }
 
 fn server() -> PathBuf {

@@ -6,7 +6,7 @@ use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, TestDaemon};
 use serde_json::{Value, json};
 
 use crate::home::{RUNE, Served};
-use crate::python::program;
+use crate::python::{CLIENTS, program};
 use crate::wire::{Api, LIMIT, POLL, answer, assert_no_panic, deploy};
 
 const ASK: &str = "name: ask\nversion: 0.1.0\ninstructions: Answer.\ndefault_model: default\ntoolset: [touch]\n\
@@ -362,7 +362,7 @@ async fn a_chat_that_waits_for_a_person_says_so_and_goes_on() {
 async fn the_official_sdk_works() {
     let served = Served::with_plain().await;
     deploy_asking(&served);
-    let Some(client) = program("openai/client.py") else {
+    let Some(client) = program(&CLIENTS, "openai/client.py") else {
         return;
     };
     let base = format!("{}/v1", served.0.gateway());
@@ -409,7 +409,7 @@ async fn a_client_that_leaves_finds_its_answer_behind_a_kill() {
         (&json!("completed"), &json!(whole))
     );
 
-    let Some(client) = program("openai/client.py") else {
+    let Some(client) = program(&CLIENTS, "openai/client.py") else {
         return;
     };
     let base = format!("{}/v1", served.0.gateway());

@@ -6,9 +6,41 @@ use std::process::{Command, Stdio};
 use crate::home::{RUNE, Ran};
 use crate::readme::root;
 
-/// The interpreter that `.ci/run` makes and names in a variable, or puts beside the build; none
-/// where this machine has none, which is said.
-pub(crate) fn interpreter(variable: &str, directory: &str) -> Option<PathBuf> {
+/// Libraries that `.ci/run` installs for an interpreter of their own.
+pub(crate) struct Libraries {
+    /// Names the interpreter.
+    variable: &'static str,
+    /// Where else it is, beside the build.
+    directory: &'static str,
+}
+
+/// The official SDK of MCP.
+pub(crate) const MCP: Libraries = Libraries {
+    variable: "RUNE_TEST_MCP_PYTHON",
+    directory: "mcp-python",
+};
+/// OpenAI's SDK and the types of AG-UI.
+pub(crate) const CLIENTS: Libraries = Libraries {
+    variable: "RUNE_TEST_CLIENTS_PYTHON",
+    directory: "clients-python",
+};
+/// The official SDK of A2A 1.0.
+pub(crate) const A2A_1: Libraries = Libraries {
+    variable: "RUNE_TEST_A2A_1_PYTHON",
+    directory: "a2a-1-python",
+};
+/// The official SDK of A2A 0.3.
+pub(crate) const A2A_0_3: Libraries = Libraries {
+    variable: "RUNE_TEST_A2A_0_3_PYTHON",
+    directory: "a2a-0.3-python",
+};
+
+/// The interpreter with these libraries; none where this machine has none, which is said.
+pub(crate) fn interpreter(libraries: &Libraries) -> Option<PathBuf> {
+    let Libraries {
+        variable,
+        directory,
+    } = libraries;
     #[expect(
         clippy::disallowed_methods,
         reason = "where the libraries are, is of the machine that runs the tests"
@@ -31,10 +63,10 @@ pub(crate) fn interpreter(variable: &str, directory: &str) -> Option<PathBuf> {
 }
 
 /// A program below `crates/rune-cmd/tests` that is a client of the gateway, ready to run; none
-/// without the libraries.
-pub(crate) fn program(path: &str) -> Option<Program> {
+/// without its libraries.
+pub(crate) fn program(libraries: &Libraries, path: &str) -> Option<Program> {
     Some(Program {
-        python: interpreter("RUNE_TEST_CLIENTS_PYTHON", "clients-python")?,
+        python: interpreter(libraries)?,
         script: root().join("crates/rune-cmd/tests").join(path),
     })
 }
@@ -51,6 +83,8 @@ impl Program {
     pub(crate) fn run(&self, args: &[&str]) -> String {
         let mut command = Command::new(&self.python);
         command
+            // Nothing is written beside the script.
+            .arg("-B")
             .arg(&self.script)
             .args(args)
             .env_clear()

@@ -19,7 +19,7 @@ const KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
 const CARD: &str = "/a2a/hello/.well-known/agent-card.json";
 
 /// A daemon that signs cards with the key.
-async fn signing(env: &[(&str, &str)]) -> (Served, tempfile::TempDir) {
+pub(super) async fn signing(env: &[(&str, &str)]) -> (Served, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("card.pem");
     write_key(&file, 0o600);
