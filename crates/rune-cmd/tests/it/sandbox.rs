@@ -581,7 +581,7 @@ async fn hostile_tools_fail_closed_are_journaled_and_leave_nothing_running() {
         ("mounts", "sh", "mount -t tmpfs none /tmp\n", ""),
         ("connect", "py", CONNECT, ""),
         ("resolve", "py", RESOLVE, ""),
-        ("bomb", "sh", "bomb() { bomb | bomb & }\nbomb\n", some),
+        ("bomb", "sh", "bomb() { bomb | bomb & }\nbomb\nsleep 2\n", some),
         ("forks", "sh", "for n in $(seq 200); do sleep 600 & done\nwait\n", some),
         ("threads", "py", "import threading, time\nfor n in range(200): threading.Thread(target=time.sleep, args=[600], daemon=True).start()", some),
         ("flood", "sh", "head -c 10737418240 /dev/zero; sleep 600\n", short),
