@@ -65,6 +65,10 @@ CREATE INDEX requests_by_session ON requests (session);
 -- Not `IN (...)`: for that SQLite builds a table of its own with every row it writes.
 CREATE INDEX requests_live ON requests (id, status, cancel_requested)
     WHERE status = 'accepted' OR status = 'running' OR status = 'input-required';
+-- What a caller asked an agent, by its last change. Only of those that change no more, so that a
+-- request that runs moves no entry of it; the others are in the index above.
+CREATE INDEX requests_ended ON requests (namespace, agent, caller, updated_at, id, status)
+    WHERE status = 'completed' OR status = 'failed' OR status = 'cancelled';
 
 CREATE TABLE journal (
     id   INTEGER PRIMARY KEY,

@@ -44,6 +44,14 @@ impl Query {
         }
     }
 
+    /// The rows of both queries, which are of the same columns.
+    pub(crate) fn union(mut self, other: Self) -> Self {
+        self.sql.push_str(" UNION ALL ");
+        self.sql.push_str(&other.sql);
+        self.values.extend(other.values);
+        self
+    }
+
     /// The query summed by these columns, in their order.
     pub(crate) fn group_by(mut self, columns: &str) -> Self {
         self.sql.push_str(" GROUP BY ");
@@ -62,6 +70,17 @@ impl Query {
     pub(crate) fn count(&self, db: &Connection) -> rusqlite::Result<u64> {
         db.prepare_cached(&self.sql)?
             .query_row(params_from_iter(&self.values), |row| row.get(0))
+    }
+
+    /// What SQLite does for the query.
+    #[cfg(test)]
+    pub(crate) fn plan(&self, db: &Connection) -> String {
+        let mut statement = db
+            .prepare(&format!("EXPLAIN QUERY PLAN {}", self.sql))
+            .unwrap();
+        let steps = statement.query_map(params_from_iter(&self.values), |row| row.get(3));
+        let steps: rusqlite::Result<Vec<String>> = steps.unwrap().collect();
+        steps.unwrap().join("\n")
     }
 
     /// The first `limit` rows that `keep` wants, and the key of the last of them

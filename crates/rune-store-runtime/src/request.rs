@@ -264,7 +264,8 @@ pub enum RequestOrder {
     /// The one that was accepted last first.
     #[default]
     Newest,
-    /// The one that changed last first. Every request that matches is looked at.
+    /// The one that changed last first. Those of a caller and an agent that have ended are read in this
+    /// order; whatever goes on is looked at.
     Changed,
 }
 

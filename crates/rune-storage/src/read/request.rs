@@ -19,6 +19,9 @@ const LIST_CHANGED: &str = "requests_changed";
 /// The condition of the index `requests_live`, word for word.
 const LIVE: &str = "(r.status = 'accepted' OR r.status = 'running' OR r.status = 'input-required')";
 
+/// The condition of the index `requests_ended`, word for word.
+const ENDED: &str = "(r.status = 'completed' OR r.status = 'failed' OR r.status = 'cancelled')";
+
 /// Output and failure are read from the last entry, where it is `finished`.
 const REQUEST: &str = "SELECT r.id, r.request_id, s.session_id, r.namespace, r.agent, \
      r.deployment_id, r.version_id, r.replica_id, r.status, r.attempts, r.cancel_requested, \
@@ -47,10 +50,10 @@ impl RequestReader for SqliteStore {
         filter: &RequestFilter,
         page: &PageRequest,
     ) -> Result<Page<RequestRow>, StoreError> {
-        let mut query = Query::new(REQUEST);
-        matching(filter, &mut query);
         match filter.order {
             RequestOrder::Newest => {
+                let mut query = Query::new(REQUEST);
+                matching(filter, &mut query);
                 query.and_maybe("r.id < ?", cursor::decode::<i64>(LIST, page)?);
                 let query = query.order_by("r.id DESC");
                 self.readers
@@ -58,10 +61,7 @@ impl RequestReader for SqliteStore {
                     .await
             }
             RequestOrder::Changed => {
-                if let Some((at, id)) = cursor::decode::<(i64, i64)>(LIST_CHANGED, page)? {
-                    query.and("(r.updated_at, r.id) < (?, ?)", [at, id]);
-                }
-                let query = query.order_by("r.updated_at DESC, r.id DESC");
+                let query = by_change(filter, cursor::decode(LIST_CHANGED, page)?);
                 let row = |found: &Row<'_>| {
                     let (id, row) = request_row(found)?;
                     Ok(((row.updated_at.as_millis(), id), row))
@@ -74,9 +74,9 @@ impl RequestReader for SqliteStore {
     }
 
     async fn request_count(&self, filter: &RequestFilter) -> Result<u64, StoreError> {
-        let mut query = Query::new("SELECT count(*) FROM requests r");
-        matching(filter, &mut query);
-        self.readers.run(move |db| query.count(db)).await
+        let counts: Vec<Query> = counts(filter);
+        let count = move |db: &Connection| counts.iter().map(|query| query.count(db)).sum();
+        self.readers.run(count).await
     }
 
     async fn journal(
@@ -127,6 +127,38 @@ impl RequestReader for SqliteStore {
             })
             .await
     }
+}
+
+/// The requests that changed before one, the last one first: those that go on and those that have ended, each out of its
+/// own index.
+fn by_change(filter: &RequestFilter, before: Option<(i64, i64)>) -> Query {
+    let [live, ended] = [LIVE, ENDED].map(|half| {
+        let mut query = Query::new(REQUEST);
+        matching(filter, &mut query);
+        query.and::<Value>(half, []);
+        if let Some((at, id)) = before {
+            query.and("(r.updated_at, r.id) < (?, ?)", [at, id]);
+        }
+        query
+    });
+    live.union(ended).order_by("r.updated_at DESC, r.id DESC")
+}
+
+/// Queries whose counts are to be added.
+fn counts(filter: &RequestFilter) -> Vec<Query> {
+    let halves: &[Option<&str>] = match filter.order {
+        RequestOrder::Newest => &[None],
+        RequestOrder::Changed => &[Some(LIVE), Some(ENDED)],
+    };
+    let query = |half: &Option<&str>| {
+        let mut query = Query::new("SELECT count(*) FROM requests r");
+        matching(filter, &mut query);
+        if let Some(half) = half {
+            query.and::<Value>(half, []);
+        }
+        query
+    };
+    halves.iter().map(query).collect()
 }
 
 /// The conditions of a filter.
@@ -265,4 +297,49 @@ fn invocation_row(id: RequestId, found: &Row<'_>) -> rusqlite::Result<ToolInvoca
         invocation.duration_ms = Some(outcome.duration_ms);
     }
     Ok(invocation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a caller asked an agent, in the order of the last change.
+    fn asked(statuses: Vec<RequestStatus>) -> RequestFilter {
+        RequestFilter {
+            namespace: Some("dev".to_owned()),
+            agent: Some("hello".to_owned()),
+            caller: Some("ada".to_owned()),
+            changed_since: Some(Timestamp::from_millis(1)),
+            statuses,
+            order: RequestOrder::Changed,
+            ..RequestFilter::default()
+        }
+    }
+
+    #[test]
+    fn requests_of_a_caller_are_listed_and_counted_without_looking_at_all() {
+        let mut db = Connection::open_in_memory().unwrap();
+        crate::migration::migrate(&mut db, std::path::Path::new("rune.db")).unwrap();
+        for statuses in [vec![], vec![RequestStatus::Completed]] {
+            let filter = asked(statuses);
+            for before in [None, Some((7, 7))] {
+                let plan = by_change(&filter, before).plan(&db);
+                assert!(plan.starts_with("MERGE (UNION ALL)"), "{plan}");
+                let steps = [
+                    "SCAN r USING INDEX requests_live",
+                    "SEARCH r USING INDEX requests_ended (namespace=? AND agent=? AND caller=?",
+                ];
+                assert!(steps.iter().all(|step| plan.contains(step)), "{plan}");
+                assert_eq!(plan.matches("TEMP B-TREE").count(), 1, "{plan}");
+            }
+            let [live, ended] = counts(&filter).try_into().ok().unwrap();
+            let live = live.plan(&db);
+            assert!(live.contains("USING INDEX requests_live"), "{live}");
+            let ended = ended.plan(&db);
+            assert!(
+                ended.contains("USING COVERING INDEX requests_ended"),
+                "{ended}"
+            );
+        }
+    }
 }
