@@ -108,57 +108,67 @@ impl StreamEvent {
 
 impl StatusUpdate {
     fn encode(&self, version: ProtocolVersion) -> Value {
-        let mut out = begin(version, "status-update", &self.task_id, &self.context_id);
+        let about = (
+            self.task_id.as_str(),
+            self.context_id.as_str(),
+            &self.metadata,
+        );
+        let mut out = update(version, "status-update", about);
         out.insert("status".to_owned(), self.status.encode(version));
         if version == ProtocolVersion::V03 {
             let state = self.status.state;
             let last = state.is_terminal() || state.is_interrupted();
             out.insert("final".to_owned(), Value::Bool(last));
         }
-        put_map(&mut out, "metadata", &self.metadata);
         Value::Object(out)
     }
 
     fn read(version: ProtocolVersion, node: &Node<'_>) -> Result<Self, A2aError> {
+        let (task_id, context_id, metadata) = read_update(node)?;
         Ok(Self {
-            task_id: node.need_id("taskId", MAX_ID_BYTES)?,
-            context_id: node.need_id("contextId", MAX_ID_BYTES)?,
+            task_id,
+            context_id,
             status: TaskStatus::read(version, &node.need("status")?)?,
-            metadata: node.get_map("metadata")?,
+            metadata,
         })
     }
 }
 
 impl ArtifactUpdate {
     fn encode(&self, version: ProtocolVersion) -> Value {
-        let mut out = begin(version, "artifact-update", &self.task_id, &self.context_id);
+        let about = (
+            self.task_id.as_str(),
+            self.context_id.as_str(),
+            &self.metadata,
+        );
+        let mut out = update(version, "artifact-update", about);
         out.insert("artifact".to_owned(), self.artifact.encode(version));
         for (key, flag) in [("append", self.append), ("lastChunk", self.last_chunk)] {
             if flag {
                 out.insert(key.to_owned(), Value::Bool(true));
             }
         }
-        put_map(&mut out, "metadata", &self.metadata);
         Value::Object(out)
     }
 
     fn read(version: ProtocolVersion, node: &Node<'_>) -> Result<Self, A2aError> {
+        let (task_id, context_id, metadata) = read_update(node)?;
         Ok(Self {
-            task_id: node.need_id("taskId", MAX_ID_BYTES)?,
-            context_id: node.need_id("contextId", MAX_ID_BYTES)?,
+            task_id,
+            context_id,
             artifact: Artifact::read(version, &node.need("artifact")?)?,
             append: node.get_bool("append")?.unwrap_or_default(),
             last_chunk: node.get_bool("lastChunk")?.unwrap_or_default(),
-            metadata: node.get_map("metadata")?,
+            metadata,
         })
     }
 }
 
-fn begin(
+/// What both kinds of updates have: the task, its conversation, and whatever else is said.
+fn update(
     version: ProtocolVersion,
     kind: &str,
-    task_id: &str,
-    context_id: &str,
+    (task_id, context_id, metadata): (&str, &str, &Map<String, Value>),
 ) -> Map<String, Value> {
     let mut out = Map::new();
     if version == ProtocolVersion::V03 {
@@ -166,5 +176,14 @@ fn begin(
     }
     out.insert("taskId".to_owned(), json!(task_id));
     out.insert("contextId".to_owned(), json!(context_id));
+    put_map(&mut out, "metadata", metadata);
     out
+}
+
+fn read_update(node: &Node<'_>) -> Result<(String, String, Map<String, Value>), A2aError> {
+    Ok((
+        node.need_id("taskId", MAX_ID_BYTES)?,
+        node.need_id("contextId", MAX_ID_BYTES)?,
+        node.get_map("metadata")?,
+    ))
 }
