@@ -188,7 +188,7 @@ impl A2aError {
         let shown: String = id.chars().take(80).collect();
         Self::new(
             ErrorKind::TaskNotFound,
-            format!("task `{shown}` does not exist"),
+            format!("task `{shown}` was not found"),
         )
         .about("taskId", shown)
     }
@@ -313,7 +313,7 @@ mod tests {
     fn an_error_is_code_message_and_details() {
         let error = A2aError::task_not_found("t1");
         let expected = json!({
-            "code": -32001, "message": "task `t1` does not exist",
+            "code": -32001, "message": "task `t1` was not found",
             "data": [{
                 "@type": ERROR_INFO, "reason": "TASK_NOT_FOUND", "domain": DOMAIN,
                 "metadata": {"taskId": "t1"},

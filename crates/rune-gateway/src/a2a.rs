@@ -9,6 +9,7 @@ pub(crate) mod answer;
 pub(crate) mod card;
 pub(crate) mod find;
 pub(crate) mod list;
+pub(crate) mod news;
 pub(crate) mod notes;
 pub(crate) mod operations;
 pub(crate) mod parts;

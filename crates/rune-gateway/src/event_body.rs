@@ -211,15 +211,12 @@ mod tests {
         let event = RequestEvent::Token {
             text: "a\n\ndata: b\r\u{2028}".to_owned(),
         };
-        write(&mut buffer, &SequencedEvent { seq: None, event });
-        let event = RequestEvent::Started { attempt: 1 };
-        write(
-            &mut buffer,
-            &SequencedEvent {
-                seq: Some(2),
-                event,
-            },
-        );
+        let mut written = |seq, event| {
+            let at = None;
+            write(&mut buffer, &SequencedEvent { seq, at, event });
+        };
+        written(None, event);
+        written(Some(2), RequestEvent::Started { attempt: 1 });
         let expected = concat!(
             "event: token\ndata: {\"text\":\"a\\n\\ndata: b\\r\u{2028}\"}\n\n",
             "event: started\nid: 2\ndata: {\"attempt\":1}\n\n"

@@ -170,6 +170,7 @@ mod tests {
     fn entry(seq: u64, event: RequestEvent) -> SequencedEvent {
         SequencedEvent {
             seq: Some(seq),
+            at: None,
             event,
         }
     }
@@ -267,6 +268,7 @@ mod tests {
         let mut told = Told::until(3);
         let text = SequencedEvent {
             seq: None,
+            at: None,
             event: RequestEvent::Token {
                 text: "a".to_owned(),
             },

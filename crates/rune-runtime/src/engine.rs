@@ -275,10 +275,18 @@ impl Engine {
         self.inner.tasks.shutdown()
     }
 
-    /// Changes when a request is taken or taken up, and when one ends, parks or stops.
+    /// Changes when a request is taken or taken up, with every commit of one that runs, and when one
+    /// ends, parks or stops.
     #[must_use]
     pub fn activity(&self) -> watch::Receiver<usize> {
         self.inner.active.activity()
+    }
+
+    /// Whether a replica of this process is at a request, whose row may not say so yet.
+    #[must_use]
+    pub fn is_at_work(&self, id: RequestId) -> bool {
+        let run = self.inner.active.get(id);
+        run.is_some_and(|run| run.feed.has_started())
     }
 
     /// Where the tasks of the process start.
@@ -477,7 +485,8 @@ impl Engine {
             request_id: id,
             reason: reason.clone(),
         };
-        let appended = self.inner.store.write(cancel).await?;
+        let store = &self.inner.store;
+        let appended = store.write_as_of(at, cancel, Vec::new()).await?;
         if let Some(feed) = feed.filter(|_| appended.first_seq <= appended.last_seq) {
             feed.publish([rune_store_runtime::Entry {
                 request_id: id,

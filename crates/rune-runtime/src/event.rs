@@ -198,6 +198,9 @@ pub enum RequestEvent {
         decision: ApprovalDecision,
         /// Who decided.
         by: String,
+        /// What was said of it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
     },
     /// A tool call invoked another agent.
     AgentCall {
@@ -325,6 +328,8 @@ impl RequestEvent {
 pub struct SequencedEvent {
     /// The id of the SSE event.
     pub seq: Option<u64>,
+    /// When that entry was committed.
+    pub at: Option<Timestamp>,
     /// The event.
     pub event: RequestEvent,
 }
@@ -396,6 +401,7 @@ impl EventMapper {
         }
         events.push(SequencedEvent {
             seq: Some(entry.seq),
+            at: Some(entry.at),
             event: self.event(entry),
         });
         events
@@ -512,6 +518,7 @@ impl EventMapper {
                 approval_id: answer.approval_id,
                 decision: answer.decision,
                 by: answer.by,
+                note: answer.note,
             },
             EntryBody::AgentCalled {
                 call_id,
@@ -593,7 +600,11 @@ fn unexplained() -> Failure {
 }
 
 const fn live(event: RequestEvent) -> SequencedEvent {
-    SequencedEvent { seq: None, event }
+    SequencedEvent {
+        seq: None,
+        at: None,
+        event,
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use rune_store_runtime::{
 };
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::budget::Budgets;
 use crate::feed::Feed;
@@ -54,6 +55,8 @@ pub(crate) struct JournalWriter {
     next_seq: u64,
     /// Told where an entry has settled what a model call reserved.
     budgets: Option<Arc<Budgets>>,
+    /// Changes with every commit.
+    commits: Option<watch::Sender<usize>>,
 }
 
 impl JournalWriter {
@@ -73,6 +76,16 @@ impl JournalWriter {
             buffer: Vec::new(),
             next_seq,
             budgets: None,
+            commits: None,
+        }
+    }
+
+    /// With those that are told of every commit.
+    #[must_use]
+    pub(crate) fn announcing(self, commits: watch::Sender<usize>) -> Self {
+        Self {
+            commits: Some(commits),
+            ..self
         }
     }
 
@@ -128,16 +141,18 @@ impl JournalWriter {
 
     /// Writes what is waiting.
     pub(crate) async fn flush(&mut self) -> Result<(), StoreError> {
-        if self.buffer.is_empty() {
+        let Some(at) = self.buffer.last().map(|(at, _)| *at) else {
             return Ok(());
-        }
+        };
         let buffered = std::mem::take(&mut self.buffer);
-        let at = self.store.now();
         let append = AppendEntries {
             request_id: self.request_id,
             entries: buffered.iter().map(|(_, body)| body.clone()).collect(),
         };
-        let Appended { first_seq, .. } = self.store.write(append).await?;
+        let Appended { first_seq, .. } = self.store.write_as_of(at, append, Vec::new()).await?;
+        if let Some(commits) = &self.commits {
+            commits.send_modify(|_| {});
+        }
         let settles = |(_, body): &(_, EntryBody)| body.billed().is_some() || body.is_last();
         if let Some(budgets) = self
             .budgets

@@ -1,4 +1,4 @@
-//! Webhooks that are told when a request waits for a person or has ended.
+//! Webhooks that are told what happens to a request.
 
 use serde::{Deserialize, Serialize};
 

@@ -320,11 +320,11 @@ pub trait PushReader: Send + Sync {
     async fn push(&self, id: RequestId, push_id: &str) -> Result<Option<PushRow>, StoreError>;
     /// The webhooks of a request, oldest first.
     async fn pushes(&self, id: RequestId, page: &PageRequest) -> Result<Page<PushRow>, StoreError>;
-    /// Webhooks that may be told now, at the most `limit`: their request waits for a person or has
-    /// ended, with an entry that they were not told of.
+    /// Webhooks that may be told now, at the most `limit`: their request has an entry that they were
+    /// not told of.
     async fn due_pushes(&self, now: Timestamp, limit: u32) -> Result<Vec<PushRow>, StoreError>;
-    /// When the next one may be told, of those that there is something to tell.
-    async fn next_push(&self) -> Result<Option<Timestamp>, StoreError>;
+    /// When the next one may be told that may not be at `now`, of those with such an entry.
+    async fn next_push(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
     /// Whether there is one that was not told of the end of its request.
     async fn has_open_pushes(&self) -> Result<bool, StoreError>;
 }
@@ -416,7 +416,20 @@ impl Store {
         operation: O,
         audit: Vec<RecordAudit>,
     ) -> impl Future<Output = Result<O::Reply, StoreError>> + Send + use<O> {
-        let command = Command::new(self.now(), operation).audited(audit);
+        self.write_as_of(self.now(), operation, audit)
+    }
+
+    /// [`Store::write_audited`], stamped with a time that the caller has told others of.
+    ///
+    /// # Errors
+    /// As [`CommandLog::submit`].
+    pub fn write_as_of<O: Operation>(
+        &self,
+        at: Timestamp,
+        operation: O,
+        audit: Vec<RecordAudit>,
+    ) -> impl Future<Output = Result<O::Reply, StoreError>> + Send + use<O> {
+        let command = Command::new(at, operation).audited(audit);
         let inner = Arc::clone(&self.inner);
         async move { O::reply(inner.submit(command).await?) }
     }

@@ -106,7 +106,7 @@ macro_rules! store_suite {
             an_event_is_published_once_with_its_fires,
             an_event_that_breaks_a_limit_is_rejected,
             messages_wait_in_their_order,
-            a_webhook_is_due_from_the_end_of_its_request_until_it_was_told,
+            a_webhook_is_due_until_it_was_told_of_the_last_entry_of_its_request,
             webhooks_are_listed_replaced_and_removed,
             a_secret_is_replaced_and_removed_by_its_name,
             a_secret_that_breaks_a_limit_is_rejected,

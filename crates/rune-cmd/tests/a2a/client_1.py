@@ -213,10 +213,13 @@ async def webhooks():
     )
     async with Agent("plain", push_notification_config=config) as agent:
         task = await agent.send(said("hi"))
-        headers, body = await asyncio.to_thread(hook.next)
-        told = ParseDict(body, StreamResponse()).task
-        check((told.id, told.artifacts) == (task.id, task.artifacts), told, task)
-        is_state(told, "COMPLETED")
+        sent = [await asyncio.to_thread(hook.next) for _ in range(3)]
+        told = [ParseDict(body, StreamResponse()) for _, body in sent]
+        is_state(told[0].status_update, "WORKING")
+        check([told[1].artifact_update.artifact] == task.artifacts, told, task)
+        done = told[2].status_update
+        check((done.task_id, done.status) == (task.id, task.status), told, task)
+        headers = sent[2][0]
         check(headers["authorization"] == "Bearer credentials-1", headers)
         check(headers["x-a2a-notification-token"] == "tok", headers)
     async with Agent("stuck") as agent:
@@ -238,8 +241,12 @@ async def webhooks():
         listed = await client.list_task_push_notification_configs(every)
         check([it.id for it in listed.configs] == [first.id], listed)
         await client.cancel_task(CancelTaskRequest(id=task))
-        told = ParseDict((await asyncio.to_thread(hook.next))[1], StreamResponse()).task
-        check(told.id == task, told)
+        # The one that was removed may have been told before.
+        ended = False
+        while not ended:
+            told = ParseDict((await asyncio.to_thread(hook.next))[1], StreamResponse()).status_update
+            check(told.task_id == task, told)
+            ended = told.status.state != TaskState.TASK_STATE_WORKING
         is_state(told, "CANCELED")
 
 

@@ -2,7 +2,7 @@
 
 use rune_a2a::A2aError;
 use rune_runtime::{Engine, EngineError, Followed, RequestEvents};
-use rune_store_runtime::{EntryBody, RequestId, RequestRow};
+use rune_store_runtime::{EntryBody, RequestId, RequestRow, RequestStatus};
 use serde_json::Value;
 
 use super::answer::failure;
@@ -51,16 +51,28 @@ pub(crate) async fn snapshot(
     row: &RequestRow,
 ) -> Result<TaskView, A2aError> {
     let (mut view, mut events) = view_of(engine, base, row).await?;
-    // Every entry up to there is committed, so none of this waits.
-    while view.at() < row.last_seq {
+    catch_up(&mut view, &mut events, row.last_seq).await?;
+    if row.status == RequestStatus::Accepted && engine.is_at_work(row.id) {
+        view.works();
+    }
+    view.settle(row);
+    Ok(view)
+}
+
+/// Takes in every entry up to one that is committed, so this does not wait.
+pub(crate) async fn catch_up(
+    view: &mut TaskView,
+    events: &mut RequestEvents,
+    until: u64,
+) -> Result<(), A2aError> {
+    while view.at() < until {
         match events.step().await {
-            Ok(Followed::Event(event)) => drop(view.apply(&event, row.updated_at)),
+            Ok(Followed::Event(event)) => drop(view.apply(&event)),
             Ok(Followed::Parked | Followed::End) => break,
             Err(error) => return Err(failure(&error.into())),
         }
     }
-    view.settle(row);
-    Ok(view)
+    Ok(())
 }
 
 /// What the request was asked; nothing where it is not stored.

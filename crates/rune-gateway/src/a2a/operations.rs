@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::answer::failure;
 use super::card::extended;
-use super::find::{agent_says_text, find, snapshot, view_of};
+use super::find::{agent_says_text, catch_up, find, snapshot, view_of};
 use super::list::list_tasks;
 use super::notes::{NOTES, Notes};
 use super::parts::input_of;
@@ -153,28 +153,26 @@ async fn begin(
     if let Some(push) = send.push {
         webhooks::add(&asking, version, invoked.request_id, push).await?;
     }
-    let now = engine.store().now();
-    let view = TaskView::of_message(
+    let mut view = TaskView::of_message(
         (invoked.request_id, invoked.session_id),
         send.message,
         (metadata, send.accepted_output_modes),
         agent.output_schema().is_none(),
         asking.base,
-        now,
     );
+    let mut events = invoked.events;
     let wanted = send.history_length;
     if streams {
-        let store = engine.store().clone();
-        let stream = TaskStream::new(view, store, (1, now), wanted, version, asking.envelope);
-        return Ok(Outcome::Stream(invoked.events, Box::new(stream)));
+        let stream = TaskStream::new(view, 1, wanted, version, asking.envelope);
+        return Ok(Outcome::Stream(events, Box::new(stream)));
     }
-    let task = match send.return_immediately {
-        true => view.task(wanted),
-        false => end_of(asking.shared, view, invoked.events)
-            .await?
-            .task(wanted),
-    };
-    Ok(Outcome::Value(StreamEvent::Task(task).encode(version)))
+    if send.return_immediately {
+        catch_up(&mut view, &mut events, 1).await?;
+    } else {
+        view = end_of(view, events).await?;
+    }
+    let task = StreamEvent::Task(view.task(wanted));
+    Ok(Outcome::Value(task.encode(version)))
 }
 
 /// A message decides what a task waits for.
@@ -208,7 +206,7 @@ async fn go_on(
         snapshot(&asking.shared.engine, &asking.base, &row).await?
     } else {
         let (view, events) = view_of(&asking.shared.engine, &asking.base, &row).await?;
-        end_of(asking.shared, view, events).await?
+        end_of(view, events).await?
     };
     let task = task.task(send.history_length);
     Ok(Outcome::Value(StreamEvent::Task(task).encode(version)))
@@ -282,32 +280,26 @@ async fn follow(
     stays: bool,
 ) -> Result<Outcome, A2aError> {
     let (view, events) = view_of(&asking.shared.engine, &asking.base, row).await?;
-    let store = asking.shared.engine.store().clone();
     // What it waits for is known behind its last entry.
     let waits = row.status == RequestStatus::InputRequired;
-    let known = (row.last_seq + u64::from(waits), row.updated_at);
-    let stream = TaskStream::new(view, store, known, history_length, version, asking.envelope);
+    let known = row.last_seq + u64::from(waits);
+    let stream = TaskStream::new(view, known, history_length, version, asking.envelope);
     let stream = stream.staying(stays && waits);
     Ok(Outcome::Stream(events, Box::new(stream)))
 }
 
 /// The task when it has ended or waits for the client; as it is where the daemon ends first.
-async fn end_of(
-    shared: &Shared,
-    mut view: TaskView,
-    mut events: RequestEvents,
-) -> Result<TaskView, A2aError> {
-    let store = shared.engine.store();
+async fn end_of(mut view: TaskView, mut events: RequestEvents) -> Result<TaskView, A2aError> {
     loop {
         match events.step().await {
             Ok(Followed::Event(event)) => {
-                view.apply(&event, store.now());
+                view.apply(&event);
                 if event.event.is_last() {
                     return Ok(view);
                 }
             }
             Ok(Followed::Parked) => {
-                view.park(store.now());
+                view.park();
                 return Ok(view);
             }
             Ok(Followed::End) => return Ok(view),

@@ -1,15 +1,15 @@
-//! Webhooks of tasks: kept encrypted, told when a task waits for its client or has ended.
+//! Webhooks of tasks: kept encrypted, told in order what happens to a task.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use reqwest::Client;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
-use rune_a2a::{A2aError, ProtocolVersion, PushAuthentication, PushConfig, StreamEvent};
+use rune_a2a::{A2aError, ProtocolVersion, PushAuthentication, PushConfig};
 use rune_runtime::{Engine, SecretVault};
-use rune_store_runtime::{PushRow, PutPush, RequestId, SettlePush, StoreError};
+use rune_store_runtime::{PushRow, PutPush, RequestId, RequestRow, SettlePush, StoreError};
 use rune_tools::{CheckedResolver, EgressPolicy};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::answer::failure;
-use super::find;
+use super::news::news;
 
 /// Longest time for a webhook to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -29,7 +29,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest of these pauses.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Webhooks that are told at the same time at the most.
-const AT_ONCE: u32 = 16;
+const AT_ONCE: usize = 16;
+/// What is committed within this time is looked at together.
+const TOGETHER: Duration = Duration::from_millis(50);
 /// Pause after the store did not answer.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 /// The header with the token of a webhook.
@@ -61,8 +63,6 @@ pub(crate) struct Pushes {
     client: Client,
     /// Fires when a webhook was added.
     added: Notify,
-    /// Whether there may be a webhook that is not done with.
-    open: AtomicBool,
 }
 
 impl Pushes {
@@ -90,7 +90,6 @@ impl Pushes {
             policy,
             client,
             added: Notify::new(),
-            open: AtomicBool::new(true),
         })
     }
 
@@ -158,7 +157,6 @@ impl Pushes {
         };
         let written = self.engine.store().write(put).await;
         written.map_err(|error| failure(&error.into()))?;
-        self.open.store(true, Ordering::Relaxed);
         self.added.notify_one();
         Ok(())
     }
@@ -194,18 +192,41 @@ impl Pushes {
 
     /// Tells webhooks until the shutdown. What is left is told by the next start.
     pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = self.tell_all() => {}
+        }
+    }
+
+    /// Tells several webhooks at the same time, and each one thing after the other.
+    async fn tell_all(&self) {
         let mut changes = self.engine.activity();
+        let mut telling = FuturesUnordered::new();
+        let mut busy: HashSet<(RequestId, String)> = HashSet::new();
+        // Whether there may be one that is not done with.
+        let mut is_open = true;
         loop {
             changes.mark_unchanged();
-            let pause = match self.open.load(Ordering::Relaxed) {
-                false => None,
-                true => tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    told = self.tell_due() => told.unwrap_or_else(|error| {
+            let mut pause = None;
+            if is_open && busy.len() < AT_ONCE {
+                match self.due(&busy).await {
+                    Ok((due, open, next)) => {
+                        (is_open, pause) = (open, next);
+                        for row in due {
+                            busy.insert((row.request_id, row.push_id.clone()));
+                            telling.push(self.tell(row));
+                        }
+                    }
+                    Err(error) => {
                         tracing::warn!(%error, "webhooks were not looked at");
-                        Some(STORE_PAUSE)
-                    }),
-                },
+                        pause = Some(STORE_PAUSE);
+                    }
+                }
+            }
+            let changed = async {
+                // The sender lives as long as the engine.
+                let _ = changes.changed().await;
+                tokio::time::sleep(TOGETHER).await;
             };
             let due = async {
                 match pause {
@@ -214,76 +235,96 @@ impl Pushes {
                 }
             };
             tokio::select! {
-                () = shutdown.cancelled() => return,
-                changed = changes.changed() => if changed.is_err() { return },
-                () = self.added.notified() => {}
+                Some(told) = telling.next() => { busy.remove(&told); }
+                () = changed, if is_open => {}
+                () = self.added.notified() => is_open = true,
                 () = due => {}
             }
         }
     }
 
-    /// Tells what is due. Answers how long nothing else will be.
-    async fn tell_due(&self) -> Result<Option<Duration>, StoreError> {
+    /// Those that there may be something to tell; whether there is one that is not done with; and how long nothing else is due.
+    async fn due(
+        &self,
+        busy: &HashSet<(RequestId, String)>,
+    ) -> Result<(Vec<PushRow>, bool, Option<Duration>), StoreError> {
         let store = self.engine.store();
-        loop {
-            let due = store.due_pushes(store.now(), AT_ONCE).await?;
-            if due.is_empty() {
-                break;
-            }
-            let told = join_all(due.iter().map(|row| self.tell(row))).await;
-            told.into_iter().collect::<Result<(), _>>()?;
-        }
+        let now = store.now();
+        let limit = u32::try_from(AT_ONCE + busy.len()).unwrap_or(u32::MAX);
+        let mut due = store.due_pushes(now, limit).await?;
+        due.retain(|row| !busy.contains(&(row.request_id, row.push_id.clone())));
+        due.truncate(AT_ONCE.saturating_sub(busy.len()));
         let open = store.has_open_pushes().await?;
-        self.open.store(open, Ordering::Relaxed);
-        let next = store.next_push().await?;
-        Ok(next.map(|next| next.since(store.now())))
+        let next = store.next_push(now).await?;
+        Ok((due, open, next.map(|next| next.since(now))))
     }
 
-    /// Tells one webhook, and records what came of it.
-    async fn tell(&self, row: &PushRow) -> Result<(), StoreError> {
+    /// Tells one webhook what it does not know. Answers which one that was.
+    async fn tell(&self, row: PushRow) -> (RequestId, String) {
+        if let Err(error) = self.tell_news(&row).await {
+            tracing::warn!(request = %row.request_id, %error, "it is not known what a webhook was told");
+            tokio::time::sleep(STORE_PAUSE).await;
+        }
+        (row.request_id, row.push_id)
+    }
+
+    async fn tell_news(&self, row: &PushRow) -> Result<(), StoreError> {
         let store = self.engine.store();
-        let Some(request) = store.request(row.request_id).await? else {
+        let request_id = row.request_id;
+        let Some(request) = store.request(request_id).await? else {
             return Ok(());
         };
-        let (request_id, attempts) = (row.request_id, row.attempts + 1);
-        let told = match self.open(row).await {
-            Ok(kept) => self.post(&kept, &request).await.map_err(|why| (why, true)),
-            // Trying again would not help.
-            Err(why) => Err((why, false)),
-        };
-        let again_at = match told {
-            Ok(()) => None,
-            Err((why, again)) if again && attempts < MAX_ATTEMPTS => {
-                tracing::info!(request = %request_id, attempts, why, "a webhook was not told yet");
-                Some(store.now().plus(pause_after(attempts)))
-            }
-            Err((why, _)) => {
-                tracing::warn!(request = %request_id, attempts, why, "a webhook is given up");
-                None
-            }
-        };
-        let settle = SettlePush {
+        let settle = |seq, again_at| SettlePush {
             request_id,
             push_id: row.push_id.clone(),
             created_at: row.created_at,
-            seq: request.last_seq,
+            seq,
             again_at,
         };
-        store.write(settle).await
+        let failed = match self.open(row).await {
+            Ok(kept) => self.post_news(&kept, row.told, &request).await.err(),
+            Err(why) => {
+                // Trying again would not help.
+                tracing::warn!(request = %request_id, why, "a webhook is given up");
+                None
+            }
+        };
+        let Some((known, why)) = failed else {
+            return store.write(settle(request.last_seq, None)).await;
+        };
+        let mut attempts = row.attempts + 1;
+        if known > row.told {
+            store.write(settle(known, None)).await?;
+            attempts = 1;
+        }
+        let again_at = if attempts < MAX_ATTEMPTS {
+            tracing::info!(request = %request_id, attempts, why, "a webhook was not told yet");
+            Some(store.now().plus(pause_after(attempts)))
+        } else {
+            tracing::warn!(request = %request_id, attempts, why, "a webhook is given up");
+            None
+        };
+        store.write(settle(request.last_seq, again_at)).await
     }
 
-    async fn post(
+    /// Posts what happened behind the entry `told`. An error has the last entry that the webhook knows all of.
+    async fn post_news(
         &self,
         kept: &Kept,
-        request: &rune_store_runtime::RequestRow,
-    ) -> Result<(), String> {
-        let view = find::snapshot(&self.engine, &kept.base, request).await;
-        let task = view.map_err(|error| error.to_string())?.task(Some(0));
+        told: u64,
+        request: &RequestRow,
+    ) -> Result<(), (u64, String)> {
         let version = ProtocolVersion::requested(Some(&kept.version));
-        let body = match version.ok().flatten() {
-            Some(ProtocolVersion::V03) => task.encode(ProtocolVersion::V03),
-            _ => StreamEvent::Task(task).encode(ProtocolVersion::V1),
-        };
+        let version = version.ok().flatten().unwrap_or(ProtocolVersion::V1);
+        let news = news(&self.engine, &kept.base, request, told, version).await;
+        for one in news.map_err(|error| (told, error.to_string()))? {
+            let posted = self.post(kept, one.body.to_string()).await;
+            posted.map_err(|why| (one.seq - 1, why))?;
+        }
+        Ok(())
+    }
+
+    async fn post(&self, kept: &Kept, body: String) -> Result<(), String> {
         let url = Url::parse(&kept.url).map_err(|error| error.to_string())?;
         // The operator may have closed it since.
         self.policy
@@ -303,7 +344,7 @@ impl Pushes {
         if let Some(token) = &kept.token {
             sent = sent.header(TOKEN, sensitive(token)?);
         }
-        let answer = sent.body(body.to_string()).send().await;
+        let answer = sent.body(body).send().await;
         // Without the URL, which may hold a secret.
         let answer = answer.map_err(|error| chain(&error.without_url()))?;
         match answer.status() {

@@ -51,7 +51,7 @@ pub(crate) fn ask<'a>(questions: impl Iterator<Item = (ApprovalId, &'a Question)
 pub(crate) struct Answer {
     pub(crate) approval: Option<ApprovalId>,
     pub(crate) approve: bool,
-    /// Why not, which the model is told.
+    /// What was said of it. Of a no the model is told it as the reason.
     pub(crate) note: Option<String>,
 }
 
@@ -62,6 +62,8 @@ pub(crate) struct Answer {
 /// The data decides nothing.
 pub(crate) fn answers(message: &Message) -> Result<Vec<Answer>, A2aError> {
     let mut answers = Vec::new();
+    let said = message.text();
+    let said = Some(said.trim()).filter(|said| !said.is_empty());
     for (n, part) in message.parts.iter().enumerate() {
         let Content::Data(data) = &part.content else {
             continue;
@@ -85,26 +87,21 @@ pub(crate) fn answers(message: &Message) -> Result<Vec<Answer>, A2aError> {
         answers.push(Answer {
             approval,
             approve: approved,
-            note: data["note"].as_str().map(shortened),
+            note: data["note"].as_str().or(said).map(shortened),
         });
     }
     if answers.is_empty() {
-        let said = message.text();
-        let approve = is_yes(&said);
         answers.push(Answer {
             approval: None,
-            approve,
-            note: (!approve && !said.trim().is_empty()).then(|| shortened(said.trim())),
+            approve: said.is_some_and(is_yes),
+            note: said.map(shortened),
         });
     }
     Ok(answers)
 }
 
 fn is_yes(text: &str) -> bool {
-    let word = text
-        .trim()
-        .trim_end_matches(['.', '!'])
-        .to_ascii_lowercase();
+    let word = text.trim_end_matches(['.', '!']).to_ascii_lowercase();
     matches!(
         word.as_str(),
         "yes" | "y" | "ok" | "okay" | "approve" | "approved" | "allow"
@@ -137,7 +134,8 @@ mod tests {
     #[test]
     fn only_a_clear_yes_is_one() {
         for yes in ["yes", " Yes! ", "OK.", "approve"] {
-            assert_eq!(said(vec![Part::text(yes)]).unwrap(), [answer(true, None)]);
+            let note = Some(yes.trim());
+            assert_eq!(said(vec![Part::text(yes)]).unwrap(), [answer(true, note)]);
         }
         for no in ["no", "yes, but not now", "Use the other file.", "approve?"] {
             assert_eq!(
@@ -152,7 +150,7 @@ mod tests {
     fn data_decides_as_it_says() {
         let one = ApprovalId::generate();
         let parts = vec![
-            Part::text("yes"),
+            Part::text("Only that."),
             Part::data(json!({"approvalId": one, "decision": "deny", "note": "why"})),
             Part::data(json!({"approved": true})),
         ];
@@ -161,7 +159,7 @@ mod tests {
                 approval: Some(one),
                 ..answer(false, Some("why"))
             },
-            answer(true, None),
+            answer(true, Some("Only that.")),
         ];
         assert_eq!(said(parts).unwrap(), expected);
         for wrong in [

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use rune_a2a::{A2aError, ErrorKind, ProtocolVersion, RpcId, StreamEvent, rpc_error, rpc_result};
 use rune_runtime::SequencedEvent;
-use rune_store_runtime::{ErrorCode, Store, Timestamp};
+use rune_store_runtime::ErrorCode;
 
 use super::task::TaskView;
 use crate::event_body::{Encode, write_data};
@@ -20,11 +20,8 @@ pub(crate) enum Envelope {
 /// The stream of a task: the task first, then what happens to it.
 pub(crate) struct TaskStream {
     view: TaskView,
-    store: Store,
     /// What lies behind this entry is told; what comes before is in the task.
     known: u64,
-    /// Since when the task is as it is at that entry.
-    since: Timestamp,
     began: bool,
     /// Whether it goes on behind a task that it finds waiting.
     stays: bool,
@@ -34,20 +31,17 @@ pub(crate) struct TaskStream {
 }
 
 impl TaskStream {
-    /// A stream that begins with the task as it is at an entry, and since when.
+    /// A stream that begins with the task as it is at an entry.
     pub(crate) const fn new(
         view: TaskView,
-        store: Store,
-        (known, since): (u64, Timestamp),
+        known: u64,
         history_length: Option<u32>,
         version: ProtocolVersion,
         envelope: Envelope,
     ) -> Self {
         Self {
             view,
-            store,
             known,
-            since,
             began: false,
             stays: false,
             history_length,
@@ -82,11 +76,7 @@ impl Encode for TaskStream {
     const ENDS_PARKED: bool = true;
 
     fn event(&mut self, event: &SequencedEvent, out: &mut BytesMut) {
-        let at = match self.began {
-            true => self.store.now(),
-            false => self.since,
-        };
-        let told = self.view.apply(event, at);
+        let told = self.view.apply(event);
         if self.began {
             for event in told {
                 self.tell(&event, out);
@@ -97,12 +87,11 @@ impl Encode for TaskStream {
     }
 
     fn parked(&mut self, out: &mut BytesMut) -> bool {
+        let event = self.view.park();
         if self.began {
-            let event = self.view.park(self.store.now());
             self.tell(&event, out);
             return true;
         }
-        self.view.park(self.since);
         self.begin(out);
         !self.stays
     }

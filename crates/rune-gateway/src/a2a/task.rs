@@ -31,6 +31,8 @@ pub(crate) struct TaskView {
     is_text: bool,
     /// The last entry that is known.
     at: u64,
+    /// When that was committed.
+    time: Timestamp,
     status: TaskStatus,
     artifacts: Vec<Artifact>,
     history: Vec<Message>,
@@ -57,8 +59,7 @@ impl TaskView {
         let metadata = row.metadata.iter().filter(|(key, _)| *key != NOTES);
         let metadata = metadata.map(|(key, value)| (key.clone(), value.clone()));
         let metadata = metadata.collect();
-        let at = row.created_at;
-        let mut view = Self::new(row.id, row.session_id.clone(), is_text, base, at);
+        let mut view = Self::new(row.id, row.session_id.clone(), is_text, base);
         view.accepted = accepted;
         view.metadata = metadata;
         view.history
@@ -73,9 +74,8 @@ impl TaskView {
         (metadata, accepted): (Map<String, Value>, Vec<String>),
         is_text: bool,
         base: String,
-        at: Timestamp,
     ) -> Self {
-        let mut view = Self::new(request_id, context_id, is_text, base, at);
+        let mut view = Self::new(request_id, context_id, is_text, base);
         view.metadata = metadata;
         view.accepted = accepted;
         let message = view.about(message);
@@ -83,13 +83,7 @@ impl TaskView {
         view
     }
 
-    fn new(
-        request_id: RequestId,
-        context_id: SessionId,
-        is_text: bool,
-        base: String,
-        at: Timestamp,
-    ) -> Self {
+    fn new(request_id: RequestId, context_id: SessionId, is_text: bool, base: String) -> Self {
         Self {
             request_id,
             context_id,
@@ -97,7 +91,8 @@ impl TaskView {
             accepted: Vec::new(),
             is_text,
             at: 0,
-            status: TaskStatus::new(TaskState::Submitted, at),
+            time: Timestamp::default(),
+            status: TaskStatus::new(TaskState::Submitted, Timestamp::default()),
             artifacts: Vec::new(),
             history: Vec::new(),
             metadata: Map::new(),
@@ -105,6 +100,14 @@ impl TaskView {
             said: None,
             messages: 0,
             questions: BTreeMap::new(),
+        }
+    }
+
+    /// The same for a reader that is told of an answer when it is whole.
+    pub(crate) fn untold(self) -> Self {
+        Self {
+            is_text: false,
+            ..self
         }
     }
 
@@ -128,36 +131,56 @@ impl TaskView {
         }
     }
 
-    /// Takes the state from the row: what a request waits for is not among its events.
+    /// Takes the state from the row, which knows what a request waits for and how it ended.
     pub(crate) fn settle(&mut self, row: &RequestRow) {
-        let state = state_of(row.status);
-        self.status.timestamp = Some(row.updated_at);
-        if state == TaskState::InputRequired {
-            self.park(row.updated_at);
-        } else if !self.status.state.is_terminal() {
-            self.status.state = state;
-            if let Some(failure) = &row.failure {
-                self.end(state, &failure.message, row.updated_at);
+        self.time = row.updated_at;
+        match row.status {
+            RequestStatus::InputRequired => drop(self.park()),
+            // Behind a decision it is accepted again, and the journal knows more.
+            RequestStatus::Accepted => {}
+            RequestStatus::Running => drop(self.works()),
+            status if !self.status.state.is_terminal() => {
+                let failure = row.failure.as_ref();
+                self.end(state_of(status), failure.map(|it| it.message.as_str()));
             }
+            _ => {}
         }
+        self.status.timestamp = Some(self.time);
     }
 
     /// The request waits for a person.
-    pub(crate) fn park(&mut self, at: Timestamp) -> StreamEvent {
+    pub(crate) fn park(&mut self) -> StreamEvent {
         let id = self.questions.keys().next().map(ToString::to_string);
         let id = id.unwrap_or_else(|| format!("{}-question", self.request_id));
         let parts = question::ask(self.questions.iter().map(|(id, question)| (*id, question)));
         let message = self.about(Message::new(id, Role::Agent, parts));
-        self.status = TaskStatus::new(TaskState::InputRequired, at).saying(message);
-        self.status_update()
+        self.becomes(TaskState::InputRequired, Some(message))
+    }
+
+    /// A replica is at it. Answers what a client is told of it.
+    pub(crate) fn works(&mut self) -> Vec<StreamEvent> {
+        match self.status.state {
+            TaskState::Working => Vec::new(),
+            _ => vec![self.becomes(TaskState::Working, None)],
+        }
     }
 
     /// Takes an event in. Answers what a client is told of it.
-    pub(crate) fn apply(&mut self, event: &SequencedEvent, at: Timestamp) -> Vec<StreamEvent> {
+    pub(crate) fn apply(&mut self, event: &SequencedEvent) -> Vec<StreamEvent> {
         self.at = event.seq.unwrap_or(self.at);
+        self.time = event.at.unwrap_or(self.time);
         match &event.event {
-            RequestEvent::Started { .. } => self.works(at),
-            RequestEvent::Token { text } => self.say(text, at),
+            RequestEvent::Accepted { .. } => {
+                self.status.timestamp = Some(self.time);
+                Vec::new()
+            }
+            RequestEvent::Started { .. } => {
+                let is_first = self.status.state == TaskState::Submitted;
+                let mut events = self.works();
+                events.extend(is_first.then(|| self.tell_early()).flatten());
+                events
+            }
+            RequestEvent::Token { text } => self.say(text),
             RequestEvent::Usage { .. } | RequestEvent::ComponentTurn { .. } => {
                 self.said = self.open.take().or(self.said.take());
                 Vec::new()
@@ -166,7 +189,7 @@ impl TaskView {
                 self.open = None;
                 Vec::new()
             }
-            RequestEvent::ToolStart { .. } => self.goes_on(at),
+            RequestEvent::ToolStart { .. } => self.goes_on(),
             RequestEvent::ToolDone { images, .. } => {
                 let made = images.iter().map(|image| {
                     let handle = image.handle();
@@ -197,37 +220,29 @@ impl TaskView {
                     deadline: *deadline,
                 };
                 self.questions.insert(*approval_id, question);
-                self.goes_on(at)
+                self.goes_on()
             }
             RequestEvent::ApprovalGiven {
                 approval_id,
                 decision,
+                note,
                 ..
-            } => self.decided(*approval_id, *decision, at),
-            RequestEvent::Done { output, .. } => self.done(output, at),
+            } => self.decided(*approval_id, *decision, note.as_deref()),
+            RequestEvent::Done { output, .. } => self.done(output),
             RequestEvent::Error {
                 status, message, ..
             } => {
                 let state = state_of(*status);
                 self.artifacts
                     .retain(|artifact| artifact.artifact_id != ANSWER);
-                self.end(state, message, at);
-                vec![self.status_update()]
+                vec![self.end(state, Some(message))]
             }
             _ => Vec::new(),
         }
     }
 
-    fn works(&mut self, at: Timestamp) -> Vec<StreamEvent> {
-        if self.status.state == TaskState::Working {
-            return Vec::new();
-        }
-        self.status = TaskStatus::new(TaskState::Working, at);
-        vec![self.status_update()]
-    }
-
-    /// More of a reply, which may be the answer.
-    fn say(&mut self, text: &str, at: Timestamp) -> Vec<StreamEvent> {
+    /// More of a reply, which may be the answer. What is said before it is committed that the agent is at it waits for that.
+    fn say(&mut self, text: &str) -> Vec<StreamEvent> {
         if text.is_empty() {
             return Vec::new();
         }
@@ -236,18 +251,20 @@ impl TaskView {
         if begins {
             self.said = None;
         }
-        // A model may speak before the entry that says that it was asked.
-        let mut events = self.works(at);
-        if !self.is_text {
-            return events;
+        if !self.is_text || self.status.state == TaskState::Submitted {
+            return Vec::new();
         }
-        let artifact = Artifact::new(ANSWER, vec![Part::text(text).of_type(TEXT)]);
-        events.push(self.put(artifact, !begins, false));
-        events
+        vec![self.put(answer_text(text), !begins, false)]
+    }
+
+    /// What was said too early.
+    fn tell_early(&mut self) -> Option<StreamEvent> {
+        let early = self.open.as_deref().filter(|_| self.is_text)?;
+        Some(self.put(answer_text(early), false, false))
     }
 
     /// The agent goes on behind a reply, so that was not the answer.
-    fn goes_on(&mut self, at: Timestamp) -> Vec<StreamEvent> {
+    fn goes_on(&mut self) -> Vec<StreamEvent> {
         let Some(said) = self.said.take() else {
             return Vec::new();
         };
@@ -255,15 +272,14 @@ impl TaskView {
             .retain(|artifact| artifact.artifact_id != ANSWER);
         let message = self.agent_says(vec![Part::text(said)]);
         self.history.push(message.clone());
-        self.status = TaskStatus::new(TaskState::Working, at).saying(message);
-        vec![self.status_update()]
+        vec![self.becomes(TaskState::Working, Some(message))]
     }
 
     fn decided(
         &mut self,
         id: ApprovalId,
         decision: ApprovalDecision,
-        at: Timestamp,
+        note: Option<&str>,
     ) -> Vec<StreamEvent> {
         if let Some(question) = self.questions.remove(&id) {
             let asked = Message::new(
@@ -272,23 +288,28 @@ impl TaskView {
                 vec![Part::data(question.data(id))],
             );
             let answer = json!({"approvalId": id, "decision": decision.as_str()});
-            let given = Message::new(format!("{id}-answer"), Role::User, vec![Part::data(answer)]);
+            let parts = note.map(Part::text).into_iter();
+            let parts = parts.chain([Part::data(answer)]).collect();
+            let given = Message::new(format!("{id}-answer"), Role::User, parts);
             let both = [self.about(asked), self.about(given)];
             self.history.extend(both);
         }
-        self.works(at)
+        match self.questions.is_empty() {
+            true => vec![self.becomes(TaskState::Working, None)],
+            false => Vec::new(),
+        }
     }
 
-    fn done(&mut self, output: &Value, at: Timestamp) -> Vec<StreamEvent> {
+    fn done(&mut self, output: &Value) -> Vec<StreamEvent> {
         let said = self.open.take().or(self.said.take());
         let is_said = |text: &str| said.as_deref().is_some_and(|it| it.trim() == text.trim());
-        let is_told = self.is_text && output.as_str().is_some_and(is_said);
+        let told = |artifact: &Artifact| artifact.artifact_id == ANSWER;
+        let is_told = self.artifacts.iter().any(told) && output.as_str().is_some_and(is_said);
         let parts = parts_of_output(output, &self.accepted);
         let mut events = Vec::new();
         if is_told {
             // It only remains to say that this was all.
-            let last = Artifact::new(ANSWER, vec![Part::text("").of_type(TEXT)]);
-            events.push(self.artifact_update(last, true, true));
+            events.push(self.artifact_update(answer_text(""), true, true));
         } else if !parts.is_empty() {
             let whole = Artifact::new(ANSWER, parts.clone());
             events.push(self.artifact_update(whole, false, true));
@@ -298,19 +319,30 @@ impl TaskView {
         if !parts.is_empty() {
             self.artifacts.push(Artifact::new(ANSWER, parts));
         }
-        self.status = TaskStatus::new(TaskState::Completed, at);
-        events.push(self.status_update());
+        events.push(self.becomes(TaskState::Completed, None));
         events
     }
 
-    fn end(&mut self, state: TaskState, why: &str, at: Timestamp) {
-        let message = Message::new(
-            format!("{}-end", self.request_id),
-            Role::Agent,
-            vec![Part::text(why)],
-        );
-        let message = self.about(message);
-        self.status = TaskStatus::new(state, at).saying(message);
+    fn end(&mut self, state: TaskState, why: Option<&str>) -> StreamEvent {
+        let message = why.map(|why| {
+            let id = format!("{}-end", self.request_id);
+            self.about(Message::new(id, Role::Agent, vec![Part::text(why)]))
+        });
+        self.becomes(state, message)
+    }
+
+    /// It is in a state since the last entry that is known.
+    fn becomes(&mut self, state: TaskState, message: Option<Message>) -> StreamEvent {
+        self.status = TaskStatus {
+            message,
+            ..TaskStatus::new(state, self.time)
+        };
+        StreamEvent::Status(StatusUpdate {
+            task_id: self.request_id.to_string(),
+            context_id: self.context_id.to_string(),
+            status: self.status.clone(),
+            metadata: Map::new(),
+        })
     }
 
     /// Adds an artifact, or to one.
@@ -337,15 +369,6 @@ impl TaskView {
         })
     }
 
-    fn status_update(&self) -> StreamEvent {
-        StreamEvent::Status(StatusUpdate {
-            task_id: self.request_id.to_string(),
-            context_id: self.context_id.to_string(),
-            status: self.status.clone(),
-            metadata: Map::new(),
-        })
-    }
-
     fn agent_says(&mut self, parts: Vec<Part>) -> Message {
         self.messages += 1;
         let id = format!("{}-{}", self.request_id, self.messages);
@@ -355,6 +378,11 @@ impl TaskView {
     fn about(&self, message: Message) -> Message {
         message.of_task(self.request_id.to_string(), self.context_id.to_string())
     }
+}
+
+/// More of the answer, or all of it.
+fn answer_text(text: &str) -> Artifact {
+    Artifact::new(ANSWER, vec![Part::text(text).of_type(TEXT)])
 }
 
 /// A text that comes in pieces is one part.

@@ -12,6 +12,9 @@ use super::operations::Asking;
 use super::push::Pushes;
 use crate::narration::digits;
 
+/// A webhook of 0.3 that its client gave no id.
+const DEFAULT_ID: &str = "default";
+
 /// The webhooks, where there are some.
 ///
 /// # Errors
@@ -20,7 +23,7 @@ pub(super) fn pushes<'a>(asking: &Asking<'a>) -> Result<&'a Pushes, A2aError> {
     asking.shared.pushes.as_deref().ok_or_else(|| {
         A2aError::new(
             ErrorKind::PushNotificationNotSupported,
-            "there are no webhooks; SubscribeToTask follows a task",
+            "push notifications are not supported here; SubscribeToTask follows a task",
         )
     })
 }
@@ -70,8 +73,8 @@ pub(super) async fn add(
     let id = match (push.id.is_empty(), version) {
         (false, _) => push.id,
         (true, ProtocolVersion::V1) => format!("push_{}", digits(RequestId::generate())),
-        // As the servers of 0.3 have it: what is set again takes its place.
-        (true, ProtocolVersion::V03) => request_id.to_string(),
+        // What is set again takes its place, as the servers of 0.3 have it.
+        (true, ProtocolVersion::V03) => DEFAULT_ID.to_owned(),
     };
     let push = PushConfig {
         id,

@@ -213,7 +213,12 @@ mod tests {
     fn written(stream: &mut ChatStream, events: Vec<RequestEvent>) -> Vec<String> {
         let mut out = BytesMut::new();
         for event in events {
-            stream.event(&SequencedEvent { seq: None, event }, &mut out);
+            let event = SequencedEvent {
+                seq: None,
+                at: None,
+                event,
+            };
+            stream.event(&event, &mut out);
         }
         let text = String::from_utf8(out.to_vec()).unwrap();
         let blocks = text.split_terminator("\n\n");

@@ -191,9 +191,14 @@ impl ActiveRequests {
         self.lock().requests.len()
     }
 
-    /// Changes with every registration and every removal.
+    /// Changes with every registration, every removal, and whatever else is announced.
     pub(super) fn activity(&self) -> watch::Receiver<usize> {
         self.count.subscribe()
+    }
+
+    /// Whoever changes a request announces it here.
+    pub(super) fn announcer(&self) -> watch::Sender<usize> {
+        self.count.clone()
     }
 
     /// Takes nothing new from now on.

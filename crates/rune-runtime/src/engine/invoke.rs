@@ -9,7 +9,7 @@ use rune_network::{Member, may_call};
 use rune_store_runtime::{
     AcceptRequest, Accepted, BudgetCap, CheckpointPolicy, Cost, Entry, EntryBody, ErrorCode,
     Failure, IdempotencyKey, ParentCall, RecordAudit, RequestId, RequestRow, RequestStatus,
-    SessionId, StoreError, Usage,
+    SessionId, StoreError, Timestamp, Usage,
 };
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -256,7 +256,7 @@ impl Engine {
         let engine = self.clone();
         self.spawn(request_id, &Arc::clone(&run), turn, async move {
             engine
-                .accept_and_run((accept, audit), entries, start, run, sender)
+                .accept_and_run((accept, audit), at, entries, start, run, sender)
                 .await
         });
         match receiver.await {
@@ -281,6 +281,7 @@ impl Engine {
     async fn accept_and_run(
         &self,
         (accept, audit): (AcceptRequest, Option<RecordAudit>),
+        accepted_at: Timestamp,
         entries: Vec<Entry>,
         start: Start,
         run: Arc<ActiveRequest>,
@@ -290,7 +291,8 @@ impl Engine {
             || accept.fork.is_some()
             || accept.checkpoint == CheckpointPolicy::OnFinish;
         let audit = audit.into_iter().collect();
-        let accepting = self.inner.store.write_audited(accept, audit);
+        let store = &self.inner.store;
+        let accepting = store.write_as_of(accepted_at, accept, audit);
         let running = self.run(start, &run);
         tokio::pin!(accepting, running);
         let early = if waits {
@@ -391,7 +393,8 @@ impl Engine {
             inner.store.clone(),
             Arc::clone(&run.feed),
             start.next_seq,
-        );
+        )
+        .announcing(inner.active.announcer());
         let mut state = start.state;
         if self.stopped().remove(&start.request_id) {
             let notice = EntryBody::Notice {
@@ -621,7 +624,7 @@ fn checkpoint(replica: &LocalReplica) -> CheckpointPolicy {
     }
 }
 
-fn unstored_row(accept: &AcceptRequest, at: rune_store_runtime::Timestamp) -> RequestRow {
+fn unstored_row(accept: &AcceptRequest, at: Timestamp) -> RequestRow {
     RequestRow {
         id: accept.request_id,
         session_id: accept.session_id.clone(),

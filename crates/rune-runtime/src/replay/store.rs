@@ -368,8 +368,8 @@ impl PushReader for ReplayStore {
     async fn due_pushes(&self, now: Timestamp, limit: u32) -> Result<Vec<PushRow>, StoreError> {
         self.real.due_pushes(now, limit).await
     }
-    async fn next_push(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.real.next_push().await
+    async fn next_push(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        self.real.next_push(now).await
     }
     async fn has_open_pushes(&self) -> Result<bool, StoreError> {
         self.real.has_open_pushes().await

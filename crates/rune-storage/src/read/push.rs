@@ -15,8 +15,8 @@ const LIST: &str = "pushes";
 const PUSH: &str = "SELECT p.id, r.request_id, p.push_id, p.key_id, p.sealed, p.told, p.attempts, \
      p.next_at, p.created_at FROM pushes p JOIN requests r ON r.id = p.request";
 
-/// There is something to tell.
-const OPEN: &str = "p.done = 0 AND r.last_seq > p.told AND r.status IN ('input-required', 'completed', 'failed', 'cancelled')";
+/// There may be something to tell.
+const OPEN: &str = "p.done = 0 AND r.last_seq > p.told";
 
 #[async_trait]
 impl PushReader for SqliteStore {
@@ -55,14 +55,14 @@ impl PushReader for SqliteStore {
             .await
     }
 
-    async fn next_push(&self) -> Result<Option<Timestamp>, StoreError> {
+    async fn next_push(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         self.readers
             .run(move |db| {
                 db.prepare_cached(&format!(
                     "SELECT min(p.next_at) FROM pushes p JOIN requests r ON r.id = p.request
-                     WHERE {OPEN}"
+                     WHERE {OPEN} AND p.next_at > ?1"
                 ))?
-                .query_row([], |found| row::maybe_time(found, 0))
+                .query_row([now.as_millis()], |found| row::maybe_time(found, 0))
             })
             .await
     }

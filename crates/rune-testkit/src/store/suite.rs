@@ -64,7 +64,7 @@ pub use knowledge::{
 };
 pub use outbox::messages_wait_in_their_order;
 pub use push::{
-    a_webhook_is_due_from_the_end_of_its_request_until_it_was_told,
+    a_webhook_is_due_until_it_was_told_of_the_last_entry_of_its_request,
     webhooks_are_listed_replaced_and_removed,
 };
 pub use records::{

@@ -65,18 +65,25 @@ async fn a_task_waits_for_its_client_and_goes_on_behind_a_restart() {
         .unwrap();
         let row = &request["items"][0];
         assert_eq!(row["approval_id"], json!(approval));
-        let (state, note) = match approved {
-            true => ("approved", Value::Null),
-            false => ("denied", json!("Not today.")),
+        let state = match approved {
+            true => "approved",
+            false => "denied",
         };
-        assert_eq!((&row["state"], &row["note"]), (&json!(state), &note));
+        assert_eq!((&row["state"], &row["note"]), (&json!(state), &json!(text)));
         let done = result(&api, "ask", "GetTask", &json!({"id": task["id"]})).await;
         assert_eq!(done["artifacts"][0]["parts"][0]["text"], "done");
         // What was asked and decided is part of what was said.
         let history = done["history"].as_array().unwrap();
-        let decided = &history[history.len() - 1]["parts"][0]["data"];
+        let decided = &history[history.len() - 1];
         let word = if approved { "approve" } else { "deny" };
-        assert_eq!(decided, &json!({"approvalId": approval, "decision": word}));
+        let data = json!({"approvalId": approval, "decision": word});
+        assert_eq!(
+            (&decided["role"], &decided["parts"]),
+            (
+                &json!("ROLE_USER"),
+                &json!([{"text": text}, {"data": data}])
+            )
+        );
         assert_eq!(refused(&api, "ask", "SendMessage", &answer).await.0, -32004);
     }
     assert_no_panic(&served);
@@ -136,13 +143,12 @@ async fn a_stream_ends_where_the_client_is_asked() {
     assert_eq!(other.next().await.unwrap(), first);
     let canceled = result(&api, "ask", "CancelTask", &task).await;
     assert_eq!(canceled["status"]["state"], "TASK_STATE_CANCELED");
-    for stream in [stream, other] {
-        let events = stream.rest().await;
-        assert_eq!(
-            events.last().unwrap()["statusUpdate"]["status"]["state"],
-            "TASK_STATE_CANCELED"
-        );
-    }
+    let events = stream.rest().await;
+    assert_eq!(
+        events.last().unwrap()["statusUpdate"]["status"],
+        canceled["status"]
+    );
+    assert_eq!(other.rest().await, events);
     let body = call(&api, "ask", "SubscribeToTask", &task).await;
     assert_eq!(body["error"]["code"], -32004);
     let (_, waiting) = answer(api.get("/v1/approvals")).await.unwrap();

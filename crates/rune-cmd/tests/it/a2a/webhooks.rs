@@ -98,6 +98,25 @@ async fn read(stream: &mut TcpStream) -> Option<Sent> {
     }
 }
 
+/// What a webhook of 1.0 was told: the states, and the other updates.
+fn states(sent: &[Sent]) -> Vec<String> {
+    let states = sent.iter().map(|sent| {
+        let state = sent.body["statusUpdate"]["status"]["state"].as_str();
+        match state {
+            Some(state) => state.trim_start_matches("TASK_STATE_").to_owned(),
+            None => sent
+                .body
+                .as_object()
+                .unwrap()
+                .keys()
+                .next()
+                .unwrap()
+                .clone(),
+        }
+    });
+    states.collect()
+}
+
 /// A daemon that may tell webhooks on this machine.
 async fn hooked(script: &str) -> Served {
     let served = daemon(&[("RUNE_A2A_PUSH_ALLOW_PRIVATE", "127.0.0.1")]).await;
@@ -106,7 +125,7 @@ async fn hooked(script: &str) -> Served {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_is_told_of_the_end_in_the_form_of_its_version() {
+async fn a_webhook_is_told_each_change_in_the_form_of_its_version() {
     let served = hooked("").await;
     let api = Api::of(&served.0);
     let hook = Hook::start(Vec::new()).await;
@@ -116,10 +135,19 @@ async fn a_webhook_is_told_of_the_end_in_the_form_of_its_version() {
     let params =
         json!({"message": message("hi"), "configuration": {"taskPushNotificationConfig": config}});
     let task = result(&api, "hello", "SendMessage", &params).await["task"].clone();
-    let sent = hook.sent(1).await.remove(0);
-    assert_eq!(sent.body["task"]["id"], task["id"]);
-    assert_eq!(sent.body["task"]["status"]["state"], "TASK_STATE_COMPLETED");
-    assert_eq!(sent.body["task"]["artifacts"], task["artifacts"]);
+    let told = hook.sent(3).await;
+    assert_eq!(states(&told), ["WORKING", "artifactUpdate", "COMPLETED"]);
+    let update = |n: usize| told[n].body.as_object().unwrap().values().next().unwrap();
+    for n in 0..3 {
+        assert_eq!(
+            (&update(n)["taskId"], &update(n)["contextId"]),
+            (&task["id"], &task["contextId"])
+        );
+    }
+    assert_eq!(update(1)["artifact"], task["artifacts"][0]);
+    assert_eq!(update(1)["lastChunk"], true);
+    assert_eq!(update(2)["status"], task["status"]);
+    let sent = &told[2];
     for header in [
         "authorization: bearer secret-c",
         "x-a2a-notification-token: tok",
@@ -134,15 +162,19 @@ async fn a_webhook_is_told_of_the_end_in_the_form_of_its_version() {
     let params =
         json!({"message": message_v03("hi"), "configuration": {"pushNotificationConfig": config}});
     let task = result(&api, "hello", "message/send", &params).await;
-    let sent = old.sent(1).await.remove(0);
-    assert_eq!(
-        (
-            &sent.body["kind"],
-            &sent.body["id"],
-            &sent.body["status"]["state"]
-        ),
-        (&json!("task"), &task["id"], &json!("completed"))
-    );
+    let told = old.sent(2).await;
+    for (sent, state) in told.iter().zip(["working", "completed"]) {
+        assert_eq!(
+            (
+                &sent.body["kind"],
+                &sent.body["id"],
+                &sent.body["status"]["state"]
+            ),
+            (&json!("task"), &task["id"], &json!(state))
+        );
+    }
+    let sent = &told[1];
+    assert_eq!(sent.body["artifacts"], task["artifacts"]);
     assert!(
         sent.head.contains("authorization: basic b"),
         "{}",
@@ -160,20 +192,44 @@ async fn a_webhook_is_told_of_the_end_in_the_form_of_its_version() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_fails_is_told_again_also_behind_a_restart() {
     let mut served = hooked(SLOW).await;
-    let hook = Hook::start(vec![500, 503]).await;
+    let hook = Hook::start(vec![200, 500, 503]).await;
     let api = Api::of(&served.0);
     let now = json!({"message": message("slow"), "configuration": {"returnImmediately": true}});
     let task = result(&api, "hello", "SendMessage", &now).await["task"].clone();
     let create = json!({"taskId": task["id"], "url": hook.url});
     result(&api, "hello", "CreateTaskPushNotificationConfig", &create).await;
-    result(&api, "hello", "CancelTask", &json!({"id": task["id"]})).await;
     hook.sent(1).await;
+    result(&api, "hello", "CancelTask", &json!({"id": task["id"]})).await;
+    hook.sent(2).await;
     served.0.kill9().unwrap();
     served.0.restart().await.unwrap();
-    let sent = hook.sent(3).await;
-    for one in &sent {
-        assert_eq!(one.body["task"]["status"]["state"], "TASK_STATE_CANCELED");
-    }
+    // What it took it is not told again.
+    let sent = hook.sent(4).await;
+    assert_eq!(
+        states(&sent),
+        ["WORKING", "CANCELED", "CANCELED", "CANCELED"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_does_not_answer_keeps_no_other_waiting() {
+    let served = hooked("").await;
+    let api = Api::of(&served.0);
+    // It takes the connection and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
+    let send = async |url: &str| {
+        let params = json!({"message": message("hi"), "configuration": {"taskPushNotificationConfig": {"url": url}}});
+        result(&api, "hello", "SendMessage", &params).await
+    };
+    send(&url).await;
+    let _held = silent.accept().await.unwrap();
+    let hook = Hook::start(Vec::new()).await;
+    let began = std::time::Instant::now();
+    send(&hook.url).await;
+    hook.sent(3).await;
+    // The other one has 15 s.
+    assert!(began.elapsed() < std::time::Duration::from_secs(10));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,12 +240,10 @@ async fn a_webhook_is_told_what_a_task_waits_for_and_then_of_its_end() {
     let hook = Hook::start(Vec::new()).await;
     let params = json!({"message": message("go"), "configuration": {"taskPushNotificationConfig": {"url": hook.url}}});
     let task = result(&api, "ask", "SendMessage", &params).await["task"].clone();
-    let sent = hook.sent(1).await;
-    assert_eq!(
-        sent[0].body["task"]["status"]["state"],
-        "TASK_STATE_INPUT_REQUIRED"
-    );
-    assert!(sent[0].body["task"]["status"]["message"]["parts"][1]["data"]["approvals"].is_array());
+    let sent = hook.sent(2).await;
+    assert_eq!(states(&sent), ["WORKING", "INPUT_REQUIRED"]);
+    let asked = &sent[1].body["statusUpdate"]["status"];
+    assert_eq!(asked, &task["status"]);
     // Whoever decides, and wherever.
     let approval =
         task["status"]["message"]["parts"][1]["data"]["approvals"][0]["approvalId"].clone();
@@ -201,10 +255,10 @@ async fn a_webhook_is_told_what_a_task_waits_for_and_then_of_its_end() {
     answer(api.post(&path, &json!({"decision": "approve"})))
         .await
         .unwrap();
-    let sent = hook.sent(2).await;
+    let sent = hook.sent(5).await;
     assert_eq!(
-        sent[1].body["task"]["status"]["state"],
-        "TASK_STATE_COMPLETED"
+        states(&sent)[2..],
+        ["WORKING", "artifactUpdate", "COMPLETED"]
     );
 }
 
@@ -250,7 +304,7 @@ async fn webhooks_are_looked_at_listed_and_removed_in_both_versions() {
     let set = json!({"taskId": task, "pushNotificationConfig": {"url": "https://example.org/c"}});
     for _ in 0..2 {
         let set = result(&api, "hello", "tasks/pushNotificationConfig/set", &set).await;
-        assert_eq!(set["pushNotificationConfig"]["id"], task);
+        assert_eq!(set["pushNotificationConfig"]["id"], "default");
     }
     let all = result(
         &api,

@@ -273,7 +273,7 @@ reads! {
         fn push(id: RequestId, push_id: &str) -> Option<PushRow>;
         fn pushes(id: RequestId, page: &PageRequest) -> Page<PushRow>;
         fn due_pushes(now: Timestamp, limit: u32) -> Vec<PushRow>;
-        fn next_push() -> Option<Timestamp>;
+        fn next_push(now: Timestamp) -> Option<Timestamp>;
         fn has_open_pushes() -> bool;
     }    SecretReader {
         fn secret(namespace: &str, name: &str) -> Option<SecretRow>;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use rune_store_runtime::limits::{MAX_PUSH_ID_BYTES, MAX_PUSHES, MAX_SEALED_SECRET_BYTES};
 use rune_store_runtime::{
     Command, Page, PageRequest, PushReader, PushRow, PutPush, Reject, RemovePush, RequestId,
-    RequestStatus, SettlePush, StoreError, Timestamp,
+    SettlePush, StoreError, Timestamp,
 };
 
 use super::page::page;
@@ -82,11 +82,8 @@ impl State {
 
     fn open_pushes(&self) -> impl Iterator<Item = &PushRow> {
         self.pushes.iter().map(|(_, row)| row).filter(|row| {
-            self.requests.get(&row.request_id).is_some_and(|request| {
-                let status = request.row.status;
-                let is_told = request.row.last_seq <= row.told;
-                !is_told && (status.is_terminal() || status == RequestStatus::InputRequired)
-            })
+            let request = self.requests.get(&row.request_id);
+            request.is_some_and(|request| request.row.last_seq > row.told)
         })
     }
 }
@@ -119,8 +116,10 @@ impl PushReader for FakeStore {
         Ok(due)
     }
 
-    async fn next_push(&self) -> Result<Option<Timestamp>, StoreError> {
-        Ok(self.state().open_pushes().map(|row| row.next_at).min())
+    async fn next_push(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let state = self.state();
+        let times = state.open_pushes().map(|row| row.next_at);
+        Ok(times.filter(|at| *at > now).min())
     }
 
     async fn has_open_pushes(&self) -> Result<bool, StoreError> {
