@@ -98,6 +98,15 @@ async fn a_client_that_answers_every_question_comes_to_the_end() {
         (409, &json!("conflict")),
         "{refused}"
     );
+    // Neither is it where one is answered twice.
+    let question = &second[0]["approval_request_id"];
+    let both_ways = [approval(question, true), approval(question, false)];
+    let (status, refused) = decide(&api, &asked, &both_ways).await;
+    assert_eq!(
+        (status, &refused["error"]["code"]),
+        (400, &json!("invalid_input")),
+        "{refused}"
+    );
     let path = format!("/v1/responses/{}", asked["id"].as_str().unwrap());
     let (_, now) = answer(api.get(&path)).await.unwrap();
     assert_eq!(now, again_asked, "nothing was decided");

@@ -96,18 +96,16 @@ async fn parked_requests_hold_no_task_and_are_decided_once_after_a_restart() {
             deciding.push(spawn(async move { decide(&api, &row, n).await }));
         }
     }
-    let mut decided: BTreeMap<String, Vec<u16>> = BTreeMap::new();
+    let mut decided: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for one in deciding {
-        let (request, status) = one.await.unwrap();
-        decided.entry(request).or_default().push(status);
+        let (request, note) = one.await.unwrap();
+        decided.entry(request).or_default().push(note);
     }
     assert_eq!(decided.len(), PARKED);
     let mut log = Vec::new();
-    for (request, mut statuses) in decided {
-        statuses.sort_unstable();
-        let mut expected = vec![409; DECIDERS];
-        expected[0] = 200;
-        assert_eq!(statuses, expected);
+    for (request, notes) in decided {
+        assert!(notes[0].is_string(), "{notes:?}");
+        assert_eq!(notes, vec![notes[0].clone(); DECIDERS], "one of them did");
         let row = api.ended(&request).await;
         assert_eq!(
             (&row["status"], &row["attempts"]),
@@ -125,12 +123,49 @@ async fn parked_requests_hold_no_task_and_are_decided_once_after_a_restart() {
     assert_no_panic(&served);
 }
 
-/// Approves and answers the request and the status.
-async fn decide(api: &Api, row: &Value, n: usize) -> (String, u16) {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_can_be_sent_again_and_not_be_turned() {
+    let served = served().await;
+    let api = Api::of(&served.0);
+    api.ask("ask", &json!({"input": "go"})).await;
+    let asked = waiting(&api).await;
+    let text = |key: &str| asked[0][key].as_str().unwrap().to_owned();
+    let (request, approval) = (text("request_id"), text("approval_id"));
+    let path = format!("/v1/requests/{request}/approvals/{approval}");
+    let say = async |body: Value| answer(api.post(&path, &body)).await.unwrap();
+    let first = say(json!({"decision": "approve", "note": "first"})).await;
+    assert_eq!(
+        (first.0, &first.1["state"]),
+        (200, &json!("approved")),
+        "{first:?}"
+    );
+    let again = say(json!({"decision": "approve", "note": "again"})).await;
+    assert_eq!(again, first);
+    for other in [
+        json!({"decision": "deny"}),
+        // What was not remembered then is not remembered now.
+        json!({"decision": "approve", "remember": "session"}),
+    ] {
+        let (status, refused) = say(other.clone()).await;
+        assert_eq!(
+            (status, &refused["error"]["code"]),
+            (409, &json!("conflict")),
+            "{other}"
+        );
+    }
+    api.ended(&request).await;
+    assert_eq!(say(json!({"decision": "approve"})).await, first);
+    assert_eq!(lines_of(&served, "ask", "log"), [request]);
+    assert_no_panic(&served);
+}
+
+/// Approves and answers the request and the note that counts.
+async fn decide(api: &Api, row: &Value, n: usize) -> (String, Value) {
     let text = |key: &str| row[key].as_str().unwrap().to_owned();
     let (request, approval) = (text("request_id"), text("approval_id"));
     let path = format!("/v1/requests/{request}/approvals/{approval}");
     let body = json!({"decision": "approve", "note": format!("decider {n}")});
-    let (status, _) = answer(api.post(&path, &body)).await.unwrap();
-    (request, status)
+    let (status, mut decided) = answer(api.post(&path, &body)).await.unwrap();
+    assert_eq!((status, &decided["state"]), (200, &json!("approved")));
+    (request, decided["note"].take())
 }

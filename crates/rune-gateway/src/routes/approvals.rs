@@ -1,13 +1,14 @@
 //! Approvals: what waits for a person, and deciding it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::State;
 use rune_http::{ApiError, Caller, ErrorBody, Json, List, ListPage, PageQuery, Path};
 use rune_runtime::Engine;
 use rune_store_runtime::{
-    ApprovalDecision, ApprovalFilter, ApprovalId, ApprovalRow, ApprovalState, DecideApproval,
-    EntryBody, ErrorCode, Remember, RequestId, SessionId, Timestamp,
+    ApprovalAnswer, ApprovalDecision, ApprovalFilter, ApprovalId, ApprovalRow, ApprovalState,
+    DecideApproval, EntryBody, ErrorCode, Remember, RequestId, SessionId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -166,7 +167,8 @@ impl DecideRequest {
     }
 }
 
-/// Decides an approval, once. The request goes on when none of its approvals waits any more.
+/// Decides an approval, once; saying again what was decided changes nothing. The request goes on when none of its approvals
+/// waits any more.
 #[utoipa::path(
     post, path = "/v1/requests/{id}/approvals/{approval_id}", tag = "approvals",
     params(
@@ -176,7 +178,7 @@ impl DecideRequest {
     request_body(content = DecideRequest, example = json!({"decision": "approve", "note": "go on"})),
     responses(
         (status = 200, body = ApprovalView, description = "The approval as it is now"),
-        (status = 409, body = ErrorBody, description = "It was decided before, or its request has ended"),
+        (status = 409, body = ErrorBody, description = "It was decided otherwise before, or its request has ended"),
         (status = 404, body = ErrorBody, description = "The request has no such approval"),
     )
 )]
@@ -186,8 +188,8 @@ pub(crate) async fn decide(
     caller: Caller,
     Json(body): Json<DecideRequest>,
 ) -> Result<Json<ApprovalView>, ApiError> {
-    let (_, decision) = checked(&shared, id, approval_id, body, &caller).await?;
-    let row = shared.engine.decide(decision).await?;
+    let (row, decision) = checked(&shared, id, approval_id, body, &caller).await?;
+    let row = settle(&shared.engine, row, decision).await?;
     Ok(Json(row.into()))
 }
 
@@ -223,11 +225,50 @@ async fn checked(
     Ok((row, decision))
 }
 
-/// Decides questions of one request, each once; saying again what was decided is no error, so that
-/// a client can repeat its call. Answers the last entry of the journal that whoever decides knows:
+/// Whether a question was answered as it would be by this.
+fn is_said(row: &ApprovalRow, decision: &DecideApproval) -> bool {
+    let remembered = |answer: &ApprovalAnswer| match decision.remember {
+        None => true,
+        scope => answer.remember == scope,
+    };
+    row.answer
+        .as_ref()
+        .is_some_and(|answer| answer.decision == decision.decision && remembered(answer))
+}
+
+/// That a question was answered otherwise, or not at all.
+fn decided_before(row: &ApprovalRow) -> ApiError {
+    let (approval, state) = (row.question.approval_id, row.state.as_str());
+    let message = format!("approval `{approval}` is {state} already");
+    ApiError::new(ErrorCode::Conflict, message).of_request(row.request_id)
+}
+
+/// Answers a question, once. Saying again what was decided is no error, so that a client can repeat its call.
+async fn settle(
+    engine: &Engine,
+    row: ApprovalRow,
+    decision: DecideApproval,
+) -> Result<ApprovalRow, ApiError> {
+    if row.state != ApprovalState::Waiting {
+        return match is_said(&row, &decision) {
+            true => Ok(row),
+            false => Err(decided_before(&row)),
+        };
+    }
+    let error = match engine.decide(decision.clone()).await {
+        Ok(row) => return Ok(row),
+        Err(error) => error,
+    };
+    // Somebody may have said the same meanwhile.
+    let now = engine.store().approval(decision.approval_id).await?;
+    now.filter(|now| is_said(now, &decision))
+        .ok_or_else(|| ApiError::from(error).of_request(row.request_id))
+}
+
+/// [`settle`] for several questions of one request. Answers the last entry of the journal that whoever decides knows:
 /// the one before the decisions, also where they were made before.
 ///
-/// Where one of them was decided the other way nothing is decided.
+/// Where one of them was decided the other way, or is answered twice, nothing is decided.
 pub(crate) async fn decide_all(
     shared: &Shared,
     caller: &Caller,
@@ -235,33 +276,26 @@ pub(crate) async fn decide_all(
     answers: Vec<(ApprovalId, DecideRequest)>,
 ) -> Result<u64, ApiError> {
     let engine = &shared.engine;
-    let mut known = Vec::new();
-    let mut decisions = Vec::new();
+    let mut known = BTreeSet::new();
+    let mut waiting = Vec::new();
     for (approval, answer) in answers {
+        if !known.insert(approval) {
+            let message = format!("approval `{approval}` is answered twice");
+            return Err(ApiError::invalid(message).of_request(request));
+        }
         let (row, decision) = checked(shared, request, approval, answer, caller).await?;
-        match row.state {
-            ApprovalState::Waiting => decisions.push(decision),
-            state if state == decision.decision.into() => known.push(approval),
-            state => {
-                let state = state.as_str();
-                let message = format!("approval `{approval}` is {state} already");
-                return Err(ApiError::new(ErrorCode::Conflict, message).of_request(request));
-            }
+        if row.state == ApprovalState::Waiting {
+            waiting.push((row, decision));
+        } else if !is_said(&row, &decision) {
+            return Err(decided_before(&row));
         }
     }
-    if decisions.is_empty() {
+    if waiting.is_empty() {
         return before(engine, request, &known).await;
     }
     let told = engine.request(request).await?.last_seq;
-    for decision in decisions {
-        let (approval, wanted) = (decision.approval_id, decision.decision.into());
-        if let Err(error) = engine.decide(decision).await {
-            // Somebody may have said the same meanwhile.
-            let now = engine.store().approval(approval).await?;
-            if now.is_none_or(|row| row.state != wanted) {
-                return Err(ApiError::from(error).of_request(request));
-            }
-        }
+    for (row, decision) in waiting {
+        settle(engine, row, decision).await?;
     }
     Ok(told)
 }
@@ -270,7 +304,7 @@ pub(crate) async fn decide_all(
 async fn before(
     engine: &Engine,
     request: RequestId,
-    decided: &[ApprovalId],
+    decided: &BTreeSet<ApprovalId>,
 ) -> Result<u64, ApiError> {
     let mut last = 0;
     let mut read = 0;
