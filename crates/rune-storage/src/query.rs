@@ -1,6 +1,7 @@
 //! A query whose conditions depend on a filter.
 
-use rusqlite::types::Value;
+use rune_store_runtime::limits::MAX_PAGE_BYTES;
+use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, Row, params_from_iter};
 
 /// The text of a query and the values of its parameters. The texts are few (one
@@ -95,13 +96,13 @@ impl Query {
     ) -> rusqlite::Result<(Vec<T>, Option<K>)> {
         let mut statement = db.prepare_cached(&self.sql)?;
         let mut rows = statement.query(params_from_iter(&self.values))?;
-        let (mut items, mut last) = (Vec::new(), None);
+        let (mut items, mut last, mut room) = (Vec::new(), None, Room::default());
         while let Some(row) = rows.next()? {
             let (key, item) = map(row)?;
             if !keep(&item) {
                 continue;
             }
-            if items.len() == limit {
+            if items.len() == limit || !room.takes(row) {
                 return Ok((items, last));
             }
             items.push(item);
@@ -109,6 +110,32 @@ impl Query {
         }
         Ok((items, None))
     }
+}
+
+/// How much what is read at once may still have: rows may be large, and any number of readers may read at the same time.
+#[derive(Default)]
+pub(crate) struct Room {
+    rows: usize,
+    bytes: usize,
+}
+
+impl Room {
+    /// Whether the row still fits. The first one does, whatever its size.
+    pub(crate) fn takes(&mut self, row: &Row<'_>) -> bool {
+        self.rows += 1;
+        self.bytes += bytes_of(row);
+        self.rows == 1 || self.bytes <= MAX_PAGE_BYTES
+    }
+}
+
+/// Bytes of the texts and blobs of a row.
+fn bytes_of(row: &Row<'_>) -> usize {
+    let columns = 0..row.as_ref().column_count();
+    let bytes = columns.map(|column| match row.get_ref(column) {
+        Ok(ValueRef::Text(bytes) | ValueRef::Blob(bytes)) => bytes.len(),
+        _ => 0,
+    });
+    bytes.sum()
 }
 
 /// The value of an id.

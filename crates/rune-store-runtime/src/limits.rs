@@ -7,6 +7,10 @@ use std::time::Duration;
 /// object store and the entry keeps the digest.
 pub const MAX_ENTRY_BYTES: usize = 1 << 20;
 
+/// The most of what is read at once, a page of a list or a part of a journal, in bytes of its rows. What would have more
+/// ends before the row that does not fit, and has one row at the least.
+pub const MAX_PAGE_BYTES: usize = 8 << 20;
+
 /// The most entries in one journal.
 pub const MAX_ENTRIES: u64 = (1 << 20) - 1;
 

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 /// Which part of a list to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRequest {
-    /// Rows at the most, 1 to [`PageRequest::MAX_LIMIT`].
+    /// Rows at the most, 1 to [`PageRequest::MAX_LIMIT`]; fewer where they are large
+    /// ([`MAX_PAGE_BYTES`](crate::limits::MAX_PAGE_BYTES)).
     pub limit: u32,
     /// The `next` of the page before, or `None` for the first.
     pub cursor: Option<String>,

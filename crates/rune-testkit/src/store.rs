@@ -50,6 +50,7 @@ macro_rules! store_suite {
             a_spilled_output_belongs_to_its_session,
             a_compaction_is_a_message_and_is_billed,
             what_a_component_does_is_a_message_and_what_it_asks_is_billed,
+            what_is_read_at_once_ends_where_it_is_large,
             entries_that_break_the_journal_are_rejected,
             a_rejected_command_writes_nothing,
             nothing_follows_the_end,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery};
 use rune_runtime::{JournaledVerdict, policy_verdicts, undecided};
-use rune_store_runtime::{Entry, RequestFilter, RequestId, RequestRow, Timestamp};
+use rune_store_runtime::limits::MAX_PAGE_BYTES;
+use rune_store_runtime::{Entry, PageRequest, RequestFilter, RequestId, RequestRow, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -53,6 +54,12 @@ pub(crate) struct VerdictView {
 }
 
 impl VerdictView {
+    /// Bytes of what was decided about, which may be large.
+    fn bytes(&self) -> usize {
+        let values = self.arguments.iter().chain([&self.attributes]);
+        values.map(|value| value.to_string().len()).sum()
+    }
+
     fn new(row: &RequestRow, found: JournaledVerdict) -> Self {
         let by_policy = found.by_policy().as_str();
         let verdict = found.verdict;
@@ -98,8 +105,15 @@ pub(crate) struct ListQuery {
     undecided: bool,
 }
 
+impl ListQuery {
+    /// Whether a request was accepted before those that are wanted.
+    fn is_early(&self, row: &RequestRow) -> bool {
+        self.since.is_some_and(|since| row.created_at < since)
+    }
+}
+
 /// What policy decided, from the journals: the decisions of the newest request first, those of one request in their
-/// order. `limit` counts requests, so a page may be empty and have a next one.
+/// order. `limit` counts requests, so a page may be empty and have a next one; large decisions end it before.
 #[utoipa::path(
     get, path = "/v1/policy-verdicts", tag = "requests", params(ListQuery, PageQuery),
     responses(
@@ -114,39 +128,66 @@ pub(crate) async fn verdicts(
         page,
     }: List<ListQuery>,
 ) -> Result<Json<ListPage<VerdictView>>, ApiError> {
-    let (rows, mut next) = match query.request {
-        Some(id) => (vec![shared.engine.request(id).await?], None),
-        None => {
-            let filter = RequestFilter {
-                namespace: query.ns.clone(),
-                agent: query.agent.clone(),
-                ..RequestFilter::default()
-            };
-            let found = shared.engine.store().requests(&filter, &page).await?;
-            (found.items, found.next)
-        }
-    };
-    let early = |row: &RequestRow| query.since.is_some_and(|since| row.created_at < since);
-    // They come newest first, so what is behind an early one is early, too.
-    if rows.iter().any(early) {
-        next = None;
-    }
-    let other = |mine: &Option<String>, its: &str| mine.as_ref().is_some_and(|mine| mine != its);
     let mut items = Vec::new();
-    for row in rows {
-        if early(&row) || other(&query.ns, &row.namespace) || other(&query.agent, &row.agent) {
-            continue;
+    if let Some(id) = query.request {
+        let row = shared.engine.request(id).await?;
+        let other =
+            |mine: &Option<String>, its: &str| mine.as_ref().is_some_and(|mine| mine != its);
+        if !other(&query.ns, &row.namespace) && !other(&query.agent, &row.agent) {
+            items = of_request(&shared, &query, &row).await?;
         }
-        let journal = journal(&shared, row.id).await?;
-        let mut found = Vec::new();
-        if query.undecided {
-            found = undecided(&journal);
-        }
-        found.extend(policy_verdicts(journal));
-        found.sort_by_key(|one| one.seq);
-        items.extend(found.into_iter().map(|found| VerdictView::new(&row, found)));
+        return Ok(Json(ListPage { items, next: None }));
     }
+    let filter = RequestFilter {
+        namespace: query.ns.clone(),
+        agent: query.agent.clone(),
+        ..RequestFilter::default()
+    };
+    let mut one = PageRequest {
+        limit: 1,
+        cursor: page.cursor,
+    };
+    let mut bytes = 0;
+    for _ in 0..page.limit {
+        let found = shared.engine.store().requests(&filter, &one).await?;
+        one.cursor = found.next;
+        let Some(row) = found.items.first() else {
+            break;
+        };
+        if query.is_early(row) {
+            // They come newest first, so what is behind it is early, too.
+            one.cursor = None;
+            break;
+        }
+        let verdicts = of_request(&shared, &query, row).await?;
+        bytes += verdicts.iter().map(VerdictView::bytes).sum::<usize>();
+        items.extend(verdicts);
+        if one.cursor.is_none() || bytes > MAX_PAGE_BYTES {
+            break;
+        }
+    }
+    let next = one.cursor;
     Ok(Json(ListPage { items, next }))
+}
+
+/// The decisions of a request that are wanted.
+async fn of_request(
+    shared: &Shared,
+    query: &ListQuery,
+    row: &RequestRow,
+) -> Result<Vec<VerdictView>, ApiError> {
+    if query.is_early(row) {
+        return Ok(Vec::new());
+    }
+    let journal = journal(shared, row.id).await?;
+    let mut found = match query.undecided {
+        true => undecided(&journal),
+        false => Vec::new(),
+    };
+    found.extend(policy_verdicts(journal));
+    found.sort_by_key(|one| one.seq);
+    let views = found.into_iter().map(|found| VerdictView::new(row, found));
+    Ok(views.collect())
 }
 
 async fn journal(shared: &Shared, id: RequestId) -> Result<Vec<Entry>, ApiError> {

@@ -9,7 +9,7 @@ use rune_store_runtime::{
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::query::{Query, blob, text};
+use crate::query::{Query, Room, blob, text};
 use crate::row::{self, get};
 use crate::{SqliteStore, cursor, key};
 
@@ -92,19 +92,24 @@ impl RequestReader for SqliteStore {
                 };
                 let entries = key::entries(request);
                 let after = key::position(entries, after);
-                db.prepare_cached(
+                let mut statement = db.prepare_cached(
                     "SELECT id, at, body FROM journal WHERE id > ?1 AND id <= ?2
                      ORDER BY id LIMIT ?3",
-                )?
-                .query_map(params![after, entries.1, limit], |found| {
-                    Ok(Entry {
+                )?;
+                let mut rows = statement.query(params![after, entries.1, limit])?;
+                let (mut read, mut room) = (Vec::new(), Room::default());
+                while let Some(found) = rows.next()? {
+                    if !room.takes(found) {
+                        break;
+                    }
+                    read.push(Entry {
                         request_id: id,
                         seq: key::split_entry(get(found, 0)?).1,
                         at: row::time(found, 1)?,
                         body: row::json(found, 2)?,
-                    })
-                })?
-                .collect()
+                    });
+                }
+                Ok(read)
             })
             .await
     }

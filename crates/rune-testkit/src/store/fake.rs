@@ -235,7 +235,8 @@ impl RequestReader for FakeStore {
         let state = self.state();
         let journal = state.requests.get(&id).map_or(&[][..], |r| &r.journal);
         let entries = journal.iter().filter(|entry| entry.seq > after);
-        Ok(entries.take(limit as usize).cloned().collect())
+        let fits = page::fitting(entries.clone().take(limit as usize));
+        Ok(entries.take(fits).cloned().collect())
     }
 
     async fn tool_invocations(&self, id: RequestId) -> Result<Vec<ToolInvocationRow>, StoreError> {

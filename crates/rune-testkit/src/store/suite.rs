@@ -57,6 +57,7 @@ pub use journal::{
     journals_are_read_from_any_position, the_usage_ledger_is_summed_by_group,
     the_usage_ledger_sums_up_to_the_request,
     what_a_component_does_is_a_message_and_what_it_asks_is_billed,
+    what_is_read_at_once_ends_where_it_is_large,
 };
 pub use knowledge::{
     entities_are_found_by_the_beginnings_of_words, relations_are_found_from_either_end,

@@ -1,5 +1,6 @@
 //! Paging over rows with sortable keys.
 
+use rune_store_runtime::limits::MAX_PAGE_BYTES;
 use rune_store_runtime::{Page, PageRequest, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,6 +13,7 @@ pub(super) fn page<K, T>(
 ) -> Result<Page<T>, StoreError>
 where
     K: Ord + Serialize + DeserializeOwned,
+    T: Serialize,
 {
     let after = match &page.cursor {
         None => None,
@@ -22,14 +24,26 @@ where
         .collect();
     rows.sort_by(|(a, _), (b, _)| a.cmp(b));
     let limit = page.limit.clamp(1, PageRequest::MAX_LIMIT) as usize;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
+    let fits = fitting(rows.iter().take(limit).map(|(_, row)| row));
+    let more = rows.len() > fits;
+    rows.truncate(fits);
     let next = match rows.last() {
         Some((key, _)) if more => Some(print(list, key)?),
         _ => None,
     };
     let items = rows.into_iter().map(|(_, row)| row).collect();
     Ok(Page { items, next })
+}
+
+/// How many of the rows are read at once.
+pub(super) fn fitting<'a, T: Serialize + 'a>(rows: impl Iterator<Item = &'a T>) -> usize {
+    let mut bytes = 0;
+    let sizes = rows.map(|row| serde_json::to_vec(row).map_or(0, |json| json.len()));
+    let fits = sizes.enumerate().take_while(|(place, size)| {
+        bytes += size;
+        *place == 0 || bytes <= MAX_PAGE_BYTES
+    });
+    fits.count()
 }
 
 fn print<K: Serialize>(list: &str, key: &K) -> Result<String, StoreError> {

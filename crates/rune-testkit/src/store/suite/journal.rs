@@ -1,11 +1,12 @@
 //! Journals and what is projected from them.
 
 use futures_util::future::join_all;
+use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_PAGE_BYTES};
 use rune_store_runtime::{
     AppendEntries, Block, Compaction, ComponentTurn, Cost, DeleteSession, DeploymentId, EntryBody,
     ErrorCode, Failure, ModelAsk, ModelCall, ModelReply, PageRequest, Replaced, ReplicaId, Reply,
-    RequestCancel, RequestStatus, Role, SpilledOutput, StoredImage, ToolInvocationState,
-    ToolOutcome, UsageFilter, UsageGroup,
+    RequestCancel, RequestFilter, RequestStatus, Role, SpilledOutput, StoredImage,
+    ToolInvocationState, ToolOutcome, UsageFilter, UsageGroup,
 };
 use serde_json::json;
 
@@ -365,6 +366,47 @@ pub async fn journals_are_read_from_any_position(test: TestStore) {
     ] {
         assert!(seqs(far, 3).await.is_empty(), "{far}");
     }
+}
+
+pub async fn what_is_read_at_once_ends_where_it_is_large(test: TestStore) {
+    let f = Fixture::new(test);
+    let large = || json!("x".repeat(MAX_ENTRY_BYTES - 1024));
+    let entries = 2 * MAX_PAGE_BYTES / MAX_ENTRY_BYTES;
+    let id = f.accept("s").await.request_id;
+    for _ in 1..entries {
+        let said = reply(vec![Block::text(large().as_str().unwrap())]);
+        f.append(id, vec![said]).await;
+    }
+    let mut journal = f.store.journal(id, 0, 1000).await.unwrap();
+    assert!((2..entries).contains(&journal.len()), "{}", journal.len());
+    while let Some(last) = journal.last() {
+        let more = f.store.journal(id, last.seq, 1000).await.unwrap();
+        if more.is_empty() {
+            break;
+        }
+        journal.extend(more);
+    }
+    let seqs = journal.iter().map(|entry| entry.seq);
+    assert!(seqs.eq(1..=entries as u64));
+
+    f.append(id, vec![finished(large())]).await;
+    for _ in 1..entries {
+        let id = f.accept("s").await.request_id;
+        f.append(id, vec![finished(large())]).await;
+    }
+    let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
+    let (mut pages, mut rows) = (0, 0);
+    loop {
+        let filter = RequestFilter::default();
+        let found = f.store.requests(&filter, &page).await.unwrap();
+        (pages, rows) = (pages + 1, rows + found.items.len());
+        page.cursor = found.next;
+        if page.cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(rows, entries);
+    assert!((2..=4).contains(&pages), "{pages}");
 }
 
 pub async fn the_usage_ledger_sums_up_to_the_request(test: TestStore) {
