@@ -294,7 +294,9 @@ async fn an_agent_that_keeps_nothing_answers_all_the_same() {
     let runefile = "name: brief\nversion: 0.1.0\ninstructions: Answer.\ndefault_model: default\n\
                     runtime: {checkpoint_policy: never}\n\
                     models:\n  providers: [offline]\n  model_mapping: {default: offline}\n";
+    let script = "rules:\n  - match: {contains: slow}\n    delay_ms: 600000\n    respond: late\n  - respond: 'Echo: {{ input }}'\n";
     std::fs::write(dir.join("Runefile"), runefile).unwrap();
+    std::fs::write(dir.join("script.yaml"), script).unwrap();
     served.rune(&["run", "brief"]).ok();
     let api = Api::of(&served.0);
     for _ in 0..20 {
@@ -309,6 +311,17 @@ async fn an_agent_that_keeps_nothing_answers_all_the_same() {
         let (status, started) = answer(api.post("/v1/responses", &body)).await.unwrap();
         assert_eq!(status, 200, "{started}");
     }
+    let body = json!({"model": "brief", "input": "slow", "background": true});
+    let (_, started) = answer(api.post("/v1/responses", &body)).await.unwrap();
+    let path = format!("/v1/responses/{}", started["id"].as_str().unwrap());
+    let cancel = api.post(&format!("{path}/cancel"), &json!({}));
+    let (status, cancelled) = answer(cancel).await.unwrap();
+    assert_eq!(
+        (status, &cancelled["status"]),
+        (200, &json!("cancelled")),
+        "{cancelled}"
+    );
+    assert_eq!(answer(api.get(&path)).await.unwrap().0, 404);
     let body = json!({"model": "brief", "messages": [{"role": "user", "content": "hi"}]});
     let (status, done) = answer(api.post("/v1/chat/completions", &body))
         .await

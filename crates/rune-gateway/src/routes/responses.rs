@@ -394,7 +394,12 @@ async fn now(shared: &Shared, row: &RequestRow, asked: Asked) -> Result<Value, A
     if !row.status.is_terminal() && row.status != RequestStatus::InputRequired {
         return Ok(response.with_status(row.status).response());
     }
-    let mut events = shared.engine.events(row.id, 0).await?;
+    let mut events = match shared.engine.events(row.id, 0).await {
+        Ok(events) => events,
+        // It is over, and its agent keeps nothing.
+        Err(EngineError::NotFound(_)) => return Ok(response.with_status(row.status).response()),
+        Err(error) => return Err(error.into()),
+    };
     // What a decision lets go on since is not waited for.
     while let Followed::Event(event) = events.step().await? {
         response.apply(&event);

@@ -122,3 +122,17 @@ async fn open_streams_end_with_the_daemon() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn any_position_can_be_named_while_a_request_runs() {
+    let gateway = TestGateway::start().await;
+    let body = json!({"input": "slow", "background": true});
+    let (_, begun) = answer(gateway.invoke(&body)).await;
+    let path = format!("/v1/requests/{}", begun["request_id"].as_str().unwrap());
+    let far = gateway.get(&format!("{path}/events?after={}", u64::MAX));
+    let far = far.send().await.unwrap();
+    assert_eq!(far.status(), 200);
+    let cancel = gateway.post(&format!("{path}/cancel"), &json!({}));
+    assert_eq!(answer(cancel).await.0, 200);
+    assert_eq!(far.text().await.unwrap(), "");
+}

@@ -294,7 +294,8 @@ impl Engine {
 fn live(feed: &Arc<Feed>, after: u64) -> Source {
     let reader = feed.reader(after);
     let first = feed.first_seq();
-    if after + 1 >= first {
+    // A client may name any number.
+    if after.saturating_add(1) >= first {
         Source::Live(reader)
     } else {
         Source::Stored {
