@@ -115,7 +115,9 @@ impl AgentSource for EngineAgents {
     ) -> Result<AgentRun, Failure> {
         let target = target(asking)?;
         let row = self.engine.request(request_id).await.map_err(failure)?;
-        if row.agent != agent || row.namespace != target.ns {
+        let is_its = row.agent == agent && row.namespace == target.ns;
+        // Whoever comes back is who began: what it was told may be made up.
+        if !is_its || row.caller != *caller(asking).id {
             return Err(failure(EngineError::NotFound(request_id)));
         }
         let events = self.engine.events(request_id, after).await;

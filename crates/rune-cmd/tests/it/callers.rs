@@ -8,12 +8,13 @@ use rune_testkit::TestDaemon;
 use serde_json::{Value, json};
 
 use crate::home::{RUNE, Ran, Served};
-use crate::wire::Api;
+use crate::openai::write_asking;
+use crate::wire::{Api, answer};
 
-const SECRET: &str = "a-secret-of-a-test-0123456789abcdef";
+pub(crate) const SECRET: &str = "a-secret-of-a-test-0123456789abcdef";
 const PAGE: &str = "https://chat.example.org";
 
-fn token(subject: &str) -> String {
+pub(crate) fn token(subject: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let claims = json!({"sub": subject, "exp": now.as_secs() + 600});
     let key = EncodingKey::from_secret(SECRET.as_bytes());
@@ -28,10 +29,14 @@ async fn served(env: &[(&str, &str)]) -> Served {
     }
     let served = Served(builder.start().await.unwrap());
     crate::home::write_plain(&served.0.home().join("plain"));
-    let mut run = served.command(&["run", "plain"]);
+    deploy(&served, "plain", env);
+    served
+}
+
+fn deploy(served: &Served, agent: &str, env: &[(&str, &str)]) {
+    let mut run = served.command(&["run", agent]);
     run.envs(env.iter().copied());
     Ran::new(run).ok();
-    served
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,6 +83,80 @@ async fn a_name_for_a_conversation_is_one_of_the_caller() {
     };
     assert_eq!(sessions("jwt:ada"), [&json!(ada); 3]);
     assert_ne!(sessions("jwt:eve"), [&json!(ada)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_comes_back_to_is_its_own() {
+    let env = [("RUNE_JWT_SECRET", SECRET)];
+    let served = served(&env).await;
+    write_asking(&served);
+    deploy(&served, "ask", &env);
+    let api = Api::of(&served.0);
+    let by = async |subject: &str, request: RequestBuilder| {
+        answer(request.bearer_auth(token(subject))).await.unwrap()
+    };
+    let waiting = async || {
+        let (_, found) = by("eve", api.get("/v1/approvals")).await;
+        found["items"].as_array().unwrap().len()
+    };
+
+    // Responses.
+    let body = json!({"model": "ask", "input": "go"});
+    let (_, asked) = by("ada", api.post("/v1/responses", &body)).await;
+    assert_eq!(asked["status"], "incomplete", "{asked}");
+    let path = format!("/v1/responses/{}", asked["id"].as_str().unwrap());
+    let item = &asked["output"][0]["id"];
+    let input =
+        json!([{"type": "mcp_approval_response", "approval_request_id": item, "approve": true}]);
+    let decide = json!({"model": "ask", "previous_response_id": asked["id"], "input": input});
+    for (request, status, code) in [
+        (api.get(&path), 404, "not_found"),
+        (
+            api.post(&format!("{path}/cancel"), &json!({})),
+            404,
+            "not_found",
+        ),
+        (
+            api.post("/v1/responses", &decide),
+            400,
+            "previous_response_not_found",
+        ),
+    ] {
+        let (found, refused) = by("bob", request).await;
+        assert_eq!(
+            (found, &refused["error"]["code"]),
+            (status, &json!(code)),
+            "{refused}"
+        );
+    }
+    assert_eq!(waiting().await, 1);
+    let (_, done) = by("ada", api.post("/v1/responses", &decide)).await;
+    assert_eq!(done["status"], "completed", "{done}");
+    assert_eq!(by("ada", api.get(&path)).await, (200, done));
+
+    // Interrupts of a thread.
+    let path = "/v1/agents/ask/ag-ui";
+    let messages = json!([{"id": "1", "role": "user", "content": "go"}]);
+    let mut body = json!({"threadId": "t", "runId": "1", "messages": messages});
+    let run = async |subject: &str, body: &Value| {
+        let request = api.post(path, body).bearer_auth(token(subject));
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let (_, text) = run("ada", &body).await;
+    let last = text.lines().rfind(|line| !line.is_empty());
+    let last: Value = serde_json::from_str(last.unwrap().strip_prefix("data: ").unwrap()).unwrap();
+    let id = &last["outcome"]["interrupts"][0]["id"];
+    body["resume"] = json!([{"interruptId": id, "status": "resolved", "payload": true}]);
+    assert_eq!(run("bob", &body).await.0, 404);
+    let mut elsewhere = body.clone();
+    elsewhere["threadId"] = json!("another");
+    assert_eq!(run("ada", &elsewhere).await.0, 404);
+    assert_eq!(waiting().await, 1);
+    let (status, text) = run("ada", &body).await;
+    assert_eq!(status, 200);
+    assert!(text.contains("RUN_FINISHED"), "{text}");
+    assert_eq!(waiting().await, 0);
 }
 
 /// What a browser asks before a page may send this.

@@ -11,8 +11,10 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 use rune_testkit::TestDaemon;
 use serde_json::{Value, json};
 
+use crate::callers::{SECRET, token};
 use crate::home::{Home, RUNE, Ran, Served};
 use crate::mcp::{python, until};
+use crate::openai::write_asking;
 use crate::readme::root;
 use crate::wire::{Api, LIMIT, answer, assert_no_panic, lines_of};
 
@@ -93,7 +95,7 @@ async fn daemon() -> Served {
 struct Mcp {
     client: Client,
     url: String,
-    key: Option<&'static str>,
+    key: Option<String>,
     session: Option<String>,
     next: i64,
     capabilities: Value,
@@ -113,7 +115,12 @@ impl Mcp {
 
     /// A client with a session of the older handshake.
     async fn legacy(served: &Served, capabilities: Value) -> Self {
-        let mut mcp = Self::modern(served);
+        Self::modern(served).shaking_hands(capabilities).await
+    }
+
+    /// The same client in a session of the older handshake.
+    async fn shaking_hands(self, capabilities: Value) -> Self {
+        let mut mcp = self;
         mcp.session = Some(String::new());
         let params = json!({
             "protocolVersion": LEGACY, "capabilities": capabilities,
@@ -144,7 +151,7 @@ impl Mcp {
             .client
             .request(method, &self.url)
             .header("accept", "application/json, text/event-stream");
-        if let Some(key) = self.key {
+        if let Some(key) = &self.key {
             request = request.bearer_auth(key);
         }
         match self.session.as_deref() {
@@ -846,9 +853,9 @@ async fn callers_hosts_and_origins_are_checked() {
             assert_eq!(absent.status(), 404, "{path}");
         }
     }
-    mcp.key = Some("wrong");
+    mcp.key = Some("wrong".to_owned());
     assert_eq!(mcp.send("tools/list", json!({})).await.status(), 401);
-    mcp.key = Some(KEY);
+    mcp.key = Some(KEY.to_owned());
     assert!(mcp.tools().await.is_empty());
     for (header, value, status) in [
         ("origin", "https://evil.example", 403),
@@ -875,6 +882,60 @@ async fn callers_hosts_and_origins_are_checked() {
         let refused = Ran::new(command).ends(2);
         assert!(refused.stderr.contains(value), "{}", refused.stderr);
     }
+}
+
+#[tokio::test]
+async fn a_call_and_a_session_are_of_the_caller_that_began_them() {
+    let builder = TestDaemon::builder(RUNE).env("RUNE_JWT_SECRET", SECRET);
+    let served = Served(builder.start().await.unwrap());
+    write_asking(&served);
+    let mut run = served.command(&["run", "ask"]);
+    run.env("RUNE_JWT_SECRET", SECRET);
+    Ran::new(run).ok();
+    let of = |subject: &str| {
+        let mut mcp = Mcp::modern(&served).asking_people();
+        mcp.key = Some(token(subject));
+        mcp
+    };
+    let params = json!({"name": "ask", "arguments": {"input": "go"}});
+    let asked = of("ada").ask("tools/call", params.clone()).await["result"].clone();
+    let (approval, _) = asked["inputRequests"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .next()
+        .unwrap();
+    let mut again = params.clone();
+    again["requestState"] = asked["requestState"].clone();
+    again["inputResponses"] =
+        json!({approval.as_str(): {"action": "accept", "content": {"decision": "approve"}}});
+    let refused = of("bob").ask("tools/call", again.clone()).await["result"].clone();
+    assert_eq!(
+        (&refused["isError"], &refused["_meta"]["rune/code"]),
+        (&json!(true), &json!("not_found")),
+        "{refused}"
+    );
+    let done = of("ada").ask("tools/call", again).await["result"].clone();
+    assert_eq!(done["content"][0]["text"], "done", "{done}");
+
+    let mut ada = of("ada").shaking_hands(json!({"elicitation": {}})).await;
+    let mut stream = Stream::of(ada.send("tools/call", params).await);
+    let asked = stream.told("elicitation/create").await;
+    let said = json!({
+        "jsonrpc": "2.0", "id": asked["id"],
+        "result": {"action": "accept", "content": {"decision": "approve"}},
+    });
+    let own = ada.key.replace(token("bob"));
+    for method in [Method::POST, Method::GET, Method::DELETE] {
+        let foreign = ada.request(method).json(&said).send().await.unwrap();
+        assert_eq!(foreign.status(), 404);
+    }
+    ada.key = own;
+    let taken = ada.request(Method::POST).json(&said).send().await.unwrap();
+    assert_eq!(taken.status(), 202);
+    let (_, done) = stream.until(ada.next).await;
+    assert_eq!(done["result"]["content"][0]["text"], "done", "{done}");
+    assert_no_panic(&served);
 }
 
 #[tokio::test]

@@ -18,6 +18,12 @@ const TOUCH: &str = "name: touch\ndescription: A tool.\nmodule: tools/touch.sh\n
 
 /// Deploys an agent whose only tool needs an approval.
 pub(crate) fn deploy_asking(served: &Served) {
+    write_asking(served);
+    served.rune(&["run", "ask"]).ok();
+}
+
+/// Writes an agent that asks before it uses its tool.
+pub(crate) fn write_asking(served: &Served) {
     let dir = served.0.home().join("ask");
     std::fs::create_dir_all(dir.join("tools")).unwrap();
     for (name, text) in [
@@ -28,7 +34,6 @@ pub(crate) fn deploy_asking(served: &Served) {
     ] {
         std::fs::write(dir.join(name), text).unwrap();
     }
-    served.rune(&["run", "ask"]).ok();
 }
 
 fn chat(text: &str) -> Value {

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use rune_http::{ApiError, Caller, ErrorBody, Json, Path, Query, ServerSentEvent};
 use rune_runtime::{EngineError, Invocation};
-use rune_store_runtime::ApprovalId;
+use rune_store_runtime::{ApprovalId, ApprovalRow};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -78,7 +78,7 @@ enum ResumeStatus {
     request_body(content = RunInput, example = json!({"threadId": "t-1", "runId": "r-1", "messages": [{"id": "1", "role": "user", "content": "What time is it?"}]})),
     responses(
         (status = 200, body = ServerSentEvent, content_type = "text/event-stream", description = "Events of AG-UI 1.0"),
-        (status = 404, body = ErrorBody, description = "The agent is not deployed, or the interrupt does not exist"),
+        (status = 404, body = ErrorBody, description = "The agent is not deployed, or the thread has no such interrupt"),
         (status = 409, body = ErrorBody, description = "The session is another agent's, the interrupt was answered before, or the idempotency key was used with another body"),
         (status = 429, body = ErrorBody, description = "Too many requests wait, or a budget is used up"),
     )
@@ -100,13 +100,16 @@ pub(crate) async fn run(
     }
     let route = engine.router().route(&target.ns, &name, &target.alias);
     let deployment = route.map_err(EngineError::from)?.deployment;
+    let session = Memory::session_of(&caller, &target.ns, &name, &body.thread_id);
     let resume = body.resume.as_deref().unwrap_or_default();
     if let Some(first) = resume.first() {
         let row = engine.store().approval(first.interrupt_id).await?;
+        // The threads of other callers are other sessions.
+        let is_its = |row: &ApprovalRow| {
+            row.session_id == session && (&row.namespace, &row.agent) == (&target.ns, &name)
+        };
+        let row = row.filter(is_its);
         let row = row.ok_or_else(|| ApiError::not_found("interrupt", &first.interrupt_id))?;
-        if (&row.namespace, &row.agent) != (&target.ns, &name) {
-            return Err(ApiError::not_found("interrupt", &first.interrupt_id));
-        }
         let answers = resume.iter().map(decision).collect::<Result<_, _>>()?;
         let told = decide_all(&shared, &caller, row.request_id, answers).await?;
         let events = engine.events(row.request_id, 0).await?;
@@ -115,7 +118,6 @@ pub(crate) async fn run(
     }
     let replicas = engine.router().replicas(deployment.id);
     let agent = replicas.last().map(|replica| replica.agent());
-    let session = Memory::session_of(&caller, &target.ns, &name, &body.thread_id);
     let notes = body.context.as_deref().unwrap_or_default();
     let conversation = Conversation {
         instructions: instructions(notes),

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use rune_http::{ApiError, ErrorBody, MAX_BODY_BYTES, ServerSentEvent, read_body};
+use rune_http::{ApiError, Caller, ErrorBody, MAX_BODY_BYTES, ServerSentEvent, read_body};
 
 use super::Target;
 use crate::gateway::Shared;
@@ -34,13 +34,14 @@ use crate::gateway::Shared;
 )]
 pub(crate) async fn post(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     // Read as every body is: within a size, and within a time.
     let body = read_body(Request::from_parts(head.clone(), body), MAX_BODY_BYTES).await?;
     let request = Request::from_parts(head, Body::from(body));
-    Ok(answer(&shared, request).await)
+    Ok(answer(&shared, &caller, request).await)
 }
 
 /// The stream of what a session is told without having asked, such as that the tools have changed; or, with `Last-Event-ID`, what
@@ -60,8 +61,12 @@ pub(crate) async fn post(
         (status = 406, body = String, content_type = "text/plain", description = "`Accept` must have text/event-stream"),
     )
 )]
-pub(crate) async fn get(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    answer(&shared, request).await
+pub(crate) async fn get(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    request: Request,
+) -> Response {
+    answer(&shared, &caller, request).await
 }
 
 /// Ends a session. Its requests go on.
@@ -78,12 +83,17 @@ pub(crate) async fn get(State(shared): State<Arc<Shared>>, request: Request) -> 
         (status = 405, body = String, content_type = "text/plain", description = "Not in the era without sessions"),
     )
 )]
-pub(crate) async fn delete(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    answer(&shared, request).await
+pub(crate) async fn delete(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    request: Request,
+) -> Response {
+    answer(&shared, &caller, request).await
 }
 
-async fn answer(shared: &Shared, request: Request) -> Response {
-    let mut response = shared.mcp.handle(request).await.map(Body::new);
+async fn answer(shared: &Shared, caller: &Caller, request: Request) -> Response {
+    let answered = shared.mcp.handle(request, &caller.id).await;
+    let mut response = answered.map(Body::new);
     let has_body = response.body().size_hint().exact() != Some(0);
     if has_body && !response.headers().contains_key(CONTENT_TYPE) {
         let text = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -121,7 +121,7 @@ pub(crate) async fn create(
         return Err(error.of_param("store"));
     }
     let previous = match &asked.previous_response_id {
-        Some(id) => Some(previous(&shared, &model, id).await?),
+        Some(id) => Some(previous(&shared, &caller, &model, id).await?),
         None => None,
     };
     let ResponseInput { turns, decisions } = response_input(&request.input)?;
@@ -216,10 +216,11 @@ fn memory(
 /// The response of this model that another one follows.
 async fn previous(
     shared: &Shared,
+    caller: &Caller,
     model: &Model,
     id: &str,
 ) -> Result<(RequestRow, Asked), ApiError> {
-    let found = find(shared, id).await;
+    let found = find(shared, caller, id).await;
     let (row, asked) = found.map_err(|error| match error.code() {
         ErrorCode::NotFound => {
             ApiError::invalid(format!("the previous response `{id}` does not exist"))
@@ -238,13 +239,13 @@ async fn previous(
     Ok((row, asked))
 }
 
-/// A response that is kept.
-async fn find(shared: &Shared, id: &str) -> Result<(RequestRow, Asked), ApiError> {
+/// A response that is kept, of this caller: there are no others for a client of the API.
+async fn find(shared: &Shared, caller: &Caller, id: &str) -> Result<(RequestRow, Asked), ApiError> {
     let unknown = || ApiError::not_found("response", &id);
     let request: RequestId = request_id(PREFIX, id).ok_or_else(unknown)?;
     let row = match shared.engine.request(request).await {
-        Ok(row) => row,
-        Err(EngineError::NotFound(_)) => return Err(unknown()),
+        Ok(row) if row.caller == *caller.id => row,
+        Ok(_) | Err(EngineError::NotFound(_)) => return Err(unknown()),
         Err(error) => return Err(error.into()),
     };
     let notes = row.metadata.get(NOTES).cloned();
@@ -355,13 +356,14 @@ async fn whole(
     params(("id" = String, Path, description = "The response", pattern = "^resp_[0-9a-f]{32}$"), GetQuery),
     responses(
         (status = 200, content((Object = "application/json"), (ServerSentEvent = "text/event-stream")), description = "The `response`, or its events with `?stream=true`"),
-        (status = 404, body = OpenAiErrorBody, description = "The response does not exist"),
+        (status = 404, body = OpenAiErrorBody, description = "The caller has no such response"),
     )
 )]
 pub(crate) async fn get(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
     Query(query): Query<GetQuery>,
+    caller: Caller,
 ) -> Result<Response, ApiError> {
     if query.starting_after.is_some() {
         let message = "`starting_after` is not supported: a stream begins with the first event";
@@ -369,7 +371,7 @@ pub(crate) async fn get(
             .of_param("starting_after")
             .labelled("unsupported_parameter"));
     }
-    let (row, asked) = find(&shared, &id).await?;
+    let (row, asked) = find(&shared, &caller, &id).await?;
     if query.stream == Some(true) {
         let events = shared.engine.events(row.id, 0).await?;
         let answering = Answering {
@@ -419,7 +421,7 @@ async fn now(shared: &Shared, row: &RequestRow, asked: Asked) -> Result<Value, A
     params(("id" = String, Path, description = "The response", pattern = "^resp_[0-9a-f]{32}$")),
     responses(
         (status = 200, body = Object, description = "The `response` as it is now"),
-        (status = 404, body = OpenAiErrorBody, description = "The response does not exist"),
+        (status = 404, body = OpenAiErrorBody, description = "The caller has no such response"),
     )
 )]
 pub(crate) async fn cancel(
@@ -427,7 +429,7 @@ pub(crate) async fn cancel(
     Path(id): Path<String>,
     caller: Caller,
 ) -> Result<Json<Value>, ApiError> {
-    let (row, asked) = find(&shared, &id).await?;
+    let (row, asked) = find(&shared, &caller, &id).await?;
     let reason = format!("cancelled by {}", caller.id);
     let row = shared.engine.cancel(row.id, &reason).await?;
     Ok(Json(now(&shared, &row, asked).await?))

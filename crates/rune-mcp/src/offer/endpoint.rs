@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full};
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio_util::sync::CancellationToken;
 use url::{Host, Url};
@@ -15,6 +16,8 @@ use super::handler::AgentsHandler;
 use super::sessions::Sessions;
 use super::source::AgentSource;
 
+/// The header that names a session.
+const SESSION: &str = "mcp-session-id";
 /// Hosts that are always this machine.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -116,6 +119,7 @@ fn origin(url: &str) -> Option<(String, String)> {
 /// Serves agents over HTTP. Who may ask is for what stands in front of it.
 pub struct McpEndpoint {
     service: StreamableHttpService<AgentsHandler, Sessions>,
+    sessions: Arc<Sessions>,
 }
 
 impl McpEndpoint {
@@ -134,19 +138,46 @@ impl McpEndpoint {
             .with_max_request_body_bytes(most_bytes)
             .with_cancellation_token(shutdown);
         let handler = move || Ok(AgentsHandler::new(Arc::clone(&source)));
+        let sessions: Arc<Sessions> = Arc::default();
         Self {
-            service: StreamableHttpService::new(handler, Arc::default(), config),
+            service: StreamableHttpService::new(handler, Arc::clone(&sessions), config),
+            sessions,
         }
     }
 
-    /// Answers a request. What its extensions hold is shown to the source.
-    pub async fn handle<B>(&self, request: Request<B>) -> Response<BoxBody<Bytes, Infallible>>
+    /// Answers a request of a caller, for whom there are only the sessions that it began. What the extensions of the request
+    /// hold is shown to the source.
+    pub async fn handle<B>(
+        &self,
+        request: Request<B>,
+        caller: &str,
+    ) -> Response<BoxBody<Bytes, Infallible>>
     where
         B: Body + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        Box::pin(self.service.handle(request)).await
+        let named = session_of(request.headers());
+        if named.is_some_and(|id| self.sessions.is_of_another(id, caller)) {
+            return no_such_session();
+        }
+        let response = Box::pin(self.service.handle(request)).await;
+        if let Some(id) = session_of(response.headers()) {
+            self.sessions.begun_by(id, caller);
+        }
+        response
     }
+}
+
+fn session_of(headers: &HeaderMap) -> Option<&str> {
+    headers.get(SESSION)?.to_str().ok()
+}
+
+/// What is answered where a session has ended: clients begin another one.
+fn no_such_session() -> Response<BoxBody<Bytes, Infallible>> {
+    let text = Full::from("Not Found: Session not found");
+    let mut response = Response::new(text.boxed());
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
 }
 
 #[cfg(test)]

@@ -18,10 +18,10 @@ const SESSIONS: usize = 1000;
 /// A session in which nothing happens for this long ends. Clients begin another one then.
 const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The sessions of this process.
+/// The sessions of this process, and who began them.
 pub(crate) struct Sessions {
     local: LocalSessionManager,
-    used: Mutex<LruCache<SessionId, ()>>,
+    used: Mutex<LruCache<SessionId, Option<Box<str>>>>,
     most: usize,
 }
 
@@ -42,9 +42,23 @@ impl Sessions {
         }
     }
 
-    fn used(&self) -> MutexGuard<'_, LruCache<SessionId, ()>> {
+    fn used(&self) -> MutexGuard<'_, LruCache<SessionId, Option<Box<str>>>> {
         // Every order is a valid one.
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a session is one that this caller did not begin. One that there is not is nobody's.
+    pub(crate) fn is_of_another(&self, id: &str, caller: &str) -> bool {
+        let used = self.used();
+        let owner = used.peek(id).and_then(Option::as_deref);
+        owner.is_some_and(|owner| owner != caller)
+    }
+
+    /// Takes note of who has begun a session.
+    pub(crate) fn begun_by(&self, id: &str, caller: &str) {
+        if let Some(owner) = self.used().get_mut(id) {
+            owner.get_or_insert_with(|| caller.into());
+        }
     }
 }
 
@@ -56,14 +70,14 @@ impl SessionManager for Sessions {
         let created = self.local.create_session().await?;
         let oldest = {
             let mut used = self.used();
-            used.insert(created.0.clone(), ());
+            used.insert(created.0.clone(), None);
             if used.len() > self.most {
                 used.remove_lru()
             } else {
                 None
             }
         };
-        if let Some((oldest, ())) = oldest {
+        if let Some((oldest, _)) = oldest {
             self.local.close_session(&oldest).await?;
         }
         Ok(created)
@@ -125,6 +139,19 @@ impl SessionManager for Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_session_is_of_the_caller_that_began_it() {
+        let sessions = Sessions::new(2);
+        let (id, _transport) = sessions.create_session().await.unwrap();
+        assert!(!sessions.is_of_another(&id, "ada"));
+        sessions.begun_by(&id, "ada");
+        sessions.begun_by(&id, "bob");
+        assert!(!sessions.is_of_another(&id, "ada"));
+        assert!(sessions.is_of_another(&id, "bob"));
+        sessions.close_session(&id).await.unwrap();
+        assert!(!sessions.is_of_another(&id, "bob"));
+    }
 
     #[tokio::test]
     async fn one_too_many_ends_the_one_that_was_not_used() {

@@ -26,7 +26,8 @@ pub trait AgentSource: Send + Sync + 'static {
     /// Begins a request. It is durable when this returns.
     async fn begin(&self, asking: Asking<'_>, call: AgentCall) -> Result<AgentRun, Failure>;
 
-    /// The events of a request of this agent behind the journal entry `after`. Refuses those of others as not found.
+    /// The events of a request of this agent, made by whoever asks, behind the journal entry `after`. Refuses those of others as
+    /// not found.
     async fn follow(
         &self,
         asking: Asking<'_>,
