@@ -160,6 +160,7 @@ pub const fn store_code(error: &StoreError) -> ErrorCode {
         }
         StoreError::Rejected(Reject::BudgetExceeded(_)) => ErrorCode::LimitExceeded,
         StoreError::Unavailable(_) => ErrorCode::Unavailable,
+        StoreError::Denied(_) => ErrorCode::Denied,
         StoreError::Corrupt { .. } | StoreError::Protocol { .. } => ErrorCode::Internal,
     }
 }

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rune_store_runtime::limits::MAX_COMMAND_BYTES;
 use rune_store_runtime::{Command, CommandLog, Reject, Reply, StoreError};
 use rusqlite::Connection;
 use rusqlite::backup::Backup;
@@ -21,10 +22,6 @@ use crate::{
     DataDirLock, StorageConfig, StorageError, checkpoint, connection, create_private_dir, private,
     writer,
 };
-
-/// The largest command, in bytes of its JSON: room for the journal of a long
-/// request that is written at its end.
-const MAX_COMMAND_BYTES: usize = 32 << 20;
 
 /// Pages that a backup copies before it lets others read.
 const BACKUP_STEP: i32 = 256;

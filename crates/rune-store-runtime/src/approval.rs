@@ -199,7 +199,8 @@ pub struct ApprovalRow {
 }
 
 /// Which approvals to list, oldest first. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ApprovalFilter {
     /// Only of agents in this namespace.
     pub namespace: Option<String>,
@@ -214,7 +215,8 @@ pub struct ApprovalFilter {
 }
 
 /// Which remembered decision is looked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GrantQuery {
     /// Namespace of the agent.
     pub namespace: String,

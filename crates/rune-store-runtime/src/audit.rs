@@ -80,7 +80,8 @@ pub struct AuditRow {
 }
 
 /// Which audit rows to list, newest first. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct AuditFilter {
     /// Only of this kind.
     pub kind: Option<String>,

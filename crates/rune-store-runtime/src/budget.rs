@@ -515,7 +515,8 @@ pub struct BudgetRow {
 }
 
 /// Which budgets to list, by kind and key. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct BudgetFilter {
     /// Only of this kind.
     pub kind: Option<BudgetKind>,

@@ -68,6 +68,10 @@ impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if deserializer.is_human_readable() {
             let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+            // What no calendar has is written as it is counted.
+            if let Some(millis) = text.strip_suffix("ms") {
+                return millis.parse().map(Self).map_err(serde::de::Error::custom);
+            }
             let time: jiff::Timestamp = text.parse().map_err(serde::de::Error::custom)?;
             Ok(Self(time.as_millisecond()))
         } else {
@@ -103,10 +107,17 @@ mod tests {
 
     #[test]
     fn reads_back_what_it_prints() {
-        let time = Timestamp::from_millis(1_795_381_947_123);
-        let json = serde_json::to_string(&time).unwrap();
-        assert_eq!(json, "\"2026-11-22T21:12:27.123Z\"");
-        assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), time);
+        for (millis, shown) in [
+            (1_795_381_947_123, "\"2026-11-22T21:12:27.123Z\""),
+            (-1, "\"1969-12-31T23:59:59.999Z\""),
+            (i64::MAX, "\"9223372036854775807ms\""),
+            (i64::MIN, "\"-9223372036854775808ms\""),
+        ] {
+            let time = Timestamp::from_millis(millis);
+            let json = serde_json::to_string(&time).unwrap();
+            assert_eq!(json, shown);
+            assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), time);
+        }
     }
 
     #[test]

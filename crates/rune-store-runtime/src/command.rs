@@ -132,8 +132,8 @@ macro_rules! operations {
                     match reply {
                         Reply::$reply(value) => Ok(value),
                         other => Err(StoreError::Protocol {
-                            expected: stringify!($reply),
-                            found: other.name(),
+                            expected: stringify!($reply).into(),
+                            found: other.name().into(),
                         }),
                     }
                 }

@@ -163,7 +163,8 @@ impl DeploymentRow {
 }
 
 /// Which deployments to list, by namespace, agent, alias. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DeploymentFilter {
     /// Only in this namespace.
     pub namespace: Option<String>,

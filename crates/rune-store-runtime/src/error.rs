@@ -1,5 +1,7 @@
 //! What can go wrong with a store.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::BudgetShortage;
@@ -69,8 +71,10 @@ impl Reject {
     }
 }
 
-/// A store operation that did not succeed.
-#[derive(Debug, thiserror::Error)]
+/// A store operation that did not succeed. It is the same whether the store is here or reached
+/// over the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum StoreError {
     /// The command was refused; see [`Reject`].
     #[error(transparent)]
@@ -78,6 +82,10 @@ pub enum StoreError {
     /// The store cannot answer now; the same command may be sent again.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
+    /// Whoever asks may not touch this: a store answers it only to those that it trusts with a part
+    /// of it.
+    #[error("{0}")]
+    Denied(String),
     /// A stored row cannot be read back.
     #[error("stored {what} cannot be read: {reason}")]
     Corrupt {
@@ -93,8 +101,8 @@ pub enum StoreError {
     #[error("store answered {found} to a command that expects {expected}")]
     Protocol {
         /// The reply that the command has.
-        expected: &'static str,
+        expected: Cow<'static, str>,
         /// The reply that came.
-        found: &'static str,
+        found: Cow<'static, str>,
     },
 }

@@ -64,7 +64,8 @@ pub struct EventRow {
 }
 
 /// Which events to list, newest first. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct EventFilter {
     /// Only in this namespace.
     pub namespace: Option<String>,

@@ -27,8 +27,7 @@ pub struct Entry {
     pub seq: u64,
     /// When the command that wrote it was made.
     pub at: Timestamp,
-    /// What happened.
-    #[serde(flatten)]
+    /// What happened. Not flattened: bodies name requests, too.
     pub body: EntryBody,
 }
 

@@ -71,7 +71,8 @@ pub struct RelationRow {
 }
 
 /// Which relations to list. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct RelationFilter {
     /// Only those that begin at or lead to this entity.
     pub entity: Option<String>,

@@ -11,6 +11,10 @@ pub const MAX_ENTRY_BYTES: usize = 1 << 20;
 /// ends before the row that does not fit, and has one row at the least.
 pub const MAX_PAGE_BYTES: usize = 8 << 20;
 
+/// The largest command, in bytes of its JSON: room for the journal of a long request that is
+/// written at its end.
+pub const MAX_COMMAND_BYTES: usize = 32 << 20;
+
 /// The most entries in one journal.
 pub const MAX_ENTRIES: u64 = (1 << 20) - 1;
 

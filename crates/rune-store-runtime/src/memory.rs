@@ -53,7 +53,8 @@ pub struct MemoryRow {
 }
 
 /// Which memories to read, by key. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct MemoryQuery {
     /// Only keys that start with this.
     pub prefix: Option<String>,

@@ -45,7 +45,8 @@ pub struct OutboxRow {
 }
 
 /// Which messages to list, oldest first. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct OutboxFilter {
     /// Only of this namespace.
     pub namespace: Option<String>,

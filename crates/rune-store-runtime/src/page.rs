@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// Which part of a list to read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PageRequest {
     /// Rows at the most, 1 to [`PageRequest::MAX_LIMIT`]; fewer where they are large
     /// ([`MAX_PAGE_BYTES`](crate::limits::MAX_PAGE_BYTES)).

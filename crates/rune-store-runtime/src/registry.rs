@@ -50,7 +50,8 @@ pub struct VersionRow {
 }
 
 /// Which versions to list, newest first. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct VersionFilter {
     /// Only of this agent.
     pub agent: Option<String>,

@@ -91,7 +91,8 @@ pub struct ReplicaRow {
 }
 
 /// Which replicas to list, oldest first. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ReplicaFilter {
     /// Only of this deployment.
     pub deployment_id: Option<DeploymentId>,

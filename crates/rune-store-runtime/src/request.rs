@@ -259,7 +259,8 @@ pub struct RequestRow {
 }
 
 /// In which order requests are listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RequestOrder {
     /// The one that was accepted last first.
     #[default]
@@ -270,7 +271,8 @@ pub enum RequestOrder {
 }
 
 /// Which requests to list, in which order. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct RequestFilter {
     /// Only of agents in this namespace.
     pub namespace: Option<String>,

@@ -310,7 +310,8 @@ pub struct ScheduleFireRow {
 }
 
 /// Which schedules to list, by name. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ScheduleFilter {
     /// Only in this namespace.
     pub namespace: Option<String>,
@@ -327,7 +328,8 @@ pub struct ScheduleFilter {
 }
 
 /// Which fires to list, newest planned time first. Empty fields match everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct FireFilter {
     /// Only of this schedule.
     pub schedule_id: Option<ScheduleId>,

@@ -66,7 +66,8 @@ pub struct SecretRow {
 }
 
 /// Which secrets to list, by namespace and name. An empty filter matches all.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SecretFilter {
     /// Only of this namespace.
     pub namespace: Option<String>,

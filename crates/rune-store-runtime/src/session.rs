@@ -53,7 +53,8 @@ pub struct SessionRow {
 }
 
 /// Which sessions to list, newest first. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SessionFilter {
     /// Only of agents in this namespace.
     pub namespace: Option<String>,

@@ -50,8 +50,8 @@ pub trait RequestReader: Send + Sync {
     ) -> Result<Page<RequestRow>, StoreError>;
     /// How many requests there are.
     async fn request_count(&self, filter: &RequestFilter) -> Result<u64, StoreError>;
-    /// Journal entries with `seq > after`, in order, at the most `limit`; fewer where they are large
-    /// ([`MAX_PAGE_BYTES`](crate::limits::MAX_PAGE_BYTES)). None where there is none.
+    /// Journal entries with `seq > after`, in order, at the most `limit` and [`PageRequest::MAX_LIMIT`];
+    /// fewer where they are large ([`MAX_PAGE_BYTES`](crate::limits::MAX_PAGE_BYTES)). None where there is none.
     async fn journal(
         &self,
         id: RequestId,

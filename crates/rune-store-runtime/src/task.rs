@@ -236,7 +236,8 @@ impl TaskRow {
 }
 
 /// Which tasks to list, newest first. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct TaskFilter {
     /// Only in this namespace.
     pub namespace: Option<String>,

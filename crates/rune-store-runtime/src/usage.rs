@@ -67,7 +67,8 @@ impl Cost {
 }
 
 /// Which rows of the ledger to list, newest first. Empty fields match everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct UsageFilter {
     /// Only of this request.
     pub request_id: Option<RequestId>,
@@ -80,7 +81,8 @@ pub struct UsageFilter {
 }
 
 /// What the ledger is summed by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum UsageGroup {
     /// Agent and model.
     #[default]

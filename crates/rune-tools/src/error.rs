@@ -114,6 +114,7 @@ impl From<StoreError> for ToolError {
                 ToolErrorKind::InvalidInput
             }
             StoreError::Unavailable(_) => ToolErrorKind::Unavailable,
+            StoreError::Denied(_) => ToolErrorKind::Denied,
             StoreError::Rejected(
                 Reject::Conflict { .. }
                 | Reject::Superseded { .. }

@@ -85,6 +85,7 @@ impl RequestReader for SqliteStore {
         after: u64,
         limit: u32,
     ) -> Result<Vec<Entry>, StoreError> {
+        let limit = limit.min(PageRequest::MAX_LIMIT);
         self.readers
             .run(move |db| {
                 let Some(request) = find(db, id)? else {

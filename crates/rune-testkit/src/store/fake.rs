@@ -232,6 +232,7 @@ impl RequestReader for FakeStore {
         after: u64,
         limit: u32,
     ) -> Result<Vec<Entry>, StoreError> {
+        let limit = limit.min(PageRequest::MAX_LIMIT);
         let state = self.state();
         let journal = state.requests.get(&id).map_or(&[][..], |r| &r.journal);
         let entries = journal.iter().filter(|entry| entry.seq > after);
