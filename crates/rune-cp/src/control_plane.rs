@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use axum::Router;
 use bytes::Bytes;
 use rune_http::{Auth, Edge, Readiness, api, complete, reference};
+use rune_remote_store::{InternalApi, InternalTokens, StoreServer};
 use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle, SecretVault};
 use rune_store_runtime::{BlobStore, Store, Timestamp};
 use utoipa::OpenApi;
@@ -44,6 +45,8 @@ pub struct ControlPlane {
     pub auth: Auth,
     /// What `/ready` reports.
     pub readiness: Readiness,
+    /// Says which replicas and split gateways may use the store.
+    pub tokens: Arc<InternalTokens>,
 }
 
 /// A node of Rune.
@@ -101,6 +104,10 @@ pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 impl ControlPlane {
     /// Every route of the control-plane API, protected.
     pub fn router(self) -> Router {
+        let internal = InternalApi {
+            store: StoreServer::new(self.store.clone(), Arc::clone(&self.blobs)),
+            tokens: self.tokens,
+        };
         let shared = Shared {
             store: self.store,
             blobs: self.blobs,
@@ -112,7 +119,9 @@ impl ControlPlane {
             readiness: self.readiness,
         };
         let router = routes().with_state(Arc::new(shared));
-        Edge::new("control-plane", self.auth, PUBLIC_ROUTES).protect(router)
+        Edge::new("control-plane", self.auth, PUBLIC_ROUTES)
+            .guarded_within(InternalApi::ROUTES)
+            .protect(router.merge(internal.router()))
     }
 }
 

@@ -9,7 +9,8 @@
 //! * every change of a deployment leaves an audit row and wakes the reconcile loop;
 //! * every change of a schedule leaves an audit row and wakes the scheduler;
 //! * the value of a secret comes in, is encrypted, and is never answered, logged or audited;
-//! * values of a deployment's environment are never answered, only their names.
+//! * values of a deployment's environment are never answered, only their names;
+//! * the internal routes are not in the document of the API, and ask for tokens of their own.
 //!
 //! What is not here: running agents, and making what runs match what is deployed (the
 //! reconcile loop).

@@ -159,6 +159,11 @@ impl StorageConfig {
         self.data_dir.join("secret.key")
     }
 
+    /// The file of the key of internal tokens without `RUNE_SECRET_KEY`: `internal.key` in the data directory.
+    pub fn internal_key_file(&self) -> PathBuf {
+        self.data_dir.join("internal.key")
+    }
+
     /// The object store without a URL: `objects` in the data directory.
     pub fn object_dir(&self) -> PathBuf {
         self.data_dir.join("objects")

@@ -53,6 +53,7 @@ struct Inner {
     listener: &'static str,
     auth: Auth,
     public: &'static [&'static str],
+    guarded: &'static [&'static str],
     absent: &'static [&'static str],
     openai: &'static [&'static str],
     pages: Vec<HeaderValue>,
@@ -67,11 +68,20 @@ impl Edge {
                 listener,
                 auth,
                 public,
+                guarded: &[],
                 absent: &[],
                 openai: &[],
                 pages: Vec::new(),
             }),
         }
+    }
+
+    /// The same edge that leaves it to these routes to say who may call them, wherever from: they ask for credentials of
+    /// their own, which no page of a browser has, and those of every other route do not open them.
+    #[must_use]
+    pub fn guarded_within(mut self, guarded: &'static [&'static str]) -> Self {
+        Arc::make_mut(&mut self.inner).guarded = guarded;
+        self
     }
 
     /// The same edge that says without credentials that there is nothing at these paths: programs look there for how to get
@@ -135,6 +145,9 @@ impl Edge {
         if length > MAX_HEADER_BYTES {
             let message = format!("the headers are longer than {MAX_HEADER_BYTES} bytes");
             return Err(ApiError::new(ErrorCode::TooLarge, message));
+        }
+        if inner.guarded.contains(&route) {
+            return Ok(Caller::new("anonymous"));
         }
         if inner.auth.is_anonymous() {
             origin::check(request, &inner.pages)?;

@@ -30,6 +30,21 @@ pub enum SecretKeySource {
     File(PathBuf),
 }
 
+impl SecretKeySource {
+    /// A key for something else than secrets, derived from this one: another for every purpose, and the same every time. Makes
+    /// the file where there is none.
+    ///
+    /// # Errors
+    /// A [`SecretError`] where there is no key.
+    pub async fn derive(&self, purpose: &str) -> Result<Vec<u8>, SecretError> {
+        let key = match self {
+            Self::Given(text) => SecretKey::parse(text).ok_or(SecretError::BadKey)?,
+            Self::File(path) => KeyFile(path.clone()).create().await?,
+        };
+        Ok(key.derive(purpose))
+    }
+}
+
 /// Encrypts and decrypts the secrets of a store. Cheap to clone.
 ///
 /// A value is bound to its namespace and its name: a row that is copied under another one cannot be read.

@@ -17,6 +17,8 @@ use serde_json::Value;
 
 /// Where every API answers its document.
 const PATH: &str = "/openapi.json";
+/// Routes between the processes of one Rune: they are for no user, and in no document.
+const INTERNAL: &str = "/internal/";
 /// Largest document in bytes.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// The methods that an operation can have.
@@ -215,6 +217,9 @@ async fn look_up(
     let method = request.method().clone();
     let response = next.run(request).await;
     let Some(path) = matched else { return response };
+    if path.as_str().starts_with(INTERNAL) {
+        return response;
+    }
     let (path, method) = (path.as_str(), method.as_str());
     let content_type = response.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|it| it.to_str().ok());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rune_docker::{DockerConfig, DockerEngine, DockerExec};
 use rune_env::{Config, SandboxMode, ToolsConfig, WebSearch};
 use rune_mcp::McpClient;
+use rune_remote_store::InternalTokens;
 use rune_runtime::model::{ClaudeCli, Prices, ProviderPool, Timeouts};
 use rune_runtime::{AgentLoader, Engine, ReplicaRouter, SecretKeySource, SecretVault, Tasks};
 use rune_storage::{Durability, ObjectStore, SecretFile, SqliteStore, StorageConfig, StorageError};
@@ -38,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) tasks: Tasks,
     pub(crate) engine: Engine,
     pub(crate) docker: DockerEngine,
+    /// For replicas and split gateways.
+    pub(crate) tokens: Arc<InternalTokens>,
 }
 
 /// Where the data is.
@@ -155,6 +158,8 @@ impl Node {
             .with_blobs(Arc::clone(&blobs))
             .with_recovery(config.recovery)
             .with_caller_budgets(config.budgets.clone());
+        let tokens = InternalTokens::new(store.clone(), internal_key(config));
+        let tokens = Arc::new(tokens);
         Ok(Self {
             database,
             store,
@@ -164,7 +169,16 @@ impl Node {
             tasks,
             engine,
             docker,
+            tokens,
         })
+    }
+}
+
+/// The key that the tokens of replicas and split gateways are derived from.
+pub(crate) fn internal_key(config: &Config) -> SecretKeySource {
+    match &config.storage.secret_key {
+        Some(key) => SecretKeySource::Given(key.clone()),
+        None => SecretKeySource::File(config.storage.internal_key_file()),
     }
 }
 

@@ -229,6 +229,7 @@ fn serve_http(
         node: info,
         auth: listeners.auth,
         readiness,
+        tokens: Arc::clone(&node.tokens),
     };
     let apis = [
         ("gateway", listeners.gateway, gateway.router()),

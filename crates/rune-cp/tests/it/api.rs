@@ -2,6 +2,7 @@
 
 use rune_cp::PUBLIC_ROUTES;
 use rune_http::Auth;
+use rune_remote_store::InternalApi;
 use rune_testkit::openapi::paths_of;
 use serde_json::json;
 
@@ -50,7 +51,8 @@ async fn the_document_has_exactly_the_routes_of_the_router() {
         .operations()
         .into_iter()
         .map(|operation| operation.path);
-    assert_eq!(paths_of(&cp.router), documented.collect());
+    let internal = InternalApi::ROUTES.iter().map(|&path| path.to_owned());
+    assert_eq!(paths_of(&cp.router), documented.chain(internal).collect());
 }
 
 #[tokio::test]

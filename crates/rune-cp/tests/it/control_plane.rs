@@ -7,6 +7,7 @@ use axum::Router;
 use reqwest::{Client, RequestBuilder};
 use rune_cp::{ControlPlane, NodeInfo};
 use rune_http::{Auth, Readiness, Server};
+use rune_remote_store::InternalTokens;
 use rune_runtime::{Scheduler, SecretKeySource, SecretVault};
 use rune_testkit::openapi::{ApiDocument, held_to_document};
 use serde_json::Value;
@@ -18,6 +19,7 @@ pub(crate) struct TestControlPlane {
     pub(crate) platform: Platform,
     pub(crate) client: Client,
     pub(crate) router: Router,
+    pub(crate) tokens: Arc<InternalTokens>,
     base: String,
 }
 
@@ -28,6 +30,10 @@ impl TestControlPlane {
         let addr = listener.local_addr().unwrap();
         let (scheduler, handle) = Scheduler::new(platform.engine.clone(), platform.tasks.clone());
         platform.tasks.spawn("scheduler", scheduler.run());
+        let tokens = Arc::new(InternalTokens::new(
+            platform.store.clone(),
+            SecretKeySource::File(platform.dir.path().join("internal.key")),
+        ));
         let control_plane = ControlPlane {
             store: platform.store.clone(),
             blobs: Arc::clone(&platform.blobs),
@@ -46,19 +52,21 @@ impl TestControlPlane {
             },
             auth,
             readiness: Readiness::default(),
+            tokens: Arc::clone(&tokens),
         };
-        let tasks = platform.tasks.clone();
+        let running = platform.tasks.clone();
         let router = control_plane.router();
         let held = held_to_document(router.clone()).await.unwrap();
-        let server = Server::new("control-plane", listener, held, tasks.clone());
-        tasks.spawn(
+        let server = Server::new("control-plane", listener, held, running.clone());
+        running.spawn(
             "server",
-            server.run(tasks.shutdown(), Duration::from_secs(5)),
+            server.run(running.shutdown(), Duration::from_secs(5)),
         );
         Self {
             platform,
             client: Client::new(),
             router,
+            tokens,
             base: format!("http://{addr}"),
         }
     }

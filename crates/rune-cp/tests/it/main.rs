@@ -6,5 +6,6 @@
 
 mod api;
 mod control_plane;
+mod internal;
 #[path = "../../../rune-gateway/tests/it/platform.rs"]
 mod platform;

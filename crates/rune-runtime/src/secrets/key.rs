@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::rand;
+use aws_lc_rs::{hmac, rand};
 use rune_store_runtime::SealedSecret;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -23,12 +23,15 @@ const MAX_FILE_BYTES: u64 = 1024;
 
 /// What a fingerprint, and what a ciphertext, is of.
 const ID_CONTEXT: &[u8] = b"rune secret key\0";
+/// What a derived key is made of.
+const DERIVE_CONTEXT: &[u8] = b"rune derived key v1\0";
 const SEAL_CONTEXT: &[u8] = b"rune secret v1\0";
 
 /// A key for AES-256 in Galois/Counter Mode.
 pub(super) struct SecretKey {
     id: String,
     key: RandomizedNonceKey,
+    derive: hmac::Key,
 }
 
 impl SecretKey {
@@ -50,7 +53,14 @@ impl SecretKey {
         Some(Self {
             id: fingerprint(&bytes),
             key: RandomizedNonceKey::new(&AES_256_GCM, &bytes).ok()?,
+            derive: hmac::Key::new(hmac::HMAC_SHA256, &bytes),
         })
+    }
+
+    /// Another key, for this purpose alone: it says nothing of this one.
+    pub(super) fn derive(&self, purpose: &str) -> Vec<u8> {
+        let context = [DERIVE_CONTEXT, purpose.as_bytes()].concat();
+        hmac::sign(&self.derive, &context).as_ref().to_vec()
     }
 
     /// Its fingerprint.

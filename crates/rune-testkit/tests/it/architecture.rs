@@ -15,6 +15,7 @@ const ROWS: &[&[&str]] = &[
     &["rune-wasm", "rune-docker", "rune-mcp"],
     &["rune-runtime"],
     &["rune-http"],
+    &["rune-remote-store"],
     &["rune-gateway", "rune-cp"],
     &["rune-cmd"],
 ];
@@ -26,7 +27,10 @@ const TEST_SUPPORT: &str = "rune-testkit";
 const OWNERS: &[(&str, &[&str])] = &[
     ("rusqlite", &["rune-storage", "rune-bench"]),
     ("object_store", &["rune-storage"]),
-    ("jsonwebtoken", &["rune-http", "rune-cmd"]),
+    (
+        "jsonwebtoken",
+        &["rune-http", "rune-remote-store", "rune-cmd"],
+    ),
     ("sse-stream", &["rune-runtime", "rune-cmd"]),
     ("serde-saphyr", &["rune-spec", "rune-cmd", "rune-testkit"]),
     ("cap-std", &["rune-tools"]),
@@ -40,6 +44,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         "axum",
         &[
             "rune-http",
+            "rune-remote-store",
             "rune-gateway",
             "rune-cp",
             "rune-testkit",

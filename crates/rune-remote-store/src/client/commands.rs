@@ -1,0 +1,208 @@
+//! Commands on their way: what waits is sent together, one batch after the other.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use rune_runtime::Tasks;
+use rune_store_runtime::{Command, Op, Reject, Reply, RequestId, StoreError};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::connection::{CallError, Connection};
+use super::unreadable;
+use crate::call::{COMMANDS, MAX_BATCH, MAX_BATCH_BYTES, MAX_COMMAND_BYTES};
+
+type Outcome = Result<Reply, StoreError>;
+
+/// A command that was submitted, and where its answer goes.
+struct Job {
+    json: Vec<u8>,
+    /// The journal that it writes, where a store knows only the last such command again.
+    journal: Option<RequestId>,
+    submitted: Instant,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Job {
+    /// The caller may have gone; the change is made all the same.
+    fn answer(self, outcome: Outcome) {
+        let _ = self.answer.send(outcome);
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    /// As many as there are callers that wait for an answer.
+    jobs: VecDeque<Job>,
+    is_sending: bool,
+}
+
+impl Queue {
+    /// The commands that are sent next, in their order.
+    fn next_batch(&mut self) -> Vec<Job> {
+        let (mut batch, mut bytes, mut journals) = (Vec::new(), 0usize, HashSet::new());
+        while let Some(job) = self.jobs.front() {
+            bytes = bytes.saturating_add(job.json.len());
+            let is_full = batch.len() >= MAX_BATCH || bytes > MAX_BATCH_BYTES;
+            let is_known = job.journal.is_some_and(|journal| !journals.insert(journal));
+            if !batch.is_empty() && (is_full || is_known) {
+                break;
+            }
+            batch.extend(self.jobs.pop_front());
+        }
+        batch
+    }
+}
+
+/// Where commands wait, and what sends them.
+pub(super) struct Commands {
+    connection: Arc<Connection>,
+    tasks: Tasks,
+    queue: Mutex<Queue>,
+}
+
+impl Commands {
+    pub(super) fn new(connection: Arc<Connection>, tasks: Tasks) -> Self {
+        Self {
+            connection,
+            tasks,
+            queue: Mutex::default(),
+        }
+    }
+
+    /// Queues a command when it is first polled, and waits for its answer.
+    pub(super) async fn submit(self: &Arc<Self>, command: &Command) -> Outcome {
+        let json = serde_json::to_vec(command)
+            .map_err(|error| Reject::invalid(format!("cannot be written as JSON: {error}")))?;
+        if json.len() > MAX_COMMAND_BYTES {
+            return Err(Reject::invalid(format!(
+                "a command has {} bytes of JSON, the limit is {MAX_COMMAND_BYTES}",
+                json.len()
+            ))
+            .into());
+        }
+        let (answer, answered) = oneshot::channel();
+        let is_idle = {
+            let mut queue = self.queue();
+            queue.jobs.push_back(Job {
+                json,
+                journal: journal(&command.op),
+                submitted: Instant::now(),
+                answer,
+            });
+            !std::mem::replace(&mut queue.is_sending, true)
+        };
+        if is_idle {
+            self.tasks.spawn("remote-commands", Arc::clone(self).run());
+        }
+        answered.await.unwrap_or_else(|_| {
+            let reason = "the process ended before the command was answered";
+            Err(StoreError::Unavailable(reason.to_owned()))
+        })
+    }
+
+    /// Sends until nothing waits any more.
+    async fn run(self: Arc<Self>) {
+        loop {
+            let batch = {
+                let mut queue = self.queue();
+                let batch = queue.next_batch();
+                queue.is_sending = !batch.is_empty();
+                batch
+            };
+            if batch.is_empty() {
+                return;
+            }
+            for job in self.send(batch).await {
+                self.send(vec![job]).await;
+            }
+        }
+    }
+
+    /// Sends a batch until every command of it is answered. Answers those that have to be sent
+    /// one by one: of which one may not be made, and nothing was done.
+    async fn send(&self, mut batch: Vec<Job>) -> Vec<Job> {
+        let Some(first) = batch.first() else {
+            return batch;
+        };
+        let mut patience = self.connection.patience_since(first.submitted);
+        loop {
+            let reason = match self.outcomes(&batch).await {
+                Ok(outcomes) => {
+                    let mut again = Vec::new();
+                    let mut reason = String::new();
+                    for (job, outcome) in batch.into_iter().zip(outcomes) {
+                        match outcome {
+                            Err(StoreError::Unavailable(why)) => {
+                                reason = why;
+                                again.push(job);
+                            }
+                            outcome => job.answer(outcome),
+                        }
+                    }
+                    if again.is_empty() {
+                        return again;
+                    }
+                    batch = again;
+                    reason
+                }
+                Err(CallError::Again(reason)) => reason,
+                Err(CallError::Denied(_)) if batch.len() > 1 => return batch,
+                Err(CallError::Denied(message)) => {
+                    answer_all(batch, &StoreError::Denied(message));
+                    return Vec::new();
+                }
+                Err(CallError::Final(error)) => {
+                    answer_all(batch, &error);
+                    return Vec::new();
+                }
+            };
+            if !patience.wait().await {
+                answer_all(batch, &StoreError::Unavailable(reason));
+                return Vec::new();
+            }
+        }
+    }
+
+    /// One attempt.
+    async fn outcomes(&self, batch: &[Job]) -> Result<Vec<Outcome>, CallError> {
+        let bytes: usize = batch.iter().map(|job| job.json.len() + 1).sum();
+        let mut body = Vec::with_capacity(bytes + 1);
+        for job in batch {
+            body.push(if body.is_empty() { b'[' } else { b',' });
+            body.extend_from_slice(&job.json);
+        }
+        body.push(b']');
+        let answer = self.connection.post(COMMANDS, Bytes::from(body)).await?;
+        let outcomes: Vec<Outcome> = serde_json::from_slice(&answer)
+            .map_err(|error| CallError::Final(unreadable(&error)))?;
+        if outcomes.len() == batch.len() {
+            return Ok(outcomes);
+        }
+        Err(CallError::Final(StoreError::Unavailable(format!(
+            "the control plane answered {} results to {} commands",
+            outcomes.len(),
+            batch.len()
+        ))))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The journal of the two commands that a store knows again only until the next of them.
+const fn journal(op: &Op) -> Option<RequestId> {
+    match op {
+        Op::AcceptRequest(op) => Some(op.request_id),
+        Op::AppendEntries(op) => Some(op.request_id),
+        _ => None,
+    }
+}
+
+fn answer_all(batch: Vec<Job>, error: &StoreError) {
+    for job in batch {
+        job.answer(Err(error.clone()));
+    }
+}

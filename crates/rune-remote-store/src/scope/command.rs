@@ -1,0 +1,157 @@
+//! Which changes a replica may make.
+
+use rune_store_runtime::{
+    Canvas, Command, EntryBody, Op, RequestId, RuntimeStore, SessionId, TaskHolder,
+};
+
+use super::{Checked, DeploymentScope, denied};
+
+/// How the key of a canvas begins.
+const CANVAS: &str = "canvas:";
+/// How the key begins under which it is kept that a conversation has had a process.
+const PROCESS: &str = "process:";
+
+impl DeploymentScope {
+    /// Whether a replica may make this change.
+    pub(crate) async fn check_command(
+        &self,
+        store: &dyn RuntimeStore,
+        command: &Command,
+    ) -> Checked {
+        if !command.audit.is_empty() {
+            return denied("a replica writes no audit rows but those of its verdicts");
+        }
+        match &command.op {
+            Op::AppendEntries(op) => {
+                self.request(store, op.request_id).await?;
+                op.entries.iter().try_for_each(|entry| self.entry(entry))
+            }
+            Op::RequestCancel(op) => self.own(store, op.request_id).await,
+            Op::SettleBudget(op) => self.own(store, op.request_id).await,
+            Op::ReserveBudget(op) => {
+                let row = self.request(store, op.request_id).await?;
+                if !op.stored {
+                    return denied("only a request that is stored reserves for a replica");
+                }
+                let stray = op
+                    .claims
+                    .iter()
+                    .find(|claim| !row.budgets.contains(&claim.cap));
+                stray.map_or(Ok(()), |claim| {
+                    denied(format!(
+                        "the request is not counted against the budget of {}, or not against this one",
+                        claim.cap.scope
+                    ))
+                })
+            }
+            Op::MemoryPut(op) => self.memory(&op.scope),
+            Op::MemoryForget(op) => self.memory(&op.scope),
+            Op::PutEntity(op) => self.memory(&op.scope),
+            Op::PutRelation(op) => self.memory(&op.scope),
+            Op::PostTask(op) => {
+                self.namespace(&op.namespace)?;
+                if op.posted_by == self.agent {
+                    return Ok(());
+                }
+                denied("a task is posted in the name of another agent")
+            }
+            Op::ClaimTask(op) => {
+                self.namespace(&op.namespace)?;
+                self.holder(store, &op.holder).await
+            }
+            Op::CompleteTask(op) => {
+                self.namespace(&op.namespace)?;
+                self.holder(store, &op.holder).await
+            }
+            Op::QueueMessage(op) => {
+                if !self.is_agent(&op.namespace, &op.agent) {
+                    return denied("a message is sent in the name of another agent");
+                }
+                self.own(store, op.request_id).await
+            }
+            Op::CachePut(op) => self.cache_put(store, &op.key).await,
+            Op::DeleteSchedule(op) => match store.schedule(op.schedule_id).await? {
+                Some(row) if row.spec.created_by == Some(self.maker()) => Ok(()),
+                _ => denied("the schedule was not made by this agent"),
+            },
+            // The daemon does these, for whoever may ask it.
+            Op::AcceptRequest(_) => denied("requests are accepted by the daemon"),
+            Op::DecideApproval(_) => denied("approvals are decided by people"),
+            Op::CreateSession(_) | Op::DeleteSession(_) => {
+                denied("sessions are made and deleted by the daemon")
+            }
+            Op::PublishVersion(_) => denied("the registry is not a replica's"),
+            Op::ApplyDeployment(_)
+            | Op::ScaleDeployment(_)
+            | Op::SetDeploymentState(_)
+            | Op::DeleteDeployment(_) => denied("deployments are not a replica's"),
+            Op::PutReplica(_) | Op::RemoveReplica(_) => {
+                denied("replicas are observed by the daemon")
+            }
+            Op::CacheRemove(_) | Op::CacheSweep(_) => denied("a replica removes nothing cached"),
+            Op::PutSchedule(_) | Op::PauseSchedule(_) | Op::FireSchedule(_) | Op::SettleFire(_) => {
+                denied("schedules are made and fired by the daemon")
+            }
+            Op::RecordAudit(_) => {
+                denied("a replica writes no audit rows but those of its verdicts")
+            }
+            Op::PublishEvent(_) => denied("events are published by the daemon"),
+            Op::PutSecret(_) | Op::RemoveSecret(_) => denied("secrets are not a replica's"),
+            Op::PutPush(_) | Op::RemovePush(_) | Op::SettlePush(_) => {
+                denied("webhooks are not a replica's")
+            }
+        }
+    }
+
+    async fn own(&self, store: &dyn RuntimeStore, id: RequestId) -> Checked {
+        self.request(store, id).await.map(drop)
+    }
+
+    /// Whether an entry says of this replica what it says of one.
+    fn entry(&self, entry: &EntryBody) -> Checked {
+        match entry {
+            EntryBody::Started {
+                replica_id,
+                deployment_id,
+                ..
+            } if *replica_id != self.replica_id || *deployment_id != self.deployment_id => {
+                denied("an entry says that another replica has started")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a task is held by a conversation of this agent.
+    async fn holder(&self, store: &dyn RuntimeStore, holder: &TaskHolder) -> Checked {
+        if holder.agent != self.agent {
+            return denied("a task is held in the name of another agent");
+        }
+        self.session(store, &holder.session_id).await
+    }
+
+    /// Whether a key is a new canvas, or that of a process of this agent.
+    async fn cache_put(&self, store: &dyn RuntimeStore, key: &str) -> Checked {
+        if let Some(id) = key.strip_prefix(CANVAS) {
+            let is_id = id.len() >= 32 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            // The time is before any at which it can have expired.
+            let known = store.cached(&Canvas::key(id), Default::default()).await?;
+            return match (is_id, known) {
+                (true, None) => Ok(()),
+                _ => denied("the canvas is not a new one"),
+            };
+        }
+        self.process_key(store, key).await
+    }
+
+    /// Whether a key is that of a process of this agent.
+    pub(super) async fn process_key(&self, store: &dyn RuntimeStore, key: &str) -> Checked {
+        let session = key.strip_prefix(PROCESS).and_then(|rest| {
+            let (session, _) = rest.rsplit_once(':')?;
+            session.parse::<SessionId>().ok()
+        });
+        match session {
+            Some(session) => self.session(store, &session).await,
+            None => denied("the key is none that a replica uses"),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Who calls: tokens that this daemon signs, for replicas and split gateways, and nobody else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use axum::{Extension, Router};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+use rune_http::{ApiError, Json};
+use rune_runtime::{SecretError, SecretKeySource};
+use rune_store_runtime::{DeploymentId, ErrorCode, ReplicaId, Store};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+
+use crate::call::TOKEN;
+use crate::{DeploymentScope, Scope, StoreServer};
+
+/// For whom a replica's token is.
+const REPLICA: &str = "rune-replica";
+/// For whom the token of a split gateway is.
+const GATEWAY: &str = "rune-gateway";
+/// What the key is derived for.
+const PURPOSE: &str = "internal tokens";
+/// How long a replica's token is valid; it is renewed before.
+const REPLICA_VALIDITY: Duration = Duration::from_secs(10 * 60);
+/// How far clocks may be apart.
+const LEEWAY: Duration = Duration::from_secs(30);
+
+/// A token, and how long it is valid.
+#[derive(Debug, Clone)]
+pub struct IssuedToken {
+    /// The token.
+    pub token: SecretString,
+    /// How long it is valid from now on.
+    pub valid_for: Duration,
+}
+
+/// What the renewal of a token answers.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct RenewedToken {
+    pub(crate) token: String,
+    pub(crate) valid_for_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    aud: String,
+    /// The replica, or the name of the gateway.
+    sub: String,
+    /// The replica's deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deployment: Option<DeploymentId>,
+    iat: i64,
+    exp: i64,
+}
+
+/// Makes the tokens of replicas and gateways, and says whom one speaks for.
+///
+/// They are signed with a key that nothing else uses, so that no other token or key of Rune opens
+/// the internal routes, and these open no others.
+pub struct InternalTokens {
+    store: Store,
+    source: SecretKeySource,
+    key: OnceCell<Vec<u8>>,
+}
+
+impl InternalTokens {
+    /// Tokens that are signed with a key derived from this one.
+    #[must_use]
+    pub fn new(store: Store, source: SecretKeySource) -> Self {
+        Self {
+            store,
+            source,
+            key: OnceCell::new(),
+        }
+    }
+
+    /// The token of a replica. It is valid for ten minutes, and only while the replica's row is
+    /// there.
+    ///
+    /// # Errors
+    /// A [`SecretError`] where there is no key to sign it with.
+    pub async fn for_replica(
+        &self,
+        replica: ReplicaId,
+        deployment: DeploymentId,
+    ) -> Result<IssuedToken, SecretError> {
+        let subject = replica.to_string();
+        self.issue(REPLICA, subject, Some(deployment), REPLICA_VALIDITY)
+            .await
+    }
+
+    /// The token of a split gateway, by a name for the log.
+    ///
+    /// # Errors
+    /// A [`SecretError`] where there is no key to sign it with.
+    pub async fn for_gateway(
+        &self,
+        name: &str,
+        valid_for: Duration,
+    ) -> Result<IssuedToken, SecretError> {
+        self.issue(GATEWAY, name.to_owned(), None, valid_for).await
+    }
+
+    async fn issue(
+        &self,
+        audience: &str,
+        subject: String,
+        deployment: Option<DeploymentId>,
+        valid_for: Duration,
+    ) -> Result<IssuedToken, SecretError> {
+        let now = self.store.now();
+        let claims = Claims {
+            aud: audience.to_owned(),
+            sub: subject,
+            deployment,
+            iat: now.as_millis().div_euclid(1000),
+            exp: now.plus(valid_for).as_millis().div_euclid(1000),
+        };
+        let key = EncodingKey::from_secret(self.key().await?);
+        let token = encode(&Header::new(Algorithm::HS256), &claims, &key);
+        Ok(IssuedToken {
+            token: token.map_err(|_| SecretError::Cipher)?.into(),
+            valid_for,
+        })
+    }
+
+    /// What the sender of these headers may touch.
+    ///
+    /// # Errors
+    /// `unauthenticated` where it is nobody that this daemon gave a token to, or a replica that
+    /// was stopped.
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Scope, ApiError> {
+        let claims = self.verify(headers).await?;
+        if claims.aud == GATEWAY {
+            return Ok(Scope::All);
+        }
+        let replica: ReplicaId = claims.sub.parse().map_err(|_| refused(INVALID))?;
+        let row = self.store.replica(replica).await?;
+        let row = row.filter(|row| Some(row.deployment_id) == claims.deployment);
+        let Some(row) = row else {
+            return Err(refused("the replica of this token was stopped"));
+        };
+        let Some(deployment) = self.store.deployment(row.deployment_id).await? else {
+            return Err(refused("the deployment of this token was deleted"));
+        };
+        Ok(Scope::Deployment(Box::new(DeploymentScope {
+            replica_id: replica,
+            deployment_id: deployment.id,
+            version_id: row.version_id,
+            namespace: deployment.namespace,
+            agent: deployment.agent,
+        })))
+    }
+
+    async fn verify(&self, headers: &HeaderMap) -> Result<Claims, ApiError> {
+        let value = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
+        let token = value
+            .and_then(|value| std::str::from_utf8(value).ok()?.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim());
+        let Some(token) = token else {
+            return Err(refused(
+                "the token of a replica or a gateway is needed: `authorization: Bearer TOKEN`",
+            ));
+        };
+        let mut validation = Validation::new(Algorithm::HS256);
+        // By the clock of the store, below.
+        validation.validate_exp = false;
+        validation.set_audience(&[REPLICA, GATEWAY]);
+        validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+        let key = self.key().await.map_err(|error| {
+            ApiError::unavailable(format!("tokens cannot be verified: {error}"))
+        })?;
+        let claims = decode::<Claims>(token, &DecodingKey::from_secret(key), &validation)
+            .map_err(|_| refused(INVALID))?
+            .claims;
+        let now = self.store.now().minus(LEEWAY).as_millis().div_euclid(1000);
+        if claims.exp < now {
+            return Err(refused("the token has expired"));
+        }
+        Ok(claims)
+    }
+
+    async fn key(&self) -> Result<&[u8], SecretError> {
+        let key = self.key.get_or_try_init(|| self.source.derive(PURPOSE));
+        key.await.map(Vec::as_slice)
+    }
+}
+
+const INVALID: &str = "the token is not valid here";
+
+fn refused(message: &'static str) -> ApiError {
+    ApiError::new(ErrorCode::Unauthenticated, message)
+}
+
+/// The internal API: the store, and the renewal of tokens, for those with a token of
+/// [`InternalTokens`] only.
+pub struct InternalApi {
+    /// The store.
+    pub store: StoreServer,
+    /// Who may call.
+    pub tokens: Arc<InternalTokens>,
+}
+
+impl InternalApi {
+    /// The paths.
+    pub const ROUTES: &[&str] = &{
+        let [commands, read, blobs, blob] = StoreServer::ROUTES;
+        [commands, read, blobs, blob, TOKEN]
+    };
+
+    /// The routes, which authenticate their callers themselves.
+    pub fn router(self) -> Router {
+        let renewal = Router::new()
+            .route(TOKEN, post(renew))
+            .with_state(Arc::clone(&self.tokens));
+        self.store
+            .router()
+            .merge(renewal)
+            .route_layer(from_fn_with_state(self.tokens, authenticate))
+    }
+}
+
+async fn authenticate(
+    State(tokens): State<Arc<InternalTokens>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match tokens.authenticate(request.headers()).await {
+        Ok(scope) => {
+            request.extensions_mut().insert(scope);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn renew(
+    State(tokens): State<Arc<InternalTokens>>,
+    Extension(scope): Extension<Scope>,
+) -> Result<Json<RenewedToken>, ApiError> {
+    let Scope::Deployment(scope) = scope else {
+        let message = "a gateway's token is not renewed: make a new one with `rune token create`";
+        return Err(ApiError::new(ErrorCode::Denied, message));
+    };
+    let issued = tokens.for_replica(scope.replica_id, scope.deployment_id);
+    let issued = issued
+        .await
+        .map_err(|error| ApiError::unavailable(format!("the token cannot be renewed: {error}")))?;
+    Ok(Json(RenewedToken {
+        token: issued.token.expose_secret().to_owned(),
+        valid_for_ms: u64::try_from(issued.valid_for.as_millis()).unwrap_or(u64::MAX),
+    }))
+}

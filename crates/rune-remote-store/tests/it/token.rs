@@ -1,0 +1,71 @@
+//! Tokens and their time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+use rune_remote_store::{InternalTokens, IssuedToken, Scope};
+use rune_runtime::SecretKeySource;
+use rune_store_runtime::{RemoveReplica, RuntimeStore, Store, SystemClock};
+use rune_testkit::VirtualClock;
+use secrecy::ExposeSecret as _;
+
+use crate::served::Served;
+use crate::tenant::Tenant;
+
+fn bearer(issued: &IssuedToken) -> HeaderMap {
+    let value = format!("Bearer {}", issued.token.expose_secret());
+    let value = HeaderValue::try_from(value).unwrap();
+    HeaderMap::from_iter([(AUTHORIZATION, value)])
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_time_and_with_its_replica() {
+    let directory = tempfile::tempdir().unwrap();
+    let served = Served::open(directory.path());
+    let local = Arc::clone(&served.local) as Arc<dyn RuntimeStore>;
+    let clock = Arc::new(VirtualClock::new());
+    let store = Store::new(Arc::clone(&local), Arc::clone(&clock) as _);
+    let key = directory.path().join("internal.key");
+    let tokens = InternalTokens::new(store.clone(), SecretKeySource::File(key.clone()));
+    let tenant = Tenant::create(&Store::new(local, Arc::new(SystemClock)), "dev", "echo").await;
+
+    let replica = tokens
+        .for_replica(tenant.replica, tenant.deployment)
+        .await
+        .unwrap();
+    let gateway = tokens
+        .for_gateway("west", Duration::from_secs(3600))
+        .await
+        .unwrap();
+    let scope = tokens.authenticate(&bearer(&replica)).await.unwrap();
+    assert_eq!(scope, Scope::Deployment(Box::new(tenant.scope())));
+    assert_eq!(tokens.authenticate(&bearer(&gateway)).await, Ok(Scope::All));
+
+    // The same after a restart, and another one elsewhere.
+    let again = InternalTokens::new(store.clone(), SecretKeySource::File(key));
+    assert_eq!(again.authenticate(&bearer(&gateway)).await, Ok(Scope::All));
+    let elsewhere = SecretKeySource::File(directory.path().join("other.key"));
+    let elsewhere = InternalTokens::new(store.clone(), elsewhere);
+    assert!(elsewhere.authenticate(&bearer(&gateway)).await.is_err());
+
+    clock.advance(Duration::from_secs(11 * 60));
+    let error = tokens.authenticate(&bearer(&replica)).await.unwrap_err();
+    assert!(error.message().contains("expired"), "{error:?}");
+    assert!(tokens.authenticate(&bearer(&gateway)).await.is_ok());
+    clock.advance(Duration::from_secs(3600));
+    assert!(tokens.authenticate(&bearer(&gateway)).await.is_err());
+
+    let replica = tokens
+        .for_replica(tenant.replica, tenant.deployment)
+        .await
+        .unwrap();
+    assert!(tokens.authenticate(&bearer(&replica)).await.is_ok());
+    let remove = RemoveReplica {
+        replica_id: tenant.replica,
+    };
+    store.write(remove).await.unwrap();
+    let error = tokens.authenticate(&bearer(&replica)).await.unwrap_err();
+    assert!(error.message().contains("stopped"), "{error:?}");
+}
