@@ -141,8 +141,13 @@ impl JournalWriter {
 
     /// Writes what is waiting.
     pub(crate) async fn flush(&mut self) -> Result<(), StoreError> {
-        let Some(at) = self.buffer.last().map(|(at, _)| *at) else {
+        let Some((noted, _)) = self.buffer.last() else {
             return Ok(());
+        };
+        let at = match self.policy {
+            CheckpointPolicy::EachStep => self.store.now(),
+            // Readers know it with this time.
+            CheckpointPolicy::OnFinish | CheckpointPolicy::Never => *noted,
         };
         let buffered = std::mem::take(&mut self.buffer);
         let append = AppendEntries {
