@@ -89,7 +89,7 @@ operations! {
     /// `message:send` and `message:stream` in a tenant.
     post "/a2a/{agent}/{tenant}/{operation}" tenant_say = Named (("tenant" = String, Path, description = "The namespace"), ("operation" = String, Path, description = "`message:send` or `message:stream`")) [Object];
     /// `tasks` and `extendedAgentCard` in a tenant.
-    get "/a2a/{agent}/{tenant}/{operation}" tenant_list = Named (("tenant" = String, Path, description = "The namespace"), ("operation" = String, Path, description = "`tasks` or `extendedAgentCard`"));
+    get "/a2a/{agent}/{tenant}/{operation}" tenant_list = Named (("tenant" = String, Path, description = "The namespace"), ("operation" = String, Path, description = "`tasks` or `extendedAgentCard`; `v1/card` is the extended card of 0.3"));
     /// A task in a tenant; `TASK:subscribe` is its stream.
     get "/a2a/{agent}/{tenant}/tasks/{task}" tenant_look = Task (("tenant" = String, Path, description = "The namespace"), ("task" = String, Path, description = "`TASK` or `TASK:subscribe`"));
     /// `TASK:cancel` calls a task in a tenant off; `TASK:subscribe` is its stream.
@@ -124,6 +124,16 @@ enum What {
 impl CallPath {
     /// The method of JSON-RPC that does the same, and the parameters that the path has.
     fn method(&self, what: What, verb: &Method) -> Option<(&'static str, Map<String, Value>)> {
+        let is_post = *verb == Method::POST;
+        // The extended card of 0.3 is where its clients look for it.
+        if let (What::Named, Some("v1"), Some("card"), false) = (
+            what,
+            self.tenant.as_deref(),
+            self.operation.as_deref(),
+            is_post,
+        ) {
+            return Some(("agent/getAuthenticatedExtendedCard", Map::new()));
+        }
         let task = self.task.as_deref().unwrap_or_default();
         let (id, action) = match task.rsplit_once(':') {
             Some((id, action)) => (id, Some(action)),
@@ -133,7 +143,6 @@ impl CallPath {
         let mut put = |name: &str, value: &str| {
             params.insert(name.to_owned(), Value::String(value.to_owned()));
         };
-        let is_post = *verb == Method::POST;
         let method = match (what, action, self.operation.as_deref()) {
             (What::Send, ..) => "SendMessage",
             (What::Stream, ..) => "SendStreamingMessage",

@@ -18,9 +18,10 @@ async fn every_operation_has_a_path() {
     let served = hello().await;
     let api = Api::of(&served.0);
     let said = json!({"message": message("hi")});
-    let (status, sent) = answer(api.post("/a2a/hello/message:send", &said))
-        .await
-        .unwrap();
+    // No extension is declared, so one that a client would like is passed over.
+    let send = api.post("/a2a/hello/message:send", &said);
+    let send = send.header("a2a-extensions", "https://example.org/mood/v1");
+    let (status, sent) = answer(send).await.unwrap();
     assert_eq!(
         (status, &sent["task"]["status"]["state"]),
         (200, &json!("TASK_STATE_COMPLETED"))

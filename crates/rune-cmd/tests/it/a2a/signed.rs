@@ -171,6 +171,11 @@ async fn the_extended_card_is_for_callers_with_credentials() {
         "{skills:?}"
     );
     assert!(card["signatures"][0]["signature"].is_string());
+    // Where clients of 0.3 look for it.
+    let old = "/a2a/hello/v1/card";
+    assert_eq!(answer(api.get(old)).await.unwrap().0, 401);
+    let (status, found) = answer(api.get(old).bearer_auth("key")).await.unwrap();
+    assert_eq!((status, &found["skills"]), (200, &card["skills"]));
     for method in ["GetExtendedAgentCard", "agent/getAuthenticatedExtendedCard"] {
         let call = api.post("/a2a/hello", &envelope(method, &json!({})));
         let (_, body) = answer(call.bearer_auth("key")).await.unwrap();
