@@ -6,9 +6,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::with_query;
 use crate::commands::{
-    agent, bench, chat, completions, compose, config, daemon, debug, dev, doctor, eval, event,
-    init, mcp, policy, requests, rm, run, schedule, schema, secret, sessions, status, stop, task,
-    test, tool, usage, validate, workflow,
+    agent, bench, build, chat, completions, compose, config, daemon, debug, dev, doctor, eval,
+    event, init, key, mcp, policy, pull, push, requests, rm, run, schedule, schema, secret,
+    sessions, sign, status, stop, task, test, tool, usage, validate, verify, workflow,
 };
 use crate::output::Format;
 
@@ -86,6 +86,19 @@ pub(crate) enum Command {
     Test(test::TestArgs),
     /// Try an agent on cases, and compare what comes of them with what is expected
     Eval(eval::EvalArgs),
+    /// Build the artefact of an agent directory, or an image
+    Build(build::BuildArgs),
+    /// Put a package into a registry
+    Push(push::PushArgs),
+    /// Take a package out of a registry
+    Pull(pull::PullArgs),
+    /// Sign a package
+    Sign(sign::SignArgs),
+    /// Check who has signed a package
+    Verify(verify::VerifyArgs),
+    /// Keys that sign and verify packages
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Talk to a deployed agent
     Chat(chat::ChatArgs),
     /// Deployed agents

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod bench;
+pub(crate) mod build;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod compose;
@@ -14,9 +15,12 @@ mod embedded;
 pub(crate) mod eval;
 pub(crate) mod event;
 pub(crate) mod init;
+pub(crate) mod key;
 mod known_secrets;
 pub(crate) mod mcp;
 pub(crate) mod policy;
+pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod requests;
 pub(crate) mod rm;
 pub(crate) mod run;
@@ -24,6 +28,7 @@ pub(crate) mod schedule;
 pub(crate) mod schema;
 pub(crate) mod secret;
 pub(crate) mod sessions;
+pub(crate) mod sign;
 mod since;
 pub(crate) mod status;
 pub(crate) mod stop;
@@ -32,6 +37,7 @@ pub(crate) mod test;
 pub(crate) mod tool;
 pub(crate) mod usage;
 pub(crate) mod validate;
+pub(crate) mod verify;
 pub(crate) mod workflow;
 
 use rune_env::Overrides;
@@ -65,6 +71,12 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Run(args) => run::run(&context, args),
         Command::Test(args) => test::run(&context, &args),
         Command::Eval(args) => eval::run(&context, &args),
+        Command::Build(args) => build::run(&context, &args),
+        Command::Push(args) => context.block_on(push::run(&context, &args)),
+        Command::Pull(args) => context.block_on(pull::run(&context, &args)),
+        Command::Sign(args) => context.block_on(sign::run(&context, &args)),
+        Command::Verify(args) => context.block_on(verify::run(&context, &args)),
+        Command::Key(command) => key::run(&context, command),
         Command::Chat(args) => context.block_on(chat::run(&context, &args)),
         Command::Agent(command) => context.block_on(agent::run(&context, command)),
         Command::Status(_) => context.block_on(status::run(&context)),

@@ -7,6 +7,7 @@
 //! Invariants: data goes to stdout and everything else to stderr; an error says what failed, where, and the command
 //! that helps; the exit code is one of [`failure::Exit`].
 
+mod artifact;
 mod cli;
 mod client;
 mod commands;
@@ -15,6 +16,7 @@ mod daemon;
 mod events;
 mod failure;
 mod interrupt;
+mod keys;
 mod output;
 mod progress;
 mod prompt;

@@ -90,6 +90,13 @@ impl Line {
             Shown::Not => {}
         }
     }
+
+    /// Says how far that has come, where lines can change.
+    pub(crate) fn progress(&self, text: &str) {
+        if let Shown::Changing(bar) = &self.shown {
+            bar.set_message(text.to_owned());
+        }
+    }
 }
 
 impl Drop for Line {

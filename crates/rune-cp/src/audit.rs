@@ -10,15 +10,41 @@ pub(crate) fn row(
     resource: String,
     reason: String,
 ) -> Vec<RecordAudit> {
-    vec![RecordAudit {
+    vec![verdict(
+        caller,
+        kind,
+        resource,
+        reason,
+        AuditVerdict::Allowed,
+    )]
+}
+
+/// The row that says that a caller was refused something.
+pub(crate) fn refusal(
+    caller: &Caller,
+    kind: &str,
+    resource: String,
+    reason: String,
+) -> RecordAudit {
+    verdict(caller, kind, resource, reason, AuditVerdict::Denied)
+}
+
+fn verdict(
+    caller: &Caller,
+    kind: &str,
+    resource: String,
+    reason: String,
+    verdict: AuditVerdict,
+) -> RecordAudit {
+    RecordAudit {
         audit_id: AuditId::generate(),
         kind: kind.to_owned(),
         resource,
-        verdict: AuditVerdict::Allowed,
+        verdict,
         reason,
         caller: caller.id.as_ref().to_owned(),
         request_id: None,
-    }]
+    }
 }
 
 /// How audit rows and messages name a deployment.

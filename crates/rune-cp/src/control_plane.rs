@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use axum::Router;
 use bytes::Bytes;
 use rune_http::{Auth, Edge, Readiness, api, complete, reference};
+use rune_oci::PublicKey;
 use rune_remote_store::{InternalApi, InternalTokens, StoreServer};
 use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle, SecretVault};
 use rune_store_runtime::{BlobStore, Store, Timestamp};
@@ -39,6 +40,8 @@ pub struct ControlPlane {
     pub scheduler: SchedulerHandle,
     /// Encrypts the secrets of tools.
     pub secrets: SecretVault,
+    /// Whose packages may be deployed; empty: those of everybody.
+    pub trusted_keys: Vec<PublicKey>,
     /// This node.
     pub node: NodeInfo,
     /// Who may call.
@@ -70,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) reconcile: ReconcileHandle,
     pub(crate) scheduler: SchedulerHandle,
     pub(crate) secrets: SecretVault,
+    pub(crate) trusted_keys: Vec<PublicKey>,
     pub(crate) node: NodeInfo,
     pub(crate) readiness: Readiness,
 }
@@ -115,6 +119,7 @@ impl ControlPlane {
             reconcile: self.reconcile,
             scheduler: self.scheduler,
             secrets: self.secrets,
+            trusted_keys: self.trusted_keys,
             node: self.node,
             readiness: self.readiness,
         };

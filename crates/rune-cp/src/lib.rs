@@ -6,6 +6,7 @@
 //!
 //! Invariants:
 //! * a package that this Rune could not load is refused before anything is stored;
+//! * where keys are trusted, what none of them has signed is neither published nor deployed, and the refusal is audited;
 //! * every change of a deployment leaves an audit row and wakes the reconcile loop;
 //! * every change of a schedule leaves an audit row and wakes the scheduler;
 //! * the value of a secret comes in, is encrypted, and is never answered, logged or audited;
@@ -15,6 +16,7 @@
 //! What is not here: running agents, and making what runs match what is deployed (the
 //! reconcile loop).
 
+mod admission;
 mod audit;
 mod control_plane;
 mod package;

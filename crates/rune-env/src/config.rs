@@ -52,6 +52,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// Built-in tools.
     pub tools: ToolsConfig,
+    /// Packages of agents.
+    pub packages: PackagesConfig,
     /// Requests that a crash or a restart interrupted.
     pub recovery: RecoveryConfig,
     /// What callers may spend.
@@ -228,6 +230,13 @@ pub struct ToolsConfig {
     pub docker_exec_containers: Vec<String>,
 }
 
+/// Packages of agents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackagesConfig {
+    /// `RUNE_TRUSTED_KEYS`: files with the public keys of those who may sign; empty: packages need no signature.
+    pub trusted_keys: Vec<PathBuf>,
+}
+
 /// How processes of tools are confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SandboxMode {
@@ -332,6 +341,9 @@ impl Config {
             observability: reader.observability()?,
             runtime: reader.runtime()?,
             tools: reader.tools()?,
+            packages: PackagesConfig {
+                trusted_keys: reader.paths("packages.trusted_keys")?,
+            },
             recovery: reader.recovery()?,
             budgets: reader.resolved.budgets(),
             entries: reader.resolved.entries(),
@@ -629,15 +641,23 @@ impl Reader {
     }
 
     fn path(&self, key: &'static str) -> Result<Option<PathBuf>, ConfigError> {
-        let Some(text) = self.resolved.text(key) else {
-            return Ok(None);
-        };
+        let text = self.resolved.text(key);
+        text.map(|text| self.below_home(key, &text)).transpose()
+    }
+
+    fn paths(&self, key: &'static str) -> Result<Vec<PathBuf>, ConfigError> {
+        let names = self.list(key).into_iter();
+        names.map(|name| self.below_home(key, &name)).collect()
+    }
+
+    /// The path with the home directory in place of a leading `~`.
+    fn below_home(&self, key: &'static str, text: &str) -> Result<PathBuf, ConfigError> {
         let below_home = text
             .strip_prefix('~')
             .filter(|rest| rest.is_empty() || rest.starts_with('/'));
         match (below_home, &self.home) {
-            (None, _) => Ok(Some(PathBuf::from(text))),
-            (Some(rest), Some(home)) => Ok(Some(home.join(rest.trim_start_matches('/')))),
+            (None, _) => Ok(PathBuf::from(text)),
+            (Some(rest), Some(home)) => Ok(home.join(rest.trim_start_matches('/'))),
             (Some(_), None) => Err(ConfigError::NoHome { key }),
         }
     }

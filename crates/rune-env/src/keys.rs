@@ -419,6 +419,13 @@ pub(crate) const KEYS: &[Key] = &[
         "Names of the containers that `rune@docker-exec` may run commands in, separated by commas; absent: none.",
     ),
     key(
+        "packages.trusted_keys",
+        &["RUNE_TRUSTED_KEYS"],
+        Kind::Text,
+        None,
+        "Files with the public ed25519 keys of those whose packages may be deployed and run from a registry, separated by commas; absent: packages need no signature.",
+    ),
+    key(
         "recovery.max_attempts",
         &[],
         Kind::Positive,

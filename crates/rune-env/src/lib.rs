@@ -31,8 +31,8 @@ pub use a2a::A2aConfig;
 pub use budgets::{BudgetsConfig, CallerBudget};
 pub use config::{
     Config, ConfigSources, ControlPlaneConfig, Environment, GatewayConfig, LogFormat,
-    ObservabilityConfig, ProvidersConfig, RateLimit, RecoveryConfig, RuntimeConfig, SandboxMode,
-    StorageConfig, ToolsConfig, WebSearch,
+    ObservabilityConfig, PackagesConfig, ProvidersConfig, RateLimit, RecoveryConfig, RuntimeConfig,
+    SandboxMode, StorageConfig, ToolsConfig, WebSearch,
 };
 pub use error::ConfigError;
 pub use limits::ProviderLimits;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 pub use archive::{PackageEntry, digest, inspect, pack, unpack};
 pub use file::replace_file;
-pub use walk::{FileStamp, stamps};
+pub use walk::{FileStamp, is_ignored, stamps};
 
 use crate::channels::Channels;
 use crate::runefile::Runefile;

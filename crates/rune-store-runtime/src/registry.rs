@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Timestamp, VersionId};
 
 /// Registers a package. Reply: the row. Publishing the same name and digest again
-/// answers the row that is there.
+/// answers the row that is there, with the signature that was published last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishVersion {
     /// Id where it is new.
@@ -22,7 +22,7 @@ pub struct PublishVersion {
     pub size: u64,
     /// OCI reference of the image, for backends that run one.
     pub image: Option<String>,
-    /// Signature over the digest.
+    /// The signature that it was admitted with: a DSSE envelope.
     pub signature: Option<String>,
 }
 
@@ -43,7 +43,7 @@ pub struct VersionRow {
     pub size: u64,
     /// OCI reference of the image.
     pub image: Option<String>,
-    /// Signature over the digest.
+    /// The signature that it was admitted with: a DSSE envelope.
     pub signature: Option<String>,
     /// When it was published.
     pub created_at: Timestamp,

@@ -5,6 +5,7 @@
 //!   providers do and records it. The binary `rune-model-server` is the same server with a script from a file.
 //! * [`TestDaemon`] runs a `rune` binary as a child process with a home of its own.
 //! * [`TestDocker`] is the Docker Engine of the machine, with images that are made here.
+//! * [`TestRegistry`] and [`DockerRegistry`] are OCI registries on loopback.
 //! * [`VirtualClock`] is a clock that moves only by hand.
 //! * [`openapi`] holds an API to the document that it serves.
 //!
@@ -19,6 +20,7 @@ mod docker;
 mod error;
 mod model_server;
 pub mod openapi;
+mod registry;
 pub mod store;
 mod task;
 
@@ -30,3 +32,4 @@ pub use model_server::{
     CopilotAccount, CutAt, Fault, FaultKind, Garbage, ModelScript, ModelServer, Otherwise,
     Protocol, RecordedRequest, Reply, ReplyFile, Rule, Stop, Text, ToolCall, Usage, When,
 };
+pub use registry::{DockerRegistry, TestRegistry};

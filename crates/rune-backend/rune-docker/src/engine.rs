@@ -255,7 +255,7 @@ impl DockerEngine {
     }
 
     /// Whether there was one.
-    async fn try_remove(&self, container: &str) -> Result<bool, DockerError> {
+    pub(crate) async fn try_remove(&self, container: &str) -> Result<bool, DockerError> {
         let options = RemoveContainerOptionsBuilder::default()
             .force(true)
             .v(true)

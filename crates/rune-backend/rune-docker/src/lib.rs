@@ -2,6 +2,7 @@
 //!
 //! * [`DockerEngine`] is the engine that an operator named; nothing is connected before it is needed.
 //! * [`ContainerTool`] is a tool that is an image: each call in a container of its own.
+//! * [`PackageImage`] is an image with the package of an agent in it.
 //! * [`DockerExec`] runs commands in containers that an operator has opened to agents.
 //!
 //! What is not here: validation against schemas, policy, the journal and retries, which the engine of Rune does around a
@@ -25,9 +26,11 @@ mod image;
 mod mounts;
 mod output;
 mod owner;
+mod package_image;
 mod tool;
 
 pub use engine::{DockerConfig, DockerEngine, EngineInfo, Spawn};
 pub use error::DockerError;
 pub use exec::DockerExec;
+pub use package_image::{PACKAGE_DIR, PackageImage};
 pub use tool::ContainerTool;

@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::daemon::{launch, process};
 use crate::failure::{Failure, Outcome};
 use crate::progress::Line;
+use crate::source::Found;
 
 /// How often the files are looked at.
 const POLL: Duration = Duration::from_millis(250);
@@ -176,7 +177,7 @@ impl Follower<'_> {
 
     async fn deploy(&mut self) -> Outcome<()> {
         let started = Instant::now();
-        let packed = Packed::load(self.context, &self.dir)?;
+        let packed = Packed::load(self.context, &Found::from(self.dir.clone()))?;
         let is_same = |last: &Last| last.digest == packed.digest;
         if self.last.as_ref().is_some_and(is_same) {
             return Ok(());

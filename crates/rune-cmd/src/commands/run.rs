@@ -9,7 +9,7 @@ pub(crate) use invoke::{Question, ask, drive};
 pub(crate) use one_shot::{Ask, invocation, run as one_shot};
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 
@@ -20,19 +20,19 @@ use crate::cli::Target;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
-use crate::source::{Sources, shown};
+use crate::source::{Found, Sources, shown};
 
 /// Deploys an agent, asks a deployed one, or asks one without a daemon.
 ///
-/// SPEC is a directory, a Runefile, or git://REPOSITORY[#SUBDIR], which is cloned with the installed git. With SPEC alone the agent is deployed to the daemon. With SPEC and PROMPT it answers at once: no daemon is needed.
+/// SPEC is a directory, a Runefile, an OCI layout, git://REPOSITORY[#SUBDIR], which is cloned with the installed git, or a reference of a registry (HOST/REPOSITORY:TAG). With SPEC alone the agent is deployed to the daemon. With SPEC and PROMPT it answers at once: no daemon is needed.
 /// With --agent and PROMPT a deployed agent answers.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rune run SPEC [--namespace NS] [--alias ALIAS] [--replicas N] [--env K=V]...\n       rune run SPEC PROMPT [--stream]\n       rune run --agent NAME PROMPT [--stream] [--session-id ID] [--background]",
-    after_help = "Examples:\n  rune run ./hello                                    deploy\n  rune run git://https://example.org/agents.git#hello  deploy from a repository\n  rune run ./hello \"What time is it?\" --stream        one answer without a daemon\n  rune run --agent hello \"What time is it?\"           ask the deployed agent\n  rune run --agent hello \"And now?\" --session-id s1   go on with a conversation"
+    after_help = "Examples:\n  rune run ./hello                                    deploy\n  rune run git://https://example.org/agents.git#hello  deploy from a repository\n  rune run ghcr.io/acme/hello:1.0.0                    deploy from a registry\n  rune run ./hello \"What time is it?\" --stream        one answer without a daemon\n  rune run --agent hello \"What time is it?\"           ask the deployed agent\n  rune run --agent hello \"And now?\" --session-id s1   go on with a conversation"
 )]
 pub(crate) struct RunArgs {
-    /// The agent directory, its Runefile, or git://REPOSITORY[#SUBDIR]
+    /// The agent directory, its Runefile or its OCI layout, git://REPOSITORY[#SUBDIR], or a reference of a registry
     #[arg(required_unless_present = "agent")]
     spec: Option<String>,
     /// What to ask
@@ -105,7 +105,7 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
     }
     let spec = spec.ok_or_else(|| Failure::usage("there is no SPEC"))?;
     let mut sources = Sources::default();
-    let dir = context.block_on(directory(context, &mut sources, &spec))?;
+    let found = context.block_on(find(context, &mut sources, &spec))?;
     match prompt {
         Some(prompt) => {
             let input = crate::prompt::input(&prompt, json)?;
@@ -114,7 +114,7 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
                 stream,
                 approve_all: args.yes,
             };
-            one_shot::run(context, &dir, &[], &target, &env, ask)
+            one_shot::run(context, &found.dir, &[], &target, &env, ask)
         }
         None if stream || json => {
             let flag = if stream { "--stream" } else { "--json" };
@@ -123,27 +123,38 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
         }
         None => {
             let replicas = args.replicas.unwrap_or(1);
-            context.block_on(deploy::run(context, &dir, &target, replicas, env))
+            context.block_on(deploy::run(context, &found, &target, replicas, env))
         }
     }
 }
 
-/// The directory a SPEC names.
-async fn directory(context: &Context, sources: &mut Sources, spec: &str) -> Outcome<PathBuf> {
+/// The agent a SPEC names.
+async fn find(context: &Context, sources: &mut Sources, spec: &str) -> Outcome<Found> {
     let here = Path::new("");
-    if spec.starts_with("git://") {
-        let source: ComposeSource = spec
-            .parse()
-            .map_err(|error: rune_spec::InvalidValue| Failure::usage(error.to_string()))?;
+    let remote = ["git://", "oci://"]
+        .iter()
+        .any(|scheme| spec.starts_with(scheme));
+    let source: Option<ComposeSource> = match spec.parse() {
+        Ok(source) => Some(source),
+        Err(error) if remote => return Err(Failure::usage(error.to_string())),
+        Err(_) => None,
+    };
+    let source = source.filter(|source| match source {
+        ComposeSource::Git { .. } => true,
+        // What is there is meant before what has its name elsewhere.
+        ComposeSource::Oci(_) => remote || (!spec.contains("://") && !Path::new(spec).exists()),
+        ComposeSource::Path(_) => false,
+    });
+    if let Some(source) = source {
         let mut interrupt = Interrupt::listen()?;
         return tokio::select! {
-            found = sources.directory(context, &source, here) => found,
+            found = sources.find(context, &source, here) => found,
             () = interrupt.next() => Err(Failure::silent(Exit::Interrupted)),
         };
     }
     if spec.contains("://") {
         let message = format!(
-            "cannot deploy from `{}`: it is neither a directory nor git://REPOSITORY[#SUBDIR]",
+            "cannot deploy from `{}`: it is neither a directory, git://REPOSITORY[#SUBDIR] nor a reference of a registry",
             shown(spec)
         );
         return Err(Failure::usage(message).help(
@@ -151,7 +162,7 @@ async fn directory(context: &Context, sources: &mut Sources, spec: &str) -> Outc
         ));
     }
     let source = ComposeSource::Path(spec.into());
-    let found = sources.directory(context, &source, here).await;
+    let found = sources.find(context, &source, here).await;
     found.map_err(|failure| {
         failure.help(format!(
             "`rune init NAME` makes one; to ask a deployed agent: rune run --agent {spec} \"…\""

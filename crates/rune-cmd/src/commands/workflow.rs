@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::events::EventPrinter;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
+use crate::source::Found;
 use crate::terminal::Terminal;
 use graph::Drawing;
 
@@ -164,7 +165,14 @@ async fn on_daemon(
     (stream, approve_all): (bool, bool),
 ) -> Outcome {
     let client = context.client()?;
-    let deployment = deploy(context, package.path(), &target, 1, &BTreeMap::new()).await?;
+    let deployment = deploy(
+        context,
+        &Found::from(package.path().to_owned()),
+        &target,
+        1,
+        &BTreeMap::new(),
+    )
+    .await?;
     let question = Question {
         agent: deployment["agent"].as_str().unwrap_or_default().to_owned(),
         target,

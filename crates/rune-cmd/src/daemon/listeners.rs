@@ -1,8 +1,6 @@
 //! Binding the two listeners.
 
-use std::io::Read as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,14 +9,13 @@ use rune_env::Config;
 use rune_gateway::A2aAccess;
 use rune_http::{Auth, check_bind};
 use rune_mcp::McpAccess;
+use rune_oci::PublicKey;
 use rune_tools::EgressPolicy;
 use tokio::net::TcpListener;
 
 use super::instance::Holder;
 use crate::failure::{Exit, Failure, Outcome, chain};
-
-/// Largest file of a key that signs cards, in bytes.
-const MAX_KEY_BYTES: u64 = 64 << 10;
+use crate::keys;
 
 /// Both listeners, bound.
 pub(super) struct Listeners {
@@ -29,6 +26,8 @@ pub(super) struct Listeners {
     pub(super) mcp: McpAccess,
     /// How agents are shown to A2A clients.
     pub(super) a2a: A2aAccess,
+    /// Whose packages may be deployed.
+    pub(super) trusted_keys: Vec<PublicKey>,
 }
 
 impl Listeners {
@@ -61,6 +60,7 @@ impl Listeners {
             auth,
             mcp,
             a2a: a2a_access(config)?,
+            trusted_keys: keys::trusted(config)?,
         })
     }
 }
@@ -101,18 +101,7 @@ fn signer(path: &Path) -> Outcome<CardSigner> {
         ))
         .help("it is `a2a.signing_key_file`, see `rune config show`")
     };
-    let file = std::fs::File::open(path).map_err(|error| wrong(&error))?;
-    let mode = file
-        .metadata()
-        .map_err(|error| wrong(&error))?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
-        return Err(wrong(&"others than its owner can read it; `chmod 600` it"));
-    }
-    let mut text = String::new();
-    let read = file.take(MAX_KEY_BYTES).read_to_string(&mut text);
-    read.map_err(|error| wrong(&error))?;
+    let text = keys::private_text(path).map_err(|error| wrong(&error))?;
     CardSigner::from_pem(&text).map_err(|error| wrong(&error))
 }
 

@@ -226,6 +226,7 @@ fn serve_http(
         reconcile,
         scheduler,
         secrets: node.loader.secrets.clone(),
+        trusted_keys: listeners.trusted_keys,
         node: info,
         auth: listeners.auth,
         readiness,

@@ -3,12 +3,11 @@
 use rune_env::{Config, Origin};
 
 /// Keys of parts that are not there yet. A key leaves this list together with its part's arrival.
-const WITHOUT_EFFECT: [&str; 5] = [
+const WITHOUT_EFFECT: [&str; 4] = [
     "gateway.rate_limit_rps",
     "gateway.rate_limit_burst",
     "gateway.webhook_secret",
     "observability.otel_endpoint",
-    "runtime.replica_image",
 ];
 
 /// The keys among them that somebody set, each with where.

@@ -413,8 +413,8 @@ fn mistakes_in_a_file_are_named_before_anything_is_deployed() {
     );
     check(SHOP, &["agent `back`: there is no agent at"]);
     check(
-        &SHOP.replace("./agents/back", "ghcr.io/acme/back:1"),
-        &["agent `back`", "does not pull packages from registries"],
+        &SHOP.replace("./agents/back", "ghcr.io/Acme/back:1"),
+        &["agent `back`", "is not a reference of a registry"],
     );
     agent(
         &home.path().join("front"),

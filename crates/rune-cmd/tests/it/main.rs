@@ -35,6 +35,7 @@ mod mcp_server;
 mod models;
 mod one_shot;
 mod openai;
+mod packages;
 mod parked;
 mod policy;
 mod programs;

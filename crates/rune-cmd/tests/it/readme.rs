@@ -108,10 +108,22 @@ impl Drop for Tour {
 
 /// Runs every shell block of a page, in order, and answers what they printed.
 pub(crate) fn run_page(tour: &Tour, page: &str) -> Vec<String> {
+    run_page_at(tour, page, &[])
+}
+
+/// The same with other addresses in place of those on the page.
+pub(crate) fn run_page_at(tour: &Tour, page: &str, addresses: &[(&str, &str)]) -> Vec<String> {
     let page = std::fs::read_to_string(root().join(page)).unwrap();
-    let blocks = page.split("```sh\n").skip(1);
-    let blocks = blocks.map(|block| block.split("```").next().unwrap());
-    blocks.map(|block| tour.run(&tour.adapt(block))).collect()
+    let adapt = |block: &String| {
+        let block = tour.adapt(block);
+        addresses
+            .iter()
+            .fold(block, |text, (from, to)| text.replace(from, to))
+    };
+    shell(&page)
+        .iter()
+        .map(|block| tour.run(&adapt(block)))
+        .collect()
 }
 
 #[test]

@@ -10,16 +10,22 @@ use rune_http::{
     ApiError, Caller, ErrorBody, Json, List, ListPage, MAX_PACKAGE_BYTES, PageQuery, Path,
     read_body,
 };
+use rune_oci::{MAX_LAYOUT_BYTES, media_type};
 use rune_store_runtime::{PublishVersion, Timestamp, VersionFilter, VersionId, VersionRow};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::admission::{Upload, admit};
 use crate::audit;
 use crate::control_plane::Shared;
 use crate::package::check;
 
-/// The types a package may be sent as.
-const PACKAGE_TYPES: [&str; 2] = ["application/octet-stream", "application/x-tar"];
+/// The types a package may be sent as; the last is an OCI layout with the package and its signatures.
+const PACKAGE_TYPES: [&str; 3] = [
+    "application/octet-stream",
+    "application/x-tar",
+    media_type::LAYOUT,
+];
 
 /// An immutable version of an agent package.
 #[derive(Debug, Serialize, ToSchema)]
@@ -36,6 +42,7 @@ pub(crate) struct VersionView {
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<String>,
+    /// The signature that it was admitted with: a DSSE envelope.
     #[serde(skip_serializing_if = "Option::is_none")]
     signature: Option<String>,
     #[schema(value_type = String, format = DateTime)]
@@ -74,14 +81,15 @@ pub(crate) struct ListQuery {
     digest: Option<String>,
 }
 
-/// Publishes a package (a tar archive, as `rune build` makes it, 64 MiB at the most).
-/// Publishing the same bytes again answers the version that is there.
+/// Publishes a package: a tar archive of 64 MiB at the most, or an OCI layout with one and its signatures, as `rune build` and
+/// `rune sign` make it. Publishing the same package again answers the version that is there.
 #[utoipa::path(
     post, path = "/v1/agent-versions", tag = "agent versions",
-    request_body(content((inline(Package) = "application/octet-stream"), (inline(Package) = "application/x-tar")), description = "The archive"),
+    request_body(content((inline(Package) = "application/octet-stream"), (inline(Package) = "application/x-tar"), (inline(Package) = "application/vnd.rune.agent.layout.v1.tar")), description = "The archive"),
     responses(
         (status = 201, body = VersionView, description = "Published"),
         (status = 200, body = VersionView, description = "It was there already"),
+        (status = 403, body = ErrorBody, description = "No trusted key has signed it"),
     )
 )]
 pub(crate) async fn publish(
@@ -93,16 +101,24 @@ pub(crate) async fn publish(
         .headers()
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
-    if !sent_as.is_some_and(|sent| PACKAGE_TYPES.contains(&sent)) {
+    let sent_as = PACKAGE_TYPES.into_iter().find(|kind| sent_as == Some(kind));
+    let Some(sent_as) = sent_as else {
         let types = PACKAGE_TYPES.join("` or `");
         return Err(ApiError::invalid(format!(
             "the package needs `content-type: {types}`"
         )));
-    }
-    let bytes = read_body(request, MAX_PACKAGE_BYTES).await?;
-    let size = bytes.len() as u64;
-    let checked = check(bytes.clone()).await?;
-    let digest = shared.blobs.put(bytes).await?;
+    };
+    let upload = if sent_as == media_type::LAYOUT {
+        let limit = usize::try_from(MAX_LAYOUT_BYTES).unwrap_or(usize::MAX);
+        Upload::layout(read_body(request, limit).await?).await?
+    } else {
+        Upload::package(read_body(request, MAX_PACKAGE_BYTES).await?)
+    };
+    let size = upload.package.len() as u64;
+    let checked = check(upload.package.clone()).await?;
+    let resource = format!("{} {}", checked.agent, checked.version);
+    let signature = admit(&shared, &caller, &resource, &upload).await?;
+    let digest = shared.blobs.put(upload.package).await?;
     let publish = PublishVersion {
         version_id: VersionId::generate(),
         agent: checked.agent,
@@ -111,11 +127,14 @@ pub(crate) async fn publish(
         digest,
         size,
         image: None,
-        signature: None,
+        signature: signature.as_ref().map(|found| found.envelope.clone()),
     };
     let new_id = publish.version_id;
-    let resource = format!("{} {}", publish.agent, publish.version);
-    let audit = audit::row(&caller, "version.publish", resource, publish.digest.clone());
+    let reason = match signature {
+        Some(found) => format!("{}, signed by key {}", publish.digest, found.key),
+        None => publish.digest.clone(),
+    };
+    let audit = audit::row(&caller, "version.publish", resource, reason);
     let row = shared.store.write_audited(publish, audit).await?;
     if row.id != new_id {
         return Ok((StatusCode::OK, Json(row.into())));

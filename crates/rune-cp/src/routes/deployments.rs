@@ -18,6 +18,7 @@ use rune_store_runtime::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::admission::readmit;
 use crate::audit;
 use crate::control_plane::Shared;
 
@@ -224,6 +225,7 @@ impl WaitQuery {
     responses(
         (status = 201, body = DeploymentView, description = "Created"),
         (status = 200, body = DeploymentView, description = "Changed, or as it was"),
+        (status = 403, body = ErrorBody, description = "No trusted key has signed the version"),
         (status = 404, body = ErrorBody, description = "The version does not exist"),
         (status = 409, body = ErrorBody, description = "Another project has the deployment, or the version is deployed outside `dev` with another content"),
     )
@@ -237,6 +239,7 @@ pub(crate) async fn apply(
     let wait = wait.duration()?;
     body.check()?;
     let version = find_version(&shared, &body).await?;
+    readmit(&shared, &caller, &version).await?;
     if body.namespace != DEV {
         check_immutable(&shared, &body.namespace, &version).await?;
     }

@@ -84,19 +84,19 @@ fn left_out(relative: &Path) -> InvalidValue {
     ))
 }
 
-/// Puts `text` in the place of a file, whole or not at all: what was there stays until all is written, and so does its
+/// Puts `content` in the place of a file, whole or not at all: what was there stays until all is written, and so does its
 /// mode. A link at its place is replaced, not followed.
 ///
 /// # Errors
 /// The file system's; nothing is changed then.
-pub fn replace_file(path: &Path, text: &str) -> io::Result<()> {
+pub fn replace_file(path: &Path, content: impl AsRef<[u8]>) -> io::Result<()> {
     let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let mut draft = tempfile::Builder::new();
     draft
         .prefix(".rune-")
         .permissions(fs::Permissions::from_mode(NEW_FILE_MODE));
     let mut draft = draft.tempfile_in(parent.unwrap_or(Path::new(".")))?;
-    draft.write_all(text.as_bytes())?;
+    draft.write_all(content.as_ref())?;
     if let Ok(before) = fs::symlink_metadata(path)
         && before.is_file()
     {

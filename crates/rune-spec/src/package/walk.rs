@@ -29,7 +29,8 @@ pub(super) struct FoundFile {
 }
 
 /// Whether a path inside the package is left out when packing.
-pub(super) fn is_ignored(path: &Path) -> bool {
+#[must_use]
+pub fn is_ignored(path: &Path) -> bool {
     path.components()
         .any(|part| is_ignored_name(part.as_os_str()))
 }

@@ -18,7 +18,12 @@ pub(super) fn publish(
         .prepare_cached(&format!("{VERSION} WHERE agent = ?1 AND digest = ?2"))?
         .query_row([&op.agent, &op.digest], version_row)
         .optional()?;
-    if let Some(row) = known {
+    if let Some(mut row) = known {
+        if op.signature.is_some() && op.signature != row.signature {
+            db.prepare_cached("UPDATE versions SET signature = ?2 WHERE version_id = ?1")?
+                .execute(params![row.id.as_bytes(), op.signature])?;
+            row.signature.clone_from(&op.signature);
+        }
         return Ok(row);
     }
     if exists(db, op.version_id)? {

@@ -10,7 +10,13 @@ use serde_json::Value;
 const ROWS: &[&[&str]] = &[
     &["rune-spec", "rune-env", "rune-bench"],
     &["rune-store-runtime"],
-    &["rune-backend", "rune-storage", "rune-network", "rune-a2a"],
+    &[
+        "rune-backend",
+        "rune-storage",
+        "rune-network",
+        "rune-a2a",
+        "rune-oci",
+    ],
     &["rune-tools"],
     &["rune-wasm", "rune-docker", "rune-mcp"],
     &["rune-runtime"],

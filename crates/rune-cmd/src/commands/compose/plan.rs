@@ -162,9 +162,7 @@ impl Step {
             .source
             .parse()
             .map_err(|error: InvalidValue| Failure::usage(error.to_string()))?;
-        let dir = sources
-            .directory(context, &source, project.directory())
-            .await?;
+        let found = sources.find(context, &source, project.directory()).await?;
         let lookup = |name: &str| context.config.variable(name);
         let env = project
             .compose
@@ -172,7 +170,7 @@ impl Step {
             .map_err(|missing| Failure::usage(missing.to_string()))?;
         Ok(Self {
             name: agent.name.to_string(),
-            packed: Packed::load(context, &dir)?,
+            packed: Packed::load(context, &found)?,
             action: Action::Create,
             changes: Vec::new(),
             deployment: Value::Null,

@@ -1,21 +1,22 @@
 //! `rune run SPEC`: deploy to the daemon.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
 use reqwest::{Method, header};
+use rune_oci::{Digest, Layout, media_type};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::load;
+use crate::artifact::Local;
 use crate::cli::Target;
 use crate::client::{Api, Client, part};
 use crate::context::Context;
-use crate::failure::{Exit, Failure, Outcome, chain};
+use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::progress::{Line, Progress};
+use crate::source::Found;
 
 /// Longest wait for replicas beyond the agent's own `startup_timeout_ms`.
 pub(crate) const READY_MARGIN: Duration = Duration::from_secs(20);
@@ -27,24 +28,24 @@ const FIRST_WAIT_MS: u32 = 1000;
 const DEGRADED_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) async fn run(
     context: &Context,
-    dir: &Path,
+    found: &Found,
     target: &Target,
     replicas: u32,
     env: BTreeMap<String, String>,
 ) -> Outcome {
-    let deployment = deploy(context, dir, target, replicas, &env).await?;
+    let deployment = deploy(context, found, target, replicas, &env).await?;
     report(context, &deployment)
 }
 
-/// Deploys the agent of a directory and answers the deployment once it is ready.
+/// Deploys an agent and answers the deployment once it is ready.
 pub(crate) async fn deploy(
     context: &Context,
-    dir: &Path,
+    found: &Found,
     target: &Target,
     replicas: u32,
     env: &BTreeMap<String, String>,
 ) -> Outcome<Value> {
-    let agent = Packed::load(context, dir)?;
+    let agent = Packed::load(context, found)?;
     let client = context.client()?;
     let line = Progress::new(context.output).line("");
     let mut interrupt = Interrupt::listen()?;
@@ -75,33 +76,45 @@ pub(crate) struct Packed {
     pub(crate) version: String,
     pub(crate) digest: String,
     pub(crate) startup_timeout: Duration,
-    bytes: Bytes,
+    layout: Layout,
 }
 
 impl Packed {
-    /// Loads and packs the agent of a directory, printing what is wrong with it.
-    pub(crate) fn load(context: &Context, dir: &Path) -> Outcome<Self> {
-        let package = load(context, dir)?;
-        let packed = rune_spec::package::pack(dir).map_err(|error| {
-            Failure::usage(format!("cannot pack {}: {}", dir.display(), chain(&error)))
-        })?;
+    /// Loads and packs an agent, printing what is wrong with it.
+    pub(crate) fn load(context: &Context, found: &Found) -> Outcome<Self> {
+        let (agent, layout) = match &found.layout {
+            Some(layout) => (load(context, &found.dir)?, layout.clone()),
+            None => {
+                let (agent, built) = Local::build(context, &found.dir)?;
+                (agent, built.layout)
+            }
+        };
         Ok(Self {
-            name: package.runefile.name.to_string(),
-            version: package.runefile.version.to_string(),
-            digest: packed.digest,
-            startup_timeout: package.runefile.runtime.startup_timeout,
-            bytes: packed.bytes.into(),
+            name: agent.runefile.name.to_string(),
+            version: agent.runefile.version.to_string(),
+            digest: Digest::of(layout.artifact.package()).to_string(),
+            startup_timeout: agent.runefile.runtime.startup_timeout,
+            layout,
         })
     }
 
     /// Publishes it and answers the version.
     pub(crate) async fn upload(&self, client: &Client, line: &Line) -> Outcome<Value> {
-        let (name, version, size) = (&self.name, &self.version, self.bytes.len());
+        let (name, version) = (&self.name, &self.version);
+        let (kind, bytes) = if self.layout.signatures.0.is_empty() {
+            ("application/x-tar", self.layout.artifact.package().clone())
+        } else {
+            let bytes = self.layout.to_tar();
+            let bytes =
+                bytes.map_err(|error| Failure::because("cannot pack the layout", &error))?;
+            (media_type::LAYOUT, bytes)
+        };
+        let size = bytes.len();
         line.step(&format!("uploading {name} {version} ({size} bytes)"));
         let request = client
             .request(Api::ControlPlane, Method::POST, "/v1/agent-versions")
-            .header(header::CONTENT_TYPE, "application/x-tar")
-            .body(self.bytes.clone());
+            .header(header::CONTENT_TYPE, kind)
+            .body(bytes);
         client.json(Api::ControlPlane, request).await
     }
 }

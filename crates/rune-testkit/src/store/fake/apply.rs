@@ -233,7 +233,11 @@ impl State {
 
     fn publish(&mut self, command: &Command, op: &PublishVersion) -> Result<VersionRow, Reject> {
         let same = |row: &&VersionRow| row.agent == op.agent && row.digest == op.digest;
-        if let Some(row) = self.versions.iter().find(same) {
+        if let Some(at) = self.versions.iter().position(|row| same(&row)) {
+            let row = &mut self.versions[at];
+            if op.signature.is_some() {
+                row.signature.clone_from(&op.signature);
+            }
             return Ok(row.clone());
         }
         if self.has_version(op.version_id) {

@@ -3,7 +3,7 @@
 use rune_store_runtime::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentId, DeploymentState,
     PageRequest, ProjectRef, PutReplica, Reject, RemoveReplica, ReplicaFilter, ReplicaId,
-    ReplicaState, ScaleDeployment, SetDeploymentState, VersionFilter, VersionId,
+    ReplicaState, ScaleDeployment, SetDeploymentState, VersionFilter, VersionId, VersionRow,
 };
 
 use super::fixture::Fixture;
@@ -47,7 +47,19 @@ pub async fn a_version_is_published_once(test: TestStore) {
         .versions(&filter, &PageRequest::default())
         .await
         .unwrap();
-    assert_eq!(found.items, [first]);
+    assert_eq!(found.items, std::slice::from_ref(&first));
+    // A signature may come later, and does not go away.
+    let signed = VersionRow {
+        signature: Some("by me".to_owned()),
+        ..first
+    };
+    let later = f.publish_signed("sha256:1", Some("by me")).await;
+    assert_eq!(later, signed);
+    assert_eq!(f.publish("sha256:1").await, signed);
+    assert_eq!(
+        f.store.version(signed.id).await.unwrap(),
+        Some(signed.clone())
+    );
 }
 
 pub async fn deployments_count_their_changes(test: TestStore) {

@@ -86,6 +86,10 @@ impl Fixture {
     }
 
     pub(super) async fn publish(&self, digest: &str) -> VersionRow {
+        self.publish_signed(digest, None).await
+    }
+
+    pub(super) async fn publish_signed(&self, digest: &str, signature: Option<&str>) -> VersionRow {
         self.write(PublishVersion {
             version_id: VersionId::generate(),
             agent: "echo".to_owned(),
@@ -94,7 +98,7 @@ impl Fixture {
             digest: digest.to_owned(),
             size: 3,
             image: None,
-            signature: None,
+            signature: signature.map(str::to_owned),
         })
         .await
     }
