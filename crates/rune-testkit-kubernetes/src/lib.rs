@@ -1,0 +1,50 @@
+//! A Kubernetes cluster for tests, where none can be had.
+//!
+//! * [`ApiServer`] speaks the Kubernetes API on a port with TLS, so that `kubectl` and client libraries work with it
+//!   as with a real one: discovery, typed objects with validation and defaults, lists in pages, watches, patches,
+//!   server-side apply, graceful and cascading deletion, tables, tokens and role-based access control. Faults come on
+//!   demand.
+//! * A [`Kubelet`] runs the pods: as containers of Docker Engine ([`DockerPods`]), or by a script in this process
+//!   ([`ScriptedPods`]).
+//! * [`Kubectl`] is the real `kubectl`, which judges the server.
+//!
+//! It is one process with its objects in memory: no etcd, no admission webhooks, no custom resources, one version of
+//! each kind. Nothing routes to the address of a service.
+//!
+//! Invariants: an answer is what the real server would say to the same request, or an error that says what is not
+//! there; every change has a revision of its own, and watches see them in that order.
+
+mod access;
+mod api;
+mod call;
+mod cluster;
+mod decode;
+mod defaults;
+mod discovery;
+mod error;
+mod garbage;
+mod kubectl;
+mod kubelet;
+mod logs;
+mod object;
+mod patch;
+mod resource;
+mod selector;
+mod server;
+mod status;
+mod store;
+mod table;
+mod task;
+mod tls;
+mod validate;
+mod watching;
+mod write;
+
+pub use access::Access;
+pub use error::KubernetesError;
+pub use kubectl::Kubectl;
+pub use kubelet::{
+    ContainerRequest, DockerPods, Kubelet, Mount, NodeConfig, PodRuntime, Running, Script,
+    ScriptedPods, StartFailure,
+};
+pub use server::ApiServer;
