@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use crate::limits::{
     DEFAULT_PAGE_SIZE, MAX_ID_BYTES, MAX_NAME_BYTES, MAX_PAGE_SIZE, MAX_REFERENCES,
 };
+use crate::message::{put_map, put_texts};
 use crate::node::Node;
 use crate::{A2aError, ErrorKind, Message, ProtocolVersion, PushConfig, TaskState};
 
@@ -27,6 +28,56 @@ pub struct SendMessage {
     pub return_immediately: bool,
     /// Whatever else is said of the call.
     pub metadata: Map<String, Value>,
+}
+
+impl SendMessage {
+    /// A message, and nothing said of how it is to be answered.
+    #[must_use]
+    pub fn new(message: Message) -> Self {
+        Self {
+            message,
+            accepted_output_modes: Vec::new(),
+            push: None,
+            history_length: None,
+            return_immediately: false,
+            metadata: Map::new(),
+        }
+    }
+
+    /// The parameters of the call that sends it.
+    #[must_use]
+    pub fn encode(&self, version: ProtocolVersion) -> Value {
+        let (push, wait, waits) = match version {
+            ProtocolVersion::V1 => (
+                "taskPushNotificationConfig",
+                "returnImmediately",
+                self.return_immediately,
+            ),
+            ProtocolVersion::V03 => (
+                "pushNotificationConfig",
+                "blocking",
+                !self.return_immediately,
+            ),
+        };
+        let mut configuration = Map::new();
+        configuration.insert(wait.to_owned(), Value::Bool(waits));
+        put_texts(
+            &mut configuration,
+            "acceptedOutputModes",
+            &self.accepted_output_modes,
+        );
+        if let Some(length) = self.history_length {
+            configuration.insert("historyLength".to_owned(), Value::from(length));
+        }
+        if let Some(config) = &self.push {
+            configuration.insert(push.to_owned(), config.encode_inline(version));
+        }
+        let mut out = Map::new();
+        out.insert("message".to_owned(), self.message.encode(version));
+        out.insert("configuration".to_owned(), Value::Object(configuration));
+        put_map(&mut out, "metadata", &self.metadata);
+        Value::Object(out)
+    }
 }
 
 /// A task, and how much of it.

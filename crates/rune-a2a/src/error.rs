@@ -46,6 +46,59 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Those that the protocol has a word for.
+    pub const NAMED: [Self; 13] = [
+        Self::TaskNotFound,
+        Self::TaskNotCancelable,
+        Self::PushNotificationNotSupported,
+        Self::UnsupportedOperation,
+        Self::ContentTypeNotSupported,
+        Self::InvalidAgentResponse,
+        Self::ExtendedAgentCardNotConfigured,
+        Self::ExtensionSupportRequired,
+        Self::VersionNotSupported,
+        Self::Parse,
+        Self::InvalidRequest,
+        Self::MethodNotFound,
+        Self::InvalidParams,
+    ];
+
+    /// The kind with a number of JSON-RPC, where that says which.
+    #[must_use]
+    pub fn of_code(code: i64) -> Option<Self> {
+        let code = i32::try_from(code).ok()?;
+        let mut named = Self::NAMED.into_iter();
+        named.find(|kind| kind.code(ProtocolVersion::V1) == code)
+    }
+
+    /// The kind with a `reason` of `google.rpc.ErrorInfo`.
+    #[must_use]
+    pub fn of_reason(reason: &str) -> Option<Self> {
+        let others = ErrorCode::ALL.into_iter().map(Self::Other);
+        let mut all = Self::NAMED.into_iter().chain(others);
+        all.find(|kind| kind.reason() == reason)
+    }
+
+    /// The code of Rune for it.
+    #[must_use]
+    pub const fn meaning(self) -> ErrorCode {
+        match self {
+            Self::TaskNotFound | Self::MethodNotFound => ErrorCode::NotFound,
+            Self::TaskNotCancelable => ErrorCode::Conflict,
+            Self::InvalidAgentResponse => ErrorCode::Internal,
+            Self::PushNotificationNotSupported
+            | Self::UnsupportedOperation
+            | Self::ContentTypeNotSupported
+            | Self::ExtendedAgentCardNotConfigured
+            | Self::ExtensionSupportRequired
+            | Self::VersionNotSupported
+            | Self::Parse
+            | Self::InvalidRequest
+            | Self::InvalidParams => ErrorCode::InvalidInput,
+            Self::Other(code) => code,
+        }
+    }
+
     /// The number in JSON-RPC. 0.3 does not know the two youngest.
     #[must_use]
     pub const fn code(self, version: ProtocolVersion) -> i32 {

@@ -8,16 +8,20 @@
 //! * [`Message`], [`Task`], [`Artifact`] and [`StreamEvent`] are what is said.
 //! * [`AgentCard`] is how an agent describes itself.
 //! * [`CardSigner`] signs cards.
+//! * [`client`] calls agents that others serve.
+//! * [`CHAIN_EXTENSION`] is for calls of agents by agents.
 //! * [`A2aError`] is the error table of both versions and all bindings.
 //!
 //! Invariants: what is decoded keeps the limits of [`limits`], and an error of decoding names the
 //! field; fields that are not known are passed over, as both versions ask; what `encode` makes,
 //! `decode` reads back.
 //!
-//! What is not here: HTTP, agents, and what a task is in Rune.
+//! What is not here: HTTP itself (a [`client::Transport`] has it), agents, and what a task is in Rune.
 
 mod call;
 mod card;
+mod chain;
+pub mod client;
 mod error;
 pub mod limits;
 mod message;
@@ -36,6 +40,7 @@ pub use card::{
     AgentCapabilities, AgentCard, AgentExtension, AgentInterface, AgentProvider, AgentSkill,
     Binding, CardForm, CardSignature, SecurityScheme,
 };
+pub use chain::{CHAIN_EXTENSION, chain_extension};
 pub use error::{A2aError, ErrorKind, FieldViolation};
 pub use message::{Content, Message, Part, Role};
 pub use push::{PushAuthentication, PushConfig};

@@ -54,10 +54,29 @@ impl PushConfig {
     /// Its form on the wire: flat in 1.0, within `{taskId, pushNotificationConfig}` in 0.3.
     #[must_use]
     pub fn encode(&self, version: ProtocolVersion) -> Value {
-        let mut out = Map::new();
-        if version == ProtocolVersion::V1 {
-            out.insert("taskId".to_owned(), json!(self.task_id));
+        let mut inner = self.encode_inner(version);
+        match version {
+            ProtocolVersion::V1 => {
+                inner.insert("taskId".to_owned(), json!(self.task_id));
+                Value::Object(inner)
+            }
+            ProtocolVersion::V03 => {
+                json!({"taskId": self.task_id, "pushNotificationConfig": inner})
+            }
         }
+    }
+
+    /// As it stands in the configuration of a message that begins a task.
+    pub(crate) fn encode_inline(&self, version: ProtocolVersion) -> Value {
+        let mut inner = self.encode_inner(version);
+        if self.id.is_empty() {
+            inner.remove("id");
+        }
+        Value::Object(inner)
+    }
+
+    fn encode_inner(&self, version: ProtocolVersion) -> Map<String, Value> {
+        let mut out = Map::new();
         out.insert("id".to_owned(), json!(self.id));
         out.insert("url".to_owned(), json!(self.url));
         put_text(&mut out, "token", self.token.as_deref());
@@ -75,10 +94,7 @@ impl PushConfig {
             );
             out.insert("authentication".to_owned(), Value::Object(inner));
         }
-        match version {
-            ProtocolVersion::V1 => Value::Object(out),
-            ProtocolVersion::V03 => json!({"taskId": self.task_id, "pushNotificationConfig": out}),
-        }
+        out
     }
 
     /// Reads it, as a request or an answer has it.

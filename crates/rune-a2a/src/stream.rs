@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::limits::MAX_ID_BYTES;
 use crate::message::put_map;
 use crate::node::Node;
+use crate::task::context_of;
 use crate::{A2aError, Artifact, Message, ProtocolVersion, Task, TaskStatus};
 
 /// A task is in another state.
@@ -183,7 +184,7 @@ fn update(
 fn read_update(node: &Node<'_>) -> Result<(String, String, Map<String, Value>), A2aError> {
     Ok((
         node.need_id("taskId", MAX_ID_BYTES)?,
-        node.need_id("contextId", MAX_ID_BYTES)?,
+        context_of(node)?,
         node.get_map("metadata")?,
     ))
 }

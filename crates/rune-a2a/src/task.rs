@@ -149,9 +149,11 @@ impl TaskStatus {
         let message = node.get("message")?;
         let message = message.map(|message| Message::read(version, &message));
         Ok(Self {
-            state: TaskState::read(version, &node.need("state")?)?,
+            // A state that is not known is one in which it goes on.
+            state: TaskState::parse(version, node.need("state")?.text(MAX_NAME_BYTES)?)
+                .unwrap_or(TaskState::Working),
             message: message.transpose()?,
-            timestamp: node.get_time("timestamp")?,
+            timestamp: node.get_time("timestamp").unwrap_or_default(),
         })
     }
 }
@@ -211,11 +213,21 @@ impl Artifact {
             artifact_id: node.need_id("artifactId", MAX_ID_BYTES)?,
             name: node.get_text("name", MAX_NAME_BYTES)?,
             description: node.get_text("description", MAX_DESCRIPTION_BYTES)?,
-            parts: read_parts(version, node)?,
+            // One that only ends may have none.
+            parts: match node.get("parts")? {
+                Some(parts) if parts.value() != &json!([]) => read_parts(version, node)?,
+                _ => Vec::new(),
+            },
             metadata: node.get_map("metadata")?,
             extensions: node.get_texts("extensions", MAX_REFERENCES, MAX_URL_BYTES)?,
         })
     }
+}
+
+/// The conversation of a task; empty where the agent does not name one.
+pub(crate) fn context_of(node: &Node<'_>) -> Result<String, A2aError> {
+    let id = node.get_text("contextId", MAX_ID_BYTES)?;
+    Ok(id.unwrap_or_default())
 }
 
 /// What an agent does for a message.
@@ -278,7 +290,7 @@ impl Task {
         let history = history.iter().map(|it| Message::read(version, it));
         Ok(Self {
             id: node.need_id("id", MAX_ID_BYTES)?,
-            context_id: node.need_id("contextId", MAX_ID_BYTES)?,
+            context_id: context_of(node)?,
             status: TaskStatus::read(version, &node.need("status")?)?,
             artifacts: artifacts.collect::<Result<_, _>>()?,
             history: history.collect::<Result<_, _>>()?,

@@ -581,6 +581,22 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::InvalidInput,
+        Self::Unauthenticated,
+        Self::Denied,
+        Self::NotFound,
+        Self::Conflict,
+        Self::TooLarge,
+        Self::LimitExceeded,
+        Self::Cancelled,
+        Self::Internal,
+        Self::ModelUnavailable,
+        Self::Unavailable,
+        Self::Timeout,
+    ];
+
     /// The stable word, as in the error body.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

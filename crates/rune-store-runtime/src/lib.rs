@@ -48,6 +48,7 @@ mod session;
 mod store;
 mod task;
 mod tool_invocation;
+mod trace;
 mod usage;
 
 pub use approval::{
@@ -116,4 +117,5 @@ pub use store::{
 };
 pub use task::{ClaimTask, CompleteTask, PostTask, TaskFilter, TaskHolder, TaskRow, TaskState};
 pub use tool_invocation::{ToolInvocationRow, ToolInvocationState};
+pub use trace::TraceContext;
 pub use usage::{Billed, Cost, UsageFilter, UsageGroup, UsageRow, UsageTotal};

@@ -37,7 +37,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         "jsonwebtoken",
         &["rune-http", "rune-remote-store", "rune-cmd"],
     ),
-    ("sse-stream", &["rune-runtime", "rune-cmd"]),
+    ("sse-stream", &["rune-a2a", "rune-runtime", "rune-cmd"]),
     ("serde-saphyr", &["rune-spec", "rune-cmd", "rune-testkit"]),
     ("cap-std", &["rune-tools"]),
     ("wasmtime", &["rune-wasm"]),
