@@ -332,6 +332,7 @@ impl Config {
             a2a: A2aConfig::read(
                 &reader.resolved,
                 reader.list("a2a.push_allow_private"),
+                reader.list("a2a.remote_hosts"),
                 reader.path("a2a.signing_key_file")?,
             )?,
             control_plane: ControlPlaneConfig {

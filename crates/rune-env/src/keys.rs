@@ -244,6 +244,20 @@ pub(crate) const KEYS: &[Key] = &[
         "`AGENT[:ALIAS]` whose card is at `/.well-known/agent-card.json`; absent: the only one.",
     ),
     key(
+        "a2a.remote_hosts",
+        &["RUNE_A2A_REMOTE_HOSTS"],
+        Kind::Text,
+        Some("*"),
+        "Hosts where agents of other installations may be called, `HOST[:PORT]` or `*.HOST`, separated by commas; `*`: all, `none`: none.",
+    ),
+    key(
+        "a2a.remote_credentials",
+        &["RUNE_A2A_REMOTE_CREDENTIALS"],
+        Kind::Secret,
+        None,
+        "What proves to agents of other installations who calls: `ORIGIN Bearer TOKEN` or `ORIGIN HEADER: VALUE`, one a line.",
+    ),
+    key(
         "a2a.push_notifications",
         &["RUNE_A2A_PUSH_NOTIFICATIONS"],
         Kind::OnOff,

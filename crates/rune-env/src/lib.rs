@@ -27,7 +27,7 @@ mod provider;
 mod resolve;
 mod schema;
 
-pub use a2a::A2aConfig;
+pub use a2a::{A2aConfig, RemoteCredentialConfig};
 pub use budgets::{BudgetsConfig, CallerBudget};
 pub use config::{
     Config, ConfigSources, ControlPlaneConfig, Environment, GatewayConfig, LogFormat,

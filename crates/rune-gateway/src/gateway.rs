@@ -17,7 +17,7 @@ use crate::openai;
 use crate::routes::{
     a2a, a2a_cards, a2a_http, ag_ui, agents, approvals, calls, canvas, chat_completions, context,
     events, fork, invoke, mcp, models, outbox, policy, published, replicas, requests, responses,
-    sessions, status, tasks,
+    sessions, status, tasks, wakeups,
 };
 
 /// The routes that answer without credentials.
@@ -32,6 +32,7 @@ pub const PUBLIC_ROUTES: &[&str] = &[
     a2a_cards::ROUTES[2],
     a2a_cards::ROUTES[3],
     a2a_cards::ROUTES[4],
+    wakeups::ROUTE,
 ];
 /// The same where the cards of agents are not public.
 const PRIVATE_CARDS: &[&str] = &[
@@ -40,6 +41,7 @@ const PRIVATE_CARDS: &[&str] = &[
     "/openapi.json",
     "/docs",
     "/docs/{file}",
+    wakeups::ROUTE,
 ];
 /// Where MCP clients look for an authorization server when they get no answer without a token; they are told that there is none.
 pub const NO_OAUTH: &[&str] = &[
@@ -218,6 +220,7 @@ api! {
     a2a_http::tenant_pushes,
     a2a_http::tenant_get_push,
     a2a_http::tenant_delete_push,
+    wakeups::wake,
     mcp::post,
     mcp::get,
     mcp::delete,

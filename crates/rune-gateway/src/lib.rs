@@ -24,6 +24,7 @@ mod gateway;
 mod narration;
 mod openai;
 mod routes;
+mod trace;
 
 pub use a2a::A2aAccess;
 pub use gateway::{Gateway, NO_OAUTH, PUBLIC_ROUTES};

@@ -25,6 +25,7 @@ pub(crate) mod responses;
 pub(crate) mod sessions;
 pub(crate) mod status;
 pub(crate) mod tasks;
+pub(crate) mod wakeups;
 
 use serde::Deserialize;
 use utoipa::IntoParams;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use jsonschema::Validator;
 use rune_spec::{AgentPackage, Runefile, TOOL_SEARCH};
 use rune_store_runtime::{ErrorCode, Failure, PromptParts};
-use rune_tools::{Diagnostics, ProcessRunner};
+use rune_tools::{Diagnostics, ProcessRunner, RemoteAgents};
 use rune_wasm::WasmAgent;
 use serde_json::Value;
 
@@ -68,6 +68,7 @@ pub struct Agent {
     workspace: PathBuf,
     /// What runs in the planner's place.
     component: Option<Arc<WasmAgent>>,
+    remotes: RemoteAgents,
 }
 
 impl Agent {
@@ -81,6 +82,11 @@ impl Agent {
     #[must_use]
     pub const fn package(&self) -> &AgentPackage {
         &self.package
+    }
+
+    /// Reaches agents of other installations.
+    pub(crate) const fn remotes(&self) -> &RemoteAgents {
+        &self.remotes
     }
 
     /// Its name.

@@ -11,15 +11,17 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rune_mcp::ProgressSink;
 use rune_network::AgentAddress;
+use rune_spec::AgentRef;
 use rune_store_runtime::{
     EntryBody, ErrorCode, Failure, MemoryScope, RequestId, SessionId, Store, ToolIntent,
     ToolOutcome,
 };
 use rune_tools::{
     EgressGate, EngineAccess, MediaAccess, Outputs, Secrets, ShownImages, ToolContext, ToolError,
-    ToolErrorKind,
+    ToolErrorKind, message_id,
 };
 use serde_json::Value;
 use tokio::time::Instant;
@@ -27,13 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, AgentTarget, AgentTool, Tool, ToolRunner};
 use crate::budget::ToolMeter;
-use crate::engine::{AgentCall, SubAgents};
+use crate::engine::{AgentCall, Before, RemoteCall, SubAgents, Telling};
 use crate::feed::{CallProgress, Feed};
 use crate::journal::unstorable;
 use crate::media::MediaCalls;
 use crate::replay::Tape;
 use crate::spill::{self, SHOWN_LIMIT, ShownOutput};
-use gate::PolicyGate;
+pub(crate) use gate::PolicyGate;
 
 /// Largest output of a tool whose descriptor does not say, in bytes.
 const DEFAULT_OUTPUT_LIMIT: usize = 1024 * 1024;
@@ -74,15 +76,25 @@ struct Around {
     media: Arc<MediaCalls>,
 }
 
+impl Around {
+    fn egress(&self) -> Option<Arc<dyn EgressGate>> {
+        let gate = self.gate.as_ref();
+        gate.map(|gate| Arc::clone(gate) as Arc<dyn EgressGate>)
+    }
+}
+
+/// The request of the agent that a call makes, where it is of this installation, and what is known of the call of another one.
+pub(crate) type Called = (Option<RequestId>, Before);
+
 impl ToolDispatcher<'_> {
     /// Runs a tool whose intent is committed. Always ends within the tool's timeouts
-    /// and, once `stop` has fired, within a second. `child` is the request of the agent it
-    /// calls, where it calls one. Answers what is committed then: what policy said of its connections, and the result.
+    /// and, once `stop` has fired, within a second. `called` is the request of the agent it
+    /// calls, where it calls one, and what is known of the call of one elsewhere. Answers what is committed then: what policy said of its connections, and the result.
     pub(crate) async fn run(
         &self,
         visible_name: &str,
         intent: ToolIntent,
-        child: Option<RequestId>,
+        called: Called,
     ) -> Vec<EntryBody> {
         let policy = self.agent.policy();
         let around = Around {
@@ -90,7 +102,7 @@ impl ToolDispatcher<'_> {
             images: ShownImages::new(self.outputs.blobs.clone()),
             media: Arc::new(self.media(&intent)),
         };
-        let outcome = self.outcome(visible_name, intent, child, &around).await;
+        let outcome = self.outcome(visible_name, intent, called, &around).await;
         let gate = around.gate.as_ref();
         let mut entries = gate.map_or_else(Vec::new, |gate| gate.entries());
         entries.extend(around.media.entries());
@@ -115,7 +127,7 @@ impl ToolDispatcher<'_> {
         &self,
         visible_name: &str,
         intent: ToolIntent,
-        child: Option<RequestId>,
+        called: Called,
         around: &Around,
     ) -> ToolOutcome {
         let started = Instant::now();
@@ -127,7 +139,7 @@ impl ToolDispatcher<'_> {
             }
             None => {
                 let ran = self
-                    .run_tool(visible_name, &intent, child, around, &mut attempts)
+                    .run_tool(visible_name, &intent, called, around, &mut attempts)
                     .await;
                 self.settle(ran, &around.images).await
             }
@@ -205,15 +217,15 @@ impl ToolDispatcher<'_> {
         &self,
         visible_name: &str,
         intent: &ToolIntent,
-        child: Option<RequestId>,
+        called: Called,
         around: &Around,
         attempts: &mut u32,
     ) -> Result<Value, Failure> {
         match self.agent.tool(visible_name) {
-            Some(tool) => match (&tool.runner, child) {
-                (ToolRunner::Agent(agent), Some(child)) => {
+            Some(tool) => match (&tool.runner, called) {
+                (ToolRunner::Agent(agent), called) if self.leads_on(agent, intent, &called) => {
                     *attempts = 1;
-                    self.call_agent(tool, agent, intent, child).await
+                    self.call_agent(tool, agent, intent, called, around).await
                 }
                 _ => {
                     let ran = self.run_with_retries(tool, intent, around, attempts).await;
@@ -236,24 +248,58 @@ impl ToolDispatcher<'_> {
         Ok(spill::settle(blobs, ran?, images.take()).await)
     }
 
+    /// Whether an agent is there to be called: the journal names its request, or it is elsewhere.
+    fn leads_on(&self, agent: &AgentTool, intent: &ToolIntent, (child, _): &Called) -> bool {
+        let target = agent.target(&intent.input);
+        child.is_some() || matches!(target, Ok(AgentRef::Url(_)))
+    }
+
     async fn call_agent(
         &self,
         tool: &Tool,
         agent: &AgentTool,
         intent: &ToolIntent,
-        child: RequestId,
+        called: Called,
+        around: &Around,
     ) -> Result<Value, Failure> {
-        let address = AgentAddress::resolve(&agent.target(&intent.input)?, self.namespace);
-        let timeout = tool.descriptor.timeout;
         let stop = self.stop.child_token();
-        let call = AgentCall {
-            request_id: child,
-            call_id: intent.call_id.clone(),
-            session_id: self.agents.conversation(&address, &tool.name),
-            input: told(agent, &intent.input),
-            address: address.clone(),
+        let input = told(agent, &intent.input);
+        let (name, call) = match (agent.target(&intent.input)?, called) {
+            (AgentRef::Local(local), (Some(request_id), _)) => {
+                let address = AgentAddress::resolve(&local, self.namespace);
+                let name = address.to_string();
+                let call = self.agents.call(
+                    AgentCall {
+                        request_id,
+                        call_id: intent.call_id.clone(),
+                        session_id: self.agents.conversation(&address, &tool.name),
+                        input,
+                        address,
+                    },
+                    &stop,
+                );
+                (name, call.boxed())
+            }
+            (AgentRef::Url(url), (_, before)) => {
+                let call = RemoteCall {
+                    call_id: intent.call_id.clone(),
+                    message_id: message_id(&intent.idempotency_key),
+                    context: Some(self.agents.conversation(&url, &tool.name)),
+                    input,
+                    before,
+                    repeatable: tool.descriptor.idempotent || tool.descriptor.read_only,
+                    gate: around.egress(),
+                    url: url.clone(),
+                };
+                let call = self.agents.call_remote(call, self.telling(), &stop);
+                (url, call.boxed())
+            }
+            (AgentRef::Local(local), (None, _)) => {
+                let message = format!("`{local}` was called before the tool led to it");
+                return Err(Failure::new(ErrorCode::Unavailable, message));
+            }
         };
-        let call = self.agents.call(call, &stop);
+        let timeout = tool.descriptor.timeout;
         tokio::pin!(call);
         let output = tokio::select! {
             output = &mut call => output?,
@@ -262,11 +308,21 @@ impl ToolDispatcher<'_> {
                 // It ends soon; if it does not, it is cancelled all the same.
                 let _ = tokio::time::timeout(STOP_GRACE, call).await;
                 let millis = timeout.as_millis();
-                let message = format!("agent `{address}` did not answer within {millis} ms (`timeout_ms` of the tool)");
+                let message = format!("agent `{name}` did not answer within {millis} ms (`timeout_ms` of the tool)");
                 return Err(Failure::new(ErrorCode::Timeout, message));
             }
         };
         check_output(tool, Ok(output)).map_err(|error| Failure::new(error.code(), error.message))
+    }
+
+    /// Has what a call does committed while it is under way.
+    fn telling(&self) -> Telling {
+        let meter = self.meter.cloned();
+        Arc::new(move |entry| {
+            if let Some(meter) = &meter {
+                meter.note(entry);
+            }
+        })
     }
 
     async fn run_with_retries(
@@ -368,10 +424,7 @@ impl ToolDispatcher<'_> {
                 .and_then(|bytes| usize::try_from(bytes).ok())
                 .unwrap_or(DEFAULT_OUTPUT_LIMIT),
             secrets: secrets.clone(),
-            egress: around
-                .gate
-                .as_ref()
-                .map(|gate| Arc::clone(gate) as Arc<dyn EgressGate>),
+            egress: around.egress(),
             shown_limit: SHOWN_LIMIT,
             outputs: self.outputs.clone(),
             images: around.images.clone(),

@@ -11,10 +11,13 @@ mod follow;
 mod fork;
 mod input;
 mod invoke;
+mod origin;
 mod patience;
 mod publish;
 mod recover;
+mod remote;
 mod replay;
+mod wakeups;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -40,14 +43,20 @@ pub use follow::{Ending, Followed, RequestEvents};
 pub use fork::Forking;
 pub use input::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
 pub use invoke::{Invocation, Invoked};
+pub use origin::Origin;
 pub use patience::Waiting;
 pub(crate) use publish::EVENT_DEPTH;
 pub use publish::Publication;
+pub use wakeups::WAKEUP_PATH;
 
 pub(crate) use child::{AgentCall, SubAgents};
+pub(crate) use remote::{Before, REMOTE_COST, RemoteCall, Telling};
+
+use child::MAX_AGENT_DEPTH;
 
 use active::{ActiveRequests, SessionLines};
 use patience::Recovery;
+use wakeups::Wakeups;
 
 use crate::planner::{INTERRUPTED, RunState};
 
@@ -86,6 +95,15 @@ pub enum EngineError {
     /// The calling agent shares no network with the called one.
     #[error(transparent)]
     Network(#[from] rune_network::NotConnected),
+    /// Too many agents call each other in a row.
+    #[error(
+        "the request would stand {depth} levels below the outermost one, and {MAX_AGENT_DEPTH} are allowed: agents \
+         may call each other in a circle"
+    )]
+    TooDeep {
+        /// Its level.
+        depth: u32,
+    },
     /// The daemon is about to end and takes nothing new.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -134,7 +152,9 @@ impl EngineError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Route(RouteError::NotDeployed { .. }) | Self::NotFound(_) => ErrorCode::NotFound,
-            Self::Route(RouteError::QueueFull(_)) => ErrorCode::LimitExceeded,
+            Self::Route(RouteError::QueueFull(_)) | Self::TooDeep { .. } => {
+                ErrorCode::LimitExceeded
+            }
             Self::Route(_) | Self::ShuttingDown => ErrorCode::Unavailable,
             Self::Input(_) | Self::Part(_) | Self::Unkeepable => ErrorCode::InvalidInput,
             Self::ForkPosition { .. } | Self::Changes(_) => ErrorCode::InvalidInput,
@@ -173,6 +193,7 @@ pub struct Engine {
 
 struct Inner {
     store: Store,
+    wakeups: Arc<Wakeups>,
     blobs: OnceLock<Arc<dyn BlobStore>>,
     router: ReplicaRouter,
     tasks: Tasks,
@@ -204,6 +225,7 @@ impl Engine {
     pub fn new(store: Store, router: ReplicaRouter, tasks: Tasks) -> Self {
         let inner = Inner {
             store,
+            wakeups: Arc::default(),
             blobs: OnceLock::new(),
             router,
             tasks,

@@ -214,6 +214,18 @@ pub enum RequestEvent {
         /// How many agents stand between it and the outermost caller.
         depth: u32,
     },
+    /// An agent of another installation has taken up what it was told.
+    RemoteTask {
+        /// The id of the call, or the step.
+        id: String,
+        /// The callee.
+        agent: String,
+        /// What the callee calls it.
+        task_id: String,
+        /// The conversation, as the callee calls it.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        context_id: String,
+    },
     /// A step of a workflow calls its agent.
     StepStarted {
         /// The step.
@@ -307,6 +319,7 @@ impl RequestEvent {
             Self::ApprovalRequired { .. } => "approval_required",
             Self::ApprovalGiven { .. } => "approval_given",
             Self::AgentCall { .. } => "agent_call",
+            Self::RemoteTask { .. } => "remote_task",
             Self::StepStarted { .. } => "step_started",
             Self::StepFinished { .. } => "step_finished",
             Self::Notice { .. } => "notice",
@@ -530,6 +543,17 @@ impl EventMapper {
                 agent,
                 request_id,
                 depth,
+            },
+            EntryBody::RemoteTask {
+                call_id,
+                agent,
+                task_id,
+                context_id,
+            } => RequestEvent::RemoteTask {
+                id: call_id,
+                agent,
+                task_id,
+                context_id,
             },
             EntryBody::StepStarted {
                 step,

@@ -52,7 +52,7 @@ pub use budget::daily_budget;
 pub use cassette::{Cassette, Played, Unmet};
 pub use engine::{
     Ending, Engine, EngineError, Followed, Forking, Invocation, Invoked, MAX_IMAGE_BYTES,
-    MAX_INPUT_IMAGES, Publication, RequestEvents, Waiting, store_code,
+    MAX_INPUT_IMAGES, Origin, Publication, RequestEvents, WAKEUP_PATH, Waiting, store_code,
 };
 pub use event::{ForkPoint, RequestEvent, SequencedEvent};
 pub use local_backend::LocalBackend;

@@ -222,6 +222,9 @@ impl Planner {
         if !entries.is_empty() {
             self.commit(entries).await?;
         }
+        for call in &mut self.state.open {
+            call.interrupted = call.intent.is_some();
+        }
         let fresh = self.state.open.iter().any(|call| call.intent.is_none());
         if fresh {
             let mut entries = Vec::new();
@@ -326,15 +329,15 @@ impl Planner {
         };
         let calls = self.state.open.iter().filter_map(|call| {
             let name = call.visible_name().to_owned();
-            Some((name, call.intent.clone()?, call.child))
+            Some((name, call.intent.clone()?, (call.child, call.before())))
         });
         let mut running: FuturesUnordered<_> = calls
-            .map(|(name, intent, child)| {
+            .map(|(name, intent, called)| {
                 let dispatcher = &dispatcher;
-                async move { dispatcher.run(&name, intent, child).await }
+                async move { dispatcher.run(&name, intent, called).await }
             })
             .collect();
-        if self.state.children().next().is_some() {
+        if self.state.children().next().is_some() || self.state.waits_for_remotes() {
             self.place.give_back();
         }
         loop {

@@ -32,7 +32,7 @@ mod vocabulary;
 pub use decision::{PolicyDecision, Verdict};
 pub use engine::{MAX_CACHED_VERDICTS, PolicyEngine};
 pub use journaled::{JournaledVerdict, policy_verdicts, undecided};
-pub(crate) use journaled::{verdict, without_a_person};
+pub(crate) use journaled::{NETWORK, verdict, without_a_person};
 pub use query::{PolicyCallee, PolicyPrincipal, PolicyQuery, PolicyResource};
 pub use replay::{JournaledCall, JournaledResource, PolicyChange, PolicyComparison};
 pub use set::PolicySet;

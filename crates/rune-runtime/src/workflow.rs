@@ -12,21 +12,23 @@ pub(crate) use template::render_event;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use rune_network::AgentAddress;
+use futures_util::{FutureExt as _, StreamExt};
 use rune_spec::{AgentRef, OutputStep, Step, Workflow};
 use rune_store_runtime::limits::{MAX_ENTRY_BYTES, MAX_JSON_DEPTH, json_depth};
 use rune_store_runtime::{
     AuditVerdict, DeploymentId, EntryBody, ErrorCode, Failure, Reject, ReplicaId, RequestId,
     RequestStatus, SessionId, StepOutcome, StepStatus, StoreError,
 };
+use rune_tools::EgressGate;
 use serde_json::Value;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
-use crate::engine::{AgentCall, SubAgents};
+use crate::dispatch::PolicyGate;
+use crate::engine::{AgentCall, Before, RemoteCall, SubAgents, Telling};
 use crate::journal::JournalWriter;
 use crate::planner::{Ended, RunState, StepProgress};
 use template::Templates;
@@ -60,7 +62,17 @@ struct Attempted {
     step: usize,
     attempt: u32,
     started: Instant,
+    /// What policy said of its connections.
+    verdicts: Vec<EntryBody>,
     output: Result<Value, Failure>,
+}
+
+/// The call that an attempt makes.
+enum StepCall {
+    /// Of an agent of this installation.
+    Local(AgentCall),
+    /// Of one elsewhere, and what decides about its connections.
+    Remote(Box<RemoteCall>, Option<Arc<PolicyGate>>),
 }
 
 /// What is to be done about a step now.
@@ -134,6 +146,12 @@ impl WorkflowExecutor {
         let agents = self.agents.clone();
         let mut begun = vec![false; workflow.steps.len()];
         let mut running = FuturesUnordered::new();
+        // What attempts have committed while they run.
+        let (sender, mut told) = mpsc::unbounded_channel();
+        let telling: Telling = Arc::new(move |entry| {
+            // The receiver lives as long as the attempts.
+            let _ = sender.send(entry);
+        });
         let mut failed = None;
         loop {
             let mut calls = Vec::new();
@@ -148,13 +166,25 @@ impl WorkflowExecutor {
             }
             for (index, attempt, call) in calls {
                 let pause = Duration::ZERO;
+                let telling = Arc::clone(&telling);
                 running.push(attempted(
-                    &agents, workflow, index, attempt, call, pause, &halt,
+                    &agents, workflow, index, attempt, call, telling, pause, &halt,
                 ));
             }
-            let Some(done) = running.next().await else {
+            let done = tokio::select! {
+                biased;
+                Some(entry) = told.recv() => {
+                    self.commit(vec![entry]).await?;
+                    continue;
+                }
+                done = running.next() => done,
+            };
+            let Some(done) = done else {
                 break;
             };
+            if !done.verdicts.is_empty() {
+                self.commit(done.verdicts).await?;
+            }
             let Some(step) = workflow.steps.get(done.step) else {
                 continue;
             };
@@ -168,11 +198,17 @@ impl WorkflowExecutor {
                     match self.call_again(step, &templates) {
                         Ok(call) => {
                             let attempt = done.attempt + 1;
-                            self.commit(vec![started(step, attempt, call.request_id)])
-                                .await?;
+                            self.commit(self.begun(step, attempt, &call)).await?;
                             let pause = FIRST_PAUSE.saturating_mul(1 << (done.attempt - 1).min(6));
                             running.push(attempted(
-                                &agents, workflow, done.step, attempt, call, pause, &halt,
+                                &agents,
+                                workflow,
+                                done.step,
+                                attempt,
+                                call,
+                                Arc::clone(&telling),
+                                pause,
+                                &halt,
                             ));
                             continue;
                         }
@@ -212,7 +248,7 @@ impl WorkflowExecutor {
         begun: &mut [bool],
         room: usize,
         failed: &mut Option<Failure>,
-    ) -> Result<Vec<(usize, u32, AgentCall)>, Ended> {
+    ) -> Result<Vec<(usize, u32, StepCall)>, Ended> {
         let mut calls = Vec::new();
         let mut entries = Vec::new();
         // A step that is skipped may be what others waited for.
@@ -242,15 +278,29 @@ impl WorkflowExecutor {
                         input,
                     } => {
                         let request_id = known.unwrap_or_else(RequestId::generate);
-                        let mut call = self.call(step, request_id, input);
-                        if known.is_none() {
-                            call = call.and_then(|call| self.permitted(call, &mut entries));
+                        let mut call = self.call(step, request_id, input, known.is_some());
+                        match &call {
+                            Err(failure) if failure.code == ErrorCode::Denied => {
+                                entries.push(EntryBody::PolicyVerdict(
+                                    self.agents.network_verdict(
+                                        0,
+                                        &step.id,
+                                        &step.agent_ref,
+                                        &failure.message,
+                                    ),
+                                ));
+                            }
+                            Err(_) => {}
+                            Ok(_) if known.is_some() => {}
+                            Ok(_) => {
+                                call = call.and_then(|call| self.permitted(call, &mut entries));
+                            }
                         }
                         match call {
                             Ok(call) => {
                                 *begun = true;
                                 if known.is_none() {
-                                    entries.push(started(step, attempt, request_id));
+                                    entries.extend(self.begun(step, attempt, &call));
                                 }
                                 calls.push((index, attempt, call));
                             }
@@ -276,6 +326,7 @@ impl WorkflowExecutor {
             Some(StepProgress::Running {
                 attempt,
                 request_id,
+                ..
             }) => (*attempt, Some(*request_id)),
             None => (1, None),
         };
@@ -323,47 +374,78 @@ impl WorkflowExecutor {
         step: &Step,
         request_id: RequestId,
         input: String,
-    ) -> Result<AgentCall, Failure> {
-        Ok(AgentCall {
+        taken_up: bool,
+    ) -> Result<StepCall, Failure> {
+        let input = Value::String(input);
+        match &step.agent_ref {
+            AgentRef::Local(local) => Ok(StepCall::Local(AgentCall {
+                request_id,
+                call_id: step.id.clone(),
+                address: self.agents.admit(local, None)?,
+                // What a step knows is what its template says.
+                session_id: SessionId::generate(),
+                input,
+            })),
+            AgentRef::Url(url) => {
+                self.agents.admit_remote(url, None)?;
+                let gate = self.agents.gate(self.agent.policy(), &step.id);
+                let known = self.state.workflow.get(&step.id).filter(|_| taken_up);
+                let call = RemoteCall {
+                    call_id: step.id.clone(),
+                    url: url.clone(),
+                    message_id: request_id.to_string(),
+                    context: None,
+                    input,
+                    before: known.map_or(Before::Nothing, StepProgress::before),
+                    repeatable: false,
+                    gate: gate.clone().map(|gate| gate as Arc<dyn EgressGate>),
+                };
+                Ok(StepCall::Remote(Box::new(call), gate))
+            }
+        }
+    }
+
+    /// The entries with which an attempt begins.
+    fn begun(&self, step: &Step, attempt: u32, call: &StepCall) -> Vec<EntryBody> {
+        let started = |request_id| EntryBody::StepStarted {
+            step: step.id.clone(),
+            attempt,
             request_id,
-            call_id: step.id.clone(),
-            address: self.admit(step)?,
-            // What a step knows is what its template says.
-            session_id: SessionId::generate(),
-            input: Value::String(input),
-        })
+        };
+        match call {
+            StepCall::Local(call) => vec![started(call.request_id)],
+            StepCall::Remote(call, _) => {
+                let id = call.message_id.parse();
+                let started = started(id.unwrap_or_else(|_| RequestId::generate()));
+                let called = self.agents.called_remote(&step.id, &call.url);
+                [started].into_iter().chain(called).collect()
+            }
+        }
     }
 
     /// The call of a further attempt, where it can still be made.
-    fn call_again(&self, step: &Step, templates: &Templates) -> Result<AgentCall, Failure> {
+    fn call_again(&self, step: &Step, templates: &Templates) -> Result<StepCall, Failure> {
         let input = templates.render(&step.input_template).map_err(invalid)?;
-        self.call(step, RequestId::generate(), input)
+        self.call(step, RequestId::generate(), input, false)
     }
 
     /// The call of a step that begins, where policy lets it through. What policy said is committed with the start or
     /// the end of the step.
-    fn permitted(
-        &self,
-        call: AgentCall,
-        entries: &mut Vec<EntryBody>,
-    ) -> Result<AgentCall, Failure> {
+    fn permitted(&self, call: StepCall, entries: &mut Vec<EntryBody>) -> Result<StepCall, Failure> {
+        let StepCall::Local(call) = call else {
+            // Policies see the hosts that it connects to.
+            return Ok(call);
+        };
         let policy = self.agent.policy();
         let Some(verdict) = self.agents.verdict(policy, &call.call_id, &call.address) else {
-            return Ok(call);
+            return Ok(StepCall::Local(call));
         };
         let denied = (verdict.verdict == AuditVerdict::Denied).then(|| {
             let message = format!("policy denies this call: {}", verdict.reason);
             Failure::new(ErrorCode::Denied, message)
         });
         entries.push(EntryBody::PolicyVerdict(verdict));
-        denied.map_or(Ok(call), Err)
-    }
-
-    fn admit(&self, step: &Step) -> Result<AgentAddress, Failure> {
-        match &step.agent_ref {
-            AgentRef::Local(local) => self.agents.admit(local, None),
-            AgentRef::Url(url) => Err(invalid(format!("`{url}` is a remote agent"))),
-        }
+        denied.map_or(Ok(StepCall::Local(call)), Err)
     }
 
     fn output(&self, workflow: &Workflow, templates: &Templates) -> Result<Value, Ended> {
@@ -470,12 +552,17 @@ impl WorkflowExecutor {
 }
 
 /// One attempt of a step, within its `timeout_ms`.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "they are what a step, its workflow and its call are"
+)]
 async fn attempted(
     agents: &SubAgents,
     workflow: &Workflow,
     index: usize,
     attempt: u32,
-    call: AgentCall,
+    call: StepCall,
+    telling: Telling,
     pause: Duration,
     halt: &CancellationToken,
 ) -> Attempted {
@@ -487,7 +574,10 @@ async fn attempted(
         () = tokio::time::sleep(pause) => {}
         () = stop.cancelled() => {}
     }
-    let called = agents.call(call, &stop);
+    let (called, gate) = match call {
+        StepCall::Local(call) => (agents.call(call, &stop).boxed(), None),
+        StepCall::Remote(call, gate) => (agents.call_remote(*call, telling, &stop).boxed(), gate),
+    };
     tokio::pin!(called);
     let output = tokio::select! {
         biased;
@@ -504,15 +594,8 @@ async fn attempted(
         step: index,
         attempt,
         started,
+        verdicts: gate.map_or_else(Vec::new, |gate| gate.entries()),
         output,
-    }
-}
-
-fn started(step: &Step, attempt: u32, request_id: RequestId) -> EntryBody {
-    EntryBody::StepStarted {
-        step: step.id.clone(),
-        attempt,
-        request_id,
     }
 }
 

@@ -13,6 +13,8 @@ macro_rules! files {
 
 /// One file per tool, in the format of `tools/*.yaml`.
 const FILES: &[(&str, &str)] = files![
+    "a2a-discover",
+    "a2a-send",
     "agent-find",
     "agent-kill",
     "agent-list",

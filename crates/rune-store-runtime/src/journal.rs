@@ -106,6 +106,18 @@ pub enum EntryBody {
         /// How many agents stand between it and the outermost caller, 1 for the first.
         depth: u32,
     },
+    /// An agent of another installation has taken up what a call, or a step of a workflow, told it.
+    RemoteTask {
+        /// The id of the call in the model's reply, or the step.
+        call_id: String,
+        /// The callee: a URL.
+        agent: String,
+        /// What the callee calls it.
+        task_id: String,
+        /// The conversation, as the callee calls it; empty where it does not name one.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        context_id: String,
+    },
     /// A step of a workflow is about to call its agent.
     StepStarted {
         /// The step.
@@ -179,6 +191,7 @@ impl EntryBody {
             Self::ApprovalAsked(_) => "approval_asked",
             Self::ApprovalGiven(_) => "approval_given",
             Self::AgentCalled { .. } => "agent_called",
+            Self::RemoteTask { .. } => "remote_task",
             Self::StepStarted { .. } => "step_started",
             Self::StepFinished(_) => "step_finished",
             Self::Notice { .. } => "notice",

@@ -1,5 +1,7 @@
 //! One file per built-in tool.
 
+mod a2a_discover;
+mod a2a_send;
 mod agent_find;
 mod agent_kill;
 mod agent_list;
@@ -90,6 +92,8 @@ pub(crate) fn all(config: BuiltinsConfig) -> Vec<Arc<dyn BuiltinTool>> {
     let browsers = Arc::new(browsers);
     let sources = Arc::new(Sources::new(config.egress.clone()));
     vec![
+        Arc::new(a2a_discover::A2aDiscover(config.remotes.clone())),
+        Arc::new(a2a_send::A2aSend(config.remotes)),
         Arc::new(agent_find::AgentFind),
         Arc::new(agent_kill::AgentKill),
         Arc::new(agent_list::AgentList),

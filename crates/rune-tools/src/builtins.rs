@@ -7,6 +7,7 @@ use crate::browser::BrowserConfig;
 use crate::builtin;
 use crate::egress::EgressPolicy;
 use crate::process::Launcher;
+use crate::remote::RemoteAgents;
 use crate::search::SearchConfig;
 use crate::tool::BuiltinTool;
 
@@ -30,12 +31,15 @@ pub struct BuiltinsConfig {
     pub launcher: Launcher,
     /// The browser.
     pub browser: BrowserConfig,
+    /// How agents of other installations are reached.
+    pub remotes: RemoteAgents,
 }
 
 impl Default for BuiltinsConfig {
     fn default() -> Self {
         Self {
             egress: EgressPolicy::default(),
+            remotes: RemoteAgents::default(),
             search: SearchConfig::default(),
             location: None,
             location_lookup: None,

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use rune_store_runtime::{
     EventId, Overlap, RequestId, RequestStatus, ScheduleId, ScheduleKind, ScheduleRow, SessionId,
+    TraceContext,
 };
 use serde_json::Value;
 
@@ -27,8 +28,20 @@ pub trait EngineAccess: Send + Sync {
     /// Starts a request of another agent that goes on by itself. One that exists already is not started again.
     async fn spawn(&self, spawn: NewSpawn) -> Result<Spawned, ToolError>;
 
+    /// What an agent of another installation is told of who calls it; checked before it is.
+    fn call_chain(&self) -> Result<CallChain, ToolError>;
+
     /// Cancels a request that this conversation spawned; answers how it stands.
     async fn cancel_spawned(&self, id: RequestId) -> Result<RequestStatus, ToolError>;
+}
+
+/// Where a call of an agent stands among others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallChain {
+    /// How many agents stand above the callee.
+    pub depth: u32,
+    /// The trace, with the calling request as its parent.
+    pub trace: TraceContext,
 }
 
 /// An event to publish in the namespace of the agent.

@@ -17,6 +17,7 @@
 //! * [`MediaAccess`] is what the media tools ask; [`MediaType`] says what a file is.
 //! * [`EgressPolicy`] says where outgoing requests may go; [`CheckedResolver`] holds an HTTP client to it.
 //! * [`EgressProxy`] holds programs to it that open connections themselves.
+//! * [`RemoteAgents`] reaches agents of other installations over A2A, where the policy lets it.
 //! * [`parse_patch`] and [`apply_hunks`] are the pure part of `apply-patch`.
 //!
 //! What is not here: validation against schemas, policy, the journal and retries.
@@ -52,6 +53,7 @@ mod output;
 mod patch;
 mod process;
 mod processes;
+mod remote;
 mod search;
 mod secrets;
 mod text;
@@ -69,7 +71,9 @@ pub use egress::{
     CheckedResolver, EgressError, EgressException, EgressPolicy, EgressProxy, Hosts, LoopbackProxy,
     ProxyRefusal, ProxyTarget, RefusalSink, destination, parse_proxy_target,
 };
-pub use engine_access::{EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned};
+pub use engine_access::{
+    CallChain, EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned,
+};
 pub use error::{ToolError, ToolErrorKind};
 pub use image::ShownImages;
 pub use media::{
@@ -82,6 +86,10 @@ pub use process::{
     Captured, Keep, Launcher, LiveJob, LivePipes, LiveProcess, Parts, ProcessGrants, ProcessGroup,
     ProcessLimits, ProcessRunner, ProcessTool, Reach, Sandbox, SandboxSupport, describe_exit,
     find_program, serve_launch,
+};
+pub use remote::{
+    RemoteAgents, RemoteAgentsConfig, RemoteCredential, call_off, code_kind, message_id,
+    message_parts, parts_text, parts_value,
 };
 pub use search::{SearchBackend, SearchConfig, SearchHit, parse_duckduckgo};
 pub use secrets::{MIN_SECRET_BYTES, REDACTED, Secrets};

@@ -59,7 +59,7 @@ impl LocationLookup {
         }
         let host = url.host_str().unwrap_or_default().to_owned();
         let request = WebRequest {
-            headers: vec![("accept", "application/json".to_owned())],
+            headers: vec![("accept".into(), "application/json".to_owned())],
             ..WebRequest::get(url)
         };
         let answer = self.client.send(request, MAX_BODY_BYTES, gate).await?;

@@ -114,7 +114,7 @@ impl Searcher {
         let count = limit.to_string();
         Ok(match self.config.backend {
             SearchBackend::DuckDuckGo => WebRequest {
-                headers: vec![("accept", "text/html".to_owned())],
+                headers: vec![("accept".into(), "text/html".to_owned())],
                 ..WebRequest::get(self.url("/html/", &[("q", query)])?)
             },
             SearchBackend::SearXng => {
@@ -122,15 +122,15 @@ impl Searcher {
             }
             SearchBackend::Brave => WebRequest {
                 headers: vec![
-                    ("accept", "application/json".to_owned()),
-                    ("x-subscription-token", self.key()?),
+                    ("accept".into(), "application/json".to_owned()),
+                    ("x-subscription-token".into(), self.key()?),
                 ],
                 ..WebRequest::get(
                     self.url("/res/v1/web/search", &[("q", query), ("count", &count)])?,
                 )
             },
             SearchBackend::Tavily => WebRequest {
-                headers: vec![("authorization", format!("Bearer {}", self.key()?))],
+                headers: vec![("authorization".into(), format!("Bearer {}", self.key()?))],
                 json: Some(json!({ "query": query, "max_results": limit })),
                 ..WebRequest::get(self.url("/search", &[])?)
             },

@@ -14,8 +14,9 @@ use rune_runtime::{AgentLoader, Engine, ReplicaRouter, SecretKeySource, SecretVa
 use rune_storage::{Durability, ObjectStore, SecretFile, SqliteStore, StorageConfig, StorageError};
 use rune_store_runtime::{BlobStore, Store, SystemClock};
 use rune_tools::{
-    BrowserConfig, Builtins, BuiltinsConfig, Diagnostics, EgressPolicy, Launcher, Parts,
-    ProcessRunner, Sandbox, SandboxSupport, SearchBackend, SearchConfig,
+    BrowserConfig, Builtins, BuiltinsConfig, Diagnostics, EgressPolicy, Hosts, Launcher, Parts,
+    ProcessRunner, RemoteAgents, RemoteAgentsConfig, RemoteCredential, Sandbox, SandboxSupport,
+    SearchBackend, SearchConfig,
 };
 use rune_wasm::{WasmConfig, WasmRuntime};
 
@@ -109,8 +110,10 @@ impl Node {
         let prices = Prices::load(&config.storage.data_dir.join(PRICES_FILE))
             .map_err(|error| Failure::because("cannot read the prices of models", &error))?;
         let variables = config.clone();
+        let remotes = remote_agents(config)?;
         let builtins = BuiltinsConfig {
             egress: egress(&config.tools)?,
+            remotes: remotes.clone(),
             browser: browser_config(config),
             search: search(&config.tools),
             location: config.tools.location.clone(),
@@ -146,6 +149,7 @@ impl Node {
                 ..wasm_config(config)
             }),
             mcp,
+            remotes,
             docker: docker.clone(),
             variables: Arc::new(move |name| variables.variable(name)),
             secrets: secrets(config, place, &store)?,
@@ -160,6 +164,10 @@ impl Node {
             .with_caller_budgets(config.budgets.clone());
         let tokens = InternalTokens::new(store.clone(), internal_key(config));
         let tokens = Arc::new(tokens);
+        let engine = match &config.gateway.base_url {
+            Some(url) => engine.with_wakeups_at(url),
+            None => engine,
+        };
         Ok(Self {
             database,
             store,
@@ -257,6 +265,28 @@ fn wasm_config(config: &Config) -> WasmConfig {
 }
 
 /// Where tools may connect to.
+/// How agents of other installations are reached.
+fn remote_agents(config: &Config) -> Outcome<RemoteAgents> {
+    let mut hosts = Hosts::default();
+    for text in &config.a2a.remote_hosts {
+        if !hosts.grant_place(text) {
+            let message = format!("`a2a.remote_hosts`: `{text}` is not HOST[:PORT]");
+            return Err(Failure::usage(message));
+        }
+    }
+    let credentials = config.a2a.remote_credentials.iter();
+    let credentials = credentials.map(|one| RemoteCredential {
+        origin: one.origin.clone(),
+        header: one.header.clone(),
+        value: one.value.clone(),
+    });
+    let remote = RemoteAgentsConfig {
+        credentials: credentials.collect(),
+        hosts,
+    };
+    Ok(RemoteAgents::new(remote, egress(&config.tools)?))
+}
+
 fn egress(tools: &ToolsConfig) -> Outcome<EgressPolicy> {
     let exceptions = tools.allow_private.iter().map(|text| text.parse());
     let allow_private = exceptions.collect::<Result<_, _>>().map_err(|error| {

@@ -42,6 +42,7 @@ mod programs;
 mod python;
 mod readme;
 mod refusals;
+mod remote_agents;
 mod requests;
 mod retries;
 mod sandbox;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use rune_a2a::{
     A2aError, AgentCapabilities, AgentCard, AgentInterface, AgentSkill, Binding, ErrorKind,
-    ProtocolVersion, SecurityScheme,
+    ProtocolVersion, SecurityScheme, chain_extension,
 };
 use rune_http::ApiError;
 use rune_runtime::Agent;
+use rune_spec::CheckpointPolicy;
 
 use super::answer::failure;
 use super::parts::{IMAGES, JSON, TEXT};
@@ -33,7 +34,11 @@ pub(crate) fn card(target: &A2aTarget, agent: &Agent, shared: &Shared, base: &st
             streaming: true,
             push_notifications: shared.pushes.is_some(),
             extended_agent_card: needs_credentials,
-            ..AgentCapabilities::default()
+            // Without a journal no key is known again.
+            extensions: match spec.runtime.checkpoint_policy {
+                CheckpointPolicy::EachStep | CheckpointPolicy::OnFinish => vec![chain_extension()],
+                CheckpointPolicy::Never => Vec::new(),
+            },
         },
         security: security(needs_credentials),
         input_modes: match spec.input_schema {

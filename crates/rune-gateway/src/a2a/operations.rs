@@ -1,5 +1,7 @@
 //! What a call asks for, done by the engine.
 
+use std::collections::BTreeMap;
+
 use rune_a2a::{
     A2aError, Call, CancelTask, CardForm, ErrorKind, GetTask, Operation, ProtocolVersion,
     SendMessage, StreamEvent, Task,
@@ -25,6 +27,7 @@ use super::webhooks;
 use crate::gateway::Shared;
 use crate::routes::approvals::{DecideRequest, decide_all};
 use crate::routes::invoke::KeyHeader;
+use crate::trace::Trace;
 
 /// Who asks which agent, and how that is answered.
 pub(crate) struct Asking<'a> {
@@ -34,6 +37,7 @@ pub(crate) struct Asking<'a> {
     /// Where the gateway is, as the client sees it.
     pub(crate) base: String,
     pub(crate) key: KeyHeader,
+    pub(crate) trace: Trace,
     pub(crate) envelope: Envelope,
 }
 
@@ -123,6 +127,7 @@ async fn begin(
     let agent = asking.target.agent(engine).await;
     let (_, agent) = agent.map_err(|error| failure(&error))?;
     let input = input_of(&send.message.parts, &agent)?;
+    let origin = asking.trace.clone().origin(send.message.depth()?);
     let notes = Notes::of(&send.message, &send.accepted_output_modes);
     let notes = serde_json::to_value(notes).map_err(|error| internal(&error))?;
     let target = &asking.target;
@@ -137,13 +142,15 @@ async fn begin(
     let mut metadata = send.metadata.clone();
     metadata.remove(NOTES);
     let kept = metadata.clone().into_iter();
+    let mut kept: BTreeMap<_, _> = kept.chain([(NOTES.to_owned(), notes)]).collect();
+    origin.keep(&mut kept);
     let invocation = Invocation {
         namespace: target.namespace.clone(),
         agent: target.agent.clone(),
         alias: target.alias.clone(),
         input,
         session_id,
-        metadata: kept.chain([(NOTES.to_owned(), notes)]).collect(),
+        metadata: kept,
         caller: asking.caller.id.as_ref().to_owned(),
         idempotency: idempotency.map_err(|error| failure(&error))?,
         follows: None,

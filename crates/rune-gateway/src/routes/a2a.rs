@@ -14,6 +14,7 @@ use crate::a2a::operations::{Asking, Outcome, perform};
 use crate::a2a::stream::Envelope;
 use crate::a2a::target::A2aTarget;
 use crate::gateway::Shared;
+use crate::trace::Trace;
 
 /// The header, or the parameter of the query, that names the version.
 const VERSION: &str = "a2a-version";
@@ -82,6 +83,7 @@ pub(crate) async fn call(
         target,
         caller,
         key,
+        trace: Trace::of(&headers),
         envelope: Envelope::Rpc(request.id.clone()),
     };
     // On the heap: it is the largest of the futures here.

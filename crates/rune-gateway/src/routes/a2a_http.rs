@@ -17,6 +17,7 @@ use crate::a2a::operations::{Asking, perform};
 use crate::a2a::stream::Envelope;
 use crate::a2a::target::A2aTarget;
 use crate::gateway::Shared;
+use crate::trace::Trace;
 
 /// The parameters of a path; those that it does not have are absent.
 #[derive(Debug, Deserialize)]
@@ -251,6 +252,7 @@ async fn answer(
         target,
         caller,
         key,
+        trace: Trace::of(&headers),
         envelope: Envelope::Http,
     };
     // On the heap: it is the largest of the futures here.

@@ -18,6 +18,7 @@ use crate::ag_ui::Run;
 use crate::conversation::{Conversation, Memory, Speaker, Turn, image_part, text_part};
 use crate::event_body::encoded_stream;
 use crate::gateway::Shared;
+use crate::trace::Trace;
 
 /// Longest id of a thread or a run in bytes.
 const MAX_ID_BYTES: usize = 256;
@@ -89,6 +90,7 @@ pub(crate) async fn run(
     Query(target): Query<Target>,
     caller: Caller,
     key: KeyHeader,
+    trace: Trace,
     Json(body): Json<RunInput>,
 ) -> Result<Response, ApiError> {
     let engine = &shared.engine;
@@ -128,6 +130,8 @@ pub(crate) async fn run(
     let scope = scope(&caller, &target.ns, &name, &target.alias);
     let idempotency = key.with(&body, &scope)?;
     let ids = json!({"thread_id": body.thread_id, "run_id": body.run_id});
+    let mut metadata = [("ag_ui".to_owned(), ids)].into();
+    trace.origin(0).keep(&mut metadata);
     let invocation = Invocation {
         namespace: target.ns,
         agent: name,
@@ -135,7 +139,7 @@ pub(crate) async fn run(
         input,
         session_id,
         follows: None,
-        metadata: [("ag_ui".to_owned(), ids)].into(),
+        metadata,
         caller: caller.id.as_ref().to_owned(),
         idempotency,
     };

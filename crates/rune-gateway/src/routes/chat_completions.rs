@@ -21,6 +21,7 @@ use crate::openai::chat::{ChatStream, Completion, tool_line};
 use crate::openai::messages::chat_turns;
 use crate::openai::model::Model;
 use crate::openai::{self, params};
+use crate::trace::Trace;
 
 /// A chat with an agent. Parameters that are not here are left out where they are harmless and
 /// refused where they would change the answer.
@@ -64,6 +65,7 @@ pub(crate) async fn create(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     key: KeyHeader,
+    trace: Trace,
     Json(body): Json<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
     params::check_chat(&body)?;
@@ -89,7 +91,8 @@ pub(crate) async fn create(
         json!({"api": "chat.completions", "model": model.name, "user": asked.user}),
     );
     let idempotency = key.with(&raw, &model.scope(&caller))?;
-    let invocation = model.invocation(&caller, settled?, None, notes, idempotency);
+    let mut invocation = model.invocation(&caller, settled?, None, notes, idempotency);
+    trace.origin(0).keep(&mut invocation.metadata);
     let invoked = engine.invoke(invocation).await;
     let invoked = invoked.map_err(|error| openai::refusal(error, "messages"))?;
     let completion = Completion {

@@ -22,6 +22,7 @@ use super::failures::Failures;
 use crate::event_body::{event_stream, interrupted};
 use crate::fingerprint::fingerprint;
 use crate::gateway::Shared;
+use crate::trace::Trace;
 
 /// Longest idempotency key in bytes.
 const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
@@ -92,6 +93,7 @@ pub(crate) struct PendingAnswer {
         ("name" = String, Path, description = "Name of the agent", example = "hello"),
         Target,
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters", pattern = "^[!-~]{1,255}$"),
+        ("traceparent" = Option<String>, Header, description = "W3C Trace Context, with `tracestate`; kept with the request and passed on to agents that it calls"),
     ),
     request_body(content = InvokeRequest, example = json!({"input": "What time is it?", "session_id": "demo"})),
     responses(
@@ -106,11 +108,14 @@ pub(crate) async fn invoke(
     Query(target): Query<Target>,
     caller: Caller,
     key: KeyHeader,
+    trace: Trace,
     Json(body): Json<InvokeRequest>,
 ) -> Result<Response, ApiError> {
     let answering = Answering::new(body.stream, body.background)?;
     let scope = scope(&caller, &target.ns, &name, &target.alias);
     let idempotency = key.with(&body, &scope)?;
+    let mut metadata = body.metadata;
+    trace.origin(0).keep(&mut metadata);
     let invocation = Invocation {
         namespace: target.ns,
         agent: name,
@@ -118,7 +123,7 @@ pub(crate) async fn invoke(
         input: body.input,
         session_id: body.session_id,
         follows: None,
-        metadata: body.metadata,
+        metadata,
         caller: caller.id.as_ref().to_owned(),
         idempotency,
     };

@@ -25,6 +25,7 @@ use crate::openai::messages::{ResponseInput, response_input};
 use crate::openai::model::Model;
 use crate::openai::responses::{Asked, PREFIX, ResponseStream, response_id};
 use crate::openai::{self, params};
+use crate::trace::Trace;
 
 /// The key of a request's notes under which what was asked is kept.
 const NOTES: &str = "openai_response";
@@ -87,6 +88,7 @@ pub(crate) async fn create(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     key: KeyHeader,
+    trace: Trace,
     Json(body): Json<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
     params::check_response(&body)?;
@@ -163,7 +165,8 @@ pub(crate) async fn create(
     let kept = kept.map_err(|error| ApiError::internal(error.to_string()))?;
     notes.insert(NOTES.to_owned(), kept);
     let idempotency = key.with(&raw, &model.scope(&caller))?;
-    let invocation = model.invocation(&caller, settled?, follows, notes, idempotency);
+    let mut invocation = model.invocation(&caller, settled?, follows, notes, idempotency);
+    trace.origin(0).keep(&mut invocation.metadata);
     let invoked = engine.invoke(invocation).await.map_err(refusal)?;
     let request_id = invoked.request_id;
     let answered = async {

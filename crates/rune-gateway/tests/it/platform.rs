@@ -55,6 +55,7 @@ impl Platform {
             wasm: WasmRuntime::new(WasmConfig::default()),
             mcp: McpClient::new("/usr/bin:/bin", Launcher::Direct, Arc::new(|_| None)),
             docker: DockerEngine::absent(),
+            remotes: rune_tools::RemoteAgents::default(),
             workspaces: dir.path().join("workspaces"),
             diagnostics: Diagnostics::default(),
         };

@@ -51,6 +51,7 @@ async fn every_route_but_the_public_ones_asks_for_credentials() {
         "/health",
         "/openapi.json",
         "/ready",
+        "/v1/wakeups/{token}",
     ];
     assert_eq!(
         public.iter().map(String::as_str).collect::<Vec<_>>(),

@@ -77,6 +77,7 @@ impl Agent {
             output: self.output.clone(),
             workspace: self.workspace.clone(),
             component: self.component.clone(),
+            remotes: self.remotes.clone(),
         })
     }
 }

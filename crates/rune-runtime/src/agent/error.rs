@@ -2,7 +2,7 @@
 
 use rune_docker::DockerError;
 use rune_mcp::McpError;
-use rune_spec::{MissingVariable, SpecErrors};
+use rune_spec::{InvalidValue, MissingVariable, SpecErrors};
 use rune_tools::ToolError;
 use rune_wasm::WasmError;
 
@@ -22,6 +22,15 @@ pub enum AgentError {
         /// Which one.
         #[source]
         source: MissingVariable,
+    },
+    /// A reference to an agent leads nowhere.
+    #[error("{place}: {source}")]
+    Reference {
+        /// Where it is used.
+        place: String,
+        /// Why.
+        #[source]
+        source: InvalidValue,
     },
     /// A schema of the package is not a JSON Schema.
     #[error("{place} is not a valid JSON Schema: {reason}")]

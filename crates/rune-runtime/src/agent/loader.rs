@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use rune_docker::{ContainerTool, DockerEngine};
 use rune_mcp::{McpClient, McpError, McpServers};
-use rune_spec::{
-    AgentPackage, AgentRef, LocalAgent, TOOL_SEARCH, ToolDescriptor, ToolRef, ToolRuntime,
-};
-use rune_tools::{Builtins, Diagnostics, ProcessGrants, ProcessRunner, ProcessTool};
+use rune_spec::{AgentPackage, AgentRef, TOOL_SEARCH, ToolDescriptor, ToolRef, ToolRuntime};
+use rune_tools::{Builtins, Diagnostics, ProcessGrants, ProcessRunner, ProcessTool, RemoteAgents};
 use rune_wasm::{AgentGrants, WasmRuntime};
 
 use super::deferred::Offer;
@@ -45,6 +43,8 @@ pub struct AgentLoader {
     pub docker: DockerEngine,
     /// Connects to MCP servers.
     pub mcp: McpClient,
+    /// Reaches agents of other installations.
+    pub remotes: RemoteAgents,
     /// The daemon's variables.
     pub variables: VariableLookup,
     /// The secrets that tools can be granted.
@@ -76,10 +76,11 @@ impl AgentLoader {
     /// As there.
     pub fn make(
         &self,
-        package: AgentPackage,
+        mut package: AgentPackage,
         namespace: &str,
         env: &BTreeMap<String, String>,
     ) -> Result<Agent, AgentError> {
+        self.resolve_steps(&mut package, env)?;
         let spec = &package.runefile;
         if spec.entrypoint.is_some() && package.workflow.is_some() {
             return Err(AgentError::TwoPrograms);
@@ -94,9 +95,6 @@ impl AgentLoader {
             PolicySet::compile(&package)?,
             PolicyPrincipal::of(&package, namespace),
         ));
-        for step in package.workflow.iter().flat_map(|workflow| &workflow.steps) {
-            local(&format!("step `{}`", step.id), &step.agent_ref)?;
-        }
         let lookup = |name: &str| env.get(name).cloned().or_else(|| (self.variables)(name));
         let agent_env = resolve_all(&spec.runtime.env, "runtime.env", &lookup)?;
         let lookup = |name: &str| agent_env.get(name).cloned().or_else(|| lookup(name));
@@ -158,7 +156,28 @@ impl AgentLoader {
             output,
             workspace,
             component,
+            remotes: self.remotes.clone(),
         })
+    }
+
+    /// Names the agents of a workflow's steps as they are called.
+    fn resolve_steps(
+        &self,
+        package: &mut AgentPackage,
+        env: &BTreeMap<String, String>,
+    ) -> Result<(), AgentError> {
+        let lookup = |name: &str| env.get(name).cloned().or_else(|| (self.variables)(name));
+        let own = resolve_all(&package.runefile.runtime.env, "runtime.env", &lookup)?;
+        let lookup = |name: &str| own.get(name).cloned().or_else(|| lookup(name));
+        let workflow = package.workflow.as_mut();
+        for step in workflow
+            .into_iter()
+            .flat_map(|workflow| &mut workflow.steps)
+        {
+            let place = format!("step `{}`: agent_ref", step.id);
+            step.agent_ref = resolved(&step.agent_ref, &place, &lookup)?;
+        }
+        Ok(())
     }
 
     /// The tool that finds others.
@@ -233,7 +252,11 @@ impl AgentLoader {
                 agent_ref,
                 max_depth,
             } => ToolRunner::Agent(AgentTool {
-                target: AgentTarget::Fixed(local(&place, agent_ref)?),
+                target: AgentTarget::Fixed(resolved(
+                    agent_ref,
+                    &format!("{place}: agent_ref"),
+                    lookup,
+                )?),
                 max_depth: *max_depth,
             }),
             ToolRuntime::Mcp { mcp_server } => {
@@ -256,14 +279,20 @@ fn unsupported(place: &str, what: &str) -> AgentError {
     }
 }
 
-fn local(place: &str, reference: &AgentRef) -> Result<LocalAgent, AgentError> {
-    match reference {
-        AgentRef::Local(local) => Ok(local.clone()),
-        AgentRef::Url(url) => {
-            let what = format!("the remote agent `{url}` (`agent_ref` takes local://NAME)");
-            Err(unsupported(place, &what))
-        }
-    }
+/// The agent that a reference leads to; it may be named by a variable.
+fn resolved(
+    reference: &AgentRef,
+    place: &str,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<AgentRef, AgentError> {
+    let AgentRef::Url(url) = reference else {
+        return Ok(reference.clone());
+    };
+    let text = resolve(url, place, lookup)?;
+    text.parse().map_err(|source| AgentError::Reference {
+        place: place.to_owned(),
+        source,
+    })
 }
 
 pub(super) fn resolve(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jsonschema::Validator;
 use rune_docker::ContainerTool;
-use rune_spec::{LocalAgent, ToolDescriptor};
+use rune_spec::{AgentRef, LocalAgent, ToolDescriptor};
 use rune_store_runtime::{ErrorCode, Failure};
 use rune_tools::{BuiltinTool, ProcessTool};
 use rune_wasm::WasmTool;
@@ -55,7 +55,7 @@ pub struct AgentTool {
 /// Which agent a tool calls.
 pub enum AgentTarget {
     /// Always this one.
-    Fixed(LocalAgent),
+    Fixed(AgentRef),
     /// The one that the input names in `agent`; it is told the `message`.
     Named,
 }
@@ -65,10 +65,10 @@ impl AgentTool {
     ///
     /// # Errors
     /// A failure for the model.
-    pub fn target(&self, input: &Value) -> Result<LocalAgent, Failure> {
+    pub fn target(&self, input: &Value) -> Result<AgentRef, Failure> {
         match &self.target {
             AgentTarget::Fixed(agent) => Ok(agent.clone()),
-            AgentTarget::Named => named_agent(input),
+            AgentTarget::Named => named_agent(input).map(AgentRef::Local),
         }
     }
 }

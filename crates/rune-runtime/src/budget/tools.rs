@@ -218,7 +218,7 @@ impl ToolMeter {
     }
 
     /// Has something committed without waiting for it.
-    fn note(&self, entry: EntryBody) {
+    pub(crate) fn note(&self, entry: EntryBody) {
         let (done, _) = oneshot::channel();
         let booking = Booking {
             entries: vec![entry],

@@ -9,7 +9,7 @@ use crate::policy::{self, PolicyEngine, PolicyResource};
 
 /// Decides about the connections of one call, and remembers what it decided. The verdicts are committed with the
 /// call's result: after a crash in between the call has no result, and whatever it does again is decided again.
-pub(super) struct PolicyGate {
+pub(crate) struct PolicyGate {
     policy: Arc<PolicyEngine>,
     caller: String,
     step: u32,
@@ -21,7 +21,7 @@ pub(super) struct PolicyGate {
 
 impl PolicyGate {
     /// A gate for a call; `None` where no policy can speak about a host.
-    pub(super) fn new(
+    pub(crate) fn new(
         policy: &Arc<PolicyEngine>,
         caller: &str,
         step: u32,
@@ -47,7 +47,7 @@ impl PolicyGate {
     }
 
     /// What was decided, in its order.
-    pub(super) fn entries(&self) -> Vec<EntryBody> {
+    pub(crate) fn entries(&self) -> Vec<EntryBody> {
         let verdicts = self.lock().clone();
         verdicts.into_iter().map(EntryBody::PolicyVerdict).collect()
     }

@@ -1,7 +1,7 @@
 //! What a call of the model becomes before anything happens: its intent, a question to a person, or its refusal.
 
 use rune_network::AgentAddress;
-use rune_spec::{ApprovalDefault, TOOL_SEARCH};
+use rune_spec::{AgentRef, ApprovalDefault, TOOL_SEARCH};
 use rune_store_runtime::{
     ApprovalAnswer, ApprovalDecision, ApprovalId, ApprovalQuestion, AuditVerdict, Block, EntryBody,
     ErrorCode, Failure, GrantQuery, GrantRow, PolicyVerdict, StoreError, ToolIntent,
@@ -61,9 +61,11 @@ impl ToolDispatcher<'_> {
         }
         let callee = match &tool.runner {
             ToolRunner::Agent(agent) => match self.callee(agent, input, step, id) {
-                Ok(callee) => Some(callee),
+                Ok(callee) => callee,
                 Err(failure) => {
-                    return Ok(vec![refuse(&tool.name, failure.code, failure.message)]);
+                    let denied = self.denied(agent, input, (step, id), &failure);
+                    let refused = refuse(&tool.name, failure.code, failure.message);
+                    return Ok(denied.into_iter().chain([refused]).collect());
                 }
             },
             ToolRunner::Builtin(_) if tool.name == AGENT_SPAWN => match self.spawned(input) {
@@ -78,13 +80,17 @@ impl ToolDispatcher<'_> {
             | ToolRunner::Container(_)
             | ToolRunner::Mcp(_) => None,
         };
+        let is_agent = matches!(tool.runner, ToolRunner::Agent(_));
         let intent = ToolIntent {
             step,
             call_id: id.clone(),
             tool: tool.name.clone(),
             input: input.clone(),
-            // The same call finds the same request of the callee again.
-            idempotent: callee.is_some() || tool.descriptor.idempotent || tool.descriptor.read_only,
+            // The same call finds the same request of the callee again; one of an agent elsewhere finds out whether it may.
+            idempotent: is_agent
+                || callee.is_some()
+                || tool.descriptor.idempotent
+                || tool.descriptor.read_only,
             idempotency_key: format!("{}-{id}", self.request_id),
         };
         // Who approved another tool under this name, of a server whose list has changed since, is asked again.
@@ -149,8 +155,17 @@ impl ToolDispatcher<'_> {
         input: &Value,
         step: u32,
         call_id: &str,
-    ) -> Result<PolicyCallee, Failure> {
-        let target = agent.target(input)?;
+    ) -> Result<Option<PolicyCallee>, Failure> {
+        let target = match agent.target(input)? {
+            AgentRef::Local(local) => local,
+            AgentRef::Url(url) => {
+                // Policies see the hosts that it connects to.
+                if self.tape.is_none_or(|tape| !tape.intended(step, call_id)) {
+                    self.agents.admit_remote(&url, agent.max_depth)?;
+                }
+                return Ok(None);
+            }
+        };
         // In a replay, whoever was called then can be called, and was what policy saw then.
         let known = self.tape.and_then(|tape| tape.callee(step, call_id));
         let address = match self.tape {
@@ -159,7 +174,26 @@ impl ToolDispatcher<'_> {
             }
             _ => self.agents.admit(&target, agent.max_depth)?,
         };
-        Ok(known.unwrap_or_else(|| self.agents.callee(&address)))
+        Ok(Some(known.unwrap_or_else(|| self.agents.callee(&address))))
+    }
+
+    /// What the audit trail keeps of an agent that may not be called, where a rule of the network says so.
+    fn denied(
+        &self,
+        agent: &AgentTool,
+        input: &Value,
+        (step, call_id): (u32, &str),
+        failure: &Failure,
+    ) -> Option<EntryBody> {
+        let target = agent.target(input).ok()?;
+        (failure.code == ErrorCode::Denied).then(|| {
+            EntryBody::PolicyVerdict(self.agents.network_verdict(
+                step,
+                call_id,
+                &target,
+                &failure.message,
+            ))
+        })
     }
 
     /// The agent that a call starts a request of, as policy sees it; the rules of calling are kept when it is started.
@@ -172,15 +206,19 @@ impl ToolDispatcher<'_> {
     /// agent's request.
     fn intended(&self, tool: &Tool, intent: ToolIntent) -> Vec<EntryBody> {
         let called = match &tool.runner {
-            ToolRunner::Agent(agent) => agent.target(&intent.input).ok().map(|target| {
-                let address = AgentAddress::resolve(&target, self.namespace);
-                self.agents.called(&intent.call_id, &address)
-            }),
+            ToolRunner::Agent(agent) => match agent.target(&intent.input) {
+                Ok(AgentRef::Local(local)) => {
+                    let address = AgentAddress::resolve(&local, self.namespace);
+                    vec![self.agents.called(&intent.call_id, &address)]
+                }
+                Ok(AgentRef::Url(url)) => self.agents.called_remote(&intent.call_id, &url),
+                Err(_) => Vec::new(),
+            },
             ToolRunner::Builtin(_)
             | ToolRunner::Process(_)
             | ToolRunner::Wasm(_)
             | ToolRunner::Container(_)
-            | ToolRunner::Mcp(_) => None,
+            | ToolRunner::Mcp(_) => Vec::new(),
         };
         let mut entries = vec![EntryBody::ToolIntent(intent)];
         entries.extend(called);

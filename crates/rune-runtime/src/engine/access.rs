@@ -1,16 +1,15 @@
 //! What the tools of a request can have the engine do.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use rune_network::{AgentAddress, may_call};
 use rune_spec::{AgentName, LocalAgent};
 use rune_store_runtime::{
-    BudgetScope, CatchUp, ErrorCode, Failure, PageRequest, ParentCall, PutSchedule, RequestId,
-    RequestStatus, ScheduleFilter, ScheduleRow, ScheduleSpec,
+    BudgetScope, CatchUp, Failure, PageRequest, ParentCall, PutSchedule, RequestId, RequestStatus,
+    ScheduleFilter, ScheduleRow, ScheduleSpec,
 };
 use rune_tools::{
-    EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned, ToolError, ToolErrorKind,
+    CallChain, EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned, ToolError,
+    ToolErrorKind, code_kind,
 };
 use serde_json::Value;
 
@@ -160,6 +159,8 @@ impl EngineAccess for SubAgents {
             depth: self.depth(),
         };
         let session = Value::from(self.session_id.to_string());
+        let mut metadata = self.passed_on();
+        metadata.insert(SPAWNED_BY.to_owned(), session);
         let invocation = Invocation {
             namespace: address.namespace,
             agent: address.name,
@@ -167,7 +168,7 @@ impl EngineAccess for SubAgents {
             input: spawn.input,
             session_id: None,
             follows: None,
-            metadata: BTreeMap::from([(SPAWNED_BY.to_owned(), session)]),
+            metadata,
             caller: self.caller.clone(),
             idempotency: None,
         };
@@ -182,6 +183,15 @@ impl EngineAccess for SubAgents {
         Ok(Spawned {
             request_id: id,
             session_id: invoked.session_id,
+        })
+    }
+
+    fn call_chain(&self) -> Result<CallChain, ToolError> {
+        let checked = self.check_depth(&"of another installation", None);
+        checked.map_err(|failure| failed(&failure))?;
+        Ok(CallChain {
+            depth: self.depth(),
+            trace: self.trace(),
         })
     }
 
@@ -264,17 +274,5 @@ fn refused(error: EngineError) -> ToolError {
 
 /// A failure as a tool tells it.
 fn failed(failure: &Failure) -> ToolError {
-    let kind = match failure.code {
-        ErrorCode::InvalidInput => ToolErrorKind::InvalidInput,
-        ErrorCode::Denied | ErrorCode::Unauthenticated => ToolErrorKind::Denied,
-        ErrorCode::NotFound => ToolErrorKind::NotFound,
-        ErrorCode::TooLarge => ToolErrorKind::OutputTooLarge,
-        ErrorCode::Cancelled => ToolErrorKind::Cancelled,
-        ErrorCode::Timeout => ToolErrorKind::Timeout,
-        ErrorCode::Unavailable | ErrorCode::ModelUnavailable => ToolErrorKind::Unavailable,
-        ErrorCode::Conflict | ErrorCode::LimitExceeded | ErrorCode::Internal => {
-            ToolErrorKind::Failed
-        }
-    };
-    ToolError::new(kind, failure.message.clone())
+    ToolError::new(code_kind(failure.code), failure.message.clone())
 }

@@ -9,7 +9,7 @@ use rune_store_runtime::{
 };
 
 use super::child::SubAgents;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, Origin};
 use crate::agent::Agent;
 use crate::cassette::{Cassette, Played, difference, prompt_of, session, unmet};
 use crate::history;
@@ -102,8 +102,10 @@ impl Engine {
             namespace: row.namespace.clone(),
             agent: agent.name().to_owned(),
             networks: agent.spec().networks.clone(),
+            remotes: agent.remotes().clone(),
             caller: row.caller.clone(),
             parent: None,
+            origin: Origin::default(),
             budgets: Vec::new(),
         };
         let replay = Replay {

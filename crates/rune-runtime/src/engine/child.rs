@@ -4,29 +4,31 @@
 //! so a caller that is taken up again finds the same one, whether it still runs, has ended
 //! or was never accepted. The caller's end is the callee's end.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rune_network::{AgentAddress, Member, NotConnected, may_call};
-use rune_spec::LocalAgent;
+use rune_spec::{AgentRef, LocalAgent};
 use rune_store_runtime::{
-    BudgetCap, EntryBody, ErrorCode, Failure, PageRequest, ParentCall, PolicyVerdict,
-    RequestFilter, RequestId, RequestRow, RequestStatus, SessionId, StoreError,
+    AuditId, AuditVerdict, BudgetCap, EntryBody, ErrorCode, Failure, PageRequest, ParentCall,
+    PolicyVerdict, RequestFilter, RequestId, RequestRow, RequestStatus, SessionId, StoreError,
+    TraceContext,
 };
+use rune_tools::RemoteAgents;
 use rune_wasm::AGENT_LEVELS;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::access::SPAWNED_BY;
-use super::{Engine, EngineError, Invocation, RequestEvents};
+use super::{Engine, EngineError, Invocation, Origin, RequestEvents};
 use crate::event::RequestEvent;
 use crate::planner::RunState;
 use crate::policy::{self, PolicyCallee, PolicyEngine, PolicyResource};
 
 /// Deepest level below the outermost request on which an agent may be called, whatever its
 /// tools allow: what ends agents that call each other in a circle.
-const MAX_AGENT_DEPTH: u32 = 8;
+pub(super) const MAX_AGENT_DEPTH: u32 = 8;
 // Components wait for those on deeper levels, and for no others.
 const _: () = assert!(MAX_AGENT_DEPTH as usize + 1 == AGENT_LEVELS);
 /// How often a callee that stopped without an end is looked at.
@@ -46,6 +48,10 @@ pub(crate) struct SubAgents {
     pub(super) caller: String,
     /// The call that made the calling request.
     pub(super) parent: Option<ParentCall>,
+    /// What led to the calling request.
+    pub(super) origin: Origin,
+    /// Reaches agents of other installations.
+    pub(super) remotes: RemoteAgents,
     /// The budgets that the calling request is counted against.
     pub(super) budgets: Vec<BudgetCap>,
 }
@@ -75,17 +81,7 @@ impl SubAgents {
         max_depth: Option<u32>,
     ) -> Result<AgentAddress, Failure> {
         let address = AgentAddress::resolve(reference, &self.namespace);
-        let (depth, cap) = (
-            self.depth(),
-            max_depth.map_or(MAX_AGENT_DEPTH, |cap| cap.min(MAX_AGENT_DEPTH)),
-        );
-        if depth > cap {
-            let message = format!(
-                "agent `{address}` was not called: it would stand {depth} levels below the outermost request, and \
-                 {cap} are allowed (`max_depth`, at most {MAX_AGENT_DEPTH})"
-            );
-            return Err(Failure::new(ErrorCode::LimitExceeded, message));
-        }
+        self.check_depth(&address, max_depth)?;
         let router = &self.engine.inner.router;
         let route = router.route(&address.namespace, &address.name, &address.alias);
         if let Err(error) = route {
@@ -98,6 +94,26 @@ impl SubAgents {
             may_call(self.member(&own), peer.member(&address.to_string())).map_err(refused)?;
         }
         Ok(address)
+    }
+
+    /// Whether an agent may be called as far below the outermost request.
+    pub(super) fn check_depth(
+        &self,
+        callee: &dyn std::fmt::Display,
+        max_depth: Option<u32>,
+    ) -> Result<(), Failure> {
+        let (depth, cap) = (
+            self.depth(),
+            max_depth.map_or(MAX_AGENT_DEPTH, |cap| cap.min(MAX_AGENT_DEPTH)),
+        );
+        if depth <= cap {
+            return Ok(());
+        }
+        let message = format!(
+            "agent `{callee}` was not called: it would stand {depth} levels below the outermost request, and {cap} are \
+             allowed (`max_depth`, at most {MAX_AGENT_DEPTH})"
+        );
+        Err(Failure::new(ErrorCode::LimitExceeded, message))
     }
 
     /// The agent with this address, as far as policies can see it.
@@ -137,6 +153,31 @@ impl SubAgents {
         Some(policy::without_a_person(verdict, why))
     }
 
+    /// What the audit trail keeps of an agent that a rule of the network keeps from being called.
+    pub(crate) fn network_verdict(
+        &self,
+        step: u32,
+        call_id: &str,
+        target: &AgentRef,
+        reason: &str,
+    ) -> PolicyVerdict {
+        PolicyVerdict {
+            audit_id: AuditId::generate(),
+            step,
+            call_id: Some(call_id.to_owned()),
+            action: policy::NETWORK.to_owned(),
+            resource: match target {
+                AgentRef::Local(local) => AgentAddress::resolve(local, &self.namespace).to_string(),
+                AgentRef::Url(url) => url.clone(),
+            },
+            attributes: Value::Null,
+            verdict: AuditVerdict::Denied,
+            by_policy: None,
+            reason: reason.to_owned(),
+            policies: Vec::new(),
+        }
+    }
+
     /// The entry that names the request of a call before it is made.
     pub(crate) fn called(&self, call_id: &str, address: &AgentAddress) -> EntryBody {
         EntryBody::AgentCalled {
@@ -149,8 +190,8 @@ impl SubAgents {
 
     /// The conversation that the calling session has with the callee through a tool: the
     /// same one for every call.
-    pub(crate) fn conversation(&self, address: &AgentAddress, tool: &str) -> SessionId {
-        let key = format!("{}\n{address}\n{tool}", self.session_id);
+    pub(crate) fn conversation(&self, callee: &dyn std::fmt::Display, tool: &str) -> SessionId {
+        let key = format!("{}\n{callee}\n{tool}", self.session_id);
         let digest = rune_spec::package::digest(key.as_bytes());
         let hex: String = digest.chars().rev().take(32).collect();
         format!("sub_{hex}")
@@ -224,7 +265,7 @@ impl SubAgents {
             input: call.input,
             session_id: Some(call.session_id),
             follows: None,
-            metadata: std::collections::BTreeMap::new(),
+            metadata: self.passed_on(),
             caller: self.caller.clone(),
             idempotency: None,
         };
@@ -244,6 +285,7 @@ impl SubAgents {
     /// Cancels whatever the request called and did not hear from.
     pub(crate) async fn cancel_open(&self, state: &RunState) {
         self.engine.cancel_children(state).await;
+        self.cancel_remotes(state).await;
     }
 
     /// What the journal of the calling request holds.
@@ -251,9 +293,29 @@ impl SubAgents {
         RunState::load(self.engine.store(), self.request_id).await
     }
 
+    /// The trace of what the calling request makes others do; it begins here where the caller named none.
+    pub(super) fn trace(&self) -> TraceContext {
+        let named = self.origin.trace.clone();
+        let trace = named.unwrap_or_else(|| TraceContext::begin(self.root()));
+        trace.within(self.request_id)
+    }
+
     /// Level of the request below the outermost one.
     pub(crate) fn level(&self) -> u32 {
-        self.parent.as_ref().map_or(0, |parent| parent.depth)
+        let parent = self.parent.as_ref();
+        parent.map_or(self.origin.depth, |parent| parent.depth)
+    }
+
+    /// The metadata of a request that the calling one makes: the trace, where that has one.
+    pub(super) fn passed_on(&self) -> BTreeMap<String, Value> {
+        let trace = self.origin.trace.clone();
+        let origin = Origin {
+            depth: 0,
+            trace: trace.map(|trace| trace.within(self.request_id)),
+        };
+        let mut metadata = BTreeMap::new();
+        origin.keep(&mut metadata);
+        metadata
     }
 
     /// Level of a callee below the outermost request.

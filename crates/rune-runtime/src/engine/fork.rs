@@ -18,10 +18,12 @@ use rune_store_runtime::{
 };
 use serde_json::Value;
 
+use super::remote::REMOTE_COST;
 use super::{Engine, EngineError, Invoked, QUEUE_DEADLINE};
 use crate::budget::Payer;
 use crate::history;
 use crate::planner::{LOOP_DETECTED, MODEL_DENIED};
+use crate::policy::NETWORK;
 use crate::router::RouteError;
 
 /// Positions that an error names at the most.
@@ -288,7 +290,7 @@ fn goes_on(entry: &EntryBody, next: &EntryBody, intended: &BTreeSet<&str>) -> bo
             true
         }
         EntryBody::ToolResult(outcome) => !intended.contains(outcome.call_id.as_str()),
-        EntryBody::Notice { code, .. } => code == LOOP_DETECTED,
+        EntryBody::Notice { code, .. } => code == LOOP_DETECTED || code == REMOTE_COST,
         _ => false,
     };
     match (entry, next) {
@@ -314,5 +316,5 @@ fn goes_on(entry: &EntryBody, next: &EntryBody, intended: &BTreeSet<&str>) -> bo
 
 /// Whether a verdict is one about a call of a reply.
 fn is_about_call(verdict: &PolicyVerdict) -> bool {
-    matches!(verdict.action.as_str(), "tool" | "agent_call")
+    matches!(verdict.action.as_str(), "tool" | "agent_call" | NETWORK)
 }

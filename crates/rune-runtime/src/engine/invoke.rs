@@ -17,9 +17,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::active::{ActiveRequest, Inserted};
-use super::child::SubAgents;
+use super::child::{MAX_AGENT_DEPTH, SubAgents};
 use super::patience::Turn;
-use super::{Engine, EngineError, QUEUE_DEADLINE, RequestEvents, input};
+use super::{Engine, EngineError, Origin, QUEUE_DEADLINE, RequestEvents, input};
 use crate::agent::Agent;
 use crate::budget::{Meter, Payer};
 use crate::feed::Feed;
@@ -104,6 +104,10 @@ impl Engine {
             .ready(route.deployment.id, QUEUE_DEADLINE)
             .await?;
         let agent = replica.agent();
+        let depth = Origin::of(&invocation.metadata).depth;
+        if parent.is_none() && depth > MAX_AGENT_DEPTH {
+            return Err(EngineError::TooDeep { depth });
+        }
         let parent = match parent {
             Some((parent, caller)) => {
                 let address = format!("{}/{}", invocation.namespace, invocation.agent);
@@ -236,6 +240,7 @@ impl Engine {
             caller: accept.caller.clone(),
             deployment_id: accept.deployment_id,
             parent: accept.parent.clone(),
+            origin: Origin::of(&accept.metadata),
             budgets: accept.budgets.clone(),
             checkpoint: accept.checkpoint,
             state,
@@ -337,7 +342,9 @@ impl Engine {
         turn: Turn,
         work: impl Future<Output = Result<Outcome, EngineError>> + Send + 'static,
     ) {
-        let span = tracing::info_span!("request", id = %request_id, session = %run.session_id);
+        let span = tracing::info_span!(
+            "request", id = %request_id, session = %run.session_id, trace_id = tracing::field::Empty
+        );
         // Whatever happens in the run, the request leaves the table.
         let leave = Leave {
             engine: self.clone(),
@@ -384,6 +391,9 @@ impl Engine {
         run: &ActiveRequest,
     ) -> Result<Outcome, EngineError> {
         let inner = &self.inner;
+        if let Some(trace) = &start.origin.trace {
+            tracing::Span::current().record("trace_id", trace.trace_id());
+        }
         let started = Instant::now();
         let spent = start.state.spent;
         let deadline = started + start.timeout;
@@ -464,8 +474,10 @@ impl Engine {
             namespace: start.namespace.clone(),
             agent: agent.name().to_owned(),
             networks: agent.spec().networks.clone(),
+            remotes: agent.remotes().clone(),
             caller: start.caller.clone(),
             parent: start.parent,
+            origin: start.origin,
             budgets: start.budgets.clone(),
         };
         let meter = Meter::new(
@@ -539,6 +551,8 @@ pub(super) struct Start {
     pub(super) deployment_id: rune_store_runtime::DeploymentId,
     /// The call that made it.
     pub(super) parent: Option<ParentCall>,
+    /// What led to it.
+    pub(super) origin: Origin,
     /// The shared budgets that its model calls are counted against.
     pub(super) budgets: Vec<BudgetCap>,
     pub(super) checkpoint: CheckpointPolicy,

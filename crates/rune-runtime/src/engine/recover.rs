@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::active::{ActiveRequest, Inserted};
 use super::invoke::Start;
 use super::patience::{Patience, SUSPICIOUS_CRASHES, Turn};
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, Origin};
 use crate::planner::{Outcome, RunState};
 
 /// How long a store that did not answer is left alone.
@@ -272,6 +272,7 @@ impl Engine {
             caller: row.caller,
             deployment_id: row.deployment_id,
             parent: row.parent,
+            origin: Origin::of(&row.metadata),
             budgets: row.budgets,
             checkpoint: row.checkpoint,
             state,

@@ -7,7 +7,7 @@ use rune_store_runtime::{Entry, EntryBody, RequestId, RequestRow};
 use serde_json::Value;
 
 use super::child::SubAgents;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, Origin};
 use crate::agent::Agent;
 use crate::replay::{AskedModels, Replay, Replayed, TapeOptions, obstacle};
 
@@ -58,8 +58,10 @@ impl Engine {
             namespace: row.namespace.clone(),
             agent: agent.name().to_owned(),
             networks: agent.spec().networks.clone(),
+            remotes: agent.remotes().clone(),
             caller: row.caller.clone(),
             parent: row.parent.clone(),
+            origin: Origin::of(&row.metadata),
             budgets: Vec::new(),
         };
         let replay = Replay {

@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::component::{COMPONENT_LOG, ComponentLog, Did};
 use super::found::Found;
 use crate::dispatch::refusal;
+use crate::engine::Before;
 use crate::history::without_steps;
 use crate::tokens::TokenScale;
 
@@ -91,6 +92,10 @@ pub(crate) struct OpenCall {
     pub(crate) approval: Option<Approval>,
     /// The request of the agent it calls, where it calls one.
     pub(crate) child: Option<RequestId>,
+    /// The agent of another installation that it calls, where it calls one.
+    pub(crate) remote: Option<RemoteCallee>,
+    /// Whether it was under way when the runtime was interrupted.
+    pub(crate) interrupted: bool,
     /// Whether it was made before.
     pub(crate) repetition: Repetition,
 }
@@ -111,7 +116,25 @@ impl Approval {
     }
 }
 
+/// An agent of another installation that is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RemoteCallee {
+    url: String,
+    /// What it calls what it was told, as soon as that is known.
+    task: Option<String>,
+}
+
 impl OpenCall {
+    /// What is known of the call of an agent of another installation.
+    pub(crate) fn before(&self) -> Before {
+        let task = self.remote.as_ref().and_then(|remote| remote.task.clone());
+        match (task, self.interrupted) {
+            (Some(task), _) => Before::Task(task),
+            (None, true) => Before::Interrupted,
+            (None, false) => Before::Nothing,
+        }
+    }
+
     pub(crate) fn id(&self) -> &str {
         match &self.block {
             Block::ToolCall { id, .. } => id,
@@ -213,9 +236,27 @@ pub(crate) enum StepProgress {
         attempt: u32,
         /// The agent's request.
         request_id: RequestId,
+        /// The agent, where another installation serves it.
+        remote: Option<RemoteCallee>,
     },
     /// It has ended, or is not run.
     Ended(StepOutcome),
+}
+
+impl StepProgress {
+    /// What is known of the call of an agent of another installation, where the runtime was interrupted meanwhile.
+    pub(crate) fn before(&self) -> Before {
+        match self {
+            Self::Running {
+                remote:
+                    Some(RemoteCallee {
+                        task: Some(task), ..
+                    }),
+                ..
+            } => Before::Task(task.clone()),
+            Self::Running { .. } | Self::Ended(_) => Before::Interrupted,
+        }
+    }
 }
 
 impl RunState {
@@ -331,10 +372,45 @@ impl RunState {
     pub(crate) fn children(&self) -> impl Iterator<Item = RequestId> + Send + '_ {
         let called = self.open.iter().filter_map(|call| call.child);
         let steps = self.workflow.values().filter_map(|step| match step {
-            StepProgress::Running { request_id, .. } => Some(*request_id),
+            StepProgress::Running {
+                request_id,
+                remote: None,
+                ..
+            } => Some(*request_id),
+            StepProgress::Running { .. } | StepProgress::Ended(_) => None,
+        });
+        called.chain(steps)
+    }
+
+    /// Whether it waits for agents of other installations.
+    pub(crate) fn waits_for_remotes(&self) -> bool {
+        self.remotes().next().is_some()
+    }
+
+    /// The tasks of agents of other installations that it has begun and not heard from, with the agents' URLs.
+    pub(crate) fn remote_tasks(&self) -> impl Iterator<Item = (&str, &str)> + Send {
+        self.remotes()
+            .filter_map(|remote| Some((remote.url.as_str(), remote.task.as_deref()?)))
+    }
+
+    fn remotes(&self) -> impl Iterator<Item = &RemoteCallee> + Send {
+        let called = self.open.iter().filter_map(|call| call.remote.as_ref());
+        let steps = self.workflow.values().filter_map(|step| match step {
+            StepProgress::Running { remote, .. } => remote.as_ref(),
             StepProgress::Ended(_) => None,
         });
         called.chain(steps)
+    }
+
+    /// The callee of a call, or of a step, where another installation serves it.
+    fn remote_of(&mut self, id: &str) -> Option<&mut Option<RemoteCallee>> {
+        if let Some(call) = self.open.iter_mut().find(|call| call.id() == id) {
+            return Some(&mut call.remote);
+        }
+        match self.workflow.get_mut(id)? {
+            StepProgress::Running { remote, .. } => Some(remote),
+            StepProgress::Ended(_) => None,
+        }
     }
 
     /// Adds an entry.
@@ -378,6 +454,8 @@ impl RunState {
                             intent: None,
                             approval: None,
                             child: None,
+                            remote: None,
+                            interrupted: false,
                             // A program may have its reasons; its caps hold.
                             repetition: Repetition::Tolerable,
                         });
@@ -409,6 +487,8 @@ impl RunState {
                         intent: None,
                         approval: None,
                         child: None,
+                        remote: None,
+                        interrupted: false,
                         repetition: repeated.count(reply.step),
                     });
                 }
@@ -496,12 +576,33 @@ impl RunState {
                 let progress = StepProgress::Running {
                     attempt: *attempt,
                     request_id: *request_id,
+                    remote: None,
                 };
                 self.workflow.insert(step.clone(), progress);
             }
             EntryBody::StepFinished(outcome) => {
                 let progress = StepProgress::Ended(outcome.clone());
                 self.workflow.insert(outcome.step.clone(), progress);
+            }
+            EntryBody::AgentCalled {
+                call_id,
+                agent,
+                request_id: None,
+                ..
+            } => {
+                if let Some(remote) = self.remote_of(call_id) {
+                    *remote = Some(RemoteCallee {
+                        url: agent.clone(),
+                        task: None,
+                    });
+                }
+            }
+            EntryBody::RemoteTask {
+                call_id, task_id, ..
+            } => {
+                if let Some(Some(remote)) = self.remote_of(call_id) {
+                    remote.task = Some(task_id.clone());
+                }
             }
             EntryBody::AgentCalled {
                 call_id,

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use super::decision::{PolicyDecision, Verdict};
 use super::query::PolicyResource;
 
+/// What the verdicts of the rules of networks are about. No policy has a say in them.
+pub(crate) const NETWORK: &str = "network";
+
 /// The verdict of a decision as the journal keeps it.
 pub(crate) fn verdict(
     step: u32,
@@ -63,7 +66,7 @@ impl JournaledVerdict {
     }
 }
 
-/// The verdicts of a request, in their order. `entries` is its journal from the beginning.
+/// The verdicts of policies about a request, in their order. `entries` is its journal from the beginning.
 pub fn policy_verdicts(entries: impl IntoIterator<Item = Entry>) -> Vec<JournaledVerdict> {
     let mut inputs: HashMap<String, Value> = HashMap::new();
     let mut found = Vec::new();
@@ -73,7 +76,9 @@ pub fn policy_verdicts(entries: impl IntoIterator<Item = Entry>) -> Vec<Journale
                 inputs.insert(id.clone(), input.clone());
             }
         }
-        if let EntryBody::PolicyVerdict(verdict) = body {
+        if let EntryBody::PolicyVerdict(verdict) = body
+            && verdict.action != NETWORK
+        {
             let call = verdict
                 .call_id
                 .as_ref()

@@ -5,10 +5,17 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::budget::{BUDGET_WAIT, USAGE_UNKNOWN};
+use crate::engine::REMOTE_COST;
 use crate::planner::{COMPONENT_WAIT, PROVIDER_WAIT};
 
 /// Notices of what happened around a run and is no part of it.
-const CIRCUMSTANCES: [&str; 4] = [PROVIDER_WAIT, BUDGET_WAIT, USAGE_UNKNOWN, COMPONENT_WAIT];
+const CIRCUMSTANCES: [&str; 5] = [
+    PROVIDER_WAIT,
+    BUDGET_WAIT,
+    USAGE_UNKNOWN,
+    COMPONENT_WAIT,
+    REMOTE_COST,
+];
 
 /// The hash of a run: SHA-256, in hexadecimal, over one line of canonical JSON (keys sorted, no spaces) for each entry.
 /// Left out are ids and times that are made anew in every run (replica, attempt, audit row, approval and its deadline,
@@ -39,6 +46,8 @@ pub(crate) fn canonical(body: &EntryBody) -> Option<Value> {
         EntryBody::PolicyVerdict(_) => &["audit_id"],
         EntryBody::ApprovalAsked(_) => &["approval_id", "deadline"],
         EntryBody::ApprovalGiven(_) => &["approval_id"],
+        // Where nobody is called there is none.
+        EntryBody::RemoteTask { .. } => return None,
         EntryBody::AgentCalled { .. } | EntryBody::StepStarted { .. } => &["request_id"],
         EntryBody::StepFinished(_) => &["duration_ms"],
         EntryBody::Notice { code, .. } if CIRCUMSTANCES.contains(&code.as_str()) => {

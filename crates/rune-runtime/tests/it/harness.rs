@@ -109,6 +109,7 @@ pub(crate) fn loader(home: &std::path::Path) -> AgentLoader {
         wasm: WasmRuntime::new(WasmConfig::default()),
         mcp: McpClient::new("/usr/bin:/bin", Launcher::Direct, Arc::new(|_| None)),
         docker: DockerEngine::absent(),
+        remotes: rune_tools::RemoteAgents::default(),
         workspaces: home.join("workspaces"),
         diagnostics: Diagnostics::default(),
     }

@@ -381,6 +381,12 @@ impl Random {
                 request_id: self.one_in(2).then(|| self.request()),
                 depth: 1,
             },
+            20 if self.one_in(2) => EntryBody::RemoteTask {
+                call_id: self.call_id(),
+                agent: self.word(),
+                task_id: self.word(),
+                context_id: self.word(),
+            },
             20 => EntryBody::StepStarted {
                 step: self.word(),
                 attempt: 1,

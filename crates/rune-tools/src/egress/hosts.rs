@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use url::Url;
+
 /// The hosts that a tool may connect to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hosts {
@@ -32,6 +34,27 @@ impl Hosts {
             |address| address.to_canonical().to_string(),
         );
         self.some.push((host, port));
+    }
+
+    /// Grants a place as an operator names it: `HOST[:PORT]`, an address of IPv6 in brackets. False where it is none.
+    pub fn grant_place(&mut self, place: &str) -> bool {
+        let parsed = Url::parse(&format!("place://{place}")).ok();
+        let alone = parsed.filter(|parsed| {
+            let rest = (
+                parsed.username(),
+                parsed.path(),
+                parsed.query(),
+                parsed.fragment(),
+            );
+            matches!(rest, ("", "" | "/", None, None)) && parsed.password().is_none()
+        });
+        let host = alone.as_ref().and_then(|place| place.host_str());
+        let (Some(place), Some(host)) = (&alone, host) else {
+            return false;
+        };
+        let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
+        self.grant(&host, place.port());
+        true
     }
 
     /// Whether no host is granted.
@@ -74,5 +97,33 @@ fn is_host(pattern: &str, host: &str) -> bool {
         Some("") => true,
         Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
         None => pattern == host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_host_with_or_without_a_port() {
+        let mut hosts = Hosts::default();
+        for place in [
+            "Agents.example.org",
+            "127.0.0.1:9000",
+            "[::1]:80",
+            "*.example.net",
+        ] {
+            assert!(hosts.grant_place(place), "{place}");
+        }
+        assert!(hosts.allow("agents.example.org", 443));
+        assert!(hosts.allow("127.0.0.1", 9000) && !hosts.allow("127.0.0.1", 9001));
+        assert!(hosts.allow("::1", 80));
+        assert!(hosts.allow("a.example.net", 1) && !hosts.allow("example.net", 1));
+        for wrong in ["", "a/b", "u@a", "a?b", "a b", "a:x"] {
+            assert!(!Hosts::default().grant_place(wrong), "{wrong}");
+        }
+        assert!(Hosts::default().is_empty());
+        let mut every = Hosts::default();
+        assert!(every.grant_place("*") && every.allow("x", 1));
     }
 }

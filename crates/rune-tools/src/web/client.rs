@@ -1,5 +1,6 @@
 //! The HTTP client of the web tools.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -45,7 +46,7 @@ pub(crate) struct Fetched {
 /// A request to a service.
 pub(crate) struct WebRequest {
     pub(crate) url: Url,
-    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) headers: Vec<(Cow<'static, str>, String)>,
     /// What is posted; a request without it gets.
     pub(crate) json: Option<Value>,
 }
@@ -61,19 +62,39 @@ impl WebRequest {
     }
 }
 
+/// A request that got no answer.
+pub(crate) struct Unanswered {
+    pub(crate) error: ToolError,
+    /// Whether the other side has not seen anything of it.
+    pub(crate) is_unsent: bool,
+}
+
 /// An HTTP client that goes only where an [`EgressPolicy`] allows. It takes no proxy
 /// from the environment, keeps no cookies and is built at its first use.
 pub(crate) struct WebClient {
     policy: Arc<EgressPolicy>,
+    /// The longest silence while an answer is read.
+    silence: Duration,
     client: OnceLock<Client>,
 }
 
 impl WebClient {
     pub(crate) fn new(policy: EgressPolicy) -> Self {
+        Self::patient(policy, READ_TIMEOUT)
+    }
+
+    /// The same for answers that may be silent for longer.
+    pub(crate) fn patient(policy: EgressPolicy, silence: Duration) -> Self {
         Self {
             policy: Arc::new(policy),
+            silence,
             client: OnceLock::new(),
         }
+    }
+
+    /// Whether the policy lets a URL through, as far as that shows before its name is resolved.
+    pub(crate) fn check(&self, url: &Url) -> Result<(), EgressError> {
+        self.policy.check_url(url)
     }
 
     /// Gets a page, at the most `max_bytes` of its decoded body. `gate` is asked about the host of every hop.
@@ -130,28 +151,49 @@ impl WebClient {
         max_bytes: usize,
         gate: Option<&dyn EgressGate>,
     ) -> Result<Fetched, ToolError> {
+        let url = request.url.clone();
+        let response = self.open(request, gate).await;
+        read(
+            url,
+            response.map_err(|unanswered| unanswered.error)?,
+            max_bytes,
+        )
+        .await
+    }
+
+    /// Sends one request and answers as soon as the head of its answer is there. A redirect is one.
+    pub(crate) async fn open(
+        &self,
+        request: WebRequest,
+        gate: Option<&dyn EgressGate>,
+    ) -> Result<Response, Unanswered> {
+        let unsent = |error: ToolError| Unanswered {
+            error,
+            is_unsent: true,
+        };
         let url = request.url;
-        self.policy
-            .check_url(&url)
-            .map_err(|error| refused(&error))?;
+        let checked = self.policy.check_url(&url);
+        checked.map_err(|error| unsent(refused(&error)))?;
         if let (Some(gate), Some((host, port))) = (gate, destination(&url)) {
-            gate.connect(&host, port)?;
+            gate.connect(&host, port).map_err(unsent)?;
         }
-        let client = self.client()?;
+        let client = self.client().map_err(unsent)?;
         let mut sent = match &request.json {
             Some(body) => client.post(url.clone()).json(body),
             None => client.get(url.clone()),
         };
         for (name, value) in &request.headers {
             let mut value = HeaderValue::from_str(value).map_err(|_| {
-                ToolError::unavailable(format!("`{name}` cannot be sent as a header"))
+                let message = format!("`{name}` cannot be sent as a header");
+                unsent(ToolError::unavailable(message))
             })?;
             value.set_sensitive(true);
-            sent = sent.header(*name, value);
+            sent = sent.header(name.as_ref(), value);
         }
-        let response = sent.send().await;
-        let response = response.map_err(|error| unreachable(&url, &error.without_url()))?;
-        read(url, response, max_bytes).await
+        sent.send().await.map_err(|error| Unanswered {
+            is_unsent: error.is_connect() || error.is_builder(),
+            error: unreachable(&url, &error.without_url()),
+        })
     }
 
     fn client(&self) -> Result<&Client, ToolError> {
@@ -167,7 +209,7 @@ impl WebClient {
             .referer(false)
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
+            .read_timeout(self.silence)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build()
             .map_err(|error| {
@@ -238,7 +280,7 @@ pub(crate) fn refused(error: &EgressError) -> ToolError {
     ToolError::new(kind, error.to_string())
 }
 
-fn unreachable(url: &Url, error: &reqwest::Error) -> ToolError {
+pub(crate) fn unreachable(url: &Url, error: &reqwest::Error) -> ToolError {
     let mut source: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(cause) = source {
         if let Some(egress) = cause.downcast_ref::<EgressError>() {

@@ -10,7 +10,8 @@ use crate::support::Sandbox;
 const ELSEWHERE: [&str; 2] = ["agent-send", "docker-exec"];
 
 /// Tools that need the engine.
-const WITH_ENGINE: [&str; 17] = [
+const WITH_ENGINE: [&str; 18] = [
+    "a2a-send",
     "agent-find",
     "agent-kill",
     "agent-list",
@@ -38,6 +39,14 @@ const TASK: &str = "tsk_0123456789abcdef0123456789abcdef";
 fn examples() -> BTreeMap<&'static str, Vec<Value>> {
     let patch = "--- /dev/null\n+++ b/new.txt\n@@ -0,0 +1 @@\n+x\n";
     [
+        ("a2a-discover", vec![json!({"url": "http://127.0.0.1/"})]),
+        (
+            "a2a-send",
+            vec![
+                json!({"url": "http://127.0.0.1/", "message": "Hi"}),
+                json!({"url": "http://127.0.0.1/", "data": [1], "context_id": "c", "task_id": "t"}),
+            ],
+        ),
         ("agent-find", vec![json!({"query": "mail", "limit": 3})]),
         ("agent-kill", vec![json!({"request_id": REQUEST})]),
         ("agent-list", vec![json!({}), json!({"namespace": "dev"})]),
@@ -352,7 +361,7 @@ async fn what_a_descriptor_accepts_the_tool_takes() {
                     assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound);
                 }
                 // The input is fine; the policy is not.
-                "web-fetch" | "browser-navigate" => {
+                "web-fetch" | "browser-navigate" | "a2a-discover" => {
                     assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::Denied);
                 }
                 "output-read" => assert_eq!(outcome.unwrap_err().kind, ToolErrorKind::NotFound),

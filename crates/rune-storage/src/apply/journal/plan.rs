@@ -167,6 +167,7 @@ impl<'a> Append<'a> {
                 self.messages.push((seq, None));
             }
             EntryBody::AgentCalled { .. }
+            | EntryBody::RemoteTask { .. }
             | EntryBody::StepStarted { .. }
             | EntryBody::StepFinished(_)
             | EntryBody::ModelFailed { .. }

@@ -443,6 +443,7 @@ impl Plan {
                 self.messages.push((seq, None));
             }
             EntryBody::AgentCalled { .. }
+            | EntryBody::RemoteTask { .. }
             | EntryBody::StepStarted { .. }
             | EntryBody::StepFinished(_)
             | EntryBody::ModelFailed { .. }
