@@ -54,4 +54,31 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// [`BackendError::Unavailable`].
     async fn stop(&self, id: ReplicaId) -> Result<(), BackendError>;
+
+    /// Takes over a replica that an earlier process has started and that is ready, where it
+    /// is what `spec` says; `endpoint` is what [`Backend::start`] answered then. Answers
+    /// whether it is, and takes requests from now on.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`].
+    async fn adopt(&self, _spec: &ReplicaSpec, _endpoint: &str) -> Result<bool, BackendError> {
+        Ok(false)
+    }
+
+    /// The replicas that are there, whichever process has started them.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`].
+    async fn list(&self) -> Result<Vec<ReplicaId>, BackendError> {
+        Ok(Vec::new())
+    }
+
+    /// The last lines that a replica has logged, at the most so many; nothing where it has
+    /// no log of its own.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`].
+    async fn logs(&self, _id: ReplicaId, _lines: usize) -> Result<Option<String>, BackendError> {
+        Ok(None)
+    }
 }

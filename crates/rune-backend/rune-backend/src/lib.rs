@@ -13,4 +13,4 @@ mod spec;
 
 pub use backend::{Backend, ReplicaHealth};
 pub use error::BackendError;
-pub use spec::ReplicaSpec;
+pub use spec::{ReplicaSpec, Resources};

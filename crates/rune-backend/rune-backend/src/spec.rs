@@ -23,6 +23,32 @@ pub struct ReplicaSpec {
     pub image: Option<String>,
     /// The deployment's variables. May hold secrets.
     pub env: BTreeMap<String, String>,
+    /// Names of the networks that the agent is in.
+    pub networks: Vec<String>,
+    /// What the replica may use, where its platform limits that.
+    pub resources: Resources,
+    /// What a replica outside the daemon's process has in its environment, beside what its
+    /// platform adds: how it finds the daemon, and proves which one it is. Holds a secret.
+    pub launch: BTreeMap<String, String>,
+}
+
+/// What a replica may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    /// Whole processors.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+}
+
+impl Default for Resources {
+    /// One processor and 512 MiB.
+    fn default() -> Self {
+        Self {
+            cpus: 1,
+            memory_mib: 512,
+        }
+    }
 }
 
 impl ReplicaSpec {
@@ -38,6 +64,9 @@ impl ReplicaSpec {
             digest: version.digest.clone(),
             image: version.image.clone(),
             env: deployment.env.clone(),
+            networks: Vec::new(),
+            resources: Resources::default(),
+            launch: BTreeMap::new(),
         }
     }
 }

@@ -18,7 +18,7 @@ const ROWS: &[&[&str]] = &[
         "rune-oci",
     ],
     &["rune-tools"],
-    &["rune-wasm", "rune-docker", "rune-mcp"],
+    &["rune-wasm", "rune-docker", "rune-k8s", "rune-mcp"],
     &["rune-runtime"],
     &["rune-http"],
     &["rune-remote-store"],
@@ -45,7 +45,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("seccompiler", &["rune-tools"]),
     ("rmcp", &["rune-mcp"]),
     ("bollard", &["rune-docker"]),
-    ("k8s-openapi", &["rune-testkit-kubernetes"]),
+    ("kube", &["rune-k8s"]),
+    ("k8s-openapi", &["rune-k8s", "rune-testkit-kubernetes"]),
     ("clap", &["rune-cmd", "rune-testkit"]),
     (
         "axum",

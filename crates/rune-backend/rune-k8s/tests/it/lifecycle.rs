@@ -1,0 +1,180 @@
+//! Replicas that start, run and stop, and a daemon that starts again.
+
+use std::time::Duration;
+
+use rune_backend::{Backend, ReplicaHealth};
+use rune_testkit_kubernetes::{Script, ScriptedPods};
+use serde_json::json;
+
+use crate::cluster::{Cluster, NAMESPACE, name_of, spec, started, until_health};
+
+async fn cluster() -> Cluster {
+    Cluster::start(ScriptedPods::new(Script::Serve)).await
+}
+
+#[tokio::test]
+async fn a_replica_starts_answers_and_stops() {
+    let cluster = cluster().await;
+    let (backend, spec) = (cluster.backend().await, spec());
+    assert_eq!(
+        backend.health(spec.replica_id).await.unwrap(),
+        ReplicaHealth::Gone
+    );
+    let endpoint = started(&backend, &spec).await;
+    assert!(
+        endpoint.starts_with("http://127.88.") && endpoint.ends_with(":8090"),
+        "{endpoint}"
+    );
+    assert_eq!(
+        backend.health(spec.replica_id).await.unwrap(),
+        ReplicaHealth::Ready
+    );
+    assert_eq!(backend.list().await.unwrap(), [spec.replica_id]);
+    let log = backend.logs(spec.replica_id, 10).await.unwrap().unwrap();
+    assert_eq!(log, format!("{} runs\n", name_of(&spec)));
+    assert!(
+        backend
+            .drain(spec.replica_id, Duration::ZERO)
+            .await
+            .unwrap()
+    );
+    for _ in 0..2 {
+        backend.stop(spec.replica_id).await.unwrap();
+    }
+    cluster.empty().await;
+    until_health(&backend, spec.replica_id, |health| {
+        *health == ReplicaHealth::Gone
+    })
+    .await;
+    assert_eq!(backend.logs(spec.replica_id, 10).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_pod_has_what_it_needs_and_no_more() {
+    let cluster = cluster().await;
+    let (backend, spec) = (cluster.backend().await, spec());
+    started(&backend, &spec).await;
+    let pods = cluster.server.objects("pods", Some(NAMESPACE));
+    let [pod] = pods.as_slice() else {
+        panic!("{pods:?}")
+    };
+    let labels = &pod["metadata"]["labels"];
+    assert_eq!(labels["rune.agent"], "echo");
+    assert_eq!(labels["rune.deployment"], spec.deployment_id.to_string());
+    assert_eq!(labels["rune.replica"], spec.replica_id.to_string());
+    assert_eq!(labels["rune.network/bridge"], "member");
+    let inner = &pod["spec"];
+    assert_eq!(inner["automountServiceAccountToken"], false);
+    assert_eq!(inner["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(
+        inner["securityContext"]["seccompProfile"]["type"],
+        "RuntimeDefault"
+    );
+    let container = &inner["containers"][0];
+    assert_eq!(container["image"], "rune:test");
+    assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+    assert_eq!(
+        container["securityContext"]["allowPrivilegeEscalation"],
+        false
+    );
+    assert_eq!(
+        container["securityContext"]["capabilities"]["drop"],
+        json!(["ALL"])
+    );
+    assert_eq!(
+        container["resources"]["limits"],
+        json!({"cpu": "2", "memory": "2048Mi"})
+    );
+    assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/health");
+    // What is secret is nowhere in the pod.
+    assert!(!pod.to_string().contains("secret-token"), "{pod}");
+
+    let secrets = cluster.server.objects("secrets", Some(NAMESPACE));
+    let [secret] = secrets.as_slice() else {
+        panic!("{secrets:?}")
+    };
+    assert_eq!(
+        secret["metadata"]["ownerReferences"][0]["uid"],
+        pod["metadata"]["uid"]
+    );
+    let keys: Vec<&str> = secret["data"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(keys, ["GREETING", "RUNE_REPLICA_TOKEN"]);
+
+    let policies = cluster.server.objects("networkpolicies", Some(NAMESPACE));
+    let [policy] = policies.as_slice() else {
+        panic!("{policies:?}")
+    };
+    assert_eq!(policy["metadata"]["name"], "rune-network-bridge");
+    let from = &policy["spec"]["ingress"][0]["from"];
+    assert_eq!(
+        from[0]["podSelector"]["matchLabels"],
+        json!({"rune.network/bridge": "member"})
+    );
+    assert_eq!(
+        from[1]["podSelector"]["matchLabels"],
+        json!({"app.kubernetes.io/name": "rune"})
+    );
+}
+
+#[tokio::test]
+async fn a_start_that_is_tried_again_is_the_same_replica() {
+    let cluster = cluster().await;
+    let (backend, spec) = (cluster.backend().await, spec());
+    // The first is given up on the way.
+    let given_up = tokio::time::timeout(Duration::from_millis(50), backend.start(&spec)).await;
+    drop(given_up);
+    let endpoint = started(&backend, &spec).await;
+    assert_eq!(started(&backend, &spec).await, endpoint);
+    assert_eq!(cluster.pod_names(), [name_of(&spec)]);
+    assert_eq!(cluster.pods.started(), [name_of(&spec)]);
+}
+
+#[tokio::test]
+async fn the_next_daemon_finds_the_replicas_of_the_last() {
+    let cluster = cluster().await;
+    let specs = [spec(), spec(), spec()];
+    let first = cluster.backend().await;
+    let mut endpoints = Vec::new();
+    for spec in &specs {
+        endpoints.push(started(&first, spec).await);
+    }
+    drop(first);
+    let next = cluster.backend().await;
+    let mut found = next.list().await.unwrap();
+    found.sort();
+    let mut wanted = specs.each_ref().map(|spec| spec.replica_id);
+    wanted.sort();
+    assert_eq!(found, wanted);
+    for (spec, endpoint) in specs.iter().zip(&endpoints) {
+        assert_eq!(
+            next.health(spec.replica_id).await.unwrap(),
+            ReplicaHealth::Ready
+        );
+        assert_eq!(started(&next, spec).await, *endpoint);
+    }
+    assert_eq!(cluster.pods.started().len(), 3, "none was started twice");
+    // One of which no row speaks is found and ended.
+    next.stop(specs[0].replica_id).await.unwrap();
+    until_health(&next, specs[0].replica_id, |health| {
+        *health == ReplicaHealth::Gone
+    })
+    .await;
+    assert_eq!(next.list().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn daemons_of_one_namespace_do_not_see_each_others_replicas() {
+    let cluster = cluster().await;
+    let one = cluster.backend().await;
+    let mut config = cluster.config();
+    config.daemon = "other".to_owned();
+    let other = crate::cluster::connect(config).await;
+    let spec = spec();
+    started(&one, &spec).await;
+    assert_eq!(other.list().await.unwrap(), []);
+}
