@@ -129,7 +129,8 @@ async fn a_card_is_kept_and_asked_for_again_by_its_tag() {
     let (_served, api) = sender().await;
     let agent = Scripted::start(|seen, base| {
         if seen.head.contains("if-none-match: \"v1\"") {
-            return Reply::Whole(304, "text/plain", Vec::new());
+            let kind = "text/plain\r\ncache-control: no-cache";
+            return Reply::Whole(304, kind, Vec::new());
         }
         let one = json!({"url": base, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"});
         let card = json!({"name": "kept", "supportedInterfaces": [one]});
