@@ -5,6 +5,7 @@ mod host;
 pub(crate) mod world;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rune_tools::said;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -17,6 +18,7 @@ pub use guest::Fixed;
 pub use host::{AgentHost, RunEnded};
 pub(crate) use host::{INTERFACES, add_to_linker};
 
+use crate::cpu_time::within;
 use crate::guest::Ends;
 use crate::loaded::Loaded;
 use crate::output::TooMuchOutput;
@@ -39,6 +41,8 @@ pub struct WasmAgent {
     pub(crate) entry: ComponentExportIndex,
     /// Bytes of memory that a run may have.
     pub(crate) memory: u64,
+    /// CPU time that a run may take.
+    pub(crate) cpu: Option<Duration>,
     /// Keeps the component for others that use it.
     pub(crate) _loaded: Arc<Loaded>,
 }
@@ -70,6 +74,16 @@ pub enum AgentRunError {
         wanted: u64,
         /// What it may have.
         limit: u64,
+        /// What it wrote to standard error.
+        said: String,
+    },
+    /// It worked too long.
+    #[error(
+        "the component used more than {limit} ms of CPU time (`runtime.component_cpu_ms`) and was stopped{said}"
+    )]
+    Cpu {
+        /// Milliseconds that it may work.
+        limit: u128,
         /// What it wrote to standard error.
         said: String,
     },
@@ -137,7 +151,7 @@ impl WasmAgent {
         store.set_hostcall_fuel(CALL_BYTES);
         let _running = self.host.ticker.run();
         let ran = async {
-            // More than anything burns: what bounds an agent is its time.
+            // More than anything burns: what bounds an agent is its time, and that of its processor.
             store.set_fuel(u64::MAX)?;
             let instance = self.pre.instantiate_async(&mut store).await?;
             let run = instance
@@ -148,7 +162,13 @@ impl WasmAgent {
             let (answer,) = run.call_async(&mut store, (request,)).await?;
             Ok(answer)
         };
-        let ran: wasmtime::Result<_> = ran.await;
+        let ran: Option<wasmtime::Result<_>> = within(self.cpu, ran).await;
+        let Some(ran) = ran else {
+            return Err(AgentRunError::Cpu {
+                limit: self.cpu.unwrap_or_default().as_millis(),
+                said: said(&ends.stderr.lock().diagnostics()),
+            });
+        };
         match ran {
             Ok(answer) => Ok(AgentRun {
                 answer,

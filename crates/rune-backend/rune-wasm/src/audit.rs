@@ -138,6 +138,7 @@ impl WasmRuntime {
                 let grants = AgentGrants {
                     remembers: true,
                     memory_mib: u32::MAX,
+                    cpu: None,
                 };
                 self.load_agent(module, grants).err()
             }

@@ -1,5 +1,6 @@
 //! What a tool's capabilities let a guest reach.
 
+use std::iter;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,11 +73,12 @@ impl Grants {
 
     /// The granted directories, opened. Blocks as the file system does.
     pub(crate) fn open(&self, workspace: &Path) -> Result<Vec<Opened>, ToolError> {
-        let opened = self
-            .directories
-            .iter()
-            .map(|directory| directory.open(workspace));
-        opened.collect()
+        let changed = self.directories.iter().filter(|it| it.is_changed());
+        let changed: Vec<&Path> = iter::once(workspace)
+            .chain(changed.map(|it| Path::new(&it.path)))
+            .collect();
+        let directories = self.directories.iter();
+        directories.map(|it| it.open(workspace, &changed)).collect()
     }
 
     pub(crate) const fn has_directories(&self) -> bool {
@@ -102,10 +104,20 @@ fn guest_path(path: &str) -> String {
 }
 
 impl Directory {
-    fn open(&self, workspace: &Path) -> Result<Opened, ToolError> {
+    /// Whether guests may change what is in it, and it is none of the workspace.
+    fn is_changed(&self) -> bool {
+        self.access == Access::ReadWrite && Path::new(&self.path).is_absolute()
+    }
+
+    /// Opens it. Those in `changed` may hold links that tools have made: none of them leads out of the directory.
+    fn open(&self, workspace: &Path, changed: &[&Path]) -> Result<Opened, ToolError> {
         let path = Path::new(&self.path);
-        let handle = if path.is_absolute() {
-            // Named by the tool's description, so it is what it is; nobody else can change it.
+        let mut outer = changed.iter();
+        let outer = outer.find(|dir| **dir != path && path.starts_with(dir));
+        let handle = if let Some(outer) = outer {
+            open_directory(outer, &self.path, false)?
+        } else if path.is_absolute() {
+            // Named by the tool's description, so it is what it is.
             let failed = |error| {
                 let message = format!("the directory `{}` cannot be opened: {error}", self.path);
                 ToolError::new(ToolErrorKind::Unavailable, message)

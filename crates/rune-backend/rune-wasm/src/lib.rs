@@ -27,6 +27,7 @@ mod code_cache;
 mod cpu_time;
 mod engine;
 mod error;
+mod files;
 mod grants;
 mod guest;
 mod http;

@@ -1,13 +1,14 @@
 //! Compiles and keeps modules.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use rune_spec::{Runefile, ToolDescriptor, ToolRef};
 use rune_tools::EgressPolicy;
+use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, Linker, component};
@@ -20,7 +21,7 @@ use crate::guest::Guest;
 use crate::http::HttpClient;
 use crate::imports::Kind;
 use crate::loaded::Loaded;
-use crate::{WasmAgent, WasmError, WasmTool, lookup};
+use crate::{WasmAgent, WasmError, WasmTool, files, lookup};
 
 /// The largest file of a module.
 const MAX_MODULE_BYTES: u64 = 64 * 1024 * 1024;
@@ -34,6 +35,8 @@ pub struct AgentGrants {
     pub remembers: bool,
     /// MiB of memory of a run; no more than 4096 counts.
     pub memory_mib: u32,
+    /// CPU time of a run; absent: only its clock counts.
+    pub cpu: Option<Duration>,
 }
 
 impl AgentGrants {
@@ -45,6 +48,7 @@ impl AgentGrants {
         Self {
             remembers: agent.toolset.iter().any(is_memory),
             memory_mib: agent.runtime.resource_profile.component_mib(),
+            cpu: agent.runtime.component_cpu_ms.map(Duration::from_millis),
         }
     }
 
@@ -167,6 +171,7 @@ impl WasmRuntime {
             pre,
             entry,
             memory,
+            cpu: grants.cpu,
             _loaded: loaded,
         })
     }
@@ -213,6 +218,7 @@ impl Host {
         let mut components = component::Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut components)?;
         lookup::add_to_linker(&mut components)?;
+        files::add_to_linkers(&mut modules, &mut components)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut components)?;
         let mut agents = component::Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut agents)?;
@@ -253,8 +259,15 @@ fn read(path: &Path) -> Result<Vec<u8>, WasmError> {
         path: path.to_owned(),
         source,
     };
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let size = file.metadata().map_err(failed)?.len();
+    // A named pipe would be waited for.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::open(path, flags, Mode::empty());
+    let file = std::fs::File::from(file.map_err(|error| failed(error.into()))?);
+    let meta = file.metadata().map_err(failed)?;
+    if !meta.is_file() {
+        return Err(failed(io::Error::other("it is no regular file")));
+    }
+    let size = meta.len();
     let mut bytes = Vec::new();
     let mut bounded = file.take(MAX_MODULE_BYTES + 1);
     bounded.read_to_end(&mut bytes).map_err(failed)?;

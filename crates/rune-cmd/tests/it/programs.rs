@@ -421,6 +421,13 @@ async fn whatever_a_component_does_ends_and_says_why() {
             "did not end within 500 ms",
         ),
         (
+            "toil",
+            guest(SPIN),
+            "runtime: {component_cpu_ms: 200}\n",
+            "limit_exceeded",
+            "the component used more than 200 ms of CPU time (`runtime.component_cpu_ms`)",
+        ),
+        (
             "hoard",
             guest(
                 "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)",

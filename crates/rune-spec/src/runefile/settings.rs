@@ -34,6 +34,9 @@ pub struct RuntimeSettings {
     pub checkpoint_policy: CheckpointPolicy,
     /// CPU and memory of a replica.
     pub resource_profile: ResourceProfile,
+    /// CPU time of one run of the agent's component, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub component_cpu_ms: Option<u64>,
     /// OCI reference for docker and kubernetes; raw text.
     pub image: Option<String>,
     /// Environment of a replica; raw text.
@@ -124,6 +127,9 @@ pub(crate) struct RuntimeDocument {
     checkpoint_policy: CheckpointPolicy,
     /// CPU and memory of a replica.
     resource_profile: ResourceProfile,
+    /// CPU time that one run of the component of `entrypoint` may take, in milliseconds; absent means that only `timeout_ms`
+    /// counts.
+    component_cpu_ms: Option<u64>,
     /// OCI reference for docker and kubernetes.
     image: Option<String>,
     /// Environment of a replica.
@@ -145,6 +151,7 @@ impl Default for RuntimeDocument {
             streaming_enabled: true,
             checkpoint_policy: CheckpointPolicy::default(),
             resource_profile: ResourceProfile::default(),
+            component_cpu_ms: None,
             image: None,
             env: BTreeMap::new(),
             min_replicas: 1,
@@ -214,6 +221,7 @@ impl RuntimeDocument {
             streaming_enabled: self.streaming_enabled,
             checkpoint_policy: self.checkpoint_policy,
             resource_profile: self.resource_profile,
+            component_cpu_ms: self.component_cpu_ms,
             image: self.image,
             env: self.env,
             min_replicas,

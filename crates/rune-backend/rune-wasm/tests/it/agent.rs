@@ -68,6 +68,7 @@ fn grants(remembers: bool) -> AgentGrants {
     AgentGrants {
         remembers,
         memory_mib: 256,
+        cpu: None,
     }
 }
 

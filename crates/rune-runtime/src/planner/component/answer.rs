@@ -47,7 +47,9 @@ impl Planner {
 /// The failure of a request whose component did not come to an answer.
 pub(super) fn gone(error: &AgentRunError) -> Failure {
     let code = match error {
-        AgentRunError::Memory { .. } | AgentRunError::Output => ErrorCode::LimitExceeded,
+        AgentRunError::Memory { .. } | AgentRunError::Cpu { .. } | AgentRunError::Output => {
+            ErrorCode::LimitExceeded
+        }
         AgentRunError::Call => ErrorCode::TooLarge,
         AgentRunError::Busy(_) => ErrorCode::Unavailable,
         AgentRunError::Ended(_) | AgentRunError::Failed { .. } => ErrorCode::Internal,
