@@ -547,6 +547,37 @@ time.sleep(600)
 
 const HOARD: &str = "held = []\nwhile True: held.append(bytearray(16 << 20))";
 
+/// Fills segments of System V and lets go of each.
+const LEAVE: &str = r#"
+import ctypes, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+libc.shmat.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
+libc.shmdt.argtypes = [ctypes.c_void_p]
+size = 32 << 20
+for n in range(8):
+    at = libc.shmat(libc.shmget(0, size, 0o1600), None, 0)
+    ctypes.memset(at, 1, size)
+    libc.shmdt(at)
+time.sleep(600)
+"#;
+
+/// Has children work whose time it does not take over.
+const ORPHAN: &str = r#"
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for n in range(100):
+    if os.fork() == 0:
+        end = time.process_time() + 0.4
+        while time.process_time() < end:
+            pass
+        os._exit(0)
+    try:
+        os.wait()
+    except ChildProcessError:
+        pass
+"#;
+
 /// Shares its greed among children.
 const SPREAD: &str = "import mmap, os, time
 for n in range(4):
@@ -563,6 +594,51 @@ const RESOLVE: &str = "import socket\nsocket.getaddrinfo(\"example.org\", 443)";
 
 /// The path of its input.
 const PATH: &str = "path=$(sed 's/.*\"path\":\"\\([^\"]*\\)\".*/\\1/')\n";
+
+#[tokio::test]
+async fn memory_and_sockets_that_nobody_counts_are_not_to_be_had() {
+    let rig = Rig::start(&[("try", "py", TRY, "")]).await;
+    // memfd_create, memfd_secret: as on a kernel that does not know them.
+    let steps = json!([["syscall", 319, 0, 0], ["syscall", 447, 0]]);
+    for answer in rig.tries("try", steps).await {
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(error.contains("Function not implemented"), "{answer}");
+    }
+    // socketpair of AF_INET, AF_NETLINK and AF_ALG.
+    let steps = json!([
+        ["syscall", 53, 2, 1, 0, 0],
+        ["syscall", 53, 16, 3, 0, 0],
+        ["syscall", 53, 38, 5, 0, 0]
+    ]);
+    for answer in rig.tries("try", steps).await {
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(error.contains("Operation not permitted"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_granted_path_that_another_tool_can_change_leads_nowhere_else() {
+    let outer = tempfile::tempdir().unwrap();
+    let (shared, secret) = (outer.path().join("shared"), outer.path().join("secret"));
+    std::fs::create_dir_all(shared.join("part")).unwrap();
+    std::fs::create_dir(&secret).unwrap();
+    std::fs::write(secret.join("text"), "the secret").unwrap();
+    let part = shared.join("part").display().to_string();
+    let writes = format!("capabilities: [\"filesystem:rw:{}\"]\n", shared.display());
+    let both = format!(
+        "capabilities: [\"filesystem:rw:{}\", \"filesystem:ro:{part}\"]\n",
+        shared.display()
+    );
+    let rig = Rig::start(&[("writes", "py", TRY, &writes), ("both", "py", TRY, &both)]).await;
+    let steps = json!([["list", part]]);
+    assert_done(&steps, &rig.tries("both", steps.clone()).await);
+    let steps = json!([["run", "rmdir", part], ["run", "ln", "-s", secret, part]]);
+    assert_done(&steps, &rig.tries("writes", steps.clone()).await);
+    let steps = json!([["read", format!("{part}/text")]]);
+    let error = rig.error("both", json!({"steps": steps})).await;
+    assert!(error.contains(&part), "{error}");
+    assert!(error.contains("sandbox: it was not started"), "{error}");
+}
 
 #[tokio::test]
 async fn hostile_tools_fail_closed_are_journaled_and_leave_nothing_running() {
@@ -589,8 +665,10 @@ async fn hostile_tools_fail_closed_are_journaled_and_leave_nothing_running() {
         ("stubborn", "py", STUBBORN, "timeout_ms: 1000\n"),
         ("hoard", "py", HOARD, small),
         ("spread", "py", SPREAD, small),
+        ("leave", "py", LEAVE, small),
         ("fill", "sh", "head -c 1G /dev/zero > /tmp/big || exit 3\n", "timeout_ms: 60000\nlimits: {memory_mb: 64}\n"),
         ("spin", "sh", "(while :; do :; done) & (while :; do :; done)\n", "timeout_ms: 60000\nlimits: {cpu_ms: 300}\n"),
+        ("orphan", "py", ORPHAN, "timeout_ms: 60000\nlimits: {cpu_ms: 1000}\n"),
         ("kill", "sh", "kill -9 1; kill -9 -1; echo '{}'\n", "timeout_ms: 60000\n"),
         ("daemonise", "py", DAEMONISE, "timeout_ms: 30000\n"),
         ("lingers", "sh", "setsid sh -c 'trap \"\" TERM HUP; sleep 600' &\nexit 3\n", "timeout_ms: 30000\n"),
@@ -689,12 +767,24 @@ async fn hostile_tools_fail_closed_are_journaled_and_leave_nothing_running() {
             limit,
             "more than 128 MiB of memory (`limits.memory_mb`)",
         ),
+        (
+            "leave",
+            none.clone(),
+            limit,
+            "more than 128 MiB of memory (`limits.memory_mb`)",
+        ),
         ("fill", none.clone(), internal, "No space left on device"),
         (
             "spin",
             none.clone(),
             limit,
             "more than 300 ms of CPU time (`limits.cpu_ms`)",
+        ),
+        (
+            "orphan",
+            none.clone(),
+            limit,
+            "more than 1000 ms of CPU time (`limits.cpu_ms`)",
         ),
         ("lingers", none.clone(), internal, "ended with exit code 3"),
     ];

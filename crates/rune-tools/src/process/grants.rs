@@ -1,6 +1,7 @@
 //! What a process is granted, as its description says.
 
 use std::fmt;
+use std::iter;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,16 +123,24 @@ impl ProcessGrants {
     ) -> Result<Reach, ToolError> {
         let mut paths = Vec::new();
         for (access, path) in &self.paths {
-            let is_inside = path.is_relative();
             paths.push(PathGrant {
-                path: if is_inside {
+                path: if path.is_relative() {
                     below(workspace, path)?
                 } else {
                     path.clone()
                 },
-                inside: (is_inside && !path.as_os_str().is_empty()).then(|| workspace.to_owned()),
+                inside: None,
                 write: *access == Access::ReadWrite,
             });
+        }
+        // What an agent or the process may change may hold links: none of them leads out of it.
+        let changed = paths.iter().filter(|grant| grant.write);
+        let mut changed: Vec<PathBuf> = changed.map(|grant| grant.path.clone()).collect();
+        changed.sort();
+        for grant in &mut paths {
+            let mut outer = iter::once(workspace).chain(changed.iter().map(PathBuf::as_path));
+            let outer = outer.find(|dir| *dir != grant.path && grant.path.starts_with(dir));
+            grant.inside = outer.map(Path::to_owned);
         }
         Ok(Reach {
             paths,

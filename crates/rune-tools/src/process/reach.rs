@@ -52,7 +52,8 @@ impl ProcessLimits {
 pub(crate) struct PathGrant {
     /// Its absolute path, in the process as outside.
     pub(crate) path: PathBuf,
-    /// The directory that it lies in, whatever symbolic links are on the way; absent where the path is what it is.
+    /// The directory that it lies in, whatever symbolic links are on the way: one that an agent or the process may change;
+    /// absent where the path is what it is.
     pub(crate) inside: Option<PathBuf>,
     /// Whether it may be changed.
     pub(crate) write: bool,
@@ -102,14 +103,17 @@ impl Reach {
         self.hosts.is_every() && self.gate.is_none()
     }
 
+    fn is_in_workspace(&self, grant: &PathGrant) -> bool {
+        grant.inside.as_ref() == Some(&self.workspace)
+    }
+
     /// Makes the directories of the workspace that are granted for writing, and checks the grants. Blocks as the file system
     /// does.
     pub(crate) fn prepare(&self, hidden: &[PathBuf]) -> Result<(), ToolError> {
         for grant in self.paths.iter().filter(|grant| grant.write) {
-            if let Some(inside) = &grant.inside
-                && !grant.path.exists()
-            {
-                open_directory(inside, &grant.path.to_string_lossy(), true)?;
+            if self.is_in_workspace(grant) && !grant.path.exists() {
+                let path = grant.path.to_string_lossy();
+                open_directory(&self.workspace, &path, true)?;
             }
         }
         self.check(hidden)
@@ -119,7 +123,8 @@ impl Reach {
     fn check(&self, hidden: &[PathBuf]) -> Result<(), ToolError> {
         let own: Vec<PathBuf> = hidden.iter().filter_map(|path| real(path)).collect();
         let workspace = real(&self.workspace);
-        for grant in self.paths.iter().filter(|grant| grant.inside.is_none()) {
+        let paths = self.paths.iter();
+        for grant in paths.filter(|grant| !self.is_in_workspace(grant)) {
             let path = &grant.path;
             let shown = path.display();
             let Some(real) = real(path) else {

@@ -1,13 +1,15 @@
 //! Landlock: files, TCP and signals by rules of the kernel.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath,
-    PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
 };
 
 use super::super::launcher::{Confinement, Network};
+use super::super::reach::PathGrant;
 use super::{DEVICES, ETC, SYSTEM, Stage, missing, tree};
 
 /// What every kernel with Landlock knows; without it there is no confinement.
@@ -22,8 +24,20 @@ pub(super) fn restrict(confinement: &Confinement, stage: &Stage) -> Result<(), S
 }
 
 struct Rule {
-    file: PathFd,
+    file: OwnedFd,
     access: BitFlags<AccessFs>,
+}
+
+impl Rule {
+    /// Of a directory all of this access, of a file what files have.
+    fn new(file: OwnedFd, access: BitFlags<AccessFs>) -> Result<Self, String> {
+        let access = if tree::is_dir(&file).map_err(|error| error.to_string())? {
+            access
+        } else {
+            access & AccessFs::from_file(WANTED)
+        };
+        Ok(Self { file, access })
+    }
 }
 
 fn rules(confinement: &Confinement, stage: &Stage) -> Result<Vec<Rule>, String> {
@@ -31,13 +45,7 @@ fn rules(confinement: &Confinement, stage: &Stage) -> Result<Vec<Rule>, String> 
     let write = AccessFs::from_all(WANTED);
     let mut rules = Vec::new();
     let mut add = |path: &Path, access| {
-        let file = PathFd::new(path).map_err(|error| error.to_string())?;
-        let access = if path.is_dir() {
-            access
-        } else {
-            access & AccessFs::from_file(WANTED)
-        };
-        rules.push(Rule { file, access });
+        rules.push(Rule::new(tree::open(path)?, access)?);
         Ok::<_, String>(())
     };
     if confinement.parts.namespaces {
@@ -52,37 +60,42 @@ fn rules(confinement: &Confinement, stage: &Stage) -> Result<Vec<Rule>, String> 
         if let Some(package) = &confinement.package {
             add(package, read)?;
         }
-        keeps_apart(confinement)?;
     }
     for path in DEVICES {
         add(path.as_ref(), write)?;
     }
     add(&stage.tmp, write)?;
     for grant in &confinement.paths {
-        add(&grant.path, if grant.write { write } else { read })?;
+        let file = if confinement.parts.namespaces {
+            // It stands in the tree.
+            tree::open(&grant.path)?
+        } else {
+            kept_apart(confinement, grant)?
+        };
+        rules.push(Rule::new(file, if grant.write { write } else { read })?);
     }
     Ok(rules)
 }
 
-/// Rules only add. Without namespaces, what lies in a granted directory is granted.
-fn keeps_apart(confinement: &Confinement) -> Result<(), String> {
+/// Opens a grant. Rules only add: without namespaces, what lies in a granted directory is granted. What is looked at here is
+/// what the rule is about, whatever has its name then.
+fn kept_apart(confinement: &Confinement, grant: &PathGrant) -> Result<OwnedFd, String> {
     let hidden = tree::real_paths(&confinement.hidden);
     let package = tree::real_paths(confinement.package.as_slice());
-    for grant in &confinement.paths {
-        let real = tree::real_path(&tree::open_grant(grant)?)?;
-        if real != grant.path && grant.inside.is_some() {
-            let path = grant.path.display();
-            return Err(format!("`{path}` is behind a symbolic link"));
-        }
-        let mut kept = hidden.iter().chain(package.iter().filter(|_| grant.write));
-        if let Some(kept) = kept.find(|kept| kept.starts_with(&real)) {
-            let (grant, kept) = (grant.path.display(), kept.display());
-            return Err(format!(
-                "`{grant}` is granted and `{kept}`, which is in it, cannot be kept apart without namespaces"
-            ));
-        }
+    let file = tree::open_grant(grant)?;
+    let real = tree::real_path(&file)?;
+    if real != grant.path && grant.inside.is_some() {
+        let path = grant.path.display();
+        return Err(format!("`{path}` is behind a symbolic link"));
     }
-    Ok(())
+    let mut kept = hidden.iter().chain(package.iter().filter(|_| grant.write));
+    if let Some(kept) = kept.find(|kept| kept.starts_with(&real)) {
+        let (grant, kept) = (grant.path.display(), kept.display());
+        return Err(format!(
+            "`{grant}` is granted and `{kept}`, which is in it, cannot be kept apart without namespaces"
+        ));
+    }
+    Ok(file)
 }
 
 fn apply(confinement: &Confinement, stage: &Stage, rules: &[Rule]) -> Result<(), RulesetError> {

@@ -1,7 +1,7 @@
 //! seccomp: the system calls that a tool has no use for.
 //!
 //! A call that is refused fails with `EPERM`, so that programs that only try go on; one that would hide what it asks for
-//! (`clone3`) is unknown to the program. Calls of another architecture kill it.
+//! (`clone3`), or memory from who counts it, is unknown to the program. Calls of another architecture kill it.
 
 use std::collections::BTreeMap;
 
@@ -81,6 +81,14 @@ const REFUSED_HERE: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_HERE: &[libc::c_long] = &[];
 
+/// Unknown to a tool, which has another way: `clone`, whose flags are looked at, and files in `/dev/shm`, which has a size. What
+/// is in a file without a name counts for no process that has not mapped it.
+const UNKNOWN: [libc::c_long; 3] = [
+    libc::SYS_clone3,
+    libc::SYS_memfd_create,
+    libc::SYS_memfd_secret,
+];
+
 /// Namespaces that `clone` would make; `unshare` is refused as a whole.
 const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWCGROUP,
@@ -98,10 +106,8 @@ const X32: u32 = 0x4000_0000;
 /// Refuses them to this process and whatever it starts.
 pub(super) fn restrict(network: Network) -> Result<(), String> {
     let refused = program(refused(network)?, libc::EPERM)?;
-    let unknown = program(
-        BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
-        libc::ENOSYS,
-    )?;
+    let unknown = UNKNOWN.map(|call| (call, Vec::new()));
+    let unknown = program(BTreeMap::from(unknown), libc::ENOSYS)?;
     for filter in [&refused, &unknown] {
         apply_filter(filter).map_err(|error| error.to_string())?;
     }
@@ -127,6 +133,9 @@ fn refused(network: Network) -> Result<Rules, String> {
         typing.into_iter().collect::<Result<_, _>>()?,
     );
     rules.insert(libc::SYS_socket, sockets(network)?);
+    // The kernel makes both sockets before it finds that a family has no pairs.
+    let pairs = rule(&[(0, SeccompCmpOp::Ne, code(libc::AF_UNIX))])?;
+    rules.insert(libc::SYS_socketpair, vec![pairs]);
     Ok(rules)
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -161,10 +161,15 @@ fn beneath(dir: &OwnedFd, path: &Path, flags: ResolveFlags) -> io::Result<OwnedF
     Ok(openat2(dir, path, flags, Mode::empty(), resolve)?)
 }
 
-fn open(path: impl AsRef<Path>) -> Result<OwnedFd, String> {
+pub(super) fn open(path: impl AsRef<Path>) -> Result<OwnedFd, String> {
     let path = path.as_ref();
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty()).map_err(|error| failed(path, &error.into()))
+}
+
+pub(super) fn is_dir(file: &OwnedFd) -> rustix::io::Result<bool> {
+    let mode = rustix::fs::fstat(file)?.st_mode;
+    Ok(FileType::from_raw_mode(mode) == FileType::Directory)
 }
 
 fn copy(
@@ -174,7 +179,7 @@ fn copy(
     owners: Option<BorrowedFd<'_>>,
 ) -> Result<Attachment, String> {
     let failed = |error: Errno| failed(at, &error.into());
-    let is_dir = rustix::fs::fstat(file).map_err(failed)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    let is_dir = is_dir(file).map_err(failed)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH

@@ -1,8 +1,9 @@
 //! Memory and CPU time of all processes of a namespace together.
 //!
 //! The kernel limits the memory of one process. Their sum is looked at a few times per second: what a tool shares and
-//! what it spreads over children counts.
+//! what it spreads over children counts, and so do segments of System V that no process holds.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -20,6 +21,7 @@ const EVERY: Duration = Duration::from_millis(50);
 
 /// Watches from now on. This process, and all others with it, ends where they use more than they may.
 pub(super) fn start(limits: ProcessLimits, reports: Reports) -> io::Result<()> {
+    let mut ended = Ended::default();
     let watch = move || {
         loop {
             #[expect(
@@ -27,7 +29,7 @@ pub(super) fn start(limits: ProcessLimits, reports: Reports) -> io::Result<()> {
                 reason = "memory says nothing when it is taken"
             )]
             thread::sleep(EVERY);
-            if let Some(why) = exceeded(&limits) {
+            if let Some(why) = exceeded(&limits, &mut ended) {
                 reports.send(&LaunchReport::Stopped(why));
                 std::process::exit(1);
             }
@@ -36,7 +38,7 @@ pub(super) fn start(limits: ProcessLimits, reports: Reports) -> io::Result<()> {
     thread::Builder::new().spawn(watch).map(drop)
 }
 
-fn exceeded(limits: &ProcessLimits) -> Option<String> {
+fn exceeded(limits: &ProcessLimits, ended: &mut Ended) -> Option<String> {
     let dirs = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
     let dirs: Vec<_> = dirs
         .map(|dir| dir.path())
@@ -48,9 +50,10 @@ fn exceeded(limits: &ProcessLimits) -> Option<String> {
         })
         .collect();
     let tools = || dirs.iter().filter(|dir| !dir.ends_with("1"));
+    let segments = segments();
     // Pages that are shared count once for each here, and in their share only where it matters.
-    if tools().filter_map(|dir| resident(dir)).sum::<u64>() > limits.memory
-        && tools().filter_map(|dir| share(dir)).sum::<u64>() > limits.memory
+    if segments + tools().filter_map(|dir| resident(dir)).sum::<u64>() > limits.memory
+        && segments + tools().filter_map(|dir| share(dir)).sum::<u64>() > limits.memory
     {
         let most = limits.memory >> 20;
         return Some(format!(
@@ -58,7 +61,11 @@ fn exceeded(limits: &ProcessLimits) -> Option<String> {
         ));
     }
     let cpu = limits.cpu?;
-    let used: Duration = dirs.iter().filter_map(|dir| cpu_time(dir)).sum();
+    let times: Vec<CpuTime> = dirs.iter().filter_map(|dir| cpu_time(dir)).collect();
+    // Each says less than there was: who ignores its children does not inherit their time, and who ended between two looks
+    // was not seen.
+    let inherited: u64 = times.iter().map(|time| time.own + time.children).sum();
+    let used = ticks(inherited.max(ended.with(&times)));
     (used > cpu).then(|| {
         let most = cpu.as_millis();
         format!("more than {most} ms of CPU time (`limits.cpu_ms`)")
@@ -83,14 +90,96 @@ fn share(dir: &Path) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// CPU time of a process, and of its children that have ended.
-fn cpu_time(dir: &Path) -> Option<Duration> {
-    let text = fs::read_to_string(dir.join("stat")).ok()?;
-    // The name before may hold anything; state is the first field behind it, user time the twelfth.
-    let (_, rest) = text.rsplit_once(") ")?;
-    let times = rest.split_whitespace().skip(11).take(4);
-    let ticks: u64 = times.filter_map(|time| time.parse::<u64>().ok()).sum();
-    Some(Duration::from_millis(
-        ticks * 1000 / clock_ticks_per_second().max(1),
-    ))
+/// Bytes of the segments of System V: they stay where nobody has them attached.
+fn segments() -> u64 {
+    let text = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    // The last columns are what is in memory, and what is swapped.
+    let sizes = text.lines().skip(1).filter_map(|line| {
+        let mut columns = line.split_whitespace().rev();
+        let (swapped, resident) = (columns.next()?, columns.next()?);
+        Some(swapped.parse::<u64>().ok()? + resident.parse::<u64>().ok()?)
+    });
+    sizes.sum()
+}
+
+/// What a process has worked, in ticks of the clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct CpuTime {
+    /// Process and start: a number is given away again.
+    process: (u64, u64),
+    own: u64,
+    /// That of its children that have ended and were waited for.
+    children: u64,
+}
+
+fn cpu_time(dir: &Path) -> Option<CpuTime> {
+    parse_stat(&fs::read_to_string(dir.join("stat")).ok()?)
+}
+
+fn parse_stat(text: &str) -> Option<CpuTime> {
+    // The name in between may hold anything; state is the first field behind it, user time the twelfth, start the twentieth.
+    let (head, rest) = text.rsplit_once(") ")?;
+    let (id, _) = head.split_once(' ')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some(CpuTime {
+        process: (id.parse().ok()?, number(19)?),
+        own: number(11)? + number(12)?,
+        children: number(13)? + number(14)?,
+    })
+}
+
+fn ticks(count: u64) -> Duration {
+    Duration::from_millis(count * 1000 / clock_ticks_per_second().max(1))
+}
+
+/// What processes have worked that are gone.
+#[derive(Default)]
+struct Ended {
+    ticks: u64,
+    /// Those that were there at the last look, and what they had worked.
+    running: HashMap<(u64, u64), u64>,
+}
+
+impl Ended {
+    /// What all processes have worked that were ever seen, those included that are there now.
+    fn with(&mut self, times: &[CpuTime]) -> u64 {
+        let running: HashMap<_, _> = times.iter().map(|time| (time.process, time.own)).collect();
+        let gone = self.running.iter();
+        let gone = gone.filter(|(process, _)| !running.contains_key(process));
+        self.ticks += gone.map(|(_, own)| own).sum::<u64>();
+        self.running = running;
+        self.ticks + self.running.values().sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_a_process_has_worked_whatever_it_is_called() {
+        let text = "42 (a) R 1) S 1 42 42 0 -1 4194304 100 0 0 0 7 3 20 1 20 0 1 0 12345 0 0";
+        let expected = CpuTime {
+            process: (42, 12345),
+            own: 10,
+            children: 21,
+        };
+        assert_eq!(parse_stat(text), Some(expected));
+        assert_eq!(parse_stat("42 (a"), None);
+    }
+
+    #[test]
+    fn what_a_process_has_worked_counts_when_it_is_gone() {
+        let time = |id, start, own| CpuTime {
+            process: (id, start),
+            own,
+            children: 0,
+        };
+        let mut ended = Ended::default();
+        assert_eq!(ended.with(&[time(1, 0, 1), time(2, 5, 10)]), 11);
+        // Another one has its number.
+        assert_eq!(ended.with(&[time(1, 0, 2), time(2, 9, 3)]), 15);
+        assert_eq!(ended.with(&[time(1, 0, 2)]), 15);
+    }
 }
