@@ -309,15 +309,17 @@ impl Attempt<'_> {
         let refused = Arc::clone(&self.server.refused);
         Arc::new(move |why: &str| {
             let why = clean(&hidden.redact(why.to_owned()), limits::ERROR_CHARS);
+            let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+            // A process can think of as many hosts as it likes.
+            if refused.len() >= limits::REFUSALS || refused.contains(&why) {
+                return;
+            }
             tracing::warn!(
                 mcp_server = name,
                 why,
                 "a connection of an MCP server was refused"
             );
-            refused
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(why);
+            refused.push(why);
         })
     }
 }

@@ -20,6 +20,8 @@ pub(crate) const SCHEMA_BYTES: usize = 64 * 1024;
 pub(crate) const SCHEMAS_BYTES: usize = 1024 * 1024;
 /// Tools that were left out of which is told.
 pub(crate) const SKIPPED: usize = 64;
+/// Refused connections of a process of which is told, from its start on.
+pub(crate) const REFUSALS: usize = 64;
 /// Characters of an error that are passed on.
 pub(crate) const ERROR_CHARS: usize = 2000;
 /// Characters of a message that comes with progress.

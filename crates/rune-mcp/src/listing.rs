@@ -1,6 +1,7 @@
 //! The tools of a server, within limits.
 
 use std::collections::BTreeSet;
+use std::iter;
 
 use rmcp::model::Tool;
 use rune_spec::{McpTool, ToolRef};
@@ -29,7 +30,8 @@ pub struct SkippedTool {
 }
 
 impl Listing {
-    /// The same without what must not leave: texts and schemas lose it, and a tool that is named like it is left out.
+    /// The same without what must not leave: texts lose it, and a tool is left out that cannot be called without it, since its
+    /// name or that of something in its schemas holds it.
     #[must_use]
     pub fn without(mut self, secrets: &Secrets) -> Self {
         if secrets.is_empty() {
@@ -44,11 +46,15 @@ impl Listing {
                 return false;
             }
             tool.description = secrets.redact(std::mem::take(&mut tool.description));
-            tool.input_schema = secrets.redact_value(tool.input_schema.take());
-            tool.output_schema = tool
-                .output_schema
-                .take()
-                .map(|schema| secrets.redact_value(schema));
+            let schemas = iter::once(&mut tool.input_schema).chain(&mut tool.output_schema);
+            for schema in schemas {
+                redact_texts(schema, secrets);
+                if holds(schema, secrets) {
+                    let reason = "a name or a rule in its schemas holds a secret".to_owned();
+                    skipped.push(SkippedTool { name, reason });
+                    return false;
+                }
+            }
             true
         });
         for tool in &mut self.skipped {
@@ -58,6 +64,112 @@ impl Listing {
         let room = limits::SKIPPED.saturating_sub(self.skipped.len());
         self.skipped.extend(skipped.into_iter().take(room));
         self
+    }
+}
+
+/// What a schema says to a reader.
+const TEXTS: [&str; 5] = ["title", "description", "$comment", "examples", "default"];
+/// The words of JSON Schema: whoever is told one of them was not told a secret.
+const WORDS: &[&str] = &[
+    "$anchor",
+    "$comment",
+    "$defs",
+    "$id",
+    "$ref",
+    "$schema",
+    "additionalItems",
+    "additionalProperties",
+    "allOf",
+    "anyOf",
+    "array",
+    "boolean",
+    "const",
+    "contains",
+    "contentEncoding",
+    "contentMediaType",
+    "default",
+    "definitions",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+    "deprecated",
+    "description",
+    "else",
+    "enum",
+    "examples",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "format",
+    "if",
+    "integer",
+    "items",
+    "maxContains",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "maximum",
+    "minContains",
+    "minItems",
+    "minLength",
+    "minProperties",
+    "minimum",
+    "multipleOf",
+    "not",
+    "null",
+    "number",
+    "object",
+    "oneOf",
+    "pattern",
+    "patternProperties",
+    "prefixItems",
+    "properties",
+    "propertyNames",
+    "readOnly",
+    "required",
+    "string",
+    "then",
+    "title",
+    "type",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "uniqueItems",
+    "writeOnly",
+];
+
+/// Takes secrets out of the texts of a schema, which go without saying anything to who checks an input.
+fn redact_texts(schema: &mut Value, secrets: &Secrets) {
+    match schema {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                // A property may have that name, and is a schema.
+                if TEXTS.contains(&name.as_str()) && !value.is_object() {
+                    *value = secrets.redact_value(value.take());
+                } else {
+                    redact_texts(value, secrets);
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                redact_texts(item, secrets);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether a secret is left in the names and rules of a schema.
+fn holds(schema: &Value, secrets: &Secrets) -> bool {
+    let is_told = |text: &str| !WORDS.contains(&text) && secrets.redact(text.to_owned()) != text;
+    match schema {
+        Value::Object(fields) => {
+            let mut fields = fields.iter();
+            fields.any(|(name, value)| is_told(name) || holds(value, secrets))
+        }
+        Value::Array(items) => items.iter().any(|item| holds(item, secrets)),
+        Value::String(text) => is_told(text),
+        Value::Number(number) => is_told(&number.to_string()),
+        Value::Null | Value::Bool(_) => false,
     }
 }
 
@@ -182,6 +294,39 @@ mod tests {
         };
         assert_eq!(word(false), [(false, false), (false, false)]);
         assert_eq!(word(true), [(true, true), (false, true)]);
+    }
+
+    #[test]
+    fn a_schema_without_secrets_is_the_same_schema() {
+        let told = ["object", "propert", "s3cret-token"].map(|value| (String::new(), value.into()));
+        let secrets = Secrets::new(told.into());
+        let schema = json!({"type": "object", "required": ["query"], "properties": {
+            "query": {"type": "string", "description": "ask s3cret-token", "examples": ["s3cret-token"]},
+            "description": {"type": "object", "title": "an object"},
+        }});
+        let hidden = json!({"type": "object", "required": ["query"], "properties": {
+            "query": {"type": "string", "description": "ask [redacted]", "examples": ["[redacted]"]},
+            "description": {"type": "object", "title": "an [redacted]"},
+        }});
+        let named = json!({"type": "object", "properties": {"s3cret-token": {"type": "string"}}});
+        let chosen = json!({"properties": {"key": {"enum": ["s3cret-token"]}}});
+        let listed = json!([
+            {"name": "a", "inputSchema": schema, "outputSchema": schema},
+            {"name": "b", "inputSchema": named},
+            {"name": "c", "inputSchema": {}, "outputSchema": chosen},
+        ]);
+        let listing = listing("s", tools(listed), false).without(&secrets);
+        let [tool] = listing.tools.as_slice() else {
+            panic!("{listing:?}");
+        };
+        assert_eq!(tool.input_schema, hidden);
+        assert_eq!(tool.output_schema.as_ref(), Some(&hidden));
+        let reason = "a name or a rule in its schemas holds a secret";
+        let skipped = listing.skipped.iter();
+        let skipped: Vec<_> = skipped
+            .map(|s| (s.name.as_str(), s.reason.as_str()))
+            .collect();
+        assert_eq!(skipped, [("b", reason), ("c", reason)]);
     }
 
     #[test]

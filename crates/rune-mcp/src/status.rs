@@ -47,7 +47,7 @@ pub struct ServerStatus {
     pub server: Option<String>,
     /// Tools that were left out of the last list.
     pub skipped: Vec<SkippedTool>,
-    /// Connections of its process that were refused, each once.
+    /// Connections of its process that were refused, each once, the first ones of many.
     pub refused: Vec<String>,
     /// Why it cannot be called, or could not the last time.
     pub error: Option<String>,

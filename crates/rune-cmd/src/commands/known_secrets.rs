@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use rune_spec::{AgentPackage, Capability, interpolate};
+use rune_spec::{AgentPackage, Capability, McpTransport, interpolate};
 
 use crate::context::Context;
 
@@ -27,9 +27,9 @@ const MIN_SECRET_BYTES: usize = 8;
 pub(crate) struct Secrets(Vec<(String, String)>);
 
 impl Secrets {
-    /// The keys of providers, what tools of the agents are granted as `env`, the keys of their endpoints, and every variable
-    /// of `given`, which somebody has set for this command. What tools are granted as `secret` is taken out of what they say
-    /// before anybody sees it.
+    /// The keys of providers, what tools and MCP servers of the agents are granted as `env`, what the servers are told of
+    /// variables besides, the keys of their endpoints, and every variable of `given`, which somebody has set for this command.
+    /// What is granted as `secret` is taken out of what tools and servers say before anybody sees it.
     pub(crate) fn of(
         context: &Context,
         packages: &[&AgentPackage],
@@ -69,20 +69,28 @@ impl Secrets {
 /// The variables with which an agent is trusted.
 fn granted(package: &AgentPackage) -> BTreeSet<String> {
     let tools = package.tools.iter();
-    let capabilities = tools.flat_map(|tool| &tool.descriptor.capabilities);
+    let tools = tools.flat_map(|tool| &tool.descriptor.capabilities);
+    let servers = &package.runefile.mcp_servers;
+    let capabilities = tools.chain(servers.iter().flat_map(|server| &server.capabilities));
     let granted = capabilities.filter_map(|capability| match capability {
         Capability::Env(name) => Some(name.clone()),
         _ => None,
     });
     let named = RefCell::new(granted.collect::<BTreeSet<_>>());
     let endpoints = package.runefile.models.endpoints.values();
-    for key in endpoints.filter_map(|endpoint| endpoint.api_key.as_deref()) {
+    let keys = endpoints.filter_map(|endpoint| endpoint.api_key.as_deref());
+    // What else a server is told is no secret: it is shown where the server is.
+    let told = servers.iter().flat_map(|server| match &server.transport {
+        McpTransport::Http { headers, .. } => headers.values(),
+        McpTransport::Stdio { env, .. } => env.values(),
+    });
+    for text in keys.chain(told.map(String::as_str)) {
         let note = |name: &str| {
             named.borrow_mut().insert(name.to_owned());
             Some(String::new())
         };
         // What it comes to is of no interest here.
-        let _ = interpolate(key, &note);
+        let _ = interpolate(text, &note);
     }
     named.into_inner()
 }
@@ -90,6 +98,19 @@ fn granted(package: &AgentPackage) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_servers_and_endpoints_are_trusted_with_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let runefile = "name: a\nversion: 0.1.0\ninstructions: x\ndefault_model: default\ntoolset: [files/*, web/*]\n\
+            models: {providers: [offline], model_mapping: {default: offline}}\nmcp_servers:\n\
+            - {name: files, command: cat, capabilities: [\"env:GRANTED\"], env: {A: \"${TOLD}\"}}\n\
+            - {name: web, url: \"https://example.org/\", headers: {Authorization: \"Bearer ${HEADER}\"}}\n";
+        std::fs::write(dir.path().join("Runefile"), runefile).unwrap();
+        let package = AgentPackage::load(dir.path()).unwrap();
+        let names: Vec<String> = granted(&package).into_iter().collect();
+        assert_eq!(names, ["GRANTED", "HEADER", "TOLD"]);
+    }
 
     #[test]
     fn a_secret_is_found_as_it_is_and_as_json_writes_it() {
