@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::with_query;
 use crate::commands::{
     agent, bench, build, chat, completions, compose, config, daemon, debug, dev, doctor, eval,
-    event, init, key, mcp, policy, pull, push, requests, rm, run, schedule, schema, secret,
-    sessions, sign, status, stop, task, test, tool, usage, validate, verify, workflow,
+    event, init, key, mcp, policy, pull, push, replica, requests, rm, run, schedule, schema,
+    secret, sessions, sign, status, stop, task, test, tool, usage, validate, verify, workflow,
 };
 use crate::output::Format;
 
@@ -146,6 +146,8 @@ pub(crate) enum Command {
     /// Start and stop the daemon
     #[command(subcommand)]
     Daemon(daemon::DaemonCommand),
+    /// Run requests of one deployment for a daemon
+    Replica(replica::ReplicaArgs),
     /// Follow the daemon's log, or restart it with another log level
     Debug(debug::DebugArgs),
     /// The configuration

@@ -21,6 +21,7 @@ pub(crate) mod mcp;
 pub(crate) mod policy;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod replica;
 pub(crate) mod requests;
 pub(crate) mod rm;
 pub(crate) mod run;
@@ -57,6 +58,8 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
     match cli.command {
         Command::Schema(args) => return schema::run(&args),
         Command::Completions(args) => return completions::run(&args),
+        // It has its configuration from the daemon.
+        Command::Replica(_) => return replica::run(),
         _ => {}
     }
     // Removed when the command ends.
@@ -100,6 +103,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Config(command) => config::run(&context, &command),
         Command::Bench(args) => bench::run(&context, args),
         Command::Doctor(_) => context.block_on(doctor::run(&context)),
+        Command::Replica(_) => replica::run(),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

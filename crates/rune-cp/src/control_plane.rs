@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rune_http::{Auth, Edge, Readiness, api, complete, reference};
 use rune_oci::PublicKey;
 use rune_remote_store::{InternalApi, InternalTokens, StoreServer};
+use rune_replica::DaemonApi;
 use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle, SecretVault};
 use rune_store_runtime::{BlobStore, Store, Timestamp};
 use utoipa::OpenApi;
@@ -50,6 +51,8 @@ pub struct ControlPlane {
     pub readiness: Readiness,
     /// Says which replicas and split gateways may use the store.
     pub tokens: Arc<InternalTokens>,
+    /// What is served to replicas beside the store, where some run outside this process.
+    pub replicas: Option<DaemonApi>,
 }
 
 /// A node of Rune.
@@ -108,8 +111,12 @@ pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 impl ControlPlane {
     /// Every route of the control-plane API, protected.
     pub fn router(self) -> Router {
+        let store = StoreServer::new(self.store.clone(), Arc::clone(&self.blobs));
         let internal = InternalApi {
-            store: StoreServer::new(self.store.clone(), Arc::clone(&self.blobs)),
+            store: match &self.replicas {
+                Some(replicas) => store.guarded_by(replicas.engine.clone()),
+                None => store,
+            },
             tokens: self.tokens,
         };
         let shared = Shared {
@@ -123,10 +130,16 @@ impl ControlPlane {
             node: self.node,
             readiness: self.readiness,
         };
-        let router = routes().with_state(Arc::new(shared));
+        let mut router = routes()
+            .with_state(Arc::new(shared))
+            .merge(internal.router());
+        if let Some(replicas) = self.replicas {
+            router = router.merge(replicas.router());
+        }
         Edge::new("control-plane", self.auth, PUBLIC_ROUTES)
             .guarded_within(InternalApi::ROUTES)
-            .protect(router.merge(internal.router()))
+            .guarded_within(DaemonApi::ROUTES)
+            .protect(router)
     }
 }
 

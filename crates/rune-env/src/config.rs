@@ -59,6 +59,8 @@ pub struct Config {
     /// What callers may spend.
     pub budgets: BudgetsConfig,
     entries: Vec<ConfigEntry>,
+    /// What somebody has set, in clear.
+    set: BTreeMap<&'static str, String>,
     env: Environment,
 }
 
@@ -348,6 +350,7 @@ impl Config {
             recovery: reader.recovery()?,
             budgets: reader.resolved.budgets(),
             entries: reader.resolved.entries(),
+            set: reader.resolved.set(),
             env,
         })
     }
@@ -355,6 +358,18 @@ impl Config {
     /// Every key with its value (`***` for secrets) and where it comes from, for `rune config show`.
     pub fn redacted(&self) -> &[ConfigEntry] {
         &self.entries
+    }
+
+    /// What somebody has set of the keys that begin so, in clear: for the process of a replica,
+    /// which has no configuration of its own. May hold secrets.
+    pub fn settings(&self, prefixes: &[&str]) -> BTreeMap<String, String> {
+        let handed = self.set.iter().filter(|(key, _)| {
+            let mut prefixes = prefixes.iter();
+            prefixes.any(|prefix| key.starts_with(prefix))
+        });
+        handed
+            .map(|(key, value)| ((*key).to_owned(), value.clone()))
+            .collect()
     }
 
     /// The environment variable of this name, for `${VAR}` in the files of agents. The key of the secrets is none of
@@ -369,6 +384,12 @@ impl Config {
     /// `RUNE_MCP_{SERVER}_URL`: where the MCP server of this name is. Letters count as upper case, everything that is
     /// neither letter nor digit as `_`.
     pub fn mcp_server_url(&self, server: &str) -> Option<String> {
+        self.variable(&Self::mcp_server_variable(server))
+            .filter(|url| !url.trim().is_empty())
+    }
+
+    /// The variable that says where the MCP server of this name is.
+    pub fn mcp_server_variable(server: &str) -> String {
         let name: String = server
             .chars()
             .map(|c| {
@@ -379,8 +400,7 @@ impl Config {
                 }
             })
             .collect();
-        self.variable(&format!("RUNE_MCP_{name}_URL"))
-            .filter(|url| !url.trim().is_empty())
+        format!("RUNE_MCP_{name}_URL")
     }
 }
 

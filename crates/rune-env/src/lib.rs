@@ -24,6 +24,7 @@ mod file;
 mod keys;
 mod limits;
 mod provider;
+mod replica;
 mod resolve;
 mod schema;
 
@@ -37,5 +38,10 @@ pub use config::{
 pub use error::ConfigError;
 pub use limits::ProviderLimits;
 pub use provider::Provider;
+pub use replica::{
+    REPLICA_ADDR, REPLICA_CONTROL_PLANE, REPLICA_DATA_DIR, REPLICA_DEPLOYMENT, REPLICA_FINGERPRINT,
+    REPLICA_HIDDEN, REPLICA_ID, REPLICA_KEY, REPLICA_ORPHAN_SECS, REPLICA_PACKAGE_DIR,
+    REPLICA_TOKEN, REPLICA_WORKSPACE_DIR, ReplicaConfig,
+};
 pub use resolve::{ConfigEntry, Origin, Overrides};
 pub use schema::schema;

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 
 /// The settings of a `[providers.NAME]` table, with what they are for.
@@ -21,7 +22,7 @@ pub(crate) const SETTINGS: [(&str, &str); 3] = [
 ];
 
 /// What all requests to one provider share. What is absent is not limited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProviderLimits {
     /// Requests per minute.
     pub requests_per_minute: Option<NonZeroU32>,

@@ -107,6 +107,15 @@ impl Resolved {
         Ok(Self { values, file, path })
     }
 
+    /// Every value that somebody has set.
+    pub(crate) fn set(&self) -> BTreeMap<&'static str, String> {
+        let set = self.values.iter().filter_map(|(key, (value, origin))| {
+            let value = value.as_ref().filter(|_| *origin != Origin::Default)?;
+            Some((*key, value.clone()))
+        });
+        set.collect()
+    }
+
     /// The text of a key.
     pub(crate) fn text(&self, key: &'static str) -> Option<String> {
         self.values.get(key).and_then(|(value, _)| value.clone())

@@ -12,8 +12,8 @@ use rune_mcp::{
     AgentCall, AgentRun, AgentSource, Answer, Asking, OfferedAgent, Question, RunEvent,
 };
 use rune_runtime::{
-    Engine, EngineError, Invocation, Invoked, LocalReplica, RequestEvent, RequestEvents,
-    SequencedEvent, store_code,
+    Engine, EngineError, Invocation, Invoked, Replica, RequestEvent, RequestEvents, SequencedEvent,
+    store_code,
 };
 use rune_store_runtime::{
     ApprovalFilter, ApprovalState, DecideApproval, ErrorCode, Failure, PageRequest, RequestId,
@@ -170,7 +170,7 @@ impl AgentSource for EngineAgents {
     }
 }
 
-fn offered(replica: &LocalReplica) -> OfferedAgent {
+fn offered(replica: &Replica) -> OfferedAgent {
     let spec = replica.agent().spec();
     OfferedAgent {
         name: replica.agent().name().to_owned(),

@@ -53,7 +53,7 @@ struct Inner {
     listener: &'static str,
     auth: Auth,
     public: &'static [&'static str],
-    guarded: &'static [&'static str],
+    guarded: Vec<&'static str>,
     absent: &'static [&'static str],
     openai: &'static [&'static str],
     pages: Vec<HeaderValue>,
@@ -68,7 +68,7 @@ impl Edge {
                 listener,
                 auth,
                 public,
-                guarded: &[],
+                guarded: Vec::new(),
                 absent: &[],
                 openai: &[],
                 pages: Vec::new(),
@@ -80,7 +80,7 @@ impl Edge {
     /// their own, which no page of a browser has, and those of every other route do not open them.
     #[must_use]
     pub fn guarded_within(mut self, guarded: &'static [&'static str]) -> Self {
-        Arc::make_mut(&mut self.inner).guarded = guarded;
+        Arc::make_mut(&mut self.inner).guarded.extend(guarded);
         self
     }
 

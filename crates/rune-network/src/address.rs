@@ -3,12 +3,13 @@
 use std::fmt;
 
 use rune_spec::LocalAgent;
+use serde::{Deserialize, Serialize};
 
 /// The alias where none is named.
 const DEFAULT_ALIAS: &str = "stable";
 
 /// One deployment of an agent, by name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AgentAddress {
     /// Namespace of the agent.
     pub namespace: String,

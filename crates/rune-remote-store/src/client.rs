@@ -15,6 +15,7 @@ use bytes::Bytes;
 use rune_runtime::Tasks;
 use rune_store_runtime::{Command, CommandLog, Reply, StoreError};
 use secrecy::SecretString;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
@@ -94,6 +95,28 @@ impl RemoteStore {
             connection,
             commands,
         })
+    }
+
+    /// Asks another internal route of the same daemon, JSON for JSON, until it is answered or
+    /// patience ends: what is asked must be the same when it is asked again.
+    ///
+    /// # Errors
+    /// A [`StoreError`] where it is refused or not answered.
+    pub async fn ask<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, StoreError> {
+        let body = serde_json::to_vec(body)
+            .map(Bytes::from)
+            .map_err(|error| StoreError::Unavailable(format!("a call has no JSON: {error}")))?;
+        self.patiently(async || {
+            let answer = self.connection.post(path, body.clone()).await?;
+            serde_json::from_slice(&answer)
+                .map(Ok)
+                .map_err(|error| CallError::Final(unreadable(&error)))
+        })
+        .await
     }
 
     /// What a read answers.

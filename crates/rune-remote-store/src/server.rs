@@ -15,8 +15,9 @@ use futures_util::future::{MaybeDone, maybe_done};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use rune_http::{ApiError, Json, MAX_PACKAGE_BYTES, Path, read_body};
+use rune_runtime::{Engine, EngineError, Hold};
 use rune_store_runtime::{
-    BlobStore, Command, ErrorCode, Reject, Reply, RuntimeStore, Store, StoreError,
+    BlobStore, Command, ErrorCode, Op, Reject, Reply, RuntimeStore, Store, StoreError,
 };
 use serde_json::value::RawValue;
 
@@ -36,6 +37,8 @@ const MAX_COMMANDS_BYTES: usize = MAX_BATCH_BYTES + MAX_COMMAND_BYTES;
 pub struct StoreServer {
     store: Store,
     blobs: Arc<dyn BlobStore>,
+    /// Knows which replica runs which request.
+    engine: Option<Engine>,
     denials: Denials,
 }
 
@@ -49,7 +52,39 @@ impl StoreServer {
         Self {
             store,
             blobs,
+            engine: None,
             denials: Denials::default(),
+        }
+    }
+
+    /// The same server that takes the journal of a request only from the replica that the engine
+    /// has given it to: one that was given up and is still there writes no more.
+    #[must_use]
+    pub fn guarded_by(self, engine: Engine) -> Self {
+        Self {
+            engine: Some(engine),
+            ..self
+        }
+    }
+
+    /// Whether a replica may make a change now.
+    async fn check(&self, scope: &DeploymentScope, command: &Command) -> Checked {
+        scope.check_command(&*self.store, command).await?;
+        let (Some(engine), Op::AppendEntries(op)) = (&self.engine, &command.op) else {
+            return Ok(());
+        };
+        let id = op.request_id;
+        match engine.hold(id, scope.replica_id).await {
+            Ok(Hold::Its) => Ok(()),
+            Ok(Hold::NotIts) => Err(Refusal::Denied(format!(
+                "request `{id}` was taken from this replica"
+            ))),
+            // The daemon has just begun, and finds out whose it is.
+            Ok(Hold::Unknown) => Err(Refusal::Store(StoreError::Unavailable(format!(
+                "it is not known yet which replica runs request `{id}`"
+            )))),
+            Err(EngineError::Store(error)) => Err(Refusal::Store(error)),
+            Err(error) => Err(Refusal::Denied(error.to_string())),
         }
     }
 
@@ -101,7 +136,7 @@ async fn commands(
     drop(body);
     if let Scope::Deployment(scope) = scope {
         for command in commands.iter().flatten() {
-            let checked = scope.check_command(&*server.store, command).await;
+            let checked = server.check(&scope, command).await;
             server.admit(&scope, command.op.name(), checked).await?;
         }
     }

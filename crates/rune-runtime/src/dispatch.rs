@@ -369,7 +369,7 @@ impl ToolDispatcher<'_> {
     /// The engine as the tools see it; what is played again has no effect.
     fn engine(&self) -> Option<Arc<dyn EngineAccess>> {
         let live = self.tape.is_none();
-        live.then(|| Arc::new(self.agents.clone()) as Arc<dyn EngineAccess>)
+        live.then(|| self.agents.access())
     }
 
     /// Runs a tool once. What it answers, or fails with, holds no secret that it is granted: here is the one place where

@@ -4,6 +4,7 @@
 mod access;
 mod active;
 mod approve;
+mod away;
 mod budget;
 mod cassette;
 mod child;
@@ -11,6 +12,8 @@ mod follow;
 mod fork;
 mod input;
 mod invoke;
+mod join;
+mod link;
 mod origin;
 mod patience;
 mod publish;
@@ -39,17 +42,21 @@ use crate::budget::Budgets;
 use crate::router::{ReplicaRouter, RouteError};
 use crate::task::Tasks;
 
+pub use away::Hold;
 pub use follow::{Ending, Followed, RequestEvents};
 pub use fork::Forking;
 pub use input::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
 pub use invoke::{Invocation, Invoked};
+pub use join::JoinedRun;
+pub use link::{EngineAnswer, EngineLink, EngineOp};
 pub use origin::Origin;
 pub use patience::Waiting;
 pub(crate) use publish::EVENT_DEPTH;
 pub use publish::Publication;
 pub use wakeups::WAKEUP_PATH;
 
-pub(crate) use child::{AgentCall, SubAgents};
+pub use child::AgentCall;
+pub(crate) use child::SubAgents;
 pub(crate) use remote::{Before, REMOTE_COST, RemoteCall, Telling};
 
 use child::MAX_AGENT_DEPTH;
@@ -201,6 +208,10 @@ struct Inner {
     active: ActiveRequests,
     sessions: SessionLines,
     recovery: OnceLock<Recovery>,
+    /// The replicas outside this process that requests are with.
+    holders: away::Holders,
+    /// The daemon's engine, where this one is that of a replica outside it.
+    link: OnceLock<Arc<dyn EngineLink>>,
     /// Fires when a request stopped because the store did not answer.
     stranded: Notify,
     /// The requests that stopped so after they had begun; none of them crashed.
@@ -233,6 +244,8 @@ impl Engine {
             active: ActiveRequests::default(),
             sessions: SessionLines::default(),
             recovery: OnceLock::new(),
+            holders: away::Holders::default(),
+            link: OnceLock::new(),
             stranded: Notify::new(),
             stopped: Mutex::default(),
             draining: CancellationToken::new(),
@@ -260,6 +273,19 @@ impl Engine {
     pub fn with_recovery(self, config: RecoveryConfig) -> Self {
         self.inner.recovery.get_or_init(|| Recovery::new(config));
         self
+    }
+
+    /// As the engine of a replica: what is not its own is done by the engine of the daemon.
+    /// The first one given counts.
+    #[must_use]
+    pub fn linked(self, link: Arc<dyn EngineLink>) -> Self {
+        self.inner.link.get_or_init(|| link);
+        self
+    }
+
+    /// The daemon's engine, where this one is that of a replica outside it.
+    pub(crate) fn link(&self) -> Option<&Arc<dyn EngineLink>> {
+        self.inner.link.get()
     }
 
     fn recovery(&self) -> &Recovery {
@@ -470,11 +496,11 @@ impl Engine {
     }
 
     /// Ends a cancelled request that no task of this process runs.
-    async fn end_idle(&self, row: &RequestRow) -> Result<(), EngineError> {
+    pub(super) async fn end_idle(&self, row: &RequestRow) -> Result<(), EngineError> {
         let id = row.id;
         let failure = Failure::new(ErrorCode::Cancelled, "the request was cancelled");
         let state = RunState::load(&self.inner.store, id).await?;
-        self.cancel_children(&state).await;
+        self.cancel_children(id, &state).await;
         let mut entries = state.close_calls(&failure.message, |name| name);
         entries.extend(self.unknown_usage(row).await?);
         entries.push(EntryBody::Finished {
@@ -552,10 +578,14 @@ impl Engine {
         if left.is_err() {
             tracing::warn!(active = self.active(), "requests do not stop");
         }
+        let why = match self.link() {
+            None => "the daemon ends; the request goes on with its next start",
+            Some(_) => "the replica ends; the request goes on with another one",
+        };
         let notes = interrupted.into_iter().map(|id| {
             let notice = EntryBody::Notice {
                 code: INTERRUPTED.to_owned(),
-                message: "the daemon ends; the request goes on with its next start".to_owned(),
+                message: why.to_owned(),
             };
             self.inner.store.write(AppendEntries {
                 request_id: id,

@@ -392,6 +392,7 @@ impl EventMapper {
                 message: progress.message.clone(),
             })],
             FeedItem::Entry(entry) => self.map_entry(entry),
+            FeedItem::Placed(_) => Vec::new(),
         }
     }
 

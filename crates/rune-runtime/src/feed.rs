@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rune_store_runtime::{Entry, EntryBody};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// One thing that happened.
@@ -22,17 +23,24 @@ pub(crate) enum FeedItem {
     Reasoning(Arc<str>),
     /// How far a tool call is. Nothing of it is kept.
     Progress(Arc<CallProgress>),
+    /// Whether the request has a place on its replica from now on. It has none while it
+    /// waits for other agents. For the router, not for readers.
+    Placed(bool),
 }
 
 /// How far a tool call is, as the tool says.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct CallProgress {
-    pub(crate) call_id: String,
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CallProgress {
+    /// The call.
+    pub call_id: String,
     /// The tool's name in the package.
-    pub(crate) tool: String,
-    pub(crate) progress: f64,
-    pub(crate) total: Option<f64>,
-    pub(crate) message: Option<String>,
+    pub tool: String,
+    /// Rises with every report.
+    pub progress: f64,
+    /// What it rises to.
+    pub total: Option<f64>,
+    /// For a person.
+    pub message: Option<String>,
 }
 
 /// The feed of one request.
@@ -41,6 +49,7 @@ pub(crate) struct Feed {
     state: Mutex<State>,
     changed: watch::Sender<()>,
     first_seq: u64,
+    id: uuid::Uuid,
 }
 
 #[derive(Debug)]
@@ -69,7 +78,29 @@ impl Feed {
             }),
             changed: watch::Sender::new(()),
             first_seq,
+            id: uuid::Uuid::now_v7(),
         })
+    }
+
+    /// Tells this feed from another one of the same request.
+    #[must_use]
+    pub(crate) fn id(&self) -> String {
+        self.id.to_string()
+    }
+
+    /// The entries that readers can see.
+    #[must_use]
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        let state = self.lock();
+        let items = state.items.iter();
+        let entries = items.filter_map(|item| match item {
+            FeedItem::Entry(entry) => Some((**entry).clone()),
+            FeedItem::Text(_)
+            | FeedItem::Reasoning(_)
+            | FeedItem::Progress(_)
+            | FeedItem::Placed(_) => None,
+        });
+        entries.collect()
     }
 
     /// Sequence number of the first entry that the feed can hold.
@@ -90,7 +121,10 @@ impl Feed {
         let state = self.lock();
         state.items.iter().rev().find_map(|item| match item {
             FeedItem::Entry(entry) => Some(Arc::clone(entry)),
-            FeedItem::Text(_) | FeedItem::Reasoning(_) | FeedItem::Progress(_) => None,
+            FeedItem::Text(_)
+            | FeedItem::Reasoning(_)
+            | FeedItem::Progress(_)
+            | FeedItem::Placed(_) => None,
         })
     }
 
@@ -141,6 +175,11 @@ impl Feed {
         self.push(FeedItem::Progress(Arc::new(progress)));
     }
 
+    /// Publishes whether the request has a place.
+    pub(crate) fn placed(&self, placed: bool) {
+        self.push(FeedItem::Placed(placed));
+    }
+
     /// Ends the feed: readers get what is there and then the end.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
@@ -169,9 +208,21 @@ impl Feed {
         }
     }
 
+    /// A reader that goes on behind the first `position` items.
+    #[must_use]
+    pub(crate) fn reader_at(self: &Arc<Self>, position: usize) -> FeedReader {
+        FeedReader {
+            feed: Arc::clone(self),
+            position,
+            after: 0,
+            changed: self.changed.subscribe(),
+        }
+    }
+
     fn push(&self, item: FeedItem) {
         let mut state = self.lock();
-        if state.next_seq == self.first_seq {
+        // A request that is taken up is stored: what it says stands for nothing that is not.
+        if state.next_seq == 1 {
             state.early.push(item);
         } else {
             state.items.push(item);
@@ -195,6 +246,11 @@ pub(crate) struct FeedReader {
 }
 
 impl FeedReader {
+    /// How many items of the feed are behind it.
+    pub(crate) const fn position(&self) -> usize {
+        self.position
+    }
+
     /// The next item; `None` once the feed has ended. Dropping the future loses
     /// nothing.
     pub(crate) async fn next(&mut self) -> Option<FeedItem> {
@@ -244,6 +300,7 @@ mod tests {
                 FeedItem::Entry(entry) => format!("#{}", entry.seq),
                 FeedItem::Text(text) | FeedItem::Reasoning(text) => text.to_string(),
                 FeedItem::Progress(progress) => progress.progress.to_string(),
+                FeedItem::Placed(placed) => placed.to_string(),
             });
         }
         seen

@@ -34,6 +34,7 @@ mod package_cache;
 mod planner;
 mod policy;
 mod reconcile;
+mod remote;
 mod replay;
 mod replica;
 mod router;
@@ -51,10 +52,12 @@ pub use agent::{
 pub use budget::daily_budget;
 pub use cassette::{Cassette, Played, Unmet};
 pub use engine::{
-    Ending, Engine, EngineError, Followed, Forking, Invocation, Invoked, MAX_IMAGE_BYTES,
-    MAX_INPUT_IMAGES, Origin, Publication, RequestEvents, WAKEUP_PATH, Waiting, store_code,
+    AgentCall, Ending, Engine, EngineAnswer, EngineError, EngineLink, EngineOp, Followed, Forking,
+    Hold, Invocation, Invoked, JoinedRun, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, Origin, Publication,
+    RequestEvents, WAKEUP_PATH, Waiting, store_code,
 };
 pub use event::{ForkPoint, RequestEvent, SequencedEvent};
+pub use feed::CallProgress;
 pub use local_backend::LocalBackend;
 pub use package_cache::{PackageCache, PackageCacheError};
 pub use policy::{
@@ -63,8 +66,12 @@ pub use policy::{
     PolicyResource, PolicySet, Verdict, policy_verdicts, undecided,
 };
 pub use reconcile::{ReconcileHandle, ReconcileLoop};
+pub use remote::{
+    RemoteBackend, ReplicaAccess, ReplicaClient, ReplicaError, ReplicaStatus, Resume, RunItem,
+    RunRequest, Unstored,
+};
 pub use replay::{Divergence, Replayed, event_hash};
-pub use replica::LocalReplica;
+pub use replica::Replica;
 pub use router::{Lease, ReplicaRouter, Route, RouteError};
 pub use schedule::{
     MAX_INTERVAL_MS, MAX_JITTER, MIN_INTERVAL_MS, Recurrence, ScheduleError, Scheduler,

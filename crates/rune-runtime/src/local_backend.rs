@@ -9,7 +9,7 @@ use rune_store_runtime::ReplicaId;
 
 use crate::agent::AgentLoader;
 use crate::package_cache::PackageCache;
-use crate::replica::LocalReplica;
+use crate::replica::Replica;
 use crate::router::ReplicaRouter;
 
 /// Starts replicas in this process and hands them to the router.
@@ -68,7 +68,7 @@ impl Backend for LocalBackend {
             })?;
         let connected = agent.connect().await;
         connected.map_err(|error| BackendError::Unavailable(error.to_string()))?;
-        let replica = LocalReplica::new(
+        let replica = Replica::local(
             spec.replica_id,
             spec.deployment_id,
             spec.version_id,

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rune_backend::{Backend, ReplicaHealth};
+use rune_backend::{Backend, ReplicaHealth, ReplicaSpec};
 use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentRow, DeploymentState, PageRequest, PutReplica,
     RemoveReplica, ReplicaFilter, ReplicaId, ReplicaRow, ReplicaState, SetDeploymentState, Store,
@@ -154,6 +154,9 @@ impl ReconcileLoop {
     /// Runs until the shutdown.
     pub async fn run(mut self) {
         let shutdown = self.tasks.shutdown();
+        if let Err(error) = self.remove_orphans().await {
+            tracing::warn!(%error, "replicas without a deployment were not looked for");
+        }
         loop {
             match self.pass().await {
                 Ok(()) => self.passes.send_modify(|passes| *passes += 1),
@@ -163,6 +166,7 @@ impl ReconcileLoop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.wake.notified() => {}
+                () = self.router.suspicion() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -394,7 +398,11 @@ impl ReconcileLoop {
             }
             match self.backend.health(row.id).await {
                 Ok(ReplicaHealth::Ready | ReplicaHealth::Starting) => {
-                    if self.started_from.get(&row.id) == Some(template) {
+                    let is_current = match self.started_from.get(&row.id) {
+                        Some(from) => from == template,
+                        None => self.adopt(deployment, &row, template).await?,
+                    };
+                    if is_current {
                         current.push(row.id);
                     } else {
                         outdated.push(row.id);
@@ -420,6 +428,59 @@ impl ReconcileLoop {
             }
         }
         Ok((current, outdated))
+    }
+
+    /// Takes over a replica of an earlier process, where it is as it should be.
+    async fn adopt(
+        &mut self,
+        deployment: &DeploymentRow,
+        row: &ReplicaRow,
+        template: &Template,
+    ) -> Result<bool, StoreError> {
+        let Some(endpoint) = &row.endpoint else {
+            return Ok(false);
+        };
+        if row.version_id != deployment.version_id || row.backend != self.backend.name() {
+            return Ok(false);
+        }
+        let Some(version) = self.store.version(deployment.version_id).await? else {
+            return Ok(false);
+        };
+        let spec = ReplicaSpec::new(row.id, deployment, &version);
+        match self.backend.adopt(&spec, endpoint).await {
+            Ok(adopted) => {
+                if adopted {
+                    tracing::info!(replica = %row.id, agent = deployment.agent, "replica goes on");
+                    self.started_from.insert(row.id, template.clone());
+                }
+                Ok(adopted)
+            }
+            Err(error) => {
+                tracing::warn!(replica = %row.id, %error, "replica of an earlier start is replaced");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Ends what an earlier process has started and no row speaks of.
+    async fn remove_orphans(&self) -> Result<(), StoreError> {
+        let there = match self.backend.list().await {
+            Ok(there) => there,
+            Err(error) => {
+                tracing::warn!(%error, "replicas without a deployment were not looked for");
+                return Ok(());
+            }
+        };
+        for id in there {
+            if self.store.replica(id).await?.is_some() {
+                continue;
+            }
+            match self.backend.stop(id).await {
+                Ok(()) => tracing::info!(replica = %id, "a replica without a deployment was ended"),
+                Err(error) => tracing::warn!(replica = %id, %error, "replica was not stopped"),
+            }
+        }
+        Ok(())
     }
 
     fn note_failure(&mut self, deployment: &DeploymentRow, reason: &str) {

@@ -1,5 +1,5 @@
-//! A replica that lives in this process: one running copy of a deployment, with its
-//! own concurrency limit.
+//! A replica as the router knows it: one running copy of a deployment, with its own
+//! concurrency limit, in this process or behind a connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,26 +8,52 @@ use rune_store_runtime::{DeploymentId, ReplicaId, VersionId};
 use tokio::sync::watch;
 
 use crate::agent::Agent;
+use crate::remote::ReplicaClient;
 
 /// A running copy of a deployment.
-pub struct LocalReplica {
+pub struct Replica {
     id: ReplicaId,
     deployment_id: DeploymentId,
     version_id: VersionId,
     agent: Arc<Agent>,
+    /// What reaches it, where it is not in this process.
+    client: Option<ReplicaClient>,
     limit: u32,
     in_flight: watch::Sender<u32>,
     draining: AtomicBool,
 }
 
-impl LocalReplica {
-    /// A replica that takes requests at once.
+impl Replica {
+    /// A replica in this process that takes requests at once.
     #[must_use]
-    pub fn new(
+    pub fn local(
         id: ReplicaId,
         deployment_id: DeploymentId,
         version_id: VersionId,
         agent: Arc<Agent>,
+    ) -> Arc<Self> {
+        Self::new(id, deployment_id, version_id, agent, None)
+    }
+
+    /// A replica elsewhere that takes requests at once. `agent` is what is known of it here:
+    /// what it may be asked and who may call it; its tools and models are not used.
+    #[must_use]
+    pub fn remote(
+        id: ReplicaId,
+        deployment_id: DeploymentId,
+        version_id: VersionId,
+        agent: Arc<Agent>,
+        client: ReplicaClient,
+    ) -> Arc<Self> {
+        Self::new(id, deployment_id, version_id, agent, Some(client))
+    }
+
+    fn new(
+        id: ReplicaId,
+        deployment_id: DeploymentId,
+        version_id: VersionId,
+        agent: Arc<Agent>,
+        client: Option<ReplicaClient>,
     ) -> Arc<Self> {
         let limit = agent.concurrency_limit();
         Arc::new(Self {
@@ -35,6 +61,7 @@ impl LocalReplica {
             deployment_id,
             version_id,
             agent,
+            client,
             limit,
             in_flight: watch::Sender::new(0),
             draining: AtomicBool::new(false),
@@ -63,6 +90,12 @@ impl LocalReplica {
     #[must_use]
     pub const fn agent(&self) -> &Arc<Agent> {
         &self.agent
+    }
+
+    /// What reaches it, where it is not in this process.
+    #[must_use]
+    pub const fn client(&self) -> Option<&ReplicaClient> {
+        self.client.as_ref()
     }
 
     /// Requests it runs at the most.

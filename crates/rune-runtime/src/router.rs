@@ -13,9 +13,9 @@ use std::time::Duration;
 use hashlink::LruCache;
 use rune_network::{AgentAddress, Peer, PeerRegistry};
 use rune_store_runtime::{DeploymentId, DeploymentRow, DeploymentState, ReplicaId, SessionId};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
-use crate::replica::LocalReplica;
+use crate::replica::Replica;
 
 pub(crate) use place::Place;
 
@@ -68,6 +68,8 @@ pub struct ReplicaRouter {
     peers: PeerRegistry,
     /// Changes with every deployment and replica.
     changes: Arc<watch::Sender<()>>,
+    /// Fires when a replica does not answer.
+    suspicions: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -78,7 +80,7 @@ struct State {
 
 struct Pool {
     deployment: Arc<DeploymentRow>,
-    replicas: Vec<Arc<LocalReplica>>,
+    replicas: Vec<Arc<Replica>>,
     waiting: VecDeque<oneshot::Sender<Lease>>,
     /// The replica of the sessions that were used last.
     sticky: LruCache<SessionId, ReplicaId>,
@@ -162,6 +164,16 @@ impl ReplicaRouter {
         self.changes.subscribe()
     }
 
+    /// Says that a replica does not answer, so that somebody looks whether it is there.
+    pub(crate) fn suspect(&self) {
+        self.suspicions.notify_one();
+    }
+
+    /// Returns once a replica does not answer.
+    pub(crate) async fn suspicion(&self) {
+        self.suspicions.notified().await;
+    }
+
     /// The agents that have run here, for the network rule.
     #[must_use]
     pub const fn peers(&self) -> &PeerRegistry {
@@ -189,7 +201,7 @@ impl ReplicaRouter {
     }
 
     /// Adds a ready replica; waiting requests go to it at once.
-    pub fn add_replica(&self, replica: Arc<LocalReplica>) {
+    pub fn add_replica(&self, replica: Arc<Replica>) {
         let id = replica.deployment_id();
         if let Some(pool) = self.lock().pools.get_mut(&id) {
             self.peers.join(Peer {
@@ -219,7 +231,7 @@ impl ReplicaRouter {
 
     /// The replicas of a deployment.
     #[must_use]
-    pub fn replicas(&self, id: DeploymentId) -> Vec<Arc<LocalReplica>> {
+    pub fn replicas(&self, id: DeploymentId) -> Vec<Arc<Replica>> {
         self.lock()
             .pools
             .get(&id)
@@ -229,7 +241,7 @@ impl ReplicaRouter {
 
     /// One replica by its id.
     #[must_use]
-    pub fn replica(&self, id: ReplicaId) -> Option<Arc<LocalReplica>> {
+    pub fn replica(&self, id: ReplicaId) -> Option<Arc<Replica>> {
         let state = self.lock();
         state
             .pools
@@ -248,7 +260,7 @@ impl ReplicaRouter {
         &self,
         id: DeploymentId,
         deadline: Duration,
-    ) -> Result<Arc<LocalReplica>, RouteError> {
+    ) -> Result<Arc<Replica>, RouteError> {
         let wait = async {
             loop {
                 let mut changed = {
@@ -382,7 +394,8 @@ impl ReplicaRouter {
         waiting.await.ok()
     }
 
-    fn lease_on(&self, replica: Arc<LocalReplica>) -> Lease {
+    /// A place on a replica whether or not it has room: for what runs there already.
+    pub(crate) fn lease_on(&self, replica: Arc<Replica>) -> Lease {
         replica.take();
         Lease {
             replica,
@@ -415,7 +428,7 @@ impl ReplicaRouter {
         }
     }
 
-    fn release(&self, replica: &LocalReplica) {
+    fn release(&self, replica: &Replica) {
         replica.give_back();
         self.serve_waiting(replica.deployment_id());
     }
@@ -438,7 +451,7 @@ impl Pool {
         failed.then(|| RouteError::Failed(self.deployment.reason.clone()))
     }
 
-    fn choose(&mut self, session: &SessionId) -> Option<Arc<LocalReplica>> {
+    fn choose(&mut self, session: &SessionId) -> Option<Arc<Replica>> {
         if !self.waiting.is_empty() && self.waiting.iter().any(|waiter| !waiter.is_closed()) {
             return None;
         }
@@ -455,7 +468,7 @@ impl Pool {
         Some(chosen)
     }
 
-    fn least_loaded(&self) -> Option<Arc<LocalReplica>> {
+    fn least_loaded(&self) -> Option<Arc<Replica>> {
         let free = self.replicas.iter().filter(|replica| replica.has_room());
         free.min_by_key(|replica| replica.in_flight()).cloned()
     }
@@ -463,14 +476,14 @@ impl Pool {
 
 /// A place on a replica; given back when dropped.
 pub struct Lease {
-    replica: Arc<LocalReplica>,
+    replica: Arc<Replica>,
     router: ReplicaRouter,
 }
 
 impl Lease {
     /// The replica.
     #[must_use]
-    pub const fn replica(&self) -> &Arc<LocalReplica> {
+    pub const fn replica(&self) -> &Arc<Replica> {
         &self.replica
     }
 }

@@ -15,7 +15,7 @@ use rune_tools::{MIN_SECRET_BYTES, Secrets, ToolError, ToolErrorKind};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::OnceCell;
 
-use crate::engine::store_code;
+use crate::engine::{EngineLink, store_code};
 use key::{KeyFile, SecretKey};
 
 /// The namespace that commands mean where none is named.
@@ -53,6 +53,8 @@ pub struct SecretVault(Arc<Inner>);
 
 struct Inner {
     store: Option<Arc<dyn SecretReader>>,
+    /// Who opens them, where the key is elsewhere.
+    link: Option<Arc<dyn EngineLink>>,
     source: SecretKeySource,
     key: OnceCell<SecretKey>,
 }
@@ -118,6 +120,9 @@ pub enum SecretError {
     /// The value or the name cannot be one.
     #[error("{0}")]
     Invalid(String),
+    /// The daemon does not open it for this replica.
+    #[error("{0}")]
+    Refused(String),
     /// Encrypting failed.
     #[error("the system cannot encrypt")]
     Cipher,
@@ -141,6 +146,7 @@ impl SecretError {
         match self {
             Self::Missing { .. } => ErrorCode::NotFound,
             Self::Invalid(_) => ErrorCode::InvalidInput,
+            Self::Refused(_) => ErrorCode::Denied,
             Self::OtherKey { .. } | Self::NoKey { .. } | Self::KeyFile { .. } | Self::BadKey => {
                 ErrorCode::Conflict
             }
@@ -171,9 +177,20 @@ impl SecretVault {
         Self::of(None, SecretKeySource::File(PathBuf::new()))
     }
 
+    /// The secrets that the daemon opens for a replica.
+    pub fn linked(link: Arc<dyn EngineLink>) -> Self {
+        Self(Arc::new(Inner {
+            store: None,
+            link: Some(link),
+            source: SecretKeySource::File(PathBuf::new()),
+            key: OnceCell::new(),
+        }))
+    }
+
     fn of(store: Option<Arc<dyn SecretReader>>, source: SecretKeySource) -> Self {
         Self(Arc::new(Inner {
             store,
+            link: None,
             source,
             key: OnceCell::new(),
         }))
@@ -255,7 +272,14 @@ impl SecretVault {
         Ok(Secrets::new(values))
     }
 
-    async fn open(&self, namespace: &str, name: &str) -> Result<SecretString, SecretError> {
+    /// One secret in clear.
+    ///
+    /// # Errors
+    /// A [`SecretError`] that does not hold the value.
+    pub async fn open(&self, namespace: &str, name: &str) -> Result<SecretString, SecretError> {
+        if let Some(link) = &self.0.link {
+            return link.secret(namespace, name).await;
+        }
         let found = match &self.0.store {
             Some(store) => store.secret(namespace, name).await?,
             None => None,

@@ -195,7 +195,7 @@ impl WorkflowExecutor {
                         && !halt.is_cancelled() =>
                 {
                     tracing::debug!(step = step.id, attempt = done.attempt, %failure, "step failed");
-                    match self.call_again(step, &templates) {
+                    match self.call_again(step, &templates).await {
                         Ok(call) => {
                             let attempt = done.attempt + 1;
                             self.commit(self.begun(step, attempt, &call)).await?;
@@ -278,24 +278,24 @@ impl WorkflowExecutor {
                         input,
                     } => {
                         let request_id = known.unwrap_or_else(RequestId::generate);
-                        let mut call = self.call(step, request_id, input, known.is_some());
-                        match &call {
-                            Err(failure) if failure.code == ErrorCode::Denied => {
-                                entries.push(EntryBody::PolicyVerdict(
-                                    self.agents.network_verdict(
-                                        0,
-                                        &step.id,
-                                        &step.agent_ref,
-                                        &failure.message,
-                                    ),
-                                ));
-                            }
-                            Err(_) => {}
-                            Ok(_) if known.is_some() => {}
-                            Ok(_) => {
-                                call = call.and_then(|call| self.permitted(call, &mut entries));
-                            }
+                        let mut call = self.call(step, request_id, input, known.is_some()).await;
+                        if let Err(failure) = &call
+                            && failure.code == ErrorCode::Denied
+                        {
+                            let verdict = self.agents.network_verdict(
+                                0,
+                                &step.id,
+                                &step.agent_ref,
+                                &failure.message,
+                            );
+                            entries.push(EntryBody::PolicyVerdict(verdict));
                         }
+                        call = match call {
+                            Ok(asked) if known.is_none() => {
+                                self.permitted(asked, &mut entries).await
+                            }
+                            call => call,
+                        };
                         match call {
                             Ok(call) => {
                                 *begun = true;
@@ -369,7 +369,7 @@ impl WorkflowExecutor {
         }
     }
 
-    fn call(
+    async fn call(
         &self,
         step: &Step,
         request_id: RequestId,
@@ -381,7 +381,7 @@ impl WorkflowExecutor {
             AgentRef::Local(local) => Ok(StepCall::Local(AgentCall {
                 request_id,
                 call_id: step.id.clone(),
-                address: self.agents.admit(local, None)?,
+                address: self.agents.admit(local, None).await?,
                 // What a step knows is what its template says.
                 session_id: SessionId::generate(),
                 input,
@@ -424,20 +424,25 @@ impl WorkflowExecutor {
     }
 
     /// The call of a further attempt, where it can still be made.
-    fn call_again(&self, step: &Step, templates: &Templates) -> Result<StepCall, Failure> {
+    async fn call_again(&self, step: &Step, templates: &Templates) -> Result<StepCall, Failure> {
         let input = templates.render(&step.input_template).map_err(invalid)?;
-        self.call(step, RequestId::generate(), input, false)
+        self.call(step, RequestId::generate(), input, false).await
     }
 
     /// The call of a step that begins, where policy lets it through. What policy said is committed with the start or
     /// the end of the step.
-    fn permitted(&self, call: StepCall, entries: &mut Vec<EntryBody>) -> Result<StepCall, Failure> {
+    async fn permitted(
+        &self,
+        call: StepCall,
+        entries: &mut Vec<EntryBody>,
+    ) -> Result<StepCall, Failure> {
         let StepCall::Local(call) = call else {
             // Policies see the hosts that it connects to.
             return Ok(call);
         };
         let policy = self.agent.policy();
-        let Some(verdict) = self.agents.verdict(policy, &call.call_id, &call.address) else {
+        let asked = self.agents.verdict(policy, &call.call_id, &call.address);
+        let Some(verdict) = asked.await? else {
             return Ok(StepCall::Local(call));
         };
         let denied = (verdict.verdict == AuditVerdict::Denied).then(|| {

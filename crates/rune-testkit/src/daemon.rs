@@ -18,6 +18,8 @@ use crate::TestkitError;
 
 /// How long a daemon may take to become ready, and to end.
 const LIMIT: Duration = Duration::from_secs(30);
+/// The flag of where the control plane listens: a free port, unless a test says where.
+const CONTROL_PLANE: &str = "--control-plane-addr";
 /// How often its state is looked at.
 const POLL: Duration = Duration::from_millis(10);
 /// Where a daemon finds the tools it runs; nothing else of the environment is handed on.
@@ -205,17 +207,15 @@ impl TestDaemon {
         let mut command = self.command();
         command
             .args(["daemon", "start", "--foreground"])
-            .args([
-                "--gateway-addr",
-                "127.0.0.1:0",
-                "--control-plane-addr",
-                "127.0.0.1:0",
-            ])
+            .args(["--gateway-addr", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(&self.settings.args)
             .stdout(stdout)
             .stderr(stderr);
+        if !self.settings.args.iter().any(|arg| arg == CONTROL_PLANE) {
+            command.args([CONTROL_PLANE, "127.0.0.1:0"]);
+        }
         let spawned = command.spawn();
         let child = spawned.map_err(|source| TestkitError::File {
             path: self.settings.binary.clone(),

@@ -5,6 +5,7 @@ use rune_store_runtime::{
     EventId, Overlap, RequestId, RequestStatus, ScheduleId, ScheduleKind, ScheduleRow, SessionId,
     TraceContext,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ToolError;
@@ -23,7 +24,7 @@ pub trait EngineAccess: Send + Sync {
     fn maker(&self) -> String;
 
     /// The agents that run and that the agent may call, by address.
-    fn agents(&self) -> Vec<KnownAgent>;
+    async fn agents(&self) -> Result<Vec<KnownAgent>, ToolError>;
 
     /// Starts a request of another agent that goes on by itself. One that exists already is not started again.
     async fn spawn(&self, spawn: NewSpawn) -> Result<Spawned, ToolError>;
@@ -45,7 +46,7 @@ pub struct CallChain {
 }
 
 /// An event to publish in the namespace of the agent.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewEvent {
     /// The event.
     pub event_id: EventId,
@@ -56,7 +57,7 @@ pub struct NewEvent {
 }
 
 /// A schedule to create.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewSchedule {
     /// The schedule.
     pub schedule_id: ScheduleId,
@@ -75,7 +76,7 @@ pub struct NewSchedule {
 }
 
 /// An agent that runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownAgent {
     /// How it is called: `NAMESPACE/NAME`, with `?alias=` where that is not `stable`.
     pub address: String,
@@ -88,7 +89,7 @@ pub struct KnownAgent {
 }
 
 /// A request to start.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewSpawn {
     /// The request.
     pub request_id: RequestId,
@@ -101,7 +102,7 @@ pub struct NewSpawn {
 }
 
 /// A request that was started.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spawned {
     /// The request.
     pub request_id: RequestId,

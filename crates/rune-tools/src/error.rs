@@ -1,9 +1,11 @@
 //! How a tool call fails.
 
 use rune_store_runtime::{ErrorCode, Reject, StoreError};
+use serde::{Deserialize, Serialize};
 
 /// The kinds of failure that the engine treats differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ToolErrorKind {
     /// The input is wrong in a way the schema does not show.
     InvalidInput,
@@ -27,7 +29,7 @@ pub enum ToolErrorKind {
 
 /// A failed tool call. The message is shown to the model and stored in the
 /// journal, so it holds no secret.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct ToolError {
     /// For the engine.

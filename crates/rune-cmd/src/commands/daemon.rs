@@ -117,6 +117,8 @@ pub(crate) enum Role {
 pub(crate) enum Backend {
     /// In the daemon.
     Wasm,
+    /// In processes of their own on this machine.
+    Process,
 }
 
 impl StartOptions {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rune_env::Config;
 use rune_mcp::McpClient;
-use rune_runtime::{Agent, AgentError, LocalReplica};
+use rune_runtime::{Agent, AgentError, Replica};
 use rune_spec::AgentPackage;
 use rune_storage::create_private_dir;
 use rune_store_runtime::{
@@ -176,7 +176,7 @@ impl<'a> Embedded<'a> {
         };
         let deployment = node.store.write(apply).await;
         let deployment = deployment.map_err(|error| store_failure(&error))?;
-        let replica = LocalReplica::new(
+        let replica = Replica::local(
             ReplicaId::generate(),
             deployment.id,
             version.id,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use clap::ValueEnum as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -128,6 +129,13 @@ fn spawn(data_dir: &Path, options: &StartOptions, log: File) -> Outcome<Child> {
     flag(
         "--control-plane-addr",
         options.control_plane_addr.map(|addr| addr.to_string()),
+    );
+    let backend = options
+        .backend
+        .and_then(|backend| backend.to_possible_value());
+    flag(
+        "--backend",
+        backend.map(|backend| backend.get_name().to_owned()),
     );
     flag("--database-url", options.database_url.clone());
     flag("--log-level", options.log_level.clone());

@@ -25,7 +25,7 @@ use crate::cli::LAUNCH_VERB;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
 /// Prices that add to the built-in catalogue, in the data directory.
-const PRICES_FILE: &str = "prices.toml";
+pub(crate) const PRICES_FILE: &str = "prices.toml";
 
 /// Compiled WebAssembly, in the data directory; can be removed at any time.
 const CODE_DIR: &str = "cache/wasm";
@@ -56,6 +56,8 @@ pub(crate) struct Place {
     pub(crate) durability: Durability,
     /// The database that holds the secrets, where it is another one.
     pub(crate) secrets: Option<PathBuf>,
+    /// What tools must not see beside the data.
+    pub(crate) hidden: Vec<PathBuf>,
 }
 
 impl Place {
@@ -67,6 +69,7 @@ impl Place {
             objects: config.storage.object_dir(),
             durability: Durability::Full,
             secrets: None,
+            hidden: Vec::new(),
         })
     }
 
@@ -78,6 +81,7 @@ impl Place {
             objects: dir.join("objects"),
             durability: Durability::Normal,
             secrets: Some(database_path(&config.storage.database_url)?),
+            hidden: Vec::new(),
         })
     }
 }
@@ -109,53 +113,10 @@ impl Node {
         let store = Store::new(database.clone(), Arc::new(SystemClock));
         let prices = Prices::load(&config.storage.data_dir.join(PRICES_FILE))
             .map_err(|error| Failure::because("cannot read the prices of models", &error))?;
-        let variables = config.clone();
-        let remotes = remote_agents(config)?;
-        let builtins = BuiltinsConfig {
-            egress: egress(&config.tools)?,
-            remotes: remotes.clone(),
-            browser: browser_config(config),
-            search: search(&config.tools),
-            location: config.tools.location.clone(),
-            location_lookup: config.tools.location_lookup.clone(),
-            launcher: launcher(config, place)?,
-            ..BuiltinsConfig::default()
-        };
-        let servers = config.clone();
-        let mcp = McpClient::new(
-            &builtins.search_path,
-            builtins.launcher.clone(),
-            Arc::new(move |server| servers.mcp_server_url(server)),
-        )
-        .with_egress(builtins.egress.clone());
-        let runner = ProcessRunner::new(&builtins.search_path)
-            .with_launcher(builtins.launcher.clone())
-            .with_egress(builtins.egress.clone());
         let tasks = Tasks::new();
-        let docker = docker_engine(config, &tasks);
-        let exec = Arc::new(DockerExec::new(docker.clone()));
-        let loader = Arc::new(AgentLoader {
-            providers: config.providers.clone(),
-            timeouts: Timeouts::default(),
-            pool: ProviderPool::new(
-                config.providers.limits.clone(),
-                prices,
-                ClaudeCli::find(|name| config.variable(name)),
-            ),
-            builtins: Builtins::new(builtins).with(exec),
-            runner,
-            wasm: WasmRuntime::new(WasmConfig {
-                egress: egress(&config.tools)?,
-                ..wasm_config(config)
-            }),
-            mcp,
-            remotes,
-            docker: docker.clone(),
-            variables: Arc::new(move |name| variables.variable(name)),
-            secrets: secrets(config, place, &store)?,
-            workspaces: config.runtime.workspace_dir.clone(),
-            diagnostics: Diagnostics::default(),
-        });
+        let secrets = secrets(config, place, &store)?;
+        let (loader, docker) = agent_loader(config, place, secrets, prices, &tasks)?;
+        let loader = Arc::new(loader);
         let router = ReplicaRouter::new();
         let blobs: Arc<dyn BlobStore> = Arc::new(objects);
         let engine = Engine::new(store.clone(), router.clone(), tasks.clone())
@@ -188,6 +149,63 @@ pub(crate) fn internal_key(config: &Config) -> SecretKeySource {
         Some(key) => SecretKeySource::Given(key.clone()),
         None => SecretKeySource::File(config.storage.internal_key_file()),
     }
+}
+
+/// What makes agents, and Docker Engine for those of their tools that are containers.
+pub(crate) fn agent_loader(
+    config: &Config,
+    place: &Place,
+    secrets: SecretVault,
+    prices: Prices,
+    tasks: &Tasks,
+) -> Outcome<(AgentLoader, DockerEngine)> {
+    let variables = config.clone();
+    let remotes = remote_agents(config)?;
+    let builtins = BuiltinsConfig {
+        egress: egress(&config.tools)?,
+        remotes: remotes.clone(),
+        browser: browser_config(config),
+        search: search(&config.tools),
+        location: config.tools.location.clone(),
+        location_lookup: config.tools.location_lookup.clone(),
+        launcher: launcher(config, place)?,
+        ..BuiltinsConfig::default()
+    };
+    let servers = config.clone();
+    let mcp = McpClient::new(
+        &builtins.search_path,
+        builtins.launcher.clone(),
+        Arc::new(move |server| servers.mcp_server_url(server)),
+    )
+    .with_egress(builtins.egress.clone());
+    let runner = ProcessRunner::new(&builtins.search_path)
+        .with_launcher(builtins.launcher.clone())
+        .with_egress(builtins.egress.clone());
+    let docker = docker_engine(config, tasks);
+    let exec = Arc::new(DockerExec::new(docker.clone()));
+    let loader = AgentLoader {
+        providers: config.providers.clone(),
+        timeouts: Timeouts::default(),
+        pool: ProviderPool::new(
+            config.providers.limits.clone(),
+            prices,
+            ClaudeCli::find(|name| config.variable(name)),
+        ),
+        builtins: Builtins::new(builtins).with(exec),
+        runner,
+        wasm: WasmRuntime::new(WasmConfig {
+            egress: egress(&config.tools)?,
+            ..wasm_config(config)
+        }),
+        mcp,
+        remotes,
+        docker: docker.clone(),
+        variables: Arc::new(move |name| variables.variable(name)),
+        secrets,
+        workspaces: config.runtime.workspace_dir.clone(),
+        diagnostics: Diagnostics::default(),
+    };
+    Ok((loader, docker))
 }
 
 /// The secrets of tools, and the key that they are encrypted with.
@@ -315,18 +333,28 @@ fn launcher(config: &Config, place: &Place) -> Outcome<Launcher> {
             support.available()
         }
     };
-    let objects = place.object_url.is_none().then(|| place.objects.clone());
-    let home = config.variable("HOME").map(PathBuf::from);
-    let hidden = [config.storage.data_dir.clone(), place.database.clone()];
-    let own = home.map(|home| home.join(".rune"));
     Ok(Launcher::Program {
         program,
         args,
         sandbox: Sandbox {
             parts,
-            hidden: hidden.into_iter().chain(objects).chain(own).collect(),
+            hidden: hidden(config, place),
         },
     })
+}
+
+/// What is Rune's own and no tool's affair.
+pub(crate) fn hidden(config: &Config, place: &Place) -> Vec<PathBuf> {
+    let objects = place.object_url.is_none().then(|| place.objects.clone());
+    let home = config.variable("HOME").map(PathBuf::from);
+    let data = [config.storage.data_dir.clone(), place.database.clone()];
+    let own = home.map(|home| home.join(".rune"));
+    let more = place.hidden.iter().cloned();
+    data.into_iter()
+        .chain(objects)
+        .chain(own)
+        .chain(more)
+        .collect()
 }
 
 /// This program, as what it was when it was started: an upgrade may have replaced its file.

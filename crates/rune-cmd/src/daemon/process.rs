@@ -8,8 +8,10 @@ use rune_cp::{ControlPlane, NodeInfo};
 use rune_env::Config;
 use rune_gateway::Gateway;
 use rune_http::{Metrics, Readiness, Server};
+use rune_replica::DaemonApi;
 use rune_runtime::{
-    LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, Scheduler, SchedulerHandle,
+    LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, RemoteBackend, Scheduler,
+    SchedulerHandle,
 };
 use rune_storage::{DataDirLock, StorageError, create_private_dir};
 use rune_store_runtime::{Clock, SystemClock};
@@ -19,10 +21,12 @@ use super::instance::{Address, InstanceFiles};
 use super::launch::{self, Reporter};
 use super::listeners::{Listeners, already_running};
 use super::log::RotatingLog;
-use super::node::{Node, Place};
+use super::node::{Node, Place, hidden, internal_key, own_launcher};
+use super::process_backend::ProcessBackend;
+use super::replicas::{Access, Boot};
 use super::telemetry;
 use super::unused;
-use crate::commands::daemon::StartOptions;
+use crate::commands::daemon::{Backend, StartOptions};
 use crate::context::{Context, url_of};
 use crate::failure::{Exit, Failure, Outcome, chain};
 use crate::interrupt::Interrupt;
@@ -117,14 +121,20 @@ async fn serve(
 
     let readiness = Readiness::default();
     let ready = readiness.part("engine");
-    let backend = Arc::new(LocalBackend::new(
-        Arc::clone(&node.loader),
-        PackageCache::new(
-            Arc::clone(&node.blobs),
-            config.storage.data_dir.join("packages"),
-        ),
-        node.router.clone(),
-    ));
+    let packages = PackageCache::new(
+        Arc::clone(&node.blobs),
+        config.storage.data_dir.join("packages"),
+    );
+    let Backends {
+        driven: backend,
+        api,
+        processes,
+    } = match options.backend.unwrap_or(Backend::Wasm) {
+        Backend::Wasm => Backends::local(&node, packages),
+        Backend::Process => {
+            Backends::processes(config, &place, &node, packages, &address.control_plane)?
+        }
+    };
     let (reconcile, reconcile_handle) = ReconcileLoop::new(
         node.store.clone(),
         backend,
@@ -165,6 +175,7 @@ async fn serve(
         reconcile_handle,
         scheduler_handle,
         metrics,
+        api,
     );
     let files = writing
         .await
@@ -187,11 +198,75 @@ async fn serve(
     tracing::info!("shutting down");
     ready.set(false);
     tokio::select! {
-        () = shut_down(node, files, lock, config.runtime.drain_grace) => ended,
+        () = shut_down(node, processes, files, lock, config.runtime.drain_grace) => ended,
         () = interrupt.next() => {
             tracing::warn!("second signal: ending now");
             Err(Failure::silent(Exit::Interrupted))
         }
+    }
+}
+
+/// What runs replicas.
+struct Backends {
+    /// For the reconcile loop.
+    driven: Arc<dyn rune_backend::Backend>,
+    /// What is served to replicas outside this process.
+    api: Option<DaemonApi>,
+    /// Those that end with this process.
+    processes: Option<Arc<ProcessBackend>>,
+}
+
+impl Backends {
+    /// Replicas in this process.
+    fn local(node: &Node, packages: PackageCache) -> Self {
+        let loader = Arc::clone(&node.loader);
+        let router = node.router.clone();
+        Self {
+            driven: Arc::new(LocalBackend::new(loader, packages, router)),
+            api: None,
+            processes: None,
+        }
+    }
+
+    /// Replicas in processes of their own.
+    fn processes(
+        config: &Config,
+        place: &Place,
+        node: &Node,
+        packages: PackageCache,
+        control_plane: &str,
+    ) -> Outcome<Self> {
+        let (program, _) = own_launcher()?;
+        let hidden = hidden(config, place);
+        let processes = ProcessBackend::new(program, config, &hidden, node.tasks.clone());
+        let processes = Arc::new(processes);
+        let access = Access {
+            tokens: Arc::clone(&node.tokens),
+            control_plane: control_plane.to_owned(),
+            keys: internal_key(config),
+        };
+        let boot = Boot {
+            config: config.clone(),
+            loader: Arc::clone(&node.loader),
+            packages: packages.clone(),
+        };
+        let driven = RemoteBackend::new(
+            Arc::clone(&processes) as Arc<dyn rune_backend::Backend>,
+            Arc::new(access),
+            Arc::clone(&node.loader),
+            packages,
+            node.router.clone(),
+        );
+        Ok(Self {
+            driven: Arc::new(driven),
+            api: Some(DaemonApi {
+                engine: node.engine.clone(),
+                secrets: node.loader.secrets.clone(),
+                tokens: Arc::clone(&node.tokens),
+                boot: Arc::new(boot),
+            }),
+            processes: Some(processes),
+        })
     }
 }
 
@@ -203,6 +278,7 @@ fn serve_http(
     reconcile: ReconcileHandle,
     scheduler: SchedulerHandle,
     metrics: Metrics,
+    replicas: Option<DaemonApi>,
 ) {
     let info = NodeInfo {
         id: NODE_ID.to_owned(),
@@ -231,6 +307,7 @@ fn serve_http(
         auth: listeners.auth,
         readiness,
         tokens: Arc::clone(&node.tokens),
+        replicas,
     };
     let apis = [
         ("gateway", listeners.gateway, gateway.router()),
@@ -249,12 +326,22 @@ fn serve_http(
 
 /// Lets requests end, then tasks, then the store. What does not end in time is in the journal and is taken up by the
 /// next start.
-async fn shut_down(node: Node, files: InstanceFiles, lock: Option<DataDirLock>, grace: Duration) {
+async fn shut_down(
+    node: Node,
+    processes: Option<Arc<ProcessBackend>>,
+    files: InstanceFiles,
+    lock: Option<DataDirLock>,
+    grace: Duration,
+) {
     if !node.engine.drain(grace).await {
         tracing::warn!(
             active = node.engine.active(),
             "requests did not end in time and go on with the next start"
         );
+    }
+    if let Some(processes) = processes {
+        // While they can still say what was interrupted.
+        processes.close().await;
     }
     if !node.tasks.stop(STOP_GRACE).await {
         tracing::warn!(tasks = node.tasks.len(), "tasks did not end in time");

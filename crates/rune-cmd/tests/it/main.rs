@@ -9,6 +9,7 @@ mod ag_ui;
 mod agents;
 mod answers;
 mod authoring;
+mod backends;
 mod background;
 mod boundaries;
 mod budgets;

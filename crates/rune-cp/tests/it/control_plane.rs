@@ -54,6 +54,7 @@ impl TestControlPlane {
             auth,
             readiness: Readiness::default(),
             tokens: Arc::clone(&tokens),
+            replicas: None,
         };
         let running = platform.tasks.clone();
         let router = control_plane.router();

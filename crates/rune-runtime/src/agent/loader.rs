@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rune_docker::{ContainerTool, DockerEngine};
 use rune_mcp::{McpClient, McpError, McpServers};
@@ -76,11 +76,45 @@ impl AgentLoader {
     /// As there.
     pub fn make(
         &self,
-        mut package: AgentPackage,
+        package: AgentPackage,
         namespace: &str,
         env: &BTreeMap<String, String>,
     ) -> Result<Agent, AgentError> {
-        self.resolve_steps(&mut package, env)?;
+        self.make_with(package, namespace, env, &*self.variables)
+    }
+
+    /// The daemon's variables that the files of the package in `dir` refer to, beside those of
+    /// the deployment.
+    ///
+    /// # Errors
+    /// As [`AgentLoader::load`].
+    pub fn variables_of(
+        &self,
+        dir: &Path,
+        namespace: &str,
+        env: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, AgentError> {
+        let asked = Mutex::new(BTreeMap::new());
+        let variables = |name: &str| {
+            let value = (self.variables)(name);
+            if let Some(value) = &value {
+                let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+                asked.insert(name.to_owned(), value.clone());
+            }
+            value
+        };
+        self.make_with(AgentPackage::load(dir)?, namespace, env, &variables)?;
+        Ok(asked.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn make_with(
+        &self,
+        mut package: AgentPackage,
+        namespace: &str,
+        env: &BTreeMap<String, String>,
+        variables: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Agent, AgentError> {
+        resolve_steps(&mut package, env, variables)?;
         let spec = &package.runefile;
         if spec.entrypoint.is_some() && package.workflow.is_some() {
             return Err(AgentError::TwoPrograms);
@@ -95,7 +129,7 @@ impl AgentLoader {
             PolicySet::compile(&package)?,
             PolicyPrincipal::of(&package, namespace),
         ));
-        let lookup = |name: &str| env.get(name).cloned().or_else(|| (self.variables)(name));
+        let lookup = |name: &str| env.get(name).cloned().or_else(|| variables(name));
         let agent_env = resolve_all(&spec.runtime.env, "runtime.env", &lookup)?;
         let lookup = |name: &str| agent_env.get(name).cloned().or_else(|| lookup(name));
 
@@ -158,26 +192,6 @@ impl AgentLoader {
             component,
             remotes: self.remotes.clone(),
         })
-    }
-
-    /// Names the agents of a workflow's steps as they are called.
-    fn resolve_steps(
-        &self,
-        package: &mut AgentPackage,
-        env: &BTreeMap<String, String>,
-    ) -> Result<(), AgentError> {
-        let lookup = |name: &str| env.get(name).cloned().or_else(|| (self.variables)(name));
-        let own = resolve_all(&package.runefile.runtime.env, "runtime.env", &lookup)?;
-        let lookup = |name: &str| own.get(name).cloned().or_else(|| lookup(name));
-        let workflow = package.workflow.as_mut();
-        for step in workflow
-            .into_iter()
-            .flat_map(|workflow| &mut workflow.steps)
-        {
-            let place = format!("step `{}`: agent_ref", step.id);
-            step.agent_ref = resolved(&step.agent_ref, &place, &lookup)?;
-        }
-        Ok(())
     }
 
     /// The tool that finds others.
@@ -270,6 +284,26 @@ impl AgentLoader {
         };
         Tool::new(name, descriptor.clone(), runner)
     }
+}
+
+/// Names the agents of a workflow's steps as they are called.
+fn resolve_steps(
+    package: &mut AgentPackage,
+    env: &BTreeMap<String, String>,
+    variables: &dyn Fn(&str) -> Option<String>,
+) -> Result<(), AgentError> {
+    let lookup = |name: &str| env.get(name).cloned().or_else(|| variables(name));
+    let own = resolve_all(&package.runefile.runtime.env, "runtime.env", &lookup)?;
+    let lookup = |name: &str| own.get(name).cloned().or_else(|| lookup(name));
+    let workflow = package.workflow.as_mut();
+    for step in workflow
+        .into_iter()
+        .flat_map(|workflow| &mut workflow.steps)
+    {
+        let place = format!("step `{}`: agent_ref", step.id);
+        step.agent_ref = resolved(&step.agent_ref, &place, &lookup)?;
+    }
+    Ok(())
 }
 
 fn unsupported(place: &str, what: &str) -> AgentError {

@@ -60,7 +60,7 @@ impl ToolDispatcher<'_> {
             return Ok(vec![refuse(&tool.name, ErrorCode::InvalidInput, message)]);
         }
         let callee = match &tool.runner {
-            ToolRunner::Agent(agent) => match self.callee(agent, input, step, id) {
+            ToolRunner::Agent(agent) => match self.callee(agent, input, step, id).await {
                 Ok(callee) => callee,
                 Err(failure) => {
                     let denied = self.denied(agent, input, (step, id), &failure);
@@ -68,7 +68,7 @@ impl ToolDispatcher<'_> {
                     return Ok(denied.into_iter().chain([refused]).collect());
                 }
             },
-            ToolRunner::Builtin(_) if tool.name == AGENT_SPAWN => match self.spawned(input) {
+            ToolRunner::Builtin(_) if tool.name == AGENT_SPAWN => match self.spawned(input).await {
                 Ok(callee) => Some(callee),
                 Err(failure) => {
                     return Ok(vec![refuse(&tool.name, failure.code, failure.message)]);
@@ -149,7 +149,7 @@ impl ToolDispatcher<'_> {
     ///
     /// # Errors
     /// A failure that says why it may not be called.
-    fn callee(
+    async fn callee(
         &self,
         agent: &AgentTool,
         input: &Value,
@@ -172,9 +172,12 @@ impl ToolDispatcher<'_> {
             Some(tape) if known.is_some() || tape.intended(step, call_id) => {
                 AgentAddress::resolve(&target, self.namespace)
             }
-            _ => self.agents.admit(&target, agent.max_depth)?,
+            _ => self.agents.admit(&target, agent.max_depth).await?,
         };
-        Ok(Some(known.unwrap_or_else(|| self.agents.callee(&address))))
+        Ok(Some(match known {
+            Some(known) => known,
+            None => self.agents.callee(&address).await?,
+        }))
     }
 
     /// What the audit trail keeps of an agent that may not be called, where a rule of the network says so.
@@ -197,9 +200,9 @@ impl ToolDispatcher<'_> {
     }
 
     /// The agent that a call starts a request of, as policy sees it; the rules of calling are kept when it is started.
-    fn spawned(&self, input: &Value) -> Result<PolicyCallee, Failure> {
+    async fn spawned(&self, input: &Value) -> Result<PolicyCallee, Failure> {
         let address = AgentAddress::resolve(&named_agent(input)?, self.namespace);
-        Ok(self.agents.callee(&address))
+        self.agents.callee(&address).await
     }
 
     /// The intent of a call and, where the tool is an agent, the entry that names the

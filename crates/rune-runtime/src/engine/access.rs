@@ -48,7 +48,10 @@ impl EngineAccess for SubAgents {
         let own = self.own_address().await?;
         let target = match &new.agent {
             None => own.clone(),
-            Some(name) => self.admit(&parsed(name)?, None).map_err(|f| failed(&f))?,
+            Some(name) => {
+                let admitted = self.admit(&parsed(name)?, None).await;
+                admitted.map_err(|failure| failed(&failure))?
+            }
         };
         if new.same_session && target != own {
             return Err(invalid(
@@ -98,7 +101,7 @@ impl EngineAccess for SubAgents {
         self.name()
     }
 
-    fn agents(&self) -> Vec<KnownAgent> {
+    async fn agents(&self) -> Result<Vec<KnownAgent>, ToolError> {
         let router = &self.engine.inner.router;
         let own = self.name();
         let mut known = Vec::new();
@@ -133,7 +136,7 @@ impl EngineAccess for SubAgents {
             });
         }
         known.sort_by(|a, b| a.address.cmp(&b.address));
-        known
+        Ok(known)
     }
 
     async fn spawn(&self, spawn: NewSpawn) -> Result<Spawned, ToolError> {
@@ -149,7 +152,7 @@ impl EngineAccess for SubAgents {
             Err(EngineError::NotFound(_)) => {}
             Err(error) => return Err(refused(error)),
         }
-        let address = self.admit(&parsed(&spawn.agent)?, None);
+        let address = self.admit(&parsed(&spawn.agent)?, None).await;
         let address = address.map_err(|failure| failed(&failure))?;
         self.check_spawned().await?;
         let parent = ParentCall {
@@ -273,6 +276,6 @@ fn refused(error: EngineError) -> ToolError {
 }
 
 /// A failure as a tool tells it.
-fn failed(failure: &Failure) -> ToolError {
+pub(super) fn failed(failure: &Failure) -> ToolError {
     ToolError::new(code_kind(failure.code), failure.message.clone())
 }

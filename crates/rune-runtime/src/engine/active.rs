@@ -1,6 +1,7 @@
 //! The requests this process runs, and who may use a session now.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rune_store_runtime::{
@@ -24,6 +25,8 @@ pub(super) struct ActiveRequest {
     pub(super) unstored: Option<Box<RequestRow>>,
     /// Why it does not run yet, where it was not taken up at once.
     pub(super) waiting: Mutex<Option<Waiting>>,
+    /// Whether a replica outside this process runs it.
+    pub(super) is_away: AtomicBool,
 }
 
 impl ActiveRequest {
@@ -37,6 +40,15 @@ impl ActiveRequest {
             done: CancellationToken::new(),
             unstored: None,
             waiting: Mutex::default(),
+            is_away: AtomicBool::new(false),
+        }
+    }
+
+    /// One that this replica is asked to run.
+    pub(super) fn placed(row: &RequestRow, is_stored: bool) -> Self {
+        Self {
+            unstored: (!is_stored).then(|| Box::new(row.clone())),
+            ..Self::stored(row)
         }
     }
 
@@ -168,13 +180,19 @@ impl ActiveRequests {
         self.lock().requests.get(&id).cloned()
     }
 
-    /// Those that the store knows of and that have begun.
+    /// All of them.
+    pub(super) fn ids(&self) -> Vec<RequestId> {
+        self.lock().requests.keys().copied().collect()
+    }
+
+    /// Those that the store knows of and that have begun here.
     pub(super) fn begun(&self) -> Vec<RequestId> {
         let state = self.lock();
         let begun = state
             .requests
             .iter()
-            .filter(|(_, run)| run.unstored.is_none() && run.feed.has_started());
+            .filter(|(_, run)| run.unstored.is_none() && run.feed.has_started())
+            .filter(|(_, run)| !run.is_away.load(Ordering::Relaxed));
         begun.map(|(id, _)| *id).collect()
     }
 

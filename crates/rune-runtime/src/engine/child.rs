@@ -17,10 +17,12 @@ use rune_store_runtime::{
 };
 use rune_tools::RemoteAgents;
 use rune_wasm::AGENT_LEVELS;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::access::SPAWNED_BY;
+use super::link::{EngineAnswer, EngineOp, unexpected};
 use super::{Engine, EngineError, Invocation, Origin, RequestEvents};
 use crate::event::RequestEvent;
 use crate::planner::RunState;
@@ -57,7 +59,8 @@ pub(crate) struct SubAgents {
 }
 
 /// One call of another agent.
-pub(crate) struct AgentCall {
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentCall {
     /// The callee's request, as the caller's journal names it.
     pub(crate) request_id: RequestId,
     /// The id of the call, or of the step, in the calling request.
@@ -75,12 +78,28 @@ impl SubAgents {
     ///
     /// # Errors
     /// A failure that says which rule is in the way.
-    pub(crate) fn admit(
+    pub(crate) async fn admit(
         &self,
         reference: &LocalAgent,
         max_depth: Option<u32>,
     ) -> Result<AgentAddress, Failure> {
         let address = AgentAddress::resolve(reference, &self.namespace);
+        let Some(link) = self.engine.link() else {
+            return self.admit_here(address, max_depth);
+        };
+        let op = EngineOp::Admit { address, max_depth };
+        match self.asked(&**link, op).await? {
+            EngineAnswer::Address(address) => Ok(address),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// [`SubAgents::admit`] where the router knows every agent.
+    pub(super) fn admit_here(
+        &self,
+        address: AgentAddress,
+        max_depth: Option<u32>,
+    ) -> Result<AgentAddress, Failure> {
         self.check_depth(&address, max_depth)?;
         let router = &self.engine.inner.router;
         let route = router.route(&address.namespace, &address.name, &address.alias);
@@ -117,7 +136,21 @@ impl SubAgents {
     }
 
     /// The agent with this address, as far as policies can see it.
-    pub(crate) fn callee(&self, address: &AgentAddress) -> PolicyCallee {
+    ///
+    /// # Errors
+    /// A failure where nobody can say.
+    pub(crate) async fn callee(&self, address: &AgentAddress) -> Result<PolicyCallee, Failure> {
+        let Some(link) = self.engine.link() else {
+            return Ok(self.callee_here(address));
+        };
+        let address = address.clone();
+        match self.asked(&**link, EngineOp::Callee { address }).await? {
+            EngineAnswer::Callee(callee) => Ok(callee),
+            _ => Err(unexpected()),
+        }
+    }
+
+    pub(super) fn callee_here(&self, address: &AgentAddress) -> PolicyCallee {
         let router = &self.engine.inner.router;
         let route = router.route(&address.namespace, &address.name, &address.alias);
         let running = route.ok().and_then(|route| {
@@ -136,21 +169,24 @@ impl SubAgents {
     }
 
     /// What the policy of `agent`, which makes the call, says of calling another one, where it says anything.
-    pub(crate) fn verdict(
+    ///
+    /// # Errors
+    /// A failure where nobody can say what the other one is.
+    pub(crate) async fn verdict(
         &self,
         policy: &PolicyEngine,
         call_id: &str,
         address: &AgentAddress,
-    ) -> Option<PolicyVerdict> {
-        let callee = self.callee(address);
+    ) -> Result<Option<PolicyVerdict>, Failure> {
+        let callee = self.callee(address).await?;
         let resource = PolicyResource::Agent(&callee);
         if !policy.asks(&resource) {
-            return None;
+            return Ok(None);
         }
         let decision = policy.decide(&self.caller, resource);
         let verdict = policy::verdict(0, Some(call_id), &resource, &decision);
         let why = "a step of a workflow does not wait for a person";
-        Some(policy::without_a_person(verdict, why))
+        Ok(Some(policy::without_a_person(verdict, why)))
     }
 
     /// What the audit trail keeps of an agent that a rule of the network keeps from being called.
@@ -221,12 +257,22 @@ impl SubAgents {
                 () = stop.cancelled() => {}
             }
         }
-        self.engine.cancel_child(id).await;
+        self.engine.cancel_child(self.request_id, id).await;
         let message = "the called agent was cancelled, because the request that called it ended";
         Err(Failure::new(ErrorCode::Cancelled, message))
     }
 
     async fn outcome(&self, call: AgentCall) -> Result<Value, Failure> {
+        if let Some(link) = self.engine.link() {
+            loop {
+                let op = EngineOp::Call(call.clone());
+                match self.asked(&**link, op).await? {
+                    EngineAnswer::Ended(outcome) => return outcome,
+                    EngineAnswer::Pending => {}
+                    _ => return Err(unexpected()),
+                }
+            }
+        }
         let (id, address) = (call.request_id, call.address.to_string());
         let ended = match self.engine.request(id).await {
             Ok(_) => self.engine.child_outcome(id).await,
@@ -284,7 +330,7 @@ impl SubAgents {
 
     /// Cancels whatever the request called and did not hear from.
     pub(crate) async fn cancel_open(&self, state: &RunState) {
-        self.engine.cancel_children(state).await;
+        self.engine.cancel_children(self.request_id, state).await;
         self.cancel_remotes(state).await;
     }
 
@@ -391,16 +437,26 @@ impl Engine {
     }
 
     /// Cancels whatever a request called and did not hear from.
-    pub(super) async fn cancel_children(&self, state: &RunState) {
+    pub(super) async fn cancel_children(&self, of: RequestId, state: &RunState) {
         for id in state.children() {
-            self.cancel_child(id).await;
+            self.cancel_child(of, id).await;
         }
     }
 
     // Boxed: cancelling a request cancels those below it.
-    fn cancel_child(&self, id: RequestId) -> BoxFuture<'_, ()> {
+    pub(super) fn cancel_child(&self, of: RequestId, id: RequestId) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            match self.cancel(id, "the request that called it ended").await {
+            let cancelled = match self.link() {
+                Some(link) => {
+                    let op = EngineOp::CancelCall { request_id: id };
+                    link.act(of, op).await.map(drop).map_err(EngineError::Store)
+                }
+                None => {
+                    let why = "the request that called it ended";
+                    self.cancel(id, why).await.map(drop)
+                }
+            };
+            match cancelled {
                 // It was named and never accepted.
                 Ok(_) | Err(EngineError::NotFound(_)) => {}
                 Err(error) => {

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use futures_util::future::BoxFuture;
 use rune_network::{Member, may_call};
 use rune_store_runtime::{
     AcceptRequest, Accepted, BudgetCap, CheckpointPolicy, Cost, Entry, EntryBody, ErrorCode,
-    Failure, IdempotencyKey, ParentCall, RecordAudit, RequestId, RequestRow, RequestStatus,
-    SessionId, StoreError, Timestamp, Usage,
+    Failure, IdempotencyKey, ParentCall, RecordAudit, ReplicaId, RequestId, RequestRow,
+    RequestStatus, SessionId, StoreError, Timestamp, Usage,
 };
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::active::{ActiveRequest, Inserted};
+use super::away::Away;
 use super::child::{MAX_AGENT_DEPTH, SubAgents};
 use super::patience::Turn;
 use super::{Engine, EngineError, Origin, QUEUE_DEADLINE, RequestEvents, input};
@@ -25,8 +27,8 @@ use crate::budget::{Meter, Payer};
 use crate::feed::Feed;
 use crate::journal::JournalWriter;
 use crate::planner::{INTERRUPTED, Outcome, Planner, RunState};
-use crate::replica::LocalReplica;
-use crate::router::{Place, RouteError};
+use crate::replica::Replica;
+use crate::router::{Lease, Place, RouteError};
 use crate::workflow::WorkflowExecutor;
 
 /// What a caller asks for.
@@ -182,7 +184,7 @@ impl Engine {
         accept: AcceptRequest,
         inherited: Vec<Entry>,
         audit: Option<RecordAudit>,
-        replica: &LocalReplica,
+        replica: &Replica,
         new_session: bool,
     ) -> Result<Invoked, EngineError> {
         let (request_id, session_id) = (accept.request_id, accept.session_id.clone());
@@ -219,6 +221,7 @@ impl Engine {
             done: CancellationToken::new(),
             unstored: (!stored).then(|| Box::new(unstored_row(&accept, at))),
             waiting: Mutex::default(),
+            is_away: AtomicBool::new(false),
         });
         if self.inner.active.insert(request_id, Arc::clone(&run)) != Inserted::New {
             return Err(EngineError::ShuttingDown);
@@ -249,6 +252,7 @@ impl Engine {
             new_session,
             timeout: replica.agent().timeout(),
             turn: its_turn,
+            replica_id: None,
         };
         if !stored {
             run.feed.publish(entries);
@@ -260,9 +264,8 @@ impl Engine {
         let (sender, receiver) = oneshot::channel();
         let engine = self.clone();
         self.spawn(request_id, &Arc::clone(&run), turn, async move {
-            engine
-                .accept_and_run((accept, audit), at, entries, start, run, sender)
-                .await
+            let accepting = engine.accept_and_run((accept, audit), at, entries, start, run, sender);
+            Box::pin(accepting).await
         });
         match receiver.await {
             Ok(Ok(accepted)) if accepted.duplicate => Ok(Invoked {
@@ -365,6 +368,7 @@ impl Engine {
             match ended {
                 Ok(Outcome::Ended) => {}
                 // The answer may have come before the request left the table.
+                Ok(Outcome::Parked) if engine.link().is_some() => {}
                 Ok(Outcome::Parked) => {
                     engine.inner.parked.send_replace(());
                     engine.go_on_if_decided(request_id).await;
@@ -387,7 +391,7 @@ impl Engine {
 
     pub(super) async fn run(
         &self,
-        start: Start,
+        mut start: Start,
         run: &ActiveRequest,
     ) -> Result<Outcome, EngineError> {
         let inner = &self.inner;
@@ -395,71 +399,54 @@ impl Engine {
             tracing::Span::current().record("trace_id", trace.trace_id());
         }
         let started = Instant::now();
-        let spent = start.state.spent;
         let deadline = started + start.timeout;
-        let mut journal = JournalWriter::new(
-            start.request_id,
-            start.checkpoint,
-            inner.store.clone(),
-            Arc::clone(&run.feed),
-            start.next_seq,
-        )
-        .announcing(inner.active.announcer());
-        let mut state = start.state;
-        if self.stopped().remove(&start.request_id) {
-            let notice = EntryBody::Notice {
-                code: INTERRUPTED.to_owned(),
-                message: "the store did not answer; the request goes on now that it does"
-                    .to_owned(),
+        let mut held = match start.replica_id.take() {
+            Some(replica) => self.held_place(start.request_id, replica).await,
+            None => None,
+        };
+        let mut begun = None;
+        let lease = loop {
+            let lease = match held.take() {
+                Some(lease) => lease,
+                None => {
+                    let (journal, state) = match begun.take() {
+                        Some(begun) => begun,
+                        None => self.begin(&mut start, run).await?,
+                    };
+                    match self.place(&start, run, deadline).await {
+                        Ok(lease) => {
+                            begun = Some((journal, state));
+                            lease
+                        }
+                        Err(failure) => {
+                            return self
+                                .run_nowhere(start.request_id, journal, &state, failure)
+                                .await;
+                        }
+                    }
+                }
             };
-            state.apply(&notice);
-            journal.note(notice);
-        }
-        if !start.budgets.is_empty() {
-            journal = journal.telling(Arc::clone(&inner.budgets));
-            if start.taken_up
-                && let Some(unknown) = self.settle_interrupted(start.request_id).await?
-            {
-                journal.note(unknown);
-            }
-        }
-        let place = async {
-            start.turn.cancelled().await;
-            let router = &inner.router;
-            if start.taken_up {
-                let (deployment, session) = (start.deployment_id, &start.session_id);
-                let lease = router.lease_taken_up(deployment, session, start.timeout);
-                return lease.await.map_err(|error| route_failure(&error));
-            }
-            // A called agent waits as long as the request that called it.
-            let longest = if start.parent.is_some() {
-                start.timeout
-            } else {
-                QUEUE_DEADLINE
+            let Some(client) = lease.replica().client().cloned() else {
+                break lease;
             };
-            let lease = router.lease(start.deployment_id, &start.session_id, longest);
-            lease.await.map_err(|error| route_failure(&error))
-        };
-        let place = tokio::select! {
-            // A place that is free needs no timer.
-            biased;
-            place = place => place,
-            () = run.cancel.cancelled() => {
-                Err(Failure::new(ErrorCode::Cancelled, "the request was cancelled"))
+            if let Some((mut journal, _)) = begun.take() {
+                journal.flush().await?;
             }
-            () = tokio::time::sleep_until(deadline), if !start.taken_up => {
-                let message = "no replica became free before the request's `timeout_ms`";
-                Err(Failure::new(ErrorCode::Timeout, message))
+            let away = Box::pin(self.run_away(&start, run, lease, &client));
+            match away.await? {
+                Away::Ended => return Ok(Outcome::Ended),
+                Away::Parked => return Ok(Outcome::Parked),
+                Away::Lost(reason) => match self.after_loss(start, run, &reason).await? {
+                    Ok(again) => start = again,
+                    Err(outcome) => return Ok(outcome),
+                },
             }
         };
-        let lease = match place {
-            Ok(lease) => lease,
-            Err(failure) => {
-                self.cancel_children(&state).await;
-                journal.finish(not_run(failure, &state)).await?;
-                return Ok(Outcome::Ended);
-            }
+        let (mut journal, state) = match begun {
+            Some(begun) => begun,
+            None => self.begin(&mut start, run).await?,
         };
+        let spent = state.spent;
         let agent = match forked(&lease.replica().agent().now(), &state) {
             Ok(agent) => agent,
             Err(failure) => {
@@ -510,6 +497,7 @@ impl Engine {
             };
             // It only waits for other agents, so it keeps no place from them.
             drop(lease);
+            run.feed.placed(false);
             executor.run(workflow, start.taken_up).await?;
             meter.ends().await?;
             return Ok(Outcome::Ended);
@@ -524,7 +512,7 @@ impl Engine {
             deadline,
             agent,
             agents,
-            place: Place::new(lease),
+            place: Place::new(lease, Arc::clone(&run.feed)),
             store: inner.store.clone(),
             blobs: inner.blobs.get().cloned(),
             feed: Arc::clone(&run.feed),
@@ -538,6 +526,146 @@ impl Engine {
             recorded: None,
         };
         Ok(planner.run(start.new_session, start.taken_up).await?)
+    }
+
+    /// A place on a replica.
+    async fn place(
+        &self,
+        start: &Start,
+        run: &ActiveRequest,
+        deadline: Instant,
+    ) -> Result<Lease, Failure> {
+        let place = async {
+            start.turn.cancelled().await;
+            let router = &self.inner.router;
+            if start.taken_up {
+                let (deployment, session) = (start.deployment_id, &start.session_id);
+                let lease = router.lease_taken_up(deployment, session, start.timeout);
+                return lease.await.map_err(|error| route_failure(&error));
+            }
+            // A called agent waits as long as the request that called it.
+            let longest = if start.parent.is_some() {
+                start.timeout
+            } else {
+                QUEUE_DEADLINE
+            };
+            let lease = router.lease(start.deployment_id, &start.session_id, longest);
+            lease.await.map_err(|error| route_failure(&error))
+        };
+        tokio::select! {
+            // A place that is free needs no timer.
+            biased;
+            place = place => place,
+            () = run.cancel.cancelled() => {
+                Err(Failure::new(ErrorCode::Cancelled, "the request was cancelled"))
+            }
+            () = tokio::time::sleep_until(deadline), if !start.taken_up => {
+                let message = "no replica became free before the request's `timeout_ms`";
+                Err(Failure::new(ErrorCode::Timeout, message))
+            }
+        }
+    }
+
+    /// The writer of a request's journal, with what there is to say first.
+    async fn begin(
+        &self,
+        start: &mut Start,
+        run: &ActiveRequest,
+    ) -> Result<(JournalWriter, RunState), EngineError> {
+        let mut journal = JournalWriter::new(
+            start.request_id,
+            start.checkpoint,
+            self.inner.store.clone(),
+            Arc::clone(&run.feed),
+            start.next_seq,
+        )
+        .announcing(self.inner.active.announcer());
+        let mut state = std::mem::take(&mut start.state);
+        if self.stopped().remove(&start.request_id) {
+            let notice = EntryBody::Notice {
+                code: INTERRUPTED.to_owned(),
+                message: "the store did not answer; the request goes on now that it does"
+                    .to_owned(),
+            };
+            state.apply(&notice);
+            journal.note(notice);
+        }
+        if !start.budgets.is_empty() {
+            journal = journal.telling(Arc::clone(&self.inner.budgets));
+            if start.taken_up
+                && let Some(unknown) = self.settle_interrupted(start.request_id).await?
+            {
+                journal.note(unknown);
+            }
+        }
+        Ok((journal, state))
+    }
+
+    /// Ends a request that got no replica.
+    async fn run_nowhere(
+        &self,
+        id: RequestId,
+        mut journal: JournalWriter,
+        state: &RunState,
+        failure: Failure,
+    ) -> Result<Outcome, EngineError> {
+        self.cancel_children(id, state).await;
+        journal.finish(not_run(failure, state)).await?;
+        Ok(Outcome::Ended)
+    }
+
+    /// Gets a request ready for another replica after the one that ran it was lost, or ends it
+    /// where it cannot go on.
+    async fn after_loss(
+        &self,
+        mut start: Start,
+        run: &ActiveRequest,
+        reason: &str,
+    ) -> Result<Result<Start, Outcome>, EngineError> {
+        let id = start.request_id;
+        tracing::warn!(request = %id, reason, "a replica was lost while it ran the request");
+        start.next_seq = run.feed.next_seq();
+        match start.checkpoint {
+            CheckpointPolicy::Never => {
+                let (code, message) = if run.cancel.is_cancelled() {
+                    (ErrorCode::Cancelled, "the request was cancelled".to_owned())
+                } else {
+                    let message = format!(
+                        "the replica that ran the request was lost, and nothing of the request is kept \
+                         (`checkpoint_policy: never`): {reason}"
+                    );
+                    (ErrorCode::Unavailable, message)
+                };
+                let failure = Failure::new(code, message);
+                let (journal, state) = self.begin(&mut start, run).await?;
+                let ended = self.run_nowhere(id, journal, &state, failure).await?;
+                return Ok(Err(ended));
+            }
+            // Its readers have seen what is not stored and now happens again: they begin anew.
+            CheckpointPolicy::OnFinish => {
+                let lost = StoreError::Unavailable(format!("a replica was lost: {reason}"));
+                return Err(lost.into());
+            }
+            CheckpointPolicy::EachStep => {}
+        }
+        let row = self.request(id).await?;
+        start.state = RunState::load(&self.inner.store, id).await?;
+        start.taken_up |= start.state.attempts > 0;
+        let most = self.recovery().config.max_attempts;
+        if run.cancel.is_cancelled() {
+            self.end_idle(&row).await?;
+        } else if start.state.crashes >= most {
+            let message = format!(
+                "given up after {most} attempts, each ended by the loss of its replica \
+                 (`recovery.max_attempts`): {reason}"
+            );
+            let failure = Failure::new(ErrorCode::Internal, message);
+            self.give_up(&row, failure).await?;
+        } else {
+            return Ok(Ok(start));
+        }
+        self.publish_stored(id, &run.feed).await?;
+        Ok(Err(Outcome::Ended))
     }
 }
 
@@ -566,6 +694,8 @@ pub(super) struct Start {
     pub(super) timeout: std::time::Duration,
     /// Fires when it is the request's turn in its session.
     pub(super) turn: CancellationToken,
+    /// The replica that took it last, where it may still run there.
+    pub(super) replica_id: Option<ReplicaId>,
 }
 
 /// Takes a request off the table and then lets the next one of its session run, in this
@@ -579,6 +709,7 @@ struct Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         self.engine.inner.active.remove(self.request_id);
+        self.engine.inner.holders.forget(self.request_id);
         if std::thread::panicking() {
             // It is tried again, and given up where it panics again and again.
             self.engine.inner.stranded.notify_one();
@@ -629,7 +760,7 @@ fn route_failure(error: &RouteError) -> Failure {
     Failure::new(code, error.to_string())
 }
 
-fn checkpoint(replica: &LocalReplica) -> CheckpointPolicy {
+fn checkpoint(replica: &Replica) -> CheckpointPolicy {
     use rune_spec::CheckpointPolicy as Spec;
     match replica.agent().spec().runtime.checkpoint_policy {
         Spec::EachStep => CheckpointPolicy::EachStep,

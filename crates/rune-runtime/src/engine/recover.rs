@@ -19,7 +19,7 @@ use crate::planner::{Outcome, RunState};
 /// How long a store that did not answer is left alone.
 const RETAKE_PAUSE: Duration = Duration::from_secs(2);
 /// How long a request that is taken up waits for a replica to be there at all.
-const UNSERVED_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const UNSERVED_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// An unfinished request that is on the table and does not run yet.
 struct Interrupted {
@@ -281,6 +281,7 @@ impl Engine {
             new_session: false,
             timeout: UNSERVED_TIMEOUT,
             turn,
+            replica_id: row.replica_id,
         };
         self.run(start, run).await
     }
@@ -301,9 +302,13 @@ impl Engine {
         Some(Failure::new(ErrorCode::NotFound, message))
     }
 
-    async fn give_up(&self, row: &RequestRow, failure: Failure) -> Result<(), EngineError> {
+    pub(super) async fn give_up(
+        &self,
+        row: &RequestRow,
+        failure: Failure,
+    ) -> Result<(), EngineError> {
         let state = RunState::load(&self.inner.store, row.id).await?;
-        self.cancel_children(&state).await;
+        self.cancel_children(row.id, &state).await;
         let mut entries = state.close_calls(&failure.message, |name| name);
         entries.extend(self.unknown_usage(row).await?);
         entries.push(EntryBody::Finished {

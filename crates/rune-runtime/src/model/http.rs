@@ -37,7 +37,7 @@ impl HttpClient {
     }
 
     /// The client for `url`, or why it cannot be had.
-    pub(super) fn for_url(&self, url: &str) -> Result<&reqwest::Client, String> {
+    pub(crate) fn for_url(&self, url: &str) -> Result<&reqwest::Client, String> {
         let client = if url.starts_with("http://") {
             self.shared
                 .plain

@@ -1,6 +1,9 @@
 //! A request's place on a replica, which it gives back while it waits for other agents.
 
+use std::sync::Arc;
+
 use super::{Lease, ReplicaRouter};
+use crate::feed::Feed;
 
 /// A place that its request may give back and take again.
 ///
@@ -14,16 +17,19 @@ pub(crate) struct Place {
     lease: Option<Lease>,
     /// Whether it works only with a place.
     needed: bool,
+    /// Told when the place is given back and taken again.
+    feed: Option<Arc<Feed>>,
 }
 
 impl Place {
     /// The place that was leased.
-    pub(crate) fn new(lease: Lease) -> Self {
+    pub(crate) fn new(lease: Lease, feed: Arc<Feed>) -> Self {
         Self {
             router: lease.router.clone(),
             deployment_id: lease.replica().deployment_id(),
             lease: Some(lease),
             needed: true,
+            feed: Some(feed),
         }
     }
 
@@ -37,12 +43,15 @@ impl Place {
             deployment_id,
             lease: None,
             needed: false,
+            feed: None,
         }
     }
 
     /// Gives the place to whoever waits for it.
     pub(crate) fn give_back(&mut self) {
-        self.lease = None;
+        if self.lease.take().is_some() {
+            self.tell(false);
+        }
     }
 
     /// Waits for a place, where it has none. Goes on without one where the deployment is
@@ -50,6 +59,13 @@ impl Place {
     pub(crate) async fn take_again(&mut self) {
         if self.needed && self.lease.is_none() {
             self.lease = self.router.lease_again(self.deployment_id).await;
+            self.tell(true);
+        }
+    }
+
+    fn tell(&self, placed: bool) {
+        if let Some(feed) = &self.feed {
+            feed.placed(placed);
         }
     }
 }

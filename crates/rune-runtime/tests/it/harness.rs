@@ -12,7 +12,7 @@ use rune_docker::DockerEngine;
 use rune_mcp::McpClient;
 use rune_runtime::model::{Prices, ProviderPool, Timeouts};
 use rune_runtime::{
-    Agent, AgentLoader, Engine, Invocation, Invoked, LocalReplica, ReplicaRouter, RequestEvent,
+    Agent, AgentLoader, Engine, Invocation, Invoked, Replica, ReplicaRouter, RequestEvent,
     SecretVault, SequencedEvent, Tasks,
 };
 use rune_store_runtime::{
@@ -229,7 +229,7 @@ impl Rig {
     fn start_other(&self, index: usize) {
         let (deployment, agent) = &self.others[index];
         self.router.set_deployment(deployment.clone());
-        let replica = LocalReplica::new(
+        let replica = Replica::local(
             ReplicaId::generate(),
             deployment.id,
             deployment.version_id,
@@ -292,10 +292,10 @@ impl Rig {
         self.with_others(rig)
     }
 
-    pub(crate) fn add_replica(&self) -> Arc<LocalReplica> {
+    pub(crate) fn add_replica(&self) -> Arc<Replica> {
         let (id, version) = (self.deployment.id, self.deployment.version_id);
         let agent = Arc::clone(&self.agent);
-        let replica = LocalReplica::new(ReplicaId::generate(), id, version, agent);
+        let replica = Replica::local(ReplicaId::generate(), id, version, agent);
         self.router.add_replica(Arc::clone(&replica));
         replica
     }

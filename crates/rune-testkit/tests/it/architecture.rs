@@ -22,6 +22,7 @@ const ROWS: &[&[&str]] = &[
     &["rune-runtime"],
     &["rune-http"],
     &["rune-remote-store"],
+    &["rune-replica"],
     &["rune-gateway", "rune-cp"],
     &["rune-cmd"],
 ];
@@ -53,6 +54,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         &[
             "rune-http",
             "rune-remote-store",
+            "rune-replica",
             "rune-gateway",
             "rune-cp",
             "rune-testkit",

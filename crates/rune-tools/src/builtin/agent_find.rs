@@ -36,7 +36,7 @@ impl BuiltinTool for AgentFind {
         let input: Input = parse(input)?;
         let words: Vec<String> = search_words(&input.query).collect();
         let mut found: Vec<(usize, KnownAgent)> = Vec::new();
-        for agent in context.engine()?.agents() {
+        for agent in context.engine()?.agents().await? {
             let score = score(&agent, &words);
             if score > 0 {
                 found.push((score, agent));

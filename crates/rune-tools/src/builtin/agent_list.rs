@@ -25,7 +25,7 @@ impl BuiltinTool for AgentList {
 
     async fn call(&self, context: &ToolContext, input: Value) -> Result<Value, ToolError> {
         let input: Input = parse(input)?;
-        let mut known = context.engine()?.agents();
+        let mut known = context.engine()?.agents().await?;
         if let Some(namespace) = input.namespace {
             known.retain(|agent| agent.address.split('/').next() == Some(namespace.as_str()));
         }

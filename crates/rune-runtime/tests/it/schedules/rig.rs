@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_runtime::{
-    Agent, Engine, LocalReplica, Recurrence, ReplicaRouter, Scheduler, SchedulerHandle, Tasks,
+    Agent, Engine, Recurrence, Replica, ReplicaRouter, Scheduler, SchedulerHandle, Tasks,
 };
 use rune_store_runtime::*;
 use rune_testkit::VirtualClock;
@@ -101,7 +101,7 @@ impl World {
         });
         let (id, version) = (self.deployment_id, self.version_id);
         let agent = Arc::clone(&self.agent);
-        router.add_replica(LocalReplica::new(ReplicaId::generate(), id, version, agent));
+        router.add_replica(Replica::local(ReplicaId::generate(), id, version, agent));
         let engine = Engine::new(store.clone(), router, tasks.clone());
         let (scheduler, handle) = Scheduler::new(engine.clone(), tasks.clone());
         let recovering = engine.clone();

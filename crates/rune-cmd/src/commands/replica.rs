@@ -1,0 +1,309 @@
+//! `rune replica`: the agent loop of one deployment, in a process of its own.
+//!
+//! It is started by a backend of the daemon, has what it needs to know from its environment and
+//! from the daemon, and keeps nothing: what lasts goes through the daemon's store.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use rune_env::{Config, ConfigSources, Overrides, ReplicaConfig};
+use rune_http::{Auth, Server};
+use rune_remote_store::{RemoteStore, RemoteStoreConfig};
+use rune_replica::{DaemonLink, ReplicaApi, ReplicaBoot};
+use rune_runtime::model::Prices;
+use rune_runtime::{
+    Agent, AgentLoader, Engine, EngineLink, PackageCache, Replica, ReplicaRouter, SecretVault,
+    Tasks,
+};
+use rune_storage::{Durability, create_private_dir};
+use rune_store_runtime::{BlobStore, DeploymentId, ReplicaId, Store, SystemClock};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::url_of;
+use crate::daemon::node::{Place, agent_loader};
+use crate::daemon::telemetry;
+use crate::failure::{Exit, Failure, Outcome, chain};
+
+/// Pause before the token is renewed that could not be.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
+/// A renewal that fails has failed after this long.
+const RENEWAL_PATIENCE: Duration = Duration::from_secs(120);
+/// How long requests may go on that the daemon has waited for already.
+const DRAINED_GRACE: Duration = Duration::from_secs(2);
+/// How long tasks get to end after the requests have.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Longest silence in what is told of a run.
+const MAX_QUIET: Duration = Duration::from_secs(5);
+
+/// Run requests of one deployment for a daemon, which starts this by itself.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It is told by RUNE_REPLICA_… variables where the daemon is and which replica it is; docs/replicas.md has them."
+)]
+pub(crate) struct ReplicaArgs {}
+
+pub(crate) fn run() -> Outcome {
+    let config = ReplicaConfig::from_process().map_err(|error| {
+        Failure::usage(format!("this is no replica of a daemon: {}", chain(&error)))
+            .help("replicas are started by the daemon: `rune daemon start --backend process`")
+    })?;
+    let temporary = tempfile::Builder::new().prefix("rune-replica-").tempdir();
+    let temporary =
+        temporary.map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
+    let data_dir = config.data_dir.clone();
+    let data_dir = data_dir.unwrap_or_else(|| temporary.path().to_owned());
+    let own = Overrides::new().with("storage.data_dir", data_dir.to_str());
+    let own = Config::from_process(None, own).map_err(|error| {
+        Failure::usage(format!("the configuration is not valid: {}", chain(&error)))
+    })?;
+    telemetry::start(&own.observability, None)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("rune-worker")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because("cannot start the runtime", &error))?;
+    let result = runtime.block_on(serve(&config, &data_dir));
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: &ReplicaConfig, data_dir: &Path) -> Outcome {
+    let signals =
+        |kind| signal(kind).map_err(|error| Failure::because("cannot listen for signals", &error));
+    let mut terminate = signals(SignalKind::terminate())?;
+    let mut interrupt = signals(SignalKind::interrupt())?;
+    create_private_dir(data_dir)
+        .map_err(|error| Failure::because(format!("cannot make {}", data_dir.display()), &error))?;
+    let replica_id = id::<ReplicaId>("RUNE_REPLICA_ID", &config.replica_id)?;
+    let deployment_id = id::<DeploymentId>("RUNE_REPLICA_DEPLOYMENT", &config.deployment_id)?;
+    let tasks = Tasks::new();
+    let access = RemoteStoreConfig::new(&config.control_plane, config.token.clone());
+    let remote = RemoteStore::new(&access, tasks.clone())
+        .map_err(|error| Failure::because("cannot reach the daemon", &error))?;
+    let link = DaemonLink::new(remote.clone());
+    let boot = link.boot().await.map_err(|error| {
+        let message = format!("cannot learn what to run: {}", chain(&error));
+        Failure::new(Exit::Unavailable, message)
+    })?;
+    let parts = Parts::open(config, &boot, data_dir, remote, &tasks)?;
+    let agent = parts.agent(config, &boot, data_dir).await?;
+    let drain_grace = parts.settings.runtime.drain_grace;
+    let quiet = (agent.spec().runtime.request_timeout / 3).min(MAX_QUIET);
+    let router = ReplicaRouter::new();
+    let mut deployment = boot.deployment.clone();
+    // Whatever it is scaled to meanwhile, this one runs what it is given.
+    deployment.replicas = deployment.replicas.max(1);
+    router.set_deployment(deployment);
+    router.add_replica(Replica::local(
+        replica_id,
+        deployment_id,
+        boot.version.id,
+        Arc::clone(&agent),
+    ));
+    let engine = Engine::new(parts.store.clone(), router, tasks.clone())
+        .with_blobs(Arc::clone(&parts.blobs))
+        .linked(Arc::new(link.clone()));
+    let draining = CancellationToken::new();
+    let auth = Auth::new(Some(&config.key), None, None)
+        .map_err(|error| Failure::because("cannot check who asks", &error))?;
+    let api = ReplicaApi {
+        engine: engine.clone(),
+        replica_id,
+        deployment_id,
+        fingerprint: config.fingerprint.clone(),
+        quiet,
+        auth,
+        draining: draining.clone(),
+    };
+    let (listener, addr) = bind(config.addr).await?;
+    let server = Server::new("replica", listener, api.router(), tasks.clone());
+    tasks.spawn("replica", server.run(tasks.shutdown(), STOP_GRACE));
+    say_where(addr)?;
+    tracing::info!(replica = %replica_id, agent = agent.name(), url = url_of(addr), "ready");
+
+    let grace = tokio::select! {
+        _ = terminate.recv() => if draining.is_cancelled() { DRAINED_GRACE } else { drain_grace },
+        _ = interrupt.recv() => Duration::ZERO,
+        () = orphaned(&parts.remote, config.orphan_after) => Duration::ZERO,
+    };
+    tracing::info!(active = engine.active(), "shutting down");
+    draining.cancel();
+    let ended = tokio::select! {
+        ended = engine.drain(grace) => ended,
+        _ = interrupt.recv() => engine.drain(Duration::ZERO).await,
+    };
+    if !ended {
+        tracing::warn!("requests did not end in time and go on with another replica");
+    }
+    agent.disconnect().await;
+    tasks.stop(STOP_GRACE).await;
+    tracing::info!("stopped");
+    Ok(Exit::Ok)
+}
+
+fn id<T: std::str::FromStr>(name: &str, text: &str) -> Outcome<T> {
+    text.parse()
+        .map_err(|_| Failure::usage(format!("`{name}` is not an id")))
+}
+
+async fn bind(addr: SocketAddr) -> Outcome<(TcpListener, SocketAddr)> {
+    let bound = async {
+        let listener = TcpListener::bind(addr).await?;
+        let addr = listener.local_addr()?;
+        Ok((listener, addr))
+    };
+    bound.await.map_err(|error: std::io::Error| {
+        Failure::because(format!("cannot listen on {addr}"), &error)
+    })
+}
+
+/// Tells whoever started it where it listens.
+fn say_where(addr: SocketAddr) -> Outcome<()> {
+    let line = json!({ "listening": url_of(addr) });
+    let mut stdout = std::io::stdout().lock();
+    let said = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    said.map_err(|error| Failure::because("cannot say where the replica listens", &error))
+}
+
+/// Keeps its token valid. Returns once the daemon did not take the replica for too long.
+async fn orphaned(remote: &RemoteStore, longest: Duration) {
+    let mut alone: Option<Instant> = None;
+    loop {
+        let asked = Instant::now();
+        let kept = remote.keep_token(CancellationToken::new()).await;
+        let Err(error) = kept else { return };
+        if asked.elapsed() > RENEWAL_PATIENCE {
+            // It was renewed in between.
+            alone = None;
+        }
+        let since = *alone.get_or_insert(asked);
+        if since.elapsed() >= longest {
+            tracing::warn!(%error, "the daemon was gone for too long");
+            return;
+        }
+        tracing::debug!(%error, "the token was not renewed");
+        tokio::time::sleep(RENEWAL_PAUSE).await;
+    }
+}
+
+/// What a replica is put together from.
+struct Parts {
+    settings: Config,
+    remote: RemoteStore,
+    store: Store,
+    blobs: Arc<dyn BlobStore>,
+    loader: Arc<AgentLoader>,
+}
+
+impl Parts {
+    fn open(
+        config: &ReplicaConfig,
+        boot: &ReplicaBoot,
+        data_dir: &Path,
+        remote: RemoteStore,
+        tasks: &Tasks,
+    ) -> Outcome<Self> {
+        let settings = settings(config, boot, data_dir)?;
+        let mut prices = Prices::default();
+        if let Some(text) = &boot.settings.prices {
+            prices
+                .add("prices.toml", text)
+                .map_err(|error| Failure::because("cannot read the prices of models", &error))?;
+        }
+        let link: Arc<dyn EngineLink> = Arc::new(DaemonLink::new(remote.clone()));
+        // Nothing is stored here: these are what tools must not see.
+        let place = Place {
+            database: data_dir.join("rune.db"),
+            object_url: None,
+            objects: data_dir.join("objects"),
+            durability: Durability::Normal,
+            secrets: None,
+            hidden: config.hidden.clone(),
+        };
+        let secrets = SecretVault::linked(link);
+        let (loader, _) = agent_loader(&settings, &place, secrets, prices, tasks)?;
+        Ok(Self {
+            settings,
+            store: Store::new(Arc::new(remote.clone()), Arc::new(SystemClock)),
+            blobs: Arc::new(remote.clone()),
+            remote,
+            loader: Arc::new(loader),
+        })
+    }
+
+    /// The agent, with what it needs from outside.
+    async fn agent(
+        &self,
+        config: &ReplicaConfig,
+        boot: &ReplicaBoot,
+        data_dir: &Path,
+    ) -> Outcome<Arc<Agent>> {
+        let cannot = |error: &dyn std::error::Error| {
+            Failure::new(
+                Exit::Failed,
+                format!("the agent cannot run: {}", chain(error)),
+            )
+        };
+        let dir = match &config.package_dir {
+            Some(dir) => dir.clone(),
+            None => {
+                let packages =
+                    PackageCache::new(Arc::clone(&self.blobs), data_dir.join("packages"));
+                let dir = packages.get(&boot.version.digest).await;
+                dir.map_err(|error| cannot(&error))?
+            }
+        };
+        let loader = Arc::clone(&self.loader);
+        let (namespace, env) = (
+            boot.deployment.namespace.clone(),
+            boot.deployment.env.clone(),
+        );
+        let loaded = tokio::task::spawn_blocking(move || loader.load(&dir, &namespace, &env)).await;
+        let loaded = loaded.map_err(|error| cannot(&error))?;
+        let agent = loaded.map_err(|error| cannot(&error))?;
+        agent.prepare().await.map_err(|error| cannot(&error))?;
+        create_private_dir(agent.workspace()).map_err(|error| cannot(&error))?;
+        agent.connect().await.map_err(|error| cannot(&error))?;
+        Ok(Arc::new(agent))
+    }
+}
+
+/// The configuration that the daemon hands on.
+fn settings(config: &ReplicaConfig, boot: &ReplicaBoot, data_dir: &Path) -> Outcome<Config> {
+    let handed = boot.settings.keys.iter();
+    let overrides = handed.fold(Overrides::new(), |overrides, (key, value)| {
+        overrides.with(key, Some(value.clone()))
+    });
+    let workspaces: Option<&PathBuf> = config.workspace_dir.as_ref();
+    let overrides = overrides.with("storage.data_dir", data_dir.to_str()).with(
+        "runtime.workspace_dir",
+        workspaces.and_then(|dir| dir.to_str()),
+    );
+    let mut variables = boot.settings.variables.clone();
+    if let Some(path) = &config.search_path {
+        variables.insert("PATH".to_owned(), path.clone());
+    }
+    let loaded = Config::load(ConfigSources {
+        env: Arc::new(move |name| variables.get(name).cloned()),
+        file: None,
+        overrides,
+    });
+    let mut settings = loaded.map_err(|error| {
+        let message = format!(
+            "the daemon's settings are not valid here: {}",
+            chain(&error)
+        );
+        Failure::new(Exit::Failed, message)
+    })?;
+    settings.providers.limits = boot.settings.limits.clone();
+    Ok(settings)
+}

@@ -1,0 +1,154 @@
+//! Replicas outside the daemon: how they find it, and what they start from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rune_backend::ReplicaSpec;
+use rune_env::{
+    Config, Provider, REPLICA_CONTROL_PLANE, REPLICA_DEPLOYMENT, REPLICA_FINGERPRINT, REPLICA_ID,
+    REPLICA_KEY, REPLICA_TOKEN,
+};
+use rune_remote_store::InternalTokens;
+use rune_replica::{BootSource, ReplicaSettings};
+use rune_runtime::{AgentLoader, PackageCache, ReplicaAccess, SecretError, SecretKeySource};
+use rune_spec::{AgentPackage, Capability};
+use rune_store_runtime::{DeploymentRow, ReplicaId, VersionRow};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::node::PRICES_FILE;
+
+/// Settings that every replica has.
+const SHARED: &[&str] = &["tools.", "runtime.drain_grace_secs", "runtime.chrome_"];
+/// Tools that ask models of providers whatever the agent's own are.
+const MEDIA_TOOLS: &[&str] = &[
+    "image-analyze",
+    "image-generate",
+    "media-describe",
+    "media-transcribe",
+    "text-to-speech",
+    "speech-to-text",
+];
+
+/// How replicas find the daemon.
+pub(super) struct Access {
+    pub(super) tokens: Arc<InternalTokens>,
+    pub(super) control_plane: String,
+    /// What their keys are derived from.
+    pub(super) keys: SecretKeySource,
+}
+
+#[async_trait]
+impl ReplicaAccess for Access {
+    async fn launch(
+        &self,
+        spec: &ReplicaSpec,
+        fingerprint: &str,
+    ) -> Result<BTreeMap<String, String>, SecretError> {
+        let (deployment, replica) = (spec.deployment_id, spec.replica_id);
+        let issued = self.tokens.for_replica(replica, deployment).await?;
+        let key = self.key(replica).await?;
+        let variables = [
+            (REPLICA_ID, replica.to_string()),
+            (REPLICA_DEPLOYMENT, deployment.to_string()),
+            (REPLICA_CONTROL_PLANE, self.control_plane.clone()),
+            (REPLICA_TOKEN, issued.token.expose_secret().to_owned()),
+            (REPLICA_KEY, key.expose_secret().to_owned()),
+            (REPLICA_FINGERPRINT, fingerprint.to_owned()),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value));
+        Ok(variables.into())
+    }
+
+    async fn key(&self, id: ReplicaId) -> Result<SecretString, SecretError> {
+        // Nothing of it is kept, and the next start derives the same one.
+        let key = self.keys.derive(&format!("key of replica {id}")).await?;
+        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(hex.into())
+    }
+}
+
+/// What replicas start from: of the daemon's settings and variables what their agent needs.
+pub(super) struct Boot {
+    pub(super) config: Config,
+    pub(super) loader: Arc<AgentLoader>,
+    pub(super) packages: PackageCache,
+}
+
+#[async_trait]
+impl BootSource for Boot {
+    async fn settings(
+        &self,
+        deployment: &DeploymentRow,
+        version: &VersionRow,
+    ) -> Result<ReplicaSettings, String> {
+        let dir = self.packages.get(&version.digest).await;
+        let dir = dir.map_err(|error| error.to_string())?;
+        let loader = Arc::clone(&self.loader);
+        let (namespace, env) = (deployment.namespace.clone(), deployment.env.clone());
+        let loaded = tokio::task::spawn_blocking(move || {
+            let variables = loader.variables_of(&dir, &namespace, &env);
+            let variables = variables.map_err(|error| error.to_string())?;
+            Ok::<_, String>((package(&dir)?, variables))
+        });
+        let (package, mut variables) = loaded.await.map_err(|error| error.to_string())??;
+        for server in &package.runefile.mcp_servers {
+            let name = Config::mcp_server_variable(&server.name);
+            if let Some(url) = self.config.variable(&name) {
+                variables.insert(name, url);
+            }
+        }
+        let prices = self.config.storage.data_dir.join(PRICES_FILE);
+        let keys = providers(&self.config, &package);
+        let keys: Vec<&str> = keys.iter().chain(SHARED).copied().collect();
+        Ok(ReplicaSettings {
+            keys: self.config.settings(&keys),
+            variables,
+            limits: self.config.providers.limits.clone(),
+            prices: tokio::fs::read_to_string(prices).await.ok(),
+        })
+    }
+
+    async fn granted(&self, version: &VersionRow) -> Result<BTreeSet<String>, String> {
+        let dir = self.packages.get(&version.digest).await;
+        let dir = dir.map_err(|error| error.to_string())?;
+        let loaded = tokio::task::spawn_blocking(move || package(&dir)).await;
+        let package = loaded.map_err(|error| error.to_string())??;
+        let tools = package.tools.iter();
+        let tools = tools.map(|tool| &tool.descriptor.capabilities);
+        let servers = package.runefile.mcp_servers.iter();
+        let servers = servers.map(|server| &server.capabilities);
+        let names = tools.chain(servers).flatten().filter_map(|it| match it {
+            Capability::Secret(name) => Some(name.clone()),
+            _ => None,
+        });
+        Ok(names.collect())
+    }
+}
+
+fn package(dir: &std::path::Path) -> Result<AgentPackage, String> {
+    AgentPackage::load(dir).map_err(|errors| errors.to_string())
+}
+
+/// Settings of the model providers that an agent asks.
+fn providers(config: &Config, package: &AgentPackage) -> Vec<&'static str> {
+    let mut tools = package.tools.iter();
+    if tools.any(|tool| MEDIA_TOOLS.contains(&tool.descriptor.name.as_str())) {
+        return vec!["providers."];
+    }
+    let named = &package.runefile.models.providers;
+    let asked = |provider: &Provider| match named.is_empty() {
+        true => *provider == config.providers.preferred(),
+        false => named.iter().any(|name| name == provider.as_str()),
+    };
+    let asked = Provider::ALL.into_iter().filter(asked);
+    let keys = asked.flat_map(|provider| match provider {
+        Provider::Anthropic => &["providers.anthropic_"][..],
+        Provider::ClaudeCode => &["providers.claude_"],
+        Provider::Gemini => &["providers.gemini_"],
+        Provider::Copilot => &["providers.copilot_", "providers.github_"],
+        Provider::Openai => &["providers.openai_"],
+        Provider::Offline => &[],
+    });
+    keys.copied().collect()
+}

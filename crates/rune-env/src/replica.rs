@@ -1,0 +1,183 @@
+//! What the process of a replica is told by the daemon that has it started.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::config::Environment;
+use crate::error::ConfigError;
+
+/// `RUNE_REPLICA_ID`: which replica it is.
+pub const REPLICA_ID: &str = "RUNE_REPLICA_ID";
+/// `RUNE_REPLICA_DEPLOYMENT`: its deployment.
+pub const REPLICA_DEPLOYMENT: &str = "RUNE_REPLICA_DEPLOYMENT";
+/// `RUNE_REPLICA_CONTROL_PLANE`: base URL of the daemon's control plane.
+pub const REPLICA_CONTROL_PLANE: &str = "RUNE_REPLICA_CONTROL_PLANE";
+/// `RUNE_REPLICA_TOKEN`: what it shows to the daemon. It is renewed before it expires.
+pub const REPLICA_TOKEN: &str = "RUNE_REPLICA_TOKEN";
+/// `RUNE_REPLICA_KEY`: what the daemon shows to it.
+pub const REPLICA_KEY: &str = "RUNE_REPLICA_KEY";
+/// `RUNE_REPLICA_FINGERPRINT`: what it was started from, as the daemon tells it.
+pub const REPLICA_FINGERPRINT: &str = "RUNE_REPLICA_FINGERPRINT";
+/// `RUNE_REPLICA_ADDR`: where it listens.
+pub const REPLICA_ADDR: &str = "RUNE_REPLICA_ADDR";
+/// `RUNE_REPLICA_DATA_DIR`: what it unpacks and compiles goes here.
+pub const REPLICA_DATA_DIR: &str = "RUNE_REPLICA_DATA_DIR";
+/// `RUNE_REPLICA_PACKAGE_DIR`: where its package is mounted.
+pub const REPLICA_PACKAGE_DIR: &str = "RUNE_REPLICA_PACKAGE_DIR";
+/// `RUNE_REPLICA_WORKSPACE_DIR`: where agents' workspaces are.
+pub const REPLICA_WORKSPACE_DIR: &str = "RUNE_REPLICA_WORKSPACE_DIR";
+/// `RUNE_REPLICA_HIDDEN`: paths that its tools must not see, with colons between.
+pub const REPLICA_HIDDEN: &str = "RUNE_REPLICA_HIDDEN";
+/// `RUNE_REPLICA_ORPHAN_SECS`: how long it goes on without a daemon.
+pub const REPLICA_ORPHAN_SECS: &str = "RUNE_REPLICA_ORPHAN_SECS";
+
+/// How long a replica goes on without a daemon where nothing else is said.
+const ORPHAN_AFTER: Duration = Duration::from_secs(300);
+
+/// How a replica finds its daemon and proves which one it is. It has this from its environment
+/// alone: everything else of its configuration comes from the daemon.
+#[derive(Debug, Clone)]
+pub struct ReplicaConfig {
+    /// Which replica it is.
+    pub replica_id: String,
+    /// Its deployment.
+    pub deployment_id: String,
+    /// Base URL of the daemon's control plane.
+    pub control_plane: String,
+    /// What it shows to the daemon.
+    pub token: SecretString,
+    /// What the daemon shows to it.
+    pub key: SecretString,
+    /// What it was started from.
+    pub fingerprint: String,
+    /// Where it listens; a free port of the loopback where nothing is said.
+    pub addr: SocketAddr,
+    /// What it unpacks and compiles; thrown away afterwards where nothing is said.
+    pub data_dir: Option<PathBuf>,
+    /// Where its package is; asked of the daemon where nothing is said.
+    pub package_dir: Option<PathBuf>,
+    /// Where agents' workspaces are; below the data directory where nothing is said.
+    pub workspace_dir: Option<PathBuf>,
+    /// What its tools must not see, beside its own data.
+    pub hidden: Vec<PathBuf>,
+    /// How long it goes on without a daemon.
+    pub orphan_after: Duration,
+    /// `PATH`: where the programs of its tools are.
+    pub search_path: Option<String>,
+}
+
+impl ReplicaConfig {
+    /// Reads the real environment.
+    ///
+    /// # Errors
+    /// As [`ReplicaConfig::load`].
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this crate is the one place that reads the environment"
+    )]
+    pub fn from_process() -> Result<Self, ConfigError> {
+        let env: Environment = std::sync::Arc::new(|name| std::env::var(name).ok());
+        Self::load(&env)
+    }
+
+    /// Reads these variables.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] for the first that is missing or not right.
+    pub fn load(env: &Environment) -> Result<Self, ConfigError> {
+        let given = |name| env(name).filter(|value| !value.trim().is_empty());
+        let needed = |name| given(name).ok_or_else(|| wrong(name, "is needed by a replica"));
+        let addr = given(REPLICA_ADDR).unwrap_or_else(|| "127.0.0.1:0".to_owned());
+        let orphan = match given(REPLICA_ORPHAN_SECS) {
+            None => ORPHAN_AFTER,
+            Some(text) => {
+                let seconds = text.trim().parse::<u32>();
+                let seconds = seconds.map_err(|_| wrong(REPLICA_ORPHAN_SECS, "must be seconds"))?;
+                Duration::from_secs(seconds.into())
+            }
+        };
+        let url = needed(REPLICA_CONTROL_PLANE)?;
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(wrong(REPLICA_CONTROL_PLANE, "must be an http(s) URL"));
+        }
+        Ok(Self {
+            replica_id: needed(REPLICA_ID)?,
+            deployment_id: needed(REPLICA_DEPLOYMENT)?,
+            control_plane: url.trim().trim_end_matches('/').to_owned(),
+            token: needed(REPLICA_TOKEN)?.into(),
+            key: needed(REPLICA_KEY)?.into(),
+            fingerprint: needed(REPLICA_FINGERPRINT)?,
+            addr: addr
+                .trim()
+                .parse()
+                .map_err(|_| wrong(REPLICA_ADDR, "must be IP:PORT"))?,
+            data_dir: given(REPLICA_DATA_DIR).map(PathBuf::from),
+            package_dir: given(REPLICA_PACKAGE_DIR).map(PathBuf::from),
+            workspace_dir: given(REPLICA_WORKSPACE_DIR).map(PathBuf::from),
+            hidden: given(REPLICA_HIDDEN)
+                .iter()
+                .flat_map(|paths| paths.split(':'))
+                .map(PathBuf::from)
+                .collect(),
+            orphan_after: orphan,
+            search_path: given("PATH"),
+        })
+    }
+}
+
+fn wrong(name: &str, message: &str) -> ConfigError {
+    ConfigError::Value {
+        origin: format!("environment variable `{name}`"),
+        message: message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    fn load(pairs: &[(&str, &str)]) -> Result<ReplicaConfig, ConfigError> {
+        let all = [
+            (REPLICA_ID, "r"),
+            (REPLICA_DEPLOYMENT, "d"),
+            (REPLICA_CONTROL_PLANE, "http://127.0.0.1:8081/"),
+            (REPLICA_TOKEN, "t"),
+            (REPLICA_KEY, "k"),
+            (REPLICA_FINGERPRINT, "f"),
+        ];
+        let map: BTreeMap<String, String> = all
+            .iter()
+            .chain(pairs)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        ReplicaConfig::load(&(Arc::new(move |name: &str| map.get(name).cloned()) as Environment))
+    }
+
+    #[test]
+    fn listens_on_the_loopback_unless_told_otherwise() {
+        let config = load(&[]).unwrap();
+        assert_eq!(config.addr.to_string(), "127.0.0.1:0");
+        assert_eq!(config.control_plane, "http://127.0.0.1:8081");
+        assert_eq!(config.orphan_after, ORPHAN_AFTER);
+        let config = load(&[(REPLICA_ADDR, "0.0.0.0:7000"), (REPLICA_ORPHAN_SECS, "9")]).unwrap();
+        assert_eq!(config.addr.to_string(), "0.0.0.0:7000");
+        assert_eq!(config.orphan_after, Duration::from_secs(9));
+    }
+
+    #[test]
+    fn says_what_is_missing_and_shows_no_secret() {
+        let error = load(&[(REPLICA_TOKEN, " ")]).unwrap_err().to_string();
+        assert!(error.contains(REPLICA_TOKEN), "{error}");
+        let config = load(&[(REPLICA_TOKEN, "very-secret")]).unwrap();
+        assert!(!format!("{config:?}").contains("very-secret"));
+        assert_eq!(config.token.expose_secret(), "very-secret");
+    }
+}

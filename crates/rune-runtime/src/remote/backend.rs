@@ -1,0 +1,315 @@
+//! Puts the replicas of a platform behind the router.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec, Resources};
+use rune_spec::ResourceProfile;
+use rune_store_runtime::ReplicaId;
+use secrecy::SecretString;
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+use super::client::ReplicaClient;
+use crate::agent::{Agent, AgentLoader, ToolRunner};
+use crate::model::HttpClient;
+use crate::package_cache::PackageCache;
+use crate::replica::Replica;
+use crate::router::ReplicaRouter;
+use crate::secrets::SecretError;
+
+/// How often a replica that starts is asked whether it is ready.
+const START_LOOK: Duration = Duration::from_millis(50);
+/// Pause before a replica of an earlier process is asked again.
+const ADOPTION_LOOK: Duration = Duration::from_millis(300);
+/// How often in a row a replica that is there may fail to answer before it counts as broken.
+const MAX_FAILURES: u32 = 3;
+
+/// What a replica and the daemon know each other by.
+#[async_trait]
+pub trait ReplicaAccess: Send + Sync {
+    /// The variables with which a replica finds the daemon and proves which one it is. `fingerprint`
+    /// is what the replica repeats when it is asked how it is.
+    ///
+    /// # Errors
+    /// A [`SecretError`] where there is no key to make them with.
+    async fn launch(
+        &self,
+        spec: &ReplicaSpec,
+        fingerprint: &str,
+    ) -> Result<BTreeMap<String, String>, SecretError>;
+
+    /// What proves to a replica that it is the daemon that asks.
+    ///
+    /// # Errors
+    /// A [`SecretError`] where there is no key to make it with.
+    async fn key(&self, id: ReplicaId) -> Result<SecretString, SecretError>;
+}
+
+/// A [`Backend`] whose replicas are outside this process: the platform starts and stops them,
+/// and here they are loaded, asked how they are, and handed to the router.
+pub struct RemoteBackend {
+    platform: Arc<dyn Backend>,
+    access: Arc<dyn ReplicaAccess>,
+    loader: Arc<AgentLoader>,
+    packages: PackageCache,
+    router: ReplicaRouter,
+    http: HttpClient,
+    /// How often in a row a replica did not answer.
+    failures: Mutex<HashMap<ReplicaId, u32>>,
+}
+
+impl RemoteBackend {
+    /// A backend over what a platform runs.
+    #[must_use]
+    pub fn new(
+        platform: Arc<dyn Backend>,
+        access: Arc<dyn ReplicaAccess>,
+        loader: Arc<AgentLoader>,
+        packages: PackageCache,
+        router: ReplicaRouter,
+    ) -> Self {
+        Self {
+            platform,
+            access,
+            loader,
+            packages,
+            router,
+            http: HttpClient::new(),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// The agent as it is known here. Nothing of it is run.
+    async fn load(&self, spec: &ReplicaSpec) -> Result<Agent, BackendError> {
+        let dir = self.packages.get(&spec.digest).await;
+        let dir = dir.map_err(|error| BackendError::Unavailable(error.to_string()))?;
+        let loader = Arc::clone(&self.loader);
+        let (namespace, env) = (spec.namespace.clone(), spec.env.clone());
+        let agent = tokio::task::spawn_blocking(move || loader.load(&dir, &namespace, &env)).await;
+        let agent = agent.map_err(|error| BackendError::Unavailable(error.to_string()))?;
+        let agent = agent.map_err(|error| BackendError::Invalid(error.to_string()))?;
+        match container_tool(&agent) {
+            None => Ok(agent),
+            Some(tool) => Err(BackendError::Invalid(format!(
+                "tool `{tool}` works with containers of Docker Engine, which a replica of the backend `{}` does not \
+                 reach; run the daemon with `--backend wasm`, or leave the tool out",
+                self.platform.name()
+            ))),
+        }
+    }
+
+    async fn client(
+        &self,
+        id: ReplicaId,
+        endpoint: &str,
+        agent: &Agent,
+    ) -> Result<ReplicaClient, BackendError> {
+        let silence = agent.spec().runtime.request_timeout;
+        let key = self.access.key(id).await.map_err(|error| no_key(&error))?;
+        let http = self.http.clone();
+        Ok(ReplicaClient::new(endpoint, key, http, silence))
+    }
+
+    fn serve(&self, spec: &ReplicaSpec, agent: Agent, client: ReplicaClient) {
+        self.router.add_replica(Replica::remote(
+            spec.replica_id,
+            spec.deployment_id,
+            spec.version_id,
+            Arc::new(agent),
+            client,
+        ));
+    }
+
+    /// Waits until a replica that was started answers as the one that it should be.
+    async fn ready(
+        &self,
+        spec: &ReplicaSpec,
+        client: &ReplicaClient,
+        longest: Duration,
+    ) -> Result<(), BackendError> {
+        let deadline = Instant::now() + longest;
+        loop {
+            let why = match client.status().await {
+                Ok(status) if status.replica_id == spec.replica_id => return Ok(()),
+                Ok(status) => format!("replica `{}` answers there", status.replica_id),
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() >= deadline {
+                return Err(BackendError::Unavailable(format!(
+                    "the replica was not ready within {} ms (`startup_timeout_ms`): {why}",
+                    longest.as_millis()
+                )));
+            }
+            if let Ok(ReplicaHealth::Gone) = self.platform.health(spec.replica_id).await {
+                let message = "the replica ended before it was ready; its log says why";
+                return Err(BackendError::Unavailable(message.to_owned()));
+            }
+            tokio::time::sleep(START_LOOK).await;
+        }
+    }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<ReplicaId, u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Backend for RemoteBackend {
+    fn name(&self) -> &'static str {
+        self.platform.name()
+    }
+
+    async fn start(&self, spec: &ReplicaSpec) -> Result<Option<String>, BackendError> {
+        let agent = self.load(spec).await?;
+        let runtime = &agent.spec().runtime;
+        let launch = self.access.launch(spec, &fingerprint(spec)).await;
+        let spec = &ReplicaSpec {
+            image: spec.image.clone().or_else(|| runtime.image.clone()),
+            networks: agent.spec().networks.clone(),
+            resources: resources(runtime.resource_profile),
+            launch: launch.map_err(|error| no_key(&error))?,
+            ..spec.clone()
+        };
+        let endpoint = self.platform.start(spec).await?;
+        let endpoint = endpoint.ok_or_else(|| {
+            BackendError::Unavailable("the platform does not say where the replica is".to_owned())
+        })?;
+        let client = self.client(spec.replica_id, &endpoint, &agent).await?;
+        let longest = agent.spec().runtime.startup_timeout;
+        self.ready(spec, &client, longest).await?;
+        self.serve(spec, agent, client);
+        Ok(Some(endpoint))
+    }
+
+    async fn adopt(&self, spec: &ReplicaSpec, endpoint: &str) -> Result<bool, BackendError> {
+        let agent = self.load(spec).await?;
+        let client = self.client(spec.replica_id, endpoint, &agent).await?;
+        let mut tries = 1;
+        let status = loop {
+            match client.status().await {
+                Ok(status) => break status,
+                Err(error) if tries >= MAX_FAILURES => {
+                    return Err(BackendError::Unavailable(error.to_string()));
+                }
+                Err(_) => tokio::time::sleep(ADOPTION_LOOK).await,
+            }
+            tries += 1;
+        };
+        let is_same = status.replica_id == spec.replica_id
+            && status.deployment_id == spec.deployment_id
+            && status.fingerprint == fingerprint(spec)
+            && !status.draining;
+        if is_same {
+            self.serve(spec, agent, client);
+        }
+        Ok(is_same)
+    }
+
+    async fn health(&self, id: ReplicaId) -> Result<ReplicaHealth, BackendError> {
+        let health = self.platform.health(id).await?;
+        let Some(replica) = self.router.replica(id) else {
+            return Ok(health);
+        };
+        if health == ReplicaHealth::Gone {
+            self.failures().remove(&id);
+            self.router.remove_replica(replica.deployment_id(), id);
+        }
+        let Some(client) = replica.client().filter(|_| health == ReplicaHealth::Ready) else {
+            return Ok(health);
+        };
+        match client.status().await {
+            Ok(_) => {
+                self.failures().remove(&id);
+                Ok(ReplicaHealth::Ready)
+            }
+            Err(error) => {
+                let mut failures = self.failures();
+                let count = failures.entry(id).or_default();
+                *count += 1;
+                if *count < MAX_FAILURES {
+                    return Ok(ReplicaHealth::Ready);
+                }
+                failures.remove(&id);
+                Ok(ReplicaHealth::Unhealthy(error.to_string()))
+            }
+        }
+    }
+
+    async fn drain(&self, id: ReplicaId, grace: Duration) -> Result<bool, BackendError> {
+        let Some(replica) = self.router.replica(id) else {
+            return self.platform.drain(id, grace).await;
+        };
+        replica.drain();
+        if let Some(client) = replica.client()
+            && let Err(error) = client.drain().await
+        {
+            tracing::debug!(replica = %id, %error, "replica was not told to drain");
+        }
+        Ok(tokio::time::timeout(grace, replica.idle()).await.is_ok())
+    }
+
+    async fn stop(&self, id: ReplicaId) -> Result<(), BackendError> {
+        if let Some(replica) = self.router.replica(id) {
+            self.router.remove_replica(replica.deployment_id(), id);
+        }
+        self.failures().remove(&id);
+        self.platform.stop(id).await
+    }
+
+    async fn logs(&self, id: ReplicaId, lines: usize) -> Result<Option<String>, BackendError> {
+        self.platform.logs(id, lines).await
+    }
+
+    async fn list(&self) -> Result<Vec<ReplicaId>, BackendError> {
+        self.platform.list().await
+    }
+}
+
+/// What a profile stands for.
+const fn resources(profile: ResourceProfile) -> Resources {
+    let (cpus, memory_mib) = match profile {
+        ResourceProfile::Small => (1, 512),
+        ResourceProfile::Medium => (2, 2048),
+        ResourceProfile::Large => (4, 8192),
+    };
+    Resources { cpus, memory_mib }
+}
+
+fn no_key(error: &SecretError) -> BackendError {
+    BackendError::Unavailable(format!("replicas cannot be told who asks: {error}"))
+}
+
+/// The first tool that needs Docker Engine.
+fn container_tool(agent: &Agent) -> Option<&str> {
+    let mut tools = agent.tools().map(|(_, tool)| tool);
+    let found = tools.find(|tool| match &tool.runner {
+        ToolRunner::Container(_) => true,
+        ToolRunner::Builtin(builtin) => builtin.name() == "docker-exec",
+        ToolRunner::Process(_)
+        | ToolRunner::Wasm(_)
+        | ToolRunner::Agent(_)
+        | ToolRunner::Mcp(_) => false,
+    });
+    found.map(|tool| tool.name.as_str())
+}
+
+/// What tells a replica that is as it should be from one that is not.
+fn fingerprint(spec: &ReplicaSpec) -> String {
+    let mut hash = Sha256::new();
+    let parts = [
+        spec.deployment_id.to_string(),
+        spec.version_id.to_string(),
+        spec.digest.clone(),
+        spec.image.clone().unwrap_or_default(),
+    ];
+    let env = spec.env.iter().flat_map(|(name, value)| [name, value]);
+    for part in parts.iter().chain(env) {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let digest = hash.finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,257 @@
+//! Asking a replica.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, StatusCode};
+use rune_store_runtime::RequestId;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sse_stream::SseByteStream;
+use tokio::time::timeout;
+
+use super::protocol::{ReplicaStatus, RunItem, RunRequest};
+use crate::model::HttpClient;
+
+/// How long a replica may take to answer what it can answer at once.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of an answer that comes as a whole.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// Bytes of one event: an entry and what is around it.
+const MAX_EVENT_BYTES: usize = 32 << 20;
+
+/// Why a replica did not do what it was asked to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReplicaError {
+    /// It answered that it does not.
+    #[error("the replica refused with status {status}: {message}")]
+    Refused {
+        /// The status of the answer.
+        status: u16,
+        /// What it said.
+        message: String,
+    },
+    /// It could not be reached, or the connection broke off.
+    #[error("the replica cannot be reached: {0}")]
+    Lost(String),
+}
+
+/// Reaches one replica. Cheap to clone.
+#[derive(Clone)]
+pub struct ReplicaClient {
+    base_url: String,
+    token: SecretString,
+    http: HttpClient,
+    silence: Duration,
+}
+
+impl std::fmt::Debug for ReplicaClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ReplicaClient({})", self.base_url)
+    }
+}
+
+impl ReplicaClient {
+    /// A client of the replica at a base URL. `silence` is the longest that it may say
+    /// nothing while it runs a request.
+    #[must_use]
+    pub fn new(base_url: &str, token: SecretString, http: HttpClient, silence: Duration) -> Self {
+        Self {
+            base_url: base_url.trim_end_matches('/').to_owned(),
+            token,
+            http,
+            silence,
+        }
+    }
+
+    /// The longest that it may say nothing.
+    pub(crate) const fn silence(&self) -> Duration {
+        self.silence
+    }
+
+    /// How it is.
+    ///
+    /// # Errors
+    /// A [`ReplicaError`].
+    pub async fn status(&self) -> Result<ReplicaStatus, ReplicaError> {
+        self.whole(Method::GET, "/v1/status", None::<&()>).await
+    }
+
+    /// Tells it to take nothing new.
+    ///
+    /// # Errors
+    /// A [`ReplicaError`].
+    pub async fn drain(&self) -> Result<ReplicaStatus, ReplicaError> {
+        self.whole(Method::POST, "/v1/drain", None::<&()>).await
+    }
+
+    /// Stops a request that it runs. One that it does not run is no error.
+    ///
+    /// # Errors
+    /// A [`ReplicaError`].
+    pub async fn cancel(&self, id: RequestId) -> Result<(), ReplicaError> {
+        let path = format!("/v1/requests/{id}/cancel");
+        let stopped: Result<ReplicaStatus, _> = self.whole(Method::POST, &path, None::<&()>).await;
+        stopped.map(drop)
+    }
+
+    /// Has it run a request, or joins the run.
+    ///
+    /// # Errors
+    /// A [`ReplicaError`]; where it is [`ReplicaError::Refused`], it does not run it.
+    pub(crate) async fn run(&self, ask: &RunRequest) -> Result<RunEvents, ReplicaError> {
+        let sent = self.request(Method::POST, "/v1/run", Some(ask))?;
+        let sent = sent.header(ACCEPT, "text/event-stream").send();
+        let response = timeout(self.silence, sent).await;
+        let response = response.map_err(|_| quiet(self.silence))?.map_err(lost)?;
+        if !response.status().is_success() {
+            return Err(refusal(response).await);
+        }
+        let silence = self.silence;
+        let body = response.bytes_stream().boxed();
+        let chunks = stream::try_unfold((body, 0_usize), move |(mut body, event)| async move {
+            let chunk = match timeout(silence, body.next()).await {
+                Err(_) => return Err(Interruption(quiet(silence))),
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(error))) => return Err(Interruption(lost(error))),
+                Ok(Some(Ok(chunk))) => chunk,
+            };
+            let ends = chunk.windows(2).any(|pair| pair == b"\n\n");
+            let event = if ends { 0 } else { event } + chunk.len();
+            if event > MAX_EVENT_BYTES {
+                let message = format!("one event has more than {MAX_EVENT_BYTES} bytes");
+                return Err(Interruption(ReplicaError::Lost(message)));
+            }
+            Ok(Some((chunk, (body, event))))
+        });
+        Ok(RunEvents {
+            events: Box::pin(SseByteStream::new(chunks.boxed())),
+        })
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<reqwest::RequestBuilder, ReplicaError> {
+        let url = format!("{}{path}", self.base_url);
+        let client = self.http.for_url(&url).map_err(ReplicaError::Lost)?;
+        let bearer = format!("Bearer {}", self.token.expose_secret());
+        let mut bearer = HeaderValue::try_from(bearer)
+            .map_err(|_| ReplicaError::Lost("its token is no header".to_owned()))?;
+        bearer.set_sensitive(true);
+        let mut request = client.request(method, url).header(AUTHORIZATION, bearer);
+        if let Some(body) = body {
+            let json =
+                serde_json::to_vec(body).map_err(|error| ReplicaError::Lost(error.to_string()))?;
+            request = request.header(CONTENT_TYPE, "application/json").body(json);
+        }
+        Ok(request)
+    }
+
+    async fn whole<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ReplicaError> {
+        let answered = async {
+            let response = self.request(method, path, body)?.send().await;
+            let response = response.map_err(lost)?;
+            if !response.status().is_success() {
+                return Err(refusal(response).await);
+            }
+            let bytes = limited(response).await?;
+            serde_json::from_slice(&bytes)
+                .map_err(|error| ReplicaError::Lost(format!("it speaks another protocol: {error}")))
+        };
+        timeout(ANSWER_PATIENCE, answered)
+            .await
+            .unwrap_or_else(|_| Err(quiet(ANSWER_PATIENCE)))
+    }
+}
+
+type Chunks = BoxStream<'static, Result<Bytes, Interruption>>;
+
+/// What a replica says of a run.
+pub(crate) struct RunEvents {
+    events: Pin<Box<SseByteStream<Chunks>>>,
+}
+
+impl RunEvents {
+    /// The next item with its position; `None` at the end of the run.
+    pub(crate) async fn next(&mut self) -> Result<Option<(u64, RunItem)>, ReplicaError> {
+        loop {
+            let event = match self.events.next().await {
+                None => return Ok(None),
+                Some(Ok(event)) => event,
+                Some(Err(sse_stream::Error::Body(source))) => {
+                    return Err(match source.downcast::<Interruption>() {
+                        Ok(interruption) => interruption.0,
+                        Err(error) => ReplicaError::Lost(error.to_string()),
+                    });
+                }
+                Some(Err(error)) => return Err(ReplicaError::Lost(error.to_string())),
+            };
+            let Some(data) = event.data else { continue };
+            let item = serde_json::from_str(&data).map_err(|error| {
+                ReplicaError::Lost(format!("it speaks another protocol: {error}"))
+            })?;
+            let position = event.id.and_then(|id| id.parse().ok()).unwrap_or_default();
+            return Ok(Some((position, item)));
+        }
+    }
+}
+
+/// A [`ReplicaError`] on its way through a body.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Interruption(ReplicaError);
+
+fn quiet(silence: Duration) -> ReplicaError {
+    ReplicaError::Lost(format!("it was silent for {} ms", silence.as_millis()))
+}
+
+fn lost(error: reqwest::Error) -> ReplicaError {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    ReplicaError::Lost(text)
+}
+
+async fn refusal(response: reqwest::Response) -> ReplicaError {
+    let status = response.status();
+    let body = limited(response).await.unwrap_or_default();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let message = body["error"]["message"].as_str().unwrap_or("no reason");
+    if status == StatusCode::BAD_GATEWAY || status == StatusCode::GATEWAY_TIMEOUT {
+        // Somebody between us says so.
+        return ReplicaError::Lost(message.to_owned());
+    }
+    ReplicaError::Refused {
+        status: status.as_u16(),
+        message: message.to_owned(),
+    }
+}
+
+async fn limited(response: reqwest::Response) -> Result<Vec<u8>, ReplicaError> {
+    let mut body = response.bytes_stream();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await {
+        bytes.extend_from_slice(&chunk.map_err(lost)?);
+        if bytes.len() > MAX_ANSWER_BYTES {
+            return Err(ReplicaError::Lost("its answer is too large".to_owned()));
+        }
+    }
+    Ok(bytes)
+}
