@@ -61,8 +61,10 @@ pub struct AgentExtension {
     /// Its name.
     pub uri: String,
     /// For a person.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
     /// Whether clients have to know it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,
 }
 

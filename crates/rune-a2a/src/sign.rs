@@ -137,8 +137,8 @@ fn payloads(card: &AgentCard) -> Vec<String> {
     payloads
 }
 
-/// Leaves out what Protocol Buffers do not tell from absent: lists without elements and flags that
-/// are not set, where the field is not required.
+/// Leaves out what Protocol Buffers do not tell from absent and the card has: lists without elements,
+/// where the field is not required.
 fn drop_defaults(card: &mut Value) {
     let requirements = card.pointer_mut("/securityRequirements");
     for requirement in requirements
@@ -152,16 +152,6 @@ fn drop_defaults(card: &mut Value) {
             if scopes["list"].as_array().is_some_and(Vec::is_empty) {
                 *scopes = Value::Object(Map::new());
             }
-        }
-    }
-    let extensions = card.pointer_mut("/capabilities/extensions");
-    for extension in extensions
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-    {
-        if let Some(extension) = extension.as_object_mut() {
-            extension.retain(|_, value| *value != false && *value != "");
         }
     }
 }

@@ -15,9 +15,10 @@ class Webhook:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                # Before the answer: what is told next must not overtake it.
+                told.put((self.headers, body))
                 self.send_response(204)
                 self.end_headers()
-                told.put((self.headers, body))
 
             def log_message(self, *_):
                 pass
