@@ -1,5 +1,6 @@
 //! The agents of this process's engine, as the tools of its MCP server.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,8 +13,8 @@ use rune_mcp::{
     AgentCall, AgentRun, AgentSource, Answer, Asking, OfferedAgent, Question, RunEvent,
 };
 use rune_runtime::{
-    Engine, EngineError, Invocation, Invoked, Replica, RequestEvent, RequestEvents, SequencedEvent,
-    store_code,
+    Engine, EngineError, Invocation, Invoked, Origin, Replica, RequestEvent, RequestEvents,
+    SequencedEvent, store_code,
 };
 use rune_store_runtime::{
     ApprovalFilter, ApprovalState, DecideApproval, ErrorCode, Failure, PageRequest, RequestId,
@@ -83,6 +84,12 @@ impl AgentSource for EngineAgents {
         let scope = format!("mcp\n{scope}");
         let body = json!({"input": call.input, "session_id": call.session_id});
         let idempotency = KeyHeader::of(call.idempotency_key).with(&body, &scope);
+        let origin = Origin {
+            depth: call.depth,
+            trace: None,
+        };
+        let mut metadata = BTreeMap::new();
+        origin.keep(&mut metadata);
         let invocation = Invocation {
             namespace: target.ns,
             agent: call.agent,
@@ -90,7 +97,7 @@ impl AgentSource for EngineAgents {
             input: call.input,
             session_id: call.session_id,
             follows: None,
-            metadata: std::collections::BTreeMap::default(),
+            metadata,
             caller: caller.id.as_ref().to_owned(),
             idempotency: idempotency.map_err(|error| refused(&error))?,
         };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CallToolResult, ClientRequest, ElicitResult,
-    ElicitationAction, ErrorCode, InputRequest, InputRequiredResult, ServerResult,
+    ElicitationAction, ErrorCode, InputRequest, InputRequiredResult, RequestMetaObject,
+    ServerResult,
 };
 use rmcp::service::{PeerRequestOptions, ServiceError};
 use rune_tools::{ToolContext, ToolError, ToolErrorKind, destination};
@@ -20,6 +21,9 @@ use crate::limits;
 use crate::listing::clean;
 use crate::result::read_result;
 use crate::server::{Link, ServerHandle};
+
+/// Where `_meta` says on which level below an outermost request an agent stands that the call makes.
+pub(crate) const DEPTH_META: &str = "rune/depth";
 
 /// How one attempt to call a tool ended without a result.
 enum Ended {
@@ -63,6 +67,7 @@ impl ServerHandle {
             (_, None) => None,
         };
         let params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
+        let depth = context.engine.as_ref().map(|engine| engine.depth());
         let mut broken = None;
         loop {
             let link = tokio::select! {
@@ -70,7 +75,7 @@ impl ServerHandle {
                 () = context.cancel.cancelled() => return Err(cancelled()),
             };
             let result = self
-                .rounds(&link, params.clone(), &context.cancel, &progress)
+                .rounds(&link, params.clone(), depth, &context.cancel, &progress)
                 .await;
             match result {
                 Ok(result) => {
@@ -99,11 +104,15 @@ impl ServerHandle {
         &self,
         link: &Link,
         mut params: CallToolRequestParams,
+        depth: Option<u32>,
         cancel: &CancellationToken,
         progress: &ProgressSink,
     ) -> Result<CallToolResult, Ended> {
         for round in 0..limits::ROUNDS {
-            let asked = match self.once(link, params.clone(), cancel, progress).await {
+            let asked = match self
+                .once(link, params.clone(), depth, cancel, progress)
+                .await
+            {
                 // What came before was heard.
                 Err(Ended::Unsent(error)) if round > 0 => {
                     return Err(Ended::Failed(self.lost(link, error)));
@@ -129,11 +138,18 @@ impl ServerHandle {
         &self,
         link: &Link,
         params: CallToolRequestParams,
+        depth: Option<u32>,
         cancel: &CancellationToken,
         progress: &ProgressSink,
     ) -> Result<Answer, Ended> {
         let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
-        let options = PeerRequestOptions::no_options();
+        let mut options = PeerRequestOptions::no_options();
+        // Where the server is a daemon of agents, they may call each other in a circle.
+        options.meta = depth.map(|depth| {
+            let mut meta = RequestMetaObject::new();
+            meta.0.0.insert(DEPTH_META.to_owned(), depth.into());
+            meta
+        });
         let sent = link.peer.send_cancellable_request(request, options).await;
         // The connection had ended before.
         let mut sent = sent.map_err(|error| Ended::Unsent(error.to_string()))?;

@@ -20,6 +20,9 @@ pub trait EngineAccess: Send + Sync {
     /// Creates a schedule of the agent itself or of one that it may call; one with the same id is replaced.
     async fn put_schedule(&self, schedule: NewSchedule) -> Result<ScheduleRow, ToolError>;
 
+    /// Level below the outermost request on which an agent stands that is called from here.
+    fn depth(&self) -> u32;
+
     /// Who made the schedules of this agent, as their rows say it.
     fn maker(&self) -> String;
 

@@ -30,6 +30,7 @@ mod home;
 mod hostile;
 mod launcher;
 mod mcp;
+mod mcp_circle;
 mod mcp_sandbox;
 mod mcp_serve;
 mod mcp_server;

@@ -16,6 +16,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::call::DEPTH_META;
+
 use super::approval;
 use super::handler::{AgentsHandler, refusal};
 use super::progress::{HEARTBEAT, Reports, describe, reporting};
@@ -79,7 +81,7 @@ impl AgentsHandler {
         let stateless = context
             .protocol_version()
             .is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
-        let key = context.meta.0.0.get(KEY_META).filter(|key| !key.is_null());
+        let key = key(&context.meta.0.0);
         // The end of the connection means that nobody wants the answer any more only where the protocol says so, and not
         // of a call with a key: that can be sent again, and others may follow its request.
         let watched = (!stateless || key.is_some())
@@ -98,7 +100,11 @@ impl AgentsHandler {
                 let resumed = resume(source, asking, &agent.name, request_id, after, &answers);
                 (resumed.await, after)
             }
-            None => match arguments(&agent, params.arguments.unwrap_or_default(), key) {
+            None => match arguments(
+                &agent,
+                params.arguments.unwrap_or_default(),
+                &context.meta.0.0,
+            ) {
                 Ok(call) => (self.source.begin(asking, call).await, 0),
                 Err(message) => (Err(Failure::new(ErrorCode::InvalidInput, message)), 0),
             },
@@ -368,7 +374,7 @@ fn error_result(message: String, meta: JsonObject) -> CallToolResult {
 fn arguments(
     agent: &OfferedAgent,
     mut arguments: JsonObject,
-    key: Option<&Value>,
+    meta: &JsonObject,
 ) -> Result<AgentCall, String> {
     let input = match arguments.remove(INPUT) {
         Some(input) => input,
@@ -388,17 +394,30 @@ fn arguments(
             "unknown argument `{unknown}`; an agent takes `input` and `session_id`"
         ));
     }
-    let idempotency_key = match key {
+    let idempotency_key = match key(meta) {
         None => None,
         Some(Value::String(key)) => Some(key.clone()),
         Some(_) => return Err(format!("`_meta.{KEY_META}` must be a text")),
+    };
+    let depth = match meta.get(DEPTH_META) {
+        None | Some(Value::Null) => 0,
+        Some(depth) => depth
+            .as_u64()
+            .and_then(|depth| u32::try_from(depth).ok())
+            .ok_or_else(|| format!("`_meta.{DEPTH_META}` must be a small number"))?,
     };
     Ok(AgentCall {
         agent: agent.name.clone(),
         input,
         session_id,
         idempotency_key,
+        depth,
     })
+}
+
+/// What makes a call one that can be sent again.
+fn key(meta: &JsonObject) -> Option<&Value> {
+    meta.get(KEY_META).filter(|key| !key.is_null())
 }
 
 /// Where a client goes on that has asked a person. It may have been made up: whoever reads it looks whose request it is.
@@ -427,7 +446,7 @@ mod tests {
         let Value::Object(given) = given else {
             unreachable!("an object")
         };
-        arguments(agent, given, None)
+        arguments(agent, given, &Map::new())
     }
 
     #[test]
@@ -456,8 +475,13 @@ mod tests {
         }
         let optional = agent(Some(json!({"type": "object"})));
         assert_eq!(read(&optional, json!({})).unwrap().input, json!({}));
-        let key = arguments(&optional, Map::new(), Some(&json!(1)));
-        assert!(key.unwrap_err().contains(KEY_META));
+        for name in [KEY_META, DEPTH_META] {
+            let meta = Map::from_iter([(name.to_owned(), json!(-1))]);
+            let error = arguments(&optional, Map::new(), &meta).unwrap_err();
+            assert!(error.contains(name), "{error}");
+        }
+        let meta = Map::from_iter([(DEPTH_META.to_owned(), json!(3))]);
+        assert_eq!(arguments(&optional, Map::new(), &meta).unwrap().depth, 3);
     }
 
     #[test]

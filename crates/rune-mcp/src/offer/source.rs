@@ -73,6 +73,8 @@ pub struct AgentCall {
     pub session_id: Option<SessionId>,
     /// The same key with the same call is the same request.
     pub idempotency_key: Option<String>,
+    /// Level on which it stands below an outermost request of another agent, as its client says; 0 where none called.
+    pub depth: u32,
 }
 
 /// A request that was begun.

@@ -189,6 +189,10 @@ impl EngineAccess for SubAgents {
         })
     }
 
+    fn depth(&self) -> u32 {
+        Self::depth(self)
+    }
+
     fn call_chain(&self) -> Result<CallChain, ToolError> {
         let checked = self.check_depth(&"of another installation", None);
         checked.map_err(|failure| failed(&failure))?;

@@ -236,6 +236,7 @@ impl SubAgents {
                 link: Arc::clone(link),
                 request_id: self.request_id,
                 maker: self.name(),
+                depth: self.depth(),
                 chain: self.call_chain(),
             }),
         }
@@ -255,6 +256,7 @@ struct LinkedAccess {
     link: Arc<dyn EngineLink>,
     request_id: RequestId,
     maker: String,
+    depth: u32,
     /// As the request itself says; nothing of it is asked.
     chain: Result<CallChain, ToolError>,
 }
@@ -288,6 +290,10 @@ impl EngineAccess for LinkedAccess {
             EngineAnswer::Schedule(row) => Ok(*row),
             _ => Err(surprising()),
         }
+    }
+
+    fn depth(&self) -> u32 {
+        self.depth
     }
 
     fn maker(&self) -> String {

@@ -1,6 +1,6 @@
 //! The agents of a daemon, over its HTTP API, as the tools of an MCP server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use reqwest::{Method, header};
 use rune_mcp::{
     AgentCall, AgentRun, AgentSource, Answer, Asking, OfferedAgent, Question, RunEvent,
 };
+use rune_runtime::Origin;
 use rune_store_runtime::{ErrorCode, Failure as CallFailure, RequestId, SessionId};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -90,7 +91,13 @@ impl DaemonAgents {
     /// Posts a call, and answers its request with the events behind the first one, which says that it is accepted.
     async fn post(&self, call: &AgentCall, key: Option<&str>) -> Outcome<Accepted> {
         let path = format!("/v1/agents/{}/invoke", part(&call.agent));
-        let mut body = json!({"input": call.input, "stream": true});
+        let origin = Origin {
+            depth: call.depth,
+            trace: None,
+        };
+        let mut metadata = BTreeMap::new();
+        origin.keep(&mut metadata);
+        let mut body = json!({"input": call.input, "stream": true, "metadata": metadata});
         if let Some(session_id) = &call.session_id {
             body["session_id"] = json!(session_id);
         }

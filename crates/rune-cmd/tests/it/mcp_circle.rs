@@ -1,0 +1,69 @@
+//! Agents that call each other over MCP, on the same daemon.
+
+use rune_testkit::TestDaemon;
+use serde_json::{Value, json};
+
+use crate::home::{RUNE, Served};
+use crate::mcp::{servers, until};
+use crate::mcp_server::{Stdio, deploy};
+use crate::wire::{Api, answer};
+
+/// Calls itself, as its MCP server offers it.
+const AGAIN: &str = "rules:\n  - match: {step: 1}\n    tool_calls: [{name: self__agent, input: {input: go}}]\n  - respond: done\n";
+
+/// Levels of agents below an outermost request.
+const LEVELS: usize = 8;
+
+#[tokio::test]
+async fn a_circle_ends_at_the_depth_of_other_calls() {
+    let builder = TestDaemon::builder(RUNE).env("RUNE_ALLOW_PRIVATE", "127.0.0.1");
+    let served = Served(builder.start().await.unwrap());
+    let more = format!(
+        "toolset: [\"self/*\"]\nruntime: {{concurrency_limit: 50}}\nmcp_servers:\n  - {{name: self, url: \"{}/mcp\"}}\n",
+        served.0.gateway()
+    );
+    deploy(&served, "agent", &more, AGAIN, &[]);
+    let api = Api::of(&served.0);
+    until("it offers itself", async || {
+        servers(&api).await[0]["tools"]
+            .to_string()
+            .contains("agent")
+    })
+    .await;
+    let id = api.start("agent", "go").await;
+    let events = api.events(&id, 0).await.rest().await;
+    assert_eq!(events.last().unwrap().name, "done", "{events:?}");
+    let (_, listed) = answer(api.get("/v1/requests?agent=agent&limit=100"))
+        .await
+        .unwrap();
+    let rows = listed["items"].as_array().unwrap();
+    let mut depths: Vec<u64> = rows
+        .iter()
+        .map(|row| row["metadata"]["call_depth"].as_u64().unwrap_or(0))
+        .collect();
+    depths.sort_unstable();
+    assert_eq!(depths, (0..=LEVELS as u64).collect::<Vec<_>>(), "{listed}");
+    let deepest = rows
+        .iter()
+        .find(|row| row["metadata"]["call_depth"] == LEVELS);
+    let deepest = deepest.unwrap()["id"].as_str().unwrap().to_owned();
+    let events = api.events(&deepest, 0).await.rest().await;
+    let refused = events.iter().find(|event| event.name == "tool_done");
+    let refused = refused.unwrap().data["error"]["message"].to_string();
+    assert!(refused.contains("would stand 9 levels below"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_passes_the_depth_on() {
+    let served = Served(TestDaemon::builder(RUNE).start().await.unwrap());
+    deploy(&served, "agent", "", "rules:\n  - respond: done\n", &[]);
+    let mut stdio = Stdio::start(served.command(&["mcp", "serve"]));
+    stdio.initialize();
+    for (depth, expected) in [(8, "done"), (9, "would stand 9 levels below")] {
+        let params =
+            json!({"name": "agent", "arguments": {"input": "go"}, "_meta": {"rune/depth": depth}});
+        let answered: Value = stdio.ask(depth, "tools/call", &params);
+        let text = answered["result"]["content"].to_string();
+        assert!(text.contains(expected), "{answered}");
+    }
+}
