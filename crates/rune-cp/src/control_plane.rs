@@ -111,14 +111,7 @@ pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 impl ControlPlane {
     /// Every route of the control-plane API, protected.
     pub fn router(self) -> Router {
-        let store = StoreServer::new(self.store.clone(), Arc::clone(&self.blobs));
-        let internal = InternalApi {
-            store: match &self.replicas {
-                Some(replicas) => store.guarded_by(replicas.engine.clone()),
-                None => store,
-            },
-            tokens: self.tokens,
-        };
+        let internal = self.internal();
         let shared = Shared {
             store: self.store,
             blobs: self.blobs,
@@ -130,17 +123,38 @@ impl ControlPlane {
             node: self.node,
             readiness: self.readiness,
         };
-        let mut router = routes()
-            .with_state(Arc::new(shared))
-            .merge(internal.router());
-        if let Some(replicas) = self.replicas {
-            router = router.merge(replicas.router());
-        }
-        Edge::new("control-plane", self.auth, PUBLIC_ROUTES)
-            .guarded_within(InternalApi::ROUTES)
-            .guarded_within(DaemonApi::ROUTES)
-            .protect(router)
+        let router = routes().with_state(Arc::new(shared)).merge(internal);
+        edge("control-plane", self.auth, PUBLIC_ROUTES).protect(router)
     }
+
+    /// The routes of replicas alone, for an address that is only theirs.
+    pub fn router_for_replicas(&self) -> Router {
+        edge("replicas", self.auth.clone(), &[]).protect(self.internal())
+    }
+
+    /// The routes that authenticate their callers themselves.
+    fn internal(&self) -> Router {
+        let store = StoreServer::new(self.store.clone(), Arc::clone(&self.blobs));
+        let store = match &self.replicas {
+            Some(replicas) => store.guarded_by(replicas.engine.clone()),
+            None => store,
+        };
+        let internal = InternalApi {
+            store,
+            tokens: Arc::clone(&self.tokens),
+        };
+        let internal = internal.router();
+        match self.replicas.clone() {
+            Some(replicas) => internal.merge(replicas.router()),
+            None => internal,
+        }
+    }
+}
+
+fn edge(name: &'static str, auth: Auth, public: &'static [&'static str]) -> Edge {
+    Edge::new(name, auth, public)
+        .guarded_within(InternalApi::ROUTES)
+        .guarded_within(DaemonApi::ROUTES)
 }
 
 // The one list of routes.

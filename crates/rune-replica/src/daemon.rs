@@ -24,6 +24,7 @@ pub(crate) const ENGINE: &str = "/internal/v1/engine";
 pub(crate) const SECRETS: &str = "/internal/v1/secrets";
 
 /// The part of the internal API that has the engine behind it.
+#[derive(Clone)]
 pub struct DaemonApi {
     /// Does what requests want of the engine.
     pub engine: Engine,

@@ -121,7 +121,10 @@ impl DockerEngine {
             let found = found.map_err(|error| self.error("list containers", &error))?;
             for container in found {
                 let labels = container.labels.unwrap_or_default();
-                let process = labels.get(owner::PROCESS).map_or("", String::as_str);
+                // A replica belongs to no process: the reconcile loop says whether it stays.
+                let Some(process) = labels.get(owner::PROCESS) else {
+                    continue;
+                };
                 if let (false, Some(id)) = (owner::is_alive(process), container.id) {
                     tracing::info!(container = id, "a container was left behind; it is removed");
                     self.remove(id, true);
@@ -214,6 +217,11 @@ impl DockerEngine {
     pub(crate) fn mark(&self) -> String {
         let (daemon, process) = (self.mark_of_daemon(), owner::this_process());
         format!("{daemon}{process}/{};", Uuid::now_v7())
+    }
+
+    /// The label of what belongs to this data directory.
+    pub(crate) fn label_of_daemon(&self) -> (&'static str, &str) {
+        (owner::DAEMON, self.daemon())
     }
 
     /// The labels of a container that belongs to this process.

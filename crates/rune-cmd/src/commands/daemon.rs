@@ -119,6 +119,8 @@ pub(crate) enum Backend {
     Wasm,
     /// In processes of their own on this machine.
     Process,
+    /// In containers of Docker Engine.
+    Docker,
 }
 
 impl StartOptions {

@@ -1,10 +1,12 @@
 //! The daemon process: parse → telemetry → config → bind → build → spawn → ready → drain → exit code.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rune_cp::{ControlPlane, NodeInfo};
+use rune_docker::DockerReplicas;
 use rune_env::Config;
 use rune_gateway::Gateway;
 use rune_http::{Metrics, Readiness, Server};
@@ -127,12 +129,18 @@ async fn serve(
     );
     let Backends {
         driven: backend,
-        api,
+        outside,
         processes,
     } = match options.backend.unwrap_or(Backend::Wasm) {
         Backend::Wasm => Backends::local(&node, packages),
         Backend::Process => {
             Backends::processes(config, &place, &node, packages, &address.control_plane)?
+        }
+        Backend::Docker => {
+            let port = listeners.control_plane.local_addr();
+            let port =
+                port.map_err(|error| Failure::because("cannot read the own address", &error))?;
+            Backends::containers(config, &node, packages, port.port()).await?
         }
     };
     let (reconcile, reconcile_handle) = ReconcileLoop::new(
@@ -175,7 +183,7 @@ async fn serve(
         reconcile_handle,
         scheduler_handle,
         metrics,
-        api,
+        outside,
     );
     let files = writing
         .await
@@ -210,10 +218,17 @@ async fn serve(
 struct Backends {
     /// For the reconcile loop.
     driven: Arc<dyn rune_backend::Backend>,
-    /// What is served to replicas outside this process.
-    api: Option<DaemonApi>,
+    /// For replicas outside this process.
+    outside: Option<Outside>,
     /// Those that end with this process.
     processes: Option<Arc<ProcessBackend>>,
+}
+
+/// What is served to replicas outside this process.
+struct Outside {
+    api: DaemonApi,
+    /// Where they reach it, if that is an address of their own.
+    listener: Option<TcpListener>,
 }
 
 impl Backends {
@@ -223,7 +238,7 @@ impl Backends {
         let router = node.router.clone();
         Self {
             driven: Arc::new(LocalBackend::new(loader, packages, router)),
-            api: None,
+            outside: None,
             processes: None,
         }
     }
@@ -240,9 +255,62 @@ impl Backends {
         let hidden = hidden(config, place);
         let processes = ProcessBackend::new(program, config, &hidden, node.tasks.clone());
         let processes = Arc::new(processes);
+        let platform = Arc::clone(&processes) as Arc<dyn rune_backend::Backend>;
+        let url = control_plane.to_owned();
+        let outside = Self::outside(config, node, packages, platform, url, None);
+        Ok(Self {
+            processes: Some(processes),
+            ..outside
+        })
+    }
+
+    /// Replicas in containers. They reach the daemon at an address in a network of their own, at the port of the control
+    /// plane.
+    async fn containers(
+        config: &Config,
+        node: &Node,
+        packages: PackageCache,
+        port: u16,
+    ) -> Outcome<Self> {
+        let image = config.runtime.replica_image.clone();
+        let containers = DockerReplicas::new(node.docker.clone(), image);
+        let host = containers.host_address().await;
+        let host = host.map_err(|error| {
+            let why = chain(&error);
+            Failure::new(
+                Exit::Unavailable,
+                format!("replicas cannot run in containers: {why}"),
+            )
+        })?;
+        let addr = SocketAddr::new(host, port);
+        let listener = TcpListener::bind(addr).await;
+        let listener = listener.map_err(|error| {
+            Failure::because(format!("cannot listen for replicas at {addr}"), &error)
+        })?;
+        let url = url_of(addr);
+        let platform = Arc::new(containers);
+        Ok(Self::outside(
+            config,
+            node,
+            packages,
+            platform,
+            url,
+            Some(listener),
+        ))
+    }
+
+    /// Replicas of a platform, which find the daemon at this URL.
+    fn outside(
+        config: &Config,
+        node: &Node,
+        packages: PackageCache,
+        platform: Arc<dyn rune_backend::Backend>,
+        control_plane: String,
+        listener: Option<TcpListener>,
+    ) -> Self {
         let access = Access {
             tokens: Arc::clone(&node.tokens),
-            control_plane: control_plane.to_owned(),
+            control_plane,
             keys: internal_key(config),
         };
         let boot = Boot {
@@ -251,22 +319,25 @@ impl Backends {
             packages: packages.clone(),
         };
         let driven = RemoteBackend::new(
-            Arc::clone(&processes) as Arc<dyn rune_backend::Backend>,
+            platform,
             Arc::new(access),
             Arc::clone(&node.loader),
             packages,
             node.router.clone(),
         );
-        Ok(Self {
+        Self {
             driven: Arc::new(driven),
-            api: Some(DaemonApi {
-                engine: node.engine.clone(),
-                secrets: node.loader.secrets.clone(),
-                tokens: Arc::clone(&node.tokens),
-                boot: Arc::new(boot),
+            outside: Some(Outside {
+                api: DaemonApi {
+                    engine: node.engine.clone(),
+                    secrets: node.loader.secrets.clone(),
+                    tokens: Arc::clone(&node.tokens),
+                    boot: Arc::new(boot),
+                },
+                listener,
             }),
-            processes: Some(processes),
-        })
+            processes: None,
+        }
     }
 }
 
@@ -278,8 +349,12 @@ fn serve_http(
     reconcile: ReconcileHandle,
     scheduler: SchedulerHandle,
     metrics: Metrics,
-    replicas: Option<DaemonApi>,
+    outside: Option<Outside>,
 ) {
+    let (replicas, for_replicas) = match outside {
+        Some(Outside { api, listener }) => (Some(api), listener),
+        None => (None, None),
+    };
     let info = NodeInfo {
         id: NODE_ID.to_owned(),
         gateway_addr: listeners.gateway.local_addr().ok(),
@@ -309,6 +384,12 @@ fn serve_http(
         tokens: Arc::clone(&node.tokens),
         replicas,
     };
+    if let Some(listener) = for_replicas {
+        let router = control_plane.router_for_replicas();
+        let server = Server::new("replicas", listener, router, node.tasks.clone());
+        let serving = server.run(node.tasks.shutdown(), STOP_GRACE);
+        node.tasks.spawn("replicas", serving);
+    }
     let apis = [
         ("gateway", listeners.gateway, gateway.router()),
         (

@@ -24,6 +24,8 @@ use crate::secrets::SecretError;
 const START_LOOK: Duration = Duration::from_millis(50);
 /// Pause before a replica of an earlier process is asked again.
 const ADOPTION_LOOK: Duration = Duration::from_millis(300);
+/// Lines of a log that are shown where a replica does not start.
+const SHOWN_LOG_LINES: usize = 5;
 /// How often in a row a replica that is there may fail to answer before it counts as broken.
 const MAX_FAILURES: u32 = 3;
 
@@ -123,6 +125,14 @@ impl RemoteBackend {
         ));
     }
 
+    /// The last that a replica has logged, for a person.
+    async fn last_words(&self, id: ReplicaId) -> String {
+        let log = self.platform.logs(id, SHOWN_LOG_LINES).await;
+        let log = log.ok().flatten().unwrap_or_default();
+        let lines: Vec<&str> = log.lines().map(str::trim).collect();
+        lines.join(" | ")
+    }
+
     /// Waits until a replica that was started answers as the one that it should be.
     async fn ready(
         &self,
@@ -143,9 +153,16 @@ impl RemoteBackend {
                     longest.as_millis()
                 )));
             }
-            if let Ok(ReplicaHealth::Gone) = self.platform.health(spec.replica_id).await {
-                let message = "the replica ended before it was ready; its log says why";
-                return Err(BackendError::Unavailable(message.to_owned()));
+            let ended = match self.platform.health(spec.replica_id).await {
+                Ok(ReplicaHealth::Gone) => Some(String::new()),
+                Ok(ReplicaHealth::Unhealthy(why)) => Some(format!(": {why}")),
+                Ok(ReplicaHealth::Ready | ReplicaHealth::Starting) | Err(_) => None,
+            };
+            if let Some(why) = ended {
+                return Err(BackendError::Unavailable(format!(
+                    "the replica ended before it was ready{why}; its log: {}",
+                    self.last_words(spec.replica_id).await
+                )));
             }
             tokio::time::sleep(START_LOOK).await;
         }
@@ -269,13 +286,11 @@ impl Backend for RemoteBackend {
 }
 
 /// What a profile stands for.
-const fn resources(profile: ResourceProfile) -> Resources {
-    let (cpus, memory_mib) = match profile {
-        ResourceProfile::Small => (1, 512),
-        ResourceProfile::Medium => (2, 2048),
-        ResourceProfile::Large => (4, 8192),
-    };
-    Resources { cpus, memory_mib }
+fn resources(profile: ResourceProfile) -> Resources {
+    Resources {
+        cpus: profile.cpus(),
+        memory_mib: profile.memory_mib(),
+    }
 }
 
 fn no_key(error: &SecretError) -> BackendError {

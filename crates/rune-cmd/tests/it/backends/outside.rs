@@ -1,24 +1,10 @@
 //! Replicas outside the daemon: what happens when one of the two is gone.
 
-use std::net::TcpListener;
-
 use rustix::process::{Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
 
-use super::{Rig, builder};
+use super::{Rig, settled};
 use crate::wire::{Api, assert_no_panic, lines_of};
-
-/// A daemon whose control plane is where it was after a restart.
-async fn settled() -> Rig {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = free.local_addr().unwrap().to_string();
-    drop(free);
-    let builder = builder("process")
-        .arg("--control-plane-addr")
-        .arg(addr)
-        .env("RUST_LOG", "info,rune_runtime=debug");
-    Rig::of(builder, "").await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_goes_on_in_another_replica_when_its_own_is_killed() {
@@ -44,7 +30,7 @@ async fn a_request_goes_on_in_another_replica_when_its_own_is_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_goes_on_in_its_replica_when_the_daemon_is_killed() {
-    let mut rig = settled().await;
+    let mut rig = settled("process").await;
     let id = rig.slow().await;
     rig.begun(1).await;
     let running = rig.pids();
@@ -70,7 +56,7 @@ async fn a_request_goes_on_in_its_replica_when_the_daemon_is_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ended_while_the_daemon_was_down_is_known_afterwards() {
-    let mut rig = settled().await;
+    let mut rig = settled("process").await;
     let id = rig.slow().await;
     rig.begun(1).await;
     rig.served.0.kill9().unwrap();

@@ -1,0 +1,398 @@
+//! Replicas in containers: one container each, from the package's image or the stock one.
+//!
+//! A container outlives the daemon: the next one finds it by its labels and takes it over.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::container::LogOutput;
+use bollard::models::{
+    ContainerCreateBody, ContainerState, ContainerStateStatusEnum, EndpointSettings, HostConfig,
+    HostConfigLogConfig, NetworkConnectRequest, ResourcesUlimits,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+    LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+};
+use futures_util::StreamExt;
+use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
+use rune_env::{REPLICA_ADDR, REPLICA_DATA_DIR, REPLICA_WORKSPACE_DIR};
+use rune_store_runtime::ReplicaId;
+use rustix::process::geteuid;
+
+use crate::engine::{DockerEngine, status};
+use crate::image::Image;
+use crate::mounts::bind;
+use crate::{DockerError, network};
+
+/// Labels that containers and pods of replicas carry.
+const AGENT: &str = "rune.agent";
+const DEPLOYMENT: &str = "rune.deployment";
+const REPLICA: &str = "rune.replica";
+/// Where a replica listens, in its container, where nobody but the daemon reaches it without its key.
+const PORT: u16 = 8090;
+/// Where a replica keeps what it needs while it lives, such as its package.
+const DATA_DIR: &str = "/var/lib/rune";
+/// Where it finds the workspace of its agent, which is the machine's.
+const WORKSPACE_DIR: &str = "/workspaces";
+/// What each of the writable directories may hold; it counts as memory, too. Tools are programs of the package, which is
+/// unpacked here, so files can be run.
+const SCRATCH: &str = "rw,exec,nosuid,nodev,size=268435456";
+/// Processes and threads of a replica with all its tools.
+const PROCESSES: i64 = 1024;
+/// What the engine keeps of a replica's log.
+const LOG_SIZE: &str = "10m";
+/// How long a replica may take to end before it is killed, in seconds. It was drained before.
+const STOP_SECS: i32 = 5;
+/// Longest part of a log that is read.
+const MAX_LOG_BYTES: usize = 4 << 20;
+/// What a replica's processes may ask of the kernel. The engine's own list forbids the namespaces that a tool is confined
+/// with; this one forbids what reaches beyond a container, and leaves these.
+const SECCOMP: &str = include_str!("replica_seccomp.json");
+
+/// Runs replicas in containers.
+#[derive(Debug)]
+pub struct DockerReplicas {
+    engine: DockerEngine,
+    /// The image of agents that name none.
+    image: String,
+}
+
+impl DockerReplicas {
+    /// A backend on this engine. Agents that name no image run in `image`.
+    #[must_use]
+    pub const fn new(engine: DockerEngine, image: String) -> Self {
+        Self { engine, image }
+    }
+
+    /// The address of this machine at which containers of replicas, and nobody else, can reach the daemon: that of a
+    /// network in which they are alone with it. Stays the same while a replica runs.
+    ///
+    /// # Errors
+    /// A [`DockerError`] where the engine does not answer or cannot make the network.
+    pub async fn host_address(&self) -> Result<IpAddr, DockerError> {
+        Ok(network::of_daemon(&self.engine).await?.1)
+    }
+
+    async fn create(&self, spec: &ReplicaSpec) -> Result<(), DockerError> {
+        let docker = self.engine.client().await?;
+        let name = spec.image.as_ref().unwrap_or(&self.image);
+        let image = Image::find(&self.engine, name).await?;
+        let (first, _) = network::of_daemon(&self.engine).await?;
+        let workspace = self.workspace(spec, &image).await?;
+        let apparmor = self.apparmor().await?;
+        let body = self.body(spec, &image, first, &workspace, apparmor);
+        let container = name_of(spec.replica_id);
+        let options = CreateContainerOptionsBuilder::default()
+            .name(&container)
+            .build();
+        match docker.create_container(Some(options), body).await {
+            Ok(_) => {}
+            // An earlier try made it; it is the same one, for an id has one specification.
+            Err(error) if status(&error) == Some(409) => {}
+            Err(error) => return Err(self.engine.error("make the container of a replica", &error)),
+        }
+        for name in &spec.networks {
+            let network = network::ensure(&self.engine, name).await?;
+            let ask = NetworkConnectRequest {
+                container: container.clone(),
+                endpoint_config: Some(EndpointSettings::default()),
+            };
+            match docker.connect_network(&network, ask).await {
+                Ok(()) => {}
+                // It is connected already.
+                Err(error) if status(&error) == Some(403) => {}
+                Err(error) => return Err(self.engine.error("connect a network", &error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The workspace of the agent, which the user of the container may write to.
+    async fn workspace(&self, spec: &ReplicaSpec, image: &Image) -> Result<PathBuf, DockerError> {
+        let root = &self.engine.config().workspaces;
+        let path = root.join(&spec.namespace).join(&spec.agent);
+        let owner = image.user.ids().filter(|_| geteuid().is_root());
+        let made = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&path)?;
+            if let Some((user, group)) = owner {
+                std::os::unix::fs::lchown(&path, Some(user), Some(group))?;
+            }
+            path.canonicalize()
+        });
+        let made = made
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        made.map_err(|error| DockerError::Refused {
+            action: "be given the workspace of the agent",
+            reason: error.to_string(),
+        })
+    }
+
+    /// Whether the engine would confine containers with AppArmor, whose usual profile forbids the mounts that a tool is
+    /// confined with.
+    async fn apparmor(&self) -> Result<bool, DockerError> {
+        let info = self.engine.info().await?;
+        Ok(info.security.iter().any(|part| part.contains("apparmor")))
+    }
+
+    fn body(
+        &self,
+        spec: &ReplicaSpec,
+        image: &Image,
+        network: String,
+        workspace: &Path,
+        apparmor: bool,
+    ) -> ContainerCreateBody {
+        let (daemon, daemon_id) = self.engine.label_of_daemon();
+        let labels = [
+            (daemon, daemon_id.to_owned()),
+            (AGENT, spec.agent.clone()),
+            (DEPLOYMENT, spec.deployment_id.to_string()),
+            (REPLICA, spec.replica_id.to_string()),
+        ];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value));
+        let place = [
+            (REPLICA_ADDR, format!("0.0.0.0:{PORT}")),
+            (REPLICA_DATA_DIR, DATA_DIR.to_owned()),
+            (REPLICA_WORKSPACE_DIR, WORKSPACE_DIR.to_owned()),
+        ];
+        let place = place.map(|(name, value)| format!("{name}={value}"));
+        // The deployment's variables come from the daemon when the replica starts.
+        let launch = spec.launch.iter();
+        let launch = launch.map(|(name, value)| format!("{name}={value}"));
+        let env = launch.chain(place).collect();
+        let seen = format!("{WORKSPACE_DIR}/{}/{}", spec.namespace, spec.agent);
+        let owner = image.user.ids().map_or_else(
+            || ",mode=1777".to_owned(),
+            |(user, group)| format!(",mode=0700,uid={user},gid={group}"),
+        );
+        let scratch = [
+            (DATA_DIR, format!("{SCRATCH}{owner}")),
+            ("/tmp", format!("{SCRATCH},mode=1777")),
+        ];
+        let scratch = scratch.map(|(path, options)| (path.to_owned(), options));
+        let memory = i64::from(spec.resources.memory_mib) << 20;
+        let mut security = vec![
+            "no-new-privileges:true".to_owned(),
+            format!("seccomp={SECCOMP}"),
+        ];
+        if apparmor {
+            security.push("apparmor=unconfined".to_owned());
+        }
+        let log = [("max-size", LOG_SIZE), ("max-file", "2")];
+        let log = log.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        ContainerCreateBody {
+            image: Some(image.id.clone()),
+            user: Some(image.user.to_argument()),
+            entrypoint: Some(vec!["rune".to_owned(), "replica".to_owned()]),
+            cmd: Some(Vec::new()),
+            env: Some(env),
+            labels: Some(HashMap::from(labels)),
+            working_dir: Some("/".to_owned()),
+            host_config: Some(HostConfig {
+                network_mode: Some(network),
+                readonly_rootfs: Some(true),
+                tmpfs: Some(HashMap::from(scratch)),
+                mounts: Some(vec![bind(workspace, &seen, false)]),
+                cap_drop: Some(vec!["ALL".to_owned()]),
+                security_opt: Some(security),
+                // A tool gets a `/proc` of its own, which the kernel only gives where nothing of this one is hidden.
+                masked_paths: Some(Vec::new()),
+                readonly_paths: Some(Vec::new()),
+                privileged: Some(false),
+                init: Some(true),
+                ipc_mode: Some("private".to_owned()),
+                pids_limit: Some(PROCESSES),
+                memory: Some(memory),
+                // With as much swap as memory there is none.
+                memory_swap: Some(memory),
+                nano_cpus: Some(i64::from(spec.resources.cpus) * 1_000_000_000),
+                ulimits: Some(vec![ResourcesUlimits {
+                    name: Some("core".to_owned()),
+                    soft: Some(0),
+                    hard: Some(0),
+                }]),
+                log_config: Some(HostConfigLogConfig {
+                    typ: Some("json-file".to_owned()),
+                    config: Some(HashMap::from(log)),
+                }),
+                auto_remove: Some(false),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        }
+    }
+
+    async fn begin(&self, spec: &ReplicaSpec) -> Result<String, DockerError> {
+        let docker = self.engine.client().await?;
+        let name = name_of(spec.replica_id);
+        self.create(spec).await?;
+        let started = docker.start_container(&name, None).await;
+        started.map_err(|error| {
+            self.engine
+                .error("start the container of a replica", &error)
+        })?;
+        let found = docker
+            .inspect_container(&name, None::<InspectContainerOptions>)
+            .await;
+        let found = found.map_err(|error| self.engine.error("look at a container", &error))?;
+        let (first, _) = network::of_daemon(&self.engine).await?;
+        let networks = found.network_settings.and_then(|it| it.networks);
+        let address = networks.and_then(|mut networks| networks.remove(&first)?.ip_address);
+        let address = address.filter(|address| !address.is_empty());
+        let address = address.ok_or_else(|| DockerError::Refused {
+            action: "say the address of a replica",
+            reason: "its container has none; it may have ended already, and its log says why"
+                .to_owned(),
+        })?;
+        Ok(format!("http://{address}:{PORT}"))
+    }
+
+    async fn look(&self, id: ReplicaId) -> Result<ReplicaHealth, DockerError> {
+        let docker = self.engine.client().await?;
+        let found = docker
+            .inspect_container(&name_of(id), None::<InspectContainerOptions>)
+            .await;
+        match found {
+            Ok(found) => Ok(health(&found.state.unwrap_or_default())),
+            Err(error) if status(&error) == Some(404) => Ok(ReplicaHealth::Gone),
+            Err(error) => Err(self.engine.error("look at a container", &error)),
+        }
+    }
+
+    async fn end(&self, id: ReplicaId) -> Result<(), DockerError> {
+        let docker = self.engine.client().await?;
+        let name = name_of(id);
+        let options = StopContainerOptionsBuilder::default().t(STOP_SECS).build();
+        match docker.stop_container(&name, Some(options)).await {
+            Ok(()) => {}
+            // It has ended, or there is none.
+            Err(error) if matches!(status(&error), Some(304 | 404)) => {}
+            Err(error) => tracing::debug!(%error, container = name, "it is killed"),
+        }
+        let options = RemoveContainerOptionsBuilder::default()
+            .force(true)
+            .v(true)
+            .build();
+        match docker.remove_container(&name, Some(options)).await {
+            Ok(()) => {}
+            // There is none, or somebody else is removing it.
+            Err(error) if matches!(status(&error), Some(404 | 409)) => {}
+            Err(error) => return Err(self.engine.error("remove a container", &error)),
+        }
+        network::remove_unused(&self.engine).await
+    }
+
+    async fn find(&self) -> Result<Vec<ReplicaId>, DockerError> {
+        let docker = self.engine.client().await?;
+        let (daemon, id) = self.engine.label_of_daemon();
+        let filters =
+            HashMap::from([("label", vec![format!("{daemon}={id}"), REPLICA.to_owned()])]);
+        let options = ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&filters)
+            .build();
+        let found = docker.list_containers(Some(options)).await;
+        let found = found.map_err(|error| self.engine.error("list containers", &error))?;
+        let ids = found.into_iter().filter_map(|container| {
+            let labels = container.labels.unwrap_or_default();
+            labels.get(REPLICA).and_then(|id| id.parse().ok())
+        });
+        Ok(ids.collect())
+    }
+
+    async fn read_log(&self, id: ReplicaId, lines: usize) -> Result<Option<String>, DockerError> {
+        let docker = self.engine.client().await?;
+        let options = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .tail(&lines.to_string())
+            .build();
+        let mut parts = Box::pin(docker.logs(&name_of(id), Some(options)));
+        let mut text = Vec::new();
+        while let Some(part) = parts.next().await {
+            match part.map(LogOutput::into_bytes) {
+                Ok(bytes) => text.extend_from_slice(&bytes),
+                Err(error) if status(&error) == Some(404) => return Ok(None),
+                Err(error) => return Err(self.engine.error("read the log of a replica", &error)),
+            }
+            if text.len() > MAX_LOG_BYTES {
+                text.truncate(MAX_LOG_BYTES);
+                break;
+            }
+        }
+        Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+    }
+}
+
+/// The name of a replica's container.
+fn name_of(id: ReplicaId) -> String {
+    format!("rune-replica-{id}")
+}
+
+fn health(state: &ContainerState) -> ReplicaHealth {
+    use ContainerStateStatusEnum as Status;
+    match state.status {
+        Some(Status::RUNNING) => ReplicaHealth::Ready,
+        Some(Status::CREATED | Status::RESTARTING) => ReplicaHealth::Starting,
+        Some(Status::STOPPING) => ReplicaHealth::Unhealthy("its container is ending".to_owned()),
+        Some(Status::PAUSED) => ReplicaHealth::Unhealthy("its container is paused".to_owned()),
+        Some(Status::EXITED | Status::DEAD | Status::REMOVING | Status::EMPTY) | None => {
+            let why = if state.oom_killed == Some(true) {
+                "it used more memory than its `resource_profile` gives and was killed".to_owned()
+            } else {
+                format!(
+                    "its container has ended with exit code {}",
+                    state.exit_code.unwrap_or_default()
+                )
+            };
+            ReplicaHealth::Unhealthy(why)
+        }
+    }
+}
+
+impl From<DockerError> for BackendError {
+    fn from(error: DockerError) -> Self {
+        if error.is_transient() {
+            Self::Unavailable(error.to_string())
+        } else {
+            Self::Invalid(error.to_string())
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for DockerReplicas {
+    fn name(&self) -> &'static str {
+        "docker"
+    }
+
+    async fn start(&self, spec: &ReplicaSpec) -> Result<Option<String>, BackendError> {
+        Ok(Some(self.begin(spec).await?))
+    }
+
+    async fn health(&self, id: ReplicaId) -> Result<ReplicaHealth, BackendError> {
+        Ok(self.look(id).await?)
+    }
+
+    /// The replica itself is told by its protocol.
+    async fn drain(&self, _id: ReplicaId, _grace: Duration) -> Result<bool, BackendError> {
+        Ok(true)
+    }
+
+    async fn stop(&self, id: ReplicaId) -> Result<(), BackendError> {
+        Ok(self.end(id).await?)
+    }
+
+    async fn list(&self) -> Result<Vec<ReplicaId>, BackendError> {
+        Ok(self.find().await?)
+    }
+
+    async fn logs(&self, id: ReplicaId, lines: usize) -> Result<Option<String>, BackendError> {
+        Ok(self.read_log(id, lines).await?)
+    }
+}
