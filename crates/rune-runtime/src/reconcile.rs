@@ -540,6 +540,10 @@ impl ReconcileLoop {
             return;
         }
         self.started_from.remove(&id);
+        // From now on, not from when the row says so: whoever deployed a new version is told that it is ready next.
+        if let Some(replica) = self.router.replica(id) {
+            replica.drain();
+        }
         let (backend, store) = (Arc::clone(&self.backend), self.store.clone());
         let (grace, wake) = (self.drain_grace, Arc::clone(&self.wake));
         let draining = Arc::clone(&self.draining);
