@@ -40,7 +40,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     ("sse-stream", &["rune-a2a", "rune-runtime", "rune-cmd"]),
     ("serde-saphyr", &["rune-spec", "rune-cmd", "rune-testkit"]),
-    ("cap-std", &["rune-tools"]),
+    ("cap-std", &["rune-tools", "rune-wasm"]),
     ("wasmtime", &["rune-wasm"]),
     ("landlock", &["rune-tools"]),
     ("seccompiler", &["rune-tools"]),
