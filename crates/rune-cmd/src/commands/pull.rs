@@ -20,7 +20,7 @@ use crate::source::registry::{pull, reference};
     after_help = "Examples:\n  rune pull ghcr.io/acme/hello:1.0.0                     into ./hello\n  rune pull ghcr.io/acme/hello@sha256:… ./there\n  rune pull ghcr.io/acme/hello:1.0.0 --layout hello.tar  for a machine without the registry\n\nExit codes: 0 it is here, 1 it is not what its digest says, 3 the registry refuses, 6 the registry does not answer."
 )]
 pub(crate) struct PullArgs {
-    /// What: HOST[:PORT]/REPOSITORY[:TAG][@sha256:DIGEST]
+    /// What: `HOST[:PORT]/REPOSITORY[:TAG][@sha256:DIGEST]`
     #[arg(value_name = "REF")]
     reference: String,
     /// Where to unpack it; must not be there, or be empty [default: the name of the agent]

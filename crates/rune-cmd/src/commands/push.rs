@@ -20,7 +20,7 @@ use crate::source::registry::{open, reference, watch};
     after_help = "Examples:\n  rune push ghcr.io/acme/hello:1.0.0 hello\n  rune push 127.0.0.1:5000/hello:1.0.0 hello/target/hello-1.0.0.oci.tar\n\nExit codes: 0 it is there, 3 the registry refuses, 6 the registry does not answer."
 )]
 pub(crate) struct PushArgs {
-    /// Where to: HOST[:PORT]/REPOSITORY[:TAG]
+    /// Where to: `HOST[:PORT]/REPOSITORY[:TAG]`
     #[arg(value_name = "REF")]
     reference: String,
     /// The agent directory, or an OCI layout of it
