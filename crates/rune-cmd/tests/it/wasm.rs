@@ -1,6 +1,7 @@
 //! WebAssembly tools through the daemon: hostile guests fail closed, with the reason in the journal, and leave nothing behind.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rune_testkit::TestDaemon;
 use serde_json::{Value, json};
@@ -304,15 +305,19 @@ async fn cancel_ends_a_guest_that_never_would() {
     // Others are served while they spin.
     let done = called(&api, "echo", &json!({"a": 1})).await;
     assert_eq!(done["output"], json!({"a": 1}));
-    // None of them would end within ten minutes by itself.
     for id in &ids {
+        let started = Instant::now();
         let request = api.post(&format!("/v1/requests/{id}/cancel"), &json!({}));
-        let answered = tokio::time::timeout(LIMIT, answer(request)).await;
-        let (status, row) = answered.unwrap().unwrap();
+        let (status, row) = answer(request).await.unwrap();
         assert_eq!(
             (status, row["status"].as_str()),
             (200, Some("cancelled")),
             "{row}"
+        );
+        assert!(
+            started.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            started.elapsed()
         );
     }
     idle(served.0.pid().unwrap()).await;
