@@ -8,7 +8,8 @@ use crate::client::with_query;
 use crate::commands::{
     agent, bench, build, chat, completions, compose, config, daemon, debug, dev, doctor, eval,
     event, init, key, mcp, policy, pull, push, replica, requests, rm, run, schedule, schema,
-    secret, sessions, sign, status, stop, task, test, tool, usage, validate, verify, workflow,
+    secret, sessions, sign, status, stop, task, test, token, tool, usage, validate, verify,
+    workflow,
 };
 use crate::output::Format;
 
@@ -128,6 +129,9 @@ pub(crate) enum Command {
     /// Secrets that tools are granted
     #[command(subcommand)]
     Secret(secret::SecretCommand),
+    /// Tokens that open the APIs
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Events that make requests of the schedules that are about them
     #[command(subcommand)]
     Event(event::EventCommand),

@@ -35,6 +35,7 @@ pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod task;
 pub(crate) mod test;
+pub(crate) mod token;
 pub(crate) mod tool;
 pub(crate) mod usage;
 pub(crate) mod validate;
@@ -93,6 +94,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Secret(command) => secret::run(&context, command),
         Command::Event(command) => context.block_on(event::run(&context, command)),
         Command::Task(command) => context.block_on(task::run(&context, command)),
+        Command::Token(command) => context.block_on(token::run(&context, command)),
         Command::Workflow(command) => workflow::run(&context, command),
         Command::Compose(args) => context.block_on(compose::run(&context, args)),
         Command::Stop(args) => context.block_on(stop::run(&context, &args)),

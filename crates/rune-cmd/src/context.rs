@@ -55,7 +55,7 @@ impl Context {
 
     /// The base URL of the gateway: flag, `RUNE_GATEWAY_BASE_URL`, the running daemon's, the configured address.
     pub(crate) fn gateway_url(&self) -> String {
-        let running = || Address::read(self.data_dir()).map(|address| address.gateway);
+        let running = || Address::read(self.data_dir()).and_then(|address| address.gateway);
         let given = self.gateway.clone();
         given
             .or_else(|| self.config.gateway.base_url.clone())

@@ -49,10 +49,12 @@ pub struct ControlPlane {
     pub auth: Auth,
     /// What `/ready` reports.
     pub readiness: Readiness,
-    /// Says which replicas and split gateways may use the store.
+    /// Says which replicas may use the store.
     pub tokens: Arc<InternalTokens>,
     /// What is served to replicas beside the store, where some run outside this process.
     pub replicas: Option<DaemonApi>,
+    /// What is served to split gateways at [`InternalApi::FORWARDED`].
+    pub gateways: Option<Router>,
 }
 
 /// A node of Rune.
@@ -111,7 +113,10 @@ pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 impl ControlPlane {
     /// Every route of the control-plane API, protected.
     pub fn router(self) -> Router {
-        let internal = self.internal();
+        let internal = match self.gateways.clone() {
+            Some(gateways) => self.internal().merge(gateways),
+            None => self.internal(),
+        };
         let shared = Shared {
             store: self.store,
             blobs: self.blobs,
@@ -154,6 +159,7 @@ impl ControlPlane {
 fn edge(name: &'static str, auth: Auth, public: &'static [&'static str]) -> Edge {
     Edge::new(name, auth, public)
         .guarded_within(InternalApi::ROUTES)
+        .guarded_within(&[InternalApi::FORWARDED])
         .guarded_within(DaemonApi::ROUTES)
 }
 

@@ -119,6 +119,10 @@ pub struct GatewayConfig {
     pub allowed_origins: Vec<String>,
     /// `RUNE_WEBHOOK_SECRET`
     pub webhook_secret: Option<SecretString>,
+    /// `RUNE_CONTROL_PLANE_URL`: where the control plane is of a gateway that runs apart from it.
+    pub control_plane_url: Option<String>,
+    /// `RUNE_INTERNAL_TOKEN`: what it knows such a gateway by.
+    pub internal_token: Option<SecretString>,
 }
 
 impl GatewayConfig {
@@ -372,10 +376,10 @@ impl Config {
             .collect()
     }
 
-    /// The environment variable of this name, for `${VAR}` in the files of agents. The key of the secrets is none of
-    /// their affair.
+    /// The environment variable of this name, for `${VAR}` in the files of agents. The key of the secrets and the token
+    /// of gateways are none of their affair.
     pub fn variable(&self, name: &str) -> Option<String> {
-        if name == "RUNE_SECRET_KEY" {
+        if matches!(name, "RUNE_SECRET_KEY" | "RUNE_INTERNAL_TOKEN") {
             return None;
         }
         (self.env)(name)
@@ -504,6 +508,8 @@ impl Reader {
             allowed_hosts: self.list("gateway.allowed_hosts"),
             allowed_origins: self.list("gateway.allowed_origins"),
             webhook_secret: self.secret("gateway.webhook_secret"),
+            control_plane_url: self.base_url("gateway.control_plane_url")?,
+            internal_token: self.secret("gateway.internal_token"),
         })
     }
 

@@ -223,6 +223,20 @@ pub(crate) const KEYS: &[Key] = &[
         "Secret that signs generic webhooks.",
     ),
     key(
+        "gateway.control_plane_url",
+        &["RUNE_CONTROL_PLANE_URL"],
+        Kind::Url,
+        None,
+        "Where the control plane of a gateway is that runs apart from it (`rune daemon start --role gateway`).",
+    ),
+    key(
+        "gateway.internal_token",
+        &["RUNE_INTERNAL_TOKEN"],
+        Kind::Secret,
+        None,
+        "What the control plane knows such a gateway by; `rune token create --for gateway` makes it.",
+    ),
+    key(
         "a2a.legacy_card",
         &["RUNE_A2A_LEGACY_CARD"],
         Kind::OnOff,

@@ -5,8 +5,11 @@ use std::sync::{Arc, LazyLock};
 use axum::Router;
 use bytes::Bytes;
 use http::HeaderValue;
-use rune_http::{Auth, Edge, MAX_BODY_BYTES, Metrics, Readiness, api, complete, reference};
+use rune_http::{
+    Auth, Edge, MAX_BODY_BYTES, Metrics, Readiness, TokenScope, api, complete, reference,
+};
 use rune_mcp::{McpAccess, McpEndpoint};
+use rune_remote_store::InternalTokens;
 use rune_runtime::{Engine, SecretVault};
 use utoipa::OpenApi;
 
@@ -19,6 +22,7 @@ use crate::routes::{
     events, fork, invoke, mcp, models, outbox, policy, published, replicas, requests, responses,
     sessions, status, tasks, wakeups,
 };
+use crate::split::forwarded;
 
 /// The routes that answer without credentials.
 pub const PUBLIC_ROUTES: &[&str] = &[
@@ -121,11 +125,22 @@ pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 impl Gateway {
     /// Every route of the public API, protected.
     pub fn router(self) -> Router {
+        let edge = edge(self.auth.clone(), &self.mcp, self.a2a.public_cards);
+        edge.protect(self.routes())
+    }
+
+    /// Every route of the public API at [`rune_remote_store::InternalApi::FORWARDED`], for split gateways with a token of
+    /// these.
+    pub fn router_for_gateways(self, tokens: Arc<InternalTokens>) -> Router {
+        // Who calls, from where, is their affair.
+        let edge = Edge::new("gateway", self.auth.clone(), &[]).knowing_callers();
+        let edge = edge.speaking_openai(openai::ROUTES);
+        forwarded(edge.protect(self.routes()), tokens)
+    }
+
+    fn routes(self) -> Router {
         let agents = Arc::new(EngineAgents::new(self.engine.clone()));
         let shutdown = self.engine.shutdown();
-        let pages = self.mcp.pages().iter();
-        let pages = pages.filter_map(|page| HeaderValue::try_from(page).ok());
-        let pages = pages.collect();
         let pushes = self.a2a.push.clone().and_then(|policy| {
             let pushes = Pushes::new(self.engine.clone(), self.secrets, policy);
             let pushes = pushes.inspect_err(|error| {
@@ -146,17 +161,31 @@ impl Gateway {
             needs_credentials: !self.auth.is_anonymous(),
             a2a: self.a2a,
         };
-        let public = match shared.a2a.public_cards {
-            true => PUBLIC_ROUTES,
-            false => PRIVATE_CARDS,
-        };
-        let router = routes().with_state(Arc::new(shared));
-        Edge::new("gateway", self.auth, public)
-            .without(NO_OAUTH)
-            .open_to(pages)
-            .speaking_openai(openai::ROUTES)
-            .protect(router)
+        routes().with_state(Arc::new(shared))
     }
+}
+
+/// What stands around every route that callers reach.
+pub(crate) fn edge(auth: Auth, mcp: &McpAccess, public_cards: bool) -> Edge {
+    let pages = mcp.pages().iter();
+    let pages = pages.filter_map(|page| HeaderValue::try_from(page).ok());
+    let public = match public_cards {
+        true => PUBLIC_ROUTES,
+        false => PRIVATE_CARDS,
+    };
+    Edge::new("gateway", auth, public)
+        .opened_by(
+            &[TokenScope::Read, TokenScope::Invoke, TokenScope::Admin],
+            &[TokenScope::Invoke, TokenScope::Admin],
+        )
+        .without(NO_OAUTH)
+        .open_to(pages.collect())
+        .speaking_openai(openai::ROUTES)
+}
+
+/// The paths of every route.
+pub(crate) fn paths() -> Vec<String> {
+    document().paths.paths.into_keys().collect()
 }
 
 // The one list of routes.

@@ -2,7 +2,8 @@
 //!
 //! [`Gateway::router`] is where every route is listed; `routes/` has one file per resource,
 //! and a handler there extracts, calls the engine or the store, and maps. Serving,
-//! authentication, limits and errors come from `rune-http`.
+//! authentication, limits and errors come from `rune-http`. [`SplitGateway`] is the same API in a process
+//! without an engine.
 //!
 //! Invariants:
 //! * a request whose id was answered is durable, and runs to its end whether or not the
@@ -24,7 +25,9 @@ mod gateway;
 mod narration;
 mod openai;
 mod routes;
+mod split;
 mod trace;
 
 pub use a2a::A2aAccess;
 pub use gateway::{Gateway, NO_OAUTH, PUBLIC_ROUTES};
+pub use split::{SplitError, SplitGateway};

@@ -1,6 +1,7 @@
 //! Authentication: who a caller is.
 
 mod jwt;
+mod scope;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -12,6 +13,9 @@ use subtle::ConstantTimeEq as _;
 
 use crate::{ApiError, Caller};
 use jwt::JwtVerifier;
+
+pub use jwt::sign_user_token;
+pub use scope::TokenScope;
 
 /// The header that carries an API key.
 const API_KEY_HEADER: &str = "x-api-key";

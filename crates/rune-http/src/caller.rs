@@ -6,11 +6,15 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
+use crate::auth::TokenScope;
+
 /// Who sent a request, as authenticated. A handler takes it as an argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// `anonymous`, `api-key`, or `jwt:` and the token's subject.
     pub id: Arc<str>,
+    /// What its token is for; nothing where it is for everything.
+    scopes: Option<Vec<TokenScope>>,
 }
 
 /// What stands before the subject of a token.
@@ -19,12 +23,24 @@ const JWT: &str = "jwt:";
 impl Caller {
     /// The caller with this id.
     pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self { id: id.into() }
+        Self {
+            id: id.into(),
+            scopes: None,
+        }
     }
 
-    /// The subject of a token.
-    pub(crate) fn of_subject(subject: &str) -> Self {
-        Self::new(format!("{JWT}{subject}"))
+    /// The subject of a token, which is for these scopes alone where it names some.
+    pub(crate) fn of_subject(subject: &str, scopes: Option<Vec<TokenScope>>) -> Self {
+        Self {
+            scopes,
+            ..Self::new(format!("{JWT}{subject}"))
+        }
+    }
+
+    /// Whether it may do what any of these scopes is for.
+    pub(crate) fn has_any(&self, scopes: &[TokenScope]) -> bool {
+        let own = self.scopes.as_ref();
+        own.is_none_or(|own| own.iter().any(|scope| scopes.contains(scope)))
     }
 
     /// Who a token speaks for, which has no control characters; nothing where no token came.

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::metrics::{method_label, record};
 use crate::openai::ErrorShape;
-use crate::{ApiError, Auth, Caller, origin};
+use crate::{ApiError, Auth, Caller, TokenScope, origin};
 
 /// The header that names an HTTP request in every answer and in the log.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -48,10 +48,45 @@ pub struct Edge {
     inner: Arc<Inner>,
 }
 
+/// The value of [`REQUEST_ID`] for a request, as an extension of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpRequestId([u8; uuid::fmt::Simple::LENGTH]);
+
+impl HttpRequestId {
+    fn generate() -> Self {
+        let mut text = [0; uuid::fmt::Simple::LENGTH];
+        Uuid::now_v7().as_simple().encode_lower(&mut text);
+        Self(text)
+    }
+
+    /// The id that another process of this Rune gave to a request.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = Uuid::try_parse(text).ok()?;
+        let mut text = [0; uuid::fmt::Simple::LENGTH];
+        id.as_simple().encode_lower(&mut text);
+        Some(Self(text))
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Hexadecimal digits are text.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// What a token has to be for: one of these scopes.
+type Opening = &'static [TokenScope];
+
 #[derive(Clone)]
 struct Inner {
     listener: &'static str,
     auth: Auth,
+    /// Whether who mounts the routes has said who calls.
+    knows_callers: bool,
+    /// For looking, and for everything else.
+    scopes: (Opening, Opening),
     public: &'static [&'static str],
     guarded: Vec<&'static str>,
     absent: &'static [&'static str],
@@ -67,6 +102,8 @@ impl Edge {
             inner: Arc::new(Inner {
                 listener,
                 auth,
+                knows_callers: false,
+                scopes: (&[TokenScope::Read, TokenScope::Admin], &[TokenScope::Admin]),
                 public,
                 guarded: Vec::new(),
                 absent: &[],
@@ -81,6 +118,22 @@ impl Edge {
     #[must_use]
     pub fn guarded_within(mut self, guarded: &'static [&'static str]) -> Self {
         Arc::make_mut(&mut self.inner).guarded.extend(guarded);
+        self
+    }
+
+    /// The same edge that tokens with one of these scopes open: for looking (`GET`), and for everything else. Without a word
+    /// these are `read` and `admin`, and `admin`.
+    #[must_use]
+    pub fn opened_by(mut self, looking: Opening, acting: Opening) -> Self {
+        Arc::make_mut(&mut self.inner).scopes = (looking, acting);
+        self
+    }
+
+    /// The same edge within another process's: whoever mounts it has authenticated that process, and has set the [`Caller`]
+    /// that it names, and its [`HttpRequestId`], on every request.
+    #[must_use]
+    pub fn knowing_callers(mut self) -> Self {
+        Arc::make_mut(&mut self.inner).knows_callers = true;
         self
     }
 
@@ -149,6 +202,10 @@ impl Edge {
         if inner.guarded.contains(&route) {
             return Ok(Caller::new("anonymous"));
         }
+        if inner.knows_callers {
+            let caller = request.extensions().get::<Caller>().cloned();
+            return caller.ok_or_else(|| ApiError::internal("nobody has said who calls"));
+        }
         if inner.auth.is_anonymous() {
             origin::check(request, &inner.pages)?;
         } else if inner.public.contains(&route) {
@@ -156,7 +213,22 @@ impl Edge {
         } else if inner.absent.contains(&request.uri().path()) {
             return Err(no_such_path());
         }
-        inner.auth.authenticate(request.headers())
+        let caller = inner.auth.authenticate(request.headers())?;
+        let (looking, acting) = inner.scopes;
+        let scopes = if request.method().is_safe() {
+            looking
+        } else {
+            acting
+        };
+        if caller.has_any(scopes) {
+            return Ok(caller);
+        }
+        let scopes: Vec<String> = scopes.iter().map(|scope| format!("`{scope}`")).collect();
+        let message = format!(
+            "the token's `scope` does not cover this: {} is needed",
+            scopes.join(" or ")
+        );
+        Err(ApiError::new(ErrorCode::Denied, message))
     }
 }
 
@@ -182,8 +254,11 @@ fn no_such_path() -> ApiError {
 
 async fn handle(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let mut id = [0; uuid::fmt::Simple::LENGTH];
-    let id: &str = Uuid::now_v7().as_simple().encode_lower(&mut id);
+    let known = request.extensions().get().copied();
+    let known = known.filter(|_| edge.inner.knows_callers);
+    let id: HttpRequestId = known.unwrap_or_else(HttpRequestId::generate);
+    request.extensions_mut().insert(id);
+    let id = id.as_str();
     let method = method_label(request.method());
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);

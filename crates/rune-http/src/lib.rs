@@ -3,7 +3,7 @@
 //! * [`Server`] serves a router on a socket and ends gracefully.
 //! * [`Edge`] is the one layer around every route: request id, authentication, browser
 //!   protection, panics, span and metrics. [`Edge::protect`] puts it on.
-//! * [`Auth`] says who a caller is; [`check_bind`] refuses to expose a listener without it.
+//! * [`Auth`] says who a caller is, and [`TokenScope`] what its token is for; [`check_bind`] refuses to expose a listener without it.
 //! * [`ApiError`] is the only way to answer an error; [`Json`], [`JsonOrDefault`], [`Query`],
 //!   [`List`] and [`Path`] refuse bad input with it.
 //! * [`Metrics`] keeps the metrics of the process and shows them to Prometheus.
@@ -36,11 +36,11 @@ pub mod reference;
 mod server;
 mod view;
 
-pub use auth::{Auth, AuthConfigError};
+pub use auth::{Auth, AuthConfigError, TokenScope, sign_user_token};
 pub use bind::{BindError, check_bind};
 pub use body::{MAX_BODY_BYTES, MAX_PACKAGE_BYTES, read_body};
 pub use caller::Caller;
-pub use edge::{Edge, MAX_HEADER_BYTES, MAX_URI_BYTES, REQUEST_ID};
+pub use edge::{Edge, HttpRequestId, MAX_HEADER_BYTES, MAX_URI_BYTES, REQUEST_ID};
 pub use error::{AGENT_REQUEST_ID, ApiError};
 pub use extract::{Json, JsonOrDefault, Path, Query};
 pub use metrics::recorder::Metrics;

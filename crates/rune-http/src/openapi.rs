@@ -84,7 +84,7 @@ const COMMON_ANSWERS: [CommonAnswer; 7] = [
     CommonAnswer {
         status: "403",
         name: "Denied",
-        description: "A foreign `Host` or `Origin`, where no credentials are asked for",
+        description: "A token whose `scope` does not cover this; a foreign `Host` or `Origin`, where no credentials are asked for",
         header: None,
         given_by: GivenBy::All,
     },

@@ -1,10 +1,10 @@
-//! The store over HTTP, for processes that have no database: replicas and split gateways.
+//! The store over HTTP, for processes that have no database: replicas.
 //!
 //! * [`RemoteStore`] is a [`rune_store_runtime::RuntimeStore`] and a
 //!   [`rune_store_runtime::BlobStore`] whose rows are elsewhere.
 //! * [`StoreServer`] makes the routes that it calls, over any store.
-//! * [`Scope`] is what a caller of these routes may touch, and [`InternalTokens`] says who has
-//!   which: gateways of a split Rune all of it, a replica what is its deployment's.
+//! * [`Scope`] is what a caller of these routes may touch: a replica what is its deployment's.
+//! * [`InternalTokens`] says who calls: a replica, or a gateway of a split Rune, which has routes of its own.
 //! * [`InternalApi`] is the routes with that authentication, for a control plane to mount.
 //!
 //! Invariants:
@@ -27,4 +27,4 @@ pub use call::Read;
 pub use client::{RemoteStore, RemoteStoreConfig, RemoteStoreError};
 pub use scope::{DeploymentScope, Scope};
 pub use server::{StoreServer, decode_commands, decode_read};
-pub use token::{InternalApi, InternalTokens, IssuedToken};
+pub use token::{InternalApi, InternalCaller, InternalTokens, IssuedToken};

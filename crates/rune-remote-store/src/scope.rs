@@ -16,7 +16,7 @@ use rune_store_runtime::{
 /// What a caller of the store may touch, as authenticated. It is an extension of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything: a gateway of a split Rune, which answers for its callers itself.
+    /// Everything, as whoever mounts the routes without tokens decides.
     All,
     /// What a replica of this deployment needs.
     Deployment(Box<DeploymentScope>),

@@ -13,7 +13,7 @@ use http::header::AUTHORIZATION;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use rune_http::{ApiError, Json};
 use rune_runtime::{SecretError, SecretKeySource};
-use rune_store_runtime::{DeploymentId, ErrorCode, ReplicaId, Store};
+use rune_store_runtime::{DeploymentId, ErrorCode, ReplicaId, Store, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -60,6 +60,15 @@ struct Claims {
     exp: i64,
 }
 
+/// Whom an internal token speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InternalCaller {
+    /// A replica, which may touch what is its deployment's.
+    Replica(Box<DeploymentScope>),
+    /// A split gateway, which speaks for callers that it has authenticated.
+    Gateway,
+}
+
 /// Makes the tokens of replicas and gateways, and says whom one speaks for.
 ///
 /// They are signed with a key that nothing else uses, so that no other token or key of Rune opens
@@ -91,55 +100,43 @@ impl InternalTokens {
         replica: ReplicaId,
         deployment: DeploymentId,
     ) -> Result<IssuedToken, SecretError> {
-        let subject = replica.to_string();
-        self.issue(REPLICA, subject, Some(deployment), REPLICA_VALIDITY)
-            .await
+        let claims = Claims {
+            aud: REPLICA.to_owned(),
+            sub: replica.to_string(),
+            deployment: Some(deployment),
+            ..Claims::of(self.store.now(), REPLICA_VALIDITY)
+        };
+        sign(&claims, self.key().await?, REPLICA_VALIDITY)
     }
 
-    /// The token of a split gateway, by a name for the log.
+    /// The token of a split gateway, signed with a key derived from this one, as [`InternalTokens::new`] verifies it. `name`
+    /// is for people.
     ///
     /// # Errors
     /// A [`SecretError`] where there is no key to sign it with.
     pub async fn for_gateway(
-        &self,
+        source: &SecretKeySource,
         name: &str,
+        now: Timestamp,
         valid_for: Duration,
     ) -> Result<IssuedToken, SecretError> {
-        self.issue(GATEWAY, name.to_owned(), None, valid_for).await
-    }
-
-    async fn issue(
-        &self,
-        audience: &str,
-        subject: String,
-        deployment: Option<DeploymentId>,
-        valid_for: Duration,
-    ) -> Result<IssuedToken, SecretError> {
-        let now = self.store.now();
         let claims = Claims {
-            aud: audience.to_owned(),
-            sub: subject,
-            deployment,
-            iat: now.as_millis().div_euclid(1000),
-            exp: now.plus(valid_for).as_millis().div_euclid(1000),
+            aud: GATEWAY.to_owned(),
+            sub: name.to_owned(),
+            ..Claims::of(now, valid_for)
         };
-        let key = EncodingKey::from_secret(self.key().await?);
-        let token = encode(&Header::new(Algorithm::HS256), &claims, &key);
-        Ok(IssuedToken {
-            token: token.map_err(|_| SecretError::Cipher)?.into(),
-            valid_for,
-        })
+        sign(&claims, &source.derive(PURPOSE).await?, valid_for)
     }
 
-    /// What the sender of these headers may touch.
+    /// Who sent these headers.
     ///
     /// # Errors
     /// `unauthenticated` where it is nobody that this daemon gave a token to, or a replica that
     /// was stopped.
-    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Scope, ApiError> {
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<InternalCaller, ApiError> {
         let claims = self.verify(headers).await?;
         if claims.aud == GATEWAY {
-            return Ok(Scope::All);
+            return Ok(InternalCaller::Gateway);
         }
         let replica: ReplicaId = claims.sub.parse().map_err(|_| refused(INVALID))?;
         let row = self.store.replica(replica).await?;
@@ -150,13 +147,44 @@ impl InternalTokens {
         let Some(deployment) = self.store.deployment(row.deployment_id).await? else {
             return Err(refused("the deployment of this token was deleted"));
         };
-        Ok(Scope::Deployment(Box::new(DeploymentScope {
+        Ok(InternalCaller::Replica(Box::new(DeploymentScope {
             replica_id: replica,
             deployment_id: deployment.id,
             version_id: row.version_id,
             namespace: deployment.namespace,
             agent: deployment.agent,
         })))
+    }
+
+    /// The same for what only replicas may ask.
+    ///
+    /// # Errors
+    /// As [`InternalTokens::authenticate`]; `denied` where it is a gateway.
+    pub async fn authenticate_replica(
+        &self,
+        headers: &HeaderMap,
+    ) -> Result<Box<DeploymentScope>, ApiError> {
+        match self.authenticate(headers).await? {
+            InternalCaller::Replica(scope) => Ok(scope),
+            InternalCaller::Gateway => {
+                let message = "this is for replicas, and the token is that of a gateway";
+                Err(ApiError::new(ErrorCode::Denied, message))
+            }
+        }
+    }
+
+    /// The same for what only split gateways may ask.
+    ///
+    /// # Errors
+    /// As [`InternalTokens::authenticate`]; `denied` where it is a replica.
+    pub async fn authenticate_gateway(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        match self.authenticate(headers).await? {
+            InternalCaller::Gateway => Ok(()),
+            InternalCaller::Replica(_) => {
+                let message = "this is for gateways, and the token is that of a replica";
+                Err(ApiError::new(ErrorCode::Denied, message))
+            }
+        }
     }
 
     async fn verify(&self, headers: &HeaderMap) -> Result<Claims, ApiError> {
@@ -194,13 +222,35 @@ impl InternalTokens {
     }
 }
 
+impl Claims {
+    /// Nobody's yet.
+    fn of(now: Timestamp, valid_for: Duration) -> Self {
+        Self {
+            aud: String::new(),
+            sub: String::new(),
+            deployment: None,
+            iat: now.as_millis().div_euclid(1000),
+            exp: now.plus(valid_for).as_millis().div_euclid(1000),
+        }
+    }
+}
+
+fn sign(claims: &Claims, key: &[u8], valid_for: Duration) -> Result<IssuedToken, SecretError> {
+    let key = EncodingKey::from_secret(key);
+    let token = encode(&Header::new(Algorithm::HS256), claims, &key);
+    Ok(IssuedToken {
+        token: token.map_err(|_| SecretError::Cipher)?.into(),
+        valid_for,
+    })
+}
+
 const INVALID: &str = "the token is not valid here";
 
 fn refused(message: &'static str) -> ApiError {
     ApiError::new(ErrorCode::Unauthenticated, message)
 }
 
-/// The internal API: the store, and the renewal of tokens, for those with a token of
+/// The internal API: the store, and the renewal of tokens, for replicas with a token of
 /// [`InternalTokens`] only.
 pub struct InternalApi {
     /// The store.
@@ -210,6 +260,9 @@ pub struct InternalApi {
 }
 
 impl InternalApi {
+    /// Where split gateways send what they are asked; what answers it is above this crate.
+    pub const FORWARDED: &str = "/internal/v1/gateway/{*path}";
+
     /// The paths.
     pub const ROUTES: &[&str] = &{
         let [commands, read, blobs, blob] = StoreServer::ROUTES;
@@ -233,8 +286,9 @@ async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match tokens.authenticate(request.headers()).await {
+    match tokens.authenticate_replica(request.headers()).await {
         Ok(scope) => {
+            let scope = Scope::Deployment(scope);
             request.extensions_mut().insert(scope);
             next.run(request).await
         }
@@ -247,8 +301,10 @@ async fn renew(
     Extension(scope): Extension<Scope>,
 ) -> Result<Json<RenewedToken>, ApiError> {
     let Scope::Deployment(scope) = scope else {
-        let message = "a gateway's token is not renewed: make a new one with `rune token create`";
-        return Err(ApiError::new(ErrorCode::Denied, message));
+        return Err(ApiError::new(
+            ErrorCode::Denied,
+            "only replicas renew tokens",
+        ));
     };
     let issued = tokens.for_replica(scope.replica_id, scope.deployment_id);
     let issued = issued

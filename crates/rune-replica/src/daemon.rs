@@ -8,9 +8,9 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Extension, Router};
 use rune_http::{ApiError, Json};
-use rune_remote_store::{DeploymentScope, InternalTokens, Scope};
+use rune_remote_store::{DeploymentScope, InternalTokens};
 use rune_runtime::{Engine, EngineAnswer, EngineOp, SecretError, SecretVault};
-use rune_store_runtime::{ErrorCode, RequestId};
+use rune_store_runtime::RequestId;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
@@ -82,14 +82,10 @@ async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match daemon.tokens.authenticate(request.headers()).await {
-        Ok(Scope::Deployment(scope)) => {
+    match daemon.tokens.authenticate_replica(request.headers()).await {
+        Ok(scope) => {
             request.extensions_mut().insert(scope);
             next.run(request).await
-        }
-        Ok(Scope::All) => {
-            let message = "this is for replicas, and the token is that of a gateway";
-            ApiError::new(ErrorCode::Denied, message).into_response()
         }
         Err(error) => error.into_response(),
     }

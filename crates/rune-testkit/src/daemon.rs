@@ -49,7 +49,7 @@ pub struct TestDaemonBuilder {
 #[derive(Debug, Clone, Default, Deserialize)]
 struct Address {
     pid: u32,
-    gateway: String,
+    gateway: Option<String>,
     control_plane: String,
 }
 
@@ -107,10 +107,10 @@ impl TestDaemon {
         }
     }
 
-    /// The base URL of the gateway, without a slash at the end. It changes with a restart.
+    /// The base URL of the gateway, without a slash at the end. It changes with a restart. Empty where the daemon has none.
     #[must_use]
     pub fn gateway(&self) -> &str {
-        &self.address.gateway
+        self.address.gateway.as_deref().unwrap_or_default()
     }
 
     /// The base URL of the control plane, without a slash at the end. It changes with a restart.
@@ -249,9 +249,10 @@ impl TestDaemon {
         if address.pid != pid {
             return None;
         }
+        let own = address.gateway.as_ref().unwrap_or(&address.control_plane);
         let answer = self
             .client
-            .get(format!("{}/ready", address.gateway))
+            .get(format!("{own}/ready"))
             .timeout(LIMIT)
             .send()
             .await

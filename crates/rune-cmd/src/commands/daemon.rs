@@ -27,7 +27,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(15);
 pub(crate) enum DaemonCommand {
     /// Start the daemon in the background and wait until it is ready
     #[command(
-        after_help = "Examples:\n  rune daemon start\n  rune daemon start --foreground --gateway-addr 127.0.0.1:9080\n  RUNE_API_KEY=secret rune daemon start --gateway-addr 0.0.0.0:8080"
+        after_help = "Examples:\n  rune daemon start\n  rune daemon start --foreground --gateway-addr 127.0.0.1:9080\n  RUNE_API_KEY=secret rune daemon start --gateway-addr 0.0.0.0:8080\n  rune daemon start --role control-plane\n  RUNE_CONTROL_PLANE_URL=http://127.0.0.1:8081 RUNE_INTERNAL_TOKEN=… rune daemon start --role gateway --data-dir ./gateway-1"
     )]
     Start(Box<StartArgs>),
     /// Stop the daemon: running requests get RUNE_DRAIN_GRACE_SECS to end
@@ -109,6 +109,10 @@ pub(crate) struct StartOptions {
 pub(crate) enum Role {
     /// Gateway, control plane and engine.
     All,
+    /// A gateway apart from its control plane, without a database.
+    Gateway,
+    /// Control plane and engine, for gateways apart from it.
+    ControlPlane,
 }
 
 /// Where replicas run.
@@ -249,14 +253,20 @@ async fn status(context: &Context) -> Outcome {
     };
     let address = Address::read(data_dir);
     let is_ready = match &address {
-        Some(_) => context.client()?.get(Api::Gateway, "/ready").await.is_ok(),
+        Some(address) => {
+            let api = match address.gateway {
+                Some(_) => Api::Gateway,
+                None => Api::ControlPlane,
+            };
+            context.client()?.get(api, "/ready").await.is_ok()
+        }
         None => false,
     };
     let data = json!({
         "running": true,
         "ready": is_ready,
         "pid": pid,
-        "gateway": address.as_ref().map(|address| &address.gateway),
+        "gateway": address.as_ref().and_then(|address| address.gateway.as_ref()),
         "control_plane": address.as_ref().map(|address| &address.control_plane),
         "version": address.as_ref().map(|address| &address.version),
         "started_at": address.as_ref().map(|address| &address.started_at),

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::agent::logs::{Watched, show};
-use super::daemon::StartOptions;
+use super::daemon::{Role, StartOptions};
 use super::rm;
 use super::run::{Packed, READY_MARGIN, apply, variable, wait};
 use super::validate::agent_dir;
@@ -88,13 +88,19 @@ pub(crate) fn run(context: &Context, args: &DevArgs) -> Outcome {
         );
         return Err(Failure::usage(message).help("name one outside of it with --data-dir"));
     }
+    if !matches!(args.options.role, None | Some(Role::All)) {
+        return Err(Failure::usage(
+            "`rune dev` runs a whole daemon, so it takes no other `--role` than `all`",
+        ));
+    }
     let log = launch::log_file(context.data_dir(), &args.options);
     let options = StartOptions {
         log_file: Some(log.clone()),
         ..args.options.clone()
     };
     process::run_with(context, &options, false, async |address| {
-        let (gateway, control_plane) = (&address.gateway, &address.control_plane);
+        let gateway = address.gateway.clone().unwrap_or_default();
+        let control_plane = &address.control_plane;
         context.output.note(&format!(
             "gateway {gateway}  control plane {control_plane}  log {}",
             log.display()
@@ -106,7 +112,7 @@ pub(crate) fn run(context: &Context, args: &DevArgs) -> Outcome {
             dir,
             target: args.target.clone(),
             env: args.env.iter().cloned().collect(),
-            gateway: gateway.clone(),
+            gateway,
             last: None,
         };
         let every = [Watched::default()];

@@ -163,16 +163,12 @@ fn lock(holder: Holder) -> Check {
 
 fn ports(context: &Context, holder: Holder) -> Vec<Check> {
     if let (Holder::Process(_), Some(address)) = (holder, Address::read(context.data_dir())) {
-        return vec![
-            Check::ok(
-                "gateway port",
-                format!("{} is the daemon's", address.gateway),
-            ),
-            Check::ok(
-                "control plane port",
-                format!("{} is the daemon's", address.control_plane),
-            ),
-        ];
+        let gateway = address.gateway.map(|url| ("gateway port", url));
+        let control_plane = Some(("control plane port", address.control_plane));
+        let theirs = [gateway, control_plane].into_iter().flatten();
+        return theirs
+            .map(|(name, url)| Check::ok(name, format!("{url} is the daemon's")))
+            .collect();
     }
     let config = &context.config;
     let wanted = [

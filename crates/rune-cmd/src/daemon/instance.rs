@@ -18,9 +18,9 @@ use crate::failure::{Failure, Outcome, chain};
 pub(crate) struct Address {
     /// Its process.
     pub(crate) pid: u32,
-    /// Base URL of the gateway.
-    pub(crate) gateway: String,
-    /// Base URL of the control plane.
+    /// Base URL of the gateway, where one is in this process.
+    pub(crate) gateway: Option<String>,
+    /// Base URL of the control plane, be it this process or another one.
     pub(crate) control_plane: String,
     /// Version of Rune.
     pub(crate) version: String,

@@ -80,10 +80,12 @@ pub(crate) async fn run(context: &Context, options: &StartOptions) -> Outcome {
     });
     context.output.data(&data, |_| {
         let ok = "[ok]";
+        let gateway = address.gateway.as_ref();
+        let gateway = gateway.map(|url| format!("\n{ok} gateway {url}"));
         format!(
-            "{ok} daemon started (pid {})\n{ok} gateway {}\n{ok} control plane {}\n{ok} data {}\n{ok} log {}",
+            "{ok} daemon started (pid {}){}\n{ok} control plane {}\n{ok} data {}\n{ok} log {}",
             address.pid,
-            address.gateway,
+            gateway.unwrap_or_default(),
             address.control_plane,
             data_dir.display(),
             log_path.display(),
@@ -130,6 +132,8 @@ fn spawn(data_dir: &Path, options: &StartOptions, log: File) -> Outcome<Child> {
         "--control-plane-addr",
         options.control_plane_addr.map(|addr| addr.to_string()),
     );
+    let role = options.role.and_then(|role| role.to_possible_value());
+    flag("--role", role.map(|role| role.get_name().to_owned()));
     let backend = options
         .backend
         .and_then(|backend| backend.to_possible_value());

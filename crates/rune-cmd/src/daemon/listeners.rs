@@ -1,4 +1,4 @@
-//! Binding the two listeners.
+//! Binding the listeners.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,12 +14,32 @@ use rune_tools::EgressPolicy;
 use tokio::net::TcpListener;
 
 use super::instance::Holder;
+use crate::commands::daemon::Role;
 use crate::failure::{Exit, Failure, Outcome, chain};
 use crate::keys;
 
-/// Both listeners, bound.
+/// The listener of a gateway, bound.
+pub(super) struct GatewayListener {
+    pub(super) socket: TcpListener,
+    pub(super) auth: Auth,
+    /// Which web pages may call.
+    pub(super) mcp: McpAccess,
+}
+
+impl GatewayListener {
+    /// Binds it, where the configuration allows it.
+    pub(super) async fn bind(config: &Config) -> Outcome<Self> {
+        let auth = auth(config)?;
+        let mcp = mcp_access(config)?;
+        let socket = bind(config, config.gateway.addr, &auth, "--gateway-addr").await?;
+        Ok(Self { socket, auth, mcp })
+    }
+}
+
+/// The listeners of a daemon, bound.
 pub(super) struct Listeners {
-    pub(super) gateway: TcpListener,
+    /// Of the gateway, where it is in this process.
+    pub(super) gateway: Option<TcpListener>,
     pub(super) control_plane: TcpListener,
     pub(super) auth: Auth,
     /// Who may ask the MCP server of the gateway.
@@ -31,29 +51,18 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Binds both, where the configuration allows it.
-    pub(super) async fn bind(config: &Config) -> Outcome<Self> {
-        let auth = Auth::from_config(&config.gateway).map_err(|error| {
-            Failure::usage(format!("the configuration is not valid: {}", chain(&error)))
-        })?;
-        let public = config.gateway.base_url.as_deref();
-        let (hosts, origins) = (
-            &config.gateway.allowed_hosts,
-            &config.gateway.allowed_origins,
-        );
-        let mcp = McpAccess::new(public, hosts, origins).map_err(|error| {
-            Failure::usage(format!("the configuration is not valid: {error}")).help(
-                "these are gateway.base_url, gateway.allowed_hosts and gateway.allowed_origins, see `rune config show`",
-            )
-        })?;
-        let gateway = bind(config, config.gateway.addr, &auth, "--gateway-addr").await?;
-        let control_plane = bind(
-            config,
-            config.control_plane.addr,
-            &auth,
-            "--control-plane-addr",
-        )
-        .await?;
+    /// Binds them, where the configuration allows it.
+    pub(super) async fn bind(config: &Config, role: Role) -> Outcome<Self> {
+        let auth = auth(config)?;
+        let mcp = mcp_access(config)?;
+        let gateway = match role {
+            Role::ControlPlane => None,
+            Role::All | Role::Gateway => {
+                Some(bind(config, config.gateway.addr, &auth, "--gateway-addr").await?)
+            }
+        };
+        let addr = config.control_plane.addr;
+        let control_plane = bind(config, addr, &auth, "--control-plane-addr").await?;
         Ok(Self {
             gateway,
             control_plane,
@@ -63,6 +72,27 @@ impl Listeners {
             trusted_keys: keys::trusted(config)?,
         })
     }
+}
+
+/// Who may call.
+fn auth(config: &Config) -> Outcome<Auth> {
+    Auth::from_config(&config.gateway).map_err(|error| {
+        Failure::usage(format!("the configuration is not valid: {}", chain(&error)))
+    })
+}
+
+/// Who may ask the MCP server, and which pages the gateway.
+fn mcp_access(config: &Config) -> Outcome<McpAccess> {
+    let public = config.gateway.base_url.as_deref();
+    let (hosts, origins) = (
+        &config.gateway.allowed_hosts,
+        &config.gateway.allowed_origins,
+    );
+    McpAccess::new(public, hosts, origins).map_err(|error| {
+        Failure::usage(format!("the configuration is not valid: {error}")).help(
+            "these are gateway.base_url, gateway.allowed_hosts and gateway.allowed_origins, see `rune config show`",
+        )
+    })
 }
 
 /// How agents are shown to A2A clients.

@@ -26,9 +26,10 @@ use super::log::RotatingLog;
 use super::node::{Node, Place, hidden, internal_key, own_launcher};
 use super::process_backend::ProcessBackend;
 use super::replicas::{Access, Boot};
+use super::split_gateway;
 use super::telemetry;
 use super::unused;
-use crate::commands::daemon::{Backend, StartOptions};
+use crate::commands::daemon::{Backend, Role, StartOptions};
 use crate::context::{Context, url_of};
 use crate::failure::{Exit, Failure, Outcome, chain};
 use crate::interrupt::Interrupt;
@@ -36,7 +37,7 @@ use crate::interrupt::Interrupt;
 /// Threads that run tasks at the most; the work is I/O.
 const MAX_WORKERS: usize = 8;
 /// How long tasks get to end after the requests have.
-const STOP_GRACE: Duration = Duration::from_secs(5);
+pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Name of the only node.
 const NODE_ID: &str = "local";
 
@@ -108,10 +109,14 @@ async fn serve(
     for setting in unused::without_effect(config) {
         tracing::warn!(setting, "this version of Rune does not act on the setting");
     }
+    let role = options.role.unwrap_or(Role::All);
+    if role == Role::Gateway {
+        return split_gateway::serve(context, options, reporter, metrics).await;
+    }
     let mut interrupt = Interrupt::listen()?;
-    let listeners = Listeners::bind(config).await?;
+    let listeners = Listeners::bind(config, role).await?;
     let place = Place::configured(config)?;
-    let lock = lock_data_dir(config, &place)?;
+    let lock = lock_data_dir(config, Some(&place))?;
     let node = Node::open(config, &place)?;
     let address = address(&listeners, options)?;
     // The lock on the data directory is ours from here on, so these files are, too. Written beside what follows.
@@ -357,7 +362,10 @@ fn serve_http(
     };
     let info = NodeInfo {
         id: NODE_ID.to_owned(),
-        gateway_addr: listeners.gateway.local_addr().ok(),
+        gateway_addr: listeners
+            .gateway
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok()),
         control_plane_addr: listeners.control_plane.local_addr().ok(),
         started_at: node.store.now(),
     };
@@ -369,6 +377,13 @@ fn serve_http(
         mcp: listeners.mcp,
         a2a: listeners.a2a,
         secrets: node.loader.secrets.clone(),
+    };
+    let (gateway, gateways) = match listeners.gateway {
+        Some(listener) => (Some(("gateway", listener, gateway.router())), None),
+        None => {
+            let router = gateway.router_for_gateways(Arc::clone(&node.tokens));
+            (None, Some(router))
+        }
     };
     let control_plane = ControlPlane {
         store: node.store.clone(),
@@ -383,6 +398,7 @@ fn serve_http(
         readiness,
         tokens: Arc::clone(&node.tokens),
         replicas,
+        gateways,
     };
     if let Some(listener) = for_replicas {
         let router = control_plane.router_for_replicas();
@@ -390,15 +406,12 @@ fn serve_http(
         let serving = server.run(node.tasks.shutdown(), STOP_GRACE);
         node.tasks.spawn("replicas", serving);
     }
-    let apis = [
-        ("gateway", listeners.gateway, gateway.router()),
-        (
-            "control-plane",
-            listeners.control_plane,
-            control_plane.router(),
-        ),
-    ];
-    for (name, listener, router) in apis {
+    let control_plane = (
+        "control-plane",
+        listeners.control_plane,
+        control_plane.router(),
+    );
+    for (name, listener, router) in gateway.into_iter().chain([control_plane]) {
         let server = Server::new(name, listener, router, node.tasks.clone());
         let serving = server.run(node.tasks.shutdown(), STOP_GRACE);
         node.tasks.spawn(name, serving);
@@ -437,8 +450,11 @@ async fn shut_down(
 }
 
 /// The store locks the directory of the database. Where that is not the data directory, the data directory is locked
-/// as well: it is by this lock that a running daemon is found.
-fn lock_data_dir(config: &Config, place: &Place) -> Outcome<Option<DataDirLock>> {
+/// as well: it is by this lock that a running daemon is found. So it is where there is no database.
+pub(super) fn lock_data_dir(
+    config: &Config,
+    place: Option<&Place>,
+) -> Outcome<Option<DataDirLock>> {
     let data_dir = &config.storage.data_dir;
     create_private_dir(data_dir)
         .map_err(|error| Failure::because(format!("cannot make {}", data_dir.display()), &error))?;
@@ -446,7 +462,7 @@ fn lock_data_dir(config: &Config, place: &Place) -> Outcome<Option<DataDirLock>>
         (Ok(dir), Ok(data_dir)) => dir == data_dir,
         _ => false,
     };
-    let parent = place.database.parent().map(|dir| {
+    let parent = place.and_then(|place| place.database.parent()).map(|dir| {
         if dir.as_os_str().is_empty() {
             Path::new(".")
         } else {
@@ -464,22 +480,24 @@ fn lock_data_dir(config: &Config, place: &Place) -> Outcome<Option<DataDirLock>>
 }
 
 fn address(listeners: &Listeners, options: &StartOptions) -> Outcome<Address> {
-    let local = |listener: &TcpListener| {
-        let addr = listener.local_addr();
-        addr.map(url_of)
-            .map_err(|error| Failure::because("cannot read the own address", &error))
-    };
     Ok(Address {
         pid: std::process::id(),
-        gateway: local(&listeners.gateway)?,
-        control_plane: local(&listeners.control_plane)?,
+        gateway: listeners.gateway.as_ref().map(local_url).transpose()?,
+        control_plane: local_url(&listeners.control_plane)?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: SystemClock.now().to_string(),
         options: options.clone(),
     })
 }
 
-fn pid_file(config: &Config, options: &StartOptions) -> PathBuf {
+/// How a listener is reached from this machine.
+pub(super) fn local_url(listener: &TcpListener) -> Outcome<String> {
+    let addr = listener.local_addr();
+    addr.map(url_of)
+        .map_err(|error| Failure::because("cannot read the own address", &error))
+}
+
+pub(super) fn pid_file(config: &Config, options: &StartOptions) -> PathBuf {
     let default = || config.storage.data_dir.join("daemon.pid");
     options.pid_file.clone().unwrap_or_else(default)
 }

@@ -94,11 +94,19 @@ async fn send(
 #[tokio::test]
 async fn bad_input_on_every_route_is_a_clear_error() {
     let served = Served::with_plain().await;
+    let apis = [served.0.gateway(), served.0.control_plane()];
+    refuses_bad_input(&served, &apis).await;
+    assert_no_panic(&served);
+    served.rune(&["run", "--agent", "plain", "Hello"]).ok();
+}
+
+/// Every route of these APIs answers bad input with a clear error. The agent `plain` is deployed.
+pub(crate) async fn refuses_bad_input(served: &Served, apis: &[&str]) {
     let client = Client::new();
     let home = served.0.home().to_str().unwrap().to_owned();
     let mut wrong = Vec::new();
     let mut sent = 0;
-    for base in [served.0.gateway(), served.0.control_plane()] {
+    for base in apis {
         let document = ApiDocument::fetch(&client, base).await.unwrap();
         let operations = document.operations();
         assert!(operations.len() > 8, "{operations:?}");
@@ -145,8 +153,6 @@ async fn bad_input_on_every_route_is_a_clear_error() {
         assert!(refused.is_err() || refused.is_ok_and(|answer| answer.status().is_client_error()));
     }
     assert!(wrong.is_empty(), "{} of {sent}: {wrong:#?}", wrong.len());
-    assert_no_panic(&served);
-    served.rune(&["run", "--agent", "plain", "Hello"]).ok();
     println!("{sent} bad requests");
 }
 

@@ -11,14 +11,14 @@ use crate::wire::{Api, Event, Events, LIMIT, Seeded, Tool, deploy, spawn};
 const AGENT: &str = "streamer";
 const STEPS: usize = 6;
 
-const TOOL: Tool<'static> = Tool {
+pub(crate) const TOOL: Tool<'static> = Tool {
     name: "step",
     script: "echo '{}'\n",
     yaml: "idempotent: true\nread_only: true\n",
 };
 
 /// Several model turns, each with text in chunks and two calls.
-fn script() -> ModelScript {
+pub(crate) fn script() -> ModelScript {
     let turn = |step: usize| {
         // A call that is made again and again would be stopped.
         let call = |call: usize| ToolCall::new("step", json!({"step": step, "call": call}));
@@ -46,14 +46,14 @@ async fn serve(server: &ModelServer) -> Served {
 
 /// What a client has of a request: the journal events, and the number of the last.
 #[derive(Default)]
-struct Seen {
-    events: Vec<Event>,
-    last: u64,
+pub(crate) struct Seen {
+    pub(crate) events: Vec<Event>,
+    pub(crate) last: u64,
 }
 
 impl Seen {
     /// Reads up to `most` journal events, then closes the connection.
-    async fn read(&mut self, mut stream: Events, most: u64) {
+    pub(crate) async fn read(&mut self, mut stream: Events, most: u64) {
         let mut read = 0;
         while read < most {
             let Some(event) = stream.next().await else {
@@ -68,7 +68,7 @@ impl Seen {
         }
     }
 
-    fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         self.events.last().is_some_and(Event::is_last)
     }
 }

@@ -10,6 +10,7 @@ use rune_http::{Auth, Readiness, Server};
 use rune_remote_store::InternalTokens;
 use rune_runtime::{Scheduler, SecretKeySource, SecretVault};
 use rune_testkit::openapi::{ApiDocument, held_to_document};
+use secrecy::SecretString;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -23,6 +24,9 @@ pub(crate) struct TestControlPlane {
     base: String,
 }
 
+/// The file of the key of internal tokens.
+const INTERNAL_KEY: &str = "internal.key";
+
 impl TestControlPlane {
     pub(crate) async fn start(auth: Auth) -> Self {
         let platform = Platform::start();
@@ -32,7 +36,7 @@ impl TestControlPlane {
         platform.tasks.spawn("scheduler", scheduler.run());
         let tokens = Arc::new(InternalTokens::new(
             platform.store.clone(),
-            SecretKeySource::File(platform.dir.path().join("internal.key")),
+            SecretKeySource::File(platform.dir.path().join(INTERNAL_KEY)),
         ));
         let control_plane = ControlPlane {
             store: platform.store.clone(),
@@ -55,6 +59,7 @@ impl TestControlPlane {
             readiness: Readiness::default(),
             tokens: Arc::clone(&tokens),
             replicas: None,
+            gateways: None,
         };
         let running = platform.tasks.clone();
         let router = control_plane.router();
@@ -71,6 +76,14 @@ impl TestControlPlane {
             tokens,
             base: format!("http://{addr}"),
         }
+    }
+
+    /// The token of a split gateway.
+    pub(crate) async fn gateway_token(&self) -> SecretString {
+        let source = SecretKeySource::File(self.platform.dir.path().join(INTERNAL_KEY));
+        let (now, hour) = (self.platform.store.now(), Duration::from_secs(3600));
+        let issued = InternalTokens::for_gateway(&source, "test", now, hour).await;
+        issued.unwrap().token
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::header::CONTENT_TYPE;
-use rune_http::{Health, Json, ReadyReport};
+use rune_http::{Health, Json, Metrics, ReadyReport};
 
 use crate::gateway::{DOCUMENT, Shared};
 
@@ -42,7 +42,12 @@ pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 )]
 pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     shared.engine.observe();
-    ([(CONTENT_TYPE, PROMETHEUS_TEXT)], shared.metrics.render()).into_response()
+    shown(&shared.metrics)
+}
+
+/// The metrics as an answer.
+pub(crate) fn shown(metrics: &Metrics) -> Response {
+    ([(CONTENT_TYPE, PROMETHEUS_TEXT)], metrics.render()).into_response()
 }
 
 /// This document.

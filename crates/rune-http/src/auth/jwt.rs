@@ -1,11 +1,14 @@
 //! JSON Web Tokens signed with a shared secret.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
-use serde::Deserialize;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
 
+use super::TokenScope;
 use crate::Caller;
 
 /// How far the issuer's clock may be off, in seconds.
@@ -25,6 +28,51 @@ pub(super) struct JwtVerifier {
 struct Claims {
     #[serde(default)]
     sub: String,
+    #[serde(default)]
+    scope: Option<String>,
+}
+
+#[derive(Serialize)]
+struct NewClaims<'a> {
+    sub: &'a str,
+    iat: u64,
+    exp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+}
+
+/// A token that a listener with this secret and audience takes for this subject, from now on and as long as it is valid. It
+/// is for these scopes; without any it is for everything.
+///
+/// # Errors
+/// Why there can be no such token.
+pub fn sign_user_token(
+    secret: &SecretString,
+    audience: Option<&str>,
+    subject: &str,
+    scopes: &[TokenScope],
+    valid_for: Duration,
+) -> Result<SecretString, &'static str> {
+    if !is_subject(subject) {
+        return Err(SUBJECT);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_err(|_| "the clock stands before 1970")?.as_secs();
+    let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    let claims = NewClaims {
+        sub: subject,
+        iat: now,
+        exp: now.saturating_add(valid_for.as_secs()),
+        aud: audience,
+        scope: (!scopes.is_empty()).then(|| scopes.join(" ")),
+    };
+    let key = EncodingKey::from_secret(secret.expose_secret().as_bytes());
+    let token = encode(&Header::new(Algorithm::HS256), &claims, &key);
+    token
+        .map(SecretString::from)
+        .map_err(|_| "the secret cannot sign it")
 }
 
 impl JwtVerifier {
@@ -51,11 +99,18 @@ impl JwtVerifier {
         let claims = decode::<Claims>(token, &self.key, &self.validation)
             .map_err(|error| reason(error.kind()))?
             .claims;
-        if claims.sub.len() > MAX_SUBJECT_BYTES || claims.sub.contains(char::is_control) {
-            return Err("the token's `sub` is too long or not printable");
+        if !is_subject(&claims.sub) {
+            return Err(SUBJECT);
         }
-        Ok(Caller::of_subject(&claims.sub))
+        let scopes = claims.scope.as_deref().map(TokenScope::parse);
+        Ok(Caller::of_subject(&claims.sub, scopes))
     }
+}
+
+const SUBJECT: &str = "the token's `sub` is too long or not printable";
+
+fn is_subject(text: &str) -> bool {
+    text.len() <= MAX_SUBJECT_BYTES && !text.contains(char::is_control)
 }
 
 fn reason(kind: &ErrorKind) -> &'static str {

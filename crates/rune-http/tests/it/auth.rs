@@ -107,6 +107,31 @@ async fn everything_else_is_refused() {
 }
 
 #[tokio::test]
+async fn a_scope_opens_what_it_is_for() {
+    let toy = start(auth(None)).await;
+    let client = reqwest::Client::new();
+    let statuses = async |scope: Value| {
+        let mut claims = json!({"sub": "ann", "exp": now() + 60});
+        if !scope.is_null() {
+            claims["scope"] = scope;
+        }
+        let bearer = token(&claims);
+        let looking = client.get(toy.url("/who")).bearer_auth(&bearer);
+        let acting = client.post(toy.url("/notes")).bearer_auth(&bearer);
+        let acting = acting.json(&json!({"text": "a"}));
+        (send(looking).await.status, send(acting).await.status)
+    };
+    assert_eq!(statuses(Value::Null).await, (200, 200));
+    assert_eq!(statuses(json!("admin")).await, (200, 200));
+    assert_eq!(statuses(json!("openid read")).await, (200, 403));
+    assert_eq!(statuses(json!("invoke")).await, (403, 403));
+    // A claim that names nothing of ours is for nothing of ours.
+    assert_eq!(statuses(json!("openid email")).await, (403, 403));
+    assert_eq!(statuses(json!("")).await, (403, 403));
+    assert_eq!(statuses(json!(["admin"])).await, (401, 401));
+}
+
+#[tokio::test]
 async fn the_audience_is_checked_where_one_is_configured() {
     let toy = start(auth(Some("rune"))).await;
     let with = async |aud: Value| {

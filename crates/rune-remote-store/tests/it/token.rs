@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
-use rune_remote_store::{InternalTokens, IssuedToken, Scope};
+use rune_remote_store::{InternalCaller, InternalTokens, IssuedToken};
 use rune_runtime::SecretKeySource;
 use rune_store_runtime::{RemoveReplica, RuntimeStore, Store, SystemClock};
 use rune_testkit::VirtualClock;
@@ -35,17 +35,23 @@ async fn a_token_ends_with_its_time_and_with_its_replica() {
         .for_replica(tenant.replica, tenant.deployment)
         .await
         .unwrap();
-    let gateway = tokens
-        .for_gateway("west", Duration::from_secs(3600))
+    let source = SecretKeySource::File(key.clone());
+    let hour = Duration::from_secs(3600);
+    let gateway = InternalTokens::for_gateway(&source, "west", store.now(), hour)
         .await
         .unwrap();
-    let scope = tokens.authenticate(&bearer(&replica)).await.unwrap();
-    assert_eq!(scope, Scope::Deployment(Box::new(tenant.scope())));
-    assert_eq!(tokens.authenticate(&bearer(&gateway)).await, Ok(Scope::All));
+    let caller = tokens.authenticate(&bearer(&replica)).await.unwrap();
+    assert_eq!(caller, InternalCaller::Replica(Box::new(tenant.scope())));
+    let caller = tokens.authenticate(&bearer(&gateway)).await;
+    assert_eq!(caller, Ok(InternalCaller::Gateway));
+    let denied = tokens.authenticate_replica(&bearer(&gateway)).await;
+    assert!(denied.unwrap_err().message().contains("of a gateway"));
+    let denied = tokens.authenticate_gateway(&bearer(&replica)).await;
+    assert!(denied.unwrap_err().message().contains("of a replica"));
 
     // The same after a restart, and another one elsewhere.
     let again = InternalTokens::new(store.clone(), SecretKeySource::File(key));
-    assert_eq!(again.authenticate(&bearer(&gateway)).await, Ok(Scope::All));
+    assert!(again.authenticate_gateway(&bearer(&gateway)).await.is_ok());
     let elsewhere = SecretKeySource::File(directory.path().join("other.key"));
     let elsewhere = InternalTokens::new(store.clone(), elsewhere);
     assert!(elsewhere.authenticate(&bearer(&gateway)).await.is_err());
