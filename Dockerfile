@@ -7,7 +7,7 @@ FROM debian:bookworm-slim
 
 # Python for tools that are `.py`; certificates for the providers of models.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates python3-minimal \
+ && apt-get install --yes --no-install-recommends ca-certificates python3 \
  && rm -rf /var/lib/apt/lists/*
 
 RUN install --directory --owner=65532 --group=65532 --mode=0700 /var/lib/rune

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, Docker};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -51,6 +51,7 @@ struct Inner {
     client: OnceCell<Docker>,
     swept: OnceCell<()>,
     daemon: OnceLock<String>,
+    networks: Mutex<()>,
 }
 
 impl fmt::Debug for DockerEngine {
@@ -82,6 +83,7 @@ impl DockerEngine {
             client: OnceCell::new(),
             swept: OnceCell::new(),
             daemon: OnceLock::new(),
+            networks: Mutex::new(()),
         }))
     }
 
@@ -96,6 +98,12 @@ impl DockerEngine {
             exec_containers: Vec::new(),
         };
         Self::new(config, Arc::new(|_| ()))
+    }
+
+    /// Held while networks are made, joined and removed: the engine takes a second one of the same name, and one that is
+    /// about to be joined is not in use.
+    pub(crate) async fn networks(&self) -> MutexGuard<'_, ()> {
+        self.0.networks.lock().await
     }
 
     pub(crate) fn config(&self) -> &DockerConfig {

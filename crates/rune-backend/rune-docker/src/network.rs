@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use bollard::models::NetworkCreateRequest;
+use bollard::models::{EndpointSettings, NetworkConnectRequest, NetworkCreateRequest};
 use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptionsBuilder};
 
 use crate::DockerError;
@@ -15,13 +15,27 @@ const NETWORK: &str = "rune.network";
 /// Whether containers of a network reach each other.
 const AMONG_THEMSELVES: &str = "com.docker.network.bridge.enable_icc";
 
-/// The engine's network for one of Rune's. Answers its name.
-pub(crate) async fn ensure(engine: &DockerEngine, network: &str) -> Result<String, DockerError> {
+/// Puts a container into the engine's network for one of Rune's, which is made where there is none.
+pub(crate) async fn join(
+    engine: &DockerEngine,
+    container: &str,
+    network: &str,
+) -> Result<(), DockerError> {
     let (label, daemon) = engine.label_of_daemon();
     let name = format!("rune-{daemon}-{network}");
     let labels = [(label, daemon), (NETWORK, network)];
+    let _alone = engine.networks().await;
     find(engine, &name, &labels, false).await?;
-    Ok(name)
+    let ask = NetworkConnectRequest {
+        container: container.to_owned(),
+        endpoint_config: Some(EndpointSettings::default()),
+    };
+    match engine.client().await?.connect_network(&name, ask).await {
+        Ok(()) => Ok(()),
+        // It is connected already.
+        Err(error) if status(&error) == Some(403) => Ok(()),
+        Err(error) => Err(engine.error("connect a network", &error)),
+    }
 }
 
 /// The network in which replicas reach the daemon, nothing outside and not each other. Answers its name and the address
@@ -29,6 +43,7 @@ pub(crate) async fn ensure(engine: &DockerEngine, network: &str) -> Result<Strin
 pub(crate) async fn of_daemon(engine: &DockerEngine) -> Result<(String, IpAddr), DockerError> {
     let (label, daemon) = engine.label_of_daemon();
     let name = format!("rune-{daemon}");
+    let _alone = engine.networks().await;
     let gateway = find(engine, &name, &[(label, daemon)], true).await?;
     let gateway = gateway.ok_or_else(|| DockerError::Refused {
         action: "say the address of this machine in a network",
@@ -90,6 +105,7 @@ async fn gateway(engine: &DockerEngine, name: &str) -> Result<Option<Option<IpAd
 /// Removes the networks of Rune that nobody is in.
 pub(crate) async fn remove_unused(engine: &DockerEngine) -> Result<(), DockerError> {
     let docker = engine.client().await?;
+    let _alone = engine.networks().await;
     let (label, daemon) = engine.label_of_daemon();
     let labels = vec![format!("{label}={daemon}"), NETWORK.to_owned()];
     let options = ListNetworksOptionsBuilder::default()

@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::container::LogOutput;
 use bollard::models::{
-    ContainerCreateBody, ContainerState, ContainerStateStatusEnum, EndpointSettings, HostConfig,
-    HostConfigLogConfig, NetworkConnectRequest, ResourcesUlimits,
+    ContainerCreateBody, ContainerState, ContainerStateStatusEnum, HostConfig, HostConfigLogConfig,
+    ResourcesUlimits,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
@@ -96,17 +96,7 @@ impl DockerReplicas {
             Err(error) => return Err(self.engine.error("make the container of a replica", &error)),
         }
         for name in &spec.networks {
-            let network = network::ensure(&self.engine, name).await?;
-            let ask = NetworkConnectRequest {
-                container: container.clone(),
-                endpoint_config: Some(EndpointSettings::default()),
-            };
-            match docker.connect_network(&network, ask).await {
-                Ok(()) => {}
-                // It is connected already.
-                Err(error) if status(&error) == Some(403) => {}
-                Err(error) => return Err(self.engine.error("connect a network", &error)),
-            }
+            network::join(&self.engine, &container, name).await?;
         }
         Ok(())
     }
