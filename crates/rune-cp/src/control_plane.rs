@@ -177,6 +177,7 @@ api! {
     deployments::delete,
     deployments::scale,
     replicas::list,
+    replicas::logs,
     nodes::list,
     schedules::create,
     schedules::list,

@@ -74,6 +74,13 @@ pub struct ReplicaView {
     /// Requests it runs at the most; absent where this process does not route to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// CPU time that it and the processes of its tools have used, in milliseconds, when it was looked at last; absent
+    /// where it is a part of this process, or this process does not route to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_ms: Option<u64>,
+    /// Memory that they used then, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
     /// When it was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -87,6 +94,7 @@ impl ReplicaView {
     #[must_use]
     pub fn new(row: ReplicaRow, router: &ReplicaRouter) -> Self {
         let live = router.replica(row.id);
+        let usage = live.as_ref().and_then(|replica| replica.usage());
         Self {
             id: row.id,
             deployment_id: row.deployment_id,
@@ -96,6 +104,8 @@ impl ReplicaView {
             backend: row.backend,
             in_flight: live.as_ref().map(|replica| replica.in_flight()),
             limit: live.as_ref().map(|replica| replica.limit()),
+            cpu_ms: usage.map(|usage| usage.cpu_ms),
+            memory_bytes: usage.map(|usage| usage.memory_bytes),
             created_at: row.created_at,
             updated_at: row.updated_at,
         }

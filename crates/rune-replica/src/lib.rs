@@ -18,6 +18,7 @@ mod daemon;
 mod link;
 mod replica;
 mod run_body;
+mod usage;
 
 pub use boot::{BootSource, ReplicaBoot, ReplicaSettings};
 pub use daemon::DaemonApi;

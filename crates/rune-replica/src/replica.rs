@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::run_body::run_body;
+use crate::usage::usage;
 
 /// Who asks whether it is there needs no credentials.
 const PUBLIC_ROUTES: &[&str] = &["/health"];
@@ -53,6 +54,7 @@ impl Shared {
             fingerprint: self.fingerprint.clone(),
             draining: self.draining.is_cancelled(),
             running: self.engine.running(),
+            usage: None,
         }
     }
 }
@@ -94,7 +96,12 @@ async fn health(State(shared): State<Arc<Shared>>) -> Json<Health> {
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<ReplicaStatus> {
-    Json(shared.status())
+    // What cannot be said is left out.
+    let usage = tokio::task::spawn_blocking(usage).await.ok().flatten();
+    Json(ReplicaStatus {
+        usage,
+        ..shared.status()
+    })
 }
 
 async fn run(

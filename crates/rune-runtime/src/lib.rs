@@ -67,8 +67,8 @@ pub use policy::{
 };
 pub use reconcile::{ReconcileHandle, ReconcileLoop};
 pub use remote::{
-    RemoteBackend, ReplicaAccess, ReplicaClient, ReplicaError, ReplicaStatus, Resume, RunItem,
-    RunRequest, Unstored,
+    RemoteBackend, ReplicaAccess, ReplicaClient, ReplicaError, ReplicaStatus, ReplicaUsage, Resume,
+    RunItem, RunRequest, Unstored,
 };
 pub use replay::{Divergence, Replayed, event_hash};
 pub use replica::Replica;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rune_backend::{Backend, ReplicaHealth, ReplicaSpec};
+use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
 use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentRow, DeploymentState, PageRequest, PutReplica,
     RemoveReplica, ReplicaFilter, ReplicaId, ReplicaRow, ReplicaState, SetDeploymentState, Store,
@@ -37,6 +37,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// Wakes the loop and tells when it has looked. Cheap to clone.
 #[derive(Clone)]
 pub struct ReconcileHandle {
+    backend: Arc<dyn Backend>,
     wake: Arc<Notify>,
     passes: watch::Receiver<u64>,
     known: watch::Receiver<bool>,
@@ -46,6 +47,18 @@ impl ReconcileHandle {
     /// Makes the loop look now.
     pub fn wake(&self) {
         self.wake.notify_one();
+    }
+
+    /// The last lines that a replica has logged, at the most so many; nothing where it has no log of its own.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`] where the backend does not answer.
+    pub async fn replica_log(
+        &self,
+        id: ReplicaId,
+        lines: usize,
+    ) -> Result<Option<String>, BackendError> {
+        self.backend.logs(id, lines).await
     }
 
     /// Returns once a pass has ended, counted from this call on; `false` where the loop has
@@ -130,6 +143,7 @@ impl ReconcileLoop {
             Arc::clone(&wake),
         );
         let handle = ReconcileHandle {
+            backend: Arc::clone(&backend),
             wake: Arc::clone(&wake),
             passes: passes.subscribe(),
             known: known.subscribe(),

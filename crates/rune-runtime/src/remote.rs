@@ -11,4 +11,4 @@ mod protocol;
 
 pub use backend::{RemoteBackend, ReplicaAccess};
 pub use client::{ReplicaClient, ReplicaError};
-pub use protocol::{ReplicaStatus, Resume, RunItem, RunRequest, Unstored};
+pub use protocol::{ReplicaStatus, ReplicaUsage, Resume, RunItem, RunRequest, Unstored};

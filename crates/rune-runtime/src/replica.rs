@@ -1,14 +1,14 @@
 //! A replica as the router knows it: one running copy of a deployment, with its own
 //! concurrency limit, in this process or behind a connection.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rune_store_runtime::{DeploymentId, ReplicaId, VersionId};
 use tokio::sync::watch;
 
 use crate::agent::Agent;
-use crate::remote::ReplicaClient;
+use crate::remote::{ReplicaClient, ReplicaUsage};
 
 /// A running copy of a deployment.
 pub struct Replica {
@@ -21,6 +21,7 @@ pub struct Replica {
     limit: u32,
     in_flight: watch::Sender<u32>,
     draining: AtomicBool,
+    usage: Mutex<Option<ReplicaUsage>>,
 }
 
 impl Replica {
@@ -65,6 +66,7 @@ impl Replica {
             limit,
             in_flight: watch::Sender::new(0),
             draining: AtomicBool::new(false),
+            usage: Mutex::default(),
         })
     }
 
@@ -108,6 +110,16 @@ impl Replica {
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         *self.in_flight.borrow()
+    }
+
+    /// What it used when it was asked last; nothing of one in this process.
+    #[must_use]
+    pub fn usage(&self) -> Option<ReplicaUsage> {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn note_usage(&self, usage: Option<ReplicaUsage>) {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
     /// Whether it finishes what it has and takes nothing new.

@@ -34,6 +34,16 @@ const TOOL_COLUMNS: [Column; 5] = [
     ("IN PROMPT", "/shown"),
     ("DESCRIPTION", "/description"),
 ];
+/// How the replicas of an agent are shown.
+const REPLICA_COLUMNS: [Column; 7] = [
+    ("REPLICA", "/id"),
+    ("STATE", "/state"),
+    ("BACKEND", "/backend"),
+    ("RUNS", "/in_flight"),
+    ("CPU MS", "/cpu_ms"),
+    ("MEMORY MIB", "/memory_mib"),
+    ("REASON", "/reason"),
+];
 /// Longest description of a tool that is shown.
 const SHOWN_DESCRIPTION_CHARS: usize = 60;
 
@@ -67,15 +77,15 @@ pub(crate) enum AgentCommand {
         #[arg(long)]
         force: bool,
     },
-    /// Print the journals of an agent's requests as log lines
+    /// Print what an agent's replicas have logged, and the journals of its requests as log lines
     #[command(after_help = "Examples:\n  rune agent logs hello\n  rune agent logs hello -f")]
     Logs {
         #[command(flatten)]
         named: Named,
-        /// Go on with what happens from now on
+        /// Go on with the requests that come from now on
         #[arg(short, long)]
         follow: bool,
-        /// Requests to begin with
+        /// Requests to begin with, and lines of each replica
         #[arg(long, default_value_t = 20)]
         tail: usize,
     },
@@ -130,7 +140,7 @@ async fn inspect(context: &Context, client: &Client, named: &Named) -> Outcome {
     Ok(Exit::Ok)
 }
 
-/// An agent for people: its fields, then its tools with what they take of a prompt.
+/// An agent for people: its fields, its replicas, then its tools with what they take of a prompt.
 fn described(agent: &Value) -> String {
     let mut agent = agent.clone();
     let part = |agent: &mut Value, name: &str| {
@@ -139,7 +149,18 @@ fn described(agent: &Value) -> String {
     };
     let tools = part(&mut agent, "tools");
     let tokens = part(&mut agent, "tool_tokens").unwrap_or_default();
+    let replicas = part(&mut agent, "replicas");
     let mut text = fields(&agent);
+    if let Some(Value::Array(mut replicas)) = replicas
+        && !replicas.is_empty()
+    {
+        for replica in &mut replicas {
+            let bytes = replica["memory_bytes"].as_u64();
+            replica["memory_mib"] = bytes.map(|bytes| bytes >> 20).into();
+        }
+        text.push_str("\n\n");
+        text.push_str(&table(&replicas, &REPLICA_COLUMNS));
+    }
     let Some(Value::Array(mut tools)) = tools else {
         return text;
     };
@@ -239,8 +260,17 @@ async fn remove(context: &Context, client: &Client, named: &Named, force: bool) 
     )
 }
 
-/// The deployment of an agent.
+/// The deployment of an agent, which is to be there.
 async fn deployment(client: &Client, named: &Named) -> Outcome<Value> {
+    let Target { namespace, alias } = &named.target;
+    find(client, named).await?.ok_or_else(|| {
+        let message = format!("agent `{namespace}/{}:{alias}` is not deployed", named.name);
+        Failure::new(Exit::Failed, message).help("`rune agent ls` lists what is deployed")
+    })
+}
+
+/// The deployment of an agent.
+async fn find(client: &Client, named: &Named) -> Outcome<Option<Value>> {
     let Target { namespace, alias } = &named.target;
     let query = [
         ("ns", namespace.as_str()),
@@ -250,10 +280,7 @@ async fn deployment(client: &Client, named: &Named) -> Outcome<Value> {
     let rows = client
         .list(Api::ControlPlane, "/v1/deployments", &query, 1)
         .await?;
-    rows.into_iter().next().ok_or_else(|| {
-        let message = format!("agent `{namespace}/{}:{alias}` is not deployed", named.name);
-        Failure::new(Exit::Failed, message).help("`rune agent ls` lists what is deployed")
-    })
+    Ok(rows.into_iter().next())
 }
 
 fn id_of(row: &Value) -> &str {

@@ -4,7 +4,8 @@
 //! daemon finds it again.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How often a process that ends is looked at.
 const POLL: Duration = Duration::from_millis(20);
+/// Longest part of a log that is read.
+const MAX_LOG_BYTES: u64 = 4 << 20;
 /// Bytes of the end of a log that are shown where a replica does not start.
 const SHOWN_LOG_BYTES: usize = 600;
 
@@ -225,6 +228,19 @@ impl Backend for ProcessBackend {
         Ok(())
     }
 
+    async fn logs(&self, id: ReplicaId, lines: usize) -> Result<Option<String>, BackendError> {
+        let path = self.path(id, "log");
+        let read = tokio::task::spawn_blocking(move || end_of(&path, lines)).await;
+        let read = read.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        match read {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(BackendError::Unavailable(format!(
+                "cannot read the log of a replica: {error}"
+            ))),
+        }
+    }
+
     async fn list(&self) -> Result<Vec<ReplicaId>, BackendError> {
         let entries = match std::fs::read_dir(&self.dir) {
             Ok(entries) => entries,
@@ -265,6 +281,19 @@ impl Record {
             let _ = kill_process(pid, signal);
         }
     }
+}
+
+/// The last lines of a file.
+fn end_of(path: &Path, lines: usize) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_LOG_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_LOG_BYTES).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<&str> = text.lines().collect();
+    let last = all.get(all.len().saturating_sub(lines)..);
+    Ok(last.unwrap_or_default().join("\n"))
 }
 
 /// When a process began; nothing where there is none, or only its remains.

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::client::ReplicaClient;
+use super::protocol::ReplicaStatus;
 use crate::agent::{Agent, AgentLoader, ToolRunner};
 use crate::model::HttpClient;
 use crate::package_cache::PackageCache;
@@ -115,14 +116,22 @@ impl RemoteBackend {
         Ok(ReplicaClient::new(endpoint, key, http, silence))
     }
 
-    fn serve(&self, spec: &ReplicaSpec, agent: Agent, client: ReplicaClient) {
-        self.router.add_replica(Replica::remote(
+    fn serve(
+        &self,
+        spec: &ReplicaSpec,
+        agent: Agent,
+        client: ReplicaClient,
+        status: &ReplicaStatus,
+    ) {
+        let replica = Replica::remote(
             spec.replica_id,
             spec.deployment_id,
             spec.version_id,
             Arc::new(agent),
             client,
-        ));
+        );
+        replica.note_usage(status.usage);
+        self.router.add_replica(replica);
     }
 
     /// The last that a replica has logged, for a person.
@@ -139,11 +148,11 @@ impl RemoteBackend {
         spec: &ReplicaSpec,
         client: &ReplicaClient,
         longest: Duration,
-    ) -> Result<(), BackendError> {
+    ) -> Result<ReplicaStatus, BackendError> {
         let deadline = Instant::now() + longest;
         loop {
             let why = match client.status().await {
-                Ok(status) if status.replica_id == spec.replica_id => return Ok(()),
+                Ok(status) if status.replica_id == spec.replica_id => return Ok(status),
                 Ok(status) => format!("replica `{}` answers there", status.replica_id),
                 Err(error) => error.to_string(),
             };
@@ -196,8 +205,8 @@ impl Backend for RemoteBackend {
         })?;
         let client = self.client(spec.replica_id, &endpoint, &agent).await?;
         let longest = agent.spec().runtime.startup_timeout;
-        self.ready(spec, &client, longest).await?;
-        self.serve(spec, agent, client);
+        let status = self.ready(spec, &client, longest).await?;
+        self.serve(spec, agent, client, &status);
         Ok(Some(endpoint))
     }
 
@@ -220,7 +229,7 @@ impl Backend for RemoteBackend {
             && status.fingerprint == fingerprint(spec)
             && !status.draining;
         if is_same {
-            self.serve(spec, agent, client);
+            self.serve(spec, agent, client, &status);
         }
         Ok(is_same)
     }
@@ -238,7 +247,8 @@ impl Backend for RemoteBackend {
             return Ok(health);
         };
         match client.status().await {
-            Ok(_) => {
+            Ok(status) => {
+                replica.note_usage(status.usage);
                 self.failures().remove(&id);
                 Ok(ReplicaHealth::Ready)
             }

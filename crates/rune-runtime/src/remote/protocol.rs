@@ -86,4 +86,16 @@ pub struct ReplicaStatus {
     pub draining: bool,
     /// The requests that it runs.
     pub running: Vec<RequestId>,
+    /// What it uses, where it was asked how it is and its machine says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<ReplicaUsage>,
+}
+
+/// What a replica uses of its machine, with the processes that its tools have started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaUsage {
+    /// CPU time since it was started, in milliseconds.
+    pub cpu_ms: u64,
+    /// Memory now, in bytes; what processes share counts for each.
+    pub memory_bytes: u64,
 }

@@ -1,14 +1,14 @@
-//! `rune agent logs`: the journals of an agent's requests as log lines.
+//! `rune agent logs`: what an agent's replicas have logged, and the journals of its requests as log lines.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Named;
-use crate::client::{Api, Client, Event, Follow};
+use crate::client::{Api, Client, Event, Follow, part};
 use crate::context::Context;
 use crate::failure::{Exit, Outcome};
 use crate::output::{Output, one_line, shortened};
@@ -17,6 +17,10 @@ use crate::output::{Output, one_line, shortened};
 const POLL: Duration = Duration::from_millis(500);
 /// How many requests are looked at each time.
 const LOOK: usize = 200;
+/// Replicas whose logs are shown at the most.
+const MAX_REPLICAS: usize = 1000;
+/// Lines of a replica's log at the most.
+const MAX_LINES: usize = 10_000;
 /// Longest line.
 const LINE_CHARS: usize = 400;
 
@@ -64,8 +68,34 @@ pub(super) async fn run(
     follow: bool,
     tail: usize,
 ) -> Outcome {
+    replicas(context, client, named, tail).await?;
     let watched = Watched::agent(&named.name, &named.target.namespace);
     show(context, client, &[watched], follow, tail).await
+}
+
+/// Prints the last lines that each replica has logged, where it has a log of its own.
+async fn replicas(context: &Context, client: &Client, named: &Named, tail: usize) -> Outcome<()> {
+    let Some(deployment) = super::find(client, named).await? else {
+        // Its requests stay readable.
+        return Ok(());
+    };
+    let query = [("deployment", super::id_of(&deployment))];
+    let rows = client.list(Api::ControlPlane, "/v1/replicas", &query, MAX_REPLICAS);
+    for row in rows.await? {
+        let id = super::id_of(&row);
+        let lines = tail.clamp(1, MAX_LINES);
+        let path = format!("/v1/replicas/{}/logs?lines={lines}", part(id));
+        let log = client.get(Api::ControlPlane, &path).await?;
+        for line in log["lines"].as_array().into_iter().flatten() {
+            let line = line.as_str().unwrap_or_default();
+            let line = match context.output.is_machine() {
+                true => json!({"replica_id": id, "agent": &named.name, "line": line}).to_string(),
+                false => shortened(&one_line(&format!("{id} {line}")), LINE_CHARS),
+            };
+            context.output.text(&line)?;
+        }
+    }
+    Ok(())
 }
 
 /// Prints the journals of the newest `tail` requests of each, oldest first, and with `follow` those of every later one.
