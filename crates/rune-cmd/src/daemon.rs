@@ -4,11 +4,13 @@
 //! one-shot mode; [`listeners`] binds; [`instance`] is how others find a running daemon; [`launch`] starts one in the
 //! background; [`log`] bounds its log; [`split_gateway`] is a gateway apart from its control plane; [`replicas`] is what replicas outside the daemon are told, and [`process_backend`] starts those that are processes; [`unused`] knows the settings that have no effect yet.
 
+mod backends;
 pub(crate) mod instance;
 pub(crate) mod launch;
 pub(crate) mod listeners;
 pub(crate) mod log;
 pub(crate) mod node;
+mod pods;
 pub(crate) mod process;
 mod process_backend;
 mod replicas;

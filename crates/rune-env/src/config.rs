@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use crate::a2a::A2aConfig;
 use crate::budgets::BudgetsConfig;
 use crate::error::ConfigError;
+use crate::kubernetes::KubernetesConfig;
 use crate::limits::ProviderLimits;
 use crate::resolve::{ConfigEntry, Overrides, Resolved};
 
@@ -52,6 +53,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// Built-in tools.
     pub tools: ToolsConfig,
+    /// Replicas in pods.
+    pub kubernetes: KubernetesConfig,
     /// Packages of agents.
     pub packages: PackagesConfig,
     /// Requests that a crash or a restart interrupted.
@@ -348,6 +351,12 @@ impl Config {
             observability: reader.observability()?,
             runtime: reader.runtime()?,
             tools: reader.tools()?,
+            kubernetes: KubernetesConfig::read(
+                &reader.resolved,
+                reader.path("kubernetes.kubeconfig")?,
+                reader.base_url("kubernetes.daemon_url")?,
+                reader.address("kubernetes.replica_addr")?,
+            )?,
             packages: PackagesConfig {
                 trusted_keys: reader.paths("packages.trusted_keys")?,
             },

@@ -149,6 +149,10 @@ pub(crate) fn expected(kind: Kind) -> &'static str {
         Kind::Rate => "a number greater than 0",
         Kind::LogFormat => "`pretty` or `json`",
         Kind::OnOff => "`on` or `off`",
+        Kind::Pairs => "`KEY=VALUE` with commas between, or one a line",
+        Kind::Taints => {
+            "`KEY[=VALUE][:EFFECT]` with commas between, or one a line; effects are `NoSchedule`, `PreferNoSchedule` and `NoExecute`"
+        }
         Kind::Search => "`duckduckgo`, `searxng`, `brave` or `tavily`",
         Kind::Sandbox => "`require`, `best-effort` or `off`",
     }

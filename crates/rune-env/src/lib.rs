@@ -22,6 +22,7 @@ mod config;
 mod error;
 mod file;
 mod keys;
+mod kubernetes;
 mod limits;
 mod provider;
 mod replica;
@@ -36,6 +37,7 @@ pub use config::{
     SandboxMode, StorageConfig, ToolsConfig, WebSearch,
 };
 pub use error::ConfigError;
+pub use kubernetes::{KubernetesConfig, Toleration};
 pub use limits::ProviderLimits;
 pub use provider::Provider;
 pub use replica::{

@@ -76,7 +76,13 @@ fn caller_budgets() -> Value {
 
 fn property(key: &Key) -> Value {
     let mut property = match key.kind {
-        Kind::Text | Kind::Secret | Kind::Url | Kind::Path | Kind::Address => {
+        Kind::Text
+        | Kind::Secret
+        | Kind::Url
+        | Kind::Path
+        | Kind::Address
+        | Kind::Pairs
+        | Kind::Taints => {
             json!({ "type": "string" })
         }
         Kind::Count => json!({ "type": "integer", "minimum": 0 }),

@@ -12,6 +12,7 @@ mod scripted;
 mod status;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct NodeConfig {
     pub memory_mib: u32,
     /// Pause before a container that ended starts again; doubles with every further time.
     pub backoff: Duration,
+    /// Where the volumes of claims are, each at `NAMESPACE/CLAIM`; absent: it has none.
+    pub volumes: Option<PathBuf>,
 }
 
 impl Default for NodeConfig {
@@ -52,6 +55,7 @@ impl Default for NodeConfig {
             cpus: 16,
             memory_mib: 65_536,
             backoff: Duration::from_millis(500),
+            volumes: None,
         }
     }
 }

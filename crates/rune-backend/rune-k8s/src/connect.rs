@@ -10,7 +10,7 @@ use crate::{KubernetesConfig, KubernetesError};
 /// A client of the cluster that is configured.
 pub(crate) async fn client(config: &KubernetesConfig) -> Result<Client, KubernetesError> {
     let none = |error: &dyn std::error::Error| KubernetesError::NoCluster(error.to_string());
-    let found = match &config.kubeconfig {
+    let found = match &config.settings.kubeconfig {
         Some(path) => {
             let read = Kubeconfig::read_from(path).map_err(|error| none(&error))?;
             Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())

@@ -18,6 +18,6 @@ mod replicas;
 mod state;
 mod view;
 
-pub use config::{KubernetesConfig, Spawn, Toleration};
+pub use config::{KubernetesConfig, Spawn};
 pub use error::KubernetesError;
 pub use replicas::KubernetesReplicas;

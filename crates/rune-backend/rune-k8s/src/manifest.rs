@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, EnvVar,
-    HTTPGetAction, Pod, PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile,
-    Secret, SecretEnvSource, SecurityContext, Volume, VolumeMount,
+    AppArmorProfile, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource,
+    EnvVar, HTTPGetAction, PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec,
+    Probe, ResourceRequirements, SeccompProfile, Secret, SecretEnvSource, SecurityContext, Volume,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use rune_backend::{BackendError, ReplicaSpec};
+use rune_backend::ReplicaSpec;
+use rune_env::{REPLICA_ADDR, REPLICA_DATA_DIR, REPLICA_WORKSPACE_DIR, Toleration};
 use rune_store_runtime::ReplicaId;
 
 use crate::{KubernetesConfig, network};
@@ -26,6 +28,8 @@ pub(crate) const DAEMON: &str = "rune.daemon";
 pub(crate) const PORT: u16 = 8090;
 /// Where a replica keeps what it needs while it lives.
 const DATA_DIR: &str = "/var/lib/rune";
+/// Where it finds the workspace of its agent.
+const WORKSPACE_DIR: &str = "/workspaces";
 /// What each of the writable directories may hold.
 const SCRATCH: &str = "256Mi";
 /// Who a replica is in its pod: nobody that a node knows.
@@ -48,7 +52,7 @@ fn metadata(spec: &ReplicaSpec, config: &KubernetesConfig) -> ObjectMeta {
     let labels = labels.map(|(name, value)| (name.to_owned(), value));
     ObjectMeta {
         name: Some(name_of(spec.replica_id)),
-        namespace: Some(config.namespace.clone()),
+        namespace: Some(config.settings.namespace.clone()),
         labels: Some(BTreeMap::from(labels)),
         ..ObjectMeta::default()
     }
@@ -66,7 +70,8 @@ pub(crate) fn pod(
         .iter()
         .map(|name| (network::label(name), "member".to_owned()));
     metadata.labels.get_or_insert_default().extend(networks);
-    metadata.annotations = Some(config.annotations.clone());
+    let settings = &config.settings;
+    metadata.annotations = Some(settings.annotations.clone());
     metadata.owner_references = owner.map(|owner| vec![owner.clone()]);
     let scratch = |name: &str| Volume {
         name: name.to_owned(),
@@ -76,42 +81,76 @@ pub(crate) fn pod(
         }),
         ..Volume::default()
     };
-    let tolerations = config
-        .tolerations
-        .iter()
-        .map(|toleration| core::Toleration {
-            key: toleration.key.clone(),
-            operator: toleration.operator.clone(),
-            value: toleration.value.clone(),
-            effect: toleration.effect.clone(),
-            toleration_seconds: toleration.toleration_seconds,
-        });
+    let workspaces = match &settings.workspace_claim {
+        None => scratch("workspaces"),
+        Some(claim) => Volume {
+            name: "workspaces".to_owned(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim.clone(),
+                read_only: None,
+            }),
+            ..Volume::default()
+        },
+    };
+    let confines = settings.seccomp_profile.is_some();
     Pod {
         metadata,
         spec: Some(PodSpec {
             containers: vec![container(spec, config)],
-            volumes: Some(vec![scratch("data"), scratch("tmp")]),
+            volumes: Some(vec![scratch("data"), scratch("tmp"), workspaces]),
             // One that ended has a token that may be old; the daemon starts another one in its place.
             restart_policy: Some("Never".to_owned()),
             termination_grace_period_seconds: Some(GRACE_SECS),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
-            node_selector: Some(config.node_selector.clone()),
-            tolerations: Some(tolerations.collect()),
+            service_account_name: settings.service_account.clone(),
+            node_selector: Some(settings.node_selector.clone()),
+            tolerations: Some(settings.tolerations.iter().map(tolerated).collect()),
+            // Only in users of its own may a pod have all of its `/proc`.
+            host_users: confines.then_some(false),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),
                 run_as_user: Some(USER),
                 run_as_group: Some(USER),
                 fs_group: Some(USER),
-                seccomp_profile: Some(SeccompProfile {
-                    type_: "RuntimeDefault".to_owned(),
-                    ..SeccompProfile::default()
+                seccomp_profile: Some(seccomp(settings.seccomp_profile.as_deref())),
+                // The usual profile forbids the mounts that a tool is confined with.
+                app_armor_profile: confines.then(|| AppArmorProfile {
+                    type_: "Unconfined".to_owned(),
+                    localhost_profile: None,
                 }),
                 ..PodSecurityContext::default()
             }),
             ..PodSpec::default()
         }),
         status: None,
+    }
+}
+
+fn tolerated(toleration: &Toleration) -> core::Toleration {
+    let operator = match toleration.value {
+        Some(_) => "Equal",
+        None => "Exists",
+    };
+    core::Toleration {
+        key: toleration.key.clone(),
+        operator: Some(operator.to_owned()),
+        value: toleration.value.clone(),
+        effect: toleration.effect.clone(),
+        toleration_seconds: None,
+    }
+}
+
+/// What a pod's processes may ask of the kernel: by the profile of its node that leaves out what tools are confined with,
+/// else by the usual one.
+fn seccomp(profile: Option<&str>) -> SeccompProfile {
+    let type_ = match profile {
+        Some(_) => "Localhost",
+        None => "RuntimeDefault",
+    };
+    SeccompProfile {
+        type_: type_.to_owned(),
+        localhost_profile: profile.map(str::to_owned),
     }
 }
 
@@ -126,20 +165,28 @@ fn container(spec: &ReplicaSpec, config: &KubernetesConfig) -> Container {
         mount_path: path.to_owned(),
         ..VolumeMount::default()
     };
+    let of_agent = format!("{}/{}", spec.namespace, spec.agent);
+    let workspace = VolumeMount {
+        // Of a volume with many it sees one.
+        sub_path: Some(of_agent.clone()),
+        ..mount("workspaces", &format!("{WORKSPACE_DIR}/{of_agent}"))
+    };
     let resources = [
         ("cpu", spec.resources.cpus.to_string()),
         ("memory", format!("{}Mi", spec.resources.memory_mib)),
     ];
     let resources = resources.map(|(name, value)| (name.to_owned(), Quantity(value)));
     let resources = BTreeMap::from(resources);
+    let confines = config.settings.seccomp_profile.is_some();
     let image = spec.image.as_ref().unwrap_or(&config.image);
     Container {
         name: "replica".to_owned(),
         image: Some(image.clone()),
         command: Some(vec!["rune".to_owned(), "replica".to_owned()]),
         env: Some(vec![
-            variable("RUNE_REPLICA_ADDR", format!("0.0.0.0:{PORT}")),
-            variable("RUNE_REPLICA_DATA_DIR", DATA_DIR.to_owned()),
+            variable(REPLICA_ADDR, format!("0.0.0.0:{PORT}")),
+            variable(REPLICA_DATA_DIR, DATA_DIR.to_owned()),
+            variable(REPLICA_WORKSPACE_DIR, WORKSPACE_DIR.to_owned()),
         ]),
         env_from: Some(vec![EnvFromSource {
             secret_ref: Some(SecretEnvSource {
@@ -163,11 +210,17 @@ fn container(spec: &ReplicaSpec, config: &KubernetesConfig) -> Container {
         startup_probe: Some(probe(1, 120)),
         readiness_probe: Some(probe(5, 2)),
         liveness_probe: Some(probe(10, 6)),
-        volume_mounts: Some(vec![mount("data", DATA_DIR), mount("tmp", "/tmp")]),
+        volume_mounts: Some(vec![
+            mount("data", DATA_DIR),
+            mount("tmp", "/tmp"),
+            workspace,
+        ]),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
             privileged: Some(false),
+            // A tool gets a `/proc` of its own, which the kernel only gives where nothing of this one is hidden.
+            proc_mount: confines.then(|| "Unmasked".to_owned()),
             capabilities: Some(Capabilities {
                 drop: Some(vec!["ALL".to_owned()]),
                 add: None,
@@ -192,25 +245,9 @@ fn probe(period: i32, failures: i32) -> Probe {
     }
 }
 
-/// The secret with the environment of a replica. It belongs to the pod and goes with it.
-pub(crate) fn secret(
-    spec: &ReplicaSpec,
-    config: &KubernetesConfig,
-    pod: &Pod,
-) -> Result<Secret, BackendError> {
-    // What makes it a replica of this daemon is not the deployment's to set.
-    let mut variables = spec.env.clone();
-    variables.extend(spec.launch.clone());
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if let Some(name) = variables
-        .keys()
-        .find(|name| name.is_empty() || !name.chars().all(is_name))
-    {
-        return Err(BackendError::Invalid(format!(
-            "the variable `{name}` of the deployment cannot be given to a pod: a name has letters, digits, `_`, `-` \
-             and `.`"
-        )));
-    }
+/// The secret with the environment of a replica. It belongs to the pod and goes with it. The deployment's variables come
+/// from the daemon when the replica starts.
+pub(crate) fn secret(spec: &ReplicaSpec, config: &KubernetesConfig, pod: &Pod) -> Secret {
     let owner = OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),
@@ -220,10 +257,10 @@ pub(crate) fn secret(
     };
     let mut metadata = metadata(spec, config);
     metadata.owner_references = Some(vec![owner]);
-    Ok(Secret {
+    Secret {
         metadata,
         immutable: Some(true),
-        string_data: Some(variables),
+        string_data: Some(spec.launch.clone()),
         ..Secret::default()
-    })
+    }
 }

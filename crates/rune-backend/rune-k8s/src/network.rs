@@ -42,7 +42,7 @@ fn policy(
     NetworkPolicy {
         metadata: ObjectMeta {
             name: Some(format!("rune-network-{network}")),
-            namespace: Some(config.namespace.clone()),
+            namespace: Some(config.settings.namespace.clone()),
             owner_references: owner.map(|owner| vec![owner.clone()]),
             ..ObjectMeta::default()
         },

@@ -19,6 +19,8 @@ use crate::state::Seen;
 use crate::view::View;
 use crate::{KubernetesConfig, KubernetesError, Spawn, connect, network};
 
+/// Lines of a log that are shown where a replica does not start.
+const SHOWN_LOG_LINES: usize = 5;
 /// Longest part of a log that is read.
 const MAX_LOG_BYTES: i64 = 4 << 20;
 
@@ -44,9 +46,9 @@ impl KubernetesReplicas {
         spawn: &Spawn,
     ) -> Result<Arc<Self>, KubernetesError> {
         let client = connect::client(&config).await?;
-        let namespace = config.namespace.as_str();
+        let namespace = config.settings.namespace.as_str();
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let owner = match &config.own_pod {
+        let owner = match &config.settings.pod {
             Some(own) => connect::owner(&pods, own).await?,
             None => None,
         };
@@ -77,7 +79,7 @@ impl KubernetesReplicas {
         let params = PostParams::default();
         let pod = manifest::pod(spec, &self.config, owner);
         // Before anything is made, since what is not valid leaves nothing.
-        manifest::secret(spec, &self.config, &pod)?;
+        manifest::secret(spec, &self.config, &pod);
         let pod = match self.pods.create(&params, &pod).await {
             Ok(pod) => pod,
             // An earlier try made it; it is the same one, for an id has one specification.
@@ -88,11 +90,22 @@ impl KubernetesReplicas {
             }
             Err(error) => return Err(of_start("make the pod of a replica", &error)),
         };
-        let secret = manifest::secret(spec, &self.config, &pod)?;
+        let secret = manifest::secret(spec, &self.config, &pod);
         match self.secrets.create(&params, &secret).await {
             Ok(_) => Ok(()),
             Err(error) if code(&error) == Some(409) => Ok(()),
             Err(error) => Err(of_start("make the secret of a replica", &error)),
+        }
+    }
+
+    /// The last that a replica has logged, as the end of a sentence about it.
+    async fn last_words(&self, id: ReplicaId) -> String {
+        let log = self.logs(id, SHOWN_LOG_LINES).await;
+        let log = log.ok().flatten().unwrap_or_default();
+        let lines: Vec<&str> = log.lines().map(str::trim).collect();
+        match lines.is_empty() {
+            true => String::new(),
+            false => format!("; its log: {}", lines.join(" | ")),
         }
     }
 
@@ -107,7 +120,8 @@ impl KubernetesReplicas {
                     match (seen.health, seen.endpoint) {
                         (ReplicaHealth::Ready, Some(endpoint)) => return Ok(endpoint),
                         (ReplicaHealth::Unhealthy(why), _) => {
-                            return Err(BackendError::Unavailable(why));
+                            let words = self.last_words(id).await;
+                            return Err(BackendError::Unavailable(why + &words));
                         }
                         _ => waits_for = seen.waits_for,
                     }
@@ -119,7 +133,7 @@ impl KubernetesReplicas {
                 }
             }
         };
-        let longest = self.config.start_timeout;
+        let longest = self.config.settings.start_timeout;
         let ended = tokio::time::timeout(longest, ready).await;
         ended.unwrap_or_else(|_| {
             let seconds = longest.as_secs_f32();

@@ -27,7 +27,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(15);
 pub(crate) enum DaemonCommand {
     /// Start the daemon in the background and wait until it is ready
     #[command(
-        after_help = "Examples:\n  rune daemon start\n  rune daemon start --foreground --gateway-addr 127.0.0.1:9080\n  RUNE_API_KEY=secret rune daemon start --gateway-addr 0.0.0.0:8080\n  rune daemon start --role control-plane\n  RUNE_CONTROL_PLANE_URL=http://127.0.0.1:8081 RUNE_INTERNAL_TOKEN=… rune daemon start --role gateway --data-dir ./gateway-1"
+        after_help = "Examples:\n  rune daemon start\n  rune daemon start --foreground --gateway-addr 127.0.0.1:9080\n  RUNE_API_KEY=secret rune daemon start --gateway-addr 0.0.0.0:8080\n  rune daemon start --role control-plane\n  RUNE_CONTROL_PLANE_URL=http://127.0.0.1:8081 RUNE_INTERNAL_TOKEN=… rune daemon start --role gateway --data-dir ./gateway-1\n  RUNE_KUBERNETES_DAEMON_URL=http://rune:8082 rune daemon start --backend kubernetes --k8s-namespace agents"
     )]
     Start(Box<StartArgs>),
     /// Stop the daemon: running requests get RUNE_DRAIN_GRACE_SECS to end
@@ -83,6 +83,9 @@ pub(crate) struct StartOptions {
     /// Where replicas run
     #[arg(long, value_enum)]
     pub(crate) backend: Option<Backend>,
+    /// Namespace of the pods of the backend kubernetes [default: rune]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) k8s_namespace: Option<String>,
     /// Where the gateway listens [default: 127.0.0.1:8080]
     #[arg(long, value_name = "IP:PORT", value_parser = address)]
     pub(crate) gateway_addr: Option<SocketAddr>,
@@ -125,6 +128,8 @@ pub(crate) enum Backend {
     Process,
     /// In containers of Docker Engine.
     Docker,
+    /// In pods of a Kubernetes cluster.
+    Kubernetes,
 }
 
 impl StartOptions {
@@ -134,6 +139,7 @@ impl StartOptions {
         Self {
             role: self.role.or(other.role),
             backend: self.backend.or(other.backend),
+            k8s_namespace: self.k8s_namespace.or(other.k8s_namespace),
             gateway_addr: self.gateway_addr.or(other.gateway_addr),
             control_plane_addr: self.control_plane_addr.or(other.control_plane_addr),
             database_url: self.database_url.or(other.database_url),
@@ -154,6 +160,7 @@ impl StartOptions {
                 "control_plane.addr",
                 self.control_plane_addr.map(|addr| addr.to_string()),
             )
+            .with("kubernetes.namespace", self.k8s_namespace.clone())
             .with("storage.database_url", self.database_url.clone())
             .with("observability.log", self.log_level.clone())
     }

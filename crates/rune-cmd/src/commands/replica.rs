@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use rune_env::{Config, ConfigSources, Overrides, ReplicaConfig};
+use rune_env::{Config, ConfigSources, Overrides, ReplicaConfig, SandboxMode};
 use rune_http::{Auth, Server};
 use rune_remote_store::{RemoteStore, RemoteStoreConfig};
 use rune_replica::{DaemonLink, ReplicaApi, ReplicaBoot};
 use rune_runtime::model::Prices;
 use rune_runtime::{
     Agent, AgentLoader, Engine, EngineLink, PackageCache, Replica, ReplicaRouter, SecretVault,
-    Tasks,
+    Tasks, ToolRunner,
 };
 use rune_storage::{Durability, create_private_dir};
 use rune_store_runtime::{BlobStore, DeploymentId, ReplicaId, Store, SystemClock};
+use rune_tools::SandboxSupport;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::url_of;
-use crate::daemon::node::{Place, agent_loader};
+use crate::daemon::node::{Place, agent_loader, own_launcher};
 use crate::daemon::telemetry;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
@@ -40,6 +41,8 @@ const RENEWAL_PATIENCE: Duration = Duration::from_secs(120);
 const DRAINED_GRACE: Duration = Duration::from_secs(2);
 /// How long tasks get to end after the requests have.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Built-in tools that start processes.
+const PROCESS_TOOLS: [&str; 2] = ["shell-exec", "process-start"];
 /// Longest silence in what is told of a run.
 const MAX_QUIET: Duration = Duration::from_secs(5);
 
@@ -270,11 +273,40 @@ impl Parts {
         let loaded = tokio::task::spawn_blocking(move || loader.load(&dir, &namespace, &env)).await;
         let loaded = loaded.map_err(|error| cannot(&error))?;
         let agent = loaded.map_err(|error| cannot(&error))?;
+        if self.settings.tools.sandbox == SandboxMode::Require {
+            confines(&agent).await?;
+        }
         agent.prepare().await.map_err(|error| cannot(&error))?;
         create_private_dir(agent.workspace()).map_err(|error| cannot(&error))?;
         agent.connect().await.map_err(|error| cannot(&error))?;
         Ok(Arc::new(agent))
     }
+}
+
+/// Refuses an agent with tools that are processes where these cannot be confined: every call would be, too.
+async fn confines(agent: &Agent) -> Outcome<()> {
+    let mut tools = agent.tools().map(|(_, tool)| tool);
+    let process = tools.find(|tool| match &tool.runner {
+        ToolRunner::Process(_) => true,
+        ToolRunner::Builtin(builtin) => PROCESS_TOOLS.contains(&builtin.name()),
+        ToolRunner::Wasm(_)
+        | ToolRunner::Container(_)
+        | ToolRunner::Mcp(_)
+        | ToolRunner::Agent(_) => false,
+    });
+    let Some(tool) = process else { return Ok(()) };
+    let (program, args) = own_launcher()?;
+    let tried = tokio::task::spawn_blocking(move || SandboxSupport::require(&program, &args)).await;
+    let tried = tried.unwrap_or_else(|error| Err(error.to_string()));
+    tried.map_err(|why| {
+        let message = format!(
+            "the tool `{}` is a process, which cannot be confined where this replica runs: {why}; a pod needs \
+             `kubernetes.seccomp_profile`, and `tools.sandbox = \"best-effort\"` runs tools with what there is \
+             (docs/replicas.md)",
+            tool.name
+        );
+        Failure::new(Exit::Failed, message)
+    })
 }
 
 /// The configuration that the daemon hands on.

@@ -141,6 +141,7 @@ fn spawn(data_dir: &Path, options: &StartOptions, log: File) -> Outcome<Child> {
         "--backend",
         backend.map(|backend| backend.get_name().to_owned()),
     );
+    flag("--k8s-namespace", options.k8s_namespace.clone());
     flag("--database-url", options.database_url.clone());
     flag("--log-level", options.log_level.clone());
     for (name, path) in [

@@ -1,31 +1,25 @@
 //! The daemon process: parse → telemetry → config → bind → build → spawn → ready → drain → exit code.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rune_cp::{ControlPlane, NodeInfo};
-use rune_docker::DockerReplicas;
 use rune_env::Config;
 use rune_gateway::Gateway;
 use rune_http::{Metrics, Readiness, Server};
-use rune_replica::DaemonApi;
-use rune_runtime::{
-    LocalBackend, PackageCache, ReconcileHandle, ReconcileLoop, RemoteBackend, Scheduler,
-    SchedulerHandle,
-};
+use rune_runtime::{ReconcileHandle, ReconcileLoop, Scheduler, SchedulerHandle};
 use rune_storage::{DataDirLock, StorageError, create_private_dir};
 use rune_store_runtime::{Clock, SystemClock};
 use tokio::net::TcpListener;
 
+use super::backends::{Backends, Outside};
 use super::instance::{Address, InstanceFiles};
 use super::launch::{self, Reporter};
 use super::listeners::{Listeners, already_running};
 use super::log::RotatingLog;
-use super::node::{Node, Place, hidden, internal_key, own_launcher};
+use super::node::{Node, Place};
 use super::process_backend::ProcessBackend;
-use super::replicas::{Access, Boot};
 use super::split_gateway;
 use super::telemetry;
 use super::unused;
@@ -128,26 +122,12 @@ async fn serve(
 
     let readiness = Readiness::default();
     let ready = readiness.part("engine");
-    let packages = PackageCache::new(
-        Arc::clone(&node.blobs),
-        config.storage.data_dir.join("packages"),
-    );
+    let backend = options.backend.unwrap_or(Backend::Wasm);
     let Backends {
         driven: backend,
         outside,
         processes,
-    } = match options.backend.unwrap_or(Backend::Wasm) {
-        Backend::Wasm => Backends::local(&node, packages),
-        Backend::Process => {
-            Backends::processes(config, &place, &node, packages, &address.control_plane)?
-        }
-        Backend::Docker => {
-            let port = listeners.control_plane.local_addr();
-            let port =
-                port.map_err(|error| Failure::because("cannot read the own address", &error))?;
-            Backends::containers(config, &node, packages, port.port()).await?
-        }
-    };
+    } = Backends::new(backend, config, &place, &node, &listeners).await?;
     let (reconcile, reconcile_handle) = ReconcileLoop::new(
         node.store.clone(),
         backend,
@@ -215,133 +195,6 @@ async fn serve(
         () = interrupt.next() => {
             tracing::warn!("second signal: ending now");
             Err(Failure::silent(Exit::Interrupted))
-        }
-    }
-}
-
-/// What runs replicas.
-struct Backends {
-    /// For the reconcile loop.
-    driven: Arc<dyn rune_backend::Backend>,
-    /// For replicas outside this process.
-    outside: Option<Outside>,
-    /// Those that end with this process.
-    processes: Option<Arc<ProcessBackend>>,
-}
-
-/// What is served to replicas outside this process.
-struct Outside {
-    api: DaemonApi,
-    /// Where they reach it, if that is an address of their own.
-    listener: Option<TcpListener>,
-}
-
-impl Backends {
-    /// Replicas in this process.
-    fn local(node: &Node, packages: PackageCache) -> Self {
-        let loader = Arc::clone(&node.loader);
-        let router = node.router.clone();
-        Self {
-            driven: Arc::new(LocalBackend::new(loader, packages, router)),
-            outside: None,
-            processes: None,
-        }
-    }
-
-    /// Replicas in processes of their own.
-    fn processes(
-        config: &Config,
-        place: &Place,
-        node: &Node,
-        packages: PackageCache,
-        control_plane: &str,
-    ) -> Outcome<Self> {
-        let (program, _) = own_launcher()?;
-        let hidden = hidden(config, place);
-        let processes = ProcessBackend::new(program, config, &hidden, node.tasks.clone());
-        let processes = Arc::new(processes);
-        let platform = Arc::clone(&processes) as Arc<dyn rune_backend::Backend>;
-        let url = control_plane.to_owned();
-        let outside = Self::outside(config, node, packages, platform, url, None);
-        Ok(Self {
-            processes: Some(processes),
-            ..outside
-        })
-    }
-
-    /// Replicas in containers. They reach the daemon at an address in a network of their own, at the port of the control
-    /// plane.
-    async fn containers(
-        config: &Config,
-        node: &Node,
-        packages: PackageCache,
-        port: u16,
-    ) -> Outcome<Self> {
-        let image = config.runtime.replica_image.clone();
-        let containers = DockerReplicas::new(node.docker.clone(), image);
-        let host = containers.host_address().await;
-        let host = host.map_err(|error| {
-            let why = chain(&error);
-            Failure::new(
-                Exit::Unavailable,
-                format!("replicas cannot run in containers: {why}"),
-            )
-        })?;
-        let addr = SocketAddr::new(host, port);
-        let listener = TcpListener::bind(addr).await;
-        let listener = listener.map_err(|error| {
-            Failure::because(format!("cannot listen for replicas at {addr}"), &error)
-        })?;
-        let url = url_of(addr);
-        let platform = Arc::new(containers);
-        Ok(Self::outside(
-            config,
-            node,
-            packages,
-            platform,
-            url,
-            Some(listener),
-        ))
-    }
-
-    /// Replicas of a platform, which find the daemon at this URL.
-    fn outside(
-        config: &Config,
-        node: &Node,
-        packages: PackageCache,
-        platform: Arc<dyn rune_backend::Backend>,
-        control_plane: String,
-        listener: Option<TcpListener>,
-    ) -> Self {
-        let access = Access {
-            tokens: Arc::clone(&node.tokens),
-            control_plane,
-            keys: internal_key(config),
-        };
-        let boot = Boot {
-            config: config.clone(),
-            loader: Arc::clone(&node.loader),
-            packages: packages.clone(),
-        };
-        let driven = RemoteBackend::new(
-            platform,
-            Arc::new(access),
-            Arc::clone(&node.loader),
-            packages,
-            node.router.clone(),
-        );
-        Self {
-            driven: Arc::new(driven),
-            outside: Some(Outside {
-                api: DaemonApi {
-                    engine: node.engine.clone(),
-                    secrets: node.loader.secrets.clone(),
-                    tokens: Arc::clone(&node.tokens),
-                    boot: Arc::new(boot),
-                },
-                listener,
-            }),
-            processes: None,
         }
     }
 }

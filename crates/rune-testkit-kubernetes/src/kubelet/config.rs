@@ -9,21 +9,29 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::NodeConfig;
 use super::runtime::Mount;
 use crate::cluster::Cluster;
 use crate::object::{self, list, text};
 use crate::resource::named;
 use crate::store::Key;
 
-/// The volumes of a pod, as directories of this machine; removed when dropped.
+/// The volumes of a pod, as directories of this machine. Those that are the pod's own are removed when dropped.
 #[derive(Debug)]
-pub(super) struct Volumes(TempDir);
+pub(super) struct Volumes {
+    own: TempDir,
+    /// Where the volumes of claims are.
+    claimed: Option<PathBuf>,
+}
 
 impl Volumes {
-    pub(super) fn new() -> Result<Self, String> {
-        let dir = TempDir::with_prefix("rune-test-pod-").map_err(|error| error.to_string())?;
-        open(dir.path(), 0o755)?;
-        Ok(Self(dir))
+    pub(super) fn new(node: &NodeConfig) -> Result<Self, String> {
+        let own = TempDir::with_prefix("rune-test-pod-").map_err(|error| error.to_string())?;
+        open(own.path(), 0o755)?;
+        Ok(Self {
+            own,
+            claimed: node.volumes.clone(),
+        })
     }
 
     /// What is mounted into a container.
@@ -40,13 +48,8 @@ impl Volumes {
             let volume = volumes.iter().find(|volume| text(volume, "/name") == name);
             let volume = volume.ok_or_else(|| format!("there is no volume {name}"))?;
             let source = self.make(cluster, pod, name, volume)?;
-            let below = text(mount, "/subPath");
             mounts.push(Mount {
-                source: if below.is_empty() {
-                    source
-                } else {
-                    source.join(below)
-                },
+                source: part(source, text(mount, "/subPath"))?,
                 target: text(mount, "/mountPath").to_owned(),
                 read_only: mount.get("readOnly") == Some(&Value::Bool(true)),
             });
@@ -61,7 +64,10 @@ impl Volumes {
         name: &str,
         volume: &Value,
     ) -> Result<PathBuf, String> {
-        let dir = self.0.path().join(name);
+        if let Some(claim) = volume.get("persistentVolumeClaim") {
+            return self.claimed(cluster, pod, text(claim, "/claimName"));
+        }
+        let dir = self.own.path().join(name);
         if dir.exists() {
             return Ok(dir);
         }
@@ -81,6 +87,26 @@ impl Volumes {
         }
         Ok(dir)
     }
+
+    /// The volume of a claim, which outlives the pods that mount it.
+    fn claimed(&self, cluster: &Cluster, pod: &Value, claim: &str) -> Result<PathBuf, String> {
+        lookup(cluster, pod, "persistentvolumeclaims", claim)?;
+        let dir = self.claimed.clone().ok_or("this node has no volumes")?;
+        part(dir, &format!("{}/{claim}", object::namespace(pod)))
+    }
+}
+
+/// A part of a volume, which is made where it is not there.
+fn part(mut dir: PathBuf, path: &str) -> Result<PathBuf, String> {
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        dir.push(name);
+        match std::fs::create_dir(&dir) {
+            Ok(()) => open(&dir, 0o777)?,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(dir)
 }
 
 /// Writes the keys of a secret or a config map as files, all or those that are listed.

@@ -1,5 +1,6 @@
 //! Containers of Docker Engine, by its command line.
 
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ const LABEL: &str = "rune-test-kubelet";
 #[derive(Debug)]
 pub struct DockerPods {
     id: String,
+    /// Where seccomp profiles are that pods name.
+    profiles: Option<PathBuf>,
     stop: CancellationToken,
 }
 
@@ -31,8 +34,19 @@ impl DockerPods {
     /// Nothing runs yet.
     #[must_use]
     pub fn new() -> Arc<Self> {
+        Self::of(None)
+    }
+
+    /// Nothing runs yet. The node has seccomp profiles in this directory.
+    #[must_use]
+    pub fn with_profiles(dir: PathBuf) -> Arc<Self> {
+        Self::of(Some(dir))
+    }
+
+    fn of(profiles: Option<PathBuf>) -> Arc<Self> {
         Arc::new(Self {
             id: Uuid::new_v4().simple().to_string(),
+            profiles,
             stop: CancellationToken::new(),
         })
     }
@@ -81,6 +95,9 @@ impl DockerPods {
         if security("allowPrivilegeEscalation") == Some(&Value::Bool(false)) {
             flag("--security-opt", "no-new-privileges".to_owned());
         }
+        for option in self.confinement(security("seccompProfile"), security("procMount")) {
+            flag("--security-opt", option);
+        }
         if let Some(memory) = limit(container, "memory") {
             flag("--memory", format!("{}", memory / 1000));
         }
@@ -101,6 +118,28 @@ impl DockerPods {
         args.push(text(container, "/image").to_owned());
         args.extend(command.chain(words("/args")).map(str::to_owned));
         args
+    }
+}
+
+impl DockerPods {
+    /// What the engine is told of a container's seccomp profile and its `/proc`. It has no users of a pod's own, so
+    /// `hostUsers: false` means nothing to it.
+    fn confinement(&self, seccomp: Option<&Value>, proc: Option<&Value>) -> Vec<String> {
+        let kind = seccomp.map_or("", |profile| text(profile, "/type"));
+        let profile = match (kind, &self.profiles) {
+            ("Unconfined", _) => Some("unconfined".to_owned()),
+            // One that is not there is refused by the engine, as by a kubelet.
+            ("Localhost", dir) => {
+                let name = seccomp.map_or("", |profile| text(profile, "/localhostProfile"));
+                let dir = dir.clone().unwrap_or_default();
+                Some(dir.join(name).display().to_string())
+            }
+            _ => None,
+        };
+        let unmasked = proc.and_then(Value::as_str) == Some("Unmasked");
+        let seccomp = profile.map(|profile| format!("seccomp={profile}"));
+        let proc = unmasked.then(|| "systempaths=unconfined".to_owned());
+        seccomp.into_iter().chain(proc).collect()
     }
 }
 

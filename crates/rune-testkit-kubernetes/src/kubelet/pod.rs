@@ -68,7 +68,7 @@ impl PodTask {
 
     pub(super) async fn run(self) {
         self.publish();
-        match Volumes::new() {
+        match Volumes::new(&self.node) {
             Ok(volumes) => self.containers(&volumes).await,
             Err(error) => self.warn("FailedMount", &error),
         }

@@ -65,16 +65,7 @@ impl SandboxSupport {
     #[must_use]
     pub fn probe(program: &Path, args: &[OsString]) -> Self {
         let none = Parts::default();
-        let try_part = |parts| {
-            let tried = probe(program, args, parts);
-            tried
-                .map_err(|error| error.to_string())
-                .and_then(|report| match report {
-                    LaunchReport::Ended(0) => Ok(()),
-                    LaunchReport::Refused(why) => Err(why.trim_end_matches(HELP).to_owned()),
-                    other => Err(format!("`sh` did not end well in it: {other:?}")),
-                })
-        };
+        let try_part = |parts| answer(probe(program, args, parts));
         Self {
             parts: [
                 (
@@ -102,6 +93,14 @@ impl SandboxSupport {
         }
     }
 
+    /// Tries all parts together, as a process needs them; why that cannot be is an error. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// What this machine lacks, for a person.
+    pub fn require(program: &Path, args: &[OsString]) -> Result<(), String> {
+        answer(probe(program, args, Parts::ALL))
+    }
+
     /// The parts that there are.
     #[must_use]
     pub fn available(&self) -> Parts {
@@ -111,6 +110,14 @@ impl SandboxSupport {
             landlock: landlock.1.is_ok(),
             seccomp: seccomp.1.is_ok(),
         }
+    }
+}
+
+fn answer(tried: io::Result<LaunchReport>) -> Result<(), String> {
+    match tried.map_err(|error| error.to_string())? {
+        LaunchReport::Ended(0) => Ok(()),
+        LaunchReport::Refused(why) => Err(why.trim_end_matches(HELP).to_owned()),
+        other => Err(format!("`sh` did not end well in it: {other:?}")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A cluster with the service account of a daemon.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,15 +86,22 @@ impl Cluster {
 
     pub(crate) fn config(&self) -> KubernetesConfig {
         KubernetesConfig {
-            kubeconfig: Some(self.server.account_kubeconfig(NAMESPACE, "rune").unwrap()),
-            namespace: NAMESPACE.to_owned(),
+            settings: rune_env::KubernetesConfig {
+                kubeconfig: Some(self.server.account_kubeconfig(NAMESPACE, "rune").unwrap()),
+                namespace: NAMESPACE.to_owned(),
+                pod: None,
+                daemon_url: None,
+                replica_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+                service_account: None,
+                workspace_claim: None,
+                seccomp_profile: None,
+                node_selector: BTreeMap::new(),
+                tolerations: Vec::new(),
+                annotations: BTreeMap::new(),
+                start_timeout: LIMIT,
+            },
             daemon: "test".to_owned(),
             image: "rune:test".to_owned(),
-            own_pod: None,
-            node_selector: BTreeMap::new(),
-            tolerations: Vec::new(),
-            annotations: BTreeMap::new(),
-            start_timeout: LIMIT,
         }
     }
 

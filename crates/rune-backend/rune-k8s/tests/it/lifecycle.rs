@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use rune_backend::{Backend, ReplicaHealth};
+use rune_env::Toleration;
 use rune_testkit_kubernetes::{Script, ScriptedPods};
 use serde_json::json;
 
-use crate::cluster::{Cluster, NAMESPACE, name_of, spec, started, until_health};
+use crate::cluster::{Cluster, NAMESPACE, connect, name_of, spec, started, until, until_health};
 
 async fn cluster() -> Cluster {
     Cluster::start(ScriptedPods::new(Script::Serve)).await
@@ -103,7 +104,11 @@ async fn a_pod_has_what_it_needs_and_no_more() {
         .keys()
         .map(String::as_str)
         .collect();
-    assert_eq!(keys, ["GREETING", "RUNE_REPLICA_TOKEN"]);
+    assert_eq!(
+        keys,
+        ["RUNE_REPLICA_TOKEN"],
+        "what else it needs it asks the daemon for"
+    );
 
     let policies = cluster.server.objects("networkpolicies", Some(NAMESPACE));
     let [policy] = policies.as_slice() else {
@@ -118,6 +123,73 @@ async fn a_pod_has_what_it_needs_and_no_more() {
     assert_eq!(
         from[1]["podSelector"]["matchLabels"],
         json!({"app.kubernetes.io/name": "rune"})
+    );
+}
+
+#[tokio::test]
+async fn a_pod_is_as_the_operator_says() {
+    let cluster = cluster().await;
+    let mut config = cluster.config();
+    let text = |text: &str| text.to_owned();
+    config.settings.tolerations = vec![
+        Toleration {
+            key: Some(text("dedicated")),
+            value: Some(text("agents")),
+            effect: Some(text("NoSchedule")),
+        },
+        Toleration::default(),
+    ];
+    let annotations = [(text("example.org/team"), text("a, b"))];
+    config.settings.annotations = annotations.into();
+    config.settings.service_account = Some(text("rune"));
+    config.settings.workspace_claim = Some(text("workspaces"));
+    config.settings.seccomp_profile = Some(text("rune/replica.json"));
+    let backend = connect(config).await;
+    let spec = spec();
+    // Whether it ever runs or not.
+    tokio::select! {
+        _ = backend.start(&spec) => {}
+        () = until("there is a pod", async || !cluster.pod_names().is_empty()) => {}
+    }
+    let pods = cluster.server.objects("pods", Some(NAMESPACE));
+    let [pod] = pods.as_slice() else {
+        panic!("{pods:?}")
+    };
+    assert_eq!(pod["metadata"]["annotations"]["example.org/team"], "a, b");
+    let inner = &pod["spec"];
+    let tolerations = inner["tolerations"].as_array().unwrap();
+    assert_eq!(
+        tolerations[..2],
+        [
+            json!({"key": "dedicated", "operator": "Equal", "value": "agents", "effect": "NoSchedule"}),
+            json!({"operator": "Exists"}),
+        ]
+    );
+    assert_eq!(inner["serviceAccountName"], "rune");
+    assert_eq!(inner["automountServiceAccountToken"], false);
+    // What its tools are confined with, in users of its own.
+    assert_eq!(inner["hostUsers"], false);
+    assert_eq!(
+        inner["securityContext"]["seccompProfile"],
+        json!({"type": "Localhost", "localhostProfile": "rune/replica.json"})
+    );
+    assert_eq!(
+        inner["securityContext"]["appArmorProfile"],
+        json!({"type": "Unconfined"})
+    );
+    let container = &inner["containers"][0];
+    assert_eq!(container["securityContext"]["procMount"], "Unmasked");
+    let volumes = inner["volumes"].as_array().unwrap();
+    let claim = volumes.iter().find(|it| it["name"] == "workspaces");
+    assert_eq!(
+        claim.unwrap()["persistentVolumeClaim"]["claimName"],
+        "workspaces"
+    );
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let mounted = mounts.iter().find(|it| it["name"] == "workspaces").unwrap();
+    assert_eq!(
+        (&mounted["mountPath"], &mounted["subPath"]),
+        (&json!("/workspaces/dev/echo"), &json!("dev/echo"))
     );
 }
 

@@ -1,27 +1,33 @@
 //! Replicas in containers, on the real engine, from the image that the Dockerfile of this repository makes.
 
+use std::collections::hash_map::DefaultHasher;
 use std::fs::File;
+use std::hash::{Hash as _, Hasher as _};
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use rune_testkit::TestDocker;
 use rustix::fs::{FlockOperation, flock};
-use serde_json::json;
 
-use super::{Rig, settled};
+use super::outside::Orphan;
+use super::rig::Rig;
 use crate::home::RUNE;
-use crate::wire::{Api, LIMIT, POLL, assert_no_panic, lines_of};
 
 /// The name that the Dockerfile builds on.
 const BASE: &str = "debian:bookworm-slim";
-/// The image with the binary under test.
-const IMAGE: &str = "rune-test-replica:1";
+/// The image with the binary under test, of which a machine may have several.
+static IMAGE: LazyLock<String> = LazyLock::new(|| {
+    let mut name = DefaultHasher::new();
+    RUNE.hash(&mut name);
+    format!("rune-test-replica:{:016x}", name.finish())
+});
 /// Held while the image is made.
 const LOCK: &str = "rune-test-replica-image.lock";
 
 /// The image of replicas, made of the binary under test; nothing where the machine has no engine or no base for it.
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-pub(super) fn image() -> Option<&'static str> {
+pub(crate) fn image() -> Option<&'static str> {
     let docker = TestDocker::find()?;
     if docker.run(&["image", "inspect", BASE]).is_err() {
         eprintln!("skipped: the engine has no image {BASE} (`docker pull`, or .ci/base-image)");
@@ -34,16 +40,20 @@ pub(super) fn image() -> Option<&'static str> {
         .modified()
         .unwrap()
         .duration_since(std::time::UNIX_EPOCH);
-    let stamp = format!("{RUNE} {} {:?}", binary.len(), written.unwrap());
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Dockerfile");
+    let mut text = DefaultHasher::new();
+    std::fs::read(&file).unwrap().hash(&mut text);
+    let (length, recipe) = (binary.len(), text.finish());
+    let stamp = format!("{RUNE} {length} {:?} {recipe:x}", written.unwrap());
     let label = [
         "image",
         "inspect",
         "--format",
         "{{index .Config.Labels \"of\"}}",
-        IMAGE,
+        &IMAGE,
     ];
     if docker.run(&label).is_ok_and(|found| found.trim() == stamp) {
-        return Some(IMAGE);
+        return Some(&IMAGE);
     }
     let context = tempfile::tempdir().unwrap();
     let stripped = Command::new("strip")
@@ -52,7 +62,6 @@ pub(super) fn image() -> Option<&'static str> {
         .arg(RUNE)
         .status();
     assert!(stripped.unwrap().success(), "strip");
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Dockerfile");
     let file = file.to_str().unwrap();
     let label = format!("of={stamp}");
     let dir = context.path().to_str().unwrap();
@@ -61,7 +70,7 @@ pub(super) fn image() -> Option<&'static str> {
             "build",
             "--quiet",
             "--tag",
-            IMAGE,
+            &IMAGE,
             "--label",
             &label,
             "--file",
@@ -71,7 +80,7 @@ pub(super) fn image() -> Option<&'static str> {
             dir,
         ])
         .unwrap();
-    Some(IMAGE)
+    Some(&IMAGE)
 }
 
 /// Containers that see the workspace of a data directory.
@@ -89,34 +98,54 @@ pub(super) fn of_agent(data_dir: &Path) -> Vec<String> {
     listed.lines().map(str::to_owned).collect()
 }
 
-/// Removes the containers and networks of a data directory.
-pub(super) fn remove(data_dir: &Path) {
+/// What the containers and networks of the daemon are labelled with that a container is of.
+pub(super) fn label_of(container: &str) -> String {
+    let format = "rune.daemon={{index .Config.Labels \"rune.daemon\"}}";
+    let docker = TestDocker::find().unwrap();
+    let label = docker.run(&["inspect", "--format", format, container]);
+    label.unwrap().trim().to_owned()
+}
+
+/// Removes the containers and networks with a label.
+pub(super) fn remove(label: &str) {
     let docker = |args: &[&str]| {
         let ran = Command::new("docker").args(args).output();
-        ran.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned())
+        ran.map(|it| String::from_utf8_lossy(&it.stdout).into_owned())
             .unwrap_or_default()
     };
-    let format = "{{index .Config.Labels \"rune.daemon\"}}";
-    let mut daemon = String::new();
-    for id in of_agent(data_dir) {
-        daemon = docker(&["inspect", "--format", format, &id]);
-        docker(&["rm", "--force", "--volumes", &id]);
+    let filter = format!("label={label}");
+    for id in docker(&["ps", "--all", "--quiet", "--filter", &filter]).lines() {
+        docker(&["rm", "--force", "--volumes", id]);
     }
-    if !daemon.is_empty() {
-        let filter = format!("label=rune.daemon={daemon}");
-        for network in docker(&["network", "ls", "--quiet", "--filter", &filter]).lines() {
-            docker(&["network", "rm", network]);
-        }
+    for id in docker(&["network", "ls", "--quiet", "--filter", &filter]).lines() {
+        docker(&["network", "rm", id]);
     }
 }
 
-fn available() -> bool {
-    image().is_some()
+/// A container with the labels of a replica of the daemon that `like` is of.
+pub(super) fn plant(like: &str, id: &str) -> Orphan {
+    let docker = TestDocker::find().unwrap();
+    let name = format!("rune-replica-{id}");
+    let labels = [label_of(like), format!("rune.replica={id}")];
+    let mut args = vec!["run", "--detach", "--name", &name, "--network", "none"];
+    args.extend(labels.iter().flat_map(|label| ["--label", label]));
+    args.extend(["--entrypoint", "sleep", image().unwrap(), "600"]);
+    docker.run(&args).unwrap();
+    let look = move |end: bool| {
+        if end {
+            // It may be gone by now.
+            let _ = docker.run(&["rm", "--force", &name]);
+        }
+        docker.run(&["inspect", &name]).is_ok()
+    };
+    Orphan {
+        look: Box::new(look),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_loop_runs_in_a_confined_container() {
-    if !available() {
+    if image().is_none() {
         return;
     }
     let rig = Rig::start("docker", "").await;
@@ -160,113 +189,4 @@ async fn the_loop_runs_in_a_confined_container() {
     assert!(!env.contains("a-long-secret"), "{env}");
     rig.go();
     assert_eq!(rig.api.ended(&id).await["status"], "completed");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_goes_on_in_another_container_when_its_own_is_killed() {
-    if !available() {
-        return;
-    }
-    let rig = Rig::start("docker", "").await;
-    let id = rig.slow().await;
-    rig.begun(1).await;
-    let first = of_agent(&rig.served.0.data_dir());
-    let docker = TestDocker::find().unwrap();
-    docker
-        .run(&["kill", "--signal", "KILL", &first[0]])
-        .unwrap();
-    // The tool is idempotent, so it is run again.
-    rig.begun(2).await;
-    rig.go();
-    let row = rig.api.ended(&id).await;
-    assert_eq!(
-        (&row["status"], &row["attempts"]),
-        (&json!("completed"), &json!(2)),
-        "{row}\n{}",
-        rig.served.0.log()
-    );
-    let gone = async {
-        while of_agent(&rig.served.0.data_dir()).contains(&first[0]) {
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, gone).await.unwrap();
-    assert_no_panic(&rig.served);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn containers_are_adopted_by_the_next_daemon_and_not_doubled() {
-    if !available() {
-        return;
-    }
-    let mut rig = settled("docker").await;
-    let id = rig.slow().await;
-    rig.begun(1).await;
-    let first = of_agent(&rig.served.0.data_dir());
-    let docker = TestDocker::find().unwrap();
-    let label = [
-        "inspect",
-        "--format",
-        "{{index .Config.Labels \"rune.daemon\"}}",
-        &first[0],
-    ];
-    let daemon = docker.run(&label).unwrap();
-    rig.served.0.kill9().unwrap();
-    // One of no deployment, as a start that was cut short leaves it.
-    let orphan = "rune-replica-rep_019f000000007000800000000000000a";
-    let labels = [
-        format!("rune.daemon={}", daemon.trim()),
-        "rune.replica=rep_019f000000007000800000000000000a".to_owned(),
-    ];
-    let image = image().unwrap();
-    docker
-        .run(&[
-            "run",
-            "--detach",
-            "--name",
-            orphan,
-            "--network",
-            "none",
-            "--label",
-            &labels[0],
-            "--label",
-            &labels[1],
-            "--entrypoint",
-            "sleep",
-            image,
-            "600",
-        ])
-        .unwrap();
-    rig.served.0.restart().await.unwrap();
-    rig.api = Api::of(&rig.served.0);
-    rig.ready().await;
-    assert_eq!(
-        of_agent(&rig.served.0.data_dir()),
-        first,
-        "{}",
-        rig.served.0.log()
-    );
-    rig.go();
-    let row = rig.api.ended(&id).await;
-    assert_eq!(
-        (&row["status"], &row["attempts"]),
-        (&json!("completed"), &json!(1)),
-        "{row}\n{}",
-        rig.served.0.log()
-    );
-    assert_eq!(lines_of(&rig.served, "worker", "started").len(), 1);
-    let gone = async {
-        while docker.run(&["inspect", orphan]).is_ok() {
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    let gone = tokio::time::timeout(LIMIT, gone).await;
-    if gone.is_err() {
-        let _ = docker.run(&["rm", "--force", orphan]);
-    }
-    assert!(
-        gone.is_ok(),
-        "the orphan is still there\n{}",
-        rig.served.0.log()
-    );
 }

@@ -1,126 +1,214 @@
-//! Replicas outside the daemon: what happens when one of the two is gone.
+//! What replicas outside the daemon have to stand: that one of the two is gone.
 
-use rustix::process::{Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
 
-use super::{Rig, settled};
-use crate::wire::{Api, assert_no_panic, lines_of};
+use super::rig::{Rig, is_here};
+use crate::readme::root;
+use crate::wire::{Events, assert_no_panic, lines_of};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_goes_on_in_another_replica_when_its_own_is_killed() {
-    let rig = Rig::start("process", "").await;
+/// An id that no deployment knows.
+const ORPHAN: &str = "rep_019f000000007000800000000000000a";
+/// Requests at a time, over two replicas.
+const LOAD: usize = 8;
+
+/// Makes the tests of the suite for a backend whose replicas are outside the daemon.
+macro_rules! outside_suite {
+    ($($backend:ident),+ $(,)?) => {$(
+        mod $backend {
+            const BACKEND: &str = stringify!($backend);
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_request_goes_on_in_another_replica_when_its_own_is_killed() {
+                if super::is_here(BACKEND) {
+                    super::replica_killed(BACKEND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn requests_under_way_end_well_when_a_replica_is_killed() {
+                if super::is_here(BACKEND) {
+                    super::killed_under_load(BACKEND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn replicas_are_adopted_by_the_next_daemon_and_not_doubled() {
+                if super::is_here(BACKEND) {
+                    super::adopted(BACKEND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn what_ended_while_the_daemon_was_down_is_known_afterwards() {
+                if super::is_here(BACKEND) {
+                    super::ended_meanwhile(BACKEND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn what_belongs_to_no_deployment_is_removed() {
+                if super::is_here(BACKEND) {
+                    super::orphans(BACKEND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn the_example_with_a_python_tool_runs_where_the_replica_is() {
+                if super::is_here(BACKEND) {
+                    super::python(BACKEND).await;
+                }
+            }
+        }
+    )+};
+}
+
+outside_suite!(process, docker, kubernetes);
+
+/// Asserts how a request ended, and in which of its attempts.
+#[track_caller]
+fn check_ended(rig: &Rig, row: &Value, attempts: u32) {
+    assert_eq!(
+        (&row["status"], &row["attempts"]),
+        (&json!("completed"), &json!(attempts)),
+        "{row}\n{}",
+        rig.served.0.log()
+    );
+}
+
+async fn replica_killed(backend: &'static str) {
+    let rig = Rig::start(backend, "").await;
     let id = rig.slow().await;
     rig.begun(1).await;
-    let running = rig.pids();
-    assert_eq!(running.len(), 1);
-    kill_process(running[0], Signal::KILL).unwrap();
+    let first = rig.running();
+    assert_eq!(first.len(), 1, "{first:?}");
+    rig.kill(&first[0]);
     // The tool is idempotent, so it is run again.
     rig.begun(2).await;
     rig.go();
-    let row = rig.api.ended(&id).await;
-    assert_eq!(
-        (&row["status"], &row["attempts"]),
-        (&json!("completed"), &json!(2)),
-        "{row}\n{}",
-        rig.served.0.log()
-    );
-    assert_ne!(rig.pids(), running);
+    check_ended(&rig, &rig.api.ended(&id).await, 2);
+    rig.until("nothing is left of it", async || {
+        let running = rig.running();
+        running.len() == 1 && running != first
+    })
+    .await;
     assert_no_panic(&rig.served);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_goes_on_in_its_replica_when_the_daemon_is_killed() {
-    let mut rig = settled("process").await;
+async fn killed_under_load(backend: &'static str) {
+    let rig = Rig::with_replicas(backend, "", 2).await;
+    let mut ids = Vec::new();
+    for _ in 0..LOAD {
+        ids.push(rig.slow().await);
+    }
+    rig.begun(LOAD).await;
+    let running = rig.running();
+    assert_eq!(running.len(), 2, "{running:?}");
+    rig.kill(&running[0]);
+    // Those of the other one go on meanwhile.
+    rig.begun(LOAD + 1).await;
+    rig.go();
+    let mut again = 0;
+    for id in &ids {
+        let row = rig.api.ended(id).await;
+        assert_eq!(row["status"], "completed", "{row}\n{}", rig.served.0.log());
+        match row["attempts"].as_u64() {
+            Some(1) => {}
+            Some(2) => again += 1,
+            _ => panic!("{row}"),
+        }
+    }
+    // The load was shared, so some had to go on elsewhere, and some had not.
+    assert!((1..LOAD).contains(&again), "{again} of {LOAD}");
+    assert_eq!(
+        lines_of(&rig.served, "worker", "started").len(),
+        LOAD + again
+    );
+    rig.until("there are two again", async || {
+        let replicas = rig.replicas().await;
+        replicas.len() == 2 && replicas.iter().all(|it| it["state"] == "ready")
+    })
+    .await;
+    assert_no_panic(&rig.served);
+}
+
+async fn adopted(backend: &'static str) {
+    let mut rig = Rig::settled(backend, 2).await;
     let id = rig.slow().await;
     rig.begun(1).await;
-    let running = rig.pids();
+    let first = rig.running();
+    assert_eq!(first.len(), 2, "{first:?}");
     rig.served.0.kill9().unwrap();
-    rig.served.0.restart().await.unwrap();
-    rig.api = Api::of(&rig.served.0);
+    rig.restart().await;
     rig.ready().await;
-    assert_eq!(rig.pids(), running, "{}", rig.served.0.log());
+    assert_eq!(rig.running(), first, "{}", rig.served.0.log());
     rig.go();
-    let row = rig.api.ended(&id).await;
-    assert_eq!(
-        (&row["status"], &row["attempts"]),
-        (&json!("completed"), &json!(1)),
-        "{row}\n{}",
-        rig.served.0.log()
-    );
+    check_ended(&rig, &rig.api.ended(&id).await, 1);
     assert_eq!(lines_of(&rig.served, "worker", "started").len(), 1);
     // It takes new ones.
     let (status, body) = rig.api.ask("worker", &json!({"input": "hello"})).await;
     assert_eq!(status, 200, "{body}");
+    assert_eq!(rig.running(), first, "{}", rig.served.0.log());
     assert_no_panic(&rig.served);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_ended_while_the_daemon_was_down_is_known_afterwards() {
-    let mut rig = settled("process").await;
+async fn ended_meanwhile(backend: &'static str) {
+    let mut rig = Rig::settled(backend, 1).await;
     let id = rig.slow().await;
     rig.begun(1).await;
     rig.served.0.kill9().unwrap();
     rig.go();
-    rig.served.0.restart().await.unwrap();
-    rig.api = Api::of(&rig.served.0);
-    let row = rig.api.ended(&id).await;
-    assert_eq!(
-        (&row["status"], &row["attempts"]),
-        (&json!("completed"), &json!(1)),
-        "{row}\n{}",
-        rig.served.0.log()
-    );
+    rig.restart().await;
+    check_ended(&rig, &rig.api.ended(&id).await, 1);
     assert_eq!(lines_of(&rig.served, "worker", "started").len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn replicas_end_with_the_daemon_and_nothing_of_them_is_left() {
-    let mut rig = Rig::start("process", "").await;
-    let running = rig.pids();
-    assert_eq!(running.len(), 1);
-    rig.served.0.terminate().await.unwrap();
-    assert!(test_kill_process(running[0]).is_err(), "it still runs");
-    let left = std::fs::read_dir(rig.served.0.data_dir().join("replicas")).unwrap();
-    assert_eq!(left.count(), 0);
+async fn orphans(backend: &'static str) {
+    let mut rig = Rig::settled(backend, 1).await;
+    let first = rig.running();
+    rig.served.0.kill9().unwrap();
+    // As a start that was cut short leaves it.
+    let orphan = match backend {
+        "process" => super::processes::plant(&rig, ORPHAN),
+        "docker" => super::containers::plant(&first[0], ORPHAN),
+        _ => super::pods::plant(&rig, ORPHAN).await,
+    };
+    rig.restart().await;
+    rig.ready().await;
+    rig.until("the orphan is gone", async || !orphan.is_there())
+        .await;
+    assert_eq!(rig.running(), first, "{}", rig.served.0.log());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_agent_with_a_container_tool_is_refused_with_the_way_out() {
-    let rig = Rig::start("process", "").await;
-    let dir = rig.served.0.home().join("boxed");
-    std::fs::create_dir_all(&dir).unwrap();
-    let runefile = "name: boxed\nversion: 0.1.0\ninstructions: Answer.\ndefault_model: default\n\
-                    toolset: [rune@docker-exec]\n\
-                    models:\n  providers: [offline]\n  model_mapping: {default: offline}\n";
-    std::fs::write(dir.join("Runefile"), runefile).unwrap();
-    let ran = rig.served.rune(&["run", "boxed"]);
-    let told = format!("{}{}", ran.stdout, ran.stderr);
-    assert!(
-        told.contains("docker-exec") && told.contains("--backend wasm"),
-        "{told}"
-    );
+/// A replica of no deployment; ended when dropped.
+pub(super) struct Orphan {
+    /// Whether it is there; ends it, where it is not to be.
+    pub(super) look: Box<dyn Fn(bool) -> bool + Send + Sync>,
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_asks_for_the_key_of_its_daemon() {
-    let rig = Rig::start("process", "").await;
-    let record: Value = serde_json::from_slice(&std::fs::read(&rig.records()[0]).unwrap()).unwrap();
-    let endpoint = record["endpoint"].as_str().unwrap();
-    let health = reqwest::get(format!("{endpoint}/health")).await.unwrap();
-    assert_eq!(health.status(), 200);
-    for (method, path) in [
-        (reqwest::Method::GET, "/v1/status"),
-        (reqwest::Method::POST, "/v1/run"),
-        (reqwest::Method::POST, "/v1/drain"),
-    ] {
-        let url = format!("{endpoint}{path}");
-        let client = reqwest::Client::new();
-        for bearer in ["", "wrong"] {
-            let asked = client.request(method.clone(), &url).bearer_auth(bearer);
-            assert_eq!(asked.send().await.unwrap().status(), 401, "{path}");
-        }
+impl Orphan {
+    fn is_there(&self) -> bool {
+        (self.look)(false)
     }
-    let internal = format!("{}/internal/v1/engine", rig.served.0.control_plane());
-    let asked = reqwest::Client::new().post(internal).bearer_auth("wrong");
-    assert_eq!(asked.send().await.unwrap().status(), 401);
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        (self.look)(true);
+    }
+}
+
+async fn python(backend: &'static str) {
+    let rig = Rig::start(backend, "").await;
+    let example = root().join("examples/python-tool");
+    rig.served.rune(&["run", example.to_str().unwrap()]).ok();
+    let body = json!({"input": "the quick brown fox", "stream": true});
+    let response = rig.api.invoke("python-tool", &body).send().await.unwrap();
+    let events = Events::of(response).rest().await;
+    let last = events.last().unwrap();
+    assert_eq!(
+        last.data["output"],
+        "Your text has 4 words and 19 characters.",
+        "{events:?}\n{}",
+        rig.served.0.log()
+    );
 }

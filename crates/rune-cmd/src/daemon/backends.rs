@@ -1,0 +1,172 @@
+//! Where replicas run: the backend that was asked for, put together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rune_docker::DockerReplicas;
+use rune_env::Config;
+use rune_replica::DaemonApi;
+use rune_runtime::{LocalBackend, PackageCache, RemoteBackend};
+use tokio::net::TcpListener;
+
+use super::listeners::Listeners;
+use super::node::{Node, Place, hidden, internal_key, own_launcher};
+use super::pods;
+use super::process_backend::ProcessBackend;
+use super::replicas::{Access, Boot};
+use crate::commands::daemon::Backend;
+use crate::context::url_of;
+use crate::failure::{Exit, Failure, Outcome, chain};
+
+/// What runs replicas.
+pub(super) struct Backends {
+    /// For the reconcile loop.
+    pub(super) driven: Arc<dyn rune_backend::Backend>,
+    /// For replicas outside this process.
+    pub(super) outside: Option<Outside>,
+    /// Those that end with this process.
+    pub(super) processes: Option<Arc<ProcessBackend>>,
+}
+
+/// What is served to replicas outside this process.
+pub(super) struct Outside {
+    pub(super) api: DaemonApi,
+    /// Where they reach it, if that is an address of their own.
+    pub(super) listener: Option<TcpListener>,
+}
+
+/// Replicas outside this process.
+struct Platform {
+    backend: Arc<dyn rune_backend::Backend>,
+    /// Where they find the daemon.
+    control_plane: String,
+    listener: Option<TcpListener>,
+}
+
+impl Backends {
+    /// The backend of this name.
+    pub(super) async fn new(
+        backend: Backend,
+        config: &Config,
+        place: &Place,
+        node: &Node,
+        listeners: &Listeners,
+    ) -> Outcome<Self> {
+        let dir = config.storage.data_dir.join("packages");
+        let packages = PackageCache::new(Arc::clone(&node.blobs), dir);
+        let own = || {
+            let own = listeners.control_plane.local_addr();
+            own.map_err(|error| Failure::because("cannot read the own address", &error))
+        };
+        match backend {
+            Backend::Wasm => Ok(Self::local(node, packages)),
+            Backend::Process => Self::processes(config, place, node, packages, url_of(own()?)),
+            Backend::Docker => {
+                let platform = containers(config, node, own()?.port()).await?;
+                Ok(Self::outside(config, node, packages, platform))
+            }
+            Backend::Kubernetes => {
+                let (pods, control_plane) = pods::connect(config, &node.tasks).await?;
+                let platform = Platform {
+                    backend: pods,
+                    control_plane,
+                    listener: Some(for_replicas(config.kubernetes.replica_addr).await?),
+                };
+                Ok(Self::outside(config, node, packages, platform))
+            }
+        }
+    }
+
+    /// Replicas in this process.
+    fn local(node: &Node, packages: PackageCache) -> Self {
+        let loader = Arc::clone(&node.loader);
+        let router = node.router.clone();
+        Self {
+            driven: Arc::new(LocalBackend::new(loader, packages, router)),
+            outside: None,
+            processes: None,
+        }
+    }
+
+    /// Replicas in processes of their own.
+    fn processes(
+        config: &Config,
+        place: &Place,
+        node: &Node,
+        packages: PackageCache,
+        control_plane: String,
+    ) -> Outcome<Self> {
+        let (program, _) = own_launcher()?;
+        let hidden = hidden(config, place);
+        let processes = ProcessBackend::new(program, config, &hidden, node.tasks.clone());
+        let processes = Arc::new(processes);
+        let platform = Platform {
+            backend: Arc::clone(&processes) as _,
+            control_plane,
+            listener: None,
+        };
+        Ok(Self {
+            processes: Some(processes),
+            ..Self::outside(config, node, packages, platform)
+        })
+    }
+
+    /// Replicas of a platform.
+    fn outside(config: &Config, node: &Node, packages: PackageCache, platform: Platform) -> Self {
+        let access = Access {
+            tokens: Arc::clone(&node.tokens),
+            control_plane: platform.control_plane,
+            keys: internal_key(config),
+        };
+        let boot = Boot {
+            config: config.clone(),
+            loader: Arc::clone(&node.loader),
+            packages: packages.clone(),
+        };
+        let driven = RemoteBackend::new(
+            platform.backend,
+            Arc::new(access),
+            Arc::clone(&node.loader),
+            packages,
+            node.router.clone(),
+        );
+        Self {
+            driven: Arc::new(driven),
+            outside: Some(Outside {
+                api: DaemonApi {
+                    engine: node.engine.clone(),
+                    secrets: node.loader.secrets.clone(),
+                    tokens: Arc::clone(&node.tokens),
+                    boot: Arc::new(boot),
+                },
+                listener: platform.listener,
+            }),
+            processes: None,
+        }
+    }
+}
+
+/// Replicas in containers. They reach the daemon at an address in a network of their own, at the port of the control
+/// plane.
+async fn containers(config: &Config, node: &Node, port: u16) -> Outcome<Platform> {
+    let image = config.runtime.replica_image.clone();
+    let containers = DockerReplicas::new(node.docker.clone(), image);
+    let host = containers.host_address().await.map_err(|error| {
+        let why = chain(&error);
+        let message = format!("replicas cannot run in containers: {why}");
+        Failure::new(Exit::Unavailable, message)
+    })?;
+    let addr = SocketAddr::new(host, port);
+    Ok(Platform {
+        backend: Arc::new(containers),
+        control_plane: url_of(addr),
+        listener: Some(for_replicas(addr).await?),
+    })
+}
+
+/// Listens where only replicas are answered.
+async fn for_replicas(addr: SocketAddr) -> Outcome<TcpListener> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|error| Failure::because(format!("cannot listen for replicas at {addr}"), &error))
+}

@@ -1,0 +1,219 @@
+//! What holds in any cluster: that of the test kit, and a real one where `KUBECONFIG` names it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use rune_testkit::TestDaemon;
+use rune_testkit_kubernetes::Kubectl;
+use serde_json::{Value, json};
+
+use super::cluster::{Cluster, NAMESPACE};
+use super::{containers, rig};
+use crate::home::{RUNE, Served};
+use crate::wire::{Api, LIMIT, POLL};
+
+/// An agent whose tools are no processes, so that a node needs nothing for it.
+const RUNEFILE: &str = "name: talker\nversion: 0.1.0\ninstructions: Answer.\ndefault_model: default\n\
+                        toolset: [rune@system-time, rune@file-write, rune@memory-store]\n\
+                        models:\n  providers: [offline]\n  model_mapping: {default: offline}\n";
+
+/// Writes the agent into the home of a daemon, and deploys as many replicas.
+pub(super) fn deploy_talker(served: &Served, replicas: &str) {
+    let dir = served.0.home().join("talker");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("Runefile"), RUNEFILE).unwrap();
+    served.rune(&["run", "talker", "--replicas", replicas]).ok();
+}
+
+/// Where a daemon is tried.
+struct Place {
+    kubeconfig: PathBuf,
+    namespace: String,
+    image: String,
+    /// An address of this machine that pods reach.
+    addr: SocketAddr,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_what_the_cluster_says_in_that_of_the_test_kit() {
+    if !rig::is_here("kubernetes") {
+        return;
+    }
+    let cluster = Cluster::start().await;
+    everything(&Place {
+        kubeconfig: cluster.server.kubeconfig(NAMESPACE).unwrap(),
+        namespace: NAMESPACE.to_owned(),
+        image: containers::image().unwrap().to_owned(),
+        addr: Cluster::address(),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_what_the_cluster_says_in_a_real_one() {
+    match real() {
+        Some(place) => everything(&place).await,
+        #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+        None => eprintln!(
+            "skipped: no cluster; KUBECONFIG names one, RUNE_TEST_KUBERNETES_IMAGE an image that it can run, \
+             RUNE_TEST_KUBERNETES_ADDR an IP:PORT of this machine that its pods reach, and \
+             RUNE_TEST_KUBERNETES_NAMESPACE a namespace (default)"
+        ),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "which cluster there is, is of the machine that runs the tests"
+)]
+fn real() -> Option<Place> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let kubeconfig = variable("KUBECONFIG")?.into();
+    let needed = |name| variable(name).unwrap_or_else(|| panic!("KUBECONFIG needs {name}, too"));
+    let namespace = variable("RUNE_TEST_KUBERNETES_NAMESPACE");
+    Some(Place {
+        kubeconfig,
+        namespace: namespace.unwrap_or_else(|| "default".to_owned()),
+        image: needed("RUNE_TEST_KUBERNETES_IMAGE"),
+        addr: needed("RUNE_TEST_KUBERNETES_ADDR").parse().unwrap(),
+    })
+}
+
+/// A pod, as `kubectl` has it.
+struct Pod {
+    name: String,
+    replica: String,
+    is_ready: bool,
+}
+
+struct Judge {
+    kubectl: Kubectl,
+    namespace: String,
+}
+
+impl Judge {
+    async fn ok(&self, args: &[&str]) -> String {
+        let args = [&["--namespace", &self.namespace], args].concat();
+        let output = self.kubectl.run(&args).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The pods of a daemon, without those that are being deleted.
+    async fn pods(&self, daemon: &str) -> Vec<Pod> {
+        let label = format!("--selector=rune.daemon={daemon}");
+        let said = self.ok(&["get", "pods", &label, "-o", "json"]).await;
+        let list: Value = serde_json::from_str(&said).unwrap();
+        let pods = list["items"].as_array().unwrap().iter();
+        let pods = pods.filter(|pod| pod["metadata"].get("deletionTimestamp").is_none());
+        pods.map(|pod| Pod {
+            name: pod["metadata"]["name"].as_str().unwrap().to_owned(),
+            replica: pod["metadata"]["labels"]["rune.replica"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+            is_ready: pod["status"]["containerStatuses"][0]["ready"] == true,
+        })
+        .collect()
+    }
+}
+
+async fn everything(place: &Place) {
+    let Some(kubectl) = Kubectl::find(place.kubeconfig.clone()).unwrap() else {
+        return;
+    };
+    let judge = Judge {
+        kubectl,
+        namespace: place.namespace.clone(),
+    };
+    let daemon = TestDaemon::builder(RUNE)
+        .arg("--backend")
+        .arg("kubernetes")
+        .arg("--k8s-namespace")
+        .arg(&place.namespace)
+        .env("RUNE_KUBECONFIG", &place.kubeconfig)
+        .env("RUNE_KUBERNETES_REPLICA_ADDR", place.addr.to_string())
+        .env(
+            "RUNE_KUBERNETES_DAEMON_URL",
+            format!("http://{}", place.addr),
+        )
+        .env("RUNE_REPLICA_IMAGE", &place.image);
+    let served = Served(daemon.start().await.unwrap());
+    let id = std::fs::read_to_string(served.0.data_dir().join("daemon.id")).unwrap();
+    let id = id.trim();
+    deploy_talker(&served, "2");
+    let api = Api::of(&served.0);
+    let hello = json!({"input": "hello"});
+    let (status, body) = api.ask("talker", &hello).await;
+    assert_eq!(
+        (status, &body["output"]),
+        (200, &json!("Echo: hello")),
+        "{body}"
+    );
+    agree(&judge, &served, id).await;
+
+    let pods = judge.pods(id).await;
+    let (gone, replica) = (pods[0].name.clone(), pods[0].replica.clone());
+    let described = judge.ok(&["describe", "pod", &gone]).await;
+    assert!(described.contains("rune.agent=talker"), "{described}");
+    let log = judge.ok(&["logs", &gone]).await;
+    let own = served.rune(&["agent", "logs", "talker"]).ok();
+    let last = log.lines().rfind(|line| line.contains("ready")).unwrap();
+    let last: String = last.chars().filter(char::is_ascii_graphic).collect();
+    let own: String = own.chars().filter(char::is_ascii_graphic).collect();
+    assert!(own.contains(&last), "{last}\n{own}");
+
+    judge.ok(&["delete", "pod", &gone, "--wait=false"]).await;
+    // Nobody who asks notices.
+    for _ in 0..20 {
+        let (status, body) = api.ask("talker", &hello).await;
+        assert_eq!(status, 200, "{body}\n{}", served.0.log());
+    }
+    until(&served, "another pod took its place", async || {
+        let pods = judge.pods(id).await;
+        let ready = pods.iter().filter(|pod| pod.is_ready).count();
+        ready == 2 && pods.iter().all(|pod| pod.replica != replica)
+    })
+    .await;
+    agree(&judge, &served, id).await;
+
+    served.rune(&["agent", "stop", "talker"]).ok();
+    until(&served, "no pod is left", async || {
+        judge.pods(id).await.is_empty()
+    })
+    .await;
+}
+
+/// Waits until the daemon and the cluster name the same replicas, all of them ready.
+async fn agree(judge: &Judge, served: &Served, daemon: &str) {
+    until(served, "the daemon and the cluster agree", async || {
+        let url = format!("{}/v1/replicas", served.0.control_plane());
+        let page: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        let rows = page["items"].as_array().unwrap();
+        let believed: BTreeSet<&str> = rows
+            .iter()
+            .filter(|row| row["state"] == "ready" && row["backend"] == "kubernetes")
+            .map(|row| row["id"].as_str().unwrap())
+            .collect();
+        let pods = judge.pods(daemon).await;
+        let seen: BTreeSet<&str> = pods
+            .iter()
+            .filter(|pod| pod.is_ready)
+            .map(|pod| pod.replica.as_str())
+            .collect();
+        believed == seen && seen.len() == 2 && pods.len() == 2 && rows.len() == 2
+    })
+    .await;
+}
+
+async fn until(served: &Served, what: &str, is: impl AsyncFn() -> bool) {
+    let reached = async {
+        while !is().await {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let reached = tokio::time::timeout(LIMIT, reached).await;
+    assert!(reached.is_ok(), "not so: {what}\n{}", served.0.log());
+}

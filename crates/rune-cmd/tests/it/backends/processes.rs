@@ -1,0 +1,86 @@
+//! Replicas in processes of their own.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::{Value, json};
+
+use super::outside::Orphan;
+use super::rig::Rig;
+
+/// A process with the record of a replica, beside those of a daemon that is down.
+pub(super) fn plant(rig: &Rig, id: &str) -> Orphan {
+    let child = Command::new("sleep").arg("600").process_group(0).spawn();
+    let mut child = child.unwrap();
+    let pid = Pid::from_child(&child);
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let began: u64 = fields.split(' ').nth(19).unwrap().parse().unwrap();
+    let record = rig.records()[0].with_file_name(format!("{id}.json"));
+    let value = json!({"pid": child.id(), "began": began, "endpoint": null});
+    std::fs::write(&record, value.to_string()).unwrap();
+    std::thread::spawn(move || child.wait());
+    let look = move |end: bool| {
+        if end {
+            // It may have ended by now.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        record.exists() || test_kill_process(pid).is_ok()
+    };
+    Orphan {
+        look: Box::new(look),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_end_with_the_daemon_and_nothing_of_them_is_left() {
+    let mut rig = Rig::start("process", "").await;
+    let running = rig.pids();
+    assert_eq!(running.len(), 1);
+    rig.served.0.terminate().await.unwrap();
+    assert!(test_kill_process(running[0]).is_err(), "it still runs");
+    let left = std::fs::read_dir(rig.served.0.data_dir().join("replicas")).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_with_a_container_tool_is_refused_with_the_way_out() {
+    let rig = Rig::start("process", "").await;
+    let dir = rig.served.0.home().join("boxed");
+    std::fs::create_dir_all(&dir).unwrap();
+    let runefile = "name: boxed\nversion: 0.1.0\ninstructions: Answer.\ndefault_model: default\n\
+                    toolset: [rune@docker-exec]\n\
+                    models:\n  providers: [offline]\n  model_mapping: {default: offline}\n";
+    std::fs::write(dir.join("Runefile"), runefile).unwrap();
+    let ran = rig.served.rune(&["run", "boxed"]);
+    let told = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(
+        told.contains("docker-exec") && told.contains("--backend wasm"),
+        "{told}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_asks_for_the_key_of_its_daemon() {
+    let rig = Rig::start("process", "").await;
+    let record: Value = serde_json::from_slice(&std::fs::read(&rig.records()[0]).unwrap()).unwrap();
+    let endpoint = record["endpoint"].as_str().unwrap();
+    let health = reqwest::get(format!("{endpoint}/health")).await.unwrap();
+    assert_eq!(health.status(), 200);
+    for (method, path) in [
+        (reqwest::Method::GET, "/v1/status"),
+        (reqwest::Method::POST, "/v1/run"),
+        (reqwest::Method::POST, "/v1/drain"),
+    ] {
+        let url = format!("{endpoint}{path}");
+        let client = reqwest::Client::new();
+        for bearer in ["", "wrong"] {
+            let asked = client.request(method.clone(), &url).bearer_auth(bearer);
+            assert_eq!(asked.send().await.unwrap().status(), 401, "{path}");
+        }
+    }
+    let internal = format!("{}/internal/v1/engine", rig.served.0.control_plane());
+    let asked = reqwest::Client::new().post(internal).bearer_auth("wrong");
+    assert_eq!(asked.send().await.unwrap().status(), 401);
+}

@@ -1,0 +1,283 @@
+//! A daemon with one agent on one backend, and what runs its replicas.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use rune_testkit::{TestDaemon, TestDaemonBuilder};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use super::cluster::Cluster;
+use super::containers;
+use crate::home::{RUNE, Served};
+use crate::wire::{Api, Event, Events, LIMIT, POLL, answer, lines_of};
+
+const RUNEFILE: &str = "name: worker\nversion: 0.1.0\ninstructions: Answer.\ndefault_model: default\n\
+                        toolset: [mark, slow, reveal, ask, rune@memory-store, rune@memory-recall, rune@agent-send, rune@agent-list, \
+                        rune@schedule-create, rune@event-publish]\n\
+                        policy: {ask: [ask]}\n\
+                        models:\n  providers: [offline]\n  model_mapping: {default: offline}\n";
+
+/// Tools: name, more of the description, script.
+const TOOLS: [(&str, &str, &str); 4] = [
+    (
+        "mark",
+        "capabilities: [filesystem]\n",
+        "echo \"$RUNE_REQUEST_ID\" >> marks\necho '\"marked\"'\n",
+    ),
+    (
+        "slow",
+        "capabilities: [filesystem]\ntimeout_ms: 60000\nidempotent: true\n",
+        "echo up >> started\nn=0\nwhile [ ! -e go ] && [ $n -lt 500 ]; do sleep 0.1; n=$((n+1)); done\necho '\"slept\"'\n",
+    ),
+    (
+        "reveal",
+        "capabilities: [\"secret:TOKEN\"]\n",
+        "printf '{\"length\": %s}' \"${#TOKEN}\"\n",
+    ),
+    (
+        "ask",
+        "capabilities: [filesystem]\n",
+        "echo \"$RUNE_REQUEST_ID\" >> asked\necho '\"done\"'\n",
+    ),
+];
+
+/// A daemon with one agent on one backend.
+pub(super) struct Rig {
+    pub(super) served: Served,
+    pub(super) api: Api,
+    backend: &'static str,
+    /// What everything of it is labelled with in Docker Engine.
+    label: OnceLock<String>,
+    /// Where the pods are.
+    pub(super) cluster: Option<Cluster>,
+}
+
+/// Whether this machine has what a backend needs; says what is missing.
+pub(super) fn is_here(backend: &str) -> bool {
+    match backend {
+        "docker" => containers::image().is_some(),
+        "kubernetes" => containers::image().is_some() && Cluster::is_here(),
+        _ => true,
+    }
+}
+
+impl Rig {
+    /// An agent on a backend, with more in its Runefile.
+    pub(super) async fn start(backend: &'static str, more: &str) -> Self {
+        Self::with_replicas(backend, more, 1).await
+    }
+
+    /// As many replicas of it.
+    pub(super) async fn with_replicas(backend: &'static str, more: &str, replicas: u32) -> Self {
+        let rig = Self::daemon(backend, TestDaemon::builder(RUNE)).await;
+        rig.deploy(more, replicas).await;
+        rig
+    }
+
+    /// An agent whose daemon has its control plane where it was after a restart.
+    pub(super) async fn settled(backend: &'static str, replicas: u32) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = free.local_addr().unwrap().to_string();
+        drop(free);
+        let builder = TestDaemon::builder(RUNE)
+            .arg("--control-plane-addr")
+            .arg(addr)
+            .env("RUST_LOG", "info,rune_runtime=debug");
+        let rig = Self::daemon(backend, builder).await;
+        rig.deploy("", replicas).await;
+        rig
+    }
+
+    /// A daemon without an agent.
+    pub(super) async fn daemon(backend: &'static str, builder: TestDaemonBuilder) -> Self {
+        let cluster = match backend {
+            "kubernetes" => Some(Cluster::start().await),
+            _ => None,
+        };
+        let builder = builder.arg("--backend").arg(backend);
+        let builder = match (backend, &cluster) {
+            (_, Some(cluster)) => cluster.configure(builder),
+            ("docker", None) => builder.env("RUNE_REPLICA_IMAGE", containers::image().unwrap()),
+            _ => builder,
+        };
+        let served = Served(builder.start().await.unwrap());
+        if let Some(cluster) = &cluster {
+            // What pods have of the workspaces is where the workspaces of other backends are.
+            let dir = served.0.data_dir().join("workspaces");
+            std::os::unix::fs::symlink(cluster.workspaces(), dir).unwrap();
+        }
+        let api = Api::of(&served.0);
+        Self {
+            served,
+            api,
+            backend,
+            label: OnceLock::new(),
+            cluster,
+        }
+    }
+
+    async fn deploy(&self, more: &str, replicas: u32) {
+        let dir = self.served.0.home().join("worker");
+        std::fs::create_dir_all(dir.join("tools")).unwrap();
+        std::fs::write(dir.join("Runefile"), format!("{RUNEFILE}{more}")).unwrap();
+        for (name, yaml, script) in TOOLS {
+            let head = format!("name: {name}\ndescription: A tool.\nmodule: tools/{name}.sh\n");
+            std::fs::write(dir.join(format!("tools/{name}.yaml")), head + yaml).unwrap();
+            std::fs::write(dir.join(format!("tools/{name}.sh")), script).unwrap();
+        }
+        let command = self.served.command(&["secret", "set", "TOKEN"]);
+        crate::home::Ran::with_input(command, "a-long-secret").ok();
+        let replicas = replicas.to_string();
+        self.served
+            .rune(&["run", "worker", "--replicas", &replicas])
+            .ok();
+        self.ready().await;
+        if self.backend == "docker" {
+            let label = containers::label_of(&self.running()[0]);
+            self.label.get_or_init(|| label);
+        }
+    }
+
+    /// Starts the daemon again, however it ended.
+    pub(super) async fn restart(&mut self) {
+        self.served.0.restart().await.unwrap();
+        self.api = Api::of(&self.served.0);
+    }
+
+    /// Waits until the deployment has as many replicas as it wants.
+    pub(super) async fn ready(&self) {
+        let waiting = async {
+            loop {
+                let (status, agent) = answer(self.api.get("/v1/agents/worker")).await.unwrap();
+                if status == 200 && agent["state"] == "ready" {
+                    return;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let ready = tokio::time::timeout(LIMIT, waiting).await;
+        assert!(ready.is_ok(), "{}", self.served.0.log());
+    }
+
+    pub(super) async fn tool(&self, tool: &str, input: Value) -> Vec<Event> {
+        let body = json!({"input": format!("/tool {tool} {input}"), "stream": true});
+        let response = self.api.invoke("worker", &body).send().await.unwrap();
+        Events::of(response).rest().await
+    }
+
+    /// What a tool answers that must work.
+    pub(super) async fn output(&self, tool: &str, input: Value) -> Value {
+        let events = self.tool(tool, input).await;
+        let done = events.iter().find(|event| event.name == "tool_done");
+        assert!(
+            done.is_some_and(|done| done.data["error"].is_null()),
+            "{events:?}\n{}",
+            self.served.0.log()
+        );
+        done.unwrap().data["output"].clone()
+    }
+
+    pub(super) async fn slow(&self) -> String {
+        self.api.start("worker", "/tool slow {}").await
+    }
+
+    /// Waits until the slow tool has begun so often.
+    pub(super) async fn begun(&self, times: usize) {
+        let begun = async {
+            while lines_of(&self.served, "worker", "started").len() < times {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let begun = tokio::time::timeout(LIMIT, begun).await;
+        assert!(begun.is_ok(), "{}", self.served.0.log());
+    }
+
+    /// Lets the slow tool end.
+    pub(super) fn go(&self) {
+        let dir = self.served.0.data_dir().join("workspaces/dev/worker");
+        std::fs::write(dir.join("go"), "").unwrap();
+    }
+
+    /// What its replicas are on their platform, sorted: processes, or containers.
+    pub(super) fn running(&self) -> Vec<String> {
+        let mut running = match self.backend {
+            "process" => {
+                let pids = self.pids().into_iter();
+                pids.map(|pid| pid.as_raw_nonzero().to_string()).collect()
+            }
+            _ => containers::of_agent(&self.served.0.data_dir()),
+        };
+        running.sort();
+        running
+    }
+
+    /// Kills what a replica is.
+    pub(super) fn kill(&self, running: &str) {
+        if self.backend == "process" {
+            let pid = Pid::from_raw(running.parse().unwrap()).unwrap();
+            kill_process(pid, Signal::KILL).unwrap();
+            return;
+        }
+        let killed = Command::new("docker")
+            .args(["kill", "--signal", "KILL", running])
+            .output();
+        let killed = killed.unwrap();
+        assert!(killed.status.success(), "{killed:?}");
+    }
+
+    /// Waits until something holds.
+    pub(super) async fn until(&self, what: &str, is: impl AsyncFn() -> bool) {
+        let reached = async {
+            while !is().await {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let reached = tokio::time::timeout(LIMIT, reached).await;
+        assert!(reached.is_ok(), "not so: {what}\n{}", self.served.0.log());
+    }
+
+    /// What the daemon knows of the processes of its replicas.
+    pub(super) fn records(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.served.0.data_dir().join("replicas"));
+        let paths = entries
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().path());
+        paths
+            .filter(|path| path.extension().is_some_and(|it| it == "json"))
+            .collect()
+    }
+
+    /// The processes of its replicas.
+    pub(super) fn pids(&self) -> Vec<Pid> {
+        let records = self.records().into_iter();
+        let pids = records.filter_map(|record| {
+            let record: Value = serde_json::from_slice(&std::fs::read(record).ok()?).ok()?;
+            Pid::from_raw(i32::try_from(record["pid"].as_i64()?).ok()?)
+        });
+        pids.collect()
+    }
+
+    pub(super) async fn replicas(&self) -> Vec<Value> {
+        let url = format!("{}/v1/replicas", self.served.0.control_plane());
+        let page: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        page["items"].as_array().unwrap().clone()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // Whether it still runs or not.
+        let _ = self.served.0.kill9();
+        for pid in self.pids() {
+            // It may have ended by now.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        if let Some(label) = self.label.get() {
+            containers::remove(label);
+        }
+    }
+}
