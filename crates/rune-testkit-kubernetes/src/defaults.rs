@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 use crate::object::{self, list, set_default, text};
 use crate::resource::Resource;
 
+/// The class of volumes of claims that name none.
+pub(crate) const STORAGE_CLASS: &str = "standard";
+
 /// Fills in defaults of a new or changed object.
 pub(crate) fn apply(resource: &Resource, object: &mut Value) {
     match resource.plural {
@@ -21,6 +24,12 @@ pub(crate) fn apply(resource: &Resource, object: &mut Value) {
             set_default(object, &["spec", "revisionHistoryLimit"], 10);
             let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}});
             set_default(object, &["spec", "updateStrategy"], rolling);
+            let policy = ["spec", "persistentVolumeClaimRetentionPolicy"];
+            let kept = json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
+            set_default(object, &policy, kept);
+            if let Some(spec) = object.get_mut("spec") {
+                items(spec, "volumeClaimTemplates").for_each(claim);
+            }
             set_default(object, &["status", "replicas"], 0);
         }
         "deployments" => {
@@ -43,7 +52,12 @@ pub(crate) fn apply(resource: &Resource, object: &mut Value) {
         }
         "services" => service(object),
         "persistentvolumeclaims" => {
+            claim(object);
+            set_default(object, &["spec", "storageClassName"], STORAGE_CLASS);
+        }
+        "persistentvolumes" => {
             set_default(object, &["spec", "volumeMode"], "Filesystem");
+            set_default(object, &["spec", "persistentVolumeReclaimPolicy"], "Retain");
             set_default(object, &["status", "phase"], "Pending");
         }
         "roles" | "clusterroles" => set_default(object, &["rules"], json!([])),
@@ -66,6 +80,11 @@ fn pod_spec(object: &mut Value, path: &[&str]) {
         }
     }
     *object::map(object, path) = std::mem::take(object::map(&mut spec, &[]));
+}
+
+fn claim(claim: &mut Value) {
+    set_default(claim, &["spec", "volumeMode"], "Filesystem");
+    set_default(claim, &["status", "phase"], "Pending");
 }
 
 fn items<'a>(object: &'a mut Value, field: &str) -> impl Iterator<Item = &'a mut Value> {

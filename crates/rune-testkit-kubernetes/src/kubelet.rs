@@ -3,7 +3,6 @@
 mod config;
 mod container;
 mod docker;
-mod events;
 mod pod;
 mod probe;
 mod runtime;

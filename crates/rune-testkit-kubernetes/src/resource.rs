@@ -84,7 +84,7 @@ const fn resource<T: k8s_openapi::Resource + Serialize + DeserializeOwned>(
 }
 
 /// Every kind, by group.
-pub(crate) static RESOURCES: [Resource; 20] = [
+pub(crate) static RESOURCES: [Resource; 21] = [
     resource::<core::Namespace>("namespace", &["ns"], false, true),
     resource::<core::Node>("node", &["no"], false, true),
     resource::<core::Pod>("pod", &["po"], true, true),
@@ -93,6 +93,7 @@ pub(crate) static RESOURCES: [Resource; 20] = [
     resource::<core::Secret>("secret", &[], true, false),
     resource::<core::ServiceAccount>("serviceaccount", &["sa"], true, false),
     resource::<core::PersistentVolumeClaim>("persistentvolumeclaim", &["pvc"], true, true),
+    resource::<core::PersistentVolume>("persistentvolume", &["pv"], false, true),
     resource::<core::Event>("event", &["ev"], true, false),
     resource::<core::Endpoints>("endpoints", &["ep"], true, false),
     resource::<apps::StatefulSet>("statefulset", &["sts"], true, true),

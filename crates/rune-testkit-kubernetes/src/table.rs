@@ -68,9 +68,24 @@ fn columns(resource: &Resource) -> &'static [(&'static str, u8)] {
             ("IP", 1),
             ("Node", 1),
         ],
-        "namespaces" | "nodes" | "persistentvolumeclaims" => {
-            &[("Name", 0), ("Status", 0), ("Age", 0)]
-        }
+        "namespaces" | "nodes" => &[("Name", 0), ("Status", 0), ("Age", 0)],
+        "persistentvolumeclaims" => &[
+            ("Name", 0),
+            ("Status", 0),
+            ("Volume", 0),
+            ("Capacity", 0),
+            ("StorageClass", 0),
+            ("Age", 0),
+        ],
+        "persistentvolumes" => &[
+            ("Name", 0),
+            ("Capacity", 0),
+            ("Status", 0),
+            ("Claim", 0),
+            ("StorageClass", 0),
+            ("Age", 0),
+        ],
+        "endpoints" => &[("Name", 0), ("Endpoints", 0), ("Age", 0)],
         "services" => &[
             ("Name", 0),
             ("Type", 0),
@@ -121,7 +136,28 @@ fn cells(resource: &Resource, object: &Value) -> Vec<Value> {
                 at("/spec/nodeName"),
             ]
         }
-        "namespaces" | "persistentvolumeclaims" => vec![name(), at("/status/phase"), age()],
+        "namespaces" => vec![name(), at("/status/phase"), age()],
+        "persistentvolumeclaims" => vec![
+            name(),
+            at("/status/phase"),
+            at("/spec/volumeName"),
+            at("/status/capacity/storage"),
+            at("/spec/storageClassName"),
+            age(),
+        ],
+        "persistentvolumes" => {
+            let claim = text(object, "/spec/claimRef/namespace");
+            let claim = format!("{claim}/{}", text(object, "/spec/claimRef/name"));
+            vec![
+                name(),
+                at("/spec/capacity/storage"),
+                at("/status/phase"),
+                json!(claim),
+                at("/spec/storageClassName"),
+                age(),
+            ]
+        }
+        "endpoints" => vec![name(), json!(endpoints(object)), age()],
         "nodes" => vec![name(), json!("Ready"), age()],
         "services" => {
             let ports: Vec<String> = list(object, "/spec/ports")
@@ -159,6 +195,21 @@ fn cells(resource: &Resource, object: &Value) -> Vec<Value> {
         }
         "leases" => vec![name(), at("/spec/holderIdentity"), age()],
         _ => vec![name(), age()],
+    }
+}
+
+/// The addresses with their ports that are ready.
+fn endpoints(object: &Value) -> String {
+    let mut shown = Vec::new();
+    for subset in list(object, "/subsets") {
+        for address in list(subset, "/addresses") {
+            let ports = list(subset, "/ports").iter();
+            shown.extend(ports.map(|port| format!("{}:{}", text(address, "/ip"), port["port"])));
+        }
+    }
+    match shown.is_empty() {
+        true => "<none>".to_owned(),
+        false => shown.join(","),
     }
 }
 

@@ -14,12 +14,16 @@ pub(crate) fn check(resource: &Resource, object: &Value, before: Option<&Value>)
     metadata(resource, object, &mut problems);
     match resource.plural {
         "pods" => {
-            pod_spec(object.pointer("/spec"), "spec", &mut problems);
+            pod_spec(object.pointer("/spec"), &[], "spec", &mut problems);
             if let Some(before) = before {
                 pod_change(before, object, &mut problems);
             }
         }
-        "statefulsets" | "deployments" => workload(object, before, &mut problems),
+        "deployments" => workload(object, before, &mut problems),
+        "statefulsets" => {
+            workload(object, before, &mut problems);
+            stateful(object, before, &mut problems);
+        }
         "secrets" | "configmaps" => {
             let immutable = before.is_some_and(|b| b.get("immutable") == Some(&Value::Bool(true)));
             let same = |field: &str| before.and_then(|b| b.get(field)) == object.get(field);
@@ -100,7 +104,8 @@ fn metadata(resource: &Resource, object: &Value, problems: &mut Vec<Problem>) {
     }
 }
 
-fn pod_spec(spec: Option<&Value>, path: &str, problems: &mut Vec<Problem>) {
+/// Checks a pod's specification; `claims` are volumes that come with it.
+fn pod_spec(spec: Option<&Value>, claims: &[Value], path: &str, problems: &mut Vec<Problem>) {
     let spec = spec.unwrap_or(&Value::Null);
     let containers = list(spec, "/containers");
     if containers.is_empty() {
@@ -109,6 +114,7 @@ fn pod_spec(spec: Option<&Value>, path: &str, problems: &mut Vec<Problem>) {
     let volumes: BTreeSet<&str> = list(spec, "/volumes")
         .iter()
         .map(|volume| text(volume, "/name"))
+        .chain(claims.iter().map(object::name))
         .collect();
     let mut names = BTreeSet::new();
     for (kind, containers) in [
@@ -224,7 +230,8 @@ fn pod_change(before: &Value, after: &Value, problems: &mut Vec<Problem>) {
 
 fn workload(object: &Value, before: Option<&Value>, problems: &mut Vec<Problem>) {
     let template = object.pointer("/spec/template/spec");
-    pod_spec(template, "spec.template.spec", problems);
+    let claims = list(object, "/spec/volumeClaimTemplates");
+    pod_spec(template, claims, "spec.template.spec", problems);
     let selector = object.pointer("/spec/selector/matchLabels");
     let labels = object.pointer("/spec/template/metadata/labels");
     let wanted = selector.and_then(Value::as_object);
@@ -240,6 +247,58 @@ fn workload(object: &Value, before: Option<&Value>, problems: &mut Vec<Problem>)
     let of = |o: &Value| o.pointer("/spec/selector").cloned();
     if before.is_some_and(|before| of(before) != of(object)) {
         problems.push(Problem::invalid("spec.selector", "", "field is immutable"));
+    }
+}
+
+/// What of a stateful set cannot be changed, and what this server does not have.
+fn stateful(object: &Value, before: Option<&Value>, problems: &mut Vec<Problem>) {
+    let fixed = |set: &Value| {
+        let mut spec = set.get("spec").cloned().unwrap_or_default();
+        for field in [
+            "replicas",
+            "ordinals",
+            "template",
+            "updateStrategy",
+            "persistentVolumeClaimRetentionPolicy",
+            "minReadySeconds",
+            "revisionHistoryLimit",
+        ] {
+            object::remove(&mut spec, &[field]);
+        }
+        spec
+    };
+    if before.is_some_and(|before| fixed(before) != fixed(object)) {
+        let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', \
+                   'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+        problems.push(Problem::forbidden("spec", why));
+    }
+    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_u64);
+    let policy = "/spec/persistentVolumeClaimRetentionPolicy";
+    let deletes = |when: &str| text(object, &format!("{policy}/{when}")) == "Delete";
+    for (is_asked, field) in [
+        (
+            number("/spec/updateStrategy/rollingUpdate/partition").is_some_and(|n| n > 0),
+            "spec.updateStrategy.rollingUpdate.partition",
+        ),
+        (
+            number("/spec/ordinals/start").is_some_and(|n| n > 0),
+            "spec.ordinals.start",
+        ),
+        (
+            number("/spec/minReadySeconds").is_some_and(|n| n > 0),
+            "spec.minReadySeconds",
+        ),
+        (
+            deletes("whenDeleted") || deletes("whenScaled"),
+            "spec.persistentVolumeClaimRetentionPolicy",
+        ),
+    ] {
+        if is_asked {
+            problems.push(Problem::forbidden(
+                field,
+                "the controllers of this test kit do not have it",
+            ));
+        }
     }
 }
 

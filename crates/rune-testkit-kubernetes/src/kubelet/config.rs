@@ -1,7 +1,7 @@
 //! What a container gets from its pod: its environment and its volumes, with every reference looked up.
 
 use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -48,10 +48,13 @@ impl Volumes {
             let volume = volumes.iter().find(|volume| text(volume, "/name") == name);
             let volume = volume.ok_or_else(|| format!("there is no volume {name}"))?;
             let source = self.make(cluster, pod, name, volume)?;
+            let is_set = |of: &Value| of.get("readOnly") == Some(&Value::Bool(true));
+            let read_only =
+                is_set(mount) || volume.get("persistentVolumeClaim").is_some_and(is_set);
             mounts.push(Mount {
                 source: part(source, text(mount, "/subPath"))?,
                 target: text(mount, "/mountPath").to_owned(),
-                read_only: mount.get("readOnly") == Some(&Value::Bool(true)),
+                read_only,
             });
         }
         Ok(mounts)
@@ -88,10 +91,15 @@ impl Volumes {
         Ok(dir)
     }
 
-    /// The volume of a claim, which outlives the pods that mount it.
+    /// The volume of a claim, which outlives the pods that mount it: the one that it is bound to, else the node's own.
     fn claimed(&self, cluster: &Cluster, pod: &Value, claim: &str) -> Result<PathBuf, String> {
-        lookup(cluster, pod, "persistentvolumeclaims", claim)?;
-        let dir = self.claimed.clone().ok_or("this node has no volumes")?;
+        let found = lookup(cluster, pod, "persistentvolumeclaims", claim)?;
+        let bound = text(&found, "/spec/volumeName");
+        if !bound.is_empty() {
+            return volume(cluster, pod, bound);
+        }
+        let dir = self.claimed.clone();
+        let dir = dir.ok_or_else(|| format!("persistentvolumeclaim \"{claim}\" is not bound"))?;
         part(dir, &format!("{}/{claim}", object::namespace(pod)))
     }
 }
@@ -107,6 +115,26 @@ fn part(mut dir: PathBuf, path: &str) -> Result<PathBuf, String> {
         }
     }
     Ok(dir)
+}
+
+/// The directory of a volume, which belongs to the group of the pod's volumes.
+fn volume(cluster: &Cluster, pod: &Value, name: &str) -> Result<PathBuf, String> {
+    let volumes = named("persistentvolumes").ok_or("there is no such kind")?;
+    let found = cluster.store().get(&Key::new(volumes, "", name)).cloned();
+    let path = found.map(|found| PathBuf::from(text(&found, "/spec/hostPath/path")));
+    let path = path.ok_or_else(|| format!("persistentvolume \"{name}\" not found"))?;
+    let group = pod.pointer("/spec/securityContext/fsGroup");
+    let group = group
+        .and_then(Value::as_u64)
+        .and_then(|group| u32::try_from(group).ok());
+    if let Some(group) = group {
+        // Only root can give it away; others open it for everybody.
+        match chown(&path, None, Some(group)) {
+            Ok(()) => open(&path, 0o2775)?,
+            Err(_) => open(&path, 0o777)?,
+        }
+    }
+    Ok(path)
 }
 
 /// Writes the keys of a secret or a config map as files, all or those that are listed.

@@ -86,6 +86,10 @@ impl DockerPods {
             let group = security("runAsGroup").and_then(Value::as_u64);
             flag("--user", format!("{user}:{}", group.unwrap_or(user)));
         }
+        // The group of the pod's volumes.
+        if let Some(group) = pod.pointer("/spec/securityContext/fsGroup") {
+            flag("--group-add", group.to_string());
+        }
         for capability in list(container, "/securityContext/capabilities/drop") {
             flag(
                 "--cap-drop",

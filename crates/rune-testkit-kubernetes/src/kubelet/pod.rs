@@ -7,12 +7,13 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::NodeConfig;
 use super::config::Volumes;
 use super::container::{Kind, run_container};
 use super::runtime::PodRuntime;
 use super::status::{self, ContainerState};
-use super::{NodeConfig, events};
 use crate::cluster::Cluster;
+use crate::events::{self, Level};
 use crate::garbage::{self, DeleteOptions};
 use crate::object::{self, list};
 use crate::resource::named;
@@ -128,11 +129,16 @@ impl PodTask {
     }
 
     pub(super) fn warn(&self, reason: &str, message: &str) {
-        events::note(&self.cluster, &self.pod, "Warning", reason, message);
+        self.note(Level::Warning, reason, message);
     }
 
     pub(super) fn tell(&self, reason: &str, message: &str) {
-        events::note(&self.cluster, &self.pod, "Normal", reason, message);
+        self.note(Level::Normal, reason, message);
+    }
+
+    fn note(&self, level: Level, reason: &str, message: &str) {
+        let mut store = self.cluster.store();
+        events::note(&mut store, &self.pod, "kubelet", level, reason, message);
     }
 
     fn publish(&self) {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{NodeConfig, events, status};
+use super::{NodeConfig, status};
 use crate::cluster::Cluster;
+use crate::events::{self, Level};
 use crate::object::{self, list, text};
 use crate::resource::{Resource, named};
 use crate::store::{Key, Store};
@@ -36,14 +37,23 @@ pub(super) fn place(cluster: &Cluster, node: &NodeConfig) {
         if placed == *pod {
             continue;
         }
-        cluster.store().put(key, placed);
-        match refusal {
+        let (level, reason, message) = match refusal {
             None => {
                 let message = format!("Successfully assigned to {}", node.name);
-                events::note(cluster, &pod, "Normal", "Scheduled", &message);
+                (Level::Normal, "Scheduled", message)
             }
-            Some(why) => events::note(cluster, &pod, "Warning", "FailedScheduling", &why),
-        }
+            Some(why) => (Level::Warning, "FailedScheduling", why),
+        };
+        let mut store = cluster.store();
+        store.put(key, placed);
+        events::note(
+            &mut store,
+            &pod,
+            "default-scheduler",
+            level,
+            reason,
+            &message,
+        );
     }
 }
 
@@ -62,6 +72,12 @@ fn refusal(store: &Store, pods: &Resource, pod: &Value, node: &NodeConfig) -> Op
         let why = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.";
         return Some(why.to_owned());
     }
+    // A node that has volumes of claims itself waits for nobody to bind them.
+    if node.volumes.is_none()
+        && let Some(why) = unbound(store, pod)
+    {
+        return Some(why);
+    }
     let room = [
         ("cpu", u128::from(node.cpus) * 1000),
         ("memory", u128::from(node.memory_mib) * (1000 << 20)),
@@ -77,6 +93,22 @@ fn refusal(store: &Store, pods: &Resource, pod: &Value, node: &NodeConfig) -> Op
         }
     }
     None
+}
+
+/// Which of the pod's volumes is not there yet.
+fn unbound(store: &Store, pod: &Value) -> Option<String> {
+    let claims = named("persistentvolumeclaims")?;
+    let volumes = list(pod, "/spec/volumes").iter();
+    let names = volumes.map(|volume| text(volume, "/persistentVolumeClaim/claimName"));
+    names.filter(|name| !name.is_empty()).find_map(|name| {
+        let key = Key::new(claims, object::namespace(pod), name);
+        let why = match store.get(&key) {
+            Some(claim) if text(claim, "/status/phase") == "Bound" => return None,
+            Some(_) => "pod has unbound immediate PersistentVolumeClaims.".to_owned(),
+            None => format!("persistentvolumeclaim \"{name}\" not found."),
+        };
+        Some(format!("0/1 nodes are available: {why}"))
+    })
 }
 
 fn requests(pod: &Value, what: &str) -> u128 {

@@ -11,4 +11,5 @@ mod client;
 mod deletion;
 mod objects;
 mod pods;
+mod stateful;
 mod watches;
