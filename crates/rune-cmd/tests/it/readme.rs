@@ -22,7 +22,7 @@ fn blocks(section: &str) -> Vec<String> {
 }
 
 /// The shell blocks of a text.
-fn shell(text: &str) -> Vec<String> {
+pub(crate) fn shell(text: &str) -> Vec<String> {
     let blocks = text.split("```sh\n").skip(1);
     blocks
         .map(|block| block.split("```").next().unwrap().to_owned())
@@ -63,14 +63,24 @@ impl Tour {
         Self { home, ports }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Where the gateway and the control plane are, in place of 8080 and 8081.
+    pub(crate) fn ports(&self) -> [u16; 2] {
+        self.ports
+    }
+
     /// A line of the page as it is run here: this binary, these ports.
-    fn adapt(&self, block: &str) -> String {
+    pub(crate) fn adapt(&self, block: &str) -> String {
         let lines = block
             .lines()
             .filter(|line| !line.starts_with("cargo build"));
         let lines = lines.filter(|line| !line.starts_with("export PATH="));
         // The test of such a page makes the image.
-        let lines = lines.filter(|line| !line.starts_with("docker pull "));
+        let made = ["docker pull ", "docker build ", "docker push "];
+        let lines = lines.filter(|line| !made.iter().any(|made| line.starts_with(made)));
         let text: Vec<&str> = lines.collect();
         text.join("\n")
             .replace("cargo run --locked --", "rune")

@@ -9,6 +9,7 @@ mod access;
 mod apply;
 mod client;
 mod deletion;
+mod manifests;
 mod objects;
 mod pods;
 mod stateful;

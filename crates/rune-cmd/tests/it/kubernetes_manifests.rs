@@ -1,0 +1,327 @@
+//! `examples/kubernetes`, applied with `kubectl` to the cluster of the test kit: an API server on the wire, whose kubelet
+//! runs the pod in a container of the image that the Dockerfile makes. No other cluster is here.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rune_testkit::TestDocker;
+use rune_testkit_kubernetes::{
+    ApiServer, Controllers, DockerPods, Kubectl, Kubelet, NodeConfig, PodRuntime, Script,
+    ScriptedPods,
+};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::backends::containers::image;
+use crate::readme::{Tour, root, shell};
+
+const NAMESPACE: &str = "rune";
+/// The overlay, in a copy of the examples.
+const SINGLE: &str = "examples/kubernetes/overlays/single";
+/// What the service account may do in its namespace: what `rune-k8s` does, as its own tests have it.
+const ALLOWED: [(&str, &str, &str); 8] = [
+    ("", "pods", "create"),
+    ("", "pods", "delete"),
+    ("", "pods", "get"),
+    ("", "pods", "list"),
+    ("", "pods", "watch"),
+    ("", "pods/log", "get"),
+    ("", "secrets", "create"),
+    ("networking.k8s.io", "networkpolicies", "create"),
+];
+
+/// A cluster, and a home with the examples.
+struct Rig {
+    server: Arc<ApiServer>,
+    kubectl: Kubectl,
+    tour: Tour,
+    _kubelet: Kubelet,
+    _controllers: Controllers,
+}
+
+impl Rig {
+    /// A cluster whose pods run so, where `kubectl` is here.
+    async fn start(pods: Arc<dyn PodRuntime>) -> Option<Self> {
+        let server = Arc::new(ApiServer::start().await.unwrap());
+        let kubectl = Kubectl::admin(&server, NAMESPACE).unwrap()?;
+        if !knows_kustomize(&kubectl).await {
+            return None;
+        }
+        Some(Self {
+            _kubelet: Kubelet::start(&server, NodeConfig::default(), pods),
+            _controllers: Controllers::start(&server).unwrap(),
+            tour: Tour::new(),
+            kubectl,
+            server,
+        })
+    }
+
+    fn overlay(&self) -> PathBuf {
+        self.tour.path().join(SINGLE)
+    }
+
+    async fn ok(&self, args: &[&str]) -> String {
+        let output = self.kubectl.run(args).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a block of the page as it stands there, with this cluster's kubeconfig.
+    fn run(&self, block: &str) -> String {
+        let kubeconfig = self.server.kubeconfig(NAMESPACE).unwrap();
+        let block = self.tour.adapt(block);
+        let lines = block.lines();
+        // The test kit has none; `forward` takes its place.
+        let lines: Vec<&str> = lines
+            .filter(|line| !line.contains("port-forward"))
+            .collect();
+        let script = lines.join("\n");
+        self.tour.run(&format!(
+            "export KUBECONFIG={}\n{script}",
+            kubeconfig.display()
+        ))
+    }
+
+    /// Where the pod is.
+    fn address(server: &ApiServer) -> Option<String> {
+        let pods = server.objects("pods", Some(NAMESPACE));
+        let address = pods.first()?["status"]["podIP"].as_str()?;
+        Some(address.to_owned())
+    }
+
+    /// What `kubectl port-forward` does: connections to the ports of this machine are made to the pod.
+    async fn forward(&self) {
+        for (here, there) in self.tour.ports().into_iter().zip([8080, 8081]) {
+            let listener = TcpListener::bind(("127.0.0.1", here)).await.unwrap();
+            let server = Arc::clone(&self.server);
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "it ends with the runtime of the test"
+            )]
+            tokio::spawn(async move {
+                while let Ok((mut near, _)) = listener.accept().await {
+                    let Some(address) = Self::address(&server) else {
+                        continue;
+                    };
+                    tokio::spawn(async move {
+                        if let Ok(mut far) = TcpStream::connect((address, there)).await {
+                            // Either side may break off.
+                            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                        }
+                    });
+                }
+            });
+        }
+    }
+}
+
+/// Whether `kubectl` is not older than 1.21, whose kustomize takes a directory for a resource.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+async fn knows_kustomize(kubectl: &Kubectl) -> bool {
+    let output = kubectl
+        .run(&["version", "--client", "-o", "json"])
+        .await
+        .unwrap();
+    let version: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let minor = version["clientVersion"]["minor"].as_str().unwrap();
+    let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
+    let is_known = digits.parse::<u32>().unwrap() >= 21;
+    if !is_known {
+        eprintln!("skipped: kubectl 1.{minor} is older than the manifests need (1.21)");
+    }
+    is_known
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_account_may_do_what_the_backend_does_and_nothing_else() {
+    let Some(rig) = Rig::start(ScriptedPods::new(Script::Serve)).await else {
+        return;
+    };
+    std::fs::write(rig.overlay().join("rune.env"), "RUNE_API_KEY=a-key\n").unwrap();
+    rig.ok(&["apply", "-k", rig.overlay().to_str().unwrap()])
+        .await;
+    let config = rig.server.account_kubeconfig(NAMESPACE, "rune").unwrap();
+    let config: Value = serde_json::from_slice(&std::fs::read(config).unwrap()).unwrap();
+    let token = config["users"][0]["user"]["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let authority = reqwest::Certificate::from_pem(rig.server.authority_pem().as_bytes()).unwrap();
+    let client = reqwest::Client::builder()
+        .tls_certs_only([authority])
+        .build()
+        .unwrap();
+    let get = async |path: &str| -> Value {
+        let asked = client
+            .get(format!("{}{path}", rig.server.url()))
+            .bearer_auth(&token);
+        asked.send().await.unwrap().json().await.unwrap()
+    };
+    let may = async |namespace: &str, group: &str, resource: &str, verb: &str| -> bool {
+        let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {
+                "namespace": namespace, "group": group, "resource": resource, "subresource": part, "verb": verb,
+            }},
+        });
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let asked = client
+            .post(format!("{}{path}", rig.server.url()))
+            .bearer_auth(&token);
+        let answer: Value = asked
+            .json(&review)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        answer["status"]["allowed"].as_bool().unwrap()
+    };
+    let groups = get("/apis").await;
+    let groups = groups["groups"].as_array().unwrap().iter();
+    let named = groups.map(|group| {
+        let version = group["preferredVersion"]["groupVersion"].as_str().unwrap();
+        (
+            group["name"].as_str().unwrap().to_owned(),
+            format!("/apis/{version}"),
+        )
+    });
+    let mut asked = 0;
+    let mut allowed = BTreeSet::new();
+    for (group, path) in named.chain([(String::new(), "/api/v1".to_owned())]) {
+        let kinds = get(&path).await;
+        for kind in kinds["resources"].as_array().unwrap() {
+            let name = kind["name"].as_str().unwrap();
+            for verb in [
+                "get",
+                "list",
+                "watch",
+                "create",
+                "update",
+                "patch",
+                "delete",
+                "deletecollection",
+            ] {
+                asked += 1;
+                if may(NAMESPACE, &group, name, verb).await {
+                    allowed.insert((group.clone(), name.to_owned(), verb.to_owned()));
+                }
+                for elsewhere in ["", "default"] {
+                    let is_allowed = may(elsewhere, &group, name, verb).await;
+                    assert!(!is_allowed, "{verb} {name} in `{elsewhere}`");
+                }
+            }
+        }
+    }
+    assert!(asked > 200, "{asked}");
+    let expected =
+        ALLOWED.map(|(group, name, verb)| (group.to_owned(), name.to_owned(), verb.to_owned()));
+    assert_eq!(allowed, BTreeSet::from(expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateway_answers_from_the_container_that_the_pod_runs_in() {
+    let Some(image) = image() else { return };
+    let pods = DockerPods::new();
+    let label = pods.label();
+    let Some(rig) = Rig::start(pods).await else {
+        return;
+    };
+    let docker = TestDocker::find().unwrap();
+    let file = rig.overlay().join("kustomization.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (name, tag) = image.split_once(':').unwrap();
+    let text = text.replace("newName: rune", &format!("newName: {name}"));
+    std::fs::write(
+        &file,
+        text.replace("newTag: 0.1.0", &format!("newTag: \"{tag}\"")),
+    )
+    .unwrap();
+    let page = std::fs::read_to_string(root().join("examples/kubernetes/README.md")).unwrap();
+    let blocks = shell(&page);
+    let [build, apply, use_it, look, change, remove] = blocks.as_slice() else {
+        panic!("the page has {} blocks", blocks.len());
+    };
+    rig.run(build);
+    let applied = rig.run(apply);
+    assert!(
+        applied.contains("statefulset.apps/rune created"),
+        "{applied}"
+    );
+    rig.forward().await;
+    let answers = rig.run(use_it);
+    assert_eq!(answers.matches("UTC").count(), 2, "{answers}");
+
+    // Who answers is in the container of the pod.
+    let container = || {
+        let found = docker.containers(&label).unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].clone()
+    };
+    let first = container();
+    let inspect = |format: &str| {
+        docker
+            .run(&["inspect", "--format", format, &first])
+            .unwrap()
+    };
+    let address = Rig::address(&rig.server).unwrap();
+    assert_eq!(
+        inspect("{{.NetworkSettings.Networks.bridge.IPAddress}}").trim(),
+        address
+    );
+    let held = inspect("{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}");
+    assert_eq!(held.trim(), "65532:65532 true [ALL]");
+    let processes = docker.run(&["top", &first, "-o", "pid,args"]).unwrap();
+    assert!(
+        processes.contains("rune daemon start --foreground"),
+        "{processes}"
+    );
+    let path = "jsonpath={.subsets[*].addresses[*].ip}";
+    assert_eq!(
+        rig.ok(&["get", "endpoints", "rune", "-o", path]).await,
+        address
+    );
+    let status = |key: Option<&str>| {
+        let asked = reqwest::Client::new().get(format!("http://{address}:8080/v1/agents"));
+        key.into_iter()
+            .fold(asked, reqwest::RequestBuilder::bearer_auth)
+            .send()
+    };
+    assert_eq!(status(None).await.unwrap().status(), 401);
+    assert_eq!(status(Some("wrong")).await.unwrap().status(), 401);
+
+    let looked = rig.run(look);
+    assert!(
+        looked.contains("1/1") && looked.contains("Bound"),
+        "{looked}"
+    );
+    let logged = looked
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    assert!(logged.count() > 0, "config.toml is not read: {looked}");
+
+    // Another secret is another pod, on the same volume.
+    let changed = rig.run(change);
+    assert!(
+        changed.contains("statefulset.apps/rune configured"),
+        "{changed}"
+    );
+    assert_ne!(container(), first);
+    let key = "export RUNE_API_KEY=\"$(sed -n 's/^RUNE_API_KEY=//p' examples/kubernetes/overlays/single/rune.env)\"";
+    let kept = rig.run(&format!(
+        "{key}\nrune requests ls\nrune run --agent hello 'What time is it?'"
+    ));
+    assert_eq!(kept.matches("completed").count(), 2, "{kept}");
+    assert!(kept.contains("UTC"), "{kept}");
+
+    rig.run(remove);
+    assert!(docker.containers(&label).unwrap().is_empty());
+    for plural in ["pods", "persistentvolumeclaims", "secrets"] {
+        let left = rig.server.objects(plural, Some(NAMESPACE));
+        assert!(left.is_empty(), "{plural}: {left:?}");
+    }
+}

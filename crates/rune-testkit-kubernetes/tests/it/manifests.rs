@@ -1,0 +1,190 @@
+//! `examples/kubernetes`: every object is taken by the server, and read back as its type.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Probe, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use rune_testkit_kubernetes::{Controllers, Kubelet, NodeConfig, Script, ScriptedPods};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::client::{Judged, path};
+
+/// A copy of the manifests, so that the key of the test is not in the source tree.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Whether `kubectl` is not older than 1.21, whose kustomize takes a directory for a resource.
+async fn knows_kustomize(judged: &Judged) -> bool {
+    let said = judged.ok(&["version", "--client", "-o", "json"]).await;
+    let version: Value = serde_json::from_str(&said).unwrap();
+    let minor = version["clientVersion"]["minor"].as_str().unwrap();
+    let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse::<u32>().unwrap() >= 21
+}
+
+/// An object as its type has it, which is all of it.
+fn typed<T: Serialize + DeserializeOwned>(object: &Value) -> T {
+    let read: T = serde_json::from_value(object.clone()).unwrap();
+    assert_eq!(&serde_json::to_value(&read).unwrap(), object);
+    read
+}
+
+#[tokio::test]
+async fn every_manifest_is_applied_and_read_back_as_its_type() {
+    let Some(judged) = Judged::start().await else {
+        return;
+    };
+    if !knows_kustomize(&judged).await {
+        eprintln!("skipped: kubectl is older than the manifests need (1.21)");
+        return;
+    }
+    let node = NodeConfig::default();
+    let _kubelet = Kubelet::start(&judged.server, node, ScriptedPods::new(Script::Serve));
+    let _controllers = Controllers::start(&judged.server).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/kubernetes");
+    copy(&source, dir.path());
+    let single = dir.path().join("overlays/single");
+    let overlay = path(&single);
+    // Without a key there is nothing to apply.
+    let said = judged.fails(&["apply", "-k", overlay]).await;
+    assert!(said.contains("rune.env"), "{said}");
+    assert!(judged.server.objects("statefulsets", None).is_empty());
+
+    std::fs::write(single.join("rune.env"), "RUNE_API_KEY=a-key\n").unwrap();
+    let applied = judged.ok(&["apply", "-k", overlay]).await;
+    let rolled_out = [
+        "rollout",
+        "status",
+        "sts/rune",
+        "-n",
+        "rune",
+        "--timeout=60s",
+    ];
+    judged.ok(&rolled_out).await;
+    let said = judged.ok(&["get", "-k", overlay, "-o", "json"]).await;
+    let list: Value = serde_json::from_str(&said).unwrap();
+    let items = list["items"].as_array().unwrap();
+    assert_eq!(items.len(), applied.lines().count(), "{applied}");
+    let mut kinds = BTreeSet::new();
+    for item in items {
+        let kind = item["kind"].as_str().unwrap();
+        kinds.insert(kind.to_owned());
+        if kind != "Namespace" {
+            assert_eq!(item["metadata"]["namespace"], "rune", "{item}");
+        }
+        match kind {
+            "Namespace" => {
+                let labels = typed::<Namespace>(item).metadata.labels.unwrap();
+                assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
+            }
+            "ServiceAccount" => {
+                assert_eq!(typed::<ServiceAccount>(item).metadata.name.unwrap(), "rune");
+            }
+            "Role" => assert_eq!(typed::<Role>(item).rules.unwrap().len(), 4),
+            "RoleBinding" => {
+                let subjects = typed::<RoleBinding>(item).subjects.unwrap();
+                assert_eq!(subjects[0].namespace.as_deref(), Some("rune"));
+            }
+            "ConfigMap" => {
+                let data = typed::<ConfigMap>(item).data.unwrap();
+                assert!(data["config.toml"].contains("drain_grace_secs"), "{data:?}");
+            }
+            "Secret" => {
+                let data = typed::<Secret>(item).data.unwrap();
+                assert_eq!(data.len(), 1);
+                assert_eq!(data["RUNE_API_KEY"].0, b"a-key");
+            }
+            "Service" => service(&typed(item)),
+            "StatefulSet" => stateful_set(typed(item)),
+            "NetworkPolicy" => network_policy(typed(item)),
+            other => panic!("a kind that is not read back: {other}"),
+        }
+    }
+    assert_eq!(kinds.len(), 9, "{kinds:?}");
+    // The same again changes nothing.
+    let again = judged.ok(&["apply", "-k", overlay]).await;
+    let mut changed = again.lines().filter(|line| !line.ends_with("unchanged"));
+    // A list of claims is one value to kubectl, which always sends it.
+    assert!(
+        changed.all(|line| line.starts_with("statefulset")),
+        "{again}"
+    );
+    let set = &judged.server.objects("statefulsets", Some("rune"))[0];
+    assert_eq!(set["metadata"]["generation"], 1, "{set}");
+}
+
+fn service(service: &Service) {
+    let spec = service.spec.clone().unwrap();
+    assert_eq!(spec.type_.as_deref(), Some("ClusterIP"));
+    let ports = spec.ports.unwrap();
+    let named = ports
+        .iter()
+        .map(|port| (port.port, port.target_port.clone().unwrap()));
+    let named: Vec<(i32, IntOrString)> = named.collect();
+    let gateway = IntOrString::String("gateway".to_owned());
+    assert_eq!(named, [(8080, gateway)]);
+}
+
+fn network_policy(policy: NetworkPolicy) {
+    let spec = policy.spec.unwrap();
+    assert_eq!(spec.policy_types.unwrap(), ["Ingress"]);
+    let rules = spec.ingress.unwrap();
+    assert_eq!(rules.len(), 1, "{rules:?}");
+    let ports = rules[0].ports.clone().unwrap();
+    let ports: Vec<IntOrString> = ports.into_iter().filter_map(|port| port.port).collect();
+    assert_eq!(ports, [IntOrString::String("gateway".to_owned())]);
+}
+
+/// The pod asks for nothing that the standard `restricted` forbids, and says how it is.
+fn stateful_set(set: StatefulSet) {
+    let spec = set.spec.unwrap();
+    assert_eq!(spec.replicas, Some(1));
+    let claim = spec.volume_claim_templates.unwrap().remove(0);
+    assert_eq!(claim.spec.unwrap().access_modes.unwrap(), ["ReadWriteOnce"]);
+    let pod = spec.template.spec.unwrap();
+    assert_eq!(pod.automount_service_account_token, Some(false));
+    assert_eq!(pod.enable_service_links, Some(false));
+    let security = pod.security_context.unwrap();
+    assert_eq!(security.run_as_non_root, Some(true));
+    assert_eq!(
+        (security.run_as_user, security.fs_group),
+        (Some(65_532), Some(65_532))
+    );
+    assert_eq!(security.seccomp_profile.unwrap().type_, "RuntimeDefault");
+    assert_eq!(pod.containers.len(), 1);
+    let container = &pod.containers[0];
+    let security = container.security_context.clone().unwrap();
+    assert_eq!(security.read_only_root_filesystem, Some(true));
+    assert_eq!(security.allow_privilege_escalation, Some(false));
+    assert_eq!(security.capabilities.unwrap().drop.unwrap(), ["ALL"]);
+    let path = |probe: &Option<Probe>| {
+        let get = probe.clone().unwrap().http_get.unwrap();
+        get.path.unwrap()
+    };
+    assert_eq!(path(&container.startup_probe), "/health");
+    assert_eq!(path(&container.readiness_probe), "/ready");
+    assert_eq!(path(&container.liveness_probe), "/health");
+    let resources = container.resources.clone().unwrap();
+    assert!(resources.limits.unwrap().contains_key("memory"));
+    assert!(resources.requests.unwrap().contains_key("cpu"));
+    // Its environment is the secret's, whose name follows from what is in it.
+    let from = container.env_from.clone().unwrap();
+    let secret = from[0].secret_ref.clone().unwrap().name;
+    assert!(secret.starts_with("rune-"), "{secret}");
+}
