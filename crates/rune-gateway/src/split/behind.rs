@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
 use http::header::AUTHORIZATION;
+use http::uri::PathAndQuery;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use rune_http::{ApiError, Caller, HttpRequestId, REQUEST_ID};
@@ -45,7 +46,7 @@ async fn answer(State(behind): State<Arc<Behind>>, request: Request) -> Response
 /// The request as the gateway got it, but for what proved who its caller is.
 fn original(request: Request) -> Result<Request, ApiError> {
     let (mut parts, body) = request.into_parts();
-    let path = parts.uri.path_and_query().map(|path| path.as_str());
+    let path = parts.uri.path_and_query().map(PathAndQuery::as_str);
     let path = path.and_then(|path| path.strip_prefix(PREFIX)?.parse().ok());
     let caller = parts.headers.remove(CALLER);
     let caller = caller.and_then(|caller| String::from_utf8(caller.as_bytes().to_owned()).ok());

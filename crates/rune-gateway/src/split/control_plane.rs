@@ -10,6 +10,7 @@ use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use reqwest::{Client, Url, redirect, retry};
 use rune_http::{ApiError, Caller, HttpRequestId, REQUEST_ID};
@@ -115,7 +116,7 @@ impl ControlPlane {
 
     /// Where a request goes. What a URL would not keep as it is does not go anywhere: `..` leads out of this API.
     pub(super) fn url_of(&self, uri: &Uri) -> Result<Url, ApiError> {
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let url = Url::parse(&format!("{}{PREFIX}{path}", self.base)).ok();
         let expected = format!("{PREFIX}{}", uri.path());
         let kept = url.filter(|url| url.path().ends_with(&expected));
