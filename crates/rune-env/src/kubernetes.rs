@@ -113,7 +113,7 @@ fn toleration(item: &str) -> Option<Toleration> {
     };
     // A value without a key would be one of every key.
     let is_every = key == "*";
-    (!key.is_empty() && !(is_every && value.is_some())).then(|| Toleration {
+    (!(key.is_empty() || is_every && value.is_some())).then(|| Toleration {
         key: (!is_every).then(|| key.to_owned()),
         value,
         effect: effect.map(str::to_owned),
