@@ -95,8 +95,12 @@ impl RemoteCard {
     /// The interface to call it by: of those that are spoken here the first one of 1.0, else the first one of 0.3.
     ///
     /// # Errors
-    /// [`ClientError::NoInterface`].
+    /// [`ClientError::NoInterface`], [`ClientError::Extension`].
     pub fn interface(&self) -> Result<AgentInterface, ClientError> {
+        let mut required = self.required_extensions.iter();
+        if let Some(unknown) = required.find(|uri| *uri != CHAIN_EXTENSION) {
+            return Err(ClientError::Extension(unknown.clone()));
+        }
         let spoken = |version: ProtocolVersion| {
             let mut spoken = self.interfaces.iter().filter_map(CardInterface::spoken);
             spoken.find(|interface| interface.version == version)
@@ -246,6 +250,20 @@ mod tests {
         assert_eq!(chosen(&card), Ok(expected));
         let old = json!({"name": "a", "url": "https://x/"});
         assert_eq!(chosen(&old).unwrap().2, ProtocolVersion::V03);
+    }
+
+    #[test]
+    fn an_extension_that_has_to_be_known_is_named() {
+        let card = |uri: &str, required: bool| {
+            json!({
+                "name": "a", "url": "https://x/",
+                "capabilities": {"extensions": [{"uri": uri, "required": required}]},
+            })
+        };
+        assert!(chosen(&card("urn:other", false)).is_ok());
+        assert!(chosen(&card(CHAIN_EXTENSION, true)).is_ok());
+        let refused = chosen(&card("urn:other", true)).unwrap_err();
+        assert!(refused.to_string().contains("`urn:other`"), "{refused}");
     }
 
     #[test]

@@ -27,6 +27,8 @@ struct Kept {
     card: Arc<RemoteCard>,
     /// The URL that answered it.
     place: String,
+    /// Whether the card there may be that of another agent.
+    is_shared: bool,
     etag: Option<String>,
     until: Instant,
 }
@@ -51,6 +53,10 @@ impl CardCache {
             }
         }
         cards.insert(url.to_owned(), kept);
+    }
+
+    fn remove(&self, url: &str) {
+        self.lock().remove(url);
     }
 }
 
@@ -96,20 +102,19 @@ impl A2aClient {
             if Instant::now() < kept.until {
                 return Ok(kept.card);
             }
-            return self.revalidate(url, kept).await;
+            if let Some(card) = self.revalidate(url, kept).await? {
+                return Ok(card);
+            }
+            self.cards.remove(url);
         }
         let mut refusal = None;
         for place in places(&parsed) {
             match self.fetch(&place.url, None).await {
-                Ok(Fetched::Card(kept)) => {
-                    let named = kept
-                        .card
-                        .interfaces
-                        .iter()
-                        .any(|one| is_same(&one.url, url));
-                    if place.is_shared && !named {
+                Ok(Fetched::Card(mut kept)) => {
+                    if place.is_shared && !names(&kept.card, url) {
                         continue;
                     }
+                    kept.is_shared = place.is_shared;
                     let card = Arc::clone(&kept.card);
                     self.cards.put(url, kept);
                     return Ok(card);
@@ -127,14 +132,25 @@ impl A2aClient {
         )))
     }
 
-    async fn revalidate(&self, url: &str, kept: Kept) -> Result<Arc<RemoteCard>, ClientError> {
-        let kept = match self.fetch(&kept.place, kept.etag.clone()).await? {
-            Fetched::Card(fresh) => fresh,
-            Fetched::Unchanged(until) => Kept { until, ..kept },
+    /// The card where it was before; nothing where it is no more, or is that of another agent now.
+    async fn revalidate(
+        &self,
+        url: &str,
+        kept: Kept,
+    ) -> Result<Option<Arc<RemoteCard>>, ClientError> {
+        let is_shared = kept.is_shared;
+        let kept = match self.fetch(&kept.place, kept.etag.clone()).await {
+            Ok(Fetched::Card(fresh)) => Kept { is_shared, ..fresh },
+            Ok(Fetched::Unchanged(until)) => Kept { until, ..kept },
+            Err(ClientError::Remote(error)) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
+        if is_shared && !names(&kept.card, url) {
+            return Ok(None);
+        }
         let card = Arc::clone(&kept.card);
         self.cards.put(url, kept);
-        Ok(card)
+        Ok(Some(card))
     }
 
     async fn fetch(&self, place: &str, etag: Option<String>) -> Result<Fetched, ClientError> {
@@ -164,6 +180,7 @@ impl A2aClient {
                     return Ok(Fetched::Card(Kept {
                         card: Arc::new(RemoteCard::parse(&body)?),
                         place: place.to_owned(),
+                        is_shared: false,
                         etag: etag.filter(|etag| etag.len() <= 256),
                         until,
                     }));
@@ -219,6 +236,11 @@ fn places(url: &Url) -> Vec<Place> {
         }));
     }
     places
+}
+
+/// Whether a card is that of the agent at a URL.
+fn names(card: &RemoteCard, url: &str) -> bool {
+    card.interfaces.iter().any(|one| is_same(&one.url, url))
 }
 
 fn is_same(one: &str, other: &str) -> bool {

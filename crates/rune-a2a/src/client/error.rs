@@ -43,6 +43,9 @@ pub enum ClientError {
          names {0}"
     )]
     NoInterface(String),
+    /// The agent wants its clients to know an extension that is not known here.
+    #[error("the agent takes only clients that know its extension `{0}`, which is not spoken here")]
+    Extension(String),
     /// It was sent, and nobody knows what came of it.
     #[error("it is not known whether the agent has taken the message: {0}")]
     Lost(String),
@@ -57,7 +60,9 @@ impl ClientError {
             Self::Remote(error) => error.code,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::NoCard(_) => ErrorCode::NotFound,
-            Self::Malformed { .. } | Self::NoInterface(_) | Self::Lost(_) => ErrorCode::Unavailable,
+            Self::Malformed { .. } | Self::NoInterface(_) | Self::Extension(_) | Self::Lost(_) => {
+                ErrorCode::Unavailable
+            }
         }
     }
 
@@ -86,7 +91,10 @@ impl ClientError {
                 | ErrorCode::Timeout
                 | ErrorCode::LimitExceeded
                 | ErrorCode::Internal
-        ) && !matches!(self, Self::Malformed { .. } | Self::NoInterface(_))
+        ) && !matches!(
+            self,
+            Self::Malformed { .. } | Self::NoInterface(_) | Self::Extension(_)
+        )
     }
 
     /// Whether the agent has not seen anything of it.

@@ -11,7 +11,7 @@ use super::limits::{FIRST_PAUSE, MAX_FAILURES, MAX_PAUSE, MAX_SENDS};
 use super::view::{TaskView, is_settled, merge};
 use super::wire::malformed;
 use super::{ClientError, Events, RemoteAgent};
-use crate::{Message, SendMessage, StreamEvent, Task};
+use crate::{ErrorKind, Message, SendMessage, StreamEvent, Task};
 
 /// What has come of a message.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,10 +28,27 @@ pub type TaskSink = Arc<dyn Fn(&str, &str) + Send + Sync>;
 /// Wakes who waits to look at a task again; its agent may say that there is something to see.
 pub type Wakeup = Arc<Notify>;
 
+/// What has come of sending a message.
+enum Sent {
+    /// What there is to know.
+    Settled(Outcome),
+    /// A task that goes on, by its id. From here on the message is never sent again.
+    Begun(String),
+}
+
+impl Sent {
+    fn task(task: Task) -> Self {
+        match is_settled(&task) {
+            true => Self::Settled(Outcome::Task(Box::new(task))),
+            false => Self::Begun(task.id),
+        }
+    }
+}
+
 impl RemoteAgent {
     /// Sends a message and follows what comes of it until that has ended or waits for the client. A stream that breaks
     /// is taken up again, and where that is not to be had the task is looked at again and again. A message of which
-    /// nobody knows whether it has arrived is sent again only where that is safe.
+    /// nobody knows whether it has arrived is sent again only where that is safe; one whose task is known never is.
     ///
     /// It takes as long as it takes: who calls it bounds that.
     ///
@@ -39,27 +56,70 @@ impl RemoteAgent {
     /// A [`ClientError`].
     pub async fn run(
         &self,
-        mut send: SendMessage,
+        send: SendMessage,
         told: &TaskSink,
         wakeup: &Wakeup,
     ) -> Result<Outcome, ClientError> {
+        match self.begin(send, told).await? {
+            Sent::Settled(outcome) => Ok(outcome),
+            Sent::Begun(id) => {
+                let task = self.resume(&id, wakeup).await?;
+                Ok(Outcome::Task(Box::new(task)))
+            }
+        }
+    }
+
+    /// Follows a task that is known until it has ended or waits for the client.
+    ///
+    /// # Errors
+    /// As [`RemoteAgent::run`].
+    pub async fn resume(&self, task: &str, wakeup: &Wakeup) -> Result<Task, ClientError> {
+        let mut streams = self.card.streaming;
+        let mut failures = 0;
+        let mut pause = FIRST_PAUSE;
+        let mut was_said = false;
+        loop {
+            match self.task(task).await {
+                Ok(task) if is_settled(&task) => return Ok(task),
+                Ok(_) => failures = 0,
+                Err(error) if error.is_passing() && failures < MAX_FAILURES => failures += 1,
+                Err(error) => return Err(error),
+            }
+            if streams && failures == 0 {
+                match self.subscribe(task).await {
+                    Ok(events) => {
+                        // Its end is to be seen at once; where the task then says otherwise, the stream is not believed again.
+                        if told_of_an_end(events).await && !was_said {
+                            was_said = true;
+                            pause = FIRST_PAUSE;
+                            continue;
+                        }
+                    }
+                    Err(error) => streams = !error.is_unsupported(),
+                }
+            }
+            wait(pause, wakeup).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Sends a message until it is known what has come of it.
+    async fn begin(&self, mut send: SendMessage, told: &TaskSink) -> Result<Sent, ClientError> {
         let mut pause = FIRST_PAUSE;
         let mut sends = 1;
         loop {
-            let error = match self.attempt(&send, told, wakeup).await {
-                Ok(outcome) => return Ok(outcome),
+            let error = match self.attempt(&send, told).await {
+                Ok(sent) => return Ok(sent),
                 Err(error) => error,
             };
-            let begins_context =
-                send.message.context_id.is_some() && send.message.task_id.is_none();
-            if error.kind() == Some(crate::ErrorKind::InvalidParams) && begins_context {
-                // An agent may insist on naming contexts by itself.
-                send.message.context_id = None;
+            if refuses_push(&error) && send.push.take().is_some() {
                 continue;
             }
-            if error.kind() == Some(crate::ErrorKind::PushNotificationNotSupported)
-                && send.push.take().is_some()
-            {
+            let begins_context =
+                send.message.context_id.is_some() && send.message.task_id.is_none();
+            if error.kind() == Some(ErrorKind::InvalidParams) && begins_context {
+                // An agent may insist on naming contexts by itself.
+                send.message.context_id = None;
                 continue;
             }
             let again = match &error {
@@ -75,47 +135,10 @@ impl RemoteAgent {
         }
     }
 
-    /// Follows a task that is known until it has ended or waits for the client.
-    ///
-    /// # Errors
-    /// As [`RemoteAgent::run`].
-    pub async fn resume(&self, task: &str, wakeup: &Wakeup) -> Result<Task, ClientError> {
-        let mut streams = self.card.streaming;
-        let mut failures = 0;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.task(task).await {
-                Ok(task) if is_settled(&task) => return Ok(task),
-                Ok(_) => failures = 0,
-                Err(error) if error.is_passing() && failures < MAX_FAILURES => failures += 1,
-                Err(error) => return Err(error),
-            }
-            if streams && failures == 0 {
-                match self.subscribe(task).await {
-                    Ok(events) => {
-                        if told_of_an_end(events).await {
-                            // Its end is to be seen at once.
-                            pause = FIRST_PAUSE;
-                            continue;
-                        }
-                    }
-                    Err(error) => streams = !error.is_unsupported(),
-                }
-            }
-            wait(pause, wakeup).await;
-            pause = (pause * 2).min(MAX_PAUSE);
-        }
-    }
-
-    async fn attempt(
-        &self,
-        send: &SendMessage,
-        told: &TaskSink,
-        wakeup: &Wakeup,
-    ) -> Result<Outcome, ClientError> {
+    async fn attempt(&self, send: &SendMessage, told: &TaskSink) -> Result<Sent, ClientError> {
         if self.card.streaming {
             match self.stream(send).await {
-                Ok(events) => match self.follow(events, told, wakeup).await {
+                Ok(events) => match follow(events, told).await {
                     Err(error) if error.is_unsupported() => {}
                     other => return other,
                 },
@@ -128,65 +151,62 @@ impl RemoteAgent {
             ..send.clone()
         };
         match self.send(&send).await? {
-            StreamEvent::Message(message) => Ok(Outcome::Message(Box::new(message))),
+            StreamEvent::Message(message) => Ok(Sent::Settled(Outcome::Message(Box::new(message)))),
             StreamEvent::Task(mut task) => {
                 merge(&mut task);
                 told(&task.id, &task.context_id);
-                let task = match is_settled(&task) {
-                    true => task,
-                    false => self.resume(&task.id, wakeup).await?,
-                };
-                Ok(Outcome::Task(Box::new(task)))
+                Ok(Sent::task(task))
             }
             StreamEvent::Status(_) | StreamEvent::Artifact(_) => {
                 Err(malformed("it is neither a task nor a message"))
             }
         }
     }
+}
 
-    async fn follow(
-        &self,
-        mut events: Events,
-        told: &TaskSink,
-        wakeup: &Wakeup,
-    ) -> Result<Outcome, ClientError> {
-        let mut view = TaskView::new();
-        while let Some(event) = events.next().await {
-            let known = view.task().map(|task| task.id.clone());
-            match (event, known) {
-                (Ok(StreamEvent::Message(message)), None) => {
-                    return Ok(Outcome::Message(Box::new(message)));
-                }
-                (Ok(event), known) => {
-                    view.apply(event)?;
-                    let Some(task) = view.task() else { continue };
-                    if known.is_none() {
-                        told(&task.id, &task.context_id);
-                    }
-                    if is_settled(task) {
-                        break;
-                    }
-                }
-                (Err(ClientError::Transport(error)), None) => {
-                    return Err(ClientError::Lost(error.message));
-                }
-                (Err(error), None) => return Err(error),
-                (Err(error @ ClientError::TooLarge { .. }), Some(_)) => return Err(error),
-                // What is there to know is at the agent.
-                (Err(_), Some(_)) => break,
+/// Follows the stream of a message that was sent. Where a task is known, an error is none of sending: none that is an
+/// invitation to send again.
+async fn follow(mut events: Events, told: &TaskSink) -> Result<Sent, ClientError> {
+    let mut view = TaskView::new();
+    while let Some(event) = events.next().await {
+        let known = view.task().map(|task| task.id.clone());
+        match (event, known) {
+            (Ok(StreamEvent::Message(message)), None) => {
+                return Ok(Sent::Settled(Outcome::Message(Box::new(message))));
             }
+            (Ok(event), known) => {
+                view.apply(event)?;
+                let Some(task) = view.task() else { continue };
+                if known.is_none() {
+                    told(&task.id, &task.context_id);
+                }
+                if is_settled(task) {
+                    break;
+                }
+            }
+            (Err(ClientError::Transport(error)), None) => {
+                return Err(ClientError::Lost(error.message));
+            }
+            (Err(error), None) => return Err(error),
+            (Err(error @ ClientError::TooLarge { .. }), Some(_)) => return Err(error),
+            // What is there to know is at the agent.
+            (Err(_), Some(_)) => break,
         }
-        drop(events);
-        let Some(task) = view.into_task() else {
-            let message = "the stream ended before its first event";
-            return Err(ClientError::Lost(message.to_owned()));
-        };
-        let task = match is_settled(&task) {
-            true => task,
-            false => self.resume(&task.id, wakeup).await?,
-        };
-        Ok(Outcome::Task(Box::new(task)))
     }
+    drop(events);
+    let Some(task) = view.into_task() else {
+        let message = "the stream ended before its first event";
+        return Err(ClientError::Lost(message.to_owned()));
+    };
+    Ok(Sent::task(task))
+}
+
+/// Whether an agent may have refused a message for the webhook that came with it: not every agent says so in these words.
+fn refuses_push(error: &ClientError) -> bool {
+    matches!(
+        error.kind(),
+        Some(ErrorKind::PushNotificationNotSupported | ErrorKind::InvalidParams)
+    )
 }
 
 /// Whether a stream says that its task has ended or waits; else it broke.

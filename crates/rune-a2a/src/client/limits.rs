@@ -10,8 +10,14 @@ pub(super) const MAX_ANSWER_BYTES: usize = 16 << 20;
 pub(super) const MAX_EVENT_BYTES: usize = 16 << 20;
 /// The longest stream in bytes.
 pub(super) const MAX_STREAM_BYTES: usize = 256 << 20;
-/// The largest answer that a task comes to, in bytes of its text and data.
+/// The largest answer that a task comes to, in bytes that it takes in memory.
 pub(super) const MAX_TASK_BYTES: usize = 16 << 20;
+/// What an artifact takes beside what is in it, so that there is an end of empty ones.
+pub(super) const ARTIFACT_BYTES: usize = 1 << 10;
+/// What a part takes beside what is in it.
+pub(super) const PART_BYTES: usize = 128;
+/// What a value of JSON takes beside what is in it.
+pub(super) const VALUE_BYTES: usize = 32;
 /// Interfaces, skills and extensions of a card, each.
 pub(super) const MAX_CARD_ITEMS: usize = 256;
 /// Redirects on the way to a card.

@@ -1,22 +1,28 @@
 //! A task as a client of its stream puts it together.
 
-use serde_json::Map;
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
 
 use super::ClientError;
-use super::limits::MAX_TASK_BYTES;
+use super::limits::{ARTIFACT_BYTES, MAX_TASK_BYTES, PART_BYTES, VALUE_BYTES};
 use super::wire::malformed;
 use crate::{Artifact, ArtifactUpdate, Content, Part, StreamEvent, Task, TaskState, TaskStatus};
 
 /// A task, from the events of its stream.
 pub(super) struct TaskView {
     task: Option<Task>,
+    /// Of each artifact by its id: where it is, and what it weighs.
+    artifacts: HashMap<String, (usize, usize)>,
+    /// What all of them weigh.
     bytes: usize,
 }
 
 impl TaskView {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             task: None,
+            artifacts: HashMap::new(),
             bytes: 0,
         }
     }
@@ -26,7 +32,14 @@ impl TaskView {
         match event {
             StreamEvent::Task(mut task) => {
                 merge(&mut task);
-                self.bytes = task.artifacts.iter().map(|one| weight(&one.parts)).sum();
+                self.artifacts.clear();
+                self.bytes = 0;
+                for (at, artifact) in task.artifacts.iter().enumerate() {
+                    let weight = weight(artifact);
+                    self.bytes += weight;
+                    self.artifacts
+                        .insert(artifact.artifact_id.clone(), (at, weight));
+                }
                 self.task = Some(task);
             }
             StreamEvent::Status(update) => {
@@ -34,9 +47,8 @@ impl TaskView {
                 task.status = update.status;
             }
             StreamEvent::Artifact(update) => {
-                self.bytes += weight(&update.artifact.parts);
-                let task = self.task_of(&update.task_id, update.context_id.clone())?;
-                add(&mut task.artifacts, update);
+                self.task_of(&update.task_id, update.context_id.clone())?;
+                self.add(update);
             }
             StreamEvent::Message(_) => {}
         }
@@ -55,6 +67,32 @@ impl TaskView {
 
     pub(super) fn into_task(self) -> Option<Task> {
         self.task
+    }
+
+    fn add(&mut self, update: ArtifactUpdate) {
+        let Some(task) = &mut self.task else { return };
+        let artifact = update.artifact;
+        let Some((at, known)) = self.artifacts.get_mut(&artifact.artifact_id) else {
+            let weight = weight(&artifact);
+            let place = (task.artifacts.len(), weight);
+            self.artifacts.insert(artifact.artifact_id.clone(), place);
+            self.bytes += weight;
+            task.artifacts.push(artifact);
+            return;
+        };
+        let Some(there) = task.artifacts.get_mut(*at) else {
+            return;
+        };
+        self.bytes -= *known;
+        if update.append {
+            for part in artifact.parts {
+                *known += append(&mut there.parts, part);
+            }
+        } else {
+            *known = weight(&artifact);
+            *there = artifact;
+        }
+        self.bytes += *known;
     }
 
     fn task_of(&mut self, id: &str, context_id: String) -> Result<&mut Task, ClientError> {
@@ -91,24 +129,8 @@ pub(super) const fn is_settled(task: &Task) -> bool {
     task.status.state.is_terminal() || task.status.state.is_interrupted()
 }
 
-fn add(artifacts: &mut Vec<Artifact>, update: ArtifactUpdate) {
-    let artifact = update.artifact;
-    let known = artifacts
-        .iter_mut()
-        .find(|known| known.artifact_id == artifact.artifact_id);
-    match known {
-        Some(known) if update.append => {
-            for part in artifact.parts {
-                append(&mut known.parts, part);
-            }
-        }
-        Some(known) => *known = artifact,
-        None => artifacts.push(artifact),
-    }
-}
-
-/// Adds a part; text goes on where the text before it ends.
-fn append(parts: &mut Vec<Part>, part: Part) {
+/// Adds a part; text goes on where the text before it ends. Answers how much there is more now.
+fn append(parts: &mut Vec<Part>, part: Part) -> usize {
     let is_plain = |part: &Part| part.filename.is_none() && part.metadata.is_empty();
     if let (Some(last), Content::Text(more)) = (parts.last_mut(), &part.content)
         && is_plain(last)
@@ -116,19 +138,52 @@ fn append(parts: &mut Vec<Part>, part: Part) {
         && let Content::Text(text) = &mut last.content
     {
         text.push_str(more);
-        return;
+        return more.len();
     }
+    let weight = part_weight(&part);
     parts.push(part);
+    weight
 }
 
-fn weight(parts: &[Part]) -> usize {
-    let weights = parts.iter().map(|part| match &part.content {
+/// About what an artifact takes in memory.
+fn weight(artifact: &Artifact) -> usize {
+    let texts = [&artifact.name, &artifact.description]
+        .into_iter()
+        .flatten();
+    let extensions = artifact.extensions.iter();
+    let texts = texts.chain(extensions).chain([&artifact.artifact_id]);
+    let texts: usize = texts.map(|text| PART_BYTES + text.len()).sum();
+    let parts: usize = artifact.parts.iter().map(part_weight).sum();
+    ARTIFACT_BYTES + texts + parts + map_weight(&artifact.metadata)
+}
+
+fn part_weight(part: &Part) -> usize {
+    let content = match &part.content {
         Content::Text(text) | Content::Url(text) => text.len(),
         Content::Raw(bytes) => bytes.len(),
-        // Roughly: it is not written out for that.
-        Content::Data(data) => std::mem::size_of_val(data) + data.to_string().len(),
-    });
-    weights.sum()
+        Content::Data(data) => value_weight(data),
+    };
+    let said = [&part.media_type, &part.filename].into_iter().flatten();
+    let said: usize = said.map(String::len).sum();
+    PART_BYTES + content + said + map_weight(&part.metadata)
+}
+
+fn map_weight(map: &Map<String, Value>) -> usize {
+    let fields = map.iter();
+    fields
+        .map(|(name, value)| VALUE_BYTES + name.len() + value_weight(value))
+        .sum()
+}
+
+/// It nests no deeper than JSON that is read may.
+fn value_weight(value: &Value) -> usize {
+    VALUE_BYTES
+        + match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.iter().map(value_weight).sum(),
+            Value::Object(fields) => map_weight(fields),
+        }
 }
 
 #[cfg(test)]
@@ -164,9 +219,10 @@ mod tests {
         let mut view = TaskView::new();
         let text = "x".repeat(MAX_TASK_BYTES / 2);
         assert!(view.apply(piece(&text, true)).is_ok());
-        assert!(view.apply(piece(&text, true)).is_ok());
+        // What takes its place is not there beside it.
+        assert!(view.apply(piece(&text, false)).is_ok());
         assert!(matches!(
-            view.apply(piece("x", true)),
+            view.apply(piece(&text, true)),
             Err(ClientError::TooLarge { .. })
         ));
         let mut view = TaskView::new();
@@ -176,5 +232,35 @@ mod tests {
             update.task_id = "u".to_owned();
         }
         assert!(view.apply(other).is_err());
+    }
+
+    /// How many updates of one kind a view takes.
+    fn taken(update: impl Fn(usize) -> Artifact) -> usize {
+        let mut view = TaskView::new();
+        let most = MAX_TASK_BYTES / 128;
+        let taken = (0..most).take_while(|n| {
+            let mut event = piece("", true);
+            if let StreamEvent::Artifact(event) = &mut event {
+                event.artifact = update(*n);
+            }
+            view.apply(event).is_ok()
+        });
+        let taken = taken.count();
+        assert!(taken < most, "there is no end of it");
+        taken
+    }
+
+    #[test]
+    fn an_answer_of_nothing_but_small_things_has_an_end_too() {
+        let many = taken(|n| Artifact::new(n.to_string(), vec![Part::text("")]));
+        assert!(many <= MAX_TASK_BYTES / ARTIFACT_BYTES, "{many}");
+        let said = taken(|n| Artifact {
+            metadata: Map::from_iter([("x".repeat(1 << 16), Value::Null)]),
+            ..Artifact::new(n.to_string(), Vec::new())
+        });
+        assert!(said <= MAX_TASK_BYTES >> 16, "{said}");
+        let data = Value::Array(vec![Value::Null; 1 << 10]);
+        let parts = taken(|_| Artifact::new("a", vec![Part::new(Content::Data(data.clone()))]));
+        assert!(parts <= MAX_TASK_BYTES / (VALUE_BYTES << 10), "{parts}");
     }
 }

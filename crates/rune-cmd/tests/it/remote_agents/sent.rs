@@ -1,5 +1,8 @@
 //! `rune@a2a-discover` and `rune@a2a-send`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 
 use super::server::{Reply, Scripted, result};
@@ -152,5 +155,35 @@ async fn a_card_is_kept_and_asked_for_again_by_its_tag() {
         let seen = agent.seen().into_iter();
         let seen = seen.filter(|seen| seen.path.contains(path)).count();
         assert_eq!(seen, asked, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_that_has_moved_is_found_again() {
+    let (_served, api) = sender().await;
+    let has_moved = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&has_moved);
+    let agent = Scripted::start(move |seen, base| {
+        let place = match flag.load(Ordering::SeqCst) {
+            false => "/it/.well-known/agent-card.json",
+            true => "/it/.well-known/agent.json",
+        };
+        if seen.path != place {
+            return Reply::Whole(404, "text/plain", Vec::new());
+        }
+        let one = json!({"url": base, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"});
+        let card = json!({"name": place, "supportedInterfaces": [one]});
+        let kind = "application/json\r\ncache-control: no-cache";
+        Reply::Whole(200, kind, card.to_string().into_bytes())
+    })
+    .await;
+    let url = format!("{}/it", agent.base);
+    for place in [
+        "/it/.well-known/agent-card.json",
+        "/it/.well-known/agent.json",
+    ] {
+        let found = call(&api, "rune@a2a-discover", json!({"url": url})).await;
+        assert_eq!(found.unwrap()["name"], place);
+        has_moved.store(true, Ordering::SeqCst);
     }
 }

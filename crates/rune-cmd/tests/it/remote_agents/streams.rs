@@ -1,13 +1,13 @@
 //! Wires that break.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rune_testkit::{ModelScript, ModelServer, Protocol, Reply as ModelReply};
 use serde_json::json;
 
-use super::server::{Scripted, Wire, result};
+use super::server::{Reply, Scripted, Wire, result};
 use super::{ask, deploy_asker, open_daemon, outcome, ran, requests};
 use crate::wire::{Api, POLL, answer, assert_no_panic, deploy as deploy_model, spawn};
 
@@ -34,6 +34,90 @@ async fn a_stream_that_breaks_is_taken_up_again() {
     assert!(wire.broken.load(Ordering::SeqCst) > 0, "nothing broke");
     assert_eq!(requests(&Api::of(&callee.0), "teller").await.len(), 1);
     assert_no_panic(&caller);
+}
+
+/// What an agent of JSON-RPC refuses with.
+fn refusal(code: i64) -> Reply {
+    Reply::Json(json!({"jsonrpc": "2.0", "id": "1", "error": {"code": code, "message": "no"}}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_task_is_known_is_not_sent_again() {
+    // The stream ends behind its first event, and there is no way to look at the task.
+    let agent = Scripted::agent(json!({"streaming": true}), |seen| match seen.body["method"]
+        .as_str()
+    {
+        Some("SendStreamingMessage") => {
+            let task =
+                json!({"id": "t1", "contextId": "c", "status": {"state": "TASK_STATE_WORKING"}});
+            let event = json!({"jsonrpc": "2.0", "id": "1", "result": {"task": task}});
+            let body = format!("data: {event}\n\n");
+            Reply::Whole(200, "text/event-stream", body.into_bytes())
+        }
+        Some("SendMessage") => result(&json!({"message": {
+            "messageId": "m", "role": "ROLE_AGENT", "parts": [{"text": "done twice"}],
+        }})),
+        _ => refusal(-32601),
+    })
+    .await;
+    let caller = open_daemon(&[]).await;
+    deploy_asker(&caller, &agent.base, "timeout_ms: 60000\n");
+    let events = ran(&Api::of(&caller.0), "asker", &ask("x")).await;
+    let told = outcome(&events);
+    assert!(told.is_err(), "{told:?}");
+    let calls = agent.calls().into_iter();
+    let methods: Vec<_> = calls.map(|call| call.body["method"].clone()).collect();
+    assert_eq!(methods, [json!("SendStreamingMessage"), json!("GetTask")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_does_not_take_the_webhook_is_called_without_it() {
+    let agent = Scripted::agent(json!({"pushNotifications": true}), |seen| {
+        match seen.body["params"]["configuration"]["taskPushNotificationConfig"].is_null() {
+            true => result(&json!({"message": {
+                "messageId": "m", "role": "ROLE_AGENT", "parts": [{"text": "without"}],
+            }})),
+            false => refusal(-32602),
+        }
+    })
+    .await;
+    let base = "http://gateway.example";
+    let caller = open_daemon(&[("RUNE_GATEWAY_BASE_URL", base)]).await;
+    deploy_asker(&caller, &agent.base, "timeout_ms: 60000\n");
+    let events = ran(&Api::of(&caller.0), "asker", &ask("x")).await;
+    assert_eq!(outcome(&events), Ok(json!("without")));
+    assert_eq!(agent.calls().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_says_otherwise_than_its_task_is_not_followed_in_haste() {
+    let looks = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&looks);
+    let agent = Scripted::agent(json!({"streaming": true}), move |seen| {
+        let task = |state: &str| json!({"id": "t1", "contextId": "c", "status": {"state": state}});
+        match seen.body["method"].as_str() {
+            // By its streams it has ended long ago.
+            Some("SubscribeToTask") => {
+                let event = json!({"jsonrpc": "2.0", "id": "1", "result": {"task": task("TASK_STATE_COMPLETED")}});
+                let body = format!("data: {event}\n\n");
+                Reply::Whole(200, "text/event-stream", body.into_bytes())
+            }
+            Some("GetTask") => {
+                count.fetch_add(1, Ordering::SeqCst);
+                result(&task("TASK_STATE_WORKING"))
+            }
+            Some("SendMessage") => result(&json!({"task": task("TASK_STATE_WORKING")})),
+            _ => refusal(-32601),
+        }
+    })
+    .await;
+    let caller = open_daemon(&[]).await;
+    deploy_asker(&caller, &agent.base, "timeout_ms: 4000\n");
+    let events = ran(&Api::of(&caller.0), "asker", &ask("x")).await;
+    assert!(outcome(&events).is_err(), "{events:?}");
+    // In the four seconds of the call: at once, at once again, and then behind pauses that grow.
+    let looks = looks.load(Ordering::SeqCst);
+    assert!((2..=8).contains(&looks), "{looks}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
