@@ -9,7 +9,8 @@ use rune_a2a::{
 use rune_http::Caller;
 use rune_runtime::{Followed, Invocation, RequestEvents};
 use rune_store_runtime::{
-    ApprovalFilter, ApprovalId, ApprovalState, PageRequest, RequestRow, RequestStatus, SessionId,
+    ApprovalFilter, ApprovalId, ApprovalState, ErrorCode, PageRequest, RequestFilter, RequestRow,
+    RequestStatus, SessionId,
 };
 use serde_json::Value;
 
@@ -124,6 +125,9 @@ async fn begin(
     let session_id = session_id.map_err(|error: rune_store_runtime::IdError| {
         A2aError::invalid("message.contextId", error.to_string())
     })?;
+    if let Some(session) = &session_id {
+        check_context(&asking, session).await?;
+    }
     let agent = asking.target.agent(engine).await;
     let (_, agent) = agent.map_err(|error| failure(&error))?;
     let input = input_of(&send.message.parts, &agent)?;
@@ -180,6 +184,35 @@ async fn begin(
     }
     let task = StreamEvent::Task(view.task(wanted));
     Ok(Outcome::Value(task.encode(version)))
+}
+
+/// A context that exists is one that the caller has begun; what others say to each other nobody learns or adds to.
+async fn check_context(asking: &Asking<'_>, session: &SessionId) -> Result<(), A2aError> {
+    let own = asking.caller.id.as_ref().to_owned();
+    let is_its = has_requests(asking, session, Some(own)).await?;
+    if is_its || !has_requests(asking, session, None).await? {
+        return Ok(());
+    }
+    let message = format!("context `{session}` does not exist");
+    let error = A2aError::new(ErrorKind::Other(ErrorCode::NotFound), message);
+    Err(error.about("contextId", session.to_string()))
+}
+
+/// Whether a session has a request, of this caller or of any.
+async fn has_requests(
+    asking: &Asking<'_>,
+    session: &SessionId,
+    caller: Option<String>,
+) -> Result<bool, A2aError> {
+    let filter = RequestFilter {
+        session_id: Some(session.clone()),
+        caller,
+        ..RequestFilter::default()
+    };
+    let store = asking.shared.engine.store();
+    let found = store.requests(&filter, &PageRequest::first(1)).await;
+    let found = found.map_err(|error| failure(&error.into()))?;
+    Ok(!found.items.is_empty())
 }
 
 /// A message decides what a task waits for.

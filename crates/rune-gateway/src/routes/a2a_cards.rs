@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LAST_MODIFIED};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LAST_MODIFIED, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use rune_http::{ApiError, ErrorBody, Json, Path, Query};
 use rune_store_runtime::{ErrorCode, Timestamp};
@@ -126,7 +126,13 @@ async fn show(
     };
     sign(&mut card, shared, &base)?;
     let body = Bytes::from(card.encode(form).to_string());
-    respond(body, &tag, deployment.updated_at, headers)
+    let mut response = respond(body, &tag, deployment.updated_at, headers)?;
+    if shared.a2a.base_url.is_none() {
+        // Its URLs are those that the client has used.
+        let vary = HeaderValue::from_static("host");
+        response.headers_mut().insert(VARY, vary);
+    }
+    Ok(response)
 }
 
 /// The agent whose card stands at the root.

@@ -12,7 +12,15 @@ use crate::gateway::Shared;
 
 /// The route; who knows the token needs no other credentials.
 pub(crate) const ROUTE: &str = "/v1/wakeups/{token}";
-const _: () = assert!(ROUTE.len() == WAKEUP_PATH.len() + "{token}".len());
+const _: () = {
+    let (route, path) = (ROUTE.as_bytes(), WAKEUP_PATH.as_bytes());
+    assert!(route.len() == path.len() + "{token}".len());
+    let mut at = 0;
+    while at < path.len() {
+        assert!(route[at] == path[at], "agents are told another path");
+        at += 1;
+    }
+};
 
 /// An agent elsewhere has something to say about a call that waits for it. The body is not read: the call looks for itself.
 #[utoipa::path(

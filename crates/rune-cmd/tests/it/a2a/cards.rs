@@ -68,6 +68,8 @@ async fn a_client_that_has_the_card_is_told_so() {
             .contains("max-age=")
     );
     assert!(headers[LAST_MODIFIED].to_str().unwrap().ends_with(" GMT"));
+    // Its URLs are those of the host that was asked.
+    assert_eq!(headers["vary"], "host");
     let again = api.get(CARD).header(IF_NONE_MATCH, &headers[ETAG]);
     let again = again.send().await.unwrap();
     assert_eq!(again.status(), 304);

@@ -136,6 +136,16 @@ async fn a_caller_sees_its_own_tasks_only() {
         let refused = ask(&bob, method, task.clone()).await;
         assert_eq!(refused["error"]["code"], -32001, "{method}");
     }
+    // Nor does a message go on with a conversation of somebody else.
+    let begun = &sent["result"]["task"]["contextId"];
+    let mut within = message("and?");
+    within["contextId"] = begun.clone();
+    let within = json!({ "message": within });
+    let refused = ask(&bob, "SendMessage", within.clone()).await;
+    let told = refused["error"]["message"].as_str().unwrap();
+    assert!(told.contains("does not exist"), "{refused}");
+    let task = ask(&ada, "SendMessage", within).await["result"]["task"].clone();
+    assert_eq!(&task["contextId"], begun);
 }
 
 #[tokio::test(flavor = "multi_thread")]
