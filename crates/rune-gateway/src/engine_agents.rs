@@ -25,6 +25,7 @@ use tokio::sync::watch;
 
 use crate::routes::Target;
 use crate::routes::invoke::{KeyHeader, scope};
+use crate::trace::Trace;
 
 /// How long a list waits for agents that are being started.
 const LIST_PATIENCE: Duration = Duration::from_secs(5);
@@ -84,9 +85,12 @@ impl AgentSource for EngineAgents {
         let scope = format!("mcp\n{scope}");
         let body = json!({"input": call.input, "session_id": call.session_id});
         let idempotency = KeyHeader::of(call.idempotency_key).with(&body, &scope);
+        let named = asking.map_or(Trace::none(), |parts| Trace::of(&parts.headers));
+        let Origin { depth, trace } = named.origin(call.depth);
         let origin = Origin {
-            depth: call.depth,
-            trace: None,
+            depth,
+            // What a call says of itself is nearer than what its connection says.
+            trace: call.trace.or(trace),
         };
         let mut metadata = BTreeMap::new();
         origin.keep(&mut metadata);

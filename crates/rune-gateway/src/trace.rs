@@ -26,6 +26,11 @@ impl Trace {
         Self(parent.and_then(|parent| TraceContext::parse(parent, Some(&states))))
     }
 
+    /// Where there are no headers.
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
+
     /// What led to a request of this call; `depth` agents of other installations stand above it.
     pub(crate) fn origin(self, depth: u32) -> Origin {
         Origin {

@@ -9,7 +9,7 @@ use rmcp::model::{
     ServerResult,
 };
 use rmcp::service::{PeerRequestOptions, ServiceError};
-use rune_tools::{ToolContext, ToolError, ToolErrorKind, destination};
+use rune_tools::{CallChain, EngineAccess, ToolContext, ToolError, ToolErrorKind, destination};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,28 @@ use crate::server::{Link, ServerHandle};
 
 /// Where `_meta` says on which level below an outermost request an agent stands that the call makes.
 pub(crate) const DEPTH_META: &str = "rune/depth";
+
+/// Where `_meta` says which trace a call belongs to, as SEP-414 has it.
+pub(crate) const TRACE_META: &str = "traceparent";
+/// And what the systems of the trace say of it.
+pub(crate) const TRACE_STATE_META: &str = "tracestate";
+
+/// What a server is told of the request that makes a call.
+fn call_meta(engine: &dyn EngineAccess) -> RequestMetaObject {
+    let mut meta = RequestMetaObject::new();
+    let mut say = |name: &str, value: Value| {
+        meta.0.0.insert(name.to_owned(), value);
+    };
+    // Where the server is a daemon of agents, they may call each other in a circle.
+    say(DEPTH_META, engine.depth().into());
+    if let Ok(CallChain { trace, .. }) = engine.call_chain() {
+        say(TRACE_META, trace.traceparent().into());
+        if let Some(state) = trace.tracestate() {
+            say(TRACE_STATE_META, state.into());
+        }
+    }
+    meta
+}
 
 /// How one attempt to call a tool ended without a result.
 enum Ended {
@@ -67,7 +89,7 @@ impl ServerHandle {
             (_, None) => None,
         };
         let params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
-        let depth = context.engine.as_ref().map(|engine| engine.depth());
+        let meta = context.engine.as_deref().map(call_meta);
         let mut broken = None;
         loop {
             let link = tokio::select! {
@@ -75,7 +97,13 @@ impl ServerHandle {
                 () = context.cancel.cancelled() => return Err(cancelled()),
             };
             let result = self
-                .rounds(&link, params.clone(), depth, &context.cancel, &progress)
+                .rounds(
+                    &link,
+                    params.clone(),
+                    meta.as_ref(),
+                    &context.cancel,
+                    &progress,
+                )
                 .await;
             match result {
                 Ok(result) => {
@@ -104,13 +132,13 @@ impl ServerHandle {
         &self,
         link: &Link,
         mut params: CallToolRequestParams,
-        depth: Option<u32>,
+        meta: Option<&RequestMetaObject>,
         cancel: &CancellationToken,
         progress: &ProgressSink,
     ) -> Result<CallToolResult, Ended> {
         for round in 0..limits::ROUNDS {
             let asked = match self
-                .once(link, params.clone(), depth, cancel, progress)
+                .once(link, params.clone(), meta, cancel, progress)
                 .await
             {
                 // What came before was heard.
@@ -138,18 +166,13 @@ impl ServerHandle {
         &self,
         link: &Link,
         params: CallToolRequestParams,
-        depth: Option<u32>,
+        meta: Option<&RequestMetaObject>,
         cancel: &CancellationToken,
         progress: &ProgressSink,
     ) -> Result<Answer, Ended> {
         let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
         let mut options = PeerRequestOptions::no_options();
-        // Where the server is a daemon of agents, they may call each other in a circle.
-        options.meta = depth.map(|depth| {
-            let mut meta = RequestMetaObject::new();
-            meta.0.0.insert(DEPTH_META.to_owned(), depth.into());
-            meta
-        });
+        options.meta = meta.cloned();
         let sent = link.peer.send_cancellable_request(request, options).await;
         // The connection had ended before.
         let mut sent = sent.map_err(|error| Ended::Unsent(error.to_string()))?;

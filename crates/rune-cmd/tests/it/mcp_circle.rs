@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::home::{RUNE, Served};
 use crate::mcp::{servers, until};
-use crate::mcp_server::{Stdio, deploy};
+use crate::mcp_server::{MODERN, Stdio, deploy};
 use crate::wire::{Api, answer};
 
 /// Calls itself, as its MCP server offers it.
@@ -30,7 +30,11 @@ async fn a_circle_ends_at_the_depth_of_other_calls() {
             .contains("agent")
     })
     .await;
-    let id = api.start("agent", "go").await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let asked = api.invoke("agent", &json!({"input": "go", "background": true}));
+    let asked = asked.header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
+    let (_, begun) = answer(asked).await.unwrap();
+    let id = begun["request_id"].as_str().unwrap().to_owned();
     let events = api.events(&id, 0).await.rest().await;
     assert_eq!(events.last().unwrap().name, "done", "{events:?}");
     let (_, listed) = answer(api.get("/v1/requests?agent=agent&limit=100"))
@@ -43,6 +47,11 @@ async fn a_circle_ends_at_the_depth_of_other_calls() {
         .collect();
     depths.sort_unstable();
     assert_eq!(depths, (0..=LEVELS as u64).collect::<Vec<_>>(), "{listed}");
+    // All of it is one trace, as the calls say.
+    for row in rows {
+        let parent = row["metadata"]["traceparent"].as_str().unwrap();
+        assert!(parent.contains(trace), "{row}");
+    }
     let deepest = rows
         .iter()
         .find(|row| row["metadata"]["call_depth"] == LEVELS);
@@ -66,4 +75,29 @@ async fn the_command_passes_the_depth_on() {
         let text = answered["result"]["content"].to_string();
         assert!(text.contains(expected), "{answered}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_belongs_to_the_trace_of_its_headers() {
+    let served = Served(TestDaemon::builder(RUNE).start().await.unwrap());
+    deploy(&served, "agent", "", "rules:\n  - respond: done\n", &[]);
+    let api = Api::of(&served.0);
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let params = json!({"name": "agent", "arguments": {"input": "go"}, "_meta": meta});
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+    let call = api
+        .post("/mcp", &call)
+        .header("accept", "application/json, text/event-stream")
+        .header("mcp-protocol-version", MODERN)
+        .header("mcp-method", "tools/call")
+        .header("mcp-name", "agent")
+        .header("traceparent", parent);
+    let told = call.send().await.unwrap().text().await.unwrap();
+    assert!(told.contains("done"), "{told}");
+    let (_, listed) = answer(api.get("/v1/requests?agent=agent")).await.unwrap();
+    let row = &listed["items"][0];
+    assert_eq!(row["metadata"]["traceparent"], parent, "{listed}");
 }

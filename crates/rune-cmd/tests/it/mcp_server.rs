@@ -18,7 +18,7 @@ use crate::openai::write_asking;
 use crate::readme::root;
 use crate::wire::{Api, LIMIT, answer, assert_no_panic, lines_of};
 
-const MODERN: &str = "2026-07-28";
+pub(crate) const MODERN: &str = "2026-07-28";
 const LEGACY: &str = "2025-11-25";
 const KEY: &str = "k3y-0123456789";
 

@@ -11,12 +11,14 @@ use rmcp::model::{
     MetaObject, ProtocolVersion, ServerRequest,
 };
 use rmcp::service::{Peer, RequestContext, RoleServer};
-use rune_store_runtime::{ApprovalDecision, ErrorCode, Failure, RequestId, SessionId};
+use rune_store_runtime::{
+    ApprovalDecision, ErrorCode, Failure, RequestId, SessionId, TraceContext,
+};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::call::DEPTH_META;
+use crate::call::{DEPTH_META, TRACE_META, TRACE_STATE_META};
 
 use super::approval;
 use super::handler::{AgentsHandler, refusal};
@@ -406,7 +408,10 @@ fn arguments(
             .and_then(|depth| u32::try_from(depth).ok())
             .ok_or_else(|| format!("`_meta.{DEPTH_META}` must be a small number"))?,
     };
+    let text = |name: &str| meta.get(name).and_then(Value::as_str);
+    let trace = text(TRACE_META);
     Ok(AgentCall {
+        trace: trace.and_then(|trace| TraceContext::parse(trace, text(TRACE_STATE_META))),
         agent: agent.name.clone(),
         input,
         session_id,

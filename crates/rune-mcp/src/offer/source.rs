@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use rune_store_runtime::{ApprovalDecision, ApprovalId, Failure, RequestId, SessionId};
+use rune_store_runtime::{
+    ApprovalDecision, ApprovalId, Failure, RequestId, SessionId, TraceContext,
+};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -75,6 +77,8 @@ pub struct AgentCall {
     pub idempotency_key: Option<String>,
     /// Level on which it stands below an outermost request of another agent, as its client says; 0 where none called.
     pub depth: u32,
+    /// The trace that it belongs to, where its client says so with the call.
+    pub trace: Option<TraceContext>,
 }
 
 /// A request that was begun.
