@@ -153,7 +153,6 @@ pub(crate) async fn refuses_bad_input(served: &Served, apis: &[&str]) {
         assert!(refused.is_err() || refused.is_ok_and(|answer| answer.status().is_client_error()));
     }
     assert!(wrong.is_empty(), "{} of {sent}: {wrong:#?}", wrong.len());
-    println!("{sent} bad requests");
 }
 
 /// A daemon with these variables, and the agent `plain`.

@@ -24,8 +24,10 @@ fn create(served: &Served, args: &[&str]) -> String {
 }
 
 fn claims(token: &str) -> Value {
-    let mut validation = Validation::default();
-    validation.validate_aud = false;
+    let validation = Validation {
+        validate_aud: false,
+        ..Validation::default()
+    };
     let key = DecodingKey::from_secret(SECRET.as_bytes());
     decode::<Value>(token, &key, &validation).unwrap().claims
 }

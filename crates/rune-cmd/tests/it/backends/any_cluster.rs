@@ -54,7 +54,6 @@ async fn replicas_are_what_the_cluster_says_in_that_of_the_test_kit() {
 async fn replicas_are_what_the_cluster_says_in_a_real_one() {
     match real() {
         Some(place) => everything(&place).await,
-        #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
         None => eprintln!(
             "skipped: no cluster; KUBECONFIG names one, RUNE_TEST_KUBERNETES_IMAGE an image that it can run, \
              RUNE_TEST_KUBERNETES_ADDR an IP:PORT of this machine that its pods reach, and \
@@ -70,7 +69,12 @@ async fn replicas_are_what_the_cluster_says_in_a_real_one() {
 fn real() -> Option<Place> {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let kubeconfig = variable("KUBECONFIG")?.into();
-    let needed = |name| variable(name).unwrap_or_else(|| panic!("KUBECONFIG needs {name}, too"));
+    let needed = |name| {
+        let value = variable(name);
+        value
+            .ok_or_else(|| format!("KUBECONFIG needs {name}, too"))
+            .unwrap()
+    };
     let namespace = variable("RUNE_TEST_KUBERNETES_NAMESPACE");
     Some(Place {
         kubeconfig,
