@@ -37,24 +37,35 @@ impl Local {
             return Err(Failure::usage(message)
                 .help("`rune build DIR` makes a layout of an agent directory"));
         }
-        Self::build(context, &dir).map(|(_, local)| local)
+        Self::build(context, &dir, None).map(|(_, local)| local)
     }
 
-    /// Builds the artefact of an agent directory, printing what is wrong with it. A layout of the same artefact that is where
-    /// `rune build` puts it gives the signatures.
-    pub(crate) fn build(context: &Context, dir: &Path) -> Outcome<(AgentPackage, Self)> {
+    /// Builds the artefact of an agent directory, printing what is wrong with it, for a layout at this path or else where
+    /// `rune build` puts it. A layout of the same artefact at either place gives its signatures.
+    pub(crate) fn build(
+        context: &Context,
+        dir: &Path,
+        path: Option<&Path>,
+    ) -> Outcome<(AgentPackage, Self)> {
         let agent = checked(context, dir).map_err(|errors| invalid(context.output, &errors))?;
         let packed = rune_spec::package::pack(dir).map_err(|error| {
             Failure::usage(format!("cannot pack {}: {}", dir.display(), chain(&error)))
         })?;
         let artifact = Artifact::build(&agent, packed);
         let name = format!("{}-{}.oci.tar", artifact.name(), artifact.version());
-        let path = dir.join(BUILD_DIR).join(name);
-        let before = Layout::is_at(&path)
-            .then(|| Layout::read(&path).ok())
-            .flatten();
-        let same = before.filter(|before| before.artifact.digest() == artifact.digest());
-        let signatures = same.map_or_else(Signatures::default, |layout| layout.signatures);
+        let usual = dir.join(BUILD_DIR).join(name);
+        let mut signatures = Signatures::default();
+        for place in path.into_iter().chain([usual.as_path()]) {
+            let before = Layout::is_at(place).then(|| Layout::read(place).ok());
+            let before = before.flatten();
+            let same = before.filter(|before| before.artifact.digest() == artifact.digest());
+            for signature in same.map(|same| same.signatures.0).into_iter().flatten() {
+                if !signatures.0.contains(&signature) {
+                    signatures.0.push(signature);
+                }
+            }
+        }
+        let path = path.map_or(usual, Path::to_owned);
         let layout = Layout {
             artifact,
             signatures,

@@ -91,7 +91,7 @@ impl Sources {
             .prefix("rune-oci-")
             .tempdir()
             .map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
-        let agent = dir.path().join(layout.artifact.name());
+        let agent = dir.path().join("agent");
         package::unpack(layout.artifact.package(), &agent)
             .map_err(|error| Failure::because("cannot unpack the package", &error))?;
         self.unpacked.push(dir);

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use rune_spec::package::{MAX_PACKAGE_BYTES, inspect};
-use rune_spec::{AgentPackage, PackageError, PackedPackage};
+use rune_spec::{AgentName, AgentPackage, PackageError, PackedPackage};
+use semver::Version;
 use serde::{Deserialize, Serialize};
 use tar::{Archive, Builder};
 
@@ -56,6 +57,20 @@ struct Config {
     version: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     description: Option<String>,
+}
+
+impl Config {
+    /// Names and versions become paths and tags, so what comes from elsewhere is what a Runefile may say.
+    fn parse(bytes: &[u8]) -> Result<Self, OciError> {
+        let wrong = |reason: String| OciError::malformed("configuration", printable(&reason));
+        let config: Self =
+            serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+        let name = config.name.parse::<AgentName>();
+        name.map_err(|error| wrong(error.to_string()))?;
+        let version = config.version.parse::<Version>();
+        version.map_err(|error| wrong(format!("version `{}`: {error}", config.version)))?;
+        Ok(config)
+    }
 }
 
 /// The package of an agent with everything that goes with it.
@@ -191,8 +206,7 @@ impl Artifact {
         let config = blobs
             .get(&parsed.config.digest)
             .map_or(&[][..], AsRef::as_ref);
-        let config = serde_json::from_slice(config)
-            .map_err(|error| OciError::malformed("configuration", error.to_string()))?;
+        let config = Config::parse(config)?;
         let artifact = Self {
             digest: Digest::of(&manifest),
             manifest,

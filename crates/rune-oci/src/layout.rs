@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -16,6 +16,8 @@ use crate::{Artifact, Digest, Index, OciError, Signature, Signatures};
 
 /// Largest layout in an archive: a package with everything that goes with it.
 pub const MAX_LAYOUT_BYTES: u64 = MAX_PACKAGE_BYTES + MAX_SBOM_BYTES + 2 * MAX_MANIFEST_BYTES;
+/// Most manifests of an index that are read: the package's, those of its signatures, and of what else refers to it.
+const MAX_MANIFESTS: usize = 2 * MAX_SIGNATURES;
 /// Most files of an archive.
 const MAX_ENTRIES: usize = 1000;
 /// The file that makes a directory a layout.
@@ -37,19 +39,13 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Whether there is a layout at this path: a directory with the marker, or an archive.
+    /// Whether there is a layout at this path: a directory with the marker, or an archive with it.
     #[must_use]
     pub fn is_at(path: &Path) -> bool {
         if path.is_dir() {
             return path.join(MARKER).is_file();
         }
-        let head = || {
-            let mut head = [0; 512];
-            fs::File::open(path)?.read_exact(&mut head)?;
-            Ok::<_, io::Error>(head)
-        };
-        let (at, magic) = TAR_MAGIC;
-        head().is_ok_and(|head| head.get(at..at + magic.len()) == Some(magic))
+        has_marker(path).unwrap_or_default()
     }
 
     /// Reads a layout: a directory or an archive.
@@ -85,8 +81,7 @@ impl Layout {
             if files.len() >= MAX_ENTRIES {
                 return Err(OciError::malformed("layout", "it has too many files"));
             }
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
+            let name = name_of(&entry.path_bytes());
             let mut content = Vec::new();
             // A header may claim more than there is.
             entry.read_to_end(&mut content).map_err(wrong)?;
@@ -108,9 +103,12 @@ impl Layout {
         let index = Index::parse(&need(INDEX, MAX_MANIFEST_BYTES)?)?;
         let mut packages = Vec::new();
         let mut others = Vec::new();
-        for entry in index.manifests {
-            if entry.media_type != media_type::MANIFEST {
-                continue;
+        let manifests = index.manifests.into_iter();
+        let manifests = manifests.filter(|entry| entry.media_type == media_type::MANIFEST);
+        for (n, entry) in manifests.enumerate() {
+            if n >= MAX_MANIFESTS {
+                let reason = format!("its index names more than {MAX_MANIFESTS} manifests");
+                return Err(OciError::malformed("layout", reason));
             }
             let manifest = blob(&entry.digest, MAX_MANIFEST_BYTES)?;
             entry.check(&manifest)?;
@@ -218,6 +216,31 @@ impl Layout {
         }
         index.map_or(Ok(()), |bytes| replace(&path.join(INDEX), &bytes))
     }
+}
+
+/// Whether a file is a tar archive with the marker in it. Of other files only the beginning is read.
+fn has_marker(path: &Path) -> io::Result<bool> {
+    let mut file = fs::File::open(path)?;
+    let mut head = [0; 512];
+    file.read_exact(&mut head)?;
+    let (at, magic) = TAR_MAGIC;
+    if head.get(at..at + magic.len()) != Some(magic) {
+        return Ok(false);
+    }
+    file.rewind()?;
+    let mut archive = Archive::new(file);
+    for entry in archive.entries_with_seek()?.take(MAX_ENTRIES) {
+        if name_of(&entry?.path_bytes()) == MARKER {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The path of a file of an archive.
+fn name_of(path: &[u8]) -> String {
+    let name = String::from_utf8_lossy(path);
+    name.strip_prefix("./").unwrap_or(&name).to_owned()
 }
 
 /// A file of a layout of at most so many bytes, where it is there.

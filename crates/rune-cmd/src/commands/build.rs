@@ -44,12 +44,9 @@ pub(crate) struct BuildArgs {
 
 pub(crate) fn run(context: &Context, args: &BuildArgs) -> Outcome {
     let dir = agent_dir(&args.dir);
-    let (agent, mut local) = Local::build(context, &dir)?;
+    let (agent, local) = Local::build(context, &dir, args.layout.as_deref())?;
     for path in [&args.layout, &args.sbom].into_iter().flatten() {
         outside(&agent, path)?;
-    }
-    if let Some(path) = &args.layout {
-        local.path.clone_from(path);
     }
     local.write()?;
     if let Some(path) = &args.sbom {

@@ -73,6 +73,83 @@ fn a_build_says_what_is_in_it_and_is_the_same_again() {
     assert!(again.contains("never overwritten"), "{again}");
 }
 
+#[test]
+fn a_layout_elsewhere_keeps_its_signatures_when_it_is_built_again() {
+    let home = home();
+    let build = ["build", "hello", "--layout", "there.tar", "-o", "json"];
+    let signatures = || home.rune(&build).json()["signatures"].clone();
+    assert_eq!(signatures(), 0);
+    home.rune(&["sign", "there.tar", "--key", "release.key"])
+        .ok();
+    assert_eq!(signatures(), 1);
+    home.rune(&["verify", "there.tar", "--key", "release.pub"])
+        .ok();
+    // An archive of something else is not written over.
+    let package = home.path().join("other.tar");
+    let made = std::process::Command::new("tar")
+        .args(["-cf"])
+        .arg(&package)
+        .args(["-C"])
+        .arg(home.path())
+        .arg("hello/Runefile")
+        .status();
+    assert!(made.unwrap().success());
+    let before = fs::read(&package).unwrap();
+    let error = said(home.rune(&["build", "hello", "--layout", "other.tar"]), 1);
+    assert!(error.contains("something else is there"), "{error}");
+    assert_eq!(fs::read(&package).unwrap(), before);
+}
+
+/// A layout whose configuration says these, and all of whose digests are right.
+fn forge(layout: &Path, name: &str, version: &str) {
+    let read = |path: &Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let blobs = layout.join("blobs/sha256");
+    let blob = |descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().unwrap();
+        blobs.join(digest.trim_start_matches("sha256:"))
+    };
+    let write = |descriptor: &mut Value, content: &Value| {
+        let bytes = serde_json::to_vec(content).unwrap();
+        let digest = rune_oci::Digest::of(&bytes);
+        fs::write(blobs.join(digest.hex()), &bytes).unwrap();
+        descriptor["digest"] = json!(digest.as_str());
+        descriptor["size"] = json!(bytes.len());
+    };
+    let mut index = read(&layout.join("index.json"));
+    let mut manifest = read(&blob(&index["manifests"][0]));
+    let mut config = read(&blob(&manifest["config"]));
+    config["name"] = json!(name);
+    config["version"] = json!(version);
+    write(&mut manifest["config"], &config);
+    write(&mut index["manifests"][0], &manifest);
+    fs::write(layout.join("index.json"), index.to_string()).unwrap();
+}
+
+#[test]
+fn an_artefact_that_is_named_like_a_path_is_refused() {
+    let home = home();
+    let outside = home.path().join("outside");
+    let absolute = outside.to_str().unwrap();
+    for (n, (name, version)) in [
+        ("../../outside", "1.0.0"),
+        (absolute, "1.0.0"),
+        ("hello", "../1"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let layout = format!("forged-{n}");
+        home.rune(&["build", "hello", "--layout", &layout]).ok();
+        home.rune(&["run", &layout, "Hi"]).ok();
+        forge(&home.path().join(&layout), name, version);
+        let mut command = home.command(&["run", &layout, "Hi"]);
+        command.env("TMPDIR", home.path());
+        let error = said(Ran::new(command), 1);
+        assert!(error.contains("configuration"), "{error}");
+        assert!(!outside.exists(), "{name}");
+    }
+}
+
 /// The round trip through a registry: push, pull, sign, verify, run.
 fn round_trip(home: &Home, host: &str) {
     let name = format!("{host}/acme/hello:1.0.0");

@@ -23,11 +23,11 @@ impl Registry {
     /// [`OciError`] where the registry does not hand them out as they are named.
     pub async fn signatures(&self, digest: &Digest) -> Result<Signatures, OciError> {
         let mut found = Vec::new();
-        for entry in self.referrers(digest).await? {
-            let is_signature = entry.artifact_type.as_deref() == Some(media_type::SIGNATURE);
-            if !is_signature || found.len() >= MAX_SIGNATURES {
-                continue;
-            }
+        let entries = self.referrers(digest).await?.into_iter();
+        let signatures =
+            entries.filter(|entry| entry.artifact_type.as_deref() == Some(media_type::SIGNATURE));
+        // Those count that are asked for, be they signatures or not.
+        for entry in signatures.take(MAX_SIGNATURES) {
             // A list may be older than what it lists.
             let Some(manifest) = self.manifest(entry.digest.as_str()).await? else {
                 continue;

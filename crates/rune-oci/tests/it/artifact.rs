@@ -83,10 +83,32 @@ fn a_layout_survives_its_file_and_its_directory() {
         layout.write(&path).unwrap();
     }
     let other = dir.path().join("other");
-    fs::write(&other, "mine").unwrap();
-    assert!(layout.write(&other).is_err());
-    assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
+    let package = layout.artifact.package();
+    // Neither a file nor an archive of something else.
+    for mine in [b"mine".as_slice(), package.as_ref()] {
+        fs::write(&other, mine).unwrap();
+        assert!(!Layout::is_at(&other));
+        assert!(layout.write(&other).is_err());
+        assert_eq!(fs::read(&other).unwrap(), mine);
+    }
     assert_eq!(layout.to_tar().unwrap(), layout.to_tar().unwrap());
+}
+
+#[test]
+fn an_index_with_more_manifests_than_anybody_signs_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("layout");
+    let (key, _) = SigningKey::generate().unwrap();
+    signed(&key, None).write(&path).unwrap();
+    let index = path.join("index.json");
+    let text = fs::read_to_string(&index).unwrap();
+    let mut listed: Value = serde_json::from_str(&text).unwrap();
+    let manifests = listed["manifests"].as_array_mut().unwrap();
+    let signature = manifests.last().unwrap().clone();
+    manifests.extend(std::iter::repeat_n(signature, 128));
+    fs::write(&index, listed.to_string()).unwrap();
+    let error = Layout::read(&path).unwrap_err().to_string();
+    assert!(error.contains("more than 128 manifests"), "{error}");
 }
 
 #[test]

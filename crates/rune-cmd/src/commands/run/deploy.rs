@@ -85,7 +85,7 @@ impl Packed {
         let (agent, layout) = match &found.layout {
             Some(layout) => (load(context, &found.dir)?, layout.clone()),
             None => {
-                let (agent, built) = Local::build(context, &found.dir)?;
+                let (agent, built) = Local::build(context, &found.dir, None)?;
                 (agent, built.layout)
             }
         };
