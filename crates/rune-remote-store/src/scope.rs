@@ -8,6 +8,8 @@
 mod command;
 mod read;
 
+pub(crate) use command::request_of;
+
 use rune_store_runtime::{
     DeploymentId, MemoryScope, ReplicaId, RequestId, RequestRow, RuntimeStore, SessionId,
     StoreError, VersionId,

@@ -17,7 +17,7 @@ use http::header::CONTENT_TYPE;
 use rune_http::{ApiError, Json, MAX_PACKAGE_BYTES, Path, read_body};
 use rune_runtime::{Engine, EngineError, Hold};
 use rune_store_runtime::{
-    BlobStore, Command, ErrorCode, Op, Reject, Reply, RuntimeStore, Store, StoreError,
+    BlobStore, Command, ErrorCode, Reject, Reply, RuntimeStore, Store, StoreError,
 };
 use serde_json::value::RawValue;
 
@@ -26,7 +26,7 @@ use crate::call::{
     BLOB, BLOBS, COMMANDS, MAX_BATCH, MAX_BATCH_BYTES, MAX_BLOB_BYTES, MAX_COMMAND_BYTES,
     MAX_READ_BYTES, READ, Read,
 };
-use crate::scope::{Checked, DeploymentScope, Refusal};
+use crate::scope::{Checked, DeploymentScope, Refusal, request_of};
 use denials::Denials;
 
 /// The largest body of commands: a batch, or one that exceeds it.
@@ -57,8 +57,8 @@ impl StoreServer {
         }
     }
 
-    /// The same server that takes the journal of a request only from the replica that the engine
-    /// has given it to: one that was given up and is still there writes no more.
+    /// The same server that takes what is written for a request only from the replica that the
+    /// engine has given it to: one that was given up and is still there writes no more.
     #[must_use]
     pub fn guarded_by(self, engine: Engine) -> Self {
         Self {
@@ -70,10 +70,9 @@ impl StoreServer {
     /// Whether a replica may make a change now.
     async fn check(&self, scope: &DeploymentScope, command: &Command) -> Checked {
         scope.check_command(&*self.store, command).await?;
-        let (Some(engine), Op::AppendEntries(op)) = (&self.engine, &command.op) else {
+        let (Some(engine), Some(id)) = (&self.engine, request_of(&command.op)) else {
             return Ok(());
         };
-        let id = op.request_id;
         match engine.hold(id, scope.replica_id).await {
             Ok(Hold::Its) => Ok(()),
             Ok(Hold::NotIts) => Err(Refusal::Denied(format!(

@@ -9,8 +9,8 @@ use axum::routing::post;
 use axum::{Extension, Router};
 use rune_http::{ApiError, Json};
 use rune_remote_store::{DeploymentScope, InternalTokens};
-use rune_runtime::{Engine, EngineAnswer, EngineOp, SecretError, SecretVault};
-use rune_store_runtime::RequestId;
+use rune_runtime::{Engine, EngineAnswer, EngineOp, Hold, SecretError, SecretVault};
+use rune_store_runtime::{ErrorCode, RequestId};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
@@ -119,7 +119,20 @@ async fn act(
     Json(acted): Json<Acted>,
 ) -> Result<Json<EngineAnswer>, ApiError> {
     let engine = &daemon.engine;
-    let answer = engine.act(scope.deployment_id, acted.request_id, acted.op);
+    let id = acted.request_id;
+    match engine.hold(id, scope.replica_id).await? {
+        Hold::Its => {}
+        Hold::NotIts => {
+            let message = format!("request `{id}` was taken from this replica");
+            return Err(ApiError::new(ErrorCode::Denied, message));
+        }
+        // The daemon has just begun, and finds out whose it is.
+        Hold::Unknown => {
+            let message = format!("it is not known yet which replica runs request `{id}`");
+            return Err(ApiError::unavailable(message));
+        }
+    }
+    let answer = engine.act(scope.deployment_id, id, acted.op);
     Ok(Json(answer.await?))
 }
 

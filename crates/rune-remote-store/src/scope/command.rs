@@ -1,7 +1,7 @@
 //! Which changes a replica may make.
 
 use rune_store_runtime::{
-    Canvas, Command, EntryBody, Op, RequestId, RuntimeStore, SessionId, TaskHolder,
+    CachePut, Canvas, Command, EntryBody, Op, RequestId, RuntimeStore, SessionId, TaskHolder,
 };
 
 use super::{Checked, DeploymentScope, denied};
@@ -10,6 +10,18 @@ use super::{Checked, DeploymentScope, denied};
 const CANVAS: &str = "canvas:";
 /// How the key begins under which it is kept that a conversation has had a process.
 const PROCESS: &str = "process:";
+
+/// The request that a replica makes a change for, where the change names it. Only the replica that runs it may make it.
+pub(crate) const fn request_of(op: &Op) -> Option<RequestId> {
+    match op {
+        Op::AppendEntries(op) => Some(op.request_id),
+        Op::RequestCancel(op) => Some(op.request_id),
+        Op::ReserveBudget(op) => Some(op.request_id),
+        Op::SettleBudget(op) => Some(op.request_id),
+        Op::QueueMessage(op) => Some(op.request_id),
+        _ => None,
+    }
+}
 
 impl DeploymentScope {
     /// Whether a replica may make this change.
@@ -69,10 +81,13 @@ impl DeploymentScope {
                 }
                 self.own(store, op.request_id).await
             }
-            Op::CachePut(op) => self.cache_put(store, &op.key).await,
+            Op::CachePut(op) => self.cache_put(store, op).await,
             Op::DeleteSchedule(op) => match store.schedule(op.schedule_id).await? {
-                Some(row) if row.spec.created_by == Some(self.maker()) => Ok(()),
-                _ => denied("the schedule was not made by this agent"),
+                Some(row) if row.spec.created_by != Some(self.maker()) => {
+                    denied("the schedule was not made by this agent")
+                }
+                // One that is gone may be what this command has deleted, whose answer was lost.
+                _ => Ok(()),
             },
             // The daemon does these, for whoever may ask it.
             Op::AcceptRequest(_) => denied("requests are accepted by the daemon"),
@@ -129,18 +144,21 @@ impl DeploymentScope {
         self.session(store, &holder.session_id).await
     }
 
-    /// Whether a key is a new canvas, or that of a process of this agent.
-    async fn cache_put(&self, store: &dyn RuntimeStore, key: &str) -> Checked {
-        if let Some(id) = key.strip_prefix(CANVAS) {
+    /// Whether it is a new canvas, or a note of a process of this agent.
+    async fn cache_put(&self, store: &dyn RuntimeStore, op: &CachePut) -> Checked {
+        if let Some(id) = op.key.strip_prefix(CANVAS) {
             let is_id = id.len() >= 32 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
             // The time is before any at which it can have expired.
             let known = store.cached(&Canvas::key(id), Default::default()).await?;
-            return match (is_id, known) {
-                (true, None) => Ok(()),
-                _ => denied("the canvas is not a new one"),
+            // The same again may be this very command, whose answer was lost.
+            let is_new =
+                known.is_none_or(|row| row.value == op.value && row.expires_at == op.expires_at);
+            return match is_id && is_new {
+                true => Ok(()),
+                false => denied("the canvas is not a new one"),
             };
         }
-        self.process_key(store, key).await
+        self.process_key(store, &op.key).await
     }
 
     /// Whether a key is that of a process of this agent.
