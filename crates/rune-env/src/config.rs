@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::a2a::A2aConfig;
 use crate::budgets::BudgetsConfig;
@@ -301,21 +301,40 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::load`].
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the environment"
-    )]
     pub fn from_process(file: Option<PathBuf>, overrides: Overrides) -> Result<Self, ConfigError> {
-        let env: Environment = Arc::new(|name| {
-            // A name with `=` or NUL cannot be set; asking for it would panic on some platforms.
-            let askable = !name.is_empty() && !name.contains(['=', '\0']);
-            askable.then(|| std::env::var(name).ok()).flatten()
-        });
         Self::load(ConfigSources {
-            env,
+            env: process_environment(),
             file,
             overrides,
         })
+    }
+
+    /// Reads the real environment and no file: for a process that has a home directory and no configuration in it.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn without_file(overrides: Overrides) -> Result<Self, ConfigError> {
+        let env = process_environment();
+        Self::load(ConfigSources {
+            // The file would be found by it.
+            env: Arc::new(move |name| (name != "HOME").then(|| env(name)).flatten()),
+            file: None,
+            overrides,
+        })
+    }
+
+    /// The same configuration with more variables, which change nothing of what was read. They come before those that it
+    /// was read with.
+    #[must_use]
+    pub fn with_variables(self, more: BTreeMap<String, SecretString>) -> Self {
+        let env = self.env;
+        Self {
+            env: Arc::new(move |name| match more.get(name) {
+                Some(value) => Some(value.expose_secret().to_owned()),
+                None => env(name),
+            }),
+            ..self
+        }
     }
 
     /// Resolves defaults < file < environment < flags.
@@ -425,6 +444,18 @@ impl fmt::Debug for Config {
         }
         map.finish()
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the environment"
+)]
+fn process_environment() -> Environment {
+    Arc::new(|name| {
+        // A name with `=` or NUL cannot be set; asking for it would panic on some platforms.
+        let askable = !name.is_empty() && !name.contains(['=', '\0']);
+        askable.then(|| std::env::var(name).ok()).flatten()
+    })
 }
 
 /// The file's path and text. Only the default file may be missing.

@@ -1,5 +1,6 @@
 //! What the process of a replica is told by the daemon that has it started.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +35,33 @@ pub const REPLICA_HIDDEN: &str = "RUNE_REPLICA_HIDDEN";
 /// `RUNE_REPLICA_ORPHAN_SECS`: how long it goes on without a daemon.
 pub const REPLICA_ORPHAN_SECS: &str = "RUNE_REPLICA_ORPHAN_SECS";
 
+/// `RUNE_REPLICA_LOG`: the file that its stderr is, which it keeps within bounds.
+pub const REPLICA_LOG: &str = "RUNE_REPLICA_LOG";
+
+/// Variables of a machine that a process of Rune needs wherever it runs: where programs are, whose login they use, and the
+/// way to the network.
+pub const MACHINE_VARIABLES: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "TMPDIR",
+    "XDG_CONFIG_HOME",
+    "CLAUDE_CONFIG_DIR",
+    "CLAUDE_CODE_OAUTH_TOKEN",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "NODE_EXTRA_CA_CERTS",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
+
 /// How long a replica goes on without a daemon where nothing else is said.
 const ORPHAN_AFTER: Duration = Duration::from_secs(300);
 
@@ -65,8 +93,10 @@ pub struct ReplicaConfig {
     pub hidden: Vec<PathBuf>,
     /// How long it goes on without a daemon.
     pub orphan_after: Duration,
-    /// `PATH`: where the programs of its tools are.
-    pub search_path: Option<String>,
+    /// The file that its stderr is, where it is to be kept within bounds.
+    pub log: Option<PathBuf>,
+    /// [`MACHINE_VARIABLES`] as they are where it runs. A proxy may have a password.
+    pub machine: BTreeMap<String, SecretString>,
 }
 
 impl ReplicaConfig {
@@ -123,7 +153,11 @@ impl ReplicaConfig {
                 .map(PathBuf::from)
                 .collect(),
             orphan_after: orphan,
-            search_path: given("PATH"),
+            log: given(REPLICA_LOG).map(PathBuf::from),
+            machine: MACHINE_VARIABLES
+                .iter()
+                .filter_map(|name| Some(((*name).to_owned(), given(name)?.into())))
+                .collect(),
         })
     }
 }
@@ -176,8 +210,10 @@ mod tests {
     fn says_what_is_missing_and_shows_no_secret() {
         let error = load(&[(REPLICA_TOKEN, " ")]).unwrap_err().to_string();
         assert!(error.contains(REPLICA_TOKEN), "{error}");
-        let config = load(&[(REPLICA_TOKEN, "very-secret")]).unwrap();
+        let proxy = ("HTTPS_PROXY", "http://me:very-secret@proxy");
+        let config = load(&[(REPLICA_TOKEN, "very-secret"), proxy]).unwrap();
         assert!(!format!("{config:?}").contains("very-secret"));
         assert_eq!(config.token.expose_secret(), "very-secret");
+        assert_eq!(config.machine["HTTPS_PROXY"].expose_secret(), proxy.1);
     }
 }

@@ -20,23 +20,22 @@ use rune_runtime::{
     Tasks, ToolRunner,
 };
 use rune_storage::{Durability, create_private_dir};
-use rune_store_runtime::{BlobStore, DeploymentId, ReplicaId, Store, SystemClock};
+use rune_store_runtime::{BlobStore, DeploymentId, ReplicaId, Store, StoreError, SystemClock};
 use rune_tools::SandboxSupport;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::url_of;
+use crate::daemon::log::RotatingLog;
 use crate::daemon::node::{Place, agent_loader, own_launcher};
 use crate::daemon::telemetry;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
 /// Pause before the token is renewed that could not be.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
-/// A renewal that fails has failed after this long.
-const RENEWAL_PATIENCE: Duration = Duration::from_secs(120);
 /// How long requests may go on that the daemon has waited for already.
 const DRAINED_GRACE: Duration = Duration::from_secs(2);
 /// How long tasks get to end after the requests have.
@@ -64,10 +63,12 @@ pub(crate) fn run() -> Outcome {
     let data_dir = config.data_dir.clone();
     let data_dir = data_dir.unwrap_or_else(|| temporary.path().to_owned());
     let own = Overrides::new().with("storage.data_dir", data_dir.to_str());
-    let own = Config::from_process(None, own).map_err(|error| {
+    let own = Config::without_file(own).map_err(|error| {
         Failure::usage(format!("the configuration is not valid: {}", chain(&error)))
     })?;
-    telemetry::start(&own.observability, None)?;
+    let log = config.log.as_deref();
+    let log = log.map(|path| RotatingLog::open(path, true)).transpose()?;
+    telemetry::start(&own.observability, log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("rune-worker")
@@ -177,23 +178,28 @@ fn say_where(addr: SocketAddr) -> Outcome<()> {
     said.map_err(|error| Failure::because("cannot say where the replica listens", &error))
 }
 
-/// Keeps its token valid. Returns once the daemon did not take the replica for too long.
+/// Keeps its token valid. Returns once the daemon has not taken the replica for too long, in a row.
 async fn orphaned(remote: &RemoteStore, longest: Duration) {
     let mut alone: Option<Instant> = None;
     loop {
-        let asked = Instant::now();
-        let kept = remote.keep_token(CancellationToken::new()).await;
-        let Err(error) = kept else { return };
-        if asked.elapsed() > RENEWAL_PATIENCE {
-            // It was renewed in between.
-            alone = None;
-        }
-        let since = *alone.get_or_insert(asked);
+        let since = alone.unwrap_or_else(Instant::now);
+        let renewed = timeout_at(since + longest, remote.renew_token()).await;
+        let renewed =
+            renewed.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer".to_owned())));
+        let error = match renewed {
+            Ok(next) => {
+                alone = None;
+                tokio::time::sleep(next).await;
+                continue;
+            }
+            Err(error) => error,
+        };
         if since.elapsed() >= longest {
             tracing::warn!(%error, "the daemon was gone for too long");
             return;
         }
         tracing::debug!(%error, "the token was not renewed");
+        alone = Some(since);
         tokio::time::sleep(RENEWAL_PAUSE).await;
     }
 }
@@ -320,10 +326,7 @@ fn settings(config: &ReplicaConfig, boot: &ReplicaBoot, data_dir: &Path) -> Outc
         "runtime.workspace_dir",
         workspaces.and_then(|dir| dir.to_str()),
     );
-    let mut variables = boot.settings.variables.clone();
-    if let Some(path) = &config.search_path {
-        variables.insert("PATH".to_owned(), path.clone());
-    }
+    let variables = boot.settings.variables.clone();
     let loaded = Config::load(ConfigSources {
         env: Arc::new(move |name| variables.get(name).cloned()),
         file: None,
@@ -337,5 +340,5 @@ fn settings(config: &ReplicaConfig, boot: &ReplicaBoot, data_dir: &Path) -> Outc
         Failure::new(Exit::Failed, message)
     })?;
     settings.providers.limits = boot.settings.limits.clone();
-    Ok(settings)
+    Ok(settings.with_variables(config.machine.clone()))
 }

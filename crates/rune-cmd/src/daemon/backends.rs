@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rune_docker::DockerReplicas;
-use rune_env::Config;
+use rune_env::{Config, REPLICA_ORPHAN_SECS};
 use rune_replica::DaemonApi;
 use rune_runtime::{LocalBackend, PackageCache, RemoteBackend};
 use tokio::net::TcpListener;
@@ -117,6 +117,7 @@ impl Backends {
             tokens: Arc::clone(&node.tokens),
             control_plane: platform.control_plane,
             keys: internal_key(config),
+            orphan_secs: config.variable(REPLICA_ORPHAN_SECS),
         };
         let boot = Boot {
             config: config.clone(),

@@ -1,4 +1,4 @@
-//! The daemon's log file: it grows to a limit, is put aside, and the oldest one is let go.
+//! The log file of a daemon or a replica: it grows to a limit, is put aside, and the oldest one is let go.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -32,7 +32,8 @@ pub(crate) fn open(path: &Path) -> Outcome<File> {
     })
 }
 
-fn append_to(path: &Path) -> io::Result<File> {
+/// The same for who knows what to say where it fails.
+pub(crate) fn append_to(path: &Path) -> io::Result<File> {
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         create_private_dir(dir)?;
     }
@@ -74,10 +75,22 @@ impl RotatingLog {
     }
 
     fn aside(&self, n: u32) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{n}"));
-        name.into()
+        aside(&self.path, n)
     }
+
+    /// Removes a log and what was put aside of it, as far as it is there.
+    pub(crate) fn remove(path: &Path) {
+        let all = (1..=KEPT).map(|n| aside(path, n));
+        for file in all.chain([path.to_owned()]) {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+fn aside(path: &Path, n: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{n}"));
+    name.into()
 }
 
 impl Write for RotatingLog {
@@ -138,6 +151,8 @@ mod tests {
             .map(|n| format!("line {n:03}"))
             .collect();
         assert_eq!(kept, expected);
+        RotatingLog::remove(&dir.path().join("daemon.log"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -282,7 +282,6 @@ fn wasm_config(config: &Config) -> WasmConfig {
     }
 }
 
-/// Where tools may connect to.
 /// How agents of other installations are reached.
 fn remote_agents(config: &Config) -> Outcome<RemoteAgents> {
     let mut hosts = Hosts::default();
@@ -305,6 +304,7 @@ fn remote_agents(config: &Config) -> Outcome<RemoteAgents> {
     Ok(RemoteAgents::new(remote, egress(&config.tools)?))
 }
 
+/// Where tools may connect to.
 fn egress(tools: &ToolsConfig) -> Outcome<EgressPolicy> {
     let exceptions = tools.allow_private.iter().map(|text| text.parse());
     let allow_private = exceptions.collect::<Result<_, _>>().map_err(|error| {

@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
-use rune_env::{Config, REPLICA_ADDR, REPLICA_DATA_DIR, REPLICA_HIDDEN, REPLICA_WORKSPACE_DIR};
+use rune_env::{
+    Config, MACHINE_VARIABLES, REPLICA_ADDR, REPLICA_DATA_DIR, REPLICA_HIDDEN, REPLICA_LOG,
+    REPLICA_WORKSPACE_DIR,
+};
 use rune_runtime::Tasks;
 use rune_store_runtime::ReplicaId;
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,6 +22,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::Instant;
+
+use super::log::{self, RotatingLog};
 
 /// The name of the backend.
 pub(crate) const NAME: &str = "process";
@@ -31,7 +36,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// Longest part of a log that is read.
 const MAX_LOG_BYTES: u64 = 4 << 20;
 /// Bytes of the end of a log that are shown where a replica does not start.
-const SHOWN_LOG_BYTES: usize = 600;
+const SHOWN_LOG_BYTES: u64 = 600;
 
 /// Starts replicas as processes.
 pub(crate) struct ProcessBackend {
@@ -62,18 +67,19 @@ impl ProcessBackend {
     pub(crate) fn new(program: PathBuf, config: &Config, hidden: &[PathBuf], tasks: Tasks) -> Self {
         let paths = hidden.iter().map(|path| path.display().to_string());
         let workspaces = config.runtime.workspace_dir.display().to_string();
+        let machine = MACHINE_VARIABLES.iter();
+        let machine = machine.filter_map(|name| Some((*name, config.variable(name)?)));
         let env = [
-            ("PATH", config.variable("PATH").unwrap_or_default()),
             ("RUST_LOG", config.observability.log.clone()),
             (REPLICA_WORKSPACE_DIR, workspaces),
             (REPLICA_HIDDEN, paths.collect::<Vec<_>>().join(":")),
             (REPLICA_ADDR, "127.0.0.1:0".to_owned()),
         ];
-        let env = env.map(|(name, value)| (name.to_owned(), value));
+        let env = machine.chain(env);
         Self {
             program,
             dir: config.storage.data_dir.join("replicas"),
-            env: env.into(),
+            env: env.map(|(name, value)| (name.to_owned(), value)).collect(),
             tasks,
         }
     }
@@ -114,15 +120,14 @@ impl ProcessBackend {
     fn forget(&self, id: ReplicaId) {
         // What cannot be removed is tried again when the daemon starts.
         let _ = std::fs::remove_file(self.path(id, "json"));
-        let _ = std::fs::remove_file(self.path(id, "log"));
+        RotatingLog::remove(&self.path(id, "log"));
         let _ = std::fs::remove_dir_all(self.path(id, "data"));
     }
 
     /// The last it has logged, for a person.
     fn last_words(&self, id: ReplicaId) -> String {
-        let log = std::fs::read(self.path(id, "log")).unwrap_or_default();
-        let tail = log.get(log.len().saturating_sub(SHOWN_LOG_BYTES)..);
-        let text = String::from_utf8_lossy(tail.unwrap_or_default()).into_owned();
+        let tail = tail(&self.path(id, "log"), SHOWN_LOG_BYTES).unwrap_or_default();
+        let text = String::from_utf8_lossy(&tail);
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         lines.join(" | ")
     }
@@ -146,13 +151,15 @@ impl Backend for ProcessBackend {
         };
         rune_storage::create_private_dir(&self.dir)
             .map_err(|error| BackendError::Unavailable(error.to_string()))?;
-        let log = File::create(self.path(id, "log")).map_err(cannot)?;
+        let log_path = self.path(id, "log");
+        let log = log::append_to(&log_path).map_err(cannot)?;
         let mut child = Command::new(&self.program)
             .arg("replica")
             .env_clear()
             .envs(spec.launch.iter())
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env(REPLICA_DATA_DIR, self.path(id, "data"))
+            .env(REPLICA_LOG, &log_path)
             .current_dir(&self.dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -177,9 +184,15 @@ impl Backend for ProcessBackend {
             let read = BufReader::new(stdout);
             let mut read = tokio::io::AsyncReadExt::take(read, 4096);
             let read = read.read_line(&mut line);
-            // One that ends without a word has said nothing; its log says more.
-            let _ = tokio::time::timeout(START_LIMIT, read).await;
+            if tokio::time::timeout(START_LIMIT, read).await.is_err() {
+                let words = self.last_words(id);
+                return Err(BackendError::Unavailable(format!(
+                    "the process of the replica did not say where it listens within {} seconds: {words}",
+                    START_LIMIT.as_secs()
+                )));
+            }
         }
+        // One that ends without a word has said nothing; its log says more.
         let Ok(said) = serde_json::from_str::<Said>(&line) else {
             let words = self.last_words(id);
             return Err(BackendError::Unavailable(format!(
@@ -285,15 +298,21 @@ impl Record {
 
 /// The last lines of a file.
 fn end_of(path: &Path, lines: usize) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(MAX_LOG_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_LOG_BYTES).read_to_end(&mut bytes)?;
+    let bytes = tail(path, MAX_LOG_BYTES)?;
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().collect();
     let last = all.get(all.len().saturating_sub(lines)..);
     Ok(last.unwrap_or_default().join("\n"))
+}
+
+/// The last bytes of a file.
+fn tail(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// When a process began; nothing where there is none, or only its remains.

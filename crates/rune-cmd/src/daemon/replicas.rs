@@ -1,25 +1,36 @@
 //! Replicas outside the daemon: how they find it, and what they start from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use rune_backend::ReplicaSpec;
 use rune_env::{
     Config, Provider, REPLICA_CONTROL_PLANE, REPLICA_DEPLOYMENT, REPLICA_FINGERPRINT, REPLICA_ID,
-    REPLICA_KEY, REPLICA_TOKEN,
+    REPLICA_KEY, REPLICA_ORPHAN_SECS, REPLICA_TOKEN,
 };
 use rune_remote_store::InternalTokens;
 use rune_replica::{BootSource, ReplicaSettings};
 use rune_runtime::{AgentLoader, PackageCache, ReplicaAccess, SecretError, SecretKeySource};
-use rune_spec::{AgentPackage, Capability};
+use rune_spec::{AgentPackage, AgentRef, Capability, ToolRuntime};
 use rune_store_runtime::{DeploymentRow, ReplicaId, VersionRow};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::node::PRICES_FILE;
 
 /// Settings that every replica has.
-const SHARED: &[&str] = &["tools.", "runtime.drain_grace_secs", "runtime.chrome_"];
+const SHARED: &[&str] = &[
+    "tools.",
+    "runtime.drain_grace_secs",
+    "runtime.chrome_",
+    "a2a.remote_hosts",
+];
+/// What proves to agents of other installations who calls; for agents that call some.
+const REMOTE_CREDENTIALS: &str = "a2a.remote_credentials";
+/// Built-in tools that call agents of other installations, which the model names.
+const REMOTE_TOOLS: &[&str] = &["a2a-send", "a2a-discover"];
 /// Tools that ask models of providers whatever the agent's own are.
 const MEDIA_TOOLS: &[&str] = &[
     "image-analyze",
@@ -36,6 +47,8 @@ pub(super) struct Access {
     pub(super) control_plane: String,
     /// What their keys are derived from.
     pub(super) keys: SecretKeySource,
+    /// `RUNE_REPLICA_ORPHAN_SECS` of the daemon.
+    pub(super) orphan_secs: Option<String>,
 }
 
 #[async_trait]
@@ -56,8 +69,12 @@ impl ReplicaAccess for Access {
             (REPLICA_KEY, key.expose_secret().to_owned()),
             (REPLICA_FINGERPRINT, fingerprint.to_owned()),
         ];
-        let variables = variables.map(|(name, value)| (name.to_owned(), value));
-        Ok(variables.into())
+        let orphan = self.orphan_secs.clone();
+        let orphan = orphan.map(|seconds| (REPLICA_ORPHAN_SECS, seconds));
+        let variables = variables.into_iter().chain(orphan);
+        Ok(variables
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect())
     }
 
     async fn key(&self, id: ReplicaId) -> Result<SecretString, SecretError> {
@@ -98,14 +115,16 @@ impl BootSource for Boot {
                 variables.insert(name, url);
             }
         }
-        let prices = self.config.storage.data_dir.join(PRICES_FILE);
+        let prices = prices(&self.config.storage.data_dir.join(PRICES_FILE)).await?;
         let keys = providers(&self.config, &package);
-        let keys: Vec<&str> = keys.iter().chain(SHARED).copied().collect();
+        let credentials = calls_elsewhere(&package).then_some(REMOTE_CREDENTIALS);
+        let keys = keys.iter().chain(SHARED).copied().chain(credentials);
+        let keys: Vec<&str> = keys.collect();
         Ok(ReplicaSettings {
             keys: self.config.settings(&keys),
             variables,
             limits: self.config.providers.limits.clone(),
-            prices: tokio::fs::read_to_string(prices).await.ok(),
+            prices,
         })
     }
 
@@ -126,8 +145,33 @@ impl BootSource for Boot {
     }
 }
 
-fn package(dir: &std::path::Path) -> Result<AgentPackage, String> {
+/// The prices that add to the built-in ones, where there are any.
+async fn prices(path: &Path) -> Result<Option<String>, String> {
+    match tokio::fs::read_to_string(path).await {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+fn package(dir: &Path) -> Result<AgentPackage, String> {
     AgentPackage::load(dir).map_err(|errors| errors.to_string())
+}
+
+/// Whether an agent can call agents of other installations. Which of their hosts it comes to is not known before: a card
+/// names its endpoint, and the model names the callee.
+fn calls_elsewhere(package: &AgentPackage) -> bool {
+    let mut tools = package.tools.iter().map(|tool| &tool.descriptor);
+    let by_tool = tools.any(|tool| match &tool.runtime {
+        ToolRuntime::Agent { agent_ref, .. } => matches!(agent_ref, AgentRef::Url(_)),
+        ToolRuntime::Builtin => REMOTE_TOOLS.contains(&tool.name.as_str()),
+        ToolRuntime::Process { .. }
+        | ToolRuntime::Wasm { .. }
+        | ToolRuntime::Container { .. }
+        | ToolRuntime::Mcp { .. } => false,
+    });
+    let mut steps = package.workflow.iter().flat_map(|flow| &flow.steps);
+    by_tool || steps.any(|step| matches!(step.agent_ref, AgentRef::Url(_)))
 }
 
 /// Settings of the model providers that an agent asks.

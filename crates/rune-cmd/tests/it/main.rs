@@ -47,6 +47,7 @@ mod python;
 mod readme;
 mod refusals;
 mod remote_agents;
+mod replicas;
 mod requests;
 mod retries;
 mod sandbox;

@@ -6,7 +6,7 @@ mod limits;
 mod refusals;
 mod sdks;
 mod sent;
-mod server;
+pub(crate) mod server;
 mod streams;
 
 use rune_testkit::TestDaemon;
@@ -24,7 +24,7 @@ async fn open_daemon(env: &[(&str, &str)]) -> Served {
 }
 
 /// Deploys an agent with the offline model, these tools and, where there is one, a script. `extra` is Runefile text.
-fn deploy(served: &Served, name: &str, toolset: &[&str], script: &str, extra: &str) {
+pub(crate) fn deploy(served: &Served, name: &str, toolset: &[&str], script: &str, extra: &str) {
     let dir = served.0.home().join(name);
     std::fs::create_dir_all(&dir).unwrap();
     let runefile = format!(
@@ -50,23 +50,23 @@ fn write_ask(served: &Served, name: &str, url: &str, yaml: &str) {
 }
 
 /// Deploys an agent `asker` whose tool `ask` is the agent at a URL.
-fn deploy_asker(served: &Served, url: &str, yaml: &str) {
+pub(crate) fn deploy_asker(served: &Served, url: &str, yaml: &str) {
     write_ask(served, "asker", url, yaml);
     deploy(served, "asker", &["ask"], "", "");
 }
 
 /// What makes the offline model call a tool.
-fn tool(name: &str, input: &Value) -> String {
+pub(crate) fn tool(name: &str, input: &Value) -> String {
     format!("/tool {name} {input}")
 }
 
 /// What makes `asker` say this to the other agent.
-fn ask(text: &str) -> String {
+pub(crate) fn ask(text: &str) -> String {
     tool("ask", &json!({ "input": text }))
 }
 
 /// The events of a request that has ended.
-async fn ran(api: &Api, agent: &str, input: &str) -> Vec<Event> {
+pub(crate) async fn ran(api: &Api, agent: &str, input: &str) -> Vec<Event> {
     let id = api.start(agent, input).await;
     api.events(&id, 0).await.rest().await
 }
@@ -78,7 +78,7 @@ fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Value> {
 
 /// What the only tool call of a request came to: its output, or its error.
 #[track_caller]
-fn outcome(events: &[Event]) -> Result<Value, (String, String)> {
+pub(crate) fn outcome(events: &[Event]) -> Result<Value, (String, String)> {
     let done = named(events, "tool_done");
     assert_eq!(done.len(), 1, "{events:#?}");
     let text = |name: &str| done[0]["error"][name].as_str().unwrap().to_owned();

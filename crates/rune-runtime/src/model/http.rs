@@ -23,6 +23,8 @@ pub struct HttpClient {
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// Whether no proxy is asked.
+    is_direct: bool,
     /// For `http://`: no certificates.
     plain: OnceLock<Result<reqwest::Client, String>>,
     /// For everything else: the system's certificates.
@@ -36,16 +38,34 @@ impl HttpClient {
         Self::default()
     }
 
+    /// A client that asks no proxy: for addresses of this deployment, whose keys are for nobody in between.
+    #[must_use]
+    pub(crate) fn direct() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                is_direct: true,
+                ..Shared::default()
+            }),
+        }
+    }
+
     /// The client for `url`, or why it cannot be had.
     pub(crate) fn for_url(&self, url: &str) -> Result<&reqwest::Client, String> {
         let client = if url.starts_with("http://") {
             self.shared
                 .plain
-                .get_or_init(|| build(builder().tls_certs_only([])))
+                .get_or_init(|| build(self.builder().tls_certs_only([])))
         } else {
-            self.shared.tls.get_or_init(|| build(builder()))
+            self.shared.tls.get_or_init(|| build(self.builder()))
         };
         client.as_ref().map_err(Clone::clone)
+    }
+
+    fn builder(&self) -> reqwest::ClientBuilder {
+        match self.shared.is_direct {
+            true => builder().no_proxy(),
+            false => builder(),
+        }
     }
 }
 

@@ -80,7 +80,7 @@ impl RemoteBackend {
             loader,
             packages,
             router,
-            http: HttpClient::new(),
+            http: HttpClient::direct(),
             failures: Mutex::default(),
         }
     }
