@@ -38,6 +38,17 @@ pub enum DockerError {
         "the image `{0}` is not on the engine, and Rune pulls none; get it with `docker pull {0}`"
     )]
     NoImage(String),
+    /// The user of a replica's image has a name, which may be one of root.
+    #[error(
+        "the image `{image}` runs as `{user}`, which may be root under another name: a replica needs a user that is a \
+         number other than 0; write `USER 65532:65532` in its Dockerfile"
+    )]
+    NamedUser {
+        /// The image.
+        image: String,
+        /// Its user.
+        user: String,
+    },
     /// The image starts nothing by itself.
     #[error(
         "the image `{0}` has neither an entrypoint nor a command; name a program of the package with `module`"
@@ -121,6 +132,7 @@ impl From<DockerError> for ToolError {
             DockerError::Network(_) | DockerError::Directory { .. } => ToolErrorKind::Denied,
             DockerError::Grant(error) => error.kind,
             DockerError::Host(_)
+            | DockerError::NamedUser { .. }
             | DockerError::NoProgram(_)
             | DockerError::Limit(_)
             | DockerError::Refused { .. } => ToolErrorKind::Failed,

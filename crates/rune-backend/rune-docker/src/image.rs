@@ -49,6 +49,19 @@ impl Image {
     }
 }
 
+impl Image {
+    /// The same image for a replica, whose user is known by number.
+    pub(crate) fn of_replica(self, name: &str) -> Result<Self, DockerError> {
+        let daemon = (!geteuid().is_root()).then(|| (geteuid().as_raw(), getegid().as_raw()));
+        let user = replica_user(self.user, daemon);
+        let user = user.map_err(|user| DockerError::NamedUser {
+            image: name.to_owned(),
+            user,
+        })?;
+        Ok(Self { user, ..self })
+    }
+}
+
 fn starts(config: &ImageConfig) -> bool {
     let any = |words: &Option<Vec<String>>| words.as_ref().is_some_and(|words| !words.is_empty());
     any(&config.entrypoint) || any(&config.cmd)
@@ -64,6 +77,22 @@ fn user(own: Option<&str>) -> User {
         (true, true) => User::Ids(NOBODY, NOBODY),
         (true, false) => User::Ids(geteuid().as_raw(), getegid().as_raw()),
     }
+}
+
+/// Whom a replica runs as; the name where there is only one. Nothing of its `/proc` is masked, so it must not be root, which
+/// the image's own list of users may call by any name. A daemon that is not root (`daemon` has its ids) cannot give the
+/// workspace to anybody, so its replicas are what it is.
+fn replica_user(own: User, daemon: Option<(u32, u32)>) -> Result<User, String> {
+    match (own, daemon) {
+        (_, Some((user, group))) => Ok(User::Ids(user, group)),
+        (User::Named(own), None) if !is_number(&own) => Err(own),
+        (own, None) => Ok(own),
+    }
+}
+
+fn is_number(own: &str) -> bool {
+    let user = own.split(':').next().unwrap_or_default();
+    user.parse::<u32>().is_ok_and(|id| id != 0)
 }
 
 impl User {
@@ -106,6 +135,25 @@ mod tests {
             let user = user(own);
             assert_eq!(matches!(user, User::Named(_)), named, "{own:?}");
             assert_ne!(user.ids().map(|(user, _)| user), Some(0), "{own:?}");
+        }
+    }
+
+    #[test]
+    fn a_replica_runs_as_a_number_or_as_its_daemon() {
+        let named = |own: &str| User::Named(own.to_owned());
+        for own in ["1000", "1000:1000", "65532:app"] {
+            assert_eq!(replica_user(named(own), None), Ok(named(own)));
+        }
+        for own in ["app", "app:1000", "-0", "0x0", "root", "0", ""] {
+            assert_eq!(replica_user(named(own), None), Err(own.to_owned()));
+        }
+        let nobody = User::Ids(NOBODY, NOBODY);
+        assert_eq!(replica_user(nobody.clone(), None), Ok(nobody));
+        for own in [named("app"), named("65532"), User::Ids(1000, 1000)] {
+            assert_eq!(
+                replica_user(own, Some((1000, 100))),
+                Ok(User::Ids(1000, 100))
+            );
         }
     }
 }

@@ -22,6 +22,7 @@ use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
 use rune_env::{REPLICA_ADDR, REPLICA_DATA_DIR, REPLICA_WORKSPACE_DIR};
 use rune_store_runtime::ReplicaId;
 use rustix::process::geteuid;
+use tokio::sync::RwLock;
 
 use crate::engine::{DockerEngine, status};
 use crate::image::Image;
@@ -59,13 +60,20 @@ pub struct DockerReplicas {
     engine: DockerEngine,
     /// The image of agents that name none.
     image: String,
+    /// Read while a container is made and started: until it runs the engine takes it for nobody in its networks. Written
+    /// while those are removed that nobody is in.
+    networks: RwLock<()>,
 }
 
 impl DockerReplicas {
     /// A backend on this engine. Agents that name no image run in `image`.
     #[must_use]
     pub const fn new(engine: DockerEngine, image: String) -> Self {
-        Self { engine, image }
+        Self {
+            engine,
+            image,
+            networks: RwLock::const_new(()),
+        }
     }
 
     /// The address of this machine at which containers of replicas, and nobody else, can reach the daemon: that of a
@@ -80,7 +88,7 @@ impl DockerReplicas {
     async fn create(&self, spec: &ReplicaSpec) -> Result<(), DockerError> {
         let docker = self.engine.client().await?;
         let name = spec.image.as_ref().unwrap_or(&self.image);
-        let image = Image::find(&self.engine, name).await?;
+        let image = Image::find(&self.engine, name).await?.of_replica(name)?;
         let (first, _) = network::of_daemon(&self.engine).await?;
         let workspace = self.workspace(spec, &image).await?;
         let apparmor = self.apparmor().await?;
@@ -220,8 +228,10 @@ impl DockerReplicas {
     async fn begin(&self, spec: &ReplicaSpec) -> Result<String, DockerError> {
         let docker = self.engine.client().await?;
         let name = name_of(spec.replica_id);
+        let needed = self.networks.read().await;
         self.create(spec).await?;
         let started = docker.start_container(&name, None).await;
+        drop(needed);
         started.map_err(|error| {
             self.engine
                 .error("start the container of a replica", &error)
@@ -274,6 +284,7 @@ impl DockerReplicas {
             Err(error) if matches!(status(&error), Some(404 | 409)) => {}
             Err(error) => return Err(self.engine.error("remove a container", &error)),
         }
+        let _nobody_starts = self.networks.write().await;
         network::remove_unused(&self.engine).await
     }
 

@@ -62,7 +62,7 @@ impl Backends {
             Backend::Wasm => Ok(Self::local(node, packages)),
             Backend::Process => Self::processes(config, place, node, packages, url_of(own()?)),
             Backend::Docker => {
-                let platform = containers(config, node, own()?.port()).await?;
+                let platform = containers(config, node, own()?).await?;
                 Ok(Self::outside(config, node, packages, platform))
             }
             Backend::Kubernetes => {
@@ -148,8 +148,8 @@ impl Backends {
 }
 
 /// Replicas in containers. They reach the daemon at an address in a network of their own, at the port of the control
-/// plane.
-async fn containers(config: &Config, node: &Node, port: u16) -> Outcome<Platform> {
+/// plane, which listens at `bound`.
+async fn containers(config: &Config, node: &Node, bound: SocketAddr) -> Outcome<Platform> {
     let image = config.runtime.replica_image.clone();
     let containers = DockerReplicas::new(node.docker.clone(), image);
     let host = containers.host_address().await.map_err(|error| {
@@ -157,11 +157,17 @@ async fn containers(config: &Config, node: &Node, port: u16) -> Outcome<Platform
         let message = format!("replicas cannot run in containers: {why}");
         Failure::new(Exit::Unavailable, message)
     })?;
-    let addr = SocketAddr::new(host, port);
+    let addr = SocketAddr::new(host, bound.port());
+    // One that listens at every address has this one already.
+    let is_there = bound.ip().is_unspecified() || bound == addr;
+    let listener = match is_there {
+        true => None,
+        false => Some(for_replicas(addr).await?),
+    };
     Ok(Platform {
         backend: Arc::new(containers),
         control_plane: url_of(addr),
-        listener: Some(for_replicas(addr).await?),
+        listener,
     })
 }
 

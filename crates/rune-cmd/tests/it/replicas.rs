@@ -1,5 +1,6 @@
 //! Replicas outside the daemon: what they are given of it, when they end, and whom they run as.
 
+mod containers;
 mod handed;
 mod held;
 mod orphans;

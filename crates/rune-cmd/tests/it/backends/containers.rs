@@ -84,7 +84,7 @@ pub(crate) fn image() -> Option<&'static str> {
 }
 
 /// Containers that see the workspace of a data directory.
-pub(super) fn of_agent(data_dir: &Path) -> Vec<String> {
+pub(crate) fn of_agent(data_dir: &Path) -> Vec<String> {
     let workspaces = data_dir.join("workspaces/dev/worker");
     let Ok(workspaces) = workspaces.canonicalize() else {
         return Vec::new();
@@ -99,7 +99,7 @@ pub(super) fn of_agent(data_dir: &Path) -> Vec<String> {
 }
 
 /// What the containers and networks of the daemon are labelled with that a container is of.
-pub(super) fn label_of(container: &str) -> String {
+pub(crate) fn label_of(container: &str) -> String {
     let format = "rune.daemon={{index .Config.Labels \"rune.daemon\"}}";
     let docker = TestDocker::find().unwrap();
     let label = docker.run(&["inspect", "--format", format, container]);
@@ -107,7 +107,7 @@ pub(super) fn label_of(container: &str) -> String {
 }
 
 /// Removes the containers and networks with a label.
-pub(super) fn remove(label: &str) {
+pub(crate) fn remove(label: &str) {
     let docker = |args: &[&str]| {
         let ran = Command::new("docker").args(args).output();
         ran.map(|it| String::from_utf8_lossy(&it.stdout).into_owned())
