@@ -27,7 +27,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
 use rune_env::{BudgetsConfig, RecoveryConfig};
 use rune_store_runtime::{
     AppendEntries, BlobStore, Canvas, EntryBody, ErrorCode, Failure, RequestCancel, RequestId,
@@ -61,7 +60,7 @@ pub(crate) use remote::{Before, REMOTE_COST, RemoteCall, Telling};
 
 use child::MAX_AGENT_DEPTH;
 
-use active::{ActiveRequests, SessionLines};
+use active::{ActiveRequest, ActiveRequests, SessionLines};
 use patience::Recovery;
 use wakeups::Wakeups;
 
@@ -75,8 +74,8 @@ const ACTIVE_METRIC: &str = "rune_requests_active";
 /// Tasks of the process.
 const TASKS_METRIC: &str = "rune_tasks";
 
-/// How long the tasks of requests may take to notice that they are stopped.
-const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
+/// How long the tasks of requests may take to notice that they are stopped, and to note it.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(2);
 
 /// Why the engine did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -500,7 +499,7 @@ impl Engine {
         let id = row.id;
         let failure = Failure::new(ErrorCode::Cancelled, "the request was cancelled");
         let state = RunState::load(&self.inner.store, id).await?;
-        self.cancel_children(id, &state).await;
+        self.cancel_called(row, &state).await;
         let mut entries = state.close_calls(&failure.message, |name| name);
         entries.extend(self.unknown_usage(row).await?);
         entries.push(EntryBody::Finished {
@@ -570,33 +569,35 @@ impl Engine {
         stopped.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stops what runs and, once nothing of it writes any more, notes it in the journals.
+    /// Stops what runs, and waits until each of them has noted it in its journal.
     async fn interrupt(&self) {
-        let interrupted = self.inner.active.begun();
         self.inner.interrupted.cancel();
         let left = tokio::time::timeout(INTERRUPT_GRACE, self.inner.active.idle()).await;
         if left.is_err() {
             tracing::warn!(active = self.active(), "requests do not stop");
         }
-        let why = match self.link() {
+    }
+
+    /// Notes in the journal of a request that has begun here that it was stopped, and did not crash.
+    async fn note_interruption(&self, id: RequestId, run: &ActiveRequest) {
+        if !run.has_begun() {
+            return;
+        }
+        let message = match self.link() {
             None => "the daemon ends; the request goes on with its next start",
             Some(_) => "the replica ends; the request goes on with another one",
         };
-        let notes = interrupted.into_iter().map(|id| {
-            let notice = EntryBody::Notice {
-                code: INTERRUPTED.to_owned(),
-                message: why.to_owned(),
-            };
-            self.inner.store.write(AppendEntries {
-                request_id: id,
-                entries: vec![notice],
-            })
+        let notice = EntryBody::Notice {
+            code: INTERRUPTED.to_owned(),
+            message: message.to_owned(),
+        };
+        let note = self.inner.store.write(AppendEntries {
+            request_id: id,
+            entries: vec![notice],
         });
-        for noted in join_all(notes).await {
-            // It may have ended in the meantime, and without the note it goes on all the same.
-            if let Err(error) = noted {
-                tracing::debug!(%error, "an interruption was not noted");
-            }
+        // It may have ended in the meantime, and without the note it goes on all the same.
+        if let Err(error) = note.await {
+            tracing::debug!(%error, "an interruption was not noted");
         }
     }
 }

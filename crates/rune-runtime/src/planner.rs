@@ -103,6 +103,8 @@ pub(crate) enum Outcome {
     Ended,
     /// It waits for a person.
     Parked,
+    /// The replica outside this process that ran it was lost, with all that it had done.
+    Lost,
 }
 
 impl From<StoreError> for Ended {
@@ -337,7 +339,7 @@ impl Planner {
                 async move { dispatcher.run(&name, intent, called).await }
             })
             .collect();
-        if self.state.children().next().is_some() || self.state.waits_for_remotes() {
+        if self.state.waits_for_others() {
             self.place.give_back();
         }
         loop {

@@ -113,16 +113,17 @@ impl Backends {
 
     /// Replicas of a platform.
     fn outside(config: &Config, node: &Node, packages: PackageCache, platform: Platform) -> Self {
+        let boot = Arc::new(Boot {
+            config: config.clone(),
+            loader: Arc::clone(&node.loader),
+            packages: packages.clone(),
+        });
         let access = Access {
             tokens: Arc::clone(&node.tokens),
             control_plane: platform.control_plane,
             keys: internal_key(config),
             orphan_secs: config.variable(REPLICA_ORPHAN_SECS),
-        };
-        let boot = Boot {
-            config: config.clone(),
-            loader: Arc::clone(&node.loader),
-            packages: packages.clone(),
+            boot: Arc::clone(&boot),
         };
         let driven = RemoteBackend::new(
             platform.backend,
@@ -138,7 +139,7 @@ impl Backends {
                     engine: node.engine.clone(),
                     secrets: node.loader.secrets.clone(),
                     tokens: Arc::clone(&node.tokens),
-                    boot: Arc::new(boot),
+                    boot,
                 },
                 listener: platform.listener,
             }),

@@ -49,6 +49,7 @@ pub(super) struct Access {
     pub(super) keys: SecretKeySource,
     /// `RUNE_REPLICA_ORPHAN_SECS` of the daemon.
     pub(super) orphan_secs: Option<String>,
+    pub(super) boot: Arc<Boot>,
 }
 
 #[async_trait]
@@ -77,12 +78,29 @@ impl ReplicaAccess for Access {
             .collect())
     }
 
+    async fn basis(&self, spec: &ReplicaSpec) -> Result<String, String> {
+        let boot = &self.boot;
+        let settings = boot.of(&spec.digest, &spec.namespace, &spec.env).await?;
+        let settings = serde_json::to_string(&settings).map_err(|error| error.to_string())?;
+        let program = env!("CARGO_PKG_VERSION");
+        let image = &boot.config.runtime.replica_image;
+        // Keyed, because there are secrets in it.
+        let purpose = format!("basis of replicas {program} {image:?} {settings}");
+        let basis = self.keys.derive(&purpose).await;
+        basis
+            .map(|basis| hex(&basis))
+            .map_err(|error| error.to_string())
+    }
+
     async fn key(&self, id: ReplicaId) -> Result<SecretString, SecretError> {
         // Nothing of it is kept, and the next start derives the same one.
         let key = self.keys.derive(&format!("key of replica {id}")).await?;
-        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(hex.into())
+        Ok(hex(&key).into())
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What replicas start from: of the daemon's settings and variables what their agent needs.
@@ -92,17 +110,18 @@ pub(super) struct Boot {
     pub(super) packages: PackageCache,
 }
 
-#[async_trait]
-impl BootSource for Boot {
-    async fn settings(
+impl Boot {
+    /// The settings for a package in a namespace, with these variables of its deployment.
+    async fn of(
         &self,
-        deployment: &DeploymentRow,
-        version: &VersionRow,
+        digest: &str,
+        namespace: &str,
+        env: &BTreeMap<String, String>,
     ) -> Result<ReplicaSettings, String> {
-        let dir = self.packages.get(&version.digest).await;
+        let dir = self.packages.get(digest).await;
         let dir = dir.map_err(|error| error.to_string())?;
         let loader = Arc::clone(&self.loader);
-        let (namespace, env) = (deployment.namespace.clone(), deployment.env.clone());
+        let (namespace, env) = (namespace.to_owned(), env.clone());
         let loaded = tokio::task::spawn_blocking(move || {
             let variables = loader.variables_of(&dir, &namespace, &env);
             let variables = variables.map_err(|error| error.to_string())?;
@@ -126,6 +145,18 @@ impl BootSource for Boot {
             limits: self.config.providers.limits.clone(),
             prices,
         })
+    }
+}
+
+#[async_trait]
+impl BootSource for Boot {
+    async fn settings(
+        &self,
+        deployment: &DeploymentRow,
+        version: &VersionRow,
+    ) -> Result<ReplicaSettings, String> {
+        let (namespace, env) = (&deployment.namespace, &deployment.env);
+        self.of(&version.digest, namespace, env).await
     }
 
     async fn granted(&self, version: &VersionRow) -> Result<BTreeSet<String>, String> {

@@ -5,6 +5,7 @@ mod any_cluster;
 mod cases;
 mod cluster;
 pub(crate) mod containers;
+mod losses;
 mod outside;
 mod pods;
 mod processes;

@@ -50,7 +50,8 @@ pub(crate) async fn snapshot(
     base: &str,
     row: &RequestRow,
 ) -> Result<TaskView, A2aError> {
-    let (mut view, mut events) = view_of(engine, base, row).await?;
+    let (mut view, events) = view_of(engine, base, row).await?;
+    let mut events = engine.stored_events(row).unwrap_or(events);
     catch_up(&mut view, &mut events, row.last_seq).await?;
     if row.status == RequestStatus::Accepted && engine.is_at_work(row.id) {
         view.works();

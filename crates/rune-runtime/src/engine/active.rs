@@ -69,6 +69,12 @@ impl ActiveRequest {
         self.checkpoint == CheckpointPolicy::EachStep
     }
 
+    /// Whether the store knows of it and it has begun here.
+    pub(super) fn has_begun(&self) -> bool {
+        let is_away = self.is_away.load(Ordering::Relaxed);
+        self.unstored.is_none() && !is_away && self.feed.has_started()
+    }
+
     pub(super) async fn ended(&self) {
         self.done.cancelled().await;
     }
@@ -183,17 +189,6 @@ impl ActiveRequests {
     /// All of them.
     pub(super) fn ids(&self) -> Vec<RequestId> {
         self.lock().requests.keys().copied().collect()
-    }
-
-    /// Those that the store knows of and that have begun here.
-    pub(super) fn begun(&self) -> Vec<RequestId> {
-        let state = self.lock();
-        let begun = state
-            .requests
-            .iter()
-            .filter(|(_, run)| run.unstored.is_none() && run.feed.has_started())
-            .filter(|(_, run)| !run.is_away.load(Ordering::Relaxed));
-        begun.map(|(id, _)| *id).collect()
     }
 
     pub(super) fn unstored_row(&self, id: RequestId) -> Option<RequestRow> {

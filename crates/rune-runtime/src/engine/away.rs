@@ -10,8 +10,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rune_store_runtime::{
-    CheckpointPolicy, Entry, EntryBody, ReplicaId, RequestId, RequestStatus, StoreError,
+    CheckpointPolicy, Entry, EntryBody, PageRequest, ReplicaFilter, ReplicaId, RequestId,
+    RequestStatus, StoreError,
 };
 use tokio::time::Instant;
 
@@ -157,13 +160,16 @@ impl Engine {
                 request_id: start.request_id,
                 after: run.feed.next_seq() - 1,
                 resume: resume.clone(),
-                unstored: unstored(run),
+                taken_up: start.taken_up,
+                unstored: unstored(start, run),
             };
             let mut error = match client.run(&ask).await {
                 Ok(mut events) => loop {
-                    match events.next().await {
+                    let event = events.next().await;
+                    heard = events.heard();
+                    match event {
                         Ok(Some((position, item))) => {
-                            (heard, pause) = (Instant::now(), FIRST_PAUSE);
+                            pause = FIRST_PAUSE;
                             let is_first = matches!(item, RunItem::Joined(_));
                             follower.take(item).await?;
                             let run = &follower.run_id;
@@ -181,6 +187,7 @@ impl Engine {
                 Err(error) => error,
             };
             if let ReplicaError::Refused { message, .. } = &mut error {
+                self.mark_draining(replica_id, client).await;
                 break std::mem::take(message);
             }
             self.inner.router.suspect();
@@ -197,6 +204,15 @@ impl Engine {
         match follower.ended(false).await? {
             Away::Lost(_) => Ok(Away::Lost(lost)),
             ended => Ok(ended),
+        }
+    }
+
+    /// Gives a replica nothing more that says that it drains, as one does that was told to end by somebody else.
+    async fn mark_draining(&self, replica_id: ReplicaId, client: &ReplicaClient) {
+        let drains = client.status().await.is_ok_and(|status| status.draining);
+        if let Some(replica) = self.inner.router.replica(replica_id).filter(|_| drains) {
+            replica.drain();
+            self.inner.router.suspect();
         }
     }
 
@@ -230,9 +246,34 @@ impl Engine {
         }
     }
 
-    /// A place on the replica that an earlier process of the daemon gave a request to, where it
-    /// still runs it.
-    pub(super) async fn held_place(&self, id: RequestId, replica_id: ReplicaId) -> Option<Lease> {
+    /// A place where a request still runs that an earlier process of the daemon gave to a replica. Which one that was
+    /// says its row, or where it has not said so yet, as with `on_finish`, the replicas of its deployment.
+    pub(super) async fn place_kept(&self, start: &Start) -> Option<Lease> {
+        let id = start.request_id;
+        if let Some(replica) = start.replica_id {
+            return self.held_place(id, replica).await;
+        }
+        if !start.taken_up || self.link().is_some() {
+            return None;
+        }
+        let filter = ReplicaFilter {
+            deployment_id: Some(start.deployment_id),
+        };
+        let page = PageRequest::first(PageRequest::MAX_LIMIT);
+        let rows = self.inner.store.replicas(&filter, &page).await.ok()?.items;
+        let outside = rows.iter().filter(|row| row.endpoint.is_some());
+        let asked = outside.map(|row| self.held_place(id, row.id));
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        while let Some(place) = asked.next().await {
+            if place.is_some() {
+                return place;
+            }
+        }
+        None
+    }
+
+    /// A place on this replica, where it still runs the request.
+    async fn held_place(&self, id: RequestId, replica_id: ReplicaId) -> Option<Lease> {
         let router = &self.inner.router;
         let until = Instant::now() + ADOPTION_PATIENCE;
         let replica = loop {
@@ -331,8 +372,12 @@ impl Follower<'_> {
 }
 
 /// The request itself, where no store has it.
-fn unstored(run: &ActiveRequest) -> Option<Box<Unstored>> {
+fn unstored(start: &Start, run: &ActiveRequest) -> Option<Box<Unstored>> {
     let row = run.unstored.as_deref()?.clone();
     let entries = run.feed.entries();
-    Some(Box::new(Unstored { row, entries }))
+    Some(Box::new(Unstored {
+        row,
+        entries,
+        new_session: start.new_session,
+    }))
 }

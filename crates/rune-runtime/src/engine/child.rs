@@ -331,7 +331,7 @@ impl SubAgents {
     /// Cancels whatever the request called and did not hear from.
     pub(crate) async fn cancel_open(&self, state: &RunState) {
         self.engine.cancel_children(self.request_id, state).await;
-        self.cancel_remotes(state).await;
+        self.cancel_remotes(state);
     }
 
     /// What the journal of the calling request holds.
@@ -436,8 +436,14 @@ impl Engine {
         }
     }
 
-    /// Cancels whatever a request called and did not hear from.
-    pub(super) async fn cancel_children(&self, of: RequestId, state: &RunState) {
+    /// Cancels whatever a request that ends without running called and did not hear from, here and elsewhere.
+    pub(super) async fn cancel_called(&self, row: &RequestRow, state: &RunState) {
+        self.cancel_children(row.id, state).await;
+        self.cancel_remotes_of(row, state);
+    }
+
+    /// Cancels whatever a request called here and did not hear from.
+    async fn cancel_children(&self, of: RequestId, state: &RunState) {
         for id in state.children() {
             self.cancel_child(of, id).await;
         }

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rune_store_runtime::{Entry, EntryBody, RequestId, RequestStatus, SessionId, StoreError};
+use rune_store_runtime::{
+    CheckpointPolicy, Entry, EntryBody, RequestId, RequestRow, RequestStatus, SessionId, StoreError,
+};
 
 use super::{Engine, EngineError};
 use crate::event::{EventMapper, RequestEvent, SequencedEvent};
@@ -255,6 +257,22 @@ impl Engine {
             after,
             hidden: 1,
             source,
+        })
+    }
+
+    /// What is stored of a request, from the beginning, and then as [`Engine::events`]: what is committed is there whether or
+    /// not the replica that runs it has said so. Nothing where nothing of it is stored.
+    #[must_use]
+    pub fn stored_events(&self, row: &RequestRow) -> Option<RequestEvents> {
+        let is_stored = row.checkpoint != CheckpointPolicy::Never;
+        is_stored.then(|| RequestEvents {
+            request_id: row.id,
+            engine: self.clone(),
+            mapper: EventMapper::new(row.session_id.clone()),
+            ready: VecDeque::new(),
+            after: 0,
+            hidden: 1,
+            source: stored(),
         })
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rune_network::{Member, may_call};
@@ -30,6 +31,11 @@ use crate::planner::{INTERRUPTED, Outcome, Planner, RunState};
 use crate::replica::Replica;
 use crate::router::{Lease, Place, RouteError};
 use crate::workflow::WorkflowExecutor;
+
+/// Pause before a request that lost its replica is given to another one; doubles with every further loss.
+const LOSS_PAUSE: Duration = Duration::from_millis(50);
+/// Longest of these pauses.
+const MAX_LOSS_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a caller asks for.
 #[derive(Debug, Clone)]
@@ -361,8 +367,12 @@ impl Engine {
             let ended = tokio::select! {
                 biased;
                 ended = work => ended,
-                // Dropping the work ends its model stream and its tools.
-                () = engine.inner.interrupted.cancelled() => Ok(Outcome::Ended),
+                // Dropping the work ends its model stream and its tools, and nothing of it writes any more. Whoever follows
+                // the request is still there: a replica may write only as long as its daemon follows it.
+                () = engine.inner.interrupted.cancelled() => {
+                    engine.note_interruption(request_id, &run).await;
+                    Ok(Outcome::Ended)
+                }
             };
             drop(leave);
             match ended {
@@ -373,6 +383,8 @@ impl Engine {
                     engine.inner.parked.send_replace(());
                     engine.go_on_if_decided(request_id).await;
                 }
+                // It begins anew, or is given up: as behind a crash.
+                Ok(Outcome::Lost) => engine.inner.stranded.notify_one(),
                 Err(error) => {
                     tracing::error!(%error, "request stopped before its end was stored");
                     if matches!(error, EngineError::Store(StoreError::Unavailable(_))) {
@@ -400,11 +412,9 @@ impl Engine {
         }
         let started = Instant::now();
         let deadline = started + start.timeout;
-        let mut held = match start.replica_id.take() {
-            Some(replica) => self.held_place(start.request_id, replica).await,
-            None => None,
-        };
+        let mut held = self.place_kept(&start).await;
         let mut begun = None;
+        let mut pause = LOSS_PAUSE;
         let lease = loop {
             let lease = match held.take() {
                 Some(lease) => lease,
@@ -436,10 +446,18 @@ impl Engine {
             match away.await? {
                 Away::Ended => return Ok(Outcome::Ended),
                 Away::Parked => return Ok(Outcome::Parked),
-                Away::Lost(reason) => match self.after_loss(start, run, &reason).await? {
-                    Ok(again) => start = again,
-                    Err(outcome) => return Ok(outcome),
-                },
+                Away::Lost(reason) => {
+                    tokio::select! {
+                        () = run.cancel.cancelled() => {}
+                        // One that refuses is not asked again and again at once.
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(MAX_LOSS_PAUSE);
+                    match self.after_loss(start, run, &reason).await? {
+                        Ok(again) => start = again,
+                        Err(outcome) => return Ok(outcome),
+                    }
+                }
             }
         };
         let (mut journal, state) = match begun {
@@ -609,7 +627,10 @@ impl Engine {
         state: &RunState,
         failure: Failure,
     ) -> Result<Outcome, EngineError> {
-        self.cancel_children(id, state).await;
+        if state.waits_for_others() {
+            let row = self.request(id).await?;
+            self.cancel_called(&row, state).await;
+        }
         journal.finish(not_run(failure, state)).await?;
         Ok(Outcome::Ended)
     }
@@ -637,17 +658,18 @@ impl Engine {
                     (ErrorCode::Unavailable, message)
                 };
                 let failure = Failure::new(code, message);
+                start.state = RunState::of(&run.feed.entries());
                 let (journal, state) = self.begin(&mut start, run).await?;
                 let ended = self.run_nowhere(id, journal, &state, failure).await?;
                 return Ok(Err(ended));
             }
             // Its readers have seen what is not stored and now happens again: they begin anew.
-            CheckpointPolicy::OnFinish => {
-                let lost = StoreError::Unavailable(format!("a replica was lost: {reason}"));
-                return Err(lost.into());
-            }
+            CheckpointPolicy::OnFinish => return Ok(Err(Outcome::Lost)),
             CheckpointPolicy::EachStep => {}
         }
+        // What it has committed and could not say any more is seen now, not with the next entry of another replica.
+        self.publish_stored(id, &run.feed).await?;
+        start.next_seq = run.feed.next_seq();
         let row = self.request(id).await?;
         start.state = RunState::load(&self.inner.store, id).await?;
         start.taken_up |= start.state.attempts > 0;
@@ -691,7 +713,7 @@ pub(super) struct Start {
     pub(super) new_session: bool,
     /// How long it waits for a place at the longest; where it is taken up, only as long as no
     /// replica is there.
-    pub(super) timeout: std::time::Duration,
+    pub(super) timeout: Duration,
     /// Fires when it is the request's turn in its session.
     pub(super) turn: CancellationToken,
     /// The replica that took it last, where it may still run there.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rune_store_runtime::{Entry, RequestId, RequestRow, RequestStatus};
+use rune_store_runtime::{RequestId, RequestRow, RequestStatus};
 use tokio_util::sync::CancellationToken;
 
 use super::active::{ActiveRequest, Inserted};
@@ -50,11 +50,11 @@ impl Engine {
             if let Some(run) = self.inner.active.get(id) {
                 return Ok(joined(&run, &ask));
             }
-            let (row, entries) = match &ask.unstored {
+            let row = match &ask.unstored {
                 // It was begun and is gone: nothing of it is kept, so it is not begun again.
                 Some(_) if ask.resume.is_some() => return Err(EngineError::NotFound(id)),
-                Some(unstored) => (unstored.row.clone(), Some(unstored.entries.clone())),
-                None => (self.request(id).await?, None),
+                Some(unstored) => unstored.row.clone(),
+                None => self.request(id).await?,
             };
             if self.inner.router.deployment(row.deployment_id).is_none() {
                 return Err(EngineError::NotFound(id));
@@ -65,7 +65,7 @@ impl Engine {
                     reader: None,
                 });
             }
-            let run = Arc::new(ActiveRequest::placed(&row, entries.is_none()));
+            let run = Arc::new(ActiveRequest::placed(&row, ask.unstored.is_none()));
             match self.inner.active.insert(id, Arc::clone(&run)) {
                 Inserted::New => {}
                 Inserted::RunsAlready => continue,
@@ -75,7 +75,7 @@ impl Engine {
             let engine = self.clone();
             // Whoever accepted it keeps the order of its session.
             self.spawn(id, &Arc::clone(&run), Turn::default(), async move {
-                engine.run_placed(row, entries, &run).await
+                engine.run_placed(row, ask, &run).await
             });
             return Ok(answer);
         }
@@ -84,18 +84,12 @@ impl Engine {
     async fn run_placed(
         &self,
         row: RequestRow,
-        entries: Option<Vec<Entry>>,
+        ask: RunRequest,
         run: &ActiveRequest,
     ) -> Result<Outcome, EngineError> {
-        let state = match entries {
+        let state = match &ask.unstored {
             None => RunState::load(&self.inner.store, row.id).await?,
-            Some(entries) => {
-                let mut state = RunState::default();
-                for entry in &entries {
-                    state.add(entry);
-                }
-                state
-            }
+            Some(unstored) => RunState::of(&unstored.entries),
         };
         let turn = CancellationToken::new();
         turn.cancel();
@@ -109,10 +103,10 @@ impl Engine {
             parent: row.parent,
             budgets: row.budgets,
             checkpoint: row.checkpoint,
-            taken_up: state.attempts > 0,
+            taken_up: ask.taken_up || state.attempts > 0,
             state,
             next_seq: row.last_seq + 1,
-            new_session: false,
+            new_session: ask.unstored.is_some_and(|it| it.new_session),
             timeout: UNSERVED_TIMEOUT,
             turn,
             replica_id: None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rune_network::AgentAddress;
 use rune_store_runtime::{
-    DeploymentId, ErrorCode, Failure, RequestId, RequestStatus, ScheduleRow, StoreError,
+    DeploymentId, ErrorCode, Failure, RequestId, RequestRow, RequestStatus, ScheduleRow, StoreError,
 };
 use rune_tools::{
     CallChain, EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned, ToolError,
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::failed;
 use super::child::{AgentCall, SubAgents};
 use super::{Engine, EngineError, Origin, store_code};
+use crate::agent::Agent;
 use crate::policy::PolicyCallee;
 use crate::secrets::SecretError;
 
@@ -139,9 +140,14 @@ impl Engine {
             .find(|replica| replica.version_id() == row.version_id);
         let replica = of_version.or(replicas.first());
         let agent = replica.ok_or(EngineError::NotFound(id))?.agent();
-        let agents = SubAgents {
+        Ok(self.agents_of(row, agent).act(op).await)
+    }
+
+    /// What calls other agents for a request of this agent that no planner of this process runs.
+    pub(super) fn agents_of(&self, row: RequestRow, agent: &Agent) -> SubAgents {
+        SubAgents {
             engine: self.clone(),
-            request_id: id,
+            request_id: row.id,
             session_id: row.session_id,
             namespace: row.namespace,
             agent: row.agent,
@@ -151,8 +157,7 @@ impl Engine {
             caller: row.caller,
             parent: row.parent,
             budgets: row.budgets,
-        };
-        Ok(agents.act(op).await)
+        }
     }
 }
 

@@ -308,7 +308,7 @@ impl Engine {
         failure: Failure,
     ) -> Result<(), EngineError> {
         let state = RunState::load(&self.inner.store, row.id).await?;
-        self.cancel_children(row.id, &state).await;
+        self.cancel_called(row, &state).await;
         let mut entries = state.close_calls(&failure.message, |name| name);
         entries.extend(self.unknown_usage(row).await?);
         entries.push(EntryBody::Finished {

@@ -11,13 +11,13 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use rune_a2a::client::{ClientError, Outcome, RemoteAgent, TaskSink, Wakeup};
 use rune_a2a::{Message, Part, Role, SendMessage, Task, TaskState};
-use rune_store_runtime::{EntryBody, ErrorCode, Failure, SessionId};
+use rune_store_runtime::{EntryBody, ErrorCode, Failure, RequestRow, SessionId};
 use rune_tools::{EgressGate, call_off, message_parts, parts_text, parts_value};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::SubAgents;
+use super::{Engine, QUEUE_DEADLINE, SubAgents};
 use crate::dispatch::PolicyGate;
 use crate::planner::RunState;
 use crate::policy::PolicyEngine;
@@ -194,9 +194,13 @@ impl SubAgents {
     }
 
     /// Calls off the tasks of other installations that the request has called and not heard from.
-    pub(super) async fn cancel_remotes(&self, state: &RunState) {
-        for (url, task) in state.remote_tasks() {
-            let (url, task) = (url.to_owned(), task.to_owned());
+    pub(super) fn cancel_remotes(&self, state: &RunState) {
+        self.call_off(tasks_of(state));
+    }
+
+    /// Calls off tasks, each with the URL of its agent.
+    fn call_off(&self, tasks: Vec<(String, String)>) {
+        for (url, task) in tasks {
             let client = self.remotes.client(None, Some(self.trace()));
             let cancelling = async move {
                 let off = async {
@@ -215,6 +219,34 @@ impl SubAgents {
             self.engine.inner.tasks.spawn("a2a_cancel", cancelling);
         }
     }
+}
+
+impl Engine {
+    /// Calls off the tasks of other installations that a request has called which ends without running: as its agent would
+    /// have, as soon as there is a replica that knows how it is allowed to.
+    pub(super) fn cancel_remotes_of(&self, row: &RequestRow, state: &RunState) {
+        let tasks = tasks_of(state);
+        if tasks.is_empty() {
+            return;
+        }
+        let (engine, row) = (self.clone(), row.clone());
+        self.inner.tasks.spawn("a2a_cancel", async move {
+            let router = &engine.inner.router;
+            match router.ready(row.deployment_id, QUEUE_DEADLINE).await {
+                Ok(replica) => engine.agents_of(row, replica.agent()).call_off(tasks),
+                Err(error) => {
+                    tracing::warn!(request = %row.id, %error, "tasks of other installations go on");
+                }
+            }
+        });
+    }
+}
+
+fn tasks_of(state: &RunState) -> Vec<(String, String)> {
+    let tasks = state.remote_tasks();
+    tasks
+        .map(|(url, task)| (url.to_owned(), task.to_owned()))
+        .collect()
 }
 
 fn failure(url: &str, error: &ClientError) -> Failure {

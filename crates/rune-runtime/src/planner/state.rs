@@ -260,6 +260,15 @@ impl StepProgress {
 }
 
 impl RunState {
+    /// The fold of these entries.
+    pub(crate) fn of(entries: &[Entry]) -> Self {
+        let mut state = Self::default();
+        for entry in entries {
+            state.add(entry);
+        }
+        state
+    }
+
     /// The fold of a stored journal.
     pub(crate) async fn load(store: &Store, id: RequestId) -> Result<Self, StoreError> {
         let mut state = Self::default();
@@ -380,6 +389,11 @@ impl RunState {
             StepProgress::Running { .. } | StepProgress::Ended(_) => None,
         });
         called.chain(steps)
+    }
+
+    /// Whether it waits for other agents, here or of other installations.
+    pub(crate) fn waits_for_others(&self) -> bool {
+        self.children().next().is_some() || self.waits_for_remotes()
     }
 
     /// Whether it waits for agents of other installations.

@@ -25,6 +25,8 @@ use crate::secrets::SecretError;
 const START_LOOK: Duration = Duration::from_millis(50);
 /// Pause before a replica of an earlier process is asked again.
 const ADOPTION_LOOK: Duration = Duration::from_millis(300);
+/// How often a replica that drains is asked whether it still runs something.
+const IDLE_LOOK: Duration = Duration::from_millis(200);
 /// Lines of a log that are shown where a replica does not start.
 const SHOWN_LOG_LINES: usize = 5;
 /// How often in a row a replica that is there may fail to answer before it counts as broken.
@@ -43,6 +45,12 @@ pub trait ReplicaAccess: Send + Sync {
         spec: &ReplicaSpec,
         fingerprint: &str,
     ) -> Result<BTreeMap<String, String>, SecretError>;
+
+    /// What a replica starts from beside its specification, as a value that changes with any of it and tells nothing of it.
+    ///
+    /// # Errors
+    /// What is in the way.
+    async fn basis(&self, spec: &ReplicaSpec) -> Result<String, String>;
 
     /// What proves to a replica that it is the daemon that asks.
     ///
@@ -102,6 +110,12 @@ impl RemoteBackend {
                 self.platform.name()
             ))),
         }
+    }
+
+    /// What tells a replica that is as it should be from one that is not.
+    async fn fingerprint(&self, spec: &ReplicaSpec) -> Result<String, BackendError> {
+        let basis = self.access.basis(spec).await;
+        Ok(fingerprint(spec, basis.map_err(BackendError::Unavailable)?))
     }
 
     async fn client(
@@ -177,6 +191,23 @@ impl RemoteBackend {
         }
     }
 
+    /// Returns once a replica runs nothing, also nothing that waits for other agents and so has no place on it.
+    async fn runs_nothing(&self, id: ReplicaId, client: &ReplicaClient) {
+        loop {
+            let is_idle = match client.status().await {
+                Ok(status) => status.running.is_empty(),
+                Err(_) => matches!(
+                    self.platform.health(id).await,
+                    Ok(ReplicaHealth::Gone | ReplicaHealth::Unhealthy(_))
+                ),
+            };
+            if is_idle {
+                return;
+            }
+            tokio::time::sleep(IDLE_LOOK).await;
+        }
+    }
+
     fn failures(&self) -> MutexGuard<'_, HashMap<ReplicaId, u32>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,7 +222,8 @@ impl Backend for RemoteBackend {
     async fn start(&self, spec: &ReplicaSpec) -> Result<Option<String>, BackendError> {
         let agent = self.load(spec).await?;
         let runtime = &agent.spec().runtime;
-        let launch = self.access.launch(spec, &fingerprint(spec)).await;
+        let fingerprint = self.fingerprint(spec).await?;
+        let launch = self.access.launch(spec, &fingerprint).await;
         let spec = &ReplicaSpec {
             image: spec.image.clone().or_else(|| runtime.image.clone()),
             networks: agent.spec().networks.clone(),
@@ -226,7 +258,7 @@ impl Backend for RemoteBackend {
         };
         let is_same = status.replica_id == spec.replica_id
             && status.deployment_id == spec.deployment_id
-            && status.fingerprint == fingerprint(spec)
+            && status.fingerprint == self.fingerprint(spec).await?
             && !status.draining;
         if is_same {
             self.serve(spec, agent, client, &status);
@@ -247,6 +279,11 @@ impl Backend for RemoteBackend {
             return Ok(health);
         };
         match client.status().await {
+            // Somebody else has told it to end, or has seen that it does.
+            Ok(status) if status.draining || replica.is_draining() => {
+                replica.drain();
+                Ok(ReplicaHealth::Unhealthy("it takes nothing new".to_owned()))
+            }
             Ok(status) => {
                 replica.note_usage(status.usage);
                 self.failures().remove(&id);
@@ -275,7 +312,13 @@ impl Backend for RemoteBackend {
         {
             tracing::debug!(replica = %id, %error, "replica was not told to drain");
         }
-        Ok(tokio::time::timeout(grace, replica.idle()).await.is_ok())
+        let idle = async {
+            replica.idle().await;
+            if let Some(client) = replica.client() {
+                self.runs_nothing(id, client).await;
+            }
+        };
+        Ok(tokio::time::timeout(grace, idle).await.is_ok())
     }
 
     async fn stop(&self, id: ReplicaId) -> Result<(), BackendError> {
@@ -321,14 +364,14 @@ fn container_tool(agent: &Agent) -> Option<&str> {
     found.map(|tool| tool.name.as_str())
 }
 
-/// What tells a replica that is as it should be from one that is not.
-fn fingerprint(spec: &ReplicaSpec) -> String {
+fn fingerprint(spec: &ReplicaSpec, basis: String) -> String {
     let mut hash = Sha256::new();
     let parts = [
         spec.deployment_id.to_string(),
         spec.version_id.to_string(),
         spec.digest.clone(),
         spec.image.clone().unwrap_or_default(),
+        basis,
     ];
     let env = spec.env.iter().flat_map(|(name, value)| [name, value]);
     for part in parts.iter().chain(env) {

@@ -13,7 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sse_stream::SseByteStream;
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
 use super::protocol::{ReplicaStatus, RunItem, RunRequest};
 use crate::model::HttpClient;
@@ -113,24 +114,27 @@ impl ReplicaClient {
             return Err(refusal(response).await);
         }
         let silence = self.silence;
-        let body = response.bytes_stream().boxed();
-        let chunks = stream::try_unfold((body, 0_usize), move |(mut body, event)| async move {
+        let (hears, heard) = watch::channel(Instant::now());
+        let read = (response.bytes_stream().boxed(), 0_usize, hears);
+        let chunks = stream::try_unfold(read, move |(mut body, event, hears)| async move {
             let chunk = match timeout(silence, body.next()).await {
                 Err(_) => return Err(Interruption(quiet(silence))),
                 Ok(None) => return Ok(None),
                 Ok(Some(Err(error))) => return Err(Interruption(lost(error))),
                 Ok(Some(Ok(chunk))) => chunk,
             };
+            hears.send_replace(Instant::now());
             let ends = chunk.windows(2).any(|pair| pair == b"\n\n");
             let event = if ends { 0 } else { event } + chunk.len();
             if event > MAX_EVENT_BYTES {
                 let message = format!("one event has more than {MAX_EVENT_BYTES} bytes");
                 return Err(Interruption(ReplicaError::Lost(message)));
             }
-            Ok(Some((chunk, (body, event))))
+            Ok(Some((chunk, (body, event, hears))))
         });
         Ok(RunEvents {
             events: Box::pin(SseByteStream::new(chunks.boxed())),
+            heard,
         })
     }
 
@@ -182,9 +186,15 @@ type Chunks = BoxStream<'static, Result<Bytes, Interruption>>;
 /// What a replica says of a run.
 pub(crate) struct RunEvents {
     events: Pin<Box<SseByteStream<Chunks>>>,
+    heard: watch::Receiver<Instant>,
 }
 
 impl RunEvents {
+    /// When the replica has said something last, be it only that it is there.
+    pub(crate) fn heard(&self) -> Instant {
+        *self.heard.borrow()
+    }
+
     /// The next item with its position; `None` at the end of the run.
     pub(crate) async fn next(&mut self) -> Result<Option<(u64, RunItem)>, ReplicaError> {
         loop {
@@ -254,4 +264,54 @@ async fn limited(response: reqwest::Response) -> Result<Vec<u8>, ReplicaError> {
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    const TEXT: &str = "id: 1\ndata: {\"type\":\"text\",\"value\":\"a\"}\n\n";
+
+    #[tokio::test]
+    async fn a_replica_that_only_says_that_it_is_there_is_heard() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (say, mut says) = mpsc::unbounded_channel::<&str>();
+        // It says what it is told to, and breaks off when there is no more.
+        let replica = async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 4096];
+            assert!(stream.read(&mut asked).await.unwrap() > 0);
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 9999\r\n\r\n";
+            stream.write_all(head.as_bytes()).await.unwrap();
+            while let Some(text) = says.recv().await {
+                stream.write_all(text.as_bytes()).await.unwrap();
+            }
+        };
+        let daemon = async move {
+            let silence = Duration::from_secs(30);
+            let client = ReplicaClient::new(&url, "key".into(), HttpClient::new(), silence);
+            let ask = RunRequest {
+                request_id: RequestId::generate(),
+                after: 0,
+                resume: None,
+                taken_up: false,
+                unstored: None,
+            };
+            say.send(TEXT).unwrap();
+            let mut events = client.run(&ask).await.unwrap();
+            let first = Some((1, RunItem::Text("a".to_owned())));
+            assert_eq!(events.next().await, Ok(first));
+            let said = Instant::now();
+            say.send(": keep-alive\n\n").unwrap();
+            drop(say);
+            assert!(matches!(events.next().await, Err(ReplicaError::Lost(_))));
+            assert!(events.heard() >= said, "a comment is not nothing");
+        };
+        tokio::join!(replica, daemon);
+    }
 }

@@ -17,6 +17,8 @@ pub struct RunRequest {
     /// Where an earlier answer broke off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
+    /// Whether it may have run before: that it begins counts at once then, whatever its checkpoint policy.
+    pub taken_up: bool,
     /// The request itself, where no store has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unstored: Option<Box<Unstored>>,
@@ -41,6 +43,8 @@ pub struct Unstored {
     pub row: RequestRow,
     /// The entries so far.
     pub entries: Vec<Entry>,
+    /// Whether it is the first one of its conversation, so that there is nothing before it to read.
+    pub new_session: bool,
 }
 
 /// One thing that happened in a run.

@@ -79,6 +79,11 @@ impl Rig {
 
     /// An agent whose daemon has its control plane where it was after a restart.
     pub(super) async fn settled(backend: &'static str, replicas: u32) -> Self {
+        Self::settled_with(backend, "", replicas).await
+    }
+
+    /// The same, with more in its Runefile.
+    pub(super) async fn settled_with(backend: &'static str, more: &str, replicas: u32) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = free.local_addr().unwrap().to_string();
         drop(free);
@@ -87,7 +92,7 @@ impl Rig {
             .arg(addr)
             .env("RUST_LOG", "info,rune_runtime=debug");
         let rig = Self::daemon(backend, builder).await;
-        rig.deploy("", replicas).await;
+        rig.deploy(more, replicas).await;
         rig
     }
 

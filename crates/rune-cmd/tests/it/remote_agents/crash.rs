@@ -127,3 +127,39 @@ async fn a_message_of_which_nothing_was_heard_is_sent_again_only_where_that_is_s
         assert_eq!(has_key, again && yaml.is_empty());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_task_of_a_request_that_is_given_up_is_called_off() {
+    let agent = Scripted::agent(json!({}), |seen| {
+        let task = json!({"id": "t1", "contextId": "c", "status": {"state": "TASK_STATE_WORKING"}});
+        match seen.body["method"].as_str() {
+            Some("SendMessage") => result(&json!({"task": task})),
+            _ => result(&task),
+        }
+    })
+    .await;
+    let mut caller = open_daemon(&[]).await;
+    deploy_asker(&caller, &agent.base, "timeout_ms: 100000\n");
+    let api = Api::of(&caller.0);
+    let id = api.start("asker", &ask("hello")).await;
+    let mut events = api.events(&id, 0).await;
+    while events.next().await.unwrap().name != "remote_task" {}
+    let config = "[recovery]\nmax_attempts = 1\n";
+    std::fs::write(caller.0.data_dir().join("config.toml"), config).unwrap();
+    let api = kill_and_restart(&mut caller).await;
+    let row = api.ended(&id).await;
+    assert_eq!(row["status"], "failed", "{row}");
+    let is_off = || {
+        agent
+            .calls()
+            .iter()
+            .any(|call| call.body["method"] == "CancelTask")
+    };
+    for _ in 0..3000 {
+        if is_off() {
+            break;
+        }
+        tokio::time::sleep(crate::wire::POLL).await;
+    }
+    assert!(is_off(), "its task goes on: {:#?}", agent.seen());
+}
