@@ -20,6 +20,7 @@ mod publish;
 mod recover;
 mod remote;
 mod replay;
+mod run;
 mod wakeups;
 
 use std::collections::HashSet;

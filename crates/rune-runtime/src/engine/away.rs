@@ -19,7 +19,7 @@ use rune_store_runtime::{
 use tokio::time::Instant;
 
 use super::active::ActiveRequest;
-use super::invoke::Start;
+use super::run::Start;
 use super::{Engine, EngineError};
 use crate::feed::Feed;
 use crate::remote::{ReplicaClient, ReplicaError, Resume, RunItem, RunRequest, Unstored};

@@ -6,9 +6,9 @@ use rune_store_runtime::{RequestId, RequestRow, RequestStatus};
 use tokio_util::sync::CancellationToken;
 
 use super::active::{ActiveRequest, Inserted};
-use super::invoke::Start;
 use super::patience::Turn;
 use super::recover::UNSERVED_TIMEOUT;
+use super::run::Start;
 use super::{Engine, EngineError, Origin};
 use crate::feed::FeedReader;
 use crate::planner::{Outcome, RunState};

@@ -11,8 +11,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::active::{ActiveRequest, Inserted};
-use super::invoke::Start;
 use super::patience::{Patience, SUSPICIOUS_CRASHES, Turn};
+use super::run::Start;
 use super::{Engine, EngineError, Origin};
 use crate::planner::{Outcome, RunState};
 
