@@ -1,9 +1,9 @@
 //! Memory and CPU time of all processes of a namespace together.
 //!
 //! The kernel limits the memory of one process. Their sum is looked at a few times per second: what a tool shares and
-//! what it spreads over children counts, and so do segments of System V that no process holds.
+//! what it spreads over children counts, and so do segments of System V, once, whether or not a process holds them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -50,10 +50,11 @@ fn exceeded(limits: &ProcessLimits, ended: &mut Ended) -> Option<String> {
         })
         .collect();
     let tools = || dirs.iter().filter(|dir| !dir.ends_with("1"));
-    let segments = segments();
+    let segments = Segments::now();
+    let there = segments.bytes;
     // Pages that are shared count once for each here, and in their share only where it matters.
-    if segments + tools().filter_map(|dir| resident(dir)).sum::<u64>() > limits.memory
-        && segments + tools().filter_map(|dir| share(dir)).sum::<u64>() > limits.memory
+    if there + tools().filter_map(|dir| resident(dir)).sum::<u64>() > limits.memory
+        && there + tools().filter_map(|dir| share(dir, &segments)).sum::<u64>() > limits.memory
     {
         let most = limits.memory >> 20;
         return Some(format!(
@@ -79,8 +80,15 @@ fn resident(dir: &Path) -> Option<u64> {
     Some(pages * page_size() as u64)
 }
 
-/// Bytes of a process in memory, those that it shares by as many as share them.
-fn share(dir: &Path) -> Option<u64> {
+/// Bytes of a process in memory, those that it shares by as many as share them, and without segments of System V.
+fn share(dir: &Path, segments: &Segments) -> Option<u64> {
+    if !segments.ids.is_empty() {
+        let smaps = fs::read_to_string(dir.join("smaps"));
+        return smaps.map_or_else(
+            |_| resident(dir),
+            |smaps| Some(segments.beside(&smaps) << 10),
+        );
+    }
     let Ok(text) = fs::read_to_string(dir.join("smaps_rollup")) else {
         // It does not let itself be looked at.
         return resident(dir);
@@ -90,16 +98,57 @@ fn share(dir: &Path) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// Bytes of the segments of System V: they stay where nobody has them attached.
-fn segments() -> u64 {
-    let text = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
-    // The last columns are what is in memory, and what is swapped.
-    let sizes = text.lines().skip(1).filter_map(|line| {
-        let mut columns = line.split_whitespace().rev();
-        let (swapped, resident) = (columns.next()?, columns.next()?);
-        Some(swapped.parse::<u64>().ok()? + resident.parse::<u64>().ok()?)
-    });
-    sizes.sum()
+/// The segments of System V. They stay where nobody has them attached.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Segments {
+    ids: HashSet<u64>,
+    bytes: u64,
+}
+
+impl Segments {
+    fn now() -> Self {
+        Self::of(&fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default())
+    }
+
+    fn of(table: &str) -> Self {
+        let mut segments = Self::default();
+        for line in table.lines().skip(1) {
+            let columns: Vec<u64> = line
+                .split_whitespace()
+                .map(|column| column.parse().unwrap_or_default())
+                .collect();
+            // Behind the key, and at the end what is in memory, and what is swapped.
+            if let [_, id, .., resident, swapped] = columns[..] {
+                segments.ids.insert(id);
+                segments.bytes += resident + swapped;
+            }
+        }
+        segments
+    }
+
+    /// KiB of what a process maps, those that it shares by as many as share them, without the segments that it has
+    /// attached: they count once, attached or not.
+    fn beside(&self, smaps: &str) -> u64 {
+        let mut kib = 0;
+        let mut is_segment = false;
+        for line in smaps.lines() {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            match columns[..] {
+                ["Pss:", share, ..] if !is_segment => {
+                    kib += share.parse::<u64>().unwrap_or_default();
+                }
+                // The range, rights, offset, device, and as inode of a segment its id.
+                [range, _, _, _, inode, ..] if !range.ends_with(':') => {
+                    let path = columns.get(5);
+                    let is_named = path.is_some_and(|path| path.starts_with("/SYSV"));
+                    let inode = inode.parse().unwrap_or_default();
+                    is_segment = is_named && self.ids.contains(&inode);
+                }
+                _ => {}
+            }
+        }
+        kib
+    }
 }
 
 /// What a process has worked, in ticks of the clock.
@@ -156,6 +205,23 @@ impl Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_segment_counts_once_whether_or_not_it_is_attached() {
+        let table = "key shmid perms size cpid lpid nattch uid gid cuid cgid atime dtime ctime rss swap\n\
+                     0 7 600 8192 1 1 1 0 0 0 0 0 0 0 4096 4096\n\
+                     0 9 600 4096 1 1 0 0 0 0 0 0 0 0 4096 0\n";
+        let segments = Segments::of(table);
+        assert_eq!(segments.ids, HashSet::from([7, 9]));
+        assert_eq!(segments.bytes, 12288);
+        let smaps = "7f00-7f02 rw-s 00000000 00:01 7    /SYSV00000000 (deleted)\n\
+                     Rss: 4 kB\nPss: 4 kB\nPss_Dirty: 4 kB\nVmFlags: rd wr\n\
+                     7f02-7f04 rw-p 00000000 00:00 0\nPss: 20 kB\n\
+                     7f04-7f06 r--p 00000000 08:01 7    /bin/SYSV\nPss: 3 kB\n\
+                     7f06-7f08 rw-s 00000000 00:01 8    /SYSV00000000\nPss: 1 kB\n";
+        assert_eq!(segments.beside(smaps), 24);
+        assert_eq!(Segments::of(""), Segments::default());
+    }
 
     #[test]
     fn reads_what_a_process_has_worked_whatever_it_is_called() {
