@@ -10,6 +10,9 @@ mod read;
 
 pub(crate) use command::request_of;
 
+use std::ops::Deref;
+
+use rune_runtime::Engine;
 use rune_store_runtime::{
     DeploymentId, MemoryScope, ReplicaId, RequestId, RequestRow, RuntimeStore, SessionId,
     StoreError, VersionId,
@@ -54,6 +57,21 @@ impl From<StoreError> for Refusal {
     }
 }
 
+/// What a check looks at: the rows of the store, and the engine, which knows the requests that no row tells of.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) store: &'a dyn RuntimeStore,
+    pub(crate) engine: Option<&'a Engine>,
+}
+
+impl<'a> Deref for Rows<'a> {
+    type Target = dyn RuntimeStore + 'a;
+
+    fn deref(&self) -> &Self::Target {
+        self.store
+    }
+}
+
 pub(crate) type Checked<T = ()> = Result<T, Refusal>;
 
 fn denied<T>(reason: impl Into<String>) -> Checked<T> {
@@ -63,19 +81,33 @@ fn denied<T>(reason: impl Into<String>) -> Checked<T> {
 impl DeploymentScope {
     /// The request, where it is one of this deployment. One that does not exist is refused in
     /// the same words.
-    async fn request(&self, store: &dyn RuntimeStore, id: RequestId) -> Checked<RequestRow> {
-        match store.request(id).await? {
+    async fn request(&self, rows: Rows<'_>, id: RequestId) -> Checked<RequestRow> {
+        let row = match self.unstored(rows, |row| row.id == id) {
+            Some(row) => Some(row),
+            None => rows.request(id).await?,
+        };
+        match row {
             Some(row) if row.deployment_id == self.deployment_id => Ok(row),
             _ => denied(format!("request `{id}` is none of this deployment")),
         }
     }
 
+    /// A request that this replica runs and no row tells of, as with `checkpoint_policy: never`.
+    fn unstored(&self, rows: Rows<'_>, is_it: impl Fn(&RequestRow) -> bool) -> Option<RequestRow> {
+        let engine = rows.engine?;
+        engine.unstored_at(self.replica_id, is_it)
+    }
+
     /// Whether the session is one of this agent. Sessions belong to agents, so that their
     /// deployments share them.
-    async fn session(&self, store: &dyn RuntimeStore, id: &SessionId) -> Checked {
-        match store.session(id).await? {
-            Some(row) if self.is_agent(&row.namespace, &row.agent) => Ok(()),
-            _ => denied(format!("session `{id}` is none of this agent")),
+    async fn session(&self, rows: Rows<'_>, id: &SessionId) -> Checked {
+        let is_its = match rows.session(id).await? {
+            Some(row) => self.is_agent(&row.namespace, &row.agent),
+            None => self.unstored(rows, |row| row.session_id == *id).is_some(),
+        };
+        match is_its {
+            true => Ok(()),
+            false => denied(format!("session `{id}` is none of this agent")),
         }
     }
 

@@ -26,7 +26,7 @@ use crate::call::{
     BLOB, BLOBS, COMMANDS, MAX_BATCH, MAX_BATCH_BYTES, MAX_BLOB_BYTES, MAX_COMMAND_BYTES,
     MAX_READ_BYTES, READ, Read,
 };
-use crate::scope::{Checked, DeploymentScope, Refusal, request_of};
+use crate::scope::{Checked, DeploymentScope, Refusal, Rows, request_of};
 use denials::Denials;
 
 /// The largest body of commands: a batch, or one that exceeds it.
@@ -67,9 +67,16 @@ impl StoreServer {
         }
     }
 
+    fn rows(&self) -> Rows<'_> {
+        Rows {
+            store: &*self.store,
+            engine: self.engine.as_ref(),
+        }
+    }
+
     /// Whether a replica may make a change now.
     async fn check(&self, scope: &DeploymentScope, command: &Command) -> Checked {
-        scope.check_command(&*self.store, command).await?;
+        scope.check_command(self.rows(), command).await?;
         let (Some(engine), Some(id)) = (&self.engine, request_of(&command.op)) else {
             return Ok(());
         };
@@ -151,7 +158,7 @@ async fn read(
     let body = read_body(request, MAX_READ_BYTES).await?;
     let read = decode_read(&body).map_err(ApiError::invalid)?;
     if let Scope::Deployment(scope) = scope {
-        let checked = scope.check_read(&*server.store, &read).await;
+        let checked = scope.check_read(server.rows(), &read).await;
         server.admit(&scope, read.name(), checked).await?;
     }
     let answer = read.answer(&*server.store).await;

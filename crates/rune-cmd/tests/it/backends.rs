@@ -67,6 +67,13 @@ macro_rules! backend_suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn keeps_nothing_of_a_request_where_nothing_is_to_be_kept() {
+                if super::rig::is_here(BACKEND) {
+                    super::cases::unkept(BACKEND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn keeps_a_session_on_its_replica() {
                 if super::rig::is_here(BACKEND) {
                     super::cases::sticky(BACKEND).await;

@@ -1,10 +1,10 @@
 //! Which changes a replica may make.
 
 use rune_store_runtime::{
-    CachePut, Canvas, Command, EntryBody, Op, RequestId, RuntimeStore, SessionId, TaskHolder,
+    CachePut, Canvas, CheckpointPolicy, Command, EntryBody, Op, RequestId, SessionId, TaskHolder,
 };
 
-use super::{Checked, DeploymentScope, denied};
+use super::{Checked, DeploymentScope, Rows, denied};
 
 /// How the key of a canvas begins.
 const CANVAS: &str = "canvas:";
@@ -25,25 +25,23 @@ pub(crate) const fn request_of(op: &Op) -> Option<RequestId> {
 
 impl DeploymentScope {
     /// Whether a replica may make this change.
-    pub(crate) async fn check_command(
-        &self,
-        store: &dyn RuntimeStore,
-        command: &Command,
-    ) -> Checked {
+    pub(crate) async fn check_command(&self, rows: Rows<'_>, command: &Command) -> Checked {
         if !command.audit.is_empty() {
             return denied("a replica writes no audit rows but those of its verdicts");
         }
         match &command.op {
             Op::AppendEntries(op) => {
-                self.request(store, op.request_id).await?;
+                self.request(rows, op.request_id).await?;
                 op.entries.iter().try_for_each(|entry| self.entry(entry))
             }
-            Op::RequestCancel(op) => self.own(store, op.request_id).await,
-            Op::SettleBudget(op) => self.own(store, op.request_id).await,
+            Op::RequestCancel(op) => self.own(rows, op.request_id).await,
+            Op::SettleBudget(op) => self.own(rows, op.request_id).await,
             Op::ReserveBudget(op) => {
-                let row = self.request(store, op.request_id).await?;
-                if !op.stored {
-                    return denied("only a request that is stored reserves for a replica");
+                let row = self.request(rows, op.request_id).await?;
+                if op.stored == (row.checkpoint == CheckpointPolicy::Never) {
+                    return denied(
+                        "whether the request is stored is not as its `checkpoint_policy` says",
+                    );
                 }
                 let stray = op
                     .claims
@@ -69,20 +67,20 @@ impl DeploymentScope {
             }
             Op::ClaimTask(op) => {
                 self.namespace(&op.namespace)?;
-                self.holder(store, &op.holder).await
+                self.holder(rows, &op.holder).await
             }
             Op::CompleteTask(op) => {
                 self.namespace(&op.namespace)?;
-                self.holder(store, &op.holder).await
+                self.holder(rows, &op.holder).await
             }
             Op::QueueMessage(op) => {
                 if !self.is_agent(&op.namespace, &op.agent) {
                     return denied("a message is sent in the name of another agent");
                 }
-                self.own(store, op.request_id).await
+                self.own(rows, op.request_id).await
             }
-            Op::CachePut(op) => self.cache_put(store, op).await,
-            Op::DeleteSchedule(op) => match store.schedule(op.schedule_id).await? {
+            Op::CachePut(op) => self.cache_put(rows, op).await,
+            Op::DeleteSchedule(op) => match rows.schedule(op.schedule_id).await? {
                 Some(row) if row.spec.created_by != Some(self.maker()) => {
                     denied("the schedule was not made by this agent")
                 }
@@ -118,8 +116,8 @@ impl DeploymentScope {
         }
     }
 
-    async fn own(&self, store: &dyn RuntimeStore, id: RequestId) -> Checked {
-        self.request(store, id).await.map(drop)
+    async fn own(&self, rows: Rows<'_>, id: RequestId) -> Checked {
+        self.request(rows, id).await.map(drop)
     }
 
     /// Whether an entry says of this replica what it says of one.
@@ -137,19 +135,19 @@ impl DeploymentScope {
     }
 
     /// Whether a task is held by a conversation of this agent.
-    async fn holder(&self, store: &dyn RuntimeStore, holder: &TaskHolder) -> Checked {
+    async fn holder(&self, rows: Rows<'_>, holder: &TaskHolder) -> Checked {
         if holder.agent != self.agent {
             return denied("a task is held in the name of another agent");
         }
-        self.session(store, &holder.session_id).await
+        self.session(rows, &holder.session_id).await
     }
 
     /// Whether it is a new canvas, or a note of a process of this agent.
-    async fn cache_put(&self, store: &dyn RuntimeStore, op: &CachePut) -> Checked {
+    async fn cache_put(&self, rows: Rows<'_>, op: &CachePut) -> Checked {
         if let Some(id) = op.key.strip_prefix(CANVAS) {
             let is_id = id.len() >= 32 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
             // The time is before any at which it can have expired.
-            let known = store.cached(&Canvas::key(id), Default::default()).await?;
+            let known = rows.cached(&Canvas::key(id), Default::default()).await?;
             // The same again may be this very command, whose answer was lost.
             let is_new =
                 known.is_none_or(|row| row.value == op.value && row.expires_at == op.expires_at);
@@ -158,17 +156,17 @@ impl DeploymentScope {
                 false => denied("the canvas is not a new one"),
             };
         }
-        self.process_key(store, &op.key).await
+        self.process_key(rows, &op.key).await
     }
 
     /// Whether a key is that of a process of this agent.
-    pub(super) async fn process_key(&self, store: &dyn RuntimeStore, key: &str) -> Checked {
+    pub(super) async fn process_key(&self, rows: Rows<'_>, key: &str) -> Checked {
         let session = key.strip_prefix(PROCESS).and_then(|rest| {
             let (session, _) = rest.rsplit_once(':')?;
             session.parse::<SessionId>().ok()
         });
         match session {
-            Some(session) => self.session(store, &session).await,
+            Some(session) => self.session(rows, &session).await,
             None => denied("the key is none that a replica uses"),
         }
     }

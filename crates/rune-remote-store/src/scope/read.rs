@@ -1,25 +1,25 @@
 //! What a replica may read.
 
-use rune_store_runtime::{DeploymentId, RequestId, RuntimeStore, UsageFilter};
+use rune_store_runtime::{DeploymentId, RequestId, UsageFilter};
 
-use super::{Checked, DeploymentScope, denied};
+use super::{Checked, DeploymentScope, Rows, denied};
 use crate::Read;
 
 impl DeploymentScope {
     /// Whether a replica may read this.
-    pub(crate) async fn check_read(&self, store: &dyn RuntimeStore, read: &Read) -> Checked {
+    pub(crate) async fn check_read(&self, rows: Rows<'_>, read: &Read) -> Checked {
         match read {
             Read::Request { id }
             | Read::Journal { id, .. }
             | Read::ToolInvocations { id }
-            | Read::Reservation { id } => self.request(store, *id).await.map(drop),
+            | Read::Reservation { id } => self.request(rows, *id).await.map(drop),
             Read::Requests { filter, .. } | Read::RequestCount { filter } => {
                 self.deployment(filter.deployment_id)
             }
             Read::Session { id }
             | Read::Messages { id, .. }
             | Read::RecentMessages { id, .. }
-            | Read::SpilledOutput { id, .. } => self.session(store, id).await,
+            | Read::SpilledOutput { id, .. } => self.session(rows, id).await,
             Read::Sessions { filter, .. } => {
                 match (filter.namespace.as_deref(), filter.agent.as_deref()) {
                     (Some(namespace), Some(agent)) if self.is_agent(namespace, agent) => Ok(()),
@@ -27,7 +27,7 @@ impl DeploymentScope {
                 }
             }
             Read::Deployment { id } => self.deployment(Some(*id)),
-            Read::Replica { id } => match store.replica(*id).await? {
+            Read::Replica { id } => match rows.replica(*id).await? {
                 Some(row) if row.deployment_id == self.deployment_id => Ok(()),
                 _ => denied("the replica is none of this deployment"),
             },
@@ -38,8 +38,8 @@ impl DeploymentScope {
                 }
                 denied("the version is not the one that the replica runs")
             }
-            Read::Cached { key, .. } => self.process_key(store, key).await,
-            Read::Schedule { id } => match store.schedule(*id).await? {
+            Read::Cached { key, .. } => self.process_key(rows, key).await,
+            Read::Schedule { id } => match rows.schedule(*id).await? {
                 Some(row) if row.spec.created_by == Some(self.maker()) => Ok(()),
                 _ => denied("the schedule was not made by this agent"),
             },
@@ -49,16 +49,16 @@ impl DeploymentScope {
                 }
                 denied("only schedules that this agent made can be listed")
             }
-            Read::Approval { id } => match store.approval(*id).await? {
-                Some(row) => self.request(store, row.request_id).await.map(drop),
+            Read::Approval { id } => match rows.approval(*id).await? {
+                Some(row) => self.request(rows, row.request_id).await.map(drop),
                 None => denied("the approval is none of this deployment"),
             },
-            Read::Approvals { filter, .. } => self.of_request(store, filter.request_id).await,
+            Read::Approvals { filter, .. } => self.of_request(rows, filter.request_id).await,
             Read::Grant { query } => {
                 if !self.is_agent(&query.namespace, &query.agent) {
                     return denied("the agent is another one");
                 }
-                self.session(store, &query.session_id).await
+                self.session(rows, &query.session_id).await
             }
             Read::Usage {
                 filter: UsageFilter { request_id, .. },
@@ -67,14 +67,14 @@ impl DeploymentScope {
             | Read::UsageTotals {
                 filter: UsageFilter { request_id, .. },
                 ..
-            } => self.of_request(store, *request_id).await,
+            } => self.of_request(rows, *request_id).await,
             Read::Memory { scope, .. }
             | Read::Memories { scope, .. }
             | Read::Entity { scope, .. }
             | Read::Entities { scope, .. }
             | Read::FindEntities { scope, .. }
             | Read::Relations { scope, .. } => self.memory(scope),
-            Read::Task { id } => match store.task(*id).await? {
+            Read::Task { id } => match rows.task(*id).await? {
                 Some(row) if row.namespace == self.namespace => Ok(()),
                 _ => denied("the task is none of this namespace"),
             },
@@ -110,9 +110,9 @@ impl DeploymentScope {
         denied("the deployment is another one")
     }
 
-    async fn of_request(&self, store: &dyn RuntimeStore, id: Option<RequestId>) -> Checked {
+    async fn of_request(&self, rows: Rows<'_>, id: Option<RequestId>) -> Checked {
         match id {
-            Some(id) => self.request(store, id).await.map(drop),
+            Some(id) => self.request(rows, id).await.map(drop),
             None => denied("only those of one request of this deployment can be listed"),
         }
     }

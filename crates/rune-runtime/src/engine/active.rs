@@ -200,6 +200,14 @@ impl ActiveRequests {
         })
     }
 
+    /// The rows of those that no store has.
+    pub(super) fn unstored_rows(&self) -> Vec<RequestRow> {
+        let state = self.lock();
+        let rows = state.requests.values();
+        let rows = rows.filter_map(|run| run.unstored.as_deref().cloned());
+        rows.collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.lock().requests.len()
     }

@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rune_store_runtime::{
     CheckpointPolicy, Entry, EntryBody, PageRequest, ReplicaFilter, ReplicaId, RequestId,
-    RequestStatus, StoreError,
+    RequestRow, RequestStatus, StoreError,
 };
 use tokio::time::Instant;
 
@@ -97,6 +97,18 @@ impl Engine {
             Some(_) => Hold::NotIts,
             None => Hold::Unknown,
         })
+    }
+
+    /// A request that a replica runs and no store has, where there is such a one.
+    #[must_use]
+    pub fn unstored_at(
+        &self,
+        replica: ReplicaId,
+        is_it: impl Fn(&RequestRow) -> bool,
+    ) -> Option<RequestRow> {
+        let rows = self.inner.active.unstored_rows().into_iter();
+        let mut rows = rows.filter(|row| self.inner.holders.get(row.id) == Some(Some(replica)));
+        rows.find(is_it)
     }
 
     /// Has the replica of a lease run a request and follows it to its end.

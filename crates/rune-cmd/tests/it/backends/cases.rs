@@ -132,6 +132,33 @@ pub(super) async fn approval(backend: &'static str) {
     assert_eq!(lines_of(&rig.served, "worker", "asked"), [id]);
 }
 
+pub(super) async fn unkept(backend: &'static str) {
+    let more = "runtime: {checkpoint_policy: never}\nbudget: {tokens_per_day: 100000}\n";
+    let rig = Rig::start(backend, more).await;
+    for body in [
+        json!({"input": "hello"}),
+        json!({"input": "hello", "session_id": "s"}),
+    ] {
+        let (status, told) = rig.api.ask("worker", &body).await;
+        let output = told["output"].as_str().unwrap_or_default();
+        assert!(
+            status == 200 && output.contains("Echo: hello"),
+            "{status} {told}\n{}",
+            rig.served.0.log()
+        );
+    }
+    assert_eq!(rig.output("mark", json!({})).await, "marked");
+    let ping = json!({"agent": "worker", "message": "ping"});
+    let told = rig.output("rune@agent-send", ping).await;
+    assert!(told.to_string().contains("Echo: ping"), "{told}");
+    let (_, page) = answer(rig.api.get("/v1/requests")).await.unwrap();
+    assert_eq!(page["items"], json!([]), "{page}");
+    let ran = rig.served.rune(&["usage", "--budgets", "-o", "json"]).ok();
+    let budgets: Value = serde_json::from_str(&ran).unwrap();
+    assert!(budgets[0]["spent"].as_u64() > Some(0), "{budgets}");
+    assert_eq!(budgets[0]["reserved"], 0, "{budgets}");
+}
+
 pub(super) async fn stop(backend: &'static str) {
     let rig = Rig::start(backend, "").await;
     let id = rig.slow().await;
