@@ -6,9 +6,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::with_query;
 use crate::commands::{
-    agent, bench, build, chat, completions, compose, config, daemon, debug, dev, doctor, eval,
-    event, init, key, mcp, policy, pull, push, replica, requests, rm, run, schedule, schema,
-    secret, sessions, sign, status, stop, task, test, token, tool, usage, validate, verify,
+    agent, bench, build, chat, completions, compose, config, daemon, debug, deploy, dev, doctor,
+    eval, event, init, key, mcp, policy, pull, push, replica, requests, rm, rollout, run, schedule,
+    schema, secret, sessions, sign, status, stop, task, test, token, tool, usage, validate, verify,
     workflow,
 };
 use crate::output::Format;
@@ -81,6 +81,11 @@ pub(crate) enum Command {
     Schema(schema::SchemaArgs),
     /// Deploy an agent, ask a deployed one, or ask one without a daemon
     Run(run::RunArgs),
+    /// Roll out another version of a deployed agent: replica by replica, or as a canary
+    Deploy(deploy::DeployArgs),
+    /// How a rollout goes; promote it, or go back
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
     /// Run a daemon here that follows the files of an agent
     Dev(Box<dev::DevArgs>),
     /// Play recorded runs to an agent, and record them

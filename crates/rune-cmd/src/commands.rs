@@ -9,6 +9,7 @@ pub(crate) mod compose;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod debug;
+pub(crate) mod deploy;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 mod embedded;
@@ -24,6 +25,7 @@ pub(crate) mod push;
 pub(crate) mod replica;
 pub(crate) mod requests;
 pub(crate) mod rm;
+pub(crate) mod rollout;
 pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod schema;
@@ -73,6 +75,8 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Init(args) => init::run(&context, &args),
         Command::Validate(args) => validate::run(&context, &args),
         Command::Run(args) => run::run(&context, args),
+        Command::Deploy(args) => deploy::run(&context, &args),
+        Command::Rollout(command) => context.block_on(rollout::run(&context, command)),
         Command::Test(args) => test::run(&context, &args),
         Command::Eval(args) => eval::run(&context, &args),
         Command::Build(args) => build::run(&context, &args),

@@ -13,7 +13,7 @@ use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle, SecretVault}
 use rune_store_runtime::{BlobStore, Store, Timestamp};
 use utoipa::OpenApi;
 
-use crate::routes::deployments::plan as deployment_plan;
+use crate::routes::deployments::{plan as deployment_plan, rollout as deployment_rollout};
 use crate::routes::{
     agent_versions, audit, budgets, deployments, nodes, replicas, schedules, secrets, status, usage,
 };
@@ -176,6 +176,9 @@ api! {
     deployments::get,
     deployments::delete,
     deployments::scale,
+    deployment_rollout::start,
+    deployment_rollout::promote,
+    deployment_rollout::rollback,
     replicas::list,
     replicas::logs,
     nodes::list,

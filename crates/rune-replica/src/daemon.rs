@@ -9,7 +9,7 @@ use axum::routing::post;
 use axum::{Extension, Router};
 use rune_http::{ApiError, Json};
 use rune_remote_store::{DeploymentScope, InternalTokens};
-use rune_runtime::{Engine, EngineAnswer, EngineOp, Hold, SecretError, SecretVault};
+use rune_runtime::{Engine, EngineAnswer, EngineOp, Hold, SecretError, SecretVault, deployment_of};
 use rune_store_runtime::{ErrorCode, RequestId};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,14 @@ pub struct DaemonApi {
     pub tokens: Arc<InternalTokens>,
     /// Says what replicas start from.
     pub boot: Arc<dyn BootSource>,
+}
+
+/// A replica that starts.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Booting {
+    /// What it was made from, see [`deployment_of`].
+    pub(crate) fingerprint: String,
 }
 
 /// What is done for a request.
@@ -96,6 +104,7 @@ type Scoped = Extension<Box<DeploymentScope>>;
 async fn boot(
     State(daemon): State<Arc<DaemonApi>>,
     Extension(scope): Scoped,
+    Json(booting): Json<Booting>,
 ) -> Result<Json<ReplicaBoot>, ApiError> {
     let store = daemon.engine.store();
     let id = scope.deployment_id;
@@ -104,6 +113,8 @@ async fn boot(
     let id = scope.version_id;
     let version = store.version(id).await?;
     let version = version.ok_or_else(|| ApiError::not_found("version", &id))?;
+    let fingerprint = &booting.fingerprint;
+    let deployment = deployment_of(scope.replica_id, fingerprint, &deployment, &version);
     let settings = daemon.boot.settings(&deployment, &version).await;
     let settings = settings.map_err(ApiError::unavailable)?;
     Ok(Json(ReplicaBoot {

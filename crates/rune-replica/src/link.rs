@@ -7,7 +7,7 @@ use rune_store_runtime::{RequestId, StoreError};
 use secrecy::SecretString;
 
 use crate::boot::ReplicaBoot;
-use crate::daemon::{Acted, BOOT, ENGINE, Granted, SECRETS, Wanted};
+use crate::daemon::{Acted, BOOT, Booting, ENGINE, Granted, SECRETS, Wanted};
 
 /// Asks the daemon, over the connection that leads to its store. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -22,12 +22,15 @@ impl DaemonLink {
         Self { remote }
     }
 
-    /// What this replica starts from.
+    /// What this replica, which was made with this fingerprint, starts from.
     ///
     /// # Errors
     /// A [`StoreError`] where the daemon does not say.
-    pub async fn boot(&self) -> Result<ReplicaBoot, StoreError> {
-        self.remote.ask(BOOT, &()).await
+    pub async fn boot(&self, fingerprint: &str) -> Result<ReplicaBoot, StoreError> {
+        let booting = Booting {
+            fingerprint: fingerprint.to_owned(),
+        };
+        self.remote.ask(BOOT, &booting).await
     }
 }
 

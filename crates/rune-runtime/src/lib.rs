@@ -68,11 +68,11 @@ pub use policy::{
 pub use reconcile::{ReconcileHandle, ReconcileLoop};
 pub use remote::{
     RemoteBackend, ReplicaAccess, ReplicaClient, ReplicaError, ReplicaStatus, ReplicaUsage, Resume,
-    RunItem, RunRequest, Unstored,
+    RunItem, RunRequest, Unstored, deployment_of,
 };
 pub use replay::{Divergence, Replayed, event_hash};
 pub use replica::Replica;
-pub use router::{Lease, ReplicaRouter, Route, RouteError};
+pub use router::{Lease, ReplicaRouter, Route, RouteError, Tally};
 pub use schedule::{
     MAX_INTERVAL_MS, MAX_JITTER, MIN_INTERVAL_MS, Recurrence, ScheduleError, Scheduler,
     SchedulerHandle, first_planned,

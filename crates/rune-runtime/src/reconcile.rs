@@ -1,38 +1,39 @@
 //! The reconcile loop: makes what runs match what is deployed.
 //!
 //! It looks at every deployment when it is woken and at an interval, starts what is
-//! missing, replaces what is outdated or unhealthy, drains before it stops, and writes
+//! missing, replaces what is outdated or unhealthy, takes rollouts on and ends them, drains before it stops, and writes
 //! what it saw, with the reason, into the deployment's row. A failing start is tried
 //! again with growing pauses, at once when the deployment changes.
 
+mod backoff;
+mod replicas;
+mod rollout;
 mod start;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
+use rune_backend::{Backend, BackendError, ReplicaSpec};
 use rune_store_runtime::{
-    DeploymentFilter, DeploymentId, DeploymentRow, DeploymentState, PageRequest, PutReplica,
-    RemoveReplica, ReplicaFilter, ReplicaId, ReplicaRow, ReplicaState, SetDeploymentState, Store,
-    StoreError, VersionId,
+    DeploymentFilter, DeploymentId, DeploymentRow, DeploymentState, PageRequest, ReplicaId,
+    SetDeploymentState, Store, StoreError, VersionId, VersionRow,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use self::backoff::Backoffs;
+use self::rollout::{Goals, is_final, judge};
 use self::start::{Ended, StartError, Starts};
+use crate::engine::Engine;
 use crate::router::ReplicaRouter;
 use crate::task::Tasks;
 
 /// How often the loop looks without being woken.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Pause after the first failing start; doubles with every further one.
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// How long a look waits for the starts it made. What takes longer goes on beside the loop
 /// and wakes it.
 const START_PATIENCE: Duration = Duration::from_secs(1);
-/// Longest pause between two starts.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// Wakes the loop and tells when it has looked. Cheap to clone.
 #[derive(Clone)]
@@ -88,24 +89,52 @@ pub struct ReconcileLoop {
     wake: Arc<Notify>,
     passes: watch::Sender<u64>,
     known: watch::Sender<bool>,
-    /// What each replica of this process was started from.
-    started_from: HashMap<ReplicaId, Template>,
+    /// Where it is told that a rollout has ended.
+    events: Option<Engine>,
+    /// The replicas of this process.
+    started_from: HashMap<ReplicaId, Started>,
     /// Shared with the tasks that drain.
     draining: Arc<Mutex<HashSet<ReplicaId>>>,
-    backoff: HashMap<DeploymentId, Backoff>,
+    backoffs: Backoffs,
     starts: Starts,
+}
+
+/// A replica that this process has started or taken over.
+struct Started {
+    /// What it was made from.
+    template: Template,
+    /// Since when it is known to be ready.
+    since: Instant,
 }
 
 /// What was found of a deployment.
 struct Look {
     deployment: DeploymentRow,
-    template: Template,
-    /// Replicas that are as they should be.
-    current: Vec<ReplicaId>,
+    stable: Group,
+    /// While a rollout is under way.
+    candidate: Option<Group>,
     /// All others that live.
     outdated: Vec<ReplicaId>,
+}
+
+/// Which version of a deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Role {
+    /// The one that it runs.
+    Stable,
+    /// The one that is rolled out.
+    Candidate,
+}
+
+/// The replicas of one version that are as they should be.
+struct Group {
+    role: Role,
+    template: Template,
+    current: Vec<ReplicaId>,
     /// Why no replica is to be started.
     failure: Option<String>,
+    /// Whether none ever can be.
+    is_hopeless: bool,
 }
 
 /// The part of a deployment that a replica is made from: a replica with another one is
@@ -116,11 +145,64 @@ struct Template {
     env: BTreeMap<String, String>,
 }
 
-struct Backoff {
-    generation: u64,
-    failures: u32,
-    not_before: Instant,
-    reason: String,
+impl Look {
+    fn new(deployment: DeploymentRow) -> Self {
+        let group = |role, version_id, env: &BTreeMap<_, _>| Group {
+            role,
+            template: Template {
+                version_id,
+                env: env.clone(),
+            },
+            current: Vec::new(),
+            failure: None,
+            is_hopeless: false,
+        };
+        let candidate = deployment.candidate();
+        Self {
+            stable: group(Role::Stable, deployment.version_id, &deployment.env),
+            candidate: candidate.map(|it| group(Role::Candidate, it.version_id, &it.env)),
+            outdated: Vec::new(),
+            deployment,
+        }
+    }
+
+    /// The replicas that are made from a template.
+    fn group(&mut self, template: &Template) -> Option<&mut Group> {
+        let mut groups = [Some(&mut self.stable), self.candidate.as_mut()]
+            .into_iter()
+            .flatten();
+        groups.find(|group| group.template == *template)
+    }
+
+    fn goals(&self) -> Goals {
+        let ready = self.candidate.as_ref().map_or(0, |it| it.current.len());
+        Goals::of(&self.deployment, ready)
+    }
+
+    /// Sorts what was found by the deployment as it is now.
+    fn resort(&mut self, deployment: DeploymentRow) {
+        let old = std::mem::replace(self, Self::new(deployment));
+        self.outdated = old.outdated;
+        for group in [Some(old.stable), old.candidate].into_iter().flatten() {
+            match self.group(&group.template) {
+                Some(now) => {
+                    now.current = group.current;
+                    now.failure = group.failure;
+                }
+                None => self.outdated.extend(group.current),
+            }
+        }
+    }
+}
+
+impl Template {
+    /// A replica that is made from it.
+    fn spec(&self, id: ReplicaId, deployment: &DeploymentRow, version: &VersionRow) -> ReplicaSpec {
+        ReplicaSpec {
+            env: self.env.clone(),
+            ..ReplicaSpec::new(id, deployment, version)
+        }
+    }
 }
 
 impl ReconcileLoop {
@@ -157,12 +239,22 @@ impl ReconcileLoop {
             wake,
             passes,
             known,
+            events: None,
             started_from: HashMap::new(),
             draining: Arc::default(),
-            backoff: HashMap::new(),
+            backoffs: Backoffs::default(),
             starts,
         };
         (this, handle)
+    }
+
+    /// Publishes in the engine's namespaces that rollouts have ended.
+    #[must_use]
+    pub fn announcing(self, engine: Engine) -> Self {
+        Self {
+            events: Some(engine),
+            ..self
+        }
     }
 
     /// Runs until the shutdown.
@@ -186,19 +278,9 @@ impl ReconcileLoop {
         }
     }
 
-    /// Until the next look: the interval, or less where a start is to be tried again. One
-    /// that is due and was not tried waits for a store that does not answer.
+    /// Until the next look: the interval, or less where a start is to be tried again.
     fn pause(&self) -> Duration {
-        let now = Instant::now();
-        let next = self
-            .backoff
-            .values()
-            .map(|b| match b.not_before.saturating_duration_since(now) {
-                Duration::ZERO => FIRST_BACKOFF,
-                pause => pause,
-            })
-            .min();
-        next.unwrap_or(INTERVAL).min(INTERVAL)
+        self.backoffs.next().unwrap_or(INTERVAL).min(INTERVAL)
     }
 
     async fn pass(&mut self) -> Result<(), StoreError> {
@@ -210,15 +292,16 @@ impl ReconcileLoop {
                     self.retire(replica.id());
                 }
                 self.router.remove_deployment(known.id);
-                self.backoff.remove(&known.id);
+                self.backoffs.forget(known.id);
             }
         }
         for deployment in &deployments {
             let mut seen = deployment.clone();
-            if seen.state == DeploymentState::Failed && !self.backoff.contains_key(&seen.id) {
+            if seen.state == DeploymentState::Failed && !self.backoffs.knows(seen.id) {
                 // That it failed is what an earlier process found; this one has not tried.
                 seen.state = DeploymentState::Pending;
             }
+            self.tell(&seen).await;
             self.router.set_deployment(seen);
         }
         self.known.send_replace(true);
@@ -259,62 +342,59 @@ impl ReconcileLoop {
 
     /// Finds out how a deployment is, and begins what is to be done about it.
     async fn look(&mut self, deployment: DeploymentRow) -> Result<Look, StoreError> {
-        let template = Template {
-            version_id: deployment.version_id,
-            env: deployment.env.clone(),
+        let mut look = Look::new(deployment);
+        self.sort_replicas(&mut look).await?;
+        let goals = look.goals();
+        let row = &look.deployment;
+        self.pursue(row, &mut look.stable, goals.stable).await?;
+        match &mut look.candidate {
+            Some(candidate) => self.pursue(row, candidate, goals.candidate).await?,
+            None => self.backoffs.remove(row.id, Role::Candidate),
+        }
+        Ok(look)
+    }
+
+    /// Lets go of what a version has too much of, and begins to start what is missing.
+    async fn pursue(
+        &mut self,
+        deployment: &DeploymentRow,
+        group: &mut Group,
+        goal: usize,
+    ) -> Result<(), StoreError> {
+        self.trim(group, goal);
+        let missing = goal - group.current.len();
+        if missing == 0 {
+            self.backoffs.rest(deployment.id, group.role);
+            return Ok(());
+        }
+        let under_way = self.starts.count(deployment.id, &group.template);
+        let more = missing.saturating_sub(under_way);
+        if let Some(reason) = self.backoffs.holds(deployment, group.role, more > 0) {
+            group.failure = Some(reason.to_owned());
+            return Ok(());
+        }
+        let id = group.template.version_id;
+        let Some(version) = self.store.version(id).await? else {
+            group.failure = Some(format!("version `{id}` does not exist"));
+            return Ok(());
         };
-        let (mut current, outdated) = self.sort_replicas(&deployment, &template).await?;
-        let wanted = deployment.replicas as usize;
-        while current.len() > wanted {
-            if let Some(id) = current.pop() {
+        for _ in 0..more {
+            self.starts.begin(deployment, &version, &group.template);
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self, group: &mut Group, goal: usize) {
+        while group.current.len() > goal {
+            if let Some(id) = group.current.pop() {
                 self.retire(id);
             }
         }
-        let missing = wanted - current.len();
-        let mut failure = None;
-        if missing == 0 {
-            self.backoff.remove(&deployment.id);
-        } else {
-            let under_way = self.starts.count(deployment.id, &template);
-            let more = missing.saturating_sub(under_way);
-            failure = self.start(&deployment, &template, more).await?;
-        }
-        Ok(Look {
-            deployment,
-            template,
-            current,
-            outdated,
-            failure,
-        })
-    }
-
-    /// Begins to start `count` replicas, or answers why it does not.
-    async fn start(
-        &mut self,
-        deployment: &DeploymentRow,
-        template: &Template,
-        count: usize,
-    ) -> Result<Option<String>, StoreError> {
-        let held = self.backoff.get(&deployment.id);
-        let held = held.filter(|b| b.generation == deployment.generation);
-        if let Some(held) = held.filter(|b| count == 0 || Instant::now() < b.not_before) {
-            return Ok(Some(held.reason.clone()));
-        }
-        let Some(version) = self.store.version(deployment.version_id).await? else {
-            return Ok(Some(format!(
-                "version `{}` does not exist",
-                deployment.version_id
-            )));
-        };
-        for _ in 0..count {
-            self.starts.begin(deployment, &version, template);
-        }
-        Ok(None)
     }
 
     /// Adds what came of the starts to what was found before they ended.
     fn take_in(&mut self, ended: Vec<Ended>, looks: &mut Vec<Look>) {
-        let mut failed: HashMap<DeploymentId, String> = HashMap::new();
+        let mut failed: HashMap<(DeploymentId, Role), (String, bool)> = HashMap::new();
         for start in ended {
             let look = looks
                 .iter_mut()
@@ -323,20 +403,23 @@ impl ReconcileLoop {
                 Ok(()) => {
                     let id = start.replica_id;
                     if let Some(look) = look {
-                        let is_current = look.template == start.template
-                            && look.current.len() < look.deployment.replicas as usize;
-                        if is_current {
-                            look.current.push(id);
-                        } else if look.template != start.template {
-                            look.outdated.push(id);
+                        // One too many is let go when everything is known.
+                        match look.group(&start.template) {
+                            Some(group) => group.current.push(id),
+                            None => look.outdated.push(id),
                         }
-                        // One too many is found and retired by the next look.
                     }
-                    self.started_from.insert(id, start.template);
+                    let started = Started {
+                        template: start.template,
+                        since: Instant::now(),
+                    };
+                    self.started_from.insert(id, started);
                 }
                 Err(StartError::Backend(error)) => {
-                    if look.is_some_and(|look| look.deployment.generation == start.generation) {
-                        failed.insert(start.deployment_id, error.to_string());
+                    let look = look.filter(|look| look.deployment.generation == start.generation);
+                    if let Some(group) = look.and_then(|look| look.group(&start.template)) {
+                        let key = (start.deployment_id, group.role);
+                        failed.insert(key, (error.to_string(), is_final(&error)));
                     }
                 }
                 Err(StartError::Store(error)) => {
@@ -349,32 +432,39 @@ impl ReconcileLoop {
             }
         }
         for look in looks {
-            if let Some(reason) = failed.remove(&look.deployment.id) {
-                self.note_failure(&look.deployment, &reason);
-                look.failure = Some(reason);
+            let groups = [Some(&mut look.stable), look.candidate.as_mut()];
+            for group in groups.into_iter().flatten() {
+                let key = (look.deployment.id, group.role);
+                if let Some((reason, is_final)) = failed.remove(&key) {
+                    self.backoffs.failed(&look.deployment, group.role, &reason);
+                    group.failure = Some(reason);
+                    group.is_hopeless = is_final;
+                }
             }
         }
     }
 
-    /// Lets go of what is replaced and writes what was found.
-    async fn settle(&mut self, look: Look) -> Result<(), StoreError> {
-        let Look {
-            deployment,
-            current,
-            outdated,
-            failure,
-            ..
-        } = look;
-        let wanted = deployment.replicas as usize;
-        if current.len() == wanted || (wanted > 0 && !current.is_empty()) {
-            for id in &outdated {
+    /// Takes a rollout on, lets go of what is replaced and writes what was found.
+    async fn settle(&mut self, mut look: Look) -> Result<(), StoreError> {
+        self.conclude(&mut look).await?;
+        let goals = look.goals();
+        self.trim(&mut look.stable, goals.stable);
+        if let Some(candidate) = &mut look.candidate {
+            self.trim(candidate, goals.candidate);
+        }
+        let wanted = look.deployment.replicas as usize;
+        let stable = look.stable.current.len();
+        let new = look.candidate.as_ref().map_or(0, |it| it.current.len());
+        if wanted == 0 || stable + new > 0 {
+            for id in &look.outdated {
                 self.retire(*id);
             }
         }
-        if current.len() == wanted {
-            self.backoff.remove(&deployment.id);
+        if stable >= goals.stable {
+            self.backoffs.rest(look.deployment.id, Role::Stable);
         }
-        let (state, reason) = judge(wanted, current.len(), outdated.len(), failure);
+        let (state, reason) = judge(&look);
+        let deployment = look.deployment;
         if deployment.state != state || deployment.reason != reason {
             let seen = SetDeploymentState {
                 deployment_id: deployment.id,
@@ -384,6 +474,7 @@ impl ReconcileLoop {
             };
             self.store.write(seen).await?;
         }
+        self.tell(&deployment).await;
         // Whoever waits for a replica is told now, not at the next look.
         self.router.set_deployment(DeploymentRow {
             state,
@@ -391,234 +482,5 @@ impl ReconcileLoop {
             ..deployment
         });
         Ok(())
-    }
-
-    /// The deployment's live replicas: those that are as they should be, and the rest.
-    /// Rows of replicas that are gone are removed.
-    async fn sort_replicas(
-        &mut self,
-        deployment: &DeploymentRow,
-        template: &Template,
-    ) -> Result<(Vec<ReplicaId>, Vec<ReplicaId>), StoreError> {
-        let filter = ReplicaFilter {
-            deployment_id: Some(deployment.id),
-        };
-        let page = PageRequest::first(PageRequest::MAX_LIMIT);
-        let rows = self.store.replicas(&filter, &page).await?.items;
-        let (mut current, mut outdated) = (Vec::new(), Vec::new());
-        for row in rows {
-            if self.starts.contains(row.id) || self.draining().contains(&row.id) {
-                continue;
-            }
-            match self.backend.health(row.id).await {
-                Ok(ReplicaHealth::Ready | ReplicaHealth::Starting) => {
-                    let is_current = match self.started_from.get(&row.id) {
-                        Some(from) => from == template,
-                        None => self.adopt(deployment, &row, template).await?,
-                    };
-                    if is_current {
-                        current.push(row.id);
-                    } else {
-                        outdated.push(row.id);
-                    }
-                }
-                Ok(ReplicaHealth::Gone) => {
-                    self.started_from.remove(&row.id);
-                    self.store
-                        .write(RemoveReplica { replica_id: row.id })
-                        .await?;
-                }
-                Ok(ReplicaHealth::Unhealthy(reason)) => {
-                    tracing::warn!(replica = %row.id, reason, "replica is unhealthy");
-                    self.write_state(&row, ReplicaState::Unhealthy, reason)
-                        .await?;
-                    self.retire(row.id);
-                }
-                // Nothing is known about the replica, so nothing is done to it.
-                Err(error) => {
-                    tracing::warn!(replica = %row.id, %error, "backend does not answer");
-                    current.push(row.id);
-                }
-            }
-        }
-        Ok((current, outdated))
-    }
-
-    /// Takes over a replica of an earlier process, where it is as it should be.
-    async fn adopt(
-        &mut self,
-        deployment: &DeploymentRow,
-        row: &ReplicaRow,
-        template: &Template,
-    ) -> Result<bool, StoreError> {
-        let Some(endpoint) = &row.endpoint else {
-            return Ok(false);
-        };
-        if row.version_id != deployment.version_id || row.backend != self.backend.name() {
-            return Ok(false);
-        }
-        let Some(version) = self.store.version(deployment.version_id).await? else {
-            return Ok(false);
-        };
-        let spec = ReplicaSpec::new(row.id, deployment, &version);
-        match self.backend.adopt(&spec, endpoint).await {
-            Ok(adopted) => {
-                if adopted {
-                    tracing::info!(replica = %row.id, agent = deployment.agent, "replica goes on");
-                    self.started_from.insert(row.id, template.clone());
-                }
-                Ok(adopted)
-            }
-            Err(error) => {
-                tracing::warn!(replica = %row.id, %error, "replica of an earlier start is replaced");
-                Ok(false)
-            }
-        }
-    }
-
-    /// Ends what an earlier process has started and no row speaks of.
-    async fn remove_orphans(&self) -> Result<(), StoreError> {
-        let there = match self.backend.list().await {
-            Ok(there) => there,
-            Err(error) => {
-                tracing::warn!(%error, "replicas without a deployment were not looked for");
-                return Ok(());
-            }
-        };
-        for id in there {
-            if self.store.replica(id).await?.is_some() {
-                continue;
-            }
-            match self.backend.stop(id).await {
-                Ok(()) => tracing::info!(replica = %id, "a replica without a deployment was ended"),
-                Err(error) => tracing::warn!(replica = %id, %error, "replica was not stopped"),
-            }
-        }
-        Ok(())
-    }
-
-    fn note_failure(&mut self, deployment: &DeploymentRow, reason: &str) {
-        let entry = self
-            .backoff
-            .entry(deployment.id)
-            .or_insert_with(|| Backoff {
-                generation: deployment.generation,
-                failures: 0,
-                not_before: Instant::now(),
-                reason: String::new(),
-            });
-        if entry.generation != deployment.generation {
-            entry.generation = deployment.generation;
-            entry.failures = 0;
-        }
-        let pause = FIRST_BACKOFF
-            .saturating_mul(1 << entry.failures.min(6))
-            .min(MAX_BACKOFF);
-        entry.failures += 1;
-        entry.not_before = Instant::now() + pause;
-        reason.clone_into(&mut entry.reason);
-        tracing::warn!(
-            deployment = %deployment.id,
-            agent = deployment.agent,
-            failures = entry.failures,
-            reason,
-            "replica did not start"
-        );
-    }
-
-    async fn write_state(
-        &self,
-        row: &ReplicaRow,
-        state: ReplicaState,
-        reason: String,
-    ) -> Result<(), StoreError> {
-        let put = PutReplica {
-            replica_id: row.id,
-            deployment_id: row.deployment_id,
-            version_id: row.version_id,
-            state,
-            reason,
-            backend: row.backend.clone(),
-            endpoint: row.endpoint.clone(),
-        };
-        self.store.write(put).await
-    }
-
-    fn draining(&self) -> MutexGuard<'_, HashSet<ReplicaId>> {
-        lock(&self.draining)
-    }
-
-    /// Drains and stops a replica without holding up the loop.
-    fn retire(&mut self, id: ReplicaId) {
-        if !self.draining().insert(id) {
-            return;
-        }
-        self.started_from.remove(&id);
-        // From now on, not from when the row says so: whoever deployed a new version is told that it is ready next.
-        if let Some(replica) = self.router.replica(id) {
-            replica.drain();
-        }
-        let (backend, store) = (Arc::clone(&self.backend), self.store.clone());
-        let (grace, wake) = (self.drain_grace, Arc::clone(&self.wake));
-        let draining = Arc::clone(&self.draining);
-        self.tasks.spawn("drain", async move {
-            let drained = async {
-                if let Ok(Some(row)) = store.replica(id).await {
-                    let put = PutReplica {
-                        replica_id: id,
-                        deployment_id: row.deployment_id,
-                        version_id: row.version_id,
-                        state: ReplicaState::Draining,
-                        reason: String::new(),
-                        backend: row.backend,
-                        endpoint: row.endpoint,
-                    };
-                    store.write(put).await.map_err(|error| error.to_string())?;
-                }
-                let idle = backend
-                    .drain(id, grace)
-                    .await
-                    .map_err(|error| error.to_string())?;
-                if !idle {
-                    tracing::warn!(replica = %id, "replica was not idle in time and is stopped");
-                }
-                backend.stop(id).await.map_err(|error| error.to_string())?;
-                let removed = store.write(RemoveReplica { replica_id: id }).await;
-                removed.map_err(|error| error.to_string())
-            };
-            let ended = drained.await;
-            lock(&draining).remove(&id);
-            match ended {
-                Ok(()) => wake.notify_one(),
-                // The next look at the interval finds the replica and tries again.
-                Err(error) => tracing::warn!(replica = %id, error, "replica was not stopped"),
-            }
-        });
-    }
-}
-
-fn lock(draining: &Mutex<HashSet<ReplicaId>>) -> MutexGuard<'_, HashSet<ReplicaId>> {
-    draining.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the deployment's row says.
-fn judge(
-    wanted: usize,
-    current: usize,
-    outdated: usize,
-    failure: Option<String>,
-) -> (DeploymentState, String) {
-    match failure {
-        Some(reason) if current + outdated == 0 => (DeploymentState::Failed, reason),
-        Some(reason) => (DeploymentState::Degraded, reason),
-        None if wanted == 0 => (DeploymentState::Stopped, String::new()),
-        None if current + outdated == 0 => {
-            (DeploymentState::Pending, "replicas are starting".to_owned())
-        }
-        None if current < wanted => (
-            DeploymentState::Degraded,
-            format!("{current} of {wanted} replicas are ready"),
-        ),
-        None => (DeploymentState::Ready, String::new()),
     }
 }

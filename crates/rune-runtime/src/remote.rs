@@ -7,8 +7,10 @@
 
 mod backend;
 mod client;
+mod fingerprint;
 mod protocol;
 
 pub use backend::{RemoteBackend, ReplicaAccess};
 pub use client::{ReplicaClient, ReplicaError};
+pub use fingerprint::deployment_of;
 pub use protocol::{ReplicaStatus, ReplicaUsage, Resume, RunItem, RunRequest, Unstored};

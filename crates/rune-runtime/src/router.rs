@@ -1,10 +1,13 @@
 //! The replica router: which replica takes a request.
 //!
-//! A request gets the replica its session used before, else the least loaded one
+//! While a deployment changes its version, a session belongs to one of the two (`router/version.rs`). Of that
+//! a request gets the replica its session used before, else the least loaded one
 //! with room; where none has room it waits in line, up to a deadline. The router
 //! knows only what the reconcile loop tells it.
 
+mod outcomes;
 mod place;
+mod version;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,12 +15,17 @@ use std::time::Duration;
 
 use hashlink::LruCache;
 use rune_network::{AgentAddress, Peer, PeerRegistry};
-use rune_store_runtime::{DeploymentId, DeploymentRow, DeploymentState, ReplicaId, SessionId};
+use rune_store_runtime::{
+    DeploymentId, DeploymentRow, DeploymentState, ReplicaId, SessionId, VersionId,
+};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::replica::Replica;
 
+pub use outcomes::Tally;
 pub(crate) use place::Place;
+
+use outcomes::Outcomes;
 
 /// Requests that wait for one deployment at the most.
 const MAX_WAITING: usize = 10_000;
@@ -81,11 +89,19 @@ struct State {
 struct Pool {
     deployment: Arc<DeploymentRow>,
     replicas: Vec<Arc<Replica>>,
-    waiting: VecDeque<oneshot::Sender<Lease>>,
+    waiting: VecDeque<Waiter>,
     /// The replica of the sessions that were used last.
     sticky: LruCache<SessionId, ReplicaId>,
     /// Fires whenever a replica becomes ready, for those who need the agent itself.
     ready: watch::Sender<()>,
+    outcomes: Outcomes,
+}
+
+/// Who waits for a place.
+struct Waiter {
+    /// The version that it is for, as long as that has replicas.
+    version: Option<VersionId>,
+    place: oneshot::Sender<Lease>,
 }
 
 impl ReplicaRouter {
@@ -126,6 +142,7 @@ impl ReplicaRouter {
         let deployment = Arc::new(deployment);
         match state.pools.get_mut(&deployment.id) {
             Some(pool) => {
+                pool.outcomes.changes(&pool.deployment, &deployment);
                 pool.deployment = deployment;
                 if pool.deployment.replicas == 0 {
                     // Nobody will serve those who wait; they are told.
@@ -140,6 +157,7 @@ impl ReplicaRouter {
                     waiting: VecDeque::new(),
                     sticky: LruCache::new(MAX_STICKY),
                     ready: watch::Sender::new(()),
+                    outcomes: Outcomes::default(),
                 };
                 state.pools.insert(deployment.id, pool);
             }
@@ -226,7 +244,16 @@ impl ReplicaRouter {
             pool.replicas.retain(|replica| replica.id() != id);
             pool.sticky.retain(|_, replica| *replica != id);
         }
+        self.serve_waiting(deployment_id);
         self.changes.send_replace(());
+    }
+
+    /// Has a replica take nothing new; those who waited for its version alone take any other.
+    pub(crate) fn drain(&self, id: ReplicaId) {
+        if let Some(replica) = self.replica(id) {
+            replica.drain();
+            self.serve_waiting(replica.deployment_id());
+        }
     }
 
     /// The replicas of a deployment.
@@ -261,6 +288,30 @@ impl ReplicaRouter {
         id: DeploymentId,
         deadline: Duration,
     ) -> Result<Arc<Replica>, RouteError> {
+        self.ready_as(id, deadline, |_| None).await
+    }
+
+    /// [`ReplicaRouter::ready`] of the version that requests of a session are for; `pinned` is that of its last request.
+    ///
+    /// # Errors
+    /// Any [`RouteError`] but `QueueFull`.
+    pub(crate) async fn ready_for(
+        &self,
+        id: DeploymentId,
+        session: &SessionId,
+        pinned: Option<VersionId>,
+        deadline: Duration,
+    ) -> Result<Arc<Replica>, RouteError> {
+        let version = |pool: &Pool| pool.version_for(session, pinned);
+        self.ready_as(id, deadline, version).await
+    }
+
+    async fn ready_as(
+        &self,
+        id: DeploymentId,
+        deadline: Duration,
+        version: impl Fn(&Pool) -> Option<VersionId> + Send,
+    ) -> Result<Arc<Replica>, RouteError> {
         let wait = async {
             loop {
                 let mut changed = {
@@ -269,8 +320,8 @@ impl ReplicaRouter {
                     if pool.deployment.replicas == 0 {
                         return Err(RouteError::Stopped);
                     }
-                    if let Some(replica) = pool.replicas.iter().rev().find(|r| !r.is_draining()) {
-                        return Ok(Arc::clone(replica));
+                    if let Some(replica) = pool.newest(version(pool)) {
+                        return Ok(replica);
                     }
                     if let Some(failed) = pool.failed() {
                         return Err(failed);
@@ -285,7 +336,7 @@ impl ReplicaRouter {
             .unwrap_or(Err(RouteError::Deadline(deadline)))
     }
 
-    /// A place on a replica, at once or after waiting in line.
+    /// A place on a replica of a version, at once or after waiting in line; on any where that has none, or none is named.
     ///
     /// # Errors
     /// Any [`RouteError`].
@@ -293,9 +344,10 @@ impl ReplicaRouter {
         &self,
         id: DeploymentId,
         session: &SessionId,
+        version: Option<VersionId>,
         deadline: Duration,
     ) -> Result<Lease, RouteError> {
-        let mut waiting = match self.line_up(id, session, MAX_WAITING)? {
+        let mut waiting = match self.line_up(id, session, version, MAX_WAITING)? {
             Leased::Now(lease) => return Ok(lease),
             Leased::Later(waiting) => waiting,
         };
@@ -314,9 +366,10 @@ impl ReplicaRouter {
         &self,
         id: DeploymentId,
         session: &SessionId,
+        version: Option<VersionId>,
         deadline: Duration,
     ) -> Result<Lease, RouteError> {
-        let mut waiting = match self.line_up(id, session, usize::MAX)? {
+        let mut waiting = match self.line_up(id, session, version, usize::MAX)? {
             Leased::Now(lease) => return Ok(lease),
             Leased::Later(waiting) => waiting,
         };
@@ -333,6 +386,7 @@ impl ReplicaRouter {
         &self,
         id: DeploymentId,
         session: &SessionId,
+        version: Option<VersionId>,
         most: usize,
     ) -> Result<Leased, RouteError> {
         let mut state = self.lock();
@@ -340,15 +394,15 @@ impl ReplicaRouter {
         if pool.deployment.replicas == 0 {
             return Err(RouteError::Stopped);
         }
-        if let Some(replica) = pool.choose(session) {
+        if let Some(replica) = pool.choose(session, version) {
             return Ok(Leased::Now(self.lease_on(replica)));
         }
-        pool.waiting.retain(|waiter| !waiter.is_closed());
+        pool.waiting.retain(|waiter| !waiter.place.is_closed());
         if pool.waiting.len() >= most {
             return Err(RouteError::QueueFull(pool.waiting.len()));
         }
-        let (sender, receiver) = oneshot::channel();
-        pool.waiting.push_back(sender);
+        let (place, receiver) = oneshot::channel();
+        pool.waiting.push_back(Waiter { version, place });
         Ok(Leased::Later(receiver))
     }
 
@@ -377,18 +431,18 @@ impl ReplicaRouter {
 
     /// A place for a request that has begun already, ahead of those who have not. `None`
     /// where the deployment is gone or stopped: nobody gives places then.
-    async fn lease_again(&self, id: DeploymentId) -> Option<Lease> {
+    async fn lease_again(&self, id: DeploymentId, version: Option<VersionId>) -> Option<Lease> {
         let waiting = {
             let mut state = self.lock();
             let pool = state.pools.get_mut(&id)?;
-            if let Some(replica) = pool.least_loaded() {
+            if let Some(replica) = pool.least_loaded(version) {
                 return Some(self.lease_on(replica));
             }
             if pool.deployment.replicas == 0 {
                 return None;
             }
-            let (sender, receiver) = oneshot::channel();
-            pool.waiting.push_front(sender);
+            let (place, receiver) = oneshot::channel();
+            pool.waiting.push_front(Waiter { version, place });
             receiver
         };
         waiting.await.ok()
@@ -411,17 +465,11 @@ impl ReplicaRouter {
                 let Some(pool) = state.pools.get_mut(&id) else {
                     return;
                 };
-                pool.waiting.retain(|waiter| !waiter.is_closed());
-                if pool.waiting.is_empty() {
-                    return;
-                }
-                let Some(replica) = pool.least_loaded() else {
+                pool.waiting.retain(|waiter| !waiter.place.is_closed());
+                let Some((waiter, replica)) = pool.next_waiting() else {
                     return;
                 };
-                let Some(waiter) = pool.waiting.pop_front() else {
-                    return;
-                };
-                waiter.send(self.lease_on(replica)).err()
+                waiter.place.send(self.lease_on(replica)).err()
             };
             // Whoever waited is gone: dropping the lease, outside the lock, gives the place back.
             drop(unclaimed);
@@ -451,26 +499,53 @@ impl Pool {
         failed.then(|| RouteError::Failed(self.deployment.reason.clone()))
     }
 
-    fn choose(&mut self, session: &SessionId) -> Option<Arc<Replica>> {
-        if !self.waiting.is_empty() && self.waiting.iter().any(|waiter| !waiter.is_closed()) {
+    fn choose(&mut self, session: &SessionId, version: Option<VersionId>) -> Option<Arc<Replica>> {
+        // Nobody comes before those who wait for the same.
+        let is_before = |waiter: &Waiter| {
+            let same = waiter.version.is_none() || version.is_none() || waiter.version == version;
+            same && !waiter.place.is_closed()
+        };
+        if self.waiting.iter().any(is_before) {
             return None;
         }
         if self.replicas.len() < 2 {
-            return self.least_loaded();
+            return self.least_loaded(version);
         }
         let sticky = self.sticky.get(session).copied();
-        let known = sticky.and_then(|id| self.replicas.iter().find(|r| r.id() == id));
-        if let Some(replica) = known.filter(|replica| replica.has_room()) {
-            return Some(Arc::clone(replica));
+        let is_known = |r: &&Arc<Replica>| Some(r.id()) == sticky && r.has_room();
+        let known = self.live_of(version).find(is_known).cloned();
+        if known.is_some() {
+            return known;
         }
-        let chosen = self.least_loaded()?;
+        let chosen = self.least_loaded(version)?;
         self.sticky.insert(session.clone(), chosen.id());
         Some(chosen)
     }
 
-    fn least_loaded(&self) -> Option<Arc<Replica>> {
-        let free = self.replicas.iter().filter(|replica| replica.has_room());
-        free.min_by_key(|replica| replica.in_flight()).cloned()
+    fn least_loaded(&self, version: Option<VersionId>) -> Option<Arc<Replica>> {
+        let free = self
+            .live_of(version)
+            .filter(|replica| replica.has_room())
+            .min_by_key(|replica| replica.in_flight());
+        free.cloned()
+    }
+
+    /// The first of those who wait for whom there is a place, taken out of the line.
+    fn next_waiting(&mut self) -> Option<(Waiter, Arc<Replica>)> {
+        // Few versions, but many who wait.
+        let mut full: Vec<Option<VersionId>> = Vec::new();
+        let found = self.waiting.iter().enumerate().find_map(|(at, waiter)| {
+            if full.contains(&waiter.version) {
+                return None;
+            }
+            let free = self.least_loaded(waiter.version);
+            if free.is_none() {
+                full.push(waiter.version);
+            }
+            free.map(|replica| (at, replica))
+        });
+        let (at, replica) = found?;
+        self.waiting.remove(at).map(|waiter| (waiter, replica))
     }
 }
 

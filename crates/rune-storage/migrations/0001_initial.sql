@@ -225,6 +225,8 @@ CREATE TABLE deployments (
     env           TEXT NOT NULL,
     project       TEXT,
     project_agent TEXT,
+    rollout       TEXT,
+    releases      TEXT NOT NULL,
     generation    INTEGER NOT NULL,
     state         TEXT NOT NULL,
     reason        TEXT NOT NULL,

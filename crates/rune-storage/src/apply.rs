@@ -106,6 +106,12 @@ fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyErro
         Op::PublishVersion(op) => registry::publish(db, context, op).map(Reply::Version),
         Op::ApplyDeployment(op) => deployment::put(db, context, op).map(Reply::Deployment),
         Op::ScaleDeployment(op) => deployment::scale(db, context, op).map(Reply::Deployment),
+        Op::StartRollout(op) => deployment::start_rollout(db, context, op).map(Reply::Deployment),
+        Op::PromoteRollout(op) => deployment::promote(db, context, op).map(Reply::Deployment),
+        Op::CompleteRollout(op) => {
+            deployment::complete_rollout(db, context, op).map(Reply::Deployment)
+        }
+        Op::RollBack(op) => deployment::roll_back(db, context, op).map(Reply::Deployment),
         Op::SetDeploymentState(op) => deployment::set_state(db, context, op).map(unit),
         Op::DeleteDeployment(op) => deployment::delete(db, op).map(unit),
         Op::PutReplica(op) => replica::put(db, context, op).map(unit),

@@ -5,7 +5,7 @@ use std::error::Error;
 
 use rune_store_runtime::{CheckpointPolicy, RequestId, SessionId, Timestamp};
 use rusqlite::Row;
-use rusqlite::types::{FromSql, Type};
+use rusqlite::types::{FromSql, Type, ValueRef};
 use serde::de::DeserializeOwned;
 
 /// A column by position.
@@ -41,6 +41,17 @@ pub(crate) fn maybe_time(row: &Row<'_>, index: usize) -> rusqlite::Result<Option
 pub(crate) fn json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
     let text = row.get_ref(index)?.as_str()?;
     serde_json::from_str(text).map_err(|error| bad(index, error))
+}
+
+/// A value stored as JSON text, or nothing.
+pub(crate) fn maybe_json<T: DeserializeOwned>(
+    row: &Row<'_>,
+    index: usize,
+) -> rusqlite::Result<Option<T>> {
+    match row.get_ref(index)? {
+        ValueRef::Null => Ok(None),
+        _ => json(row, index).map(Some),
+    }
 }
 
 /// A state stored as a word.

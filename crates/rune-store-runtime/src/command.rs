@@ -4,12 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AcceptRequest, Accepted, AppendEntries, Appended, ApplyDeployment, ApprovalRow, CachePut,
-    CacheRemove, CacheSweep, ClaimTask, CommandId, CompleteTask, CreateSession, DecideApproval,
-    DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule, MemoryForget,
-    MemoryPut, PauseSchedule, PostTask, PublishEvent, PublishVersion, PutEntity, PutPush,
-    PutRelation, PutReplica, PutSchedule, PutSecret, QueueMessage, RecordAudit, RemovePush,
-    RemoveReplica, RemoveSecret, RequestCancel, ReserveBudget, ScaleDeployment, SetDeploymentState,
-    SettleBudget, SettleFire, SettlePush, StoreError, TaskRow, Timestamp, VersionRow,
+    CacheRemove, CacheSweep, ClaimTask, CommandId, CompleteRollout, CompleteTask, CreateSession,
+    DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule,
+    MemoryForget, MemoryPut, PauseSchedule, PostTask, PromoteRollout, PublishEvent, PublishVersion,
+    PutEntity, PutPush, PutRelation, PutReplica, PutSchedule, PutSecret, QueueMessage, RecordAudit,
+    RemovePush, RemoveReplica, RemoveSecret, RequestCancel, ReserveBudget, RollBack,
+    ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire, SettlePush, StartRollout,
+    StoreError, TaskRow, Timestamp, VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -161,6 +162,14 @@ operations! {
     ApplyDeployment => Deployment(DeploymentRow),
     /// Changes how many replicas are wanted.
     ScaleDeployment => Deployment(DeploymentRow),
+    /// Rolls out a version, or changes how.
+    StartRollout => Deployment(DeploymentRow),
+    /// Has a rollout replace what is there.
+    PromoteRollout => Deployment(DeploymentRow),
+    /// Ends a rollout with its version.
+    CompleteRollout => Deployment(DeploymentRow),
+    /// Ends a rollout without its version, or goes back to an earlier release.
+    RollBack => Deployment(DeploymentRow),
     /// Records what was observed of a deployment.
     SetDeploymentState => Unit(()),
     /// Deletes a deployment.

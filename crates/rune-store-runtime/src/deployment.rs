@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DeploymentId, Timestamp, VersionId};
+use crate::{DeploymentId, Release, Rollout, Timestamp, VersionId};
 
 /// Creates the deployment of (namespace, agent, alias), or moves the one that is
-/// there to this version, replica count and environment. Reply: the row.
+/// there to this version, replica count and environment: by a rollout where it serves requests
+/// ([`DeploymentRow::deploy`]). Reply: the row.
 /// Rejected with `not_found` where the version does not exist, and with `conflict` where the
 /// deployment belongs to another project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,15 +128,19 @@ pub struct DeploymentRow {
     pub agent: String,
     /// Alias.
     pub alias: String,
-    /// The version to run.
+    /// The version to run; another one beside it while that is rolled out.
     pub version_id: VersionId,
     /// Replicas wanted.
     pub replicas: u32,
     /// Variables for the agent. May hold secrets: never listed, never logged.
     pub env: BTreeMap<String, String>,
+    /// The rollout that began last, where nothing was deployed in another way since.
+    pub rollout: Option<Rollout>,
+    /// What it ran before, the last first.
+    pub releases: Vec<Release>,
     /// The project it belongs to.
     pub project: Option<ProjectRef>,
-    /// 1 at first, one more with every change of version, replicas or environment.
+    /// 1 at first, one more with every decision about version, replicas, environment or rollout.
     pub generation: u64,
     /// What was last observed.
     pub state: DeploymentState,

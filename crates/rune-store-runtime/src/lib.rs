@@ -42,6 +42,7 @@ mod push;
 mod registry;
 mod replica;
 mod request;
+mod rollout;
 mod schedule;
 mod secret;
 mod session;
@@ -101,6 +102,10 @@ pub use replica::{PutReplica, RemoveReplica, ReplicaFilter, ReplicaRow, ReplicaS
 pub use request::{
     AcceptRequest, Accepted, AppendEntries, Appended, CheckpointPolicy, IdempotencyKey, ParentCall,
     RequestCancel, RequestFilter, RequestOrder, RequestRow, RequestStatus,
+};
+pub use rollout::{
+    CompleteRollout, PromoteRollout, Release, RollBack, Rollout, RolloutState, RolloutStrategy,
+    StartRollout,
 };
 pub use schedule::{
     Advance, CatchUp, DeleteSchedule, FireFilter, FirePlan, FireSchedule, FireState, NewFire,

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+/// Earlier releases that a deployment can go back to, at the most.
+pub const MAX_RELEASES: usize = 10;
 /// The largest journal entry, in bytes of its JSON. Larger payloads go to the
 /// object store and the entry keeps the digest.
 pub const MAX_ENTRY_BYTES: usize = 1 << 20;

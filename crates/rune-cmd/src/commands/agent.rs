@@ -95,9 +95,9 @@ pub(crate) enum AgentCommand {
 #[derive(Debug, Args)]
 pub(crate) struct Named {
     /// Name of the agent
-    name: String,
+    pub(crate) name: String,
     #[command(flatten)]
-    target: Target,
+    pub(crate) target: Target,
 }
 
 pub(crate) async fn run(context: &Context, command: AgentCommand) -> Outcome {
@@ -261,7 +261,7 @@ async fn remove(context: &Context, client: &Client, named: &Named, force: bool) 
 }
 
 /// The deployment of an agent, which is to be there.
-async fn deployment(client: &Client, named: &Named) -> Outcome<Value> {
+pub(crate) async fn deployment(client: &Client, named: &Named) -> Outcome<Value> {
     let Target { namespace, alias } = &named.target;
     find(client, named).await?.ok_or_else(|| {
         let message = format!("agent `{namespace}/{}:{alias}` is not deployed", named.name);
@@ -283,6 +283,6 @@ async fn find(client: &Client, named: &Named) -> Outcome<Option<Value>> {
     Ok(rows.into_iter().next())
 }
 
-fn id_of(row: &Value) -> &str {
+pub(crate) fn id_of(row: &Value) -> &str {
     row["id"].as_str().unwrap_or_default()
 }

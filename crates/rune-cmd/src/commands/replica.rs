@@ -94,7 +94,7 @@ async fn serve(config: &ReplicaConfig, data_dir: &Path) -> Outcome {
     let remote = RemoteStore::new(&access, tasks.clone())
         .map_err(|error| Failure::because("cannot reach the daemon", &error))?;
     let link = DaemonLink::new(remote.clone());
-    let boot = link.boot().await.map_err(|error| {
+    let boot = link.boot(&config.fingerprint).await.map_err(|error| {
         let message = format!("cannot learn what to run: {}", chain(&error));
         Failure::new(Exit::Unavailable, message)
     })?;

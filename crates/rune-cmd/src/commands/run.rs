@@ -4,7 +4,7 @@ mod deploy;
 mod invoke;
 mod one_shot;
 
-pub(crate) use deploy::{Packed, READY_MARGIN, apply, deploy, wait};
+pub(crate) use deploy::{Packed, READY_MARGIN, apply, deploy, wait, wait_unchanged};
 pub(crate) use invoke::{Question, ask, drive};
 pub(crate) use one_shot::{Ask, invocation, run as one_shot};
 
@@ -129,7 +129,7 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
 }
 
 /// The agent a SPEC names.
-async fn find(context: &Context, sources: &mut Sources, spec: &str) -> Outcome<Found> {
+pub(crate) async fn find(context: &Context, sources: &mut Sources, spec: &str) -> Outcome<Found> {
     let here = Path::new("");
     let remote = ["git://", "oci://"]
         .iter()

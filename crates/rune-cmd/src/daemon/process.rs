@@ -135,6 +135,7 @@ async fn serve(
         node.tasks.clone(),
         config.runtime.drain_grace,
     );
+    let reconcile = reconcile.announcing(node.engine.clone());
     node.tasks.spawn("reconcile", reconcile.run());
     // What a crash interrupted is taken up before anything new can be accepted: connections wait in the backlog.
     reconcile_handle.deployments_known().await;

@@ -50,6 +50,7 @@ mod remote_agents;
 mod replicas;
 mod requests;
 mod retries;
+mod rollouts;
 mod sandbox;
 mod schedules;
 mod secrets;

@@ -1,6 +1,8 @@
 //! Deployments.
 
 pub(crate) mod plan;
+pub(crate) mod rollout;
+mod view;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +14,8 @@ use rune_http::{ApiError, Caller, ErrorBody, Json, List, ListPage, PageQuery, Pa
 use rune_spec::AgentName;
 use rune_store_runtime::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentId, DeploymentRow,
-    DeploymentState, ErrorCode, PageRequest, ProjectRef, ScaleDeployment, Timestamp, VersionFilter,
-    VersionId, VersionRow,
+    DeploymentState, ErrorCode, PageRequest, ProjectRef, ScaleDeployment, VersionFilter, VersionId,
+    VersionRow,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -21,6 +23,8 @@ use utoipa::{IntoParams, ToSchema};
 use crate::admission::readmit;
 use crate::audit;
 use crate::control_plane::Shared;
+
+use view::DeploymentView;
 
 /// Replicas of a deployment at the most.
 const MAX_REPLICAS: u32 = 100;
@@ -97,35 +101,6 @@ pub(crate) struct ScaleRequest {
     replicas: u32,
 }
 
-/// The desired replicas of an agent version, and what was observed.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct DeploymentView {
-    #[schema(value_type = String)]
-    id: DeploymentId,
-    namespace: String,
-    agent: String,
-    alias: String,
-    #[schema(value_type = String)]
-    version_id: VersionId,
-    /// Replicas wanted.
-    replicas: u32,
-    /// Names of the variables; values are never shown.
-    env: Vec<String>,
-    /// The project it belongs to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    project: Option<ProjectBody>,
-    /// One more with every change.
-    generation: u64,
-    /// `pending`, `ready`, `degraded`, `failed` or `stopped`.
-    state: &'static str,
-    /// Why, for a person.
-    reason: String,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    updated_at: Timestamp,
-}
-
 impl ApplyRequest {
     /// The rules that need no store.
     fn check(&self) -> Result<(), ApiError> {
@@ -145,29 +120,6 @@ impl From<ProjectBody> for ProjectRef {
         Self {
             name: body.name,
             agent: body.agent,
-        }
-    }
-}
-
-impl From<DeploymentRow> for DeploymentView {
-    fn from(row: DeploymentRow) -> Self {
-        Self {
-            id: row.id,
-            namespace: row.namespace,
-            agent: row.agent,
-            alias: row.alias,
-            version_id: row.version_id,
-            replicas: row.replicas,
-            env: row.env.into_keys().collect(),
-            project: row.project.map(|project| ProjectBody {
-                name: project.name,
-                agent: project.agent,
-            }),
-            generation: row.generation,
-            state: row.state.as_str(),
-            reason: row.reason,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
         }
     }
 }
@@ -218,7 +170,8 @@ impl WaitQuery {
     }
 }
 
-/// Creates the deployment of (namespace, agent, alias), or moves the one that is there.
+/// Creates the deployment of (namespace, agent, alias), or moves the one that is there: replica by replica where it serves
+/// requests, and back by itself where the new version is bad.
 #[utoipa::path(
     post, path = "/v1/deployments", tag = "deployments", params(WaitQuery),
     request_body(content = ApplyRequest, example = json!({"agent": "hello", "version": "0.1.0"})),
@@ -267,7 +220,7 @@ pub(crate) async fn apply(
         StatusCode::OK
     };
     let row = changed(&shared, row, wait).await?;
-    Ok((status, Json(row.into())))
+    Ok((status, Json(DeploymentView::new(row, &shared.router))))
 }
 
 /// Changes how many replicas are wanted; 0 stops the deployment.
@@ -298,7 +251,7 @@ pub(crate) async fn scale(
     let audit = audit::row(&caller, "deployment.scale", resource, reason);
     let row = shared.store.write_audited(scale, audit).await?;
     let row = changed(&shared, row, wait).await?;
-    Ok(Json(row.into()))
+    Ok(Json(DeploymentView::new(row, &shared.router)))
 }
 
 /// Deployments by namespace, agent, alias.
@@ -325,7 +278,7 @@ pub(crate) async fn list(
         .store
         .deployments(&filter, &page)
         .await?
-        .map(DeploymentView::from);
+        .map(|row| DeploymentView::new(row, &shared.router));
     Ok(Json(found.into()))
 }
 
@@ -342,7 +295,8 @@ pub(crate) async fn get(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<DeploymentId>,
 ) -> Result<Json<DeploymentView>, ApiError> {
-    find(&shared, id).await.map(|row| Json(row.into()))
+    let row = find(&shared, id).await?;
+    Ok(Json(DeploymentView::new(row, &shared.router)))
 }
 
 /// Deletes a deployment; its replicas finish what they have. Requests and sessions stay.
@@ -438,14 +392,24 @@ async fn search_version(
     let (Some(agent), true) = (&body.agent, body.version.is_some() != body.digest.is_some()) else {
         return Err(ApiError::invalid(choice));
     };
+    newest_version(shared, agent, body.version.as_deref(), body.digest.clone()).await
+}
+
+/// The version of an agent that was published last, of those with this semantic version and digest.
+async fn newest_version(
+    shared: &Shared,
+    agent: &str,
+    version: Option<&str>,
+    digest: Option<String>,
+) -> Result<Option<VersionRow>, ApiError> {
     let filter = VersionFilter {
-        agent: Some(agent.clone()),
-        digest: body.digest.clone(),
+        agent: Some(agent.to_owned()),
+        digest,
     };
     let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
     loop {
         let found = shared.store.versions(&filter, &page).await?;
-        let wanted = |row: &VersionRow| body.version.as_ref().is_none_or(|v| *v == row.version);
+        let wanted = |row: &VersionRow| version.is_none_or(|version| version == row.version);
         let row = found.items.into_iter().find(wanted);
         page.cursor = found.next;
         if row.is_some() || page.cursor.is_none() {
@@ -467,8 +431,13 @@ async fn check_immutable(
         project: None,
     };
     let page = PageRequest::first(PageRequest::MAX_LIMIT);
-    for deployment in shared.store.deployments(&filter, &page).await?.items {
-        let deployed = shared.store.version(deployment.version_id).await?;
+    let rows = shared.store.deployments(&filter, &page).await?.items;
+    let ids = rows.iter().flat_map(|row| {
+        let candidate = row.candidate().map(|rollout| rollout.version_id);
+        std::iter::once(row.version_id).chain(candidate)
+    });
+    for id in ids {
+        let deployed = shared.store.version(id).await?;
         let other =
             |row: &VersionRow| row.version == version.version && row.digest != version.digest;
         if let Some(row) = deployed.filter(other) {

@@ -143,6 +143,108 @@ async fn a_deployment_is_made_moved_scaled_and_deleted_and_all_of_it_is_audited(
 }
 
 #[tokio::test]
+async fn a_version_is_rolled_out_promoted_and_rolled_back_and_all_of_it_is_audited() {
+    let cp = TestControlPlane::start(Auth::Anonymous).await;
+    let mut ids = Vec::new();
+    for version in ["1.0.0", "2.0.0"] {
+        let (_, row) = answer(cp.publish(cp.platform.package("hello", version, ""))).await;
+        ids.push(row["id"].clone());
+    }
+    let deploy = |alias: &str, version: &str, env: &str| {
+        let body =
+            json!({"agent": "hello", "version": version, "alias": alias, "env": {"TOKEN": env}});
+        answer(cp.post("/v1/deployments?wait=ready", &body))
+    };
+    let (_, row) = deploy("stable", "1.0.0", "secret-value").await;
+    deploy("next", "2.0.0", "secret-value").await;
+    let path = format!("/v1/deployments/{}", row["id"].as_str().unwrap());
+    let act = |action: &str| {
+        let url = cp.url(&format!("{path}/{action}?wait=ready"));
+        cp.client.post(url)
+    };
+    let (status, row) = answer(act("rollout").json(&json!({"alias": "next", "weight": 20}))).await;
+    assert_eq!((status, &row["state"]), (200, &json!("ready")), "{row}");
+    let rollout = &row["rollout"];
+    assert_eq!(
+        (&rollout["version_id"], &rollout["from_version_id"]),
+        (&ids[1], &ids[0])
+    );
+    assert_eq!(
+        (&rollout["strategy"], &rollout["weight"], &rollout["state"]),
+        (&json!("canary"), &json!(20), &json!("progressing"))
+    );
+    assert_eq!(rollout["requests"], json!({"ended": 0, "failed": 0}));
+    assert_eq!(row["version_id"], ids[0]);
+    let (status, row) = answer(act("promote")).await;
+    assert_eq!(
+        (status, &row["state"], &row["version_id"]),
+        (200, &json!("ready"), &ids[1])
+    );
+    assert_eq!(
+        (&row["rollout"]["state"], &row["releases"][0]["version_id"]),
+        (&json!("completed"), &ids[0])
+    );
+    let (status, row) = answer(act("rollback")).await;
+    assert_eq!(
+        (status, &row["state"], &row["version_id"]),
+        (200, &json!("ready"), &ids[0])
+    );
+    assert_eq!(row["rollout"]["reason"], "by anonymous");
+    assert!(!row.to_string().contains("secret-value"), "{row}");
+
+    // The same as an update, which ends by itself.
+    let (_, row) = deploy("stable", "2.0.0", "other-value").await;
+    assert_eq!(
+        (&row["state"], &row["version_id"]),
+        (&json!("ready"), &ids[1]),
+        "{row}"
+    );
+    assert_eq!(row["rollout"]["strategy"], "rolling");
+    assert!(!row.to_string().contains("-value"), "{row}");
+
+    for (action, body, status) in [
+        ("rollout", json!({}), 400),
+        ("rollout", json!({"version": "1.0.0", "alias": "next"}), 400),
+        ("rollout", json!({"version": "1.0.0", "weight": 101}), 400),
+        (
+            "rollout",
+            json!({"version": "1.0.0", "weight": 1, "strategy": "rolling"}),
+            400,
+        ),
+        ("rollout", json!({"version": "9.9.9"}), 404),
+        ("rollout", json!({"alias": "nowhere"}), 404),
+        ("rollout", json!({"version": ids[1]}), 409),
+        ("promote", json!({}), 409),
+    ] {
+        let refused = refusal(act(action).json(&body)).await;
+        assert_eq!(refused.0, status, "{body} {refused:?}");
+    }
+    let (_, audit) = answer(cp.get("/v1/audit")).await;
+    let items = audit["items"].as_array().unwrap();
+    let of_stable = items
+        .iter()
+        .filter(|row| row["resource"] == "dev/hello:stable");
+    let kinds: Vec<_> = of_stable
+        .map(|row| {
+            (
+                row["kind"].as_str().unwrap(),
+                row["caller"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("deployment.complete", "rune"),
+        ("deployment.apply", "anonymous"),
+        ("deployment.rollback", "anonymous"),
+        ("deployment.complete", "rune"),
+        ("deployment.promote", "anonymous"),
+        ("deployment.rollout", "anonymous"),
+        ("deployment.apply", "anonymous"),
+    ];
+    assert_eq!(kinds, expected);
+}
+
+#[tokio::test]
 async fn a_plan_names_what_would_change_and_writes_nothing() {
     let cp = TestControlPlane::start(Auth::Anonymous).await;
     let digest = format!("sha256:{}", "0".repeat(64));

@@ -96,6 +96,10 @@ impl DeploymentScope {
             Op::PublishVersion(_) => denied("the registry is not a replica's"),
             Op::ApplyDeployment(_)
             | Op::ScaleDeployment(_)
+            | Op::StartRollout(_)
+            | Op::PromoteRollout(_)
+            | Op::CompleteRollout(_)
+            | Op::RollBack(_)
             | Op::SetDeploymentState(_)
             | Op::DeleteDeployment(_) => denied("deployments are not a replica's"),
             Op::PutReplica(_) | Op::RemoveReplica(_) => {

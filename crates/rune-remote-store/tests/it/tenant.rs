@@ -7,17 +7,18 @@ use rune_store_runtime::{
     AcceptRequest, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalFilter, ApprovalId,
     ApprovalQuestion, AuditFilter, AuditId, AuditVerdict, Block, BudgetCap, BudgetClaim,
     BudgetFilter, BudgetScope, CachePut, CacheRemove, CacheSweep, CheckpointPolicy, ClaimTask,
-    CompleteTask, ComponentTurn, CreateSession, DecideApproval, DeleteDeployment, DeleteSchedule,
-    DeleteSession, DeploymentFilter, DeploymentId, DeploymentState, EntryBody, EventFilter,
-    EventId, FireFilter, FireSchedule, FireState, GrantQuery, MemoryForget, MemoryPut, MemoryQuery,
-    MemoryScope, MessageId, Op, OutboxFilter, Overlap, PageRequest, PauseSchedule, PostTask,
-    PublishEvent, PublishVersion, PutEntity, PutPush, PutRelation, PutReplica, PutSchedule,
-    PutSecret, QueueMessage, RecordAudit, RelationFilter, RemovePush, RemoveReplica, RemoveSecret,
-    ReplicaFilter, ReplicaId, ReplicaState, RequestCancel, RequestFilter, RequestId, ReserveBudget,
-    ScaleDeployment, ScheduleFilter, ScheduleId, ScheduleKind, ScheduleSpec, SealedSecret,
-    SecretFilter, SessionFilter, SessionId, SetDeploymentState, SettleBudget, SettleFire,
-    SettlePush, Settlement, Store, TaskFilter, TaskHolder, TaskId, TaskState, Timestamp,
-    UsageFilter, UsageGroup, VersionFilter, VersionId,
+    CompleteRollout, CompleteTask, ComponentTurn, CreateSession, DecideApproval, DeleteDeployment,
+    DeleteSchedule, DeleteSession, DeploymentFilter, DeploymentId, DeploymentState, EntryBody,
+    EventFilter, EventId, FireFilter, FireSchedule, FireState, GrantQuery, MemoryForget, MemoryPut,
+    MemoryQuery, MemoryScope, MessageId, Op, OutboxFilter, Overlap, PageRequest, PauseSchedule,
+    PostTask, PromoteRollout, PublishEvent, PublishVersion, PutEntity, PutPush, PutRelation,
+    PutReplica, PutSchedule, PutSecret, QueueMessage, RecordAudit, RelationFilter, RemovePush,
+    RemoveReplica, RemoveSecret, ReplicaFilter, ReplicaId, ReplicaState, RequestCancel,
+    RequestFilter, RequestId, ReserveBudget, RollBack, RolloutStrategy, ScaleDeployment,
+    ScheduleFilter, ScheduleId, ScheduleKind, ScheduleSpec, SealedSecret, SecretFilter,
+    SessionFilter, SessionId, SetDeploymentState, SettleBudget, SettleFire, SettlePush, Settlement,
+    StartRollout, Store, TaskFilter, TaskHolder, TaskId, TaskState, Timestamp, UsageFilter,
+    UsageGroup, VersionFilter, VersionId,
 };
 use serde_json::json;
 
@@ -363,6 +364,28 @@ impl Tenant {
             ScaleDeployment {
                 deployment_id: self.deployment,
                 replicas: 9,
+            }
+            .into(),
+            StartRollout {
+                deployment_id: self.deployment,
+                version_id: self.version,
+                strategy: RolloutStrategy::Canary,
+                weight: 10,
+            }
+            .into(),
+            PromoteRollout {
+                deployment_id: self.deployment,
+            }
+            .into(),
+            CompleteRollout {
+                deployment_id: self.deployment,
+                generation: 1,
+            }
+            .into(),
+            RollBack {
+                deployment_id: self.deployment,
+                generation: None,
+                reason: "x".to_owned(),
             }
             .into(),
             SetDeploymentState {

@@ -81,7 +81,12 @@ impl Engine {
         let input = input.clone();
 
         let router = &self.inner.router;
-        let replica = router.ready(row.deployment_id, QUEUE_DEADLINE).await?;
+        let (request_id, session_id) = (RequestId::generate(), SessionId::generate());
+        // On the version that it begins with a part of, as long as that runs.
+        let pinned = Some(row.version_id);
+        let replica = router
+            .ready_for(row.deployment_id, &session_id, pinned, QUEUE_DEADLINE)
+            .await?;
         let deployment = router.deployment(row.deployment_id);
         let deployment = deployment.ok_or(RouteError::Removed)?;
         let agent = replica.agent();
@@ -97,7 +102,6 @@ impl Engine {
         }
         let origin = origin(&row, &journal, forking.changes);
         let audit = Some(audit(&origin, &row, &forking.caller));
-        let (request_id, session_id) = (RequestId::generate(), SessionId::generate());
         let budgets = self.inner.budgets.caps(&Payer {
             request_id,
             session_id: &session_id,

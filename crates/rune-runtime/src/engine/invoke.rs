@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use futures_util::future::BoxFuture;
 use rune_network::{Member, may_call};
 use rune_store_runtime::{
-    AcceptRequest, Accepted, BudgetCap, CheckpointPolicy, Cost, Entry, EntryBody, IdempotencyKey,
-    ParentCall, RecordAudit, RequestId, RequestRow, RequestStatus, SessionId, StoreError,
-    Timestamp, Usage,
+    AcceptRequest, Accepted, BudgetCap, CheckpointPolicy, Cost, DeploymentId, Entry, EntryBody,
+    IdempotencyKey, PageRequest, ParentCall, RecordAudit, RequestFilter, RequestId, RequestRow,
+    RequestStatus, SessionId, StoreError, Timestamp, Usage, VersionId,
 };
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -93,10 +93,16 @@ impl Engine {
             self.inner
                 .router
                 .route(&invocation.namespace, &invocation.agent, &invocation.alias)?;
-        let replica = self
-            .inner
-            .router
-            .ready(route.deployment.id, QUEUE_DEADLINE)
+        let new_session = invocation.session_id.is_none();
+        let session_id = invocation.session_id.unwrap_or_else(SessionId::generate);
+        let deployment_id = route.deployment.id;
+        let pinned = match new_session {
+            true => None,
+            false => self.pinned(deployment_id, &session_id).await?,
+        };
+        let router = &self.inner.router;
+        let replica = router
+            .ready_for(deployment_id, &session_id, pinned, QUEUE_DEADLINE)
             .await?;
         let agent = replica.agent();
         let depth = Origin::of(&invocation.metadata).depth;
@@ -127,8 +133,6 @@ impl Engine {
         let blobs = self.inner.blobs.get().map(AsRef::as_ref);
         let input = input::settle(blobs, invocation.input).await?;
 
-        let new_session = invocation.session_id.is_none();
-        let session_id = invocation.session_id.unwrap_or_else(SessionId::generate);
         let budgets = self.inner.budgets.caps(&Payer {
             request_id,
             session_id: &session_id,
@@ -143,7 +147,7 @@ impl Engine {
             session_id,
             namespace: invocation.namespace,
             agent: invocation.agent,
-            deployment_id: route.deployment.id,
+            deployment_id,
             version_id: replica.version_id(),
             input,
             metadata: invocation.metadata,
@@ -157,6 +161,25 @@ impl Engine {
         };
         self.accept(accept, Vec::new(), None, &replica, new_session)
             .await
+    }
+
+    /// The version that took the last request of a session, where more than one runs.
+    pub(super) async fn pinned(
+        &self,
+        deployment_id: DeploymentId,
+        session_id: &SessionId,
+    ) -> Result<Option<VersionId>, StoreError> {
+        if !self.inner.router.is_split(deployment_id) {
+            return Ok(None);
+        }
+        let of_session = RequestFilter {
+            session_id: Some(session_id.clone()),
+            deployment_id: Some(deployment_id),
+            ..RequestFilter::default()
+        };
+        let last = PageRequest::first(1);
+        let found = self.inner.store.requests(&of_session, &last).await?;
+        Ok(found.items.first().map(|row| row.version_id))
     }
 
     /// [`Engine::admit`] for what runs within a request: as far as the compiler knows, one within the other without an end.
@@ -235,6 +258,7 @@ impl Engine {
             namespace: accept.namespace.clone(),
             caller: accept.caller.clone(),
             deployment_id: accept.deployment_id,
+            version_id: accept.version_id,
             parent: accept.parent.clone(),
             origin: Origin::of(&accept.metadata),
             budgets: accept.budgets.clone(),

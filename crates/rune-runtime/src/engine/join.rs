@@ -100,6 +100,7 @@ impl Engine {
             namespace: row.namespace,
             caller: row.caller,
             deployment_id: row.deployment_id,
+            version_id: row.version_id,
             parent: row.parent,
             budgets: row.budgets,
             checkpoint: row.checkpoint,

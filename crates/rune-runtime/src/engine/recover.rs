@@ -271,6 +271,7 @@ impl Engine {
             namespace: row.namespace,
             caller: row.caller,
             deployment_id: row.deployment_id,
+            version_id: row.version_id,
             parent: row.parent,
             origin: Origin::of(&row.metadata),
             budgets: row.budgets,

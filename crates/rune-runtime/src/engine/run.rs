@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rune_store_runtime::{
     BudgetCap, CheckpointPolicy, DeploymentId, EntryBody, ErrorCode, Failure, ParentCall,
-    ReplicaId, RequestId, RequestStatus, SessionId, StoreError,
+    ReplicaId, RequestId, RequestStatus, SessionId, StoreError, VersionId,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -136,9 +136,13 @@ impl Engine {
             if let Some((mut journal, _)) = begun.take() {
                 journal.flush().await?;
             }
+            let version = lease.replica().version_id();
             let away = Box::pin(self.run_away(&start, run, lease, &client));
             match away.await? {
-                Away::Ended => return Ok(Outcome::Ended),
+                Away::Ended => {
+                    self.count_end(start.deployment_id, version, run);
+                    return Ok(Outcome::Ended);
+                }
                 Away::Parked => return Ok(Outcome::Parked),
                 Away::Lost(reason) => {
                     tokio::select! {
@@ -159,6 +163,8 @@ impl Engine {
             None => self.begin(&mut start, run).await?,
         };
         let spent = state.spent;
+        let version = lease.replica().version_id();
+        let deployment_id = start.deployment_id;
         let agent = match forked(&lease.replica().agent().now(), &state) {
             Ok(agent) => agent,
             Err(failure) => {
@@ -212,6 +218,7 @@ impl Engine {
             run.feed.placed(false);
             executor.run(workflow, start.taken_up).await?;
             meter.ends().await?;
+            self.count_end(deployment_id, version, run);
             return Ok(Outcome::Ended);
         }
         let planner = Planner {
@@ -237,7 +244,38 @@ impl Engine {
             stop: run.cancel.child_token(),
             recorded: None,
         };
-        Ok(planner.run(start.new_session, start.taken_up).await?)
+        let outcome = planner.run(start.new_session, start.taken_up).await?;
+        self.count_end(deployment_id, version, run);
+        Ok(outcome)
+    }
+
+    /// Counts how a request ended for the version that ran it. What is its caller's doing says nothing of a version.
+    fn count_end(&self, deployment_id: DeploymentId, version: VersionId, run: &ActiveRequest) {
+        let last = run.feed.last_entry();
+        let Some(EntryBody::Finished { failure, .. }) = last.as_ref().map(|it| &it.body) else {
+            return;
+        };
+        let failed = match failure.as_ref().map(|failure| failure.code) {
+            None => false,
+            // An input that is wrong is not accepted: this is what a provider does not take.
+            Some(
+                ErrorCode::InvalidInput
+                | ErrorCode::Internal
+                | ErrorCode::ModelUnavailable
+                | ErrorCode::Unavailable
+                | ErrorCode::Timeout,
+            ) => true,
+            Some(
+                ErrorCode::Unauthenticated
+                | ErrorCode::Denied
+                | ErrorCode::NotFound
+                | ErrorCode::Conflict
+                | ErrorCode::TooLarge
+                | ErrorCode::LimitExceeded
+                | ErrorCode::Cancelled,
+            ) => return,
+        };
+        self.inner.router.ended(deployment_id, version, failed);
     }
 
     /// A place on a replica.
@@ -250,9 +288,10 @@ impl Engine {
         let place = async {
             start.turn.cancelled().await;
             let router = &self.inner.router;
+            let version = Some(start.version_id);
             if start.taken_up {
                 let (deployment, session) = (start.deployment_id, &start.session_id);
-                let lease = router.lease_taken_up(deployment, session, start.timeout);
+                let lease = router.lease_taken_up(deployment, session, version, start.timeout);
                 return lease.await.map_err(|error| route_failure(&error));
             }
             // A called agent waits as long as the request that called it.
@@ -261,7 +300,8 @@ impl Engine {
             } else {
                 QUEUE_DEADLINE
             };
-            let lease = router.lease(start.deployment_id, &start.session_id, longest);
+            let (deployment, session) = (start.deployment_id, &start.session_id);
+            let lease = router.lease(deployment, session, version, longest);
             lease.await.map_err(|error| route_failure(&error))
         };
         tokio::select! {
@@ -393,6 +433,8 @@ pub(super) struct Start {
     /// Who asked for the outermost request.
     pub(super) caller: String,
     pub(super) deployment_id: DeploymentId,
+    /// The version it is pinned to, as long as that has replicas.
+    pub(super) version_id: VersionId,
     /// The call that made it.
     pub(super) parent: Option<ParentCall>,
     /// What led to it.

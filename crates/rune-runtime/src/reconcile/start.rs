@@ -100,7 +100,7 @@ impl Starts {
         let starting = StartOne {
             store: self.store.clone(),
             backend: Arc::clone(&self.backend),
-            spec: ReplicaSpec::new(id, deployment, version),
+            spec: template.spec(id, deployment, version),
             places: Arc::clone(&self.places),
         };
         let (wake, shutdown) = (Arc::clone(&self.wake), self.tasks.shutdown());

@@ -9,10 +9,10 @@ use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec, Resources}
 use rune_spec::ResourceProfile;
 use rune_store_runtime::ReplicaId;
 use secrecy::SecretString;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::client::ReplicaClient;
+use super::fingerprint::fingerprint;
 use super::protocol::ReplicaStatus;
 use crate::agent::{Agent, AgentLoader, ToolRunner};
 use crate::model::HttpClient;
@@ -115,7 +115,8 @@ impl RemoteBackend {
     /// What tells a replica that is as it should be from one that is not.
     async fn fingerprint(&self, spec: &ReplicaSpec) -> Result<String, BackendError> {
         let basis = self.access.basis(spec).await;
-        Ok(fingerprint(spec, basis.map_err(BackendError::Unavailable)?))
+        let basis = basis.map_err(BackendError::Unavailable)?;
+        Ok(fingerprint(spec, &basis))
     }
 
     async fn client(
@@ -362,22 +363,4 @@ fn container_tool(agent: &Agent) -> Option<&str> {
         | ToolRunner::Mcp(_) => false,
     });
     found.map(|tool| tool.name.as_str())
-}
-
-fn fingerprint(spec: &ReplicaSpec, basis: String) -> String {
-    let mut hash = Sha256::new();
-    let parts = [
-        spec.deployment_id.to_string(),
-        spec.version_id.to_string(),
-        spec.digest.clone(),
-        spec.image.clone().unwrap_or_default(),
-        basis,
-    ];
-    let env = spec.env.iter().flat_map(|(name, value)| [name, value]);
-    for part in parts.iter().chain(env) {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    let digest = hash.finalize();
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

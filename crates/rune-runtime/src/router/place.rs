@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rune_store_runtime::VersionId;
+
 use super::{Lease, ReplicaRouter};
 use crate::feed::Feed;
 
@@ -14,6 +16,8 @@ use crate::feed::Feed;
 pub(crate) struct Place {
     router: ReplicaRouter,
     deployment_id: rune_store_runtime::DeploymentId,
+    /// The version that the request runs on.
+    version: Option<VersionId>,
     lease: Option<Lease>,
     /// Whether it works only with a place.
     needed: bool,
@@ -27,6 +31,7 @@ impl Place {
         Self {
             router: lease.router.clone(),
             deployment_id: lease.replica().deployment_id(),
+            version: Some(lease.replica().version_id()),
             lease: Some(lease),
             needed: true,
             feed: Some(feed),
@@ -41,6 +46,7 @@ impl Place {
         Self {
             router,
             deployment_id,
+            version: None,
             lease: None,
             needed: false,
             feed: None,
@@ -58,7 +64,10 @@ impl Place {
     /// gone or stopped: what runs on it runs to its end.
     pub(crate) async fn take_again(&mut self) {
         if self.needed && self.lease.is_none() {
-            self.lease = self.router.lease_again(self.deployment_id).await;
+            self.lease = self
+                .router
+                .lease_again(self.deployment_id, self.version)
+                .await;
             self.tell(true);
         }
     }

@@ -120,24 +120,46 @@ async fn places_are_sticky_then_least_loaded_and_given_in_turn() {
     let id = rig.deployment.id;
     let wait = Duration::from_millis(20);
     let sessions: Vec<SessionId> = (0..5).map(|_| SessionId::generate()).collect();
-    let first = rig.router.lease(id, &sessions[0], wait).await.unwrap();
-    let second = rig.router.lease(id, &sessions[1], wait).await.unwrap();
+    let first = rig
+        .router
+        .lease(id, &sessions[0], None, wait)
+        .await
+        .unwrap();
+    let second = rig
+        .router
+        .lease(id, &sessions[1], None, wait)
+        .await
+        .unwrap();
     assert_ne!(first.replica().id(), second.replica().id());
     let home = first.replica().id();
     drop(first);
-    let third = rig.router.lease(id, &sessions[1], wait).await.unwrap();
+    let third = rig
+        .router
+        .lease(id, &sessions[1], None, wait)
+        .await
+        .unwrap();
     assert_eq!(
         third.replica().id(),
         second.replica().id(),
         "the session's replica"
     );
-    let fourth = rig.router.lease(id, &sessions[2], wait).await.unwrap();
+    let fourth = rig
+        .router
+        .lease(id, &sessions[2], None, wait)
+        .await
+        .unwrap();
     assert_eq!(fourth.replica().id(), home, "the least loaded");
-    let fifth = rig.router.lease(id, &sessions[3], wait).await.unwrap();
+    let fifth = rig
+        .router
+        .lease(id, &sessions[3], None, wait)
+        .await
+        .unwrap();
     // Full: the line, first come first served; one that gave up is passed over.
-    let late = rig.router.lease(id, &sessions[4], wait).await;
+    let late = rig.router.lease(id, &sessions[4], None, wait).await;
     assert_eq!(late.unwrap_err(), RouteError::Deadline(wait));
-    let waiting = rig.router.lease(id, &sessions[4], super::harness::HANG);
+    let waiting = rig
+        .router
+        .lease(id, &sessions[4], None, super::harness::HANG);
     tokio::pin!(waiting);
     assert!(futures_util::poll!(&mut waiting).is_pending());
     drop(fifth);
@@ -153,10 +175,10 @@ async fn those_who_wait_are_told_when_nothing_will_come() {
     let (id, session) = (rig.deployment.id, SessionId::generate());
     let held = rig
         .router
-        .lease(id, &session, super::harness::HANG)
+        .lease(id, &session, None, super::harness::HANG)
         .await
         .unwrap();
-    let wait = || rig.router.lease(id, &session, super::harness::HANG);
+    let wait = || rig.router.lease(id, &session, None, super::harness::HANG);
 
     let scaled = async {
         tokio::task::yield_now().await;
@@ -183,13 +205,13 @@ async fn a_stopped_deployment_takes_no_request_while_its_replica_is_still_there(
     let rig = Rig::new(Bot::new()).await;
     let (id, wait) = (rig.deployment.id, super::harness::HANG);
     let session = SessionId::generate();
-    drop(rig.router.lease(id, &session, wait).await.unwrap());
+    drop(rig.router.lease(id, &session, None, wait).await.unwrap());
     rig.router.set_deployment(DeploymentRow {
         replicas: 0,
         ..rig.deployment.clone()
     });
     assert_eq!(rig.router.replicas(id).len(), 1);
-    let refused = rig.router.lease(id, &session, wait).await;
+    let refused = rig.router.lease(id, &session, None, wait).await;
     assert_eq!(refused.unwrap_err(), RouteError::Stopped);
     let refused = rig.router.ready(id, wait).await;
     assert_eq!(refused.err(), Some(RouteError::Stopped));
@@ -201,7 +223,7 @@ async fn a_request_whose_deployment_goes_away_fails() {
     let id = rig.deployment.id;
     let held = rig
         .router
-        .lease(id, &SessionId::generate(), super::harness::HANG)
+        .lease(id, &SessionId::generate(), None, super::harness::HANG)
         .await
         .unwrap();
     let invoked = rig.invoke("hello").await;

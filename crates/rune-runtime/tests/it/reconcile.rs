@@ -1,5 +1,7 @@
 //! The reconcile loop on a backend that does as it is told.
 
+mod rollouts;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,6 +34,10 @@ struct Fake {
     failing: bool,
     /// Starts of this version do not come to an end.
     stuck: Option<VersionId>,
+    /// Starts of this version fail.
+    bad: Option<(VersionId, BackendError)>,
+    /// Replicas of this version are gone as soon as somebody looks.
+    dying: Option<VersionId>,
     stop_fails: u32,
     starts: Vec<Instant>,
     log: Vec<(&'static str, ReplicaId)>,
@@ -52,6 +58,11 @@ impl Backend for FakeBackend {
         if state.failing {
             return Err(BackendError::Unavailable("no room".to_owned()));
         }
+        if let Some((version, error)) = &state.bad
+            && *version == spec.version_id
+        {
+            return Err(error.clone());
+        }
         state.log.push(("start", spec.replica_id));
         state
             .running
@@ -60,7 +71,11 @@ impl Backend for FakeBackend {
     }
 
     async fn health(&self, id: ReplicaId) -> Result<ReplicaHealth, BackendError> {
-        let state = self.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        let dying = state.dying;
+        state
+            .running
+            .retain(|known, (version, _)| *known != id || Some(*version) != dying);
         let known = state.running.get(&id);
         Ok(known.map_or(ReplicaHealth::Gone, |(_, health)| health.clone()))
     }

@@ -183,7 +183,7 @@ async fn a_session_in_use_keeps_its_replica_however_many_there_are() {
     rig.add_replica();
     let lease = async |name: &str| {
         let session: SessionId = name.parse().unwrap();
-        let lease = rig.router.lease(rig.deployment.id, &session, HANG);
+        let lease = rig.router.lease(rig.deployment.id, &session, None, HANG);
         lease.await.unwrap()
     };
     // From now on the other replica is the less loaded one.

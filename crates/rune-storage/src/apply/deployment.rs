@@ -2,12 +2,13 @@
 
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
 use rune_store_runtime::{
-    ApplyDeployment, DeleteDeployment, DeploymentId, DeploymentRow, DeploymentState, ProjectRef,
-    Reject, ScaleDeployment, SetDeploymentState,
+    ApplyDeployment, CompleteRollout, DeleteDeployment, DeploymentId, DeploymentRow,
+    DeploymentState, ProjectRef, PromoteRollout, Reject, RollBack, ScaleDeployment,
+    SetDeploymentState, StartRollout,
 };
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
-use super::{Context, encode_within, registry};
+use super::{Context, encode, encode_within, registry};
 use crate::ApplyError;
 use crate::read::deployment::{DEPLOYMENT, deployment_row};
 
@@ -32,12 +33,8 @@ pub(super) fn put(
     if let Some(project) = &op.project {
         take(db, context, &mut row, project)?;
     }
-    let same = row.version_id == op.version_id && row.replicas == op.replicas && row.env == op.env;
-    if !same {
-        row.version_id = op.version_id;
-        row.replicas = op.replicas;
-        row.env = op.env.clone();
-        update_spec(db, context, &mut row, &env)?;
+    if row.deploy(op, context.at) {
+        update_spec(db, &row)?;
     }
     Ok(row)
 }
@@ -77,10 +74,62 @@ pub(super) fn scale(
     op: &ScaleDeployment,
 ) -> Result<DeploymentRow, ApplyError> {
     let mut row = by_id(db, op.deployment_id)?;
-    if row.replicas != op.replicas {
-        row.replicas = op.replicas;
-        let env = encode_within(&row.env, "the environment", MAX_ENTRY_BYTES)?;
-        update_spec(db, context, &mut row, &env)?;
+    if row.scale(op.replicas, context.at) {
+        update_spec(db, &row)?;
+    }
+    Ok(row)
+}
+
+/// Rolls out a version, or changes how.
+pub(super) fn start_rollout(
+    db: &Connection,
+    context: Context,
+    op: &StartRollout,
+) -> Result<DeploymentRow, ApplyError> {
+    let mut row = by_id(db, op.deployment_id)?;
+    let version = registry::by_id(db, op.version_id)?;
+    if row.start_rollout(op, &version, context.at)? {
+        update_spec(db, &row)?;
+    }
+    Ok(row)
+}
+
+/// Has a rollout replace what is there.
+pub(super) fn promote(
+    db: &Connection,
+    context: Context,
+    op: &PromoteRollout,
+) -> Result<DeploymentRow, ApplyError> {
+    let mut row = by_id(db, op.deployment_id)?;
+    if row.promote(context.at)? {
+        update_spec(db, &row)?;
+    }
+    Ok(row)
+}
+
+/// Ends a rollout with its version.
+pub(super) fn complete_rollout(
+    db: &Connection,
+    context: Context,
+    op: &CompleteRollout,
+) -> Result<DeploymentRow, ApplyError> {
+    let mut row = by_id(db, op.deployment_id)?;
+    if row.complete_rollout(op.generation, context.at) {
+        update_spec(db, &row)?;
+    }
+    Ok(row)
+}
+
+/// Ends a rollout without its version, or goes back to an earlier release.
+pub(super) fn roll_back(
+    db: &Connection,
+    context: Context,
+    op: &RollBack,
+) -> Result<DeploymentRow, ApplyError> {
+    encode_within(&op.reason, "the reason", MAX_ENTRY_BYTES)?;
+    let mut row = by_id(db, op.deployment_id)?;
+    if row.roll_back(op, context.at)? {
+        update_spec(db, &row)?;
     }
     Ok(row)
 }
@@ -154,6 +203,8 @@ fn create(
         version_id: op.version_id,
         replicas: op.replicas,
         env: op.env.clone(),
+        rollout: None,
+        releases: Vec::new(),
         project: op.project.clone(),
         generation: 1,
         state: DeploymentState::Pending,
@@ -163,8 +214,8 @@ fn create(
     };
     db.prepare_cached(
         "INSERT INTO deployments (deployment_id, namespace, agent, alias, version_id, replicas,
-             env, generation, state, reason, created_at, updated_at, project, project_agent)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13)",
+             env, generation, state, reason, created_at, updated_at, project, project_agent, releases)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, '[]')",
     )?
     .execute(params![
         row.id.as_bytes(),
@@ -184,26 +235,23 @@ fn create(
     Ok(row)
 }
 
-fn update_spec(
-    db: &Connection,
-    context: Context,
-    row: &mut DeploymentRow,
-    env: &str,
-) -> rusqlite::Result<()> {
-    row.generation += 1;
-    row.updated_at = context.at;
+/// Writes what commands change of a row. What is written was taken within its limits.
+fn update_spec(db: &Connection, row: &DeploymentRow) -> Result<(), ApplyError> {
+    let rollout = row.rollout.as_ref().map(encode).transpose()?;
     db.prepare_cached(
-        "UPDATE deployments SET version_id = ?2, replicas = ?3, env = ?4, generation = ?5,
-             updated_at = ?6
+        "UPDATE deployments SET version_id = ?2, replicas = ?3, env = ?4, rollout = ?5, releases = ?6,
+             generation = ?7, updated_at = ?8
          WHERE deployment_id = ?1",
     )?
     .execute(params![
         row.id.as_bytes(),
         row.version_id.as_bytes(),
         row.replicas,
-        env,
+        encode(&row.env)?,
+        rollout,
+        encode(&row.releases)?,
         row.generation,
-        context.at.as_millis()
+        row.updated_at.as_millis()
     ])?;
     Ok(())
 }

@@ -61,6 +61,14 @@ pub(super) fn publish(
     })
 }
 
+/// The version, rejected where it does not exist.
+pub(super) fn by_id(db: &Connection, id: VersionId) -> Result<VersionRow, ApplyError> {
+    db.prepare_cached(&format!("{VERSION} WHERE version_id = ?1"))?
+        .query_row([id.as_bytes()], version_row)
+        .optional()?
+        .ok_or_else(|| Reject::not_found("version", &id).into())
+}
+
 /// Whether there is a version with this id.
 pub(super) fn exists(db: &Connection, id: VersionId) -> rusqlite::Result<bool> {
     db.prepare_cached("SELECT EXISTS (SELECT 1 FROM versions WHERE version_id = ?1)")?

@@ -16,7 +16,7 @@ const LIST: &str = "deployments";
 
 /// The columns that [`deployment_row`] reads.
 pub(crate) const DEPLOYMENT: &str = "SELECT deployment_id, namespace, agent, alias, version_id, \
-     replicas, env, generation, state, reason, created_at, updated_at, project, project_agent FROM deployments";
+     replicas, env, generation, state, reason, created_at, updated_at, project, project_agent, rollout, releases FROM deployments";
 
 type Key = (String, String, String);
 
@@ -87,5 +87,7 @@ pub(crate) fn deployment_row(found: &Row<'_>) -> rusqlite::Result<DeploymentRow>
         updated_at: row::time(found, 11)?,
         project: Option::zip(get(found, 12)?, get(found, 13)?)
             .map(|(name, agent)| ProjectRef { name, agent }),
+        rollout: row::maybe_json(found, 14)?,
+        releases: row::json(found, 15)?,
     })
 }

@@ -6,18 +6,19 @@ use rune_store_runtime::{
     AcceptRequest, Advance, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalId,
     ApprovalQuestion, AuditId, AuditVerdict, Block, BudgetCap, BudgetClaim, BudgetScope, CachePut,
     CacheRemove, CacheSweep, CallPrice, CatchUp, CheckpointPolicy, ClaimTask, Command, CommandId,
-    Compaction, CompleteTask, ComponentTurn, Cost, CreateSession, DecideApproval, DeleteDeployment,
-    DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody, ErrorCode, EventFire,
-    EventId, Failure, FirePlan, FireSchedule, FireState, Fork, ForkChanges, ForkOrigin,
-    IdempotencyKey, Identity, ListedTool, MemoryForget, MemoryPut, MemoryScope, MessageId,
-    ModelAsk, ModelCall, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule,
-    PolicyVerdict, PostTask, ProjectRef, PromptParts, PublishEvent, PublishVersion, PutEntity,
-    PutRelation, PutReplica, PutSchedule, QueueMessage, RecordAudit, Remember, RemoveReplica,
-    Replaced, ReplicaId, ReplicaState, RequestCancel, RequestId, RequestSpan, RequestStatus,
-    ReserveBudget, ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec, SessionId,
-    SetDeploymentState, SettleBudget, SettleFire, Settlement, SpilledOutput, StepOutcome,
-    StepStatus, StopReason, StoredImage, TaskHolder, TaskId, TaskState, Timestamp, ToolIntent,
-    ToolModelCall, ToolOutcome, Usage, VersionId,
+    Compaction, CompleteRollout, CompleteTask, ComponentTurn, Cost, CreateSession, DecideApproval,
+    DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody,
+    ErrorCode, EventFire, EventId, Failure, FirePlan, FireSchedule, FireState, Fork, ForkChanges,
+    ForkOrigin, IdempotencyKey, Identity, ListedTool, MemoryForget, MemoryPut, MemoryScope,
+    MessageId, ModelAsk, ModelCall, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule,
+    PolicyVerdict, PostTask, ProjectRef, PromoteRollout, PromptParts, PublishEvent, PublishVersion,
+    PutEntity, PutRelation, PutReplica, PutSchedule, QueueMessage, RecordAudit, Remember,
+    RemoveReplica, Replaced, ReplicaId, ReplicaState, RequestCancel, RequestId, RequestSpan,
+    RequestStatus, ReserveBudget, RollBack, RolloutStrategy, ScaleDeployment, ScheduleId,
+    ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState, SettleBudget, SettleFire,
+    Settlement, SpilledOutput, StartRollout, StepOutcome, StepStatus, StopReason, StoredImage,
+    TaskHolder, TaskId, TaskState, Timestamp, ToolIntent, ToolModelCall, ToolOutcome, Usage,
+    VersionId,
 };
 use serde_json::{Value, json};
 
@@ -548,7 +549,7 @@ impl Random {
     }
 
     fn control_plane(&mut self) -> Op {
-        match self.below(6) {
+        match self.below(10) {
             0..=2 => PublishVersion {
                 version_id: self.version(),
                 agent: self.agent(),
@@ -565,7 +566,32 @@ impl Random {
                 replicas: 2,
             }
             .into(),
-            4 => DeleteDeployment {
+            4 => StartRollout {
+                deployment_id: self.deployment(),
+                version_id: self.version(),
+                strategy: self.pick(
+                    &[RolloutStrategy::Canary, RolloutStrategy::Rolling],
+                    RolloutStrategy::Canary,
+                ),
+                weight: self.pick(&[0, 20, 100, 101], 20),
+            }
+            .into(),
+            5 => PromoteRollout {
+                deployment_id: self.deployment(),
+            }
+            .into(),
+            6 => CompleteRollout {
+                deployment_id: self.deployment(),
+                generation: self.pick(&[1, 2, 3, 4], 2),
+            }
+            .into(),
+            7 => RollBack {
+                deployment_id: self.deployment(),
+                generation: self.pick(&[None, Some(1), Some(2)], None),
+                reason: self.word(),
+            }
+            .into(),
+            8 => DeleteDeployment {
                 deployment_id: self.deployment(),
             }
             .into(),

@@ -18,6 +18,7 @@ mod outbox;
 mod push;
 mod records;
 mod reject;
+mod rollout;
 mod schedule;
 mod secret;
 mod session;
@@ -76,6 +77,12 @@ pub use records::{
 pub use reject::{
     a_rejected_command_writes_nothing, entries_that_break_the_journal_are_rejected,
     limits_are_rejections, nothing_follows_the_end,
+};
+pub use rollout::{
+    a_canary_waits_until_it_is_promoted, a_rollout_ends_without_its_version,
+    a_rollout_that_cannot_be_is_rejected, a_version_is_rolled_out_where_another_one_serves,
+    a_version_takes_the_place_of_one_that_does_not_serve,
+    every_release_can_be_gone_back_to_in_its_order,
 };
 pub use schedule::{
     a_fire_by_hand_stands_beside_the_planned_one, a_fire_is_settled_once,

@@ -9,7 +9,7 @@ use super::order::{Ended, in_order};
 use super::plan::{Action, Plan, Step};
 use super::project::{Deployed, Project};
 use crate::client::Client;
-use crate::commands::run::{READY_MARGIN, apply, wait};
+use crate::commands::run::{READY_MARGIN, apply, wait, wait_unchanged};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
@@ -72,7 +72,7 @@ async fn deploy(
 ) -> Outcome<Value> {
     let limit = timeout.unwrap_or(step.startup_timeout() + READY_MARGIN);
     if step.action == Action::Unchanged {
-        return wait(client, step.deployment.clone(), limit).await;
+        return wait_unchanged(client, step.deployment.clone(), limit).await;
     }
     let line = progress.line(&step.name);
     if step.is_new_version() {

@@ -129,8 +129,27 @@ pub(crate) async fn apply(client: &Client, body: &Value, line: &Line) -> Outcome
     Ok(deployment)
 }
 
-/// Waits until the deployment is ready, or says why it is not.
+/// Waits until a deployment is ready with what was deployed, or says why it is not.
 pub(crate) async fn wait(client: &Client, deployment: Value, limit: Duration) -> Outcome<Value> {
+    let ready = wait_unchanged(client, deployment, limit).await?;
+    let rollout = &ready["rollout"];
+    if rollout["state"] != "rolled_back" {
+        return Ok(ready);
+    }
+    // Deploying leaves no earlier one in the row.
+    let why = rollout["reason"].as_str().unwrap_or_default();
+    let message = format!("the deployment went back to what it ran before: {why}");
+    let name = ready["agent"].as_str().unwrap_or("NAME");
+    let help = format!("repair it and run this again; `rune rollout status {name}` shows more");
+    Err(Failure::new(Exit::Failed, message).help(help))
+}
+
+/// Waits until a deployment is ready with whatever it runs, or says why it is not.
+pub(crate) async fn wait_unchanged(
+    client: &Client,
+    deployment: Value,
+    limit: Duration,
+) -> Outcome<Value> {
     let id = deployment["id"].as_str().unwrap_or_default().to_owned();
     let path = format!("/v1/deployments/{}", part(&id));
     let deadline = Instant::now() + limit;
@@ -140,13 +159,17 @@ pub(crate) async fn wait(client: &Client, deployment: Value, limit: Duration) ->
     loop {
         let reason = row["reason"].as_str().unwrap_or_default();
         let fix = || format!("repair it and run this again, or remove it: rune rm {id}");
+        let rollout = &row["rollout"];
+        let is_under_way = rollout["state"] == "progressing";
+        let is_rolling = is_under_way && rollout["strategy"] == "rolling";
         match row["state"].as_str().unwrap_or_default() {
-            "ready" | "stopped" => return Ok(row),
+            "ready" | "stopped" if !is_rolling => return Ok(row),
             "failed" => {
                 let message = format!("the deployment failed: {reason}");
                 return Err(Failure::new(Exit::Failed, message).help(fix()));
             }
-            "degraded" if unchanged.1.elapsed() >= DEGRADED_PATIENCE => {
+            // A rollout comes to an end by itself.
+            "degraded" if !is_under_way && unchanged.1.elapsed() >= DEGRADED_PATIENCE => {
                 let message = format!("not all replicas run what was deployed: {reason}");
                 return Err(Failure::new(Exit::Failed, message).help(fix()));
             }

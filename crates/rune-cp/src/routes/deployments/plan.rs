@@ -10,7 +10,8 @@ use rune_store_runtime::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{ApplyRequest, DeploymentView, search_version};
+use super::view::DeploymentView;
+use super::{ApplyRequest, search_version};
 use crate::control_plane::Shared;
 
 /// What applying a deployment would change.
@@ -92,7 +93,7 @@ pub(crate) async fn plan(
     Ok(Json(PlanView {
         action,
         changes,
-        deployment: Some(row.into()),
+        deployment: Some(DeploymentView::new(row, &shared.router)),
     }))
 }
 
@@ -105,13 +106,14 @@ fn differences(
     if let Some(reason) = project.as_ref().and_then(|project| row.refuses(project)) {
         return Err(ApiError::new(ErrorCode::Conflict, reason));
     }
+    let (target, env) = row.target();
     let parts = [
         (
             Change::Version,
-            version.is_none_or(|version| version.id != row.version_id),
+            version.is_none_or(|version| version.id != target),
         ),
         (Change::Replicas, body.replicas != row.replicas),
-        (Change::Env, body.env != row.env),
+        (Change::Env, body.env != *env),
         (Change::Project, project.is_some() && project != row.project),
     ];
     let differing = parts.into_iter().filter(|(_, differs)| *differs);

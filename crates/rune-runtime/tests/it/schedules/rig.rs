@@ -92,6 +92,8 @@ impl World {
             version_id: self.version_id,
             replicas: 1,
             env: BTreeMap::new(),
+            rollout: None,
+            releases: Vec::new(),
             project: None,
             generation: 1,
             state: DeploymentState::Ready,

@@ -11,7 +11,7 @@ use rune_store_runtime::{
     DeploymentId, DeploymentRow, DeploymentState, EntryBody, FirePlan, FireSchedule, FireState,
     MemoryPut, MemoryRow, Op, PauseSchedule, PublishVersion, PutReplica, PutSchedule, RecordAudit,
     Reject, ReplicaRow, Reply, RequestId, ScheduleFireRow, ScheduleId, ScheduleRow, SessionId,
-    SessionRow, SetDeploymentState, SettleFire, VersionId, VersionRow,
+    SessionRow, SetDeploymentState, SettleFire, StartRollout, VersionId, VersionRow,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -83,11 +83,24 @@ impl State {
             Op::ApplyDeployment(op) => self.deploy(command, op).map(Reply::Deployment),
             Op::ScaleDeployment(op) => {
                 let row = self.deployment(op.deployment_id)?;
-                if row.replicas != op.replicas {
-                    row.replicas = op.replicas;
-                    row.generation += 1;
-                    row.updated_at = command.at;
-                }
+                row.scale(op.replicas, command.at);
+                Ok(Reply::Deployment(row.clone()))
+            }
+            Op::StartRollout(op) => self.start_rollout(command, op).map(Reply::Deployment),
+            Op::PromoteRollout(op) => {
+                let row = self.deployment(op.deployment_id)?;
+                row.promote(command.at)?;
+                Ok(Reply::Deployment(row.clone()))
+            }
+            Op::CompleteRollout(op) => {
+                let row = self.deployment(op.deployment_id)?;
+                row.complete_rollout(op.generation, command.at);
+                Ok(Reply::Deployment(row.clone()))
+            }
+            Op::RollBack(op) => {
+                check_json(&op.reason, MAX_ENTRY_BYTES)?;
+                let row = self.deployment(op.deployment_id)?;
+                row.roll_back(op, command.at)?;
                 Ok(Reply::Deployment(row.clone()))
             }
             Op::SetDeploymentState(op) => self.observe(command, op).map(unit),
@@ -287,13 +300,7 @@ impl State {
                     row.updated_at = command.at;
                 }
             }
-            let was = (row.version_id, row.replicas, row.env.clone());
-            let wanted = (op.version_id, op.replicas, op.env.clone());
-            if was != wanted {
-                (row.version_id, row.replicas, row.env) = wanted;
-                row.generation += 1;
-                row.updated_at = command.at;
-            }
+            row.deploy(op, command.at);
             return Ok(row.clone());
         }
         if self.deployment(op.deployment_id).is_ok() {
@@ -307,6 +314,8 @@ impl State {
             version_id: op.version_id,
             replicas: op.replicas,
             env: op.env.clone(),
+            rollout: None,
+            releases: Vec::new(),
             project: op.project.clone(),
             generation: 1,
             state: DeploymentState::Pending,
@@ -316,6 +325,19 @@ impl State {
         };
         self.deployments.insert(key, row.clone());
         Ok(row)
+    }
+
+    fn start_rollout(
+        &mut self,
+        command: &Command,
+        op: &StartRollout,
+    ) -> Result<DeploymentRow, Reject> {
+        let version = self.versions.iter().find(|row| row.id == op.version_id);
+        let version = version.cloned();
+        let row = self.deployment(op.deployment_id)?;
+        let version = version.ok_or_else(|| Reject::not_found("version", &op.version_id))?;
+        row.start_rollout(op, &version, command.at)?;
+        Ok(row.clone())
     }
 
     fn observe(&mut self, command: &Command, op: &SetDeploymentState) -> Result<(), Reject> {
