@@ -68,7 +68,7 @@ pub use policy::{
 pub use reconcile::{ReconcileHandle, ReconcileLoop};
 pub use remote::{
     RemoteBackend, ReplicaAccess, ReplicaClient, ReplicaError, ReplicaStatus, ReplicaUsage, Resume,
-    RunItem, RunRequest, Unstored, deployment_of,
+    RunItem, RunRequest, Unstored, deployment_of, read_run,
 };
 pub use replay::{Divergence, Replayed, event_hash};
 pub use replica::Replica;

@@ -11,6 +11,6 @@ mod fingerprint;
 mod protocol;
 
 pub use backend::{RemoteBackend, ReplicaAccess};
-pub use client::{ReplicaClient, ReplicaError};
+pub use client::{ReplicaClient, ReplicaError, read_run};
 pub use fingerprint::deployment_of;
 pub use protocol::{ReplicaStatus, ReplicaUsage, Resume, RunItem, RunRequest, Unstored};

@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
 use rune_store_runtime::RequestId;
@@ -115,27 +115,19 @@ impl ReplicaClient {
         }
         let silence = self.silence;
         let (hears, heard) = watch::channel(Instant::now());
-        let read = (response.bytes_stream().boxed(), 0_usize, hears);
-        let chunks = stream::try_unfold(read, move |(mut body, event, hears)| async move {
-            let chunk = match timeout(silence, body.next()).await {
-                Err(_) => return Err(Interruption(quiet(silence))),
-                Ok(None) => return Ok(None),
-                Ok(Some(Err(error))) => return Err(Interruption(lost(error))),
-                Ok(Some(Ok(chunk))) => chunk,
-            };
-            hears.send_replace(Instant::now());
-            let ends = chunk.windows(2).any(|pair| pair == b"\n\n");
-            let event = if ends { 0 } else { event } + chunk.len();
-            if event > MAX_EVENT_BYTES {
-                let message = format!("one event has more than {MAX_EVENT_BYTES} bytes");
-                return Err(Interruption(ReplicaError::Lost(message)));
+        let read = (response.bytes_stream().boxed(), hears);
+        let chunks = stream::try_unfold(read, move |(mut body, hears)| async move {
+            match timeout(silence, body.next()).await {
+                Err(_) => Err(quiet(silence)),
+                Ok(None) => Ok(None),
+                Ok(Some(Err(error))) => Err(lost(error)),
+                Ok(Some(Ok(chunk))) => {
+                    hears.send_replace(Instant::now());
+                    Ok(Some((chunk, (body, hears))))
+                }
             }
-            Ok(Some((chunk, (body, event, hears))))
         });
-        Ok(RunEvents {
-            events: Box::pin(SseByteStream::new(chunks.boxed())),
-            heard,
-        })
+        Ok(RunEvents::of(chunks.boxed(), heard))
     }
 
     fn request(
@@ -195,6 +187,31 @@ impl RunEvents {
         *self.heard.borrow()
     }
 
+    /// What these bytes say, no event of which may exceed its limit.
+    fn of(
+        chunks: BoxStream<'static, Result<Bytes, ReplicaError>>,
+        heard: watch::Receiver<Instant>,
+    ) -> Self {
+        // Bytes since the last event, and whether a line ended with them.
+        let (mut event, mut line_ended) = (0_usize, false);
+        let limited = chunks.map(move |chunk| {
+            let chunk = chunk.map_err(Interruption)?;
+            let ends = chunk.windows(2).any(|pair| pair == b"\n\n")
+                || line_ended && chunk.first() == Some(&b'\n');
+            line_ended = chunk.last().map_or(line_ended, |last| *last == b'\n');
+            event = if ends { 0 } else { event } + chunk.len();
+            if event > MAX_EVENT_BYTES {
+                let message = format!("one event has more than {MAX_EVENT_BYTES} bytes");
+                return Err(Interruption(ReplicaError::Lost(message)));
+            }
+            Ok(chunk)
+        });
+        Self {
+            events: Box::pin(SseByteStream::new(limited.boxed())),
+            heard,
+        }
+    }
+
     /// The next item with its position; `None` at the end of the run.
     pub(crate) async fn next(&mut self) -> Result<Option<(u64, RunItem)>, ReplicaError> {
         loop {
@@ -217,6 +234,26 @@ impl RunEvents {
             return Ok(Some((position, item)));
         }
     }
+}
+
+/// The items of bytes in memory, up to the first error, for tests and fuzzers.
+pub fn read_run<'a>(
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+) -> Vec<Result<(u64, RunItem), ReplicaError>> {
+    let chunks: Vec<_> = chunks
+        .into_iter()
+        .map(|chunk| Ok(Bytes::copy_from_slice(chunk)))
+        .collect();
+    let (_, heard) = watch::channel(Instant::now());
+    let events = RunEvents::of(stream::iter(chunks).boxed(), heard);
+    let items = stream::unfold(Some(events), |events| async move {
+        let mut events = events?;
+        match events.next().await {
+            Ok(item) => item.map(|item| (Ok(item), Some(events))),
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    items.collect::<Vec<_>>().now_or_never().unwrap_or_default()
 }
 
 /// A [`ReplicaError`] on its way through a body.
