@@ -45,7 +45,8 @@ async fn agents_elsewhere_are_called_with_the_credentials_of_the_daemon() {
         let boot = client
             .post(url)
             .bearer_auth(&process.env["RUNE_REPLICA_TOKEN"]);
-        let boot = boot.json(&()).send().await.unwrap();
+        let boot = boot.json(&json!({"fingerprint": process.env["RUNE_REPLICA_FINGERPRINT"]}));
+        let boot = boot.send().await.unwrap();
         assert_eq!(boot.status(), 200, "{id}");
         let boot: serde_json::Value = boot.json().await.unwrap();
         let agent = boot["deployment"]["agent"].as_str().unwrap().to_owned();

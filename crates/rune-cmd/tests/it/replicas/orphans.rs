@@ -73,7 +73,7 @@ async fn a_replica_ends_when_its_daemon_was_gone_for_long_and_not_for_one_renewa
     let boot = reqwest::Client::new()
         .post(boot)
         .bearer_auth(&token)
-        .json(&());
+        .json(&json!({"fingerprint": env["RUNE_REPLICA_FINGERPRINT"]}));
     let boot: Value = boot.send().await.unwrap().json().await.unwrap();
     let renewals = Arc::new(Renewals::default());
     let (counted, shown) = (Arc::clone(&renewals), token.clone());
