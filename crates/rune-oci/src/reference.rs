@@ -142,14 +142,24 @@ impl FromStr for Reference {
             _ => (rest, None),
         };
         let (registry, repository) = match rest.split_once('/') {
-            Some((first, rest)) if is_registry(first) => (first, rest.to_owned()),
-            Some(_) => (DOCKER_HUB, rest.to_owned()),
-            None => (DOCKER_HUB, format!("library/{rest}")),
+            Some((first, rest)) if is_registry(first) => (first, rest),
+            _ => (DOCKER_HUB, rest),
+        };
+        let repository = if registry == DOCKER_HUB && !repository.contains('/') {
+            format!("library/{repository}")
+        } else {
+            repository.to_owned()
         };
         if !is_host(registry) {
             return Err(wrong("the registry's name is not valid"));
         }
-        if rest.len() > MAX_NAME_CHARS || !repository.split('/').all(is_component) {
+        // In the form in which it is shown, so that this can be read again.
+        if registry.len() + 1 + repository.len() > MAX_NAME_CHARS {
+            return Err(wrong(
+                "registry and repository have more than 255 characters together",
+            ));
+        }
+        if !repository.split('/').all(is_component) {
             return Err(wrong(
                 "a repository is of lower-case letters, digits and single `.`, `_`, `-` and `/` between them",
             ));
@@ -256,10 +266,28 @@ mod tests {
         check("localhost:5000/hello", "localhost:5000", "hello", "latest");
         check("localhost/a/b/c:x", "localhost", "a/b/c", "x");
         check("hello:1.0.0", "docker.io", "library/hello", "1.0.0");
+        check("docker.io/hello:1", "docker.io", "library/hello", "1");
         check("acme/hello", "docker.io", "acme/hello", "latest");
         check("[::1]:5000/hello:a", "[::1]:5000", "hello", "a");
         check(&format!("ghcr.io/a@{digest}"), "ghcr.io", "a", &digest);
         check(&format!("ghcr.io/a:1@{digest}"), "ghcr.io", "a", &digest);
+    }
+
+    #[test]
+    fn the_limit_is_that_of_the_whole_name() {
+        for (given, meant) in [
+            ("", "docker.io/library/"),
+            ("acme/", "docker.io/acme/"),
+            ("docker.io/", "docker.io/library/"),
+            ("ghcr.io/", "ghcr.io/"),
+        ] {
+            let longest = "a".repeat(MAX_NAME_CHARS - meant.len());
+            let found: Reference = format!("{given}{longest}").parse().unwrap();
+            assert_eq!(found.name(), format!("{meant}{longest}"));
+            assert_eq!(found.to_string().parse(), Ok(found));
+            let longer = format!("{given}{longest}a");
+            assert!(longer.parse::<Reference>().is_err(), "{longer}");
+        }
     }
 
     #[test]

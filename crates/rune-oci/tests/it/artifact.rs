@@ -275,4 +275,13 @@ proptest! {
         let _ = Artifact::parts(&bytes);
         let _ = String::from_utf8_lossy(&bytes).parse::<rune_oci::Reference>();
     }
+
+    #[test]
+    fn a_reference_is_read_as_it_is_shown(
+        text in "([a-z]{1,9}(\\.[a-z]{1,3})?(:[0-9]{1,5})?/)?([a-z0-9]{1,50}[-._/]){5,8}[a-z]{1,40}(:[a-z]{1,3})?"
+    ) {
+        if let Ok(reference) = text.parse::<rune_oci::Reference>() {
+            prop_assert_eq!(reference.to_string().parse(), Ok(reference));
+        }
+    }
 }
