@@ -14,8 +14,8 @@ use rune_http::{ApiError, Caller, ErrorBody, Json, List, ListPage, PageQuery, Pa
 use rune_spec::AgentName;
 use rune_store_runtime::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentId, DeploymentRow,
-    DeploymentState, ErrorCode, PageRequest, ProjectRef, ScaleDeployment, VersionFilter, VersionId,
-    VersionRow,
+    DeploymentState, ErrorCode, Operation, PageRequest, ProjectRef, RecordAudit, ScaleDeployment,
+    VersionFilter, VersionId, VersionRow,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -213,14 +213,13 @@ pub(crate) async fn apply(
     );
     let resource = audit::resource(&apply.namespace, &apply.agent, &apply.alias);
     let audit = audit::row(&caller, "deployment.apply", resource, reason);
-    let row = shared.store.write_audited(apply, audit).await?;
-    let status = if row.id == new_id {
+    let view = change(&shared, apply, audit, wait).await?;
+    let status = if view.id == new_id {
         StatusCode::CREATED
     } else {
         StatusCode::OK
     };
-    let row = changed(&shared, row, wait).await?;
-    Ok((status, Json(DeploymentView::new(row, &shared.router))))
+    Ok((status, Json(view)))
 }
 
 /// Changes how many replicas are wanted; 0 stops the deployment.
@@ -249,9 +248,7 @@ pub(crate) async fn scale(
     let resource = audit::resource_of(&find(&shared, id).await?);
     let reason = format!("{} replicas", body.replicas);
     let audit = audit::row(&caller, "deployment.scale", resource, reason);
-    let row = shared.store.write_audited(scale, audit).await?;
-    let row = changed(&shared, row, wait).await?;
-    Ok(Json(DeploymentView::new(row, &shared.router)))
+    Ok(Json(change(&shared, scale, audit, wait).await?))
 }
 
 /// Deployments by namespace, agent, alias.
@@ -327,19 +324,26 @@ async fn find(shared: &Shared, id: DeploymentId) -> Result<DeploymentRow, ApiErr
     row.ok_or_else(|| ApiError::not_found("deployment", &id))
 }
 
-/// What follows every change: the loop looks, and the caller waits if it likes.
-async fn changed(
+/// Changes a deployment and leaves its trace; the loop looks, and the caller waits if it likes before it is shown.
+async fn change<O>(
     shared: &Shared,
-    row: DeploymentRow,
+    operation: O,
+    audit: Vec<RecordAudit>,
     wait: Option<Duration>,
-) -> Result<DeploymentRow, ApiError> {
+) -> Result<DeploymentView, ApiError>
+where
+    O: Operation<Reply = DeploymentRow>,
+{
+    let row = shared.store.write_audited(operation, audit).await?;
     shared.reconcile.wake();
-    let Some(wait) = wait else { return Ok(row) };
-    let waiting = settled(shared, row.id);
-    match tokio::time::timeout(wait, waiting).await {
-        Ok(row) => row,
-        Err(_) => find(shared, row.id).await,
-    }
+    let row = match wait {
+        None => row,
+        Some(wait) => match tokio::time::timeout(wait, settled(shared, row.id)).await {
+            Ok(row) => row?,
+            Err(_) => find(shared, row.id).await?,
+        },
+    };
+    Ok(DeploymentView::new(row, &shared.router))
 }
 
 /// The deployment once its outcome is known.

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::view::DeploymentView;
-use super::{DEV, WaitQuery, changed, check_immutable, check_label, find, newest_version};
+use super::{DEV, WaitQuery, change, check_immutable, check_label, find, newest_version};
 use crate::admission::readmit;
 use crate::audit;
 use crate::control_plane::Shared;
@@ -104,15 +104,9 @@ pub(crate) async fn start(
         RolloutStrategy::Canary => format!("canary, {weight} %"),
     };
     let reason = format!("version {} ({}), {how}", version.version, version.id);
-    let audit = audit::row(
-        &caller,
-        "deployment.rollout",
-        audit::resource_of(&row),
-        reason,
-    );
-    let row = shared.store.write_audited(start, audit).await?;
-    let row = changed(&shared, row, wait).await?;
-    Ok(Json(DeploymentView::new(row, &shared.router)))
+    let resource = audit::resource_of(&row);
+    let audit = audit::row(&caller, "deployment.rollout", resource, reason);
+    Ok(Json(change(&shared, start, audit, wait).await?))
 }
 
 /// Has a canary replace what the deployment runs, replica by replica.
@@ -135,16 +129,10 @@ pub(crate) async fn promote(
     let row = find(&shared, id).await?;
     let version = row.candidate().map(|it| it.version_id.to_string());
     let reason = format!("version {}", version.unwrap_or_default());
-    let audit = audit::row(
-        &caller,
-        "deployment.promote",
-        audit::resource_of(&row),
-        reason,
-    );
+    let resource = audit::resource_of(&row);
+    let audit = audit::row(&caller, "deployment.promote", resource, reason);
     let promote = PromoteRollout { deployment_id: id };
-    let row = shared.store.write_audited(promote, audit).await?;
-    let row = changed(&shared, row, wait).await?;
-    Ok(Json(DeploymentView::new(row, &shared.router)))
+    Ok(Json(change(&shared, promote, audit, wait).await?))
 }
 
 /// Ends a rollout that is under way without its version; where none is, goes back to the release before.
@@ -179,15 +167,9 @@ pub(crate) async fn rollback(
     };
     let from = row.candidate().map_or(row.version_id, |it| it.version_id);
     let reason = format!("version {from}");
-    let audit = audit::row(
-        &caller,
-        "deployment.rollback",
-        audit::resource_of(&row),
-        reason,
-    );
-    let row = shared.store.write_audited(back, audit).await?;
-    let row = changed(&shared, row, wait).await?;
-    Ok(Json(DeploymentView::new(row, &shared.router)))
+    let resource = audit::resource_of(&row);
+    let audit = audit::row(&caller, "deployment.rollback", resource, reason);
+    Ok(Json(change(&shared, back, audit, wait).await?))
 }
 
 /// The version that is to be rolled out.

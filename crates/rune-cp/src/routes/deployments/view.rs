@@ -11,7 +11,7 @@ use super::ProjectBody;
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeploymentView {
     #[schema(value_type = String)]
-    id: DeploymentId,
+    pub(super) id: DeploymentId,
     namespace: String,
     agent: String,
     alias: String,
