@@ -3,9 +3,10 @@
 mod bearer;
 mod follow;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use rune_env::Config;
 use rune_store_runtime::ErrorCode;
 use serde::Deserialize;
@@ -45,10 +46,37 @@ impl Api {
 /// Talks to a daemon. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    http: reqwest::Client,
-    gateway: String,
-    control_plane: String,
+    gateway: Server,
+    control_plane: Server,
     bearer: Option<String>,
+}
+
+/// Where one of the APIs is, and what asks it.
+#[derive(Debug, Clone)]
+struct Server {
+    url: String,
+    http: reqwest::Client,
+}
+
+impl Server {
+    fn new(url: String) -> Outcome<Self> {
+        let mut http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .user_agent(concat!("rune/", env!("CARGO_PKG_VERSION")));
+        if url.starts_with("http://") {
+            // Loading the system's certificates takes longer than most commands.
+            http = http.tls_certs_only([]);
+        }
+        if is_loopback(&url) {
+            // A proxy is another machine as a rule, which would be told the key and reach itself.
+            http = http.no_proxy();
+        }
+        let http = http
+            .build()
+            .map_err(|error| Failure::because("cannot set up the HTTP client", &error))?;
+        Ok(Self { url, http })
+    }
 }
 
 #[derive(Deserialize)]
@@ -65,30 +93,19 @@ struct ErrorDetail {
 impl Client {
     /// A client that has connected to nothing yet.
     pub(crate) fn new(gateway: String, control_plane: String, config: &Config) -> Outcome<Self> {
-        let mut http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .user_agent(concat!("rune/", env!("CARGO_PKG_VERSION")));
-        if [&gateway, &control_plane]
-            .iter()
-            .all(|url| url.starts_with("http://"))
-        {
-            // Loading the system's certificates takes longer than most commands.
-            http = http.tls_certs_only([]);
-        }
-        let http = http
-            .build()
-            .map_err(|error| Failure::because("cannot set up the HTTP client", &error))?;
         Ok(Self {
-            http,
-            gateway,
-            control_plane,
+            gateway: Server::new(gateway)?,
+            control_plane: Server::new(control_plane)?,
             bearer: bearer::token(&config.gateway)?,
         })
     }
 
     /// The base URL of an API.
     pub(crate) fn base(&self, api: Api) -> &str {
+        &self.server(api).url
+    }
+
+    const fn server(&self, api: Api) -> &Server {
         match api {
             Api::Gateway => &self.gateway,
             Api::ControlPlane => &self.control_plane,
@@ -97,9 +114,8 @@ impl Client {
 
     /// A request; `path` starts with a slash and its parts are escaped with [`part`].
     pub(crate) fn request(&self, api: Api, method: Method, path: &str) -> RequestBuilder {
-        let request = self
-            .http
-            .request(method, format!("{}{path}", self.base(api)));
+        let Server { url, http } = self.server(api);
+        let request = http.request(method, format!("{url}{path}"));
         match &self.bearer {
             Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
             None => request,
@@ -236,6 +252,17 @@ pub(crate) fn of_api(code: ErrorCode, message: &str) -> Failure {
         | ErrorCode::TooLarge
         | ErrorCode::Cancelled => failure,
     }
+}
+
+/// Whether what is sent to `url` stays on this machine.
+pub(crate) fn is_loopback(url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else {
+        return false;
+    };
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let ip = host.parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 /// The path with a query behind it.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use reqwest::Url;
 use rune_env::Config;
 use rune_gateway::SplitGateway;
 use rune_http::{Metrics, Readiness, Server};
@@ -14,6 +13,7 @@ use super::instance::{Address, InstanceFiles};
 use super::launch::Reporter;
 use super::listeners::GatewayListener;
 use super::process::{STOP_GRACE, local_url, lock_data_dir, pid_file};
+use crate::client::is_loopback;
 use crate::commands::daemon::StartOptions;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
@@ -115,11 +115,5 @@ fn control_plane(config: &Config, options: &StartOptions) -> Outcome<(String, Se
 
 /// Whether nobody on the way can read what is sent.
 fn is_private(url: &str) -> bool {
-    let Ok(url) = Url::parse(url) else {
-        return false;
-    };
-    let host = url.host_str().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let ip = host.parse::<std::net::IpAddr>();
-    url.scheme() == "https" || host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    url.starts_with("https://") || is_loopback(url)
 }

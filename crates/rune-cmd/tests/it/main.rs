@@ -43,6 +43,7 @@ mod packages;
 mod parked;
 mod policy;
 mod programs;
+mod proxies;
 mod python;
 mod readme;
 mod refusals;

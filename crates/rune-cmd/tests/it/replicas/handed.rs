@@ -81,10 +81,7 @@ async fn models_are_asked_through_the_proxy_of_the_machine_and_replicas_are_not(
          models: {{providers: [far], endpoints: {{far: {endpoint}}}, model_mapping: {{m: some-model}}}}\n"
     );
     std::fs::write(dir.join("Runefile"), runefile).unwrap();
-    let mut command = rig.served.command(&["run", "modeled"]);
-    // What a person asks the daemon is another matter.
-    command.env_remove("HTTP_PROXY");
-    crate::home::Ran::new(command).ok();
+    rig.served.rune(&["run", "modeled"]).ok();
     let id = rig.api.start("modeled", "hello").await;
     let row = rig.api.ended(&id).await;
     assert_eq!(row["status"], "failed", "{row}");
