@@ -143,7 +143,8 @@ impl Follow {
     /// Takes note of an event; `None` where it was seen before.
     fn accept(&mut self, mut event: Event) -> Option<Event> {
         if let Some(seq) = event.seq {
-            if seq <= self.last_seq {
+            // One whose run was lost may end with fewer entries than were told of it.
+            if seq <= self.last_seq && !event.is_last() {
                 return None;
             }
             self.last_seq = seq;

@@ -25,7 +25,7 @@ pub(crate) struct After {
 }
 
 /// Follows a request: its journal from any point on, then what happens live. Ends with the
-/// request (`done` or `error`). Events with an `id` are journal entries; `token` and
+/// request (`done` or `error`), which is told whatever entry is named. Events with an `id` are journal entries; `token` and
 /// `reasoning` have none.
 #[utoipa::path(
     get, path = "/v1/requests/{id}/events", tag = "requests",

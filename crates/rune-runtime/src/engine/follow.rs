@@ -192,13 +192,31 @@ impl RequestEvents {
                 return Ok(true);
             }
             if !engine.will_go_on(self.request_id).await? {
-                return Ok(false);
+                return self.finds_end().await;
             }
             tokio::select! {
                 changed = taken_up.changed() => if changed.is_err() { return Ok(false) },
                 () = shutdown.cancelled() => return Ok(false),
             }
         }
+    }
+
+    /// Whether there is an end to tell that no entry behind `after` holds: a reader may have been told more of a run that was
+    /// lost before it was stored than the one has that then ended the request.
+    async fn finds_end(&mut self) -> Result<bool, StoreError> {
+        let store = &self.engine.inner.store;
+        let Some(row) = store.request(self.request_id).await? else {
+            return Ok(false);
+        };
+        let before = row.last_seq.saturating_sub(1);
+        let entries = store.journal(self.request_id, before, 1).await?;
+        let Some(last) = entries.into_iter().find(|entry| entry.body.is_last()) else {
+            return Ok(false);
+        };
+        self.after = last.seq;
+        let item = FeedItem::Entry(Arc::new(last));
+        self.ready.extend(self.mapper.map(&item));
+        Ok(true)
     }
 
     /// Reads on until the request has ended or is parked.
@@ -234,7 +252,7 @@ impl RequestEvents {
 }
 
 impl Engine {
-    /// The events of a request behind the entry `after` (0 for all).
+    /// The events of a request behind the entry `after` (0 for all). Its last event is always among them.
     ///
     /// # Errors
     /// [`EngineError::NotFound`] and [`EngineError::Store`].
