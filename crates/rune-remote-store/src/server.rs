@@ -104,6 +104,24 @@ impl StoreServer {
             .with_state(Arc::new(self))
     }
 
+    /// The command where it may be made. One of which that cannot be said now is answered so, and the others are made.
+    async fn admitted(
+        &self,
+        scope: &Scope,
+        command: Command,
+    ) -> Result<Result<Command, StoreError>, ApiError> {
+        let Scope::Deployment(scope) = scope else {
+            return Ok(Ok(command));
+        };
+        match self.check(scope, &command).await {
+            Err(Refusal::Store(error @ StoreError::Unavailable(_))) => Ok(Err(error)),
+            checked => {
+                self.admit(scope, command.op.name(), checked).await?;
+                Ok(Ok(command))
+            }
+        }
+    }
+
     /// What came of looking at a call before it is made.
     async fn admit(
         &self,
@@ -138,13 +156,15 @@ async fn commands(
 ) -> Result<Json<Vec<Result<Reply, StoreError>>>, ApiError> {
     let scope = scope(scoped)?;
     let body = read_body(request, MAX_COMMANDS_BYTES).await?;
-    let commands = decode_commands(&body).map_err(ApiError::invalid)?;
+    let decoded = decode_commands(&body).map_err(ApiError::invalid)?;
     drop(body);
-    if let Scope::Deployment(scope) = scope {
-        for command in commands.iter().flatten() {
-            let checked = server.check(&scope, command).await;
-            server.admit(&scope, command.op.name(), checked).await?;
-        }
+    let mut commands = Vec::with_capacity(decoded.len());
+    for command in decoded {
+        let command = match command {
+            Ok(command) => server.admitted(&scope, command).await?,
+            Err(reject) => Err(reject.into()),
+        };
+        commands.push(command);
     }
     Ok(Json(submit(&*server.store, commands).await))
 }
@@ -236,11 +256,11 @@ pub fn decode_commands(body: &[u8]) -> Result<Vec<Result<Command, Reject>>, Stri
 /// Submits commands in their order, and waits for all of them.
 async fn submit(
     store: &dyn RuntimeStore,
-    commands: Vec<Result<Command, Reject>>,
+    commands: Vec<Result<Command, StoreError>>,
 ) -> Vec<Result<Reply, StoreError>> {
     let submitted = commands.into_iter().map(|command| match command {
         Ok(command) => maybe_done(store.submit(command)),
-        Err(reject) => MaybeDone::Done(Err(reject.into())),
+        Err(error) => MaybeDone::Done(Err(error)),
     });
     let mut submitted: Vec<_> = submitted.collect();
     // A command counts as submitted when its future is polled first, so the first round is what

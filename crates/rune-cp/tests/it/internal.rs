@@ -7,8 +7,8 @@ use rune_http::Auth;
 use rune_remote_store::{InternalApi, RemoteStore, RemoteStoreConfig};
 use rune_runtime::Tasks;
 use rune_store_runtime::{
-    AuditFilter, DeploymentFilter, DeploymentReader as _, PageRequest, RemoveReplica,
-    ReplicaFilter, ReplicaRow, StoreError,
+    AuditFilter, DeploymentFilter, DeploymentReader as _, PageRequest, RegistryReader as _,
+    RemoveReplica, ReplicaFilter, ReplicaRow, StoreError,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
@@ -125,7 +125,7 @@ async fn a_gateway_has_no_store_and_a_replica_what_is_its_own() {
         .for_replica(replica.id, replica.deployment_id)
         .await;
     let own = remote(&cp, own.unwrap().token);
-    let row = own.deployment(replica.deployment_id).await.unwrap();
+    let row = own.version(replica.version_id).await.unwrap();
     assert_eq!(row.unwrap().agent, "hello");
     let denied = own.deployments(&DeploymentFilter::default(), &page).await;
     let Err(StoreError::Denied(reason)) = denied else {
@@ -162,7 +162,7 @@ async fn a_replica_renews_its_token_until_it_is_stopped() {
     assert_eq!((status, &renewed["valid_for_ms"]), (200, &json!(600_000)));
     let renewed = SecretString::from(renewed["token"].as_str().unwrap().to_owned());
     let store = remote(&cp, renewed.clone());
-    assert!(store.deployment(replica.deployment_id).await.is_ok());
+    assert!(store.version(replica.version_id).await.is_ok());
 
     // For a replica that this deployment does not have there is no token that counts.
     let stranger = cp.tokens.for_replica(
@@ -181,7 +181,7 @@ async fn a_replica_renews_its_token_until_it_is_stopped() {
     };
     cp.platform.store.write(remove).await.unwrap();
     assert_eq!(renew(&renewed).await.0, 401);
-    let refused = store.deployment(replica.deployment_id).await;
+    let refused = store.version(replica.version_id).await;
     assert!(
         matches!(refused, Err(StoreError::Unavailable(_))),
         "{refused:?}"

@@ -36,21 +36,31 @@ struct Queue {
     /// As many as there are callers that wait for an answer.
     jobs: VecDeque<Job>,
     is_sending: bool,
+    /// The journals of commands that are sent apart: what else writes them waits.
+    apart: HashSet<RequestId>,
 }
 
 impl Queue {
     /// The commands that are sent next, in their order.
     fn next_batch(&mut self) -> Vec<Job> {
         let (mut batch, mut bytes, mut journals) = (Vec::new(), 0usize, HashSet::new());
-        while let Some(job) = self.jobs.front() {
+        let mut waiting = VecDeque::new();
+        while let Some(job) = self.jobs.pop_front() {
+            if job.journal.is_some_and(|it| self.apart.contains(&it)) {
+                waiting.push_back(job);
+                continue;
+            }
             bytes = bytes.saturating_add(job.json.len());
             let is_full = batch.len() >= MAX_BATCH || bytes > MAX_BATCH_BYTES;
             let is_known = job.journal.is_some_and(|journal| !journals.insert(journal));
             if !batch.is_empty() && (is_full || is_known) {
+                waiting.push_back(job);
                 break;
             }
-            batch.extend(self.jobs.pop_front());
+            batch.push(job);
         }
+        waiting.append(&mut self.jobs);
+        self.jobs = waiting;
         batch
     }
 }
@@ -83,23 +93,25 @@ impl Commands {
             .into());
         }
         let (answer, answered) = oneshot::channel();
-        let is_idle = {
-            let mut queue = self.queue();
-            queue.jobs.push_back(Job {
-                json,
-                journal: journal(&command.op),
-                submitted: Instant::now(),
-                answer,
-            });
-            !std::mem::replace(&mut queue.is_sending, true)
-        };
-        if is_idle {
-            self.tasks.spawn("remote-commands", Arc::clone(self).run());
-        }
+        self.queue().jobs.push_back(Job {
+            json,
+            journal: journal(&command.op),
+            submitted: Instant::now(),
+            answer,
+        });
+        self.wake();
         answered.await.unwrap_or_else(|_| {
             let reason = "the process ended before the command was answered";
             Err(StoreError::Unavailable(reason.to_owned()))
         })
+    }
+
+    /// Has what waits be sent.
+    fn wake(self: &Arc<Self>) {
+        let is_idle = !std::mem::replace(&mut self.queue().is_sending, true);
+        if is_idle {
+            self.tasks.spawn("remote-commands", Arc::clone(self).run());
+        }
     }
 
     /// Sends until nothing waits any more.
@@ -120,9 +132,9 @@ impl Commands {
         }
     }
 
-    /// Sends a batch until every command of it is answered. Answers those that have to be sent
-    /// one by one: of which one may not be made, and nothing was done.
-    async fn send(&self, mut batch: Vec<Job>) -> Vec<Job> {
+    /// Sends a batch until it is answered. Answers those that have to be sent one by one: of which one may not be made, and
+    /// nothing was done.
+    async fn send(self: &Arc<Self>, batch: Vec<Job>) -> Vec<Job> {
         let Some(first) = batch.first() else {
             return batch;
         };
@@ -130,22 +142,13 @@ impl Commands {
         loop {
             let reason = match self.outcomes(&batch).await {
                 Ok(outcomes) => {
-                    let mut again = Vec::new();
-                    let mut reason = String::new();
                     for (job, outcome) in batch.into_iter().zip(outcomes) {
                         match outcome {
-                            Err(StoreError::Unavailable(why)) => {
-                                reason = why;
-                                again.push(job);
-                            }
+                            Err(StoreError::Unavailable(why)) => self.set_apart(job, why),
                             outcome => job.answer(outcome),
                         }
                     }
-                    if again.is_empty() {
-                        return again;
-                    }
-                    batch = again;
-                    reason
+                    return Vec::new();
                 }
                 Err(CallError::Again(reason)) => reason,
                 Err(CallError::Denied(_)) if batch.len() > 1 => return batch,
@@ -163,6 +166,38 @@ impl Commands {
                 return Vec::new();
             }
         }
+    }
+
+    /// Goes on with a command that the store cannot take yet, which keeps no other one from being sent.
+    fn set_apart(self: &Arc<Self>, job: Job, reason: String) {
+        self.queue().apart.extend(job.journal);
+        let this = Arc::clone(self);
+        self.tasks.spawn("remote-command", async move {
+            let outcome = this.persist(&job, reason).await;
+            if let Some(journal) = job.journal {
+                this.queue().apart.remove(&journal);
+            }
+            job.answer(outcome);
+            this.wake();
+        });
+    }
+
+    /// Sends a command until the store takes it.
+    async fn persist(&self, job: &Job, mut reason: String) -> Outcome {
+        let mut patience = self.connection.patience_since(job.submitted);
+        while patience.wait().await {
+            reason = match self.outcomes(std::slice::from_ref(job)).await {
+                Ok(mut outcomes) => match outcomes.pop() {
+                    Some(Err(StoreError::Unavailable(why))) => why,
+                    Some(outcome) => return outcome,
+                    None => continue,
+                },
+                Err(CallError::Again(why)) => why,
+                Err(CallError::Denied(message)) => return Err(StoreError::Denied(message)),
+                Err(CallError::Final(error)) => return Err(error),
+            };
+        }
+        Err(StoreError::Unavailable(reason))
     }
 
     /// One attempt.

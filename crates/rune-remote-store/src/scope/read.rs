@@ -26,7 +26,10 @@ impl DeploymentScope {
                     _ => denied("only sessions of this agent can be listed"),
                 }
             }
-            Read::Deployment { id } => self.deployment(Some(*id)),
+            // Its row has the variables of every release; a replica is told its own when it starts.
+            Read::Deployment { .. } | Read::Deployments { .. } => {
+                denied("deployments are not a replica's")
+            }
             Read::Replica { id } => match rows.replica(*id).await? {
                 Some(row) if row.deployment_id == self.deployment_id => Ok(()),
                 _ => denied("the replica is none of this deployment"),
@@ -85,7 +88,6 @@ impl DeploymentScope {
                     |it| self.namespace(it),
                 )
             }
-            Read::Deployments { .. } => denied("other deployments are not a replica's"),
             Read::Versions { .. } => denied("the registry is not a replica's"),
             Read::ScheduleFires { .. } => denied("fires are not a replica's"),
             Read::Audit { .. } => denied("the audit trail is not a replica's"),

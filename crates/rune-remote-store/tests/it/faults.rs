@@ -1,9 +1,12 @@
 //! Networks that fail and daemons that restart: what was sent is applied once, in its order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use axum::routing::post;
+use axum::{Extension, Json, Router};
+use bytes::Bytes;
 use futures_util::future::join_all;
 use rune_store_runtime::{
     AcceptRequest, AppendEntries, CachePut, CheckpointPolicy, Clock as _, Command, CommandLog as _,
@@ -11,9 +14,10 @@ use rune_store_runtime::{
     SystemClock, Timestamp, VersionId,
 };
 use rune_store_runtime::{CacheReader as _, Store};
+use serde_json::Value;
 
 use crate::proxy::{Behaviour, Proxy};
-use crate::served::{Served, pair, remote};
+use crate::served::{Listening, Served, pair, remote};
 
 /// Longer than any of these takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -138,6 +142,68 @@ async fn a_slow_network_is_only_slow() {
         ..Behaviour::default()
     })
     .await;
+}
+
+/// Has the store say of commands with this text that it cannot take them yet, as long as it is told so.
+async fn with_stuck(
+    Extension((url, is_stuck)): Extension<(String, Arc<AtomicBool>)>,
+    body: Bytes,
+) -> Json<Vec<Value>> {
+    let commands: Vec<Value> = serde_json::from_slice(&body).unwrap();
+    let is_stuck = is_stuck.load(Ordering::SeqCst);
+    let waits = |command: &Value| is_stuck && command.to_string().contains("stuck");
+    let taken: Vec<&Value> = commands.iter().filter(|command| !waits(command)).collect();
+    let answer = reqwest::Client::new().post(url).json(&taken).send().await;
+    let taken: Vec<Value> = answer.unwrap().json().await.unwrap();
+    let mut taken = taken.into_iter();
+    let later = Err::<(), _>(StoreError::Unavailable("not yet".to_owned()));
+    let later = serde_json::to_value(later).unwrap();
+    let outcomes = commands.iter().map(|command| match waits(command) {
+        true => later.clone(),
+        false => taken.next().unwrap(),
+    });
+    Json(outcomes.collect())
+}
+
+#[tokio::test]
+async fn a_command_that_the_store_cannot_take_yet_holds_up_no_other() {
+    let (_, served, _directory) = pair();
+    let path = "/internal/v1/store/commands";
+    let is_stuck = Arc::new(AtomicBool::new(true));
+    let behind = (
+        format!("{}{path}", served.listening.url()),
+        Arc::clone(&is_stuck),
+    );
+    let router = Router::new().route(path, post(with_stuck));
+    let front = Listening::start(router.layer(Extension(behind)));
+    let store = Store::new(
+        Arc::new(remote(front.url(), PATIENCE)),
+        Arc::new(SystemClock),
+    );
+    let others = async {
+        let ids = write_many(&store).await;
+        assert!(
+            served
+                .local
+                .cached("stuck", store.now())
+                .await
+                .unwrap()
+                .is_none()
+        );
+        is_stuck.store(false, Ordering::SeqCst);
+        ids
+    };
+    let (stuck, ids) = tokio::join!(store.write(put("stuck")), others);
+    stuck.unwrap();
+    assert_once(&*served.local, &ids).await;
+    assert!(
+        served
+            .local
+            .cached("stuck", store.now())
+            .await
+            .unwrap()
+            .is_some()
+    );
 }
 
 #[tokio::test]

@@ -3,19 +3,24 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use axum::Extension;
 use reqwest::{Client, StatusCode};
 use rune_http::ErrorBody;
-use rune_remote_store::{Read, Scope};
+use rune_remote_store::{Read, Scope, StoreServer};
+use rune_runtime::{Engine, ReplicaRouter, Tasks};
+use rune_storage::ObjectStore;
 use rune_store_runtime::{
-    AppendEntries, AuditFilter, AuditReader as _, BudgetCap, BudgetScope, CachePut, Canvas,
-    Command, Op, PageRequest, RecordAudit, RequestFilter, RequestId, RuntimeStore, SessionFilter,
-    Store, StoreError, SystemClock, TaskFilter, Timestamp, UsageFilter,
+    AcceptRequest, AppendEntries, AuditFilter, AuditReader as _, BudgetCap, BudgetScope, CachePut,
+    Canvas, Command, EntryBody, Op, PageRequest, RecordAudit, Reply, RequestFilter, RequestId,
+    RequestStatus, RuntimeStore, SessionFilter, Store, StoreError, SystemClock, TaskFilter,
+    Timestamp, UsageFilter,
 };
 use rune_testkit::store::snapshot;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::served::Served;
+use crate::faults::accept;
+use crate::served::{Listening, Served};
 use crate::tenant::Tenant;
 
 /// The changes that a replica may make, of what is its own. Written twice, so that none is allowed by one word.
@@ -41,7 +46,6 @@ const OWN_READS: &[&str] = &[
     "Approval",
     "Approvals",
     "Cached",
-    "Deployment",
     "Entities",
     "Entity",
     "FindEntities",
@@ -80,7 +84,7 @@ struct Rig {
     others: Vec<Tenant>,
     served: Served,
     client: Client,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Rig {
@@ -104,7 +108,7 @@ impl Rig {
             others,
             served,
             client: Client::new(),
-            _directory: directory,
+            directory,
         }
     }
 
@@ -225,6 +229,60 @@ async fn what_is_its_own_is_there_but_for_what_the_daemon_does() {
         allowed.insert(read.name());
     }
     assert_eq!(allowed.into_iter().collect::<Vec<_>>(), OWN_READS);
+}
+
+/// What cannot be decided yet holds up nothing else of a batch, and what has ended is nobody's.
+#[tokio::test]
+async fn a_command_that_nobody_knows_the_owner_of_holds_up_no_other() {
+    let mut rig = Rig::start().await;
+    let local = Arc::clone(&rig.served.local) as Arc<dyn RuntimeStore>;
+    let store = Store::new(local, Arc::new(SystemClock));
+    let unowned = AcceptRequest {
+        deployment_id: rig.own.deployment,
+        version_id: rig.own.version,
+        ..accept()
+    };
+    let id = unowned.request_id;
+    store.write(unowned).await.unwrap();
+    let engine = Engine::new(store.clone(), ReplicaRouter::new(), Tasks::new());
+    let objects = ObjectStore::open_directory(&rig.directory.path().join("objects")).unwrap();
+    let server = StoreServer::new(store.clone(), Arc::new(objects)).guarded_by(engine);
+    let scope = Scope::Deployment(Box::new(rig.own.scope()));
+    rig.served.listening = Listening::start(server.router().layer(Extension(scope)));
+
+    let notice = |request_id| AppendEntries {
+        request_id,
+        entries: vec![EntryBody::Notice {
+            code: "test".to_owned(),
+            message: String::new(),
+        }],
+    };
+    let command = |op: AppendEntries| Command::new(store.now(), op);
+    let batch = [command(notice(id)), command(notice(rig.own.request))];
+    let batch = serde_json::to_string(&batch).unwrap();
+    let (status, answer) = rig.call("commands", batch).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let outcomes: Vec<Result<Reply, StoreError>> = serde_json::from_str(&answer).unwrap();
+    assert!(
+        matches!(
+            &outcomes[..],
+            [Err(StoreError::Unavailable(_)), Ok(Reply::Appended(_))]
+        ),
+        "{outcomes:?}"
+    );
+
+    let ends = AppendEntries {
+        request_id: id,
+        entries: vec![EntryBody::Finished {
+            status: RequestStatus::Cancelled,
+            output: None,
+            failure: None,
+            usage: Default::default(),
+            cost: Default::default(),
+        }],
+    };
+    store.write(ends).await.unwrap();
+    rig.assert_denied(notice(id)).await;
 }
 
 /// Calls that name its own agent, and rows of another one.

@@ -95,6 +95,8 @@ impl Engine {
         Ok(match row.replica_id {
             Some(holder) if holder == replica => Hold::Its,
             Some(_) => Hold::NotIts,
+            // Nobody runs it any more.
+            None if row.status.is_terminal() => Hold::NotIts,
             None => Hold::Unknown,
         })
     }
@@ -181,8 +183,10 @@ impl Engine {
                     heard = events.heard();
                     match event {
                         Ok(Some((position, item))) => {
-                            pause = FIRST_PAUSE;
                             let is_first = matches!(item, RunItem::Joined(_));
+                            if !is_first {
+                                pause = FIRST_PAUSE;
+                            }
                             follower.take(item).await?;
                             let run = &follower.run_id;
                             let same = resume.as_ref().is_some_and(|known| known.run == *run);
