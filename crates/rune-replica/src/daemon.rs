@@ -115,6 +115,10 @@ async fn boot(
     let version = version.ok_or_else(|| ApiError::not_found("version", &id))?;
     let fingerprint = &booting.fingerprint;
     let deployment = deployment_of(scope.replica_id, fingerprint, &deployment, &version);
+    let deployment = deployment.ok_or_else(|| {
+        let message = "what the replica was made from is not deployed any more";
+        ApiError::new(ErrorCode::Conflict, message)
+    })?;
     let settings = daemon.boot.settings(&deployment, &version).await;
     let settings = settings.map_err(ApiError::unavailable)?;
     Ok(Json(ReplicaBoot {

@@ -33,28 +33,28 @@ fn hex(hash: Sha256) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The deployment as a replica with this fingerprint has it: with the variables of what is rolled out, where it is made from
-/// that, and without those of any other release.
+/// The deployment as a replica with this fingerprint has it: with the variables that it is made from, and without those of any
+/// other release. Nothing where what it is made from is neither what the deployment runs nor what is rolled out.
 #[must_use]
 pub fn deployment_of(
     replica: ReplicaId,
     replica_fingerprint: &str,
     deployment: &DeploymentRow,
     version: &VersionRow,
-) -> DeploymentRow {
-    let mut own = DeploymentRow {
-        rollout: None,
-        releases: Vec::new(),
-        ..deployment.clone()
-    };
-    if let Some(rollout) = deployment.candidate() {
-        let env = rollout.env.clone();
-        let candidate = DeploymentRow { env, ..own.clone() };
-        let spec = ReplicaSpec::new(replica, &candidate, version);
-        let made_from = replica_fingerprint.split('.').next();
-        if made_from == Some(deployed(&spec).as_str()) {
-            own = candidate;
-        }
-    }
-    own
+) -> Option<DeploymentRow> {
+    let made_from = replica_fingerprint.split('.').next();
+    let candidate = deployment.candidate().map(|rollout| &rollout.env);
+    let mut rows = candidate
+        .into_iter()
+        .chain([&deployment.env])
+        .map(|env| DeploymentRow {
+            env: env.clone(),
+            rollout: None,
+            releases: Vec::new(),
+            ..deployment.clone()
+        });
+    rows.find(|row| {
+        let spec = ReplicaSpec::new(replica, row, version);
+        made_from == Some(deployed(&spec).as_str())
+    })
 }

@@ -7,6 +7,7 @@ use rune_store_runtime::{
 use serde_json::{Value, json};
 
 use super::{Process, Rig, builder};
+use crate::home::write_plain;
 use crate::wire::{LIMIT, POLL, Tool, answer, lines_of};
 
 /// Waits until the test says that it may end.
@@ -23,6 +24,24 @@ async fn call(rig: &Rig, replica: &Process, path: &str, body: &Value) -> (u16, V
     answer(call.bearer_auth(&replica.env["RUNE_REPLICA_TOKEN"]))
         .await
         .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_told_of_what_it_was_made_from_and_nothing_else() {
+    let rig = Rig::start(builder()).await;
+    write_plain(&rig.served.0.home().join("plain"));
+    rig.served.rune(&["run", "plain"]).ok();
+    let process = rig.process();
+    let own = &process.env["RUNE_REPLICA_FINGERPRINT"];
+    let (status, boot) = call(&rig, &process, "replica", &json!({"fingerprint": own})).await;
+    assert_eq!(status, 200, "{boot}");
+    let other = json!({"fingerprint": format!("{}.0", "0".repeat(64))});
+    let (status, refused) = call(&rig, &process, "replica", &other).await;
+    assert_eq!(status, 409, "{refused}");
+    let id = &boot["deployment"]["id"];
+    let read = json!({"read": "deployment", "args": {"id": id}});
+    let (status, refused) = call(&rig, &process, "store/read", &read).await;
+    assert_eq!(status, 403, "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
