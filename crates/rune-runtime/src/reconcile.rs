@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::backoff::Backoffs;
+use self::replicas::Found;
 use self::rollout::{Goals, is_final, judge};
 use self::start::{Ended, StartError, Starts};
 use crate::engine::Engine;
@@ -115,6 +116,8 @@ struct Look {
     candidate: Option<Group>,
     /// All others that live.
     outdated: Vec<ReplicaId>,
+    /// Whether the backend did not say of every replica of an earlier process what it is.
+    is_partial: bool,
 }
 
 /// Which version of a deployment.
@@ -162,7 +165,16 @@ impl Look {
             stable: group(Role::Stable, deployment.version_id, &deployment.env),
             candidate: candidate.map(|it| group(Role::Candidate, it.version_id, &it.env)),
             outdated: Vec::new(),
+            is_partial: false,
             deployment,
+        }
+    }
+
+    /// Adds a replica that was made from a template.
+    fn add(&mut self, id: ReplicaId, template: &Template) {
+        match self.group(template) {
+            Some(group) => group.current.push(id),
+            None => self.outdated.push(id),
         }
     }
 
@@ -305,10 +317,12 @@ impl ReconcileLoop {
             self.router.set_deployment(seen);
         }
         self.known.send_replace(true);
+        let mut replicas = self.find_replicas().await?;
         let mut looks = Vec::with_capacity(deployments.len());
         for deployment in deployments {
             let id = deployment.id;
-            match self.look(deployment).await {
+            let found = replicas.remove(&id).unwrap_or_default();
+            match self.look(deployment, found).await {
                 Ok(look) => looks.push(look),
                 Err(error) => tracing::warn!(deployment = %id, %error, "reconcile failed"),
             }
@@ -341,9 +355,16 @@ impl ReconcileLoop {
     }
 
     /// Finds out how a deployment is, and begins what is to be done about it.
-    async fn look(&mut self, deployment: DeploymentRow) -> Result<Look, StoreError> {
+    async fn look(
+        &mut self,
+        deployment: DeploymentRow,
+        replicas: Vec<Found>,
+    ) -> Result<Look, StoreError> {
         let mut look = Look::new(deployment);
-        self.sort_replicas(&mut look).await?;
+        self.sort_replicas(&mut look, replicas).await?;
+        if look.is_partial {
+            return Ok(look);
+        }
         let goals = look.goals();
         let row = &look.deployment;
         self.pursue(row, &mut look.stable, goals.stable).await?;
@@ -404,10 +425,7 @@ impl ReconcileLoop {
                     let id = start.replica_id;
                     if let Some(look) = look {
                         // One too many is let go when everything is known.
-                        match look.group(&start.template) {
-                            Some(group) => group.current.push(id),
-                            None => look.outdated.push(id),
-                        }
+                        look.add(id, &start.template);
                     }
                     let started = Started {
                         template: start.template,
@@ -446,6 +464,10 @@ impl ReconcileLoop {
 
     /// Takes a rollout on, lets go of what is replaced and writes what was found.
     async fn settle(&mut self, mut look: Look) -> Result<(), StoreError> {
+        if look.is_partial {
+            // What was found last holds until the backend answers.
+            return Ok(());
+        }
         self.conclude(&mut look).await?;
         let goals = look.goals();
         self.trim(&mut look.stable, goals.stable);
@@ -455,10 +477,10 @@ impl ReconcileLoop {
         let wanted = look.deployment.replicas as usize;
         let stable = look.stable.current.len();
         let new = look.candidate.as_ref().map_or(0, |it| it.current.len());
-        if wanted == 0 || stable + new > 0 {
-            for id in &look.outdated {
-                self.retire(*id);
-            }
+        // As many as are missing of the others take requests meanwhile.
+        let kept = wanted.saturating_sub(stable + new);
+        for id in look.outdated.iter().skip(kept) {
+            self.retire(*id);
         }
         if stable >= goals.stable {
             self.backoffs.rest(look.deployment.id, Role::Stable);

@@ -103,6 +103,14 @@ impl Backoffs {
         self.0.remove(&(id, role));
     }
 
+    /// What is known of the version that was rolled out is that of the deployment's own from now on.
+    pub(super) fn take_over(&mut self, id: DeploymentId) {
+        self.0.remove(&(id, Role::Stable));
+        if let Some(entry) = self.0.remove(&(id, Role::Candidate)) {
+            self.0.insert((id, Role::Stable), entry);
+        }
+    }
+
     pub(super) fn forget(&mut self, id: DeploymentId) {
         self.0.retain(|(deployment, _), _| *deployment != id);
     }

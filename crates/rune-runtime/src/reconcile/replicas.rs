@@ -1,45 +1,96 @@
 //! The replicas that are there: sorted, taken over, let go.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rune_backend::ReplicaHealth;
+use futures_util::stream::{self, StreamExt as _};
+use rune_backend::{BackendError, ReplicaHealth};
 use rune_store_runtime::{
-    PageRequest, PutReplica, RemoveReplica, ReplicaFilter, ReplicaId, ReplicaRow, ReplicaState,
-    StoreError,
+    DeploymentId, PageRequest, PutReplica, RemoveReplica, ReplicaFilter, ReplicaId, ReplicaRow,
+    ReplicaState, StoreError,
 };
 use tokio::time::Instant;
 
 use super::backoff::CALM;
-use super::{Group, Look, ReconcileLoop, Started, Template};
+use super::{Look, ReconcileLoop, Started, Template};
+
+/// Replicas that the backend is asked about at the same time.
+const ASKED_AT_A_TIME: usize = 64;
+
+/// A replica, and what the backend says of it.
+pub(super) struct Found {
+    row: ReplicaRow,
+    health: Result<ReplicaHealth, BackendError>,
+    /// Whether it took nothing new already before.
+    drains: bool,
+}
 
 impl ReconcileLoop {
+    /// The replicas of every deployment, with what the backend says of them. Many are asked at a time: one that does not
+    /// answer holds up the look, and not the more of them there are.
+    pub(super) async fn find_replicas(
+        &self,
+    ) -> Result<HashMap<DeploymentId, Vec<Found>>, StoreError> {
+        let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
+        let mut rows = Vec::new();
+        loop {
+            let found = self
+                .store
+                .replicas(&ReplicaFilter::default(), &page)
+                .await?;
+            rows.extend(found.items);
+            match found.next {
+                Some(cursor) => page.cursor = Some(cursor),
+                None => break,
+            }
+        }
+        rows.retain(|row| !self.starts.contains(row.id) && !self.draining().contains(&row.id));
+        let asked = rows.into_iter().map(|row| async {
+            let drains = self.drains(row.id);
+            let health = self.backend.health(row.id).await;
+            Found {
+                row,
+                health,
+                drains,
+            }
+        });
+        let mut asked = stream::iter(asked).buffered(ASKED_AT_A_TIME);
+        let mut all: HashMap<_, Vec<_>> = HashMap::new();
+        while let Some(found) = asked.next().await {
+            all.entry(found.row.deployment_id).or_default().push(found);
+        }
+        Ok(all)
+    }
+
     /// Sorts the deployment's live replicas into those that are as they should be, and the rest.
     /// Rows of replicas that are gone are removed.
-    pub(super) async fn sort_replicas(&mut self, look: &mut Look) -> Result<(), StoreError> {
-        let filter = ReplicaFilter {
-            deployment_id: Some(look.deployment.id),
-        };
-        let page = PageRequest::first(PageRequest::MAX_LIMIT);
-        let rows = self.store.replicas(&filter, &page).await?.items;
-        for row in rows {
-            if self.starts.contains(row.id) || self.draining().contains(&row.id) {
-                continue;
-            }
-            match self.backend.health(row.id).await {
+    pub(super) async fn sort_replicas(
+        &mut self,
+        look: &mut Look,
+        replicas: Vec<Found>,
+    ) -> Result<(), StoreError> {
+        for found in replicas {
+            let Found {
+                row,
+                health,
+                drains,
+            } = found;
+            match health {
                 Ok(ReplicaHealth::Ready | ReplicaHealth::Starting) => {
                     let from = match self.started_from.get(&row.id) {
                         Some(started) => Some(started.template.clone()),
                         None => self.adopt(look, &row).await?,
                     };
-                    let group = from.and_then(|from| look.group(&from));
-                    match group {
-                        Some(group) => group.current.push(row.id),
+                    match from {
+                        Some(from) => look.add(row.id, &from),
                         None => look.outdated.push(row.id),
                     }
                 }
                 Ok(ReplicaHealth::Gone) => {
-                    self.note_end(look, row.id, "it is gone");
+                    if !drains {
+                        self.note_end(look, row.id, "it is gone");
+                    }
                     self.started_from.remove(&row.id);
                     self.store
                         .write(RemoveReplica { replica_id: row.id })
@@ -47,7 +98,10 @@ impl ReconcileLoop {
                 }
                 Ok(ReplicaHealth::Unhealthy(reason)) => {
                     tracing::warn!(replica = %row.id, reason, "replica is unhealthy");
-                    self.note_end(look, row.id, &reason);
+                    // Who was told to end by somebody else has not failed.
+                    if !drains && !self.drains(row.id) {
+                        self.note_end(look, row.id, &reason);
+                    }
                     self.write_state(&row, ReplicaState::Unhealthy, reason)
                         .await?;
                     self.retire(row.id);
@@ -55,13 +109,20 @@ impl ReconcileLoop {
                 // Nothing is known about the replica, so nothing is done to it.
                 Err(error) => {
                     tracing::warn!(replica = %row.id, %error, "backend does not answer");
-                    let is_new = |it: &&mut Group| it.template.version_id == row.version_id;
-                    let new = look.candidate.as_mut().filter(is_new);
-                    new.unwrap_or(&mut look.stable).current.push(row.id);
+                    match self.started_from.get(&row.id) {
+                        Some(started) => look.add(row.id, &started.template),
+                        None => look.is_partial = true,
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether a replica takes nothing new.
+    fn drains(&self, id: ReplicaId) -> bool {
+        let replica = self.router.replica(id);
+        replica.is_some_and(|replica| replica.is_draining())
     }
 
     /// Notes that a replica of this process ended by itself, where that was soon after it was ready.
@@ -99,9 +160,12 @@ impl ReconcileLoop {
             match self.backend.adopt(&spec, endpoint).await {
                 Ok(true) => {
                     tracing::info!(replica = %row.id, agent = deployment.agent, "replica goes on");
+                    let age = self.store.now().as_millis() - row.created_at.as_millis();
+                    let age = Duration::from_millis(u64::try_from(age).unwrap_or_default());
+                    let now = Instant::now();
                     let started = Started {
                         template: template.clone(),
-                        since: Instant::now(),
+                        since: now.checked_sub(age).unwrap_or(now),
                     };
                     self.started_from.insert(row.id, started);
                     return Ok(Some(template.clone()));

@@ -81,6 +81,7 @@ impl ReconcileLoop {
         let reason = "every replica runs the new version".to_owned();
         let audit = audit(row, "deployment.complete", reason);
         let row = self.store.write_audited(complete, audit).await?;
+        self.backoffs.take_over(row.id);
         look.resort(row);
         Ok(())
     }
@@ -89,7 +90,7 @@ impl ReconcileLoop {
     fn fault(&self, look: &Look) -> Option<String> {
         let row = &look.deployment;
         let rollout = row.rollout.as_ref()?;
-        match rollout.state {
+        let role = match rollout.state {
             RolloutState::RolledBack => return None,
             RolloutState::Completed => {
                 let since = self.store.now().as_millis() - rollout.ended_at?.as_millis();
@@ -97,17 +98,19 @@ impl ReconcileLoop {
                 if !is_watched || row.releases.is_empty() {
                     return None;
                 }
+                Role::Stable
             }
             RolloutState::Progressing => {
                 let candidate = look.candidate.as_ref()?;
                 if candidate.is_hopeless {
                     return candidate.failure.clone();
                 }
-                let failures = self.backoffs.failures(row, Role::Candidate);
-                if let Some((_, why)) = failures.filter(|(count, _)| *count >= MAX_FAILURES) {
-                    return Some(format!("given up after {MAX_FAILURES} attempts: {why}"));
-                }
+                Role::Candidate
             }
+        };
+        let failures = self.backoffs.failures(row, role);
+        if let Some((_, why)) = failures.filter(|(count, _)| *count >= MAX_FAILURES) {
+            return Some(format!("given up after {MAX_FAILURES} attempts: {why}"));
         }
         self.router.objection(row.id)
     }

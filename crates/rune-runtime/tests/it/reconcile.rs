@@ -38,6 +38,10 @@ struct Fake {
     bad: Option<(VersionId, BackendError)>,
     /// Replicas of this version are gone as soon as somebody looks.
     dying: Option<VersionId>,
+    /// It does not say how replicas are.
+    away: bool,
+    /// How many more starts come to an end; the others wait.
+    starts_left: Option<u32>,
     stop_fails: u32,
     starts: Vec<Instant>,
     log: Vec<(&'static str, ReplicaId)>,
@@ -53,7 +57,11 @@ impl Backend for FakeBackend {
         if self.state.lock().unwrap().stuck == Some(spec.version_id) {
             std::future::pending::<()>().await;
         }
+        while self.state.lock().unwrap().starts_left == Some(0) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let mut state = self.state.lock().unwrap();
+        state.starts_left = state.starts_left.map(|left| left.saturating_sub(1));
         state.starts.push(Instant::now());
         if state.failing {
             return Err(BackendError::Unavailable("no room".to_owned()));
@@ -72,6 +80,9 @@ impl Backend for FakeBackend {
 
     async fn health(&self, id: ReplicaId) -> Result<ReplicaHealth, BackendError> {
         let mut state = self.state.lock().unwrap();
+        if state.away {
+            return Err(BackendError::Unavailable("no answer".to_owned()));
+        }
         let dying = state.dying;
         state
             .running

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use rune_store_runtime::{
-    AuditFilter, PromoteRollout, RollBack, RolloutState, RolloutStrategy, StartRollout,
+    AuditFilter, PromoteRollout, PutReplica, RollBack, RolloutState, RolloutStrategy, StartRollout,
 };
 
 use super::*;
@@ -40,6 +40,22 @@ impl Plane {
             weight,
         };
         self.store.write(start).await.unwrap();
+        self.handle.wake();
+    }
+
+    /// Deploys it with another variable.
+    async fn change_variables(&self, version_id: VersionId, replicas: u32) {
+        let apply = ApplyDeployment {
+            deployment_id: self.id,
+            namespace: "dev".to_owned(),
+            agent: "bot".to_owned(),
+            alias: "stable".to_owned(),
+            version_id,
+            replicas,
+            env: BTreeMap::from([("KEY".to_owned(), "new".to_owned())]),
+            project: None,
+        };
+        self.store.write(apply).await.unwrap();
         self.handle.wake();
     }
 
@@ -111,6 +127,85 @@ async fn a_new_version_takes_over_without_fewer_replicas_than_are_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn going_back_leaves_as_many_replicas_as_are_wanted() {
+    let backend = Arc::new(FakeBackend::default());
+    let (plane, one, two) = Plane::deployed(&backend, 4).await;
+    plane.apply(two, 4).await;
+    plane.only(two, 4).await;
+    backend.set(|fake| {
+        fake.log.clear();
+        fake.starts_left = Some(1);
+    });
+    plane.back().await;
+    plane.handle.wake();
+    plane
+        .settles("one is back", |_, replicas| {
+            let of_one = |row: &&ReplicaRow| row.version_id == one;
+            let mut back = replicas.iter().filter(of_one);
+            back.any(|row| row.state == ReplicaState::Ready)
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    backend.set(|fake| fake.starts_left = None);
+    plane.only(one, 4).await;
+    let mut live = 4;
+    for (what, id) in backend.state.lock().unwrap().log.clone() {
+        match what {
+            "start" => live += 1,
+            "drain" => live -= 1,
+            _ => {}
+        }
+        assert!(live >= 4, "{live} are left at {what} {id}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_does_not_answer_completes_no_rollout_of_variables() {
+    let backend = Arc::new(FakeBackend::default());
+    let (plane, one, _) = Plane::deployed(&backend, 2).await;
+    backend.set(|fake| {
+        fake.away = true;
+        fake.starts_left = Some(0);
+    });
+    plane.change_variables(one, 2).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let row = plane.row().await;
+    assert!(row.candidate().is_some(), "{:?}", row.rollout);
+    assert_eq!(plane.audit("deployment.complete").await.len(), 0);
+    backend.set(|fake| {
+        fake.away = false;
+        fake.starts_left = None;
+    });
+    plane.only(one, 2).await;
+    assert_eq!(plane.row().await.env["KEY"], "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_while_a_replica_of_an_earlier_process_is_not_known() {
+    let backend = Arc::new(FakeBackend::default());
+    let (plane, one, _) = Plane::deployed(&backend, 1).await;
+    let earlier = PutReplica {
+        replica_id: ReplicaId::generate(),
+        deployment_id: plane.id,
+        version_id: one,
+        state: ReplicaState::Ready,
+        reason: String::new(),
+        backend: "fake".to_owned(),
+        endpoint: Some("http://127.0.0.1:1".to_owned()),
+    };
+    plane.store.write(earlier).await.unwrap();
+    backend.set(|fake| {
+        fake.away = true;
+        fake.log.clear();
+    });
+    plane.scale(3).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(backend.state.lock().unwrap().log, []);
+    backend.set(|fake| fake.away = false);
+    plane.ready(3).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_version_that_does_not_start_is_rolled_back() {
     let backend = Arc::new(FakeBackend::default());
     let (plane, one, two) = Plane::deployed(&backend, 2).await;
@@ -168,6 +263,24 @@ async fn a_version_whose_replicas_end_again_and_again_is_rolled_back() {
             row.is_some_and(|row| row.candidate().is_none() && row.state == DeploymentState::Ready)
         })
         .await;
+    let (version, state, reason) = plane.ended().await;
+    assert_eq!((version, state), (one, RolloutState::RolledBack));
+    assert!(
+        reason.starts_with("2.0.0: given up after 3 attempts: crash loop:"),
+        "{reason}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_dies_when_it_has_taken_over_is_rolled_back() {
+    let backend = Arc::new(FakeBackend::default());
+    let (plane, one, two) = Plane::deployed(&backend, 1).await;
+    plane.apply(two, 1).await;
+    plane.only(two, 1).await;
+    assert_eq!(plane.ended().await.1, RolloutState::Completed);
+    backend.set(|fake| fake.dying = Some(two));
+    plane.handle.wake();
+    plane.only(one, 1).await;
     let (version, state, reason) = plane.ended().await;
     assert_eq!((version, state), (one, RolloutState::RolledBack));
     assert!(
