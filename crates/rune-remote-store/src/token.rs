@@ -27,7 +27,7 @@ const REPLICA: &str = "rune-replica";
 const GATEWAY: &str = "rune-gateway";
 /// What the key is derived for.
 const PURPOSE: &str = "internal tokens";
-/// How long a replica's token is valid; it is renewed before.
+/// How long a replica's token is valid at least; it is renewed before.
 const REPLICA_VALIDITY: Duration = Duration::from_secs(10 * 60);
 /// How far clocks may be apart.
 const LEEWAY: Duration = Duration::from_secs(30);
@@ -77,6 +77,8 @@ pub struct InternalTokens {
     store: Store,
     source: SecretKeySource,
     key: OnceCell<Vec<u8>>,
+    /// How long a replica's token is valid.
+    replica_validity: Duration,
 }
 
 impl InternalTokens {
@@ -87,11 +89,22 @@ impl InternalTokens {
             store,
             source,
             key: OnceCell::new(),
+            replica_validity: REPLICA_VALIDITY,
         }
     }
 
-    /// The token of a replica. It is valid for ten minutes, and only while the replica's row is
-    /// there.
+    /// The same for replicas that go on for so long without their daemon: each has a valid token then, having renewed it at
+    /// half of its time.
+    #[must_use]
+    pub fn outlasting(self, orphan_after: Duration) -> Self {
+        Self {
+            replica_validity: REPLICA_VALIDITY.max(orphan_after * 2),
+            ..self
+        }
+    }
+
+    /// The token of a replica. It is valid for ten minutes, or longer ([`InternalTokens::outlasting`]), and only while the
+    /// replica's row is there.
     ///
     /// # Errors
     /// A [`SecretError`] where there is no key to sign it with.
@@ -104,9 +117,9 @@ impl InternalTokens {
             aud: REPLICA.to_owned(),
             sub: replica.to_string(),
             deployment: Some(deployment),
-            ..Claims::of(self.store.now(), REPLICA_VALIDITY)
+            ..Claims::of(self.store.now(), self.replica_validity)
         };
-        sign(&claims, self.key().await?, REPLICA_VALIDITY)
+        sign(&claims, self.key().await?, self.replica_validity)
     }
 
     /// The token of a split gateway, signed with a key derived from this one, as [`InternalTokens::new`] verifies it. `name`

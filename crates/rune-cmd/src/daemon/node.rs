@@ -4,9 +4,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rune_docker::{DockerConfig, DockerEngine, DockerExec};
-use rune_env::{Config, SandboxMode, ToolsConfig, WebSearch};
+use rune_env::{Config, REPLICA_ORPHAN_SECS, SandboxMode, ToolsConfig, WebSearch};
 use rune_mcp::McpClient;
 use rune_remote_store::InternalTokens;
 use rune_runtime::model::{ClaudeCli, Prices, ProviderPool, Timeouts};
@@ -124,6 +125,11 @@ impl Node {
             .with_recovery(config.recovery)
             .with_caller_budgets(config.budgets.clone());
         let tokens = InternalTokens::new(store.clone(), internal_key(config));
+        // Where it is no number replicas say so.
+        let orphan_secs = config.variable(REPLICA_ORPHAN_SECS);
+        let orphan_secs = orphan_secs.and_then(|text| text.trim().parse::<u32>().ok());
+        let orphan_after = Duration::from_secs(orphan_secs.unwrap_or_default().into());
+        let tokens = tokens.outlasting(orphan_after);
         let tokens = Arc::new(tokens);
         let engine = match &config.gateway.base_url {
             Some(url) => engine.with_wakeups_at(url),

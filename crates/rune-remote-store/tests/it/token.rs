@@ -63,10 +63,14 @@ async fn a_token_ends_with_its_time_and_with_its_replica() {
     clock.advance(Duration::from_secs(3600));
     assert!(tokens.authenticate(&bearer(&gateway)).await.is_err());
 
-    let replica = tokens
+    // One that goes on without its daemon for an hour has a token for it, whenever it renewed that.
+    let lasting = InternalTokens::new(store.clone(), source).outlasting(hour);
+    let replica = lasting
         .for_replica(tenant.replica, tenant.deployment)
         .await
         .unwrap();
+    assert_eq!(replica.valid_for, hour * 2);
+    clock.advance(hour + Duration::from_secs(1800));
     assert!(tokens.authenticate(&bearer(&replica)).await.is_ok());
     let remove = RemoveReplica {
         replica_id: tenant.replica,

@@ -106,6 +106,7 @@ impl Engine {
         }
         let started = Instant::now();
         let deadline = started + start.timeout;
+        let deployment_id = start.deployment_id;
         let mut held = self.place_kept(&start).await;
         let mut begun = None;
         let mut pause = LOSS_PAUSE;
@@ -140,7 +141,7 @@ impl Engine {
             let away = Box::pin(self.run_away(&start, run, lease, &client));
             match away.await? {
                 Away::Ended => {
-                    self.count_end(start.deployment_id, version, run);
+                    self.count_end(deployment_id, version, run);
                     return Ok(Outcome::Ended);
                 }
                 Away::Parked => return Ok(Outcome::Parked),
@@ -153,7 +154,10 @@ impl Engine {
                     pause = (pause * 2).min(MAX_LOSS_PAUSE);
                     match self.after_loss(start, run, &reason).await? {
                         Ok(again) => start = again,
-                        Err(outcome) => return Ok(outcome),
+                        Err(outcome) => {
+                            self.count_end(deployment_id, version, run);
+                            return Ok(outcome);
+                        }
                     }
                 }
             }
@@ -164,7 +168,6 @@ impl Engine {
         };
         let spent = state.spent;
         let version = lease.replica().version_id();
-        let deployment_id = start.deployment_id;
         let agent = match forked(&lease.replica().agent().now(), &state) {
             Ok(agent) => agent,
             Err(failure) => {
@@ -285,6 +288,14 @@ impl Engine {
         run: &ActiveRequest,
         deadline: Instant,
     ) -> Result<Lease, Failure> {
+        let late = || {
+            let message = "no replica became free before the request's `timeout_ms`";
+            Failure::new(ErrorCode::Timeout, message)
+        };
+        // One that refuses is free again and again.
+        if !start.taken_up && Instant::now() >= deadline {
+            return Err(late());
+        }
         let place = async {
             start.turn.cancelled().await;
             let router = &self.inner.router;
@@ -311,10 +322,7 @@ impl Engine {
             () = run.cancel.cancelled() => {
                 Err(Failure::new(ErrorCode::Cancelled, "the request was cancelled"))
             }
-            () = tokio::time::sleep_until(deadline), if !start.taken_up => {
-                let message = "no replica became free before the request's `timeout_ms`";
-                Err(Failure::new(ErrorCode::Timeout, message))
-            }
+            () = tokio::time::sleep_until(deadline), if !start.taken_up => Err(late()),
         }
     }
 
