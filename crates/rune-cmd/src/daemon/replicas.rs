@@ -84,8 +84,10 @@ impl ReplicaAccess for Access {
         let settings = serde_json::to_string(&settings).map_err(|error| error.to_string())?;
         let program = env!("CARGO_PKG_VERSION");
         let image = &boot.config.runtime.replica_image;
+        // One that was told of another address does not find the daemon.
+        let address = &self.control_plane;
         // Keyed, because there are secrets in it.
-        let purpose = format!("basis of replicas {program} {image:?} {settings}");
+        let purpose = format!("basis of replicas {program} {image:?} {address} {settings}");
         let basis = self.keys.derive(&purpose).await;
         basis
             .map(|basis| hex(&basis))

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
 
 use super::rig::Rig;
@@ -155,6 +155,33 @@ async fn a_replica_of_other_settings_is_not_taken_over() {
     rig.others_than(&first).await;
     let (status, body) = rig.api.ask("worker", &json!({"input": "hello"})).await;
     assert_eq!(status, 200, "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_told_of_another_address_is_replaced_and_its_request_goes_on() {
+    // Each start of this daemon has its control plane at a port of its own.
+    let mut rig = Rig::start("process", "").await;
+    let first = rig.pids();
+    let address = rig.served.0.control_plane().to_owned();
+    let id = rig.slow().await;
+    rig.begun(1).await;
+    rig.served.0.kill9().unwrap();
+    rig.restart().await;
+    assert_ne!(rig.served.0.control_plane(), address);
+    rig.others_than(&first).await;
+    rig.begun(2).await;
+    rig.go();
+    let row = rig.api.ended(&id).await;
+    assert_eq!(
+        (&row["status"], &row["attempts"]),
+        (&json!("completed"), &json!(2)),
+        "{row}\n{}",
+        rig.served.0.log()
+    );
+    rig.until("the one before has ended", async || {
+        test_kill_process(first[0]).is_err()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
