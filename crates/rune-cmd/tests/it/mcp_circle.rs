@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use crate::home::{RUNE, Served};
 use crate::mcp::{servers, until};
-use crate::mcp_server::{MODERN, Stdio, deploy};
+use crate::mcp_server::stdio::Stdio;
+use crate::mcp_server::{MODERN, deploy};
 use crate::wire::{Api, answer};
 
 /// Calls itself, as its MCP server offers it.

@@ -11,7 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::home::{RUNE, Served};
-use crate::mcp_server::{Stdio, deploy, request_of};
+use crate::mcp_server::stdio::Stdio;
+use crate::mcp_server::{deploy, request_of};
 use crate::wire::{Api, answer, spawn};
 
 /// Hands everything on to a daemon, and breaks off the first call of an agent as soon as it is accepted.
