@@ -9,6 +9,7 @@ mod runtime;
 mod schedule;
 mod scripted;
 mod status;
+mod surroundings;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use self::surroundings::Api;
 use crate::cluster::Cluster;
 use crate::object::{self, text};
 use crate::resource::named;
@@ -74,6 +76,7 @@ impl Kubelet {
             cluster: Arc::clone(server.cluster()),
             node: Arc::new(node),
             runtime,
+            api: Api::of(server).map(Arc::new),
             stop: stop.clone(),
         };
         worker.join();
@@ -92,6 +95,7 @@ struct Worker {
     cluster: Arc<Cluster>,
     node: Arc<NodeConfig>,
     runtime: Arc<dyn PodRuntime>,
+    api: Option<Arc<Api>>,
     stop: CancellationToken,
 }
 
@@ -157,6 +161,7 @@ impl Worker {
                 Arc::clone(&self.cluster),
                 Arc::clone(&self.node),
                 Arc::clone(&self.runtime),
+                self.api.clone(),
                 key,
                 pod,
                 ending,

@@ -10,7 +10,8 @@
 //! * [`Kubectl`] is the real `kubectl`, which judges the server.
 //!
 //! It is one process with its objects in memory: no etcd, no admission webhooks, no custom resources, one version of
-//! each kind. Nothing routes to the address of a service or resolves its name, and nothing makes pods of deployments.
+//! each kind. Nothing routes to the address of a service: its name leads to a pod behind it, to the one that was there when
+//! the container started that asks. Nothing makes pods of deployments.
 //!
 //! Invariants: an answer is what the real server would say to the same request, or an error that says what is not
 //! there; every change has a revision of its own, and watches see them in that order.

@@ -34,6 +34,11 @@ impl Volumes {
         })
     }
 
+    /// A directory of the pod's own, open to its containers.
+    pub(super) fn dir(&self, name: &str) -> Result<PathBuf, String> {
+        part(self.own.path().to_owned(), name)
+    }
+
     /// What is mounted into a container.
     pub(super) fn mounts(
         &self,

@@ -9,8 +9,11 @@ use super::pod::PodTask;
 use super::probe::{Probes, Seen};
 use super::runtime::{ContainerRequest, Running, StartFailure};
 use super::status::{self, ContainerState};
+use super::surroundings;
 use crate::object::{self, list, text};
 
+/// The volume with the token of a pod's account, whose name no volume of a pod can have.
+const TOKEN_VOLUME: &str = ".token";
 /// Longest pause before a container starts again.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
@@ -93,11 +96,19 @@ async fn start(
     let (cluster, pod) = (&task.cluster, &task.pod);
     // The first runs under the network of nobody, and again under its own.
     let shares = kind == Kind::Main && at > 0;
+    let mut env = config::environment(cluster, pod, container).map_err(wrong)?;
+    let mut mounts = volumes.mounts(cluster, pod, container).map_err(wrong)?;
+    if let Some(api) = &task.api {
+        env.extend(api.variables());
+        let dir = volumes.dir(TOKEN_VOLUME).map_err(wrong)?;
+        mounts.extend(api.token(cluster, pod, &dir).map_err(wrong)?);
+    }
     let request = ContainerRequest {
         pod: pod.clone(),
         container: container.clone(),
-        env: config::environment(cluster, pod, container).map_err(wrong)?,
-        mounts: volumes.mounts(cluster, pod, container).map_err(wrong)?,
+        env,
+        mounts,
+        services: surroundings::services(cluster, pod),
         network_of: task.network().filter(|_| shares),
         log: cluster
             .logs

@@ -64,7 +64,12 @@ impl DockerPods {
         flag("--label", format!("pod={}", object::name(&request.pod)));
         match &request.network_of {
             Some(id) => flag("--network", format!("container:{id}")),
-            None => flag("--hostname", object::name(&request.pod).to_owned()),
+            None => {
+                flag("--hostname", object::name(&request.pod).to_owned());
+                for (name, address) in &request.services {
+                    flag("--add-host", format!("{name}:{address}"));
+                }
+            }
         }
         for (name, value) in &request.env {
             flag("--env", format!("{name}={value}"));

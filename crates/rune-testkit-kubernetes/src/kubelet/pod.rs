@@ -12,6 +12,7 @@ use super::config::Volumes;
 use super::container::{Kind, run_container};
 use super::runtime::PodRuntime;
 use super::status::{self, ContainerState};
+use super::surroundings::Api;
 use crate::cluster::Cluster;
 use crate::events::{self, Level};
 use crate::garbage::{self, DeleteOptions};
@@ -25,6 +26,8 @@ pub(super) struct PodTask {
     pub(super) cluster: Arc<Cluster>,
     pub(super) node: Arc<NodeConfig>,
     pub(super) runtime: Arc<dyn PodRuntime>,
+    /// The server, where containers reach it.
+    pub(super) api: Option<Arc<Api>>,
     key: Key,
     pub(super) pod: Arc<Value>,
     /// Cancelled when the pod is deleted.
@@ -46,6 +49,7 @@ impl PodTask {
         cluster: Arc<Cluster>,
         node: Arc<NodeConfig>,
         runtime: Arc<dyn PodRuntime>,
+        api: Option<Arc<Api>>,
         key: Key,
         pod: Arc<Value>,
         ending: CancellationToken,
@@ -60,6 +64,7 @@ impl PodTask {
             cluster,
             node,
             runtime,
+            api,
             key,
             pod,
             ending,

@@ -1,0 +1,105 @@
+//! What a container finds around it: the server, the token of its account, and the services of its namespace.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::runtime::Mount;
+use crate::ApiServer;
+use crate::cluster::Cluster;
+use crate::object::{self, list, text};
+use crate::resource::named;
+use crate::store::Key;
+
+/// Where a container finds the token of its account.
+const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The server, as containers reach it.
+#[derive(Debug)]
+pub(super) struct Api {
+    addr: SocketAddr,
+    authority_pem: String,
+}
+
+impl Api {
+    /// Nothing where it listens on the loopback, to which no container has a way.
+    pub(super) fn of(server: &ApiServer) -> Option<Self> {
+        let addr = server.addr();
+        (!addr.ip().is_loopback()).then(|| Self {
+            addr,
+            authority_pem: server.authority_pem().to_owned(),
+        })
+    }
+
+    /// The variables that say where it is.
+    pub(super) fn variables(&self) -> [(String, String); 2] {
+        let (host, port) = (self.addr.ip().to_string(), self.addr.port().to_string());
+        [("HOST", host), ("PORT", port)]
+            .map(|(name, value)| (format!("KUBERNETES_SERVICE_{name}"), value))
+    }
+
+    /// Writes a new token of the account of a pod into a directory, which its containers mount; nothing where the pod or
+    /// its account wants none.
+    pub(super) fn token(
+        &self,
+        cluster: &Cluster,
+        pod: &Value,
+        dir: &Path,
+    ) -> Result<Option<Mount>, String> {
+        let namespace = object::namespace(pod);
+        let name = match text(pod, "/spec/serviceAccountName") {
+            "" => "default",
+            name => name,
+        };
+        let accounts = named("serviceaccounts").ok_or("there is no such kind")?;
+        let account = cluster
+            .store()
+            .get(&Key::new(accounts, namespace, name))
+            .cloned();
+        let Some(account) = account else {
+            return Ok(None);
+        };
+        let wants = |value: Option<&Value>| value.and_then(Value::as_bool);
+        let of_pod = wants(pod.pointer("/spec/automountServiceAccountToken"));
+        let of_account = wants(account.get("automountServiceAccountToken"));
+        if !of_pod.or(of_account).unwrap_or(true) {
+            return Ok(None);
+        }
+        let token = cluster.tokens().issue(namespace, name);
+        let files = [
+            ("token", token.as_str()),
+            ("ca.crt", &self.authority_pem),
+            ("namespace", namespace),
+        ];
+        for (name, value) in files {
+            std::fs::write(dir.join(name), value).map_err(|error| error.to_string())?;
+        }
+        Ok(Some(Mount {
+            source: dir.to_owned(),
+            target: TOKEN_DIR.to_owned(),
+            read_only: true,
+        }))
+    }
+}
+
+/// The names of the services of a pod's namespace, and the address of a pod behind each that has one now.
+pub(super) fn services(cluster: &Cluster, pod: &Value) -> Vec<(String, String)> {
+    let Some(endpoints) = named("endpoints") else {
+        return Vec::new();
+    };
+    let namespace = object::namespace(pod);
+    let store = cluster.store();
+    let behind = store
+        .list(endpoints, Some(namespace))
+        .filter_map(|(key, found)| {
+            let subset = list(found, "/subsets").first()?;
+            let address = list(subset, "/addresses").first()?;
+            Some((key.name.clone(), text(address, "/ip").to_owned()))
+        });
+    let names = behind.flat_map(|(name, address)| {
+        let qualified = format!("{name}.{namespace}.svc");
+        [(name, address.clone()), (qualified, address)]
+    });
+    names.collect()
+}
