@@ -3,7 +3,7 @@
 
 mod any_cluster;
 mod cases;
-mod cluster;
+pub(crate) mod cluster;
 pub(crate) mod containers;
 mod losses;
 mod outside;

@@ -2,6 +2,7 @@
 //! runs the pod in a container of the image that the Dockerfile makes. No other cluster is here.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,23 +14,14 @@ use rune_testkit_kubernetes::{
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::backends::cluster::{Cluster, role};
 use crate::backends::containers::image;
 use crate::readme::{Tour, root, shell};
 
 const NAMESPACE: &str = "rune";
-/// The overlay, in a copy of the examples.
+/// The overlays, in a copy of the examples: replicas in the daemon, and in pods of their own.
 const SINGLE: &str = "examples/kubernetes/overlays/single";
-/// What the service account may do in its namespace: what `rune-k8s` does, as its own tests have it.
-const ALLOWED: [(&str, &str, &str); 8] = [
-    ("", "pods", "create"),
-    ("", "pods", "delete"),
-    ("", "pods", "get"),
-    ("", "pods", "list"),
-    ("", "pods", "watch"),
-    ("", "pods/log", "get"),
-    ("", "secrets", "create"),
-    ("networking.k8s.io", "networkpolicies", "create"),
-];
+const PODS: &str = "examples/kubernetes/overlays/pods";
 
 /// A cluster, and a home with the examples.
 struct Rig {
@@ -43,7 +35,12 @@ struct Rig {
 impl Rig {
     /// A cluster whose pods run so, where `kubectl` is here.
     async fn start(pods: Arc<dyn PodRuntime>) -> Option<Self> {
-        let server = Arc::new(ApiServer::start().await.unwrap());
+        Self::start_at(IpAddr::from([127, 0, 0, 1]), pods).await
+    }
+
+    /// One whose server is at this address.
+    async fn start_at(address: IpAddr, pods: Arc<dyn PodRuntime>) -> Option<Self> {
+        let server = Arc::new(ApiServer::start_at(address).await.unwrap());
         let kubectl = Kubectl::admin(&server, NAMESPACE).unwrap()?;
         if !knows_kustomize(&kubectl).await {
             return None;
@@ -57,8 +54,13 @@ impl Rig {
         })
     }
 
-    fn overlay(&self) -> PathBuf {
-        self.tour.path().join(SINGLE)
+    fn path(&self, overlay: &str) -> PathBuf {
+        self.tour.path().join(overlay)
+    }
+
+    async fn apply(&self, overlay: &str) {
+        let path = self.path(overlay);
+        self.ok(&["apply", "-k", path.to_str().unwrap()]).await;
     }
 
     async fn ok(&self, args: &[&str]) -> String {
@@ -84,11 +86,19 @@ impl Rig {
         ))
     }
 
-    /// Where the pod is.
+    /// Where the pod of the daemon is.
     fn address(server: &ApiServer) -> Option<String> {
         let pods = server.objects("pods", Some(NAMESPACE));
-        let address = pods.first()?["status"]["podIP"].as_str()?;
-        Some(address.to_owned())
+        let pod = pods
+            .iter()
+            .find(|pod| pod["metadata"]["name"] == "rune-0")?;
+        Some(pod["status"]["podIP"].as_str()?.to_owned())
+    }
+
+    /// Runs commands with the key that the page has made.
+    fn with_key(&self, commands: &str) -> String {
+        let key = "export RUNE_API_KEY=\"$(sed -n 's/^RUNE_API_KEY=//p' examples/kubernetes/overlays/single/rune.env)\"";
+        self.run(&format!("{key}\n{commands}"))
     }
 
     /// What `kubectl port-forward` does: connections to the ports of this machine are made to the pod.
@@ -117,7 +127,7 @@ impl Rig {
     }
 }
 
-/// Whether `kubectl` is not older than 1.21, whose kustomize takes a directory for a resource.
+/// Whether `kubectl` is not older than 1.22, whose kustomize knows replacements.
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 async fn knows_kustomize(kubectl: &Kubectl) -> bool {
     let output = kubectl
@@ -127,9 +137,9 @@ async fn knows_kustomize(kubectl: &Kubectl) -> bool {
     let version: Value = serde_json::from_slice(&output.stdout).unwrap();
     let minor = version["clientVersion"]["minor"].as_str().unwrap();
     let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
-    let is_known = digits.parse::<u32>().unwrap() >= 21;
+    let is_known = digits.parse::<u32>().unwrap() >= 22;
     if !is_known {
-        eprintln!("skipped: kubectl 1.{minor} is older than the manifests need (1.21)");
+        eprintln!("skipped: kubectl 1.{minor} is older than the manifests need (1.22)");
     }
     is_known
 }
@@ -139,9 +149,30 @@ async fn the_service_account_may_do_what_the_backend_does_and_nothing_else() {
     let Some(rig) = Rig::start(ScriptedPods::new(Script::Serve)).await else {
         return;
     };
-    std::fs::write(rig.overlay().join("rune.env"), "RUNE_API_KEY=a-key\n").unwrap();
-    rig.ok(&["apply", "-k", rig.overlay().to_str().unwrap()])
-        .await;
+    std::fs::write(rig.path(SINGLE).join("rune.env"), "RUNE_API_KEY=a-key\n").unwrap();
+    rig.apply(SINGLE).await;
+    // Where replicas run in the daemon there is nothing to ask of the cluster.
+    assert_eq!(allowed(&rig).await, BTreeSet::new());
+    rig.apply(PODS).await;
+    let mut expected = BTreeSet::new();
+    for rule in role()["rules"].as_array().unwrap() {
+        let words = |field: &str| -> Vec<String> {
+            let words = rule[field].as_array().unwrap().iter();
+            words
+                .map(|word| word.as_str().unwrap().to_owned())
+                .collect()
+        };
+        let [group] = words("apiGroups").try_into().unwrap();
+        for name in words("resources") {
+            let verbs = words("verbs").into_iter();
+            expected.extend(verbs.map(|verb| (group.clone(), name.clone(), verb)));
+        }
+    }
+    assert_eq!(allowed(&rig).await, expected);
+}
+
+/// What the service account may do in its namespace: group, resource, verb. Asserts that it may do nothing elsewhere.
+async fn allowed(rig: &Rig) -> BTreeSet<(String, String, String)> {
     let config = rig.server.account_kubeconfig(NAMESPACE, "rune").unwrap();
     let config: Value = serde_json::from_slice(&std::fs::read(config).unwrap()).unwrap();
     let token = config["users"][0]["user"]["token"]
@@ -218,9 +249,7 @@ async fn the_service_account_may_do_what_the_backend_does_and_nothing_else() {
         }
     }
     assert!(asked > 200, "{asked}");
-    let expected =
-        ALLOWED.map(|(group, name, verb)| (group.to_owned(), name.to_owned(), verb.to_owned()));
-    assert_eq!(allowed, BTreeSet::from(expected));
+    allowed
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,11 +257,13 @@ async fn the_gateway_answers_from_the_container_that_the_pod_runs_in() {
     let Some(image) = image() else { return };
     let pods = DockerPods::new();
     let label = pods.label();
-    let Some(rig) = Rig::start(pods).await else {
+    // Where the daemon in its pod reaches it.
+    let address = Cluster::address().ip();
+    let Some(rig) = Rig::start_at(address, pods).await else {
         return;
     };
     let docker = TestDocker::find().unwrap();
-    let file = rig.overlay().join("kustomization.yaml");
+    let file = rig.path(SINGLE).join("kustomization.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     let (name, tag) = image.split_once(':').unwrap();
     let text = text.replace("newName: rune", &format!("newName: {name}"));
@@ -243,7 +274,7 @@ async fn the_gateway_answers_from_the_container_that_the_pod_runs_in() {
     .unwrap();
     let page = std::fs::read_to_string(root().join("examples/kubernetes/README.md")).unwrap();
     let blocks = shell(&page);
-    let [build, apply, use_it, look, change, remove] = blocks.as_slice() else {
+    let [build, apply, use_it, look, change, pods, remove] = blocks.as_slice() else {
         panic!("the page has {} blocks", blocks.len());
     };
     rig.run(build);
@@ -311,12 +342,12 @@ async fn the_gateway_answers_from_the_container_that_the_pod_runs_in() {
         "{changed}"
     );
     assert_ne!(container(), first);
-    let key = "export RUNE_API_KEY=\"$(sed -n 's/^RUNE_API_KEY=//p' examples/kubernetes/overlays/single/rune.env)\"";
-    let kept = rig.run(&format!(
-        "{key}\nrune requests ls\nrune run --agent hello 'What time is it?'"
-    ));
+    let kept = rig.with_key("rune requests ls\nrune run --agent hello 'What time is it?'");
     assert_eq!(kept.matches("completed").count(), 2, "{kept}");
     assert!(kept.contains("UTC"), "{kept}");
+
+    rig.run(pods);
+    replicas_in_pods(&rig, docker).await;
 
     rig.run(remove);
     assert!(docker.containers(&label).unwrap().is_empty());
@@ -324,4 +355,48 @@ async fn the_gateway_answers_from_the_container_that_the_pod_runs_in() {
         let left = rig.server.objects(plural, Some(NAMESPACE));
         assert!(left.is_empty(), "{plural}: {left:?}");
     }
+}
+
+/// The daemon runs its replicas in pods of their own, and the gateway answers from them.
+async fn replicas_in_pods(rig: &Rig, docker: TestDocker) {
+    let answer = rig.with_key("rune run --agent hello 'What time is it?' -o json");
+    let row: Value = serde_json::from_str(&answer).unwrap();
+    assert!(row["output"].to_string().contains("UTC"), "{answer}");
+    let id = row["request_id"].as_str().unwrap();
+    let shown = rig.with_key(&format!("rune requests show {id} -o json"));
+    let request: Value = serde_json::from_str(&shown).unwrap();
+    let replica = request["replica_id"].as_str().unwrap();
+    let label = format!("--selector=rune.replica={replica}");
+    let said = rig
+        .ok(&["-n", NAMESPACE, "get", "pods", &label, "-o", "json"])
+        .await;
+    let list: Value = serde_json::from_str(&said).unwrap();
+    let [pod] = list["items"].as_array().unwrap().as_slice() else {
+        panic!("{said}")
+    };
+    assert_eq!(pod["metadata"]["labels"]["rune.agent"], "hello");
+    assert_eq!(
+        pod["status"]["containerStatuses"][0]["ready"], true,
+        "{pod}"
+    );
+    // It goes with the daemon, and may ask nothing of the cluster itself.
+    let owner = &pod["metadata"]["ownerReferences"][0];
+    assert_eq!(
+        (&owner["kind"], &owner["name"]),
+        (&json!("StatefulSet"), &json!("rune"))
+    );
+    assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
+    let name = pod["metadata"]["name"].as_str().unwrap();
+    let filter = format!("label=pod={name}");
+    let found = docker.run(&["ps", "--quiet", "--filter", &filter]).unwrap();
+    let container = found.trim();
+    let processes = docker.run(&["top", container, "-o", "pid,args"]).unwrap();
+    assert!(processes.contains("rune replica"), "{processes}");
+    let format = ["inspect", "--format", "{{json .Mounts}}", container];
+    let mounts = docker.run(&format).unwrap();
+    assert!(!mounts.contains("serviceaccount"), "{mounts}");
+    // All that the daemon has asked for was allowed.
+    let accesses = rig.server.accesses("system:serviceaccount:rune:rune");
+    let is_allowed = accesses.iter().all(|access| access.is_allowed);
+    assert!(!accesses.is_empty() && is_allowed, "{accesses:?}");
 }

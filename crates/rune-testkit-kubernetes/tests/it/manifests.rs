@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Probe, Secret, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, PodSpec, Probe, Secret, Service, ServiceAccount,
+};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyIngressRule};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use rune_testkit_kubernetes::{Controllers, Kubelet, NodeConfig, Script, ScriptedPods};
@@ -28,13 +30,13 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Whether `kubectl` is not older than 1.21, whose kustomize takes a directory for a resource.
+/// Whether `kubectl` is not older than 1.22, whose kustomize knows replacements.
 async fn knows_kustomize(judged: &Judged) -> bool {
     let said = judged.ok(&["version", "--client", "-o", "json"]).await;
     let version: Value = serde_json::from_str(&said).unwrap();
     let minor = version["clientVersion"]["minor"].as_str().unwrap();
     let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse::<u32>().unwrap() >= 21
+    digits.parse::<u32>().unwrap() >= 22
 }
 
 /// An object as its type has it, which is all of it.
@@ -44,29 +46,21 @@ fn typed<T: Serialize + DeserializeOwned>(object: &Value) -> T {
     read
 }
 
-#[tokio::test]
-async fn every_manifest_is_applied_and_read_back_as_its_type() {
-    let Some(judged) = Judged::start().await else {
-        return;
-    };
+/// A cluster with the manifests, and the key that they need; nothing where they cannot be applied.
+async fn start() -> Option<(Judged, tempfile::TempDir)> {
+    let judged = Judged::start().await?;
     if !knows_kustomize(&judged).await {
-        eprintln!("skipped: kubectl is older than the manifests need (1.21)");
-        return;
+        eprintln!("skipped: kubectl is older than the manifests need (1.22)");
+        return None;
     }
-    let node = NodeConfig::default();
-    let _kubelet = Kubelet::start(&judged.server, node, ScriptedPods::new(Script::Serve));
-    let _controllers = Controllers::start(&judged.server).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/kubernetes");
     copy(&source, dir.path());
-    let single = dir.path().join("overlays/single");
-    let overlay = path(&single);
-    // Without a key there is nothing to apply.
-    let said = judged.fails(&["apply", "-k", overlay]).await;
-    assert!(said.contains("rune.env"), "{said}");
-    assert!(judged.server.objects("statefulsets", None).is_empty());
+    Some((judged, dir))
+}
 
-    std::fs::write(single.join("rune.env"), "RUNE_API_KEY=a-key\n").unwrap();
+/// Applies an overlay, twice, and answers its objects, each read back as its type.
+async fn applied(judged: &Judged, overlay: &str) -> Vec<Value> {
     let applied = judged.ok(&["apply", "-k", overlay]).await;
     let rolled_out = [
         "rollout",
@@ -78,13 +72,11 @@ async fn every_manifest_is_applied_and_read_back_as_its_type() {
     ];
     judged.ok(&rolled_out).await;
     let said = judged.ok(&["get", "-k", overlay, "-o", "json"]).await;
-    let list: Value = serde_json::from_str(&said).unwrap();
-    let items = list["items"].as_array().unwrap();
+    let mut list: Value = serde_json::from_str(&said).unwrap();
+    let items: Vec<Value> = serde_json::from_value(list["items"].take()).unwrap();
     assert_eq!(items.len(), applied.lines().count(), "{applied}");
-    let mut kinds = BTreeSet::new();
-    for item in items {
+    for item in &items {
         let kind = item["kind"].as_str().unwrap();
-        kinds.insert(kind.to_owned());
         if kind != "Namespace" {
             assert_eq!(item["metadata"]["namespace"], "rune", "{item}");
         }
@@ -94,7 +86,9 @@ async fn every_manifest_is_applied_and_read_back_as_its_type() {
                 assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
             }
             "ServiceAccount" => {
-                assert_eq!(typed::<ServiceAccount>(item).metadata.name.unwrap(), "rune");
+                let account = typed::<ServiceAccount>(item);
+                assert_eq!(account.metadata.name.unwrap(), "rune");
+                assert_eq!(account.automount_service_account_token, Some(false));
             }
             "Role" => assert_eq!(typed::<Role>(item).rules.unwrap().len(), 4),
             "RoleBinding" => {
@@ -110,13 +104,12 @@ async fn every_manifest_is_applied_and_read_back_as_its_type() {
                 assert_eq!(data.len(), 1);
                 assert_eq!(data["RUNE_API_KEY"].0, b"a-key");
             }
-            "Service" => service(&typed(item)),
+            "Service" => drop(typed::<Service>(item)),
             "StatefulSet" => stateful_set(typed(item)),
-            "NetworkPolicy" => network_policy(typed(item)),
+            "NetworkPolicy" => drop(typed::<NetworkPolicy>(item)),
             other => panic!("a kind that is not read back: {other}"),
         }
     }
-    assert_eq!(kinds.len(), 9, "{kinds:?}");
     // The same again changes nothing.
     let again = judged.ok(&["apply", "-k", overlay]).await;
     let mut changed = again.lines().filter(|line| !line.ends_with("unchanged"));
@@ -125,30 +118,108 @@ async fn every_manifest_is_applied_and_read_back_as_its_type() {
         changed.all(|line| line.starts_with("statefulset")),
         "{again}"
     );
+    items
+}
+
+fn kinds(items: &[Value]) -> BTreeSet<&str> {
+    let kinds = items.iter().map(|item| item["kind"].as_str().unwrap());
+    kinds.collect()
+}
+
+fn find<T: DeserializeOwned>(items: &[Value], kind: &str, name: &str) -> T {
+    let is = |item: &&Value| item["kind"] == kind && item["metadata"]["name"] == name;
+    let found = items.iter().find(is).unwrap();
+    serde_json::from_value(found.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn every_manifest_is_applied_and_read_back_as_its_type() {
+    let Some((judged, dir)) = start().await else {
+        return;
+    };
+    let node = NodeConfig::default();
+    let _kubelet = Kubelet::start(&judged.server, node, ScriptedPods::new(Script::Serve));
+    let _controllers = Controllers::start(&judged.server).unwrap();
+    let single = dir.path().join("overlays/single");
+    // Without a key there is nothing to apply.
+    let said = judged.fails(&["apply", "-k", path(&single)]).await;
+    assert!(said.contains("rune.env"), "{said}");
+    assert!(judged.server.objects("statefulsets", None).is_empty());
+
+    std::fs::write(single.join("rune.env"), "RUNE_API_KEY=a-key\n").unwrap();
+    let items = applied(&judged, path(&single)).await;
+    assert_eq!(kinds(&items).len(), 7, "{:?}", kinds(&items));
+    assert_eq!(
+        port(&find(&items, "Service", "rune")),
+        (8080, "gateway".to_owned())
+    );
+    let policy = find::<NetworkPolicy>(&items, "NetworkPolicy", "rune")
+        .spec
+        .unwrap();
+    assert_eq!(policy.policy_types.unwrap(), ["Ingress"]);
+    let [rule] = policy.ingress.unwrap().try_into().unwrap();
+    assert_eq!(rule.from, None);
+    assert_eq!(ports(&rule), ["gateway"]);
+    let pod = pod_of(&items);
+    assert_eq!(pod.automount_service_account_token, Some(false));
     let set = &judged.server.objects("statefulsets", Some("rune"))[0];
     assert_eq!(set["metadata"]["generation"], 1, "{set}");
+
+    // The same daemon with replicas in pods: it may ask the cluster, and they reach it.
+    let overlay = dir.path().join("overlays/pods");
+    let items = applied(&judged, path(&overlay)).await;
+    assert_eq!(kinds(&items).len(), 9, "{:?}", kinds(&items));
+    let service: Service = find(&items, "Service", "rune-replicas");
+    assert_eq!(port(&service), (8082, "replicas".to_owned()));
+    let policy = find::<NetworkPolicy>(&items, "NetworkPolicy", "rune-replicas");
+    let [rule] = policy.spec.unwrap().ingress.unwrap().try_into().unwrap();
+    assert_eq!(ports(&rule), ["replicas"]);
+    let from = rule.from.unwrap().remove(0).pod_selector.unwrap();
+    let is = from.match_expressions.unwrap().remove(0);
+    assert_eq!(
+        (is.key.as_str(), is.operator.as_str()),
+        ("rune.daemon", "Exists")
+    );
+    let pod = pod_of(&items);
+    assert_eq!(pod.automount_service_account_token, Some(true));
+    let container = &pod.containers[0];
+    let args = container.args.clone().unwrap();
+    assert_eq!(args.last().unwrap(), "--backend=kubernetes");
+    let variable = |name: &str| {
+        let env = container.env.as_ref().unwrap().iter();
+        env.clone().find(|is| is.name == name).unwrap().clone()
+    };
+    let url = variable("RUNE_KUBERNETES_DAEMON_URL").value.unwrap();
+    assert_eq!(url, "http://rune-replicas:8082");
+    let image = variable("RUNE_REPLICA_IMAGE").value;
+    assert_eq!(
+        (&image, image.as_deref()),
+        (&container.image, Some("rune:0.1.0"))
+    );
 }
 
-fn service(service: &Service) {
+fn port(service: &Service) -> (i32, String) {
     let spec = service.spec.clone().unwrap();
     assert_eq!(spec.type_.as_deref(), Some("ClusterIP"));
-    let ports = spec.ports.unwrap();
-    let named = ports
-        .iter()
-        .map(|port| (port.port, port.target_port.clone().unwrap()));
-    let named: Vec<(i32, IntOrString)> = named.collect();
-    let gateway = IntOrString::String("gateway".to_owned());
-    assert_eq!(named, [(8080, gateway)]);
+    let [port] = spec.ports.unwrap().try_into().unwrap();
+    match port.target_port {
+        Some(IntOrString::String(name)) => (port.port, name),
+        other => panic!("{other:?}"),
+    }
 }
 
-fn network_policy(policy: NetworkPolicy) {
-    let spec = policy.spec.unwrap();
-    assert_eq!(spec.policy_types.unwrap(), ["Ingress"]);
-    let rules = spec.ingress.unwrap();
-    assert_eq!(rules.len(), 1, "{rules:?}");
-    let ports = rules[0].ports.clone().unwrap();
-    let ports: Vec<IntOrString> = ports.into_iter().filter_map(|port| port.port).collect();
-    assert_eq!(ports, [IntOrString::String("gateway".to_owned())]);
+fn ports(rule: &NetworkPolicyIngressRule) -> Vec<String> {
+    let ports = rule.ports.iter().flatten();
+    let names = ports.map(|port| match &port.port {
+        Some(IntOrString::String(name)) => name.clone(),
+        other => panic!("{other:?}"),
+    });
+    names.collect()
+}
+
+fn pod_of(items: &[Value]) -> PodSpec {
+    let set: StatefulSet = find(items, "StatefulSet", "rune");
+    set.spec.unwrap().template.spec.unwrap()
 }
 
 /// The pod asks for nothing that the standard `restricted` forbids, and says how it is.
@@ -158,7 +229,6 @@ fn stateful_set(set: StatefulSet) {
     let claim = spec.volume_claim_templates.unwrap().remove(0);
     assert_eq!(claim.spec.unwrap().access_modes.unwrap(), ["ReadWriteOnce"]);
     let pod = spec.template.spec.unwrap();
-    assert_eq!(pod.automount_service_account_token, Some(false));
     assert_eq!(pod.enable_service_links, Some(false));
     let security = pod.security_context.unwrap();
     assert_eq!(security.run_as_non_root, Some(true));

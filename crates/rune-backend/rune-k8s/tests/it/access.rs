@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rune_backend::{Backend, BackendError};
 use rune_testkit_kubernetes::{Script, ScriptedPods};
 
-use crate::cluster::{Cluster, RULES, USER, failed, spec, started};
+use crate::cluster::{Cluster, USER, failed, rules, spec, started};
 
 #[tokio::test]
 async fn every_verb_that_is_granted_is_needed() {
@@ -27,25 +27,26 @@ async fn every_verb_that_is_granted_is_needed() {
         accesses.iter().all(|access| access.namespace == "rune"),
         "{accesses:?}"
     );
-    let used: BTreeSet<(&str, &str, &str)> = accesses
-        .iter()
-        .map(|a| (a.group.as_str(), a.resource.as_str(), a.verb.as_str()))
+    let used: BTreeSet<(String, String, String)> = accesses
+        .into_iter()
+        .map(|access| (access.group, access.resource, access.verb))
         .collect();
-    let granted: BTreeSet<(&str, &str, &str)> = RULES
-        .iter()
-        .flat_map(|(group, resource, verbs)| verbs.iter().map(|verb| (*group, *resource, *verb)))
-        .collect();
+    let mut granted = BTreeSet::new();
+    for rule in rules() {
+        let [group] = <[String; 1]>::try_from(rule.api_groups.unwrap()).unwrap();
+        for resource in rule.resources.unwrap() {
+            let verbs = rule.verbs.iter().cloned();
+            granted.extend(verbs.map(|verb| (group.clone(), resource.clone(), verb)));
+        }
+    }
     assert_eq!(used, granted);
 }
 
 #[tokio::test]
 async fn what_is_denied_is_told() {
-    let rules = [(
-        "",
-        "pods",
-        ["create", "get", "list", "watch", "delete"].as_slice(),
-    )];
-    let cluster = Cluster::with_rules(ScriptedPods::new(Script::Serve), &rules).await;
+    let mut rules = rules();
+    rules.retain(|rule| rule.resources.as_deref() == Some(&["pods".to_owned()]));
+    let cluster = Cluster::with_rules(ScriptedPods::new(Script::Serve), rules).await;
     let backend = cluster.backend().await;
     let mut spec = spec();
     spec.networks.clear();

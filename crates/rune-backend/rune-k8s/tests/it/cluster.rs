@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding};
 use kube::api::PostParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
@@ -22,13 +23,16 @@ const POLL: Duration = Duration::from_millis(20);
 pub(crate) const NAMESPACE: &str = "rune";
 pub(crate) const USER: &str = "system:serviceaccount:rune:rune";
 
-/// What a daemon with this backend needs, and no more: group, resource, verbs.
-pub(crate) const RULES: &[(&str, &str, &[&str])] = &[
-    ("", "pods", &["create", "get", "list", "watch", "delete"]),
-    ("", "pods/log", &["get"]),
-    ("", "secrets", &["create"]),
-    ("networking.k8s.io", "networkpolicies", &["create"]),
-];
+/// The role of a daemon with this backend, in the manifests that come with Rune.
+const ROLE: &str = "../../../examples/kubernetes/overlays/pods/role.yaml";
+
+/// What the account of the daemon may do.
+pub(crate) fn rules() -> Vec<PolicyRule> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(ROLE);
+    let text = std::fs::read_to_string(path).unwrap();
+    let role: Role = serde_saphyr::from_str(&text).unwrap();
+    role.rules.unwrap()
+}
 
 pub(crate) struct Cluster {
     pub(crate) server: ApiServer,
@@ -37,15 +41,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster whose account may do what [`RULES`] say.
+    /// A cluster whose account may do what the manifests say.
     pub(crate) async fn start(pods: Arc<ScriptedPods>) -> Self {
-        Self::with_rules(pods, RULES).await
+        Self::with_rules(pods, rules()).await
     }
 
-    pub(crate) async fn with_rules(
-        pods: Arc<ScriptedPods>,
-        rules: &[(&str, &str, &[&str])],
-    ) -> Self {
+    pub(crate) async fn with_rules(pods: Arc<ScriptedPods>, rules: Vec<PolicyRule>) -> Self {
         let server = ApiServer::start().await.unwrap();
         let node = NodeConfig {
             cpus: 64,
@@ -63,11 +64,8 @@ impl Cluster {
         let account: ServiceAccount = read_as(json!({"metadata": {"name": "rune"}}));
         let accounts = Api::namespaced(admin.clone(), NAMESPACE);
         accounts.create(&params, &account).await.unwrap();
-        let rules: Vec<Value> = rules
-            .iter()
-            .map(|(group, resource, verbs)| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs}))
-            .collect();
-        let role: Role = read_as(json!({"metadata": {"name": "rune"}, "rules": rules}));
+        let mut role: Role = read_as(json!({"metadata": {"name": "rune"}}));
+        role.rules = Some(rules);
         let roles = Api::namespaced(admin.clone(), NAMESPACE);
         roles.create(&params, &role).await.unwrap();
         let binding: RoleBinding = read_as(json!({
@@ -129,7 +127,7 @@ impl Cluster {
     }
 }
 
-fn read_as<T: serde::de::DeserializeOwned>(value: Value) -> T {
+pub(crate) fn read_as<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
@@ -145,7 +143,7 @@ pub(crate) async fn connect(config: KubernetesConfig) -> Arc<KubernetesReplicas>
 }
 
 /// A client of the administrator.
-async fn client(server: &ApiServer) -> Client {
+pub(crate) async fn client(server: &ApiServer) -> Client {
     let path = server.kubeconfig("default").unwrap();
     let read = Kubeconfig::read_from(path).unwrap();
     let options = KubeConfigOptions::default();

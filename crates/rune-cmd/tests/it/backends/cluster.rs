@@ -22,16 +22,14 @@ const CLAIM: &str = "workspaces";
 /// The seccomp profile of the node.
 const PROFILE: &str = "rune/replica.json";
 
-/// What the account of the daemon may do: group, resource, verbs.
-const RULES: [(&str, &str, &[&str]); 4] = [
-    ("", "pods", &["create", "get", "list", "watch", "delete"]),
-    ("", "pods/log", &["get"]),
-    ("", "secrets", &["create"]),
-    ("networking.k8s.io", "networkpolicies", &["create"]),
-];
+/// The role of the daemon's account, as the manifests have it.
+pub(crate) fn role() -> Value {
+    let path = root().join("examples/kubernetes/overlays/pods/role.yaml");
+    serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
 
 /// A cluster with a node, and what an operator has made in it for the daemon.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     pub(super) server: Arc<ApiServer>,
     pub(super) kubectl: Kubectl,
     kubeconfig: PathBuf,
@@ -76,15 +74,13 @@ impl Cluster {
 
     /// The namespace with the daemon's account, its rights, and the volume of the workspaces.
     async fn make_account(&self) {
-        let rules: Vec<Value> = RULES
-            .iter()
-            .map(|(group, resource, verbs)| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs}))
-            .collect();
         let named = |name: &str| json!({"name": name, "namespace": NAMESPACE});
+        let mut role = role();
+        role["metadata"] = named(ACCOUNT);
         for object in [
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
             json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named(ACCOUNT)}),
-            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": named(ACCOUNT), "rules": rules}),
+            role,
             json!({
                 "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": named(ACCOUNT),
                 "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": ACCOUNT},
@@ -119,7 +115,7 @@ impl Cluster {
     }
 
     /// An address of this machine that pods reach, and that is free.
-    pub(super) fn address() -> SocketAddr {
+    pub(crate) fn address() -> SocketAddr {
         let docker = TestDocker::find().unwrap();
         let format = "{{(index .IPAM.Config 0).Subnet}}";
         let subnet = docker.run(&["network", "inspect", "--format", format, "bridge"]);
