@@ -12,7 +12,7 @@ pub type Spawn = Arc<dyn Fn(Pin<Box<dyn Future<Output = ()> + Send>>) + Send + S
 pub struct KubernetesConfig {
     /// What the operator says.
     pub settings: rune_env::KubernetesConfig,
-    /// Whose the pods are, where several daemons use one namespace: a valid value of a label.
+    /// Whose the pods are, where several daemons use one namespace: lower-case letters and digits, 63 at the most.
     pub daemon: String,
     /// The image of agents that name none.
     pub image: String,

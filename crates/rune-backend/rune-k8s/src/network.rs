@@ -1,4 +1,5 @@
-//! Networks: only members of a network of Rune, and the daemon, reach a replica in it.
+//! Networks: only members of a network of Rune, and the daemon, reach a replica in it. Daemons that share a namespace share
+//! no network: each has a policy of its own for its own pods.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use rune_backend::BackendError;
 
 use crate::KubernetesConfig;
 use crate::error::{code, of_start};
-use crate::manifest::PORT;
+use crate::manifest::{DAEMON, PORT};
 
 /// The label of the daemon's own pods, in the manifests that come with Rune.
 const DAEMON_PODS: (&str, &str) = ("app.kubernetes.io/name", "rune");
@@ -29,20 +30,27 @@ fn policy(
     config: &KubernetesConfig,
     owner: Option<&OwnerReference>,
 ) -> NetworkPolicy {
-    let selector = |label: String, value: &str| LabelSelector {
-        match_labels: Some(BTreeMap::from([(label, value.to_owned())])),
-        match_expressions: None,
+    let selector = |labels: &[(&str, &str)]| {
+        let labels = labels.iter();
+        let labels = labels.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        LabelSelector {
+            match_labels: Some(labels.collect()),
+            match_expressions: None,
+        }
     };
     let from = |selector| NetworkPolicyPeer {
         pod_selector: Some(selector),
         ..NetworkPolicyPeer::default()
     };
-    let members = || selector(label(network), "member");
-    let daemon = selector(DAEMON_PODS.0.to_owned(), DAEMON_PODS.1);
+    let own = (DAEMON, config.daemon.as_str());
+    let members = || selector(&[own, (&label(network), "member")]);
+    let daemon = selector(&[DAEMON_PODS]);
+    let labels = BTreeMap::from([(DAEMON.to_owned(), config.daemon.clone())]);
     NetworkPolicy {
         metadata: ObjectMeta {
-            name: Some(format!("rune-network-{network}")),
+            name: Some(format!("rune-{}-{network}", config.daemon)),
             namespace: Some(config.settings.namespace.clone()),
+            labels: Some(labels),
             owner_references: owner.map(|owner| vec![owner.clone()]),
             ..ObjectMeta::default()
         },
@@ -62,7 +70,7 @@ fn policy(
     }
 }
 
-/// Makes the policy of a network where there is none. All daemons of a namespace share it.
+/// Makes the policy of a network where there is none.
 pub(crate) async fn ensure(
     policies: &Api<NetworkPolicy>,
     network: &str,

@@ -114,12 +114,11 @@ async fn a_pod_has_what_it_needs_and_no_more() {
     let [policy] = policies.as_slice() else {
         panic!("{policies:?}")
     };
-    assert_eq!(policy["metadata"]["name"], "rune-network-bridge");
+    assert_eq!(policy["metadata"]["name"], "rune-test-bridge");
+    let members = json!({"rune.daemon": "test", "rune.network/bridge": "member"});
+    assert_eq!(policy["spec"]["podSelector"]["matchLabels"], members);
     let from = &policy["spec"]["ingress"][0]["from"];
-    assert_eq!(
-        from[0]["podSelector"]["matchLabels"],
-        json!({"rune.network/bridge": "member"})
-    );
+    assert_eq!(from[0]["podSelector"]["matchLabels"], members);
     assert_eq!(
         from[1]["podSelector"]["matchLabels"],
         json!({"app.kubernetes.io/name": "rune"})

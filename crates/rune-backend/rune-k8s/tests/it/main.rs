@@ -9,4 +9,5 @@ mod access;
 mod cluster;
 mod faults;
 mod lifecycle;
+mod networks;
 mod reasons;
