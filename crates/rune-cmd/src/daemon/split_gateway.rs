@@ -91,8 +91,10 @@ async fn shut_down(tasks: &Tasks, grace: Duration) {
 
 /// Where the control plane is, and what it knows this gateway by.
 fn control_plane(config: &Config, options: &StartOptions) -> Outcome<(String, SecretString)> {
-    if options.backend.is_some() || options.database_url.is_some() {
-        let message = "a gateway runs no replicas and has no database: `--backend` and `--database-url` are for its control plane";
+    let runs_replicas = options.backend.is_some() || options.k8s_namespace.is_some();
+    if runs_replicas || options.database_url.is_some() {
+        let message = "a gateway runs no replicas and has no database: `--backend`, `--k8s-namespace` and `--database-url` are \
+                       for its control plane";
         return Err(Failure::usage(message));
     }
     let gateway = &config.gateway;

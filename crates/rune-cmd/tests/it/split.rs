@@ -404,8 +404,11 @@ async fn a_gateway_without_its_token_serves_nothing() {
         ("RUNE_CONTROL_PLANE_URL", url),
         ("RUNE_INTERNAL_TOKEN", "x"),
     ];
-    let ran = start(&both, &["--backend", "process"]);
-    assert!(ran.stderr.contains("runs no replicas"), "{}", ran.stderr);
+    for unfit in [["--backend", "process"], ["--k8s-namespace", "agents"]] {
+        let ran = start(&both, &unfit);
+        assert!(ran.stderr.contains("runs no replicas"), "{}", ran.stderr);
+        assert!(ran.stderr.contains(unfit[0]), "{}", ran.stderr);
+    }
     let ran = start(&both, &["--gateway-addr", "0.0.0.0:0"]);
     assert!(ran.stderr.contains("RUNE_API_KEY"), "{}", ran.stderr);
 
