@@ -3,7 +3,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::fs::File;
 use std::hash::{Hash as _, Hasher as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -16,14 +16,24 @@ use crate::home::RUNE;
 
 /// The name that the Dockerfile builds on.
 const BASE: &str = "debian:bookworm-slim";
-/// The image with the binary under test, of which a machine may have several.
+/// What the image is made of: the binary under test and the recipe. It stands in its name, so that nobody who builds
+/// another one at the same time has this one replaced.
 static IMAGE: LazyLock<String> = LazyLock::new(|| {
-    let mut name = DefaultHasher::new();
-    RUNE.hash(&mut name);
-    format!("rune-test-replica:{:016x}", name.finish())
+    let binary = std::fs::metadata(RUNE).unwrap();
+    let mut of = DefaultHasher::new();
+    (RUNE, binary.len(), binary.modified().unwrap()).hash(&mut of);
+    std::fs::read(recipe()).unwrap().hash(&mut of);
+    format!("{REPOSITORY}:{:016x}", of.finish())
 });
+const REPOSITORY: &str = "rune-test-replica";
+/// Label: the binary that an image is made of, by its path.
+const OF: &str = "rune-test-replica.of";
 /// Held while the image is made.
 const LOCK: &str = "rune-test-replica-image.lock";
+
+fn recipe() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Dockerfile")
+}
 
 /// The image of replicas, made of the binary under test; nothing where the machine has no engine or no base for it.
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
@@ -35,24 +45,7 @@ pub(crate) fn image() -> Option<&'static str> {
     }
     let lock = File::create(std::env::temp_dir().join(LOCK)).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
-    let binary = std::fs::metadata(RUNE).unwrap();
-    let written = binary
-        .modified()
-        .unwrap()
-        .duration_since(std::time::UNIX_EPOCH);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Dockerfile");
-    let mut text = DefaultHasher::new();
-    std::fs::read(&file).unwrap().hash(&mut text);
-    let (length, recipe) = (binary.len(), text.finish());
-    let stamp = format!("{RUNE} {length} {:?} {recipe:x}", written.unwrap());
-    let label = [
-        "image",
-        "inspect",
-        "--format",
-        "{{index .Config.Labels \"of\"}}",
-        &IMAGE,
-    ];
-    if docker.run(&label).is_ok_and(|found| found.trim() == stamp) {
+    if docker.run(&["image", "inspect", &IMAGE]).is_ok() {
         return Some(&IMAGE);
     }
     let context = tempfile::tempdir().unwrap();
@@ -62,9 +55,9 @@ pub(crate) fn image() -> Option<&'static str> {
         .arg(RUNE)
         .status();
     assert!(stripped.unwrap().success(), "strip");
-    let file = file.to_str().unwrap();
-    let label = format!("of={stamp}");
-    let dir = context.path().to_str().unwrap();
+    let label = format!("{OF}={RUNE}");
+    let filter = format!("label={label}");
+    let earlier = docker.run(&["images", "--quiet", "--filter", &filter]);
     docker
         .run(&[
             "build",
@@ -74,18 +67,22 @@ pub(crate) fn image() -> Option<&'static str> {
             "--label",
             &label,
             "--file",
-            file,
+            recipe().to_str().unwrap(),
             "--build-arg",
             "BINARY=rune",
-            dir,
+            context.path().to_str().unwrap(),
         ])
         .unwrap();
+    for old in earlier.unwrap_or_default().lines() {
+        // A test may still have a container of it.
+        let _ = docker.run(&["rmi", old]);
+    }
     Some(&IMAGE)
 }
 
-/// Containers that see the workspace of a data directory.
-pub(crate) fn of_agent(data_dir: &Path) -> Vec<String> {
-    let workspaces = data_dir.join("workspaces/dev/worker");
+/// Containers that see the workspace of an agent in a data directory.
+pub(crate) fn of_agent(data_dir: &Path, agent: &str) -> Vec<String> {
+    let workspaces = data_dir.join("workspaces/dev").join(agent);
     let Ok(workspaces) = workspaces.canonicalize() else {
         return Vec::new();
     };
@@ -151,7 +148,7 @@ async fn the_loop_runs_in_a_confined_container() {
     let rig = Rig::start("docker", "").await;
     let id = rig.slow().await;
     rig.begun(1).await;
-    let found = of_agent(&rig.served.0.data_dir());
+    let found = of_agent(&rig.served.0.data_dir(), "worker");
     assert_eq!(found.len(), 1, "{found:?}");
     let container = &found[0];
     let tools = crate::cancel::processes_of(&id);

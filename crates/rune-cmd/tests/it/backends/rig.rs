@@ -213,7 +213,7 @@ impl Rig {
                 let pids = self.pids().into_iter();
                 pids.map(|pid| pid.as_raw_nonzero().to_string()).collect()
             }
-            _ => containers::of_agent(&self.served.0.data_dir()),
+            _ => containers::of_agent(&self.served.0.data_dir(), "worker"),
         };
         running.sort();
         running

@@ -59,7 +59,7 @@ impl Drop for Rig {
     fn drop(&mut self) {
         // Whether it still runs or not.
         let _ = self.served.0.kill9();
-        for container in of_agent(&self.served.0.data_dir()) {
+        for container in of_agent(&self.served.0.data_dir(), "worker") {
             remove(&label_of(&container));
         }
     }
