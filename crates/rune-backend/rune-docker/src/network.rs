@@ -1,5 +1,5 @@
-//! Networks of the engine: one for each network of Rune, made when it is needed and removed when nobody is in it, and one in
-//! which every replica is alone with the daemon.
+//! Networks of the engine: one for each network of Rune, made when it is needed, and one for replicas that are in none, in
+//! which each is alone with the daemon. All of them reach the daemon at the address that this machine has in the latter.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,22 +15,37 @@ const NETWORK: &str = "rune.network";
 /// Whether containers of a network reach each other.
 const AMONG_THEMSELVES: &str = "com.docker.network.bridge.enable_icc";
 
-/// Puts a container into the engine's network for one of Rune's, which is made where there is none.
+/// The engine's networks for those of Rune that a replica is in, made where there are none; where it is in none, the one
+/// in which it is alone with the daemon.
+pub(crate) async fn of_replica(
+    engine: &DockerEngine,
+    networks: &[String],
+) -> Result<Vec<String>, DockerError> {
+    if networks.is_empty() {
+        return Ok(vec![of_daemon(engine).await?.0]);
+    }
+    let (label, daemon) = engine.label_of_daemon();
+    let mut names = Vec::with_capacity(networks.len());
+    let _alone = engine.networks().await;
+    for network in networks {
+        let name = format!("rune-{daemon}-{network}");
+        find(engine, &name, &[(label, daemon), (NETWORK, network)], false).await?;
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// Puts a container into a network of the engine.
 pub(crate) async fn join(
     engine: &DockerEngine,
     container: &str,
-    network: &str,
+    name: &str,
 ) -> Result<(), DockerError> {
-    let (label, daemon) = engine.label_of_daemon();
-    let name = format!("rune-{daemon}-{network}");
-    let labels = [(label, daemon), (NETWORK, network)];
-    let _alone = engine.networks().await;
-    find(engine, &name, &labels, false).await?;
     let ask = NetworkConnectRequest {
         container: container.to_owned(),
         endpoint_config: Some(EndpointSettings::default()),
     };
-    match engine.client().await?.connect_network(&name, ask).await {
+    match engine.client().await?.connect_network(name, ask).await {
         Ok(()) => Ok(()),
         // It is connected already.
         Err(error) if status(&error) == Some(403) => Ok(()),

@@ -22,7 +22,7 @@ use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
 use rune_env::{REPLICA_ADDR, REPLICA_DATA_DIR, REPLICA_WORKSPACE_DIR};
 use rune_store_runtime::ReplicaId;
 use rustix::process::geteuid;
-use tokio::sync::RwLock;
+use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::engine::{DockerEngine, status};
 use crate::image::Image;
@@ -63,6 +63,8 @@ pub struct DockerReplicas {
     /// Read while a container is made and started: until it runs the engine takes it for nobody in its networks. Written
     /// while those are removed that nobody is in.
     networks: RwLock<()>,
+    /// Whether the engine confines containers with AppArmor, once it was asked.
+    apparmor: OnceCell<bool>,
 }
 
 impl DockerReplicas {
@@ -73,26 +75,49 @@ impl DockerReplicas {
             engine,
             image,
             networks: RwLock::const_new(()),
+            apparmor: OnceCell::const_new(),
         }
     }
 
-    /// The address of this machine at which containers of replicas, and nobody else, can reach the daemon: that of a
-    /// network in which they are alone with it. Stays the same while a replica runs.
+    /// The address of this machine at which containers of replicas reach the daemon. Stays the same while a replica runs.
+    /// Networks that an earlier process has left, and that nobody is in, are removed.
     ///
     /// # Errors
     /// A [`DockerError`] where the engine does not answer or cannot make the network.
     pub async fn host_address(&self) -> Result<IpAddr, DockerError> {
+        let _nobody_starts = self.networks.write().await;
+        network::remove_unused(&self.engine).await?;
         Ok(network::of_daemon(&self.engine).await?.1)
     }
 
-    async fn create(&self, spec: &ReplicaSpec) -> Result<(), DockerError> {
+    /// The engine's networks of a replica, none of which is removed while the guard is there. The daemon reaches it in the
+    /// first.
+    async fn networks_of(
+        &self,
+        spec: &ReplicaSpec,
+    ) -> Result<(Vec<String>, RwLockReadGuard<'_, ()>), DockerError> {
+        let needed = self.networks.read().await;
+        let error = match network::of_replica(&self.engine, &spec.networks).await {
+            Ok(names) => return Ok((names, needed)),
+            Err(error) => error,
+        };
+        drop(needed);
+        // Making one takes long, so they are kept until the engine has no addresses for another one.
+        tracing::debug!(%error, "networks that nobody is in are removed");
+        let alone = self.networks.write().await;
+        network::remove_unused(&self.engine).await?;
+        let names = network::of_replica(&self.engine, &spec.networks).await?;
+        Ok((names, RwLockWriteGuard::downgrade(alone)))
+    }
+
+    async fn create(&self, spec: &ReplicaSpec, networks: &[String]) -> Result<(), DockerError> {
         let docker = self.engine.client().await?;
         let name = spec.image.as_ref().unwrap_or(&self.image);
         let image = Image::find(&self.engine, name).await?.of_replica(name)?;
-        let (first, _) = network::of_daemon(&self.engine).await?;
         let workspace = self.workspace(spec, &image).await?;
         let apparmor = self.apparmor().await?;
-        let body = self.body(spec, &image, first, &workspace, apparmor);
+        let (first, others) = networks.split_first().unzip();
+        let body = self.body(spec, &image, first.cloned(), &workspace, apparmor);
         let container = name_of(spec.replica_id);
         let options = CreateContainerOptionsBuilder::default()
             .name(&container)
@@ -103,7 +128,7 @@ impl DockerReplicas {
             Err(error) if status(&error) == Some(409) => {}
             Err(error) => return Err(self.engine.error("make the container of a replica", &error)),
         }
-        for name in &spec.networks {
+        for name in others.into_iter().flatten() {
             network::join(&self.engine, &container, name).await?;
         }
         Ok(())
@@ -133,15 +158,18 @@ impl DockerReplicas {
     /// Whether the engine would confine containers with AppArmor, whose usual profile forbids the mounts that a tool is
     /// confined with.
     async fn apparmor(&self) -> Result<bool, DockerError> {
-        let info = self.engine.info().await?;
-        Ok(info.security.iter().any(|part| part.contains("apparmor")))
+        let ask = || async {
+            let info = self.engine.info().await?;
+            Ok(info.security.iter().any(|part| part.contains("apparmor")))
+        };
+        self.apparmor.get_or_try_init(ask).await.copied()
     }
 
     fn body(
         &self,
         spec: &ReplicaSpec,
         image: &Image,
-        network: String,
+        network: Option<String>,
         workspace: &Path,
         apparmor: bool,
     ) -> ContainerCreateBody {
@@ -192,7 +220,7 @@ impl DockerReplicas {
             labels: Some(HashMap::from(labels)),
             working_dir: Some("/".to_owned()),
             host_config: Some(HostConfig {
-                network_mode: Some(network),
+                network_mode: network,
                 readonly_rootfs: Some(true),
                 tmpfs: Some(HashMap::from(scratch)),
                 mounts: Some(vec![bind(workspace, &seen, false)]),
@@ -228,8 +256,8 @@ impl DockerReplicas {
     async fn begin(&self, spec: &ReplicaSpec) -> Result<String, DockerError> {
         let docker = self.engine.client().await?;
         let name = name_of(spec.replica_id);
-        let needed = self.networks.read().await;
-        self.create(spec).await?;
+        let (networks, needed) = self.networks_of(spec).await?;
+        self.create(spec, &networks).await?;
         let started = docker.start_container(&name, None).await;
         drop(needed);
         started.map_err(|error| {
@@ -240,9 +268,9 @@ impl DockerReplicas {
             .inspect_container(&name, None::<InspectContainerOptions>)
             .await;
         let found = found.map_err(|error| self.engine.error("look at a container", &error))?;
-        let (first, _) = network::of_daemon(&self.engine).await?;
-        let networks = found.network_settings.and_then(|it| it.networks);
-        let address = networks.and_then(|mut networks| networks.remove(&first)?.ip_address);
+        let joined = found.network_settings.and_then(|it| it.networks);
+        let first = joined.zip(networks.first());
+        let address = first.and_then(|(mut joined, first)| joined.remove(first)?.ip_address);
         let address = address.filter(|address| !address.is_empty());
         let address = address.ok_or_else(|| DockerError::Refused {
             action: "say the address of a replica",
@@ -284,8 +312,7 @@ impl DockerReplicas {
             Err(error) if matches!(status(&error), Some(404 | 409)) => {}
             Err(error) => return Err(self.engine.error("remove a container", &error)),
         }
-        let _nobody_starts = self.networks.write().await;
-        network::remove_unused(&self.engine).await
+        Ok(())
     }
 
     async fn find(&self) -> Result<Vec<ReplicaId>, DockerError> {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::backends::containers::{image, label_of, of_agent, remove};
 use crate::home::{RUNE, Served};
-use crate::wire::{Api, answer};
+use crate::wire::{Api, LIMIT, POLL, answer};
 
 /// An image in which `app` is another name of root.
 const NAMED: &str = "rune-test-named-root:1";
@@ -16,6 +16,8 @@ const NAMED: &str = "rune-test-named-root:1";
 struct Rig {
     served: Served,
     api: Api,
+    /// What its containers and networks are labelled with.
+    label: String,
 }
 
 impl Rig {
@@ -28,7 +30,8 @@ impl Rig {
         let builder = builder.env("RUNE_REPLICA_IMAGE", image()?);
         let served = Served(builder.start().await.unwrap());
         let api = Api::of(&served.0);
-        let rig = Self { served, api };
+        let label = String::new();
+        let mut rig = Self { served, api, label };
         let dir = rig.agent("worker", "");
         std::fs::create_dir_all(dir.join("tools")).unwrap();
         let yaml = "name: count\ndescription: Counts words.\nmodule: tools/count.py\n";
@@ -38,7 +41,33 @@ impl Rig {
                        json.dump({'words': len(words)}, sys.stdout)\n";
         std::fs::write(dir.join("tools/count.py"), program).unwrap();
         rig.served.rune(&["run", "worker"]).ok();
+        rig.label = label_of(&rig.containers("worker")[0]);
         Some(rig)
+    }
+
+    fn containers(&self, agent: &str) -> Vec<String> {
+        of_agent(&self.served.0.data_dir(), agent)
+    }
+
+    /// The names of the networks that the daemon has made, without what they have in common.
+    fn networks(&self) -> Vec<String> {
+        let id = self.label.split_once('=').unwrap().1;
+        let filter = format!("label={}", self.label);
+        let docker = TestDocker::find().unwrap();
+        let args = [
+            "network",
+            "ls",
+            "--format",
+            "{{.Name}}",
+            "--filter",
+            &filter,
+        ];
+        let listed = docker.run(&args).unwrap();
+        let names = listed.lines();
+        let names = names.map(|name| name.strip_prefix(&format!("rune-{id}")).unwrap().to_owned());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
     }
 
     /// Writes an agent; only `worker` has a tool.
@@ -59,8 +88,8 @@ impl Drop for Rig {
     fn drop(&mut self) {
         // Whether it still runs or not.
         let _ = self.served.0.kill9();
-        for container in of_agent(&self.served.0.data_dir(), "worker") {
-            remove(&label_of(&container));
+        if !self.label.is_empty() {
+            remove(&self.label);
         }
     }
 }
@@ -118,4 +147,36 @@ async fn a_control_plane_at_every_address_is_the_one_that_containers_reach() {
     let asked = rig.api.invoke("worker", &body).bearer_auth("a-key");
     let (status, body) = answer(asked).await.unwrap();
     assert_eq!(status, 200, "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_are_kept_for_the_next_replica_and_removed_by_the_next_daemon() {
+    let Some(mut rig) = Rig::start().await else {
+        return;
+    };
+    rig.agent("hermit", "networks: []\n");
+    rig.served.rune(&["run", "hermit"]).ok();
+    // One that is in no network reaches the daemon all the same.
+    let hello = json!({"input": "hello"});
+    let (status, body) = answer(rig.api.invoke("hermit", &hello)).await.unwrap();
+    assert_eq!(status, 200, "{body}");
+    let format = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}";
+    let docker = TestDocker::find().unwrap();
+    let found = rig.containers("hermit");
+    let joined = docker
+        .run(&["inspect", "--format", format, &found[0]])
+        .unwrap();
+    assert!(!joined.contains("bridge"), "{joined}");
+    assert_eq!(rig.networks(), ["", "-bridge"]);
+
+    rig.served.rune(&["agent", "stop", "worker"]).ok();
+    let gone = async {
+        while !rig.containers("worker").is_empty() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, gone).await.unwrap();
+    assert_eq!(rig.networks(), ["", "-bridge"]);
+    rig.served.0.restart().await.unwrap();
+    assert_eq!(rig.networks(), [""]);
 }
