@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::error::BenchError;
@@ -40,9 +41,17 @@ impl Connection {
             .await
             .map_err(|e| failed(&e))?;
         stream.set_nodelay(true).map_err(|e| failed(&e))?;
+        Self::over(stream, authority).await
+    }
+
+    /// Speaks to whoever is at the other end of a stream.
+    pub(crate) async fn over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        authority: String,
+    ) -> Result<Self, BenchError> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|e| failed(&e))?;
+            .map_err(|error| BenchError::request(&authority, &error))?;
         let mut driver = tokio::task::JoinSet::new();
         driver.spawn(async move {
             // The error of a connection shows in the request that uses it.

@@ -78,6 +78,7 @@ pub(crate) struct Daemon {
     rune: PathBuf,
     data_dir: PathBuf,
     env: Vec<(String, String)>,
+    args: Vec<String>,
     pub(crate) gateway: String,
     pub(crate) control_plane: String,
     /// From the start of the process to its first good answer.
@@ -89,6 +90,16 @@ impl Daemon {
         rune: &Path,
         data_dir: &Path,
         env: &[(&str, String)],
+    ) -> Result<Self, BenchError> {
+        Self::with(rune, data_dir, env, &[]).await
+    }
+
+    /// One with more options.
+    pub(crate) async fn with(
+        rune: &Path,
+        data_dir: &Path,
+        env: &[(&str, String)],
+        args: &[&str],
     ) -> Result<Self, BenchError> {
         let env: Vec<(String, String)> = env
             .iter()
@@ -107,6 +118,7 @@ impl Daemon {
             ])
             .arg("--data-dir")
             .arg(data_dir)
+            .args(args)
             .env_clear()
             .env("HOME", data_dir)
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
@@ -122,6 +134,7 @@ impl Daemon {
             rune: rune.to_owned(),
             data_dir: data_dir.to_owned(),
             env,
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
             gateway: String::new(),
             control_plane: String::new(),
             ready_after: Duration::ZERO,
@@ -140,7 +153,8 @@ impl Daemon {
             .iter()
             .map(|(name, value)| (name.as_str(), value.clone()))
             .collect();
-        Self::start(&self.rune, &self.data_dir, &env).await
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        Self::with(&self.rune, &self.data_dir, &env, &args).await
     }
 
     pub(crate) fn pid(&self) -> u32 {

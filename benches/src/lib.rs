@@ -12,7 +12,9 @@
 //! What is not here: a verdict. The report prints ratios beside their targets.
 
 mod client;
+mod cold;
 mod daemon;
+mod engine;
 mod error;
 mod floor;
 mod load;

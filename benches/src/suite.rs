@@ -8,6 +8,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::client::Connection;
+use crate::cold::cold;
 use crate::daemon::{Daemon, Server, own_floor};
 use crate::error::BenchError;
 use crate::floor::GroupCommit;
@@ -37,6 +38,8 @@ pub enum Part {
     Memory,
     /// Memory of requests that wait for a person.
     Parked,
+    /// From no replica to the first token, in the daemon and in containers.
+    Cold,
 }
 
 /// What to measure, and for how long.
@@ -54,12 +57,16 @@ pub struct BenchConfig {
     pub duration: Duration,
     /// Rounds per figure; the median counts.
     pub rounds: usize,
-    /// Starts per kind of start.
+    /// Starts per kind of start, of daemons and of replicas.
     pub starts: usize,
     /// Idle sessions whose memory is measured.
     pub sessions: usize,
     /// Parked requests whose memory is measured.
     pub parked: usize,
+    /// Where Docker Engine is: `unix:///PATH`.
+    pub docker_host: String,
+    /// The image of replicas in containers.
+    pub replica_image: String,
 }
 
 /// Runs what is asked for and answers the report. `progress` is told what comes next.
@@ -102,6 +109,10 @@ pub async fn run(
             Part::Parked => {
                 progress("parked requests");
                 parked(config, &mut report).await?;
+            }
+            Part::Cold => {
+                progress("cold starts");
+                cold(config, &mut report).await?;
             }
         }
     }
@@ -456,7 +467,7 @@ async fn check_after_kill(daemon: Daemon, outcomes: &[Outcome]) -> Result<usize,
 }
 
 /// An agent that answers at once, without a model.
-const OFFLINE_AGENT: &str = "name: bench\nversion: 0.1.0\ninstructions: Answer.\n\
+pub(crate) const OFFLINE_AGENT: &str = "name: bench\nversion: 0.1.0\ninstructions: Answer.\n\
      default_model: offline\nruntime: { concurrency_limit: 1000 }\nmodels: { providers: [offline] }\n";
 /// An agent in front of the model with a fixed latency.
 const MODEL_AGENT: &str = "name: bench\nversion: 0.1.0\ninstructions: Answer.\n\

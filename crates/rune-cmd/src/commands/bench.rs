@@ -12,7 +12,7 @@ use crate::failure::{Exit, Failure, Outcome, chain};
 /// Measures this Rune on this machine, beside the floors of the same run.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  rune bench\n  rune bench --clients 64 --seconds 10 --rounds 5\n  rune bench --only latency,starts\n  rune bench -o json > bench.json"
+    after_help = "Examples:\n  rune bench\n  rune bench --clients 64 --seconds 10 --rounds 5\n  rune bench --only latency,starts\n  RUNE_REPLICA_IMAGE=rune:0.1.0 rune bench --only cold\n  rune bench -o json > bench.json"
 )]
 pub(crate) struct BenchArgs {
     /// What to measure
@@ -20,7 +20,7 @@ pub(crate) struct BenchArgs {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "throughput,latency,starts,memory,parked"
+        default_value = "throughput,latency,starts,memory,parked,cold"
     )]
     only: Vec<Figures>,
     /// Clients of the throughput runs, one run each
@@ -59,6 +59,8 @@ enum Figures {
     Memory,
     /// What requests that wait for a person hold
     Parked,
+    /// From no replica to the first token, in the daemon and in containers (RUNE_REPLICA_IMAGE)
+    Cold,
 }
 
 impl From<Figures> for Part {
@@ -69,6 +71,7 @@ impl From<Figures> for Part {
             Figures::Starts => Self::Starts,
             Figures::Memory => Self::Memory,
             Figures::Parked => Self::Parked,
+            Figures::Cold => Self::Cold,
         }
     }
 }
@@ -101,6 +104,8 @@ async fn measure(context: &Context, args: BenchArgs) -> Outcome {
         starts: STARTS,
         sessions: args.sessions,
         parked: args.parked,
+        docker_host: context.config.tools.docker_host.clone(),
+        replica_image: context.config.runtime.replica_image.clone(),
     };
     let output = context.output;
     let mut progress = |what: &str| output.note(&format!("measuring {what}"));
