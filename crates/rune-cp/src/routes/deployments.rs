@@ -358,6 +358,8 @@ async fn settled(shared: &Shared, id: DeploymentId) -> Result<DeploymentRow, Api
         let pass = shared.reconcile.next_pass();
         let row = find(shared, id).await?;
         match row.state {
+            // It is ready all the while that its canary starts.
+            DeploymentState::Ready if starts_canary(shared, &row) => {}
             DeploymentState::Ready | DeploymentState::Stopped | DeploymentState::Failed => {
                 return Ok(row);
             }
@@ -367,6 +369,16 @@ async fn settled(shared: &Shared, id: DeploymentId) -> Result<DeploymentRow, Api
             return Ok(row);
         }
     }
+}
+
+/// Whether a version is rolled out that has no replica yet.
+fn starts_canary(shared: &Shared, row: &DeploymentRow) -> bool {
+    let is_there = |version| {
+        let replicas = shared.router.replicas(row.id);
+        replicas.iter().any(|it| it.version_id() == version)
+    };
+    row.candidate()
+        .is_some_and(|rollout| !is_there(rollout.version_id))
 }
 
 async fn find_version(shared: &Shared, body: &ApplyRequest) -> Result<VersionRow, ApiError> {

@@ -162,8 +162,10 @@ pub(crate) async fn wait_unchanged(
         let rollout = &row["rollout"];
         let is_under_way = rollout["state"] == "progressing";
         let is_rolling = is_under_way && rollout["strategy"] == "rolling";
+        // The deployment is ready all the while that a canary of it starts.
+        let is_starting = is_under_way && !is_rolling && rollout["ready_replicas"] == 0;
         match row["state"].as_str().unwrap_or_default() {
-            "ready" | "stopped" if !is_rolling => return Ok(row),
+            "ready" | "stopped" if !is_rolling && !is_starting => return Ok(row),
             "failed" => {
                 let message = format!("the deployment failed: {reason}");
                 return Err(Failure::new(Exit::Failed, message).help(fix()));
@@ -175,7 +177,10 @@ pub(crate) async fn wait_unchanged(
             }
             state if Instant::now() >= deadline => {
                 let secs = limit.as_secs();
-                let message = format!("the deployment is still {state} after {secs} s: {reason}");
+                let message = match is_starting {
+                    true => format!("the canary has no replica yet after {secs} s"),
+                    false => format!("the deployment is still {state} after {secs} s: {reason}"),
+                };
                 return Err(Failure::new(Exit::Unavailable, message)
                     .help("`rune status` shows its state, `rune debug` the daemon's log"));
             }
@@ -183,7 +188,9 @@ pub(crate) async fn wait_unchanged(
         }
         look.tick().await;
         row = client.get(Api::ControlPlane, &path).await?;
-        if row["reason"] != unchanged.0["reason"] {
+        let stands = |row: &Value| (row["reason"].clone(), row["rollout"]["state"].clone());
+        // Where a rollout has just ended, what was said of it is not what is said of its end.
+        if stands(&row) != stands(&unchanged.0) {
             unchanged = (row.clone(), Instant::now());
         }
     }

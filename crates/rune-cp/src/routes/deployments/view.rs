@@ -58,6 +58,8 @@ struct RolloutView {
     state: &'static str,
     /// Why it ended so, for a person.
     reason: String,
+    /// Replicas of the version that is rolled out that are there.
+    ready_replicas: usize,
     /// How the last requests of the version that is rolled out ended.
     requests: TallyView,
     /// How those of the version before did.
@@ -116,7 +118,10 @@ impl DeploymentView {
 
 impl RolloutView {
     fn new(id: DeploymentId, rollout: Rollout, router: &ReplicaRouter) -> Self {
+        let replicas = router.replicas(id).into_iter();
+        let own = replicas.filter(|replica| replica.version_id() == rollout.version_id);
         Self {
+            ready_replicas: own.count(),
             version_id: rollout.version_id,
             from_version_id: rollout.from,
             strategy: rollout.strategy.as_str(),
