@@ -9,7 +9,8 @@ mod losses;
 mod outside;
 mod pods;
 mod processes;
-mod rig;
+mod real;
+pub(crate) mod rig;
 
 /// Makes the tests of the suite for a backend.
 macro_rules! backend_suite {
@@ -81,6 +82,13 @@ macro_rules! backend_suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn requests_under_way_end_well_when_what_runs_them_is_killed() {
+                if super::rig::is_here(BACKEND) {
+                    super::cases::killed_under_load(BACKEND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn shows_what_a_replica_logs_and_uses() {
                 if super::rig::is_here(BACKEND) {
                     super::cases::logs_and_stats(BACKEND).await;
@@ -90,4 +98,5 @@ macro_rules! backend_suite {
     )+};
 }
 
-backend_suite!(wasm, process, docker, kubernetes);
+// `real_cluster` is the backend `kubernetes`, too, in the cluster that `KUBECONFIG` names.
+backend_suite!(wasm, process, docker, kubernetes, real_cluster);

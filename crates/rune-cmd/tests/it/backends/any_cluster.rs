@@ -1,14 +1,13 @@
 //! What holds in any cluster: that of the test kit, and a real one where `KUBECONFIG` names it.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use rune_testkit::TestDaemon;
 use rune_testkit_kubernetes::Kubectl;
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, NAMESPACE};
+use super::real::{Place, SKIPPED, alone};
 use super::{containers, rig};
 use crate::home::{RUNE, Served};
 use crate::wire::{Api, LIMIT, POLL};
@@ -24,15 +23,6 @@ pub(super) fn deploy_talker(served: &Served, replicas: &str) {
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::write(dir.join("Runefile"), RUNEFILE).unwrap();
     served.rune(&["run", "talker", "--replicas", replicas]).ok();
-}
-
-/// Where a daemon is tried.
-struct Place {
-    kubeconfig: PathBuf,
-    namespace: String,
-    image: String,
-    /// An address of this machine that pods reach.
-    addr: SocketAddr,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,36 +42,12 @@ async fn replicas_are_what_the_cluster_says_in_that_of_the_test_kit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_are_what_the_cluster_says_in_a_real_one() {
-    match real() {
-        Some(place) => everything(&place).await,
-        None => eprintln!(
-            "skipped: no cluster; KUBECONFIG names one, RUNE_TEST_KUBERNETES_IMAGE an image that it can run, \
-             RUNE_TEST_KUBERNETES_ADDR an IP:PORT of this machine that its pods reach, and \
-             RUNE_TEST_KUBERNETES_NAMESPACE a namespace (default)"
-        ),
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "which cluster there is, is of the machine that runs the tests"
-)]
-fn real() -> Option<Place> {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let kubeconfig = variable("KUBECONFIG")?.into();
-    let needed = |name| {
-        let value = variable(name);
-        value
-            .ok_or_else(|| format!("KUBECONFIG needs {name}, too"))
-            .unwrap()
+    let Some(place) = Place::real() else {
+        eprintln!("{SKIPPED}");
+        return;
     };
-    let namespace = variable("RUNE_TEST_KUBERNETES_NAMESPACE");
-    Some(Place {
-        kubeconfig,
-        namespace: namespace.unwrap_or_else(|| "default".to_owned()),
-        image: needed("RUNE_TEST_KUBERNETES_IMAGE"),
-        addr: needed("RUNE_TEST_KUBERNETES_ADDR").parse().unwrap(),
-    })
+    let _alone = alone();
+    everything(&place).await;
 }
 
 /// A pod, as `kubectl` has it.
@@ -132,18 +98,8 @@ async fn everything(place: &Place) {
         kubectl,
         namespace: place.namespace.clone(),
     };
-    let daemon = TestDaemon::builder(RUNE)
-        .arg("--backend")
-        .arg("kubernetes")
-        .arg("--k8s-namespace")
-        .arg(&place.namespace)
-        .env("RUNE_KUBECONFIG", &place.kubeconfig)
-        .env("RUNE_KUBERNETES_REPLICA_ADDR", place.addr.to_string())
-        .env(
-            "RUNE_KUBERNETES_DAEMON_URL",
-            format!("http://{}", place.addr),
-        )
-        .env("RUNE_REPLICA_IMAGE", &place.image);
+    let daemon = place.configure(TestDaemon::builder(RUNE));
+    let daemon = daemon.arg("--backend").arg("kubernetes");
     let served = Served(daemon.start().await.unwrap());
     let id = std::fs::read_to_string(served.0.data_dir().join("daemon.id")).unwrap();
     let id = id.trim();

@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::rig::Rig;
-use crate::wire::{Event, Events, LIMIT, POLL, answer, lines_of};
+use super::rig::{Rig, platform};
+use crate::wire::{Event, Events, LIMIT, POLL, answer, assert_no_panic};
 
 /// The promise of a cancel.
 const CANCEL_BOUND: Duration = Duration::from_secs(1);
+/// Requests at a time, over two replicas.
+const LOAD: usize = 8;
 
 pub(super) async fn answers(backend: &'static str) {
     let rig = Rig::start(backend, "").await;
@@ -42,7 +44,7 @@ pub(super) async fn answers(backend: &'static str) {
     let (_, messages) = answer(rig.api.get(path)).await.unwrap();
     assert_eq!(messages["items"].as_array().unwrap().len(), 4, "{messages}");
     for replica in rig.replicas().await {
-        assert_eq!(replica["backend"], backend, "{replica}");
+        assert_eq!(replica["backend"], platform(backend), "{replica}");
         assert_eq!(replica["state"], "ready", "{replica}");
     }
 }
@@ -50,7 +52,7 @@ pub(super) async fn answers(backend: &'static str) {
 pub(super) async fn tools(backend: &'static str) {
     let rig = Rig::start(backend, "").await;
     assert_eq!(rig.output("mark", json!({})).await, "marked");
-    assert_eq!(lines_of(&rig.served, "worker", "marks").len(), 1);
+    assert_eq!(rig.lines("marks").len(), 1);
     let revealed = rig.output("reveal", json!({})).await;
     assert_eq!(revealed, json!({"length": "a-long-secret".len()}));
     assert!(!rig.served.0.log().contains("a-long-secret"));
@@ -80,7 +82,7 @@ pub(super) async fn limit(backend: &'static str) {
     let second = rig.slow().await;
     // The second waits for the place of the first, and a call of the agent by itself would too.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(lines_of(&rig.served, "worker", "started").len(), 1);
+    assert_eq!(rig.lines("started").len(), 1);
     rig.go();
     for id in [first, second] {
         assert_eq!(rig.api.ended(&id).await["status"], "completed");
@@ -129,7 +131,7 @@ pub(super) async fn approval(backend: &'static str) {
     assert_eq!(answer(decided).await.unwrap().0, 200);
     let row = rig.api.ended(&id).await;
     assert_eq!(row["status"], "completed", "{row}");
-    assert_eq!(lines_of(&rig.served, "worker", "asked"), [id]);
+    assert_eq!(rig.lines("asked"), [id]);
 }
 
 pub(super) async fn unkept(backend: &'static str) {
@@ -211,6 +213,47 @@ pub(super) async fn sticky(backend: &'static str) {
     }
 }
 
+pub(super) async fn killed_under_load(backend: &'static str) {
+    let mut rig = Rig::settled(backend, 2).await;
+    let mut ids = Vec::new();
+    for _ in 0..LOAD {
+        ids.push(rig.slow().await);
+    }
+    rig.begun(LOAD).await;
+    // A replica in the daemon is a part of its process: it ends with that, and nothing else can kill it.
+    let is_inside = backend == "wasm";
+    if is_inside {
+        rig.served.0.kill9().unwrap();
+        rig.restart().await;
+    } else {
+        let running = rig.running();
+        assert_eq!(running.len(), 2, "{running:?}");
+        rig.kill(&running[0]);
+    }
+    // Those of the other one go on meanwhile.
+    rig.begun(LOAD + 1).await;
+    rig.go();
+    let mut again = 0;
+    for id in &ids {
+        let row = rig.api.ended(id).await;
+        assert_eq!(row["status"], "completed", "{row}\n{}", rig.served.0.log());
+        let attempts = row["attempts"].as_u64().unwrap();
+        assert!((1..=2).contains(&attempts), "{row}");
+        again += usize::from(attempts == 2);
+    }
+    // The load was shared: some had to go on elsewhere, and some had not.
+    let expected = if is_inside { LOAD..=LOAD } else { 1..=LOAD - 1 };
+    assert!(expected.contains(&again), "{again} of {LOAD}");
+    let started = rig.lines("started").len();
+    assert_eq!(started, LOAD + again);
+    rig.until("there are two again", async || {
+        let replicas = rig.replicas().await;
+        replicas.len() == 2 && replicas.iter().all(|it| it["state"] == "ready")
+    })
+    .await;
+    assert_no_panic(&rig.served);
+}
+
 pub(super) async fn logs_and_stats(backend: &'static str) {
     let rig = Rig::start(backend, "").await;
     rig.output("mark", json!({})).await;
@@ -257,7 +300,8 @@ pub(super) async fn logs_and_stats(backend: &'static str) {
     let inspected = rig.served.rune(&["agent", "inspect", "worker"]).ok();
     let line = inspected.lines().find(|line| line.starts_with(&replica));
     let cells: Vec<&str> = line.unwrap().split_whitespace().collect();
-    assert_eq!((cells[1], cells[2]), ("ready", backend), "{inspected}");
+    let expected = ("ready", platform(backend));
+    assert_eq!((cells[1], cells[2]), expected, "{inspected}");
     let numbers = cells[4..6].iter().map(|cell| cell.parse::<u64>().unwrap());
     assert!(numbers.min().unwrap() > 0, "{inspected}");
 }

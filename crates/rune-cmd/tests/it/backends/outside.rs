@@ -8,8 +8,6 @@ use crate::wire::{Events, assert_no_panic, lines_of};
 
 /// An id that no deployment knows.
 const ORPHAN: &str = "rep_019f000000007000800000000000000a";
-/// Requests at a time, over two replicas.
-const LOAD: usize = 8;
 
 /// Makes the tests of the suite for a backend whose replicas are outside the daemon.
 macro_rules! outside_suite {
@@ -21,13 +19,6 @@ macro_rules! outside_suite {
             async fn a_request_goes_on_in_another_replica_when_its_own_is_killed() {
                 if super::is_here(BACKEND) {
                     super::replica_killed(BACKEND).await;
-                }
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn requests_under_way_end_well_when_a_replica_is_killed() {
-                if super::is_here(BACKEND) {
-                    super::killed_under_load(BACKEND).await;
                 }
             }
 
@@ -89,41 +80,6 @@ async fn replica_killed(backend: &'static str) {
     rig.until("nothing is left of it", async || {
         let running = rig.running();
         running.len() == 1 && running != first
-    })
-    .await;
-    assert_no_panic(&rig.served);
-}
-
-async fn killed_under_load(backend: &'static str) {
-    let rig = Rig::with_replicas(backend, "", 2).await;
-    let mut ids = Vec::new();
-    for _ in 0..LOAD {
-        ids.push(rig.slow().await);
-    }
-    rig.begun(LOAD).await;
-    let running = rig.running();
-    assert_eq!(running.len(), 2, "{running:?}");
-    rig.kill(&running[0]);
-    // Those of the other one go on meanwhile.
-    rig.begun(LOAD + 1).await;
-    rig.go();
-    let mut again = 0;
-    for id in &ids {
-        let row = rig.api.ended(id).await;
-        assert_eq!(row["status"], "completed", "{row}\n{}", rig.served.0.log());
-        let attempts = row["attempts"].as_u64().unwrap();
-        assert!((1..=2).contains(&attempts), "{row}");
-        again += usize::from(attempts == 2);
-    }
-    // The load was shared, so some had to go on elsewhere, and some had not.
-    assert!((1..LOAD).contains(&again), "{again} of {LOAD}");
-    assert_eq!(
-        lines_of(&rig.served, "worker", "started").len(),
-        LOAD + again
-    );
-    rig.until("there are two again", async || {
-        let replicas = rig.replicas().await;
-        replicas.len() == 2 && replicas.iter().all(|it| it["state"] == "ready")
     })
     .await;
     assert_no_panic(&rig.served);

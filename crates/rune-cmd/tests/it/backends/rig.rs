@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::containers;
+use super::real::{Place, RealCluster, SKIPPED};
 use crate::home::{RUNE, Served};
 use crate::wire::{Api, Event, Events, LIMIT, POLL, answer, lines_of};
 
@@ -45,19 +46,36 @@ const TOOLS: [(&str, &str, &str); 4] = [
 ];
 
 /// A daemon with one agent on one backend.
-pub(super) struct Rig {
-    pub(super) served: Served,
-    pub(super) api: Api,
+pub(crate) struct Rig {
+    pub(crate) served: Served,
+    pub(crate) api: Api,
     backend: &'static str,
     /// What everything of it is labelled with in Docker Engine.
     label: OnceLock<String>,
-    /// Where the pods are.
+    /// Where the pods are: a cluster of the test kit, or a real one.
     pub(super) cluster: Option<Cluster>,
+    real: Option<RealCluster>,
+}
+
+/// What the daemon calls the backend of a suite.
+pub(super) fn platform(backend: &'static str) -> &'static str {
+    match backend {
+        "real_cluster" => "kubernetes",
+        other => other,
+    }
 }
 
 /// Whether this machine has what a backend needs; says what is missing.
-pub(super) fn is_here(backend: &str) -> bool {
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+pub(crate) fn is_here(backend: &str) -> bool {
     match backend {
+        "real_cluster" => {
+            let is_here = Place::real().is_some();
+            if !is_here {
+                eprintln!("{SKIPPED}");
+            }
+            is_here
+        }
         "docker" => containers::image().is_some(),
         "kubernetes" => containers::image().is_some() && Cluster::is_here(),
         _ => true,
@@ -97,14 +115,16 @@ impl Rig {
     }
 
     /// A daemon without an agent.
-    pub(super) async fn daemon(backend: &'static str, builder: TestDaemonBuilder) -> Self {
+    pub(crate) async fn daemon(backend: &'static str, builder: TestDaemonBuilder) -> Self {
         let cluster = match backend {
             "kubernetes" => Some(Cluster::start().await),
             _ => None,
         };
-        let builder = builder.arg("--backend").arg(backend);
+        let real = (backend == "real_cluster").then(RealCluster::start);
+        let builder = builder.arg("--backend").arg(platform(backend));
         let builder = match (backend, &cluster) {
             (_, Some(cluster)) => cluster.configure(builder),
+            ("real_cluster", None) => real.iter().fold(builder, |it, real| real.configure(it)),
             ("docker", None) => builder.env("RUNE_REPLICA_IMAGE", containers::image().unwrap()),
             _ => builder,
         };
@@ -121,7 +141,22 @@ impl Rig {
             backend,
             label: OnceLock::new(),
             cluster,
+            real,
         }
+    }
+
+    /// The lines of a file of its workspace.
+    pub(super) fn lines(&self, file: &str) -> Vec<String> {
+        match &self.real {
+            Some(real) => real.lines(file),
+            None => lines_of(&self.served, "worker", file),
+        }
+    }
+
+    /// Whose the pods are.
+    fn id(&self) -> String {
+        let id = std::fs::read_to_string(self.served.0.data_dir().join("daemon.id"));
+        id.unwrap().trim().to_owned()
     }
 
     async fn deploy(&self, more: &str, replicas: u32) {
@@ -140,9 +175,14 @@ impl Rig {
             .rune(&["run", "worker", "--replicas", &replicas])
             .ok();
         self.ready().await;
+        self.mark("worker");
+    }
+
+    /// Notes what is removed at the end, by an agent that runs.
+    pub(crate) fn mark(&self, agent: &str) {
         if self.backend == "docker" {
-            let label = containers::label_of(&self.running()[0]);
-            self.label.get_or_init(|| label);
+            let running = containers::of_agent(&self.served.0.data_dir(), agent);
+            self.label.get_or_init(|| containers::label_of(&running[0]));
         }
     }
 
@@ -192,7 +232,7 @@ impl Rig {
     /// Waits until the slow tool has begun so often.
     pub(super) async fn begun(&self, times: usize) {
         let begun = async {
-            while lines_of(&self.served, "worker", "started").len() < times {
+            while self.lines("started").len() < times {
                 tokio::time::sleep(POLL).await;
             }
         };
@@ -202,6 +242,9 @@ impl Rig {
 
     /// Lets the slow tool end.
     pub(super) fn go(&self) {
+        if let Some(real) = &self.real {
+            return real.make("go");
+        }
         let dir = self.served.0.data_dir().join("workspaces/dev/worker");
         std::fs::write(dir.join("go"), "").unwrap();
     }
@@ -209,6 +252,7 @@ impl Rig {
     /// What its replicas are on their platform, sorted: processes, or containers.
     pub(super) fn running(&self) -> Vec<String> {
         let mut running = match self.backend {
+            "real_cluster" => self.real.as_ref().unwrap().running(&self.id()),
             "process" => {
                 let pids = self.pids().into_iter();
                 pids.map(|pid| pid.as_raw_nonzero().to_string()).collect()
@@ -225,6 +269,9 @@ impl Rig {
             let pid = Pid::from_raw(running.parse().unwrap()).unwrap();
             kill_process(pid, Signal::KILL).unwrap();
             return;
+        }
+        if let Some(real) = &self.real {
+            return real.kill(running);
         }
         let killed = Command::new("docker")
             .args(["kill", "--signal", "KILL", running])
@@ -283,6 +330,9 @@ impl Drop for Rig {
         }
         if let Some(label) = self.label.get() {
             containers::remove(label);
+        }
+        if let Some(real) = &self.real {
+            real.clear(&self.id());
         }
     }
 }
