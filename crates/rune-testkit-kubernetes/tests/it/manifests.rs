@@ -46,7 +46,8 @@ fn typed<T: Serialize + DeserializeOwned>(object: &Value) -> T {
     read
 }
 
-/// A cluster with the manifests, and the key that they need; nothing where they cannot be applied.
+/// A cluster and a copy of the manifests; nothing where they cannot be applied.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 async fn start() -> Option<(Judged, tempfile::TempDir)> {
     let judged = Judged::start().await?;
     if !knows_kustomize(&judged).await {
