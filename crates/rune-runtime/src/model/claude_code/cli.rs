@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rune_env::MACHINE_VARIABLES;
 use rune_tools::{ProcessGroup, find_program};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
@@ -18,23 +19,6 @@ const OLDEST: (u64, u64) = (2, 1);
 const VERSION_LIMIT: Duration = Duration::from_secs(20);
 /// Bytes of what it says that are read.
 const VERSION_BYTES: u64 = 1024;
-/// What it gets of the daemon's environment: where it is and whose login it uses, and the
-/// way to the network.
-const ENVIRONMENT: [&str; 13] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LANG",
-    "TMPDIR",
-    "XDG_CONFIG_HOME",
-    "CLAUDE_CONFIG_DIR",
-    "CLAUDE_CODE_OAUTH_TOKEN",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "NODE_EXTRA_CA_CERTS",
-    "SSL_CERT_FILE",
-];
 
 /// The `claude` program of this machine.
 #[derive(Debug)]
@@ -51,7 +35,7 @@ impl ClaudeCli {
     #[must_use]
     pub fn find(environment: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let program = find_program(PROGRAM, &environment("PATH")?)?;
-        let environment = ENVIRONMENT
+        let environment = MACHINE_VARIABLES
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), environment(name)?)));
         Some(Self {
