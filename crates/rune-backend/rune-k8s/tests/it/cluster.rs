@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 /// How long something may take that is on its way.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(20);
+pub(crate) const POLL: Duration = Duration::from_millis(20);
 pub(crate) const NAMESPACE: &str = "rune";
 pub(crate) const USER: &str = "system:serviceaccount:rune:rune";
 

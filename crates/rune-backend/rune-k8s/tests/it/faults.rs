@@ -8,7 +8,7 @@ use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
 use rune_k8s::KubernetesReplicas;
 use rune_testkit_kubernetes::{Script, ScriptedPods};
 
-use crate::cluster::{Cluster, LIMIT, name_of, spec, started, until, until_health};
+use crate::cluster::{Cluster, LIMIT, POLL, name_of, spec, started, until, until_health};
 
 /// How long an API server is away that is away for long.
 const OUTAGE: Duration = Duration::from_secs(30);
@@ -53,8 +53,9 @@ async fn watches_that_break_lose_nothing() {
     let backend = cluster.backend().await;
     let specs: Vec<ReplicaSpec> = (0..10).map(|_| spec()).collect();
     let breaks = async {
-        for _ in 0..10 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        for count in 0..10 {
+            // In the middle of the starts.
+            until("more pods", async || cluster.pods.started().len() >= count).await;
             cluster.server.break_watches();
         }
     };
@@ -68,8 +69,8 @@ async fn a_past_that_is_gone_loses_nothing() {
     let backend = cluster.backend().await;
     let specs: Vec<ReplicaSpec> = (0..10).map(|_| spec()).collect();
     let forgets = async {
-        for _ in 0..5 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        for count in 0..10 {
+            until("more pods", async || cluster.pods.started().len() >= count).await;
             cluster.server.forget_the_past();
         }
     };
@@ -95,16 +96,17 @@ async fn events_that_come_twice_and_late_change_nothing() {
     assert_whole(&cluster, &backend, &specs).await;
     // One that is on its way and not seen yet is not taken for gone.
     let late = spec();
-    let start = started(&backend, &late);
     let looks = async {
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_millis(200) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        loop {
+            tokio::time::sleep(POLL).await;
             let health = backend.health(late.replica_id).await.unwrap();
             assert_ne!(health, ReplicaHealth::Gone);
         }
     };
-    tokio::join!(start, looks);
+    tokio::select! {
+        _ = started(&backend, &late) => {}
+        () = looks => {}
+    }
 }
 
 #[tokio::test]
