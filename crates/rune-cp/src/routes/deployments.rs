@@ -34,6 +34,8 @@ const MAX_ENV_VARIABLES: usize = 256;
 const MAX_ENV_BYTES: usize = 64 * 1024;
 /// How long `?wait=ready` waits where no time is given, in milliseconds.
 const DEFAULT_WAIT_MS: u64 = 30_000;
+/// How long the loop is waited for to look at a change, where less is to be waited for its outcome.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
 /// How long `?wait=ready` waits at the most, in milliseconds.
 const MAX_WAIT_MS: u64 = 300_000;
 /// The namespace where a version may change its content.
@@ -335,25 +337,35 @@ where
     O: Operation<Reply = DeploymentRow>,
 {
     let row = shared.store.write_audited(operation, audit).await?;
+    let id = row.id;
     shared.reconcile.wake();
-    let row = match wait {
-        None => row,
-        Some(wait) => match tokio::time::timeout(wait, settled(shared, row.id)).await {
-            Ok(row) => row?,
-            Err(_) => find(shared, row.id).await?,
-        },
+    let Some(wait) = wait else {
+        return Ok(DeploymentView::new(row, &shared.router));
+    };
+    // However short the wait is: a state from before the change says nothing of it.
+    let looked = tokio::time::timeout(wait.max(LOOK_LIMIT), looked(shared)).await;
+    let row = match looked {
+        Ok(()) => tokio::time::timeout(wait, settled(shared, id)).await,
+        Err(late) => Err(late),
+    };
+    let row = match row {
+        Ok(row) => row?,
+        Err(_) => find(shared, id).await?,
     };
     Ok(DeploymentView::new(row, &shared.router))
 }
 
-/// The deployment once its outcome is known.
-async fn settled(shared: &Shared, id: DeploymentId) -> Result<DeploymentRow, ApiError> {
-    // The pass under way may not have seen the change; the one after it has.
+/// Returns once the loop has looked at a change. The pass under way may not have seen it; the one after it has.
+async fn looked(shared: &Shared) {
     for _ in 0..2 {
         let pass = shared.reconcile.next_pass();
         shared.reconcile.wake();
         pass.await;
     }
+}
+
+/// The deployment once its outcome is known.
+async fn settled(shared: &Shared, id: DeploymentId) -> Result<DeploymentRow, ApiError> {
     loop {
         let pass = shared.reconcile.next_pass();
         let row = find(shared, id).await?;

@@ -225,3 +225,29 @@ fn deploy_caller(dir: &Path, version: &str) {
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("Runefile"), runefile).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_lost_with_their_replica_count_against_its_version() {
+    let mut rig = Rig::settled_with("process", "runtime: {concurrency_limit: 30}\n", 1).await;
+    rig.again_with("[recovery]\nmax_attempts = 1\n").await;
+    let first = rig.others_than(&[]).await;
+    let runefile = rig.served.0.home().join("worker/Runefile");
+    let text = std::fs::read_to_string(&runefile).unwrap();
+    std::fs::write(&runefile, text.replace("version: 0.1.0", "version: 0.2.0")).unwrap();
+    rig.served
+        .rune(&["deploy", "worker", "--weight", "100"])
+        .ok();
+    for _ in 0..20 {
+        rig.slow().await;
+    }
+    rig.begun(20).await;
+    let second = rig.pids().into_iter().find(|pid| !first.contains(pid));
+    kill_process(second.unwrap(), Signal::KILL).unwrap();
+    rig.until("it is rolled back", async || {
+        let status = ["rollout", "status", "worker", "-o", "json"];
+        let row = rig.served.rune(&status).json();
+        let reason = row["rollout"]["reason"].as_str().unwrap_or_default();
+        reason.contains("20 of its last 20 requests failed")
+    })
+    .await;
+}
