@@ -53,6 +53,7 @@ pub use origin::Origin;
 pub use patience::Waiting;
 pub(crate) use publish::EVENT_DEPTH;
 pub use publish::Publication;
+pub(crate) use run::blames_version;
 pub use wakeups::WAKEUP_PATH;
 
 pub use child::AgentCall;

@@ -314,7 +314,11 @@ impl ReconcileLoop {
                 seen.state = DeploymentState::Pending;
             }
             self.tell(&seen).await;
+            let is_new = self.router.deployment(seen.id).is_none();
             self.router.set_deployment(seen);
+            if is_new && let Err(error) = self.recall(deployment).await {
+                tracing::warn!(deployment = %deployment.id, %error, "how its requests ended is not known");
+            }
         }
         self.known.send_replace(true);
         let mut replicas = self.find_replicas().await?;

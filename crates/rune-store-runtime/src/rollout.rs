@@ -29,16 +29,18 @@ pub struct StartRollout {
 }
 
 /// Has a rollout replace what the deployment runs, step by step. Reply: the row. Rejected with `not_found`, and with
-/// `conflict` where none is under way.
+/// `conflict` where none is under way or the deployment changed in the meantime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromoteRollout {
     /// The deployment.
     pub deployment_id: DeploymentId,
+    /// The generation that the decision is about.
+    pub generation: u64,
 }
 
 /// Makes the version that was rolled out the one that the deployment runs. Reply: the row, of the same generation: what is
-/// wanted is what was wanted. Changes nothing where the deployment changed in the meantime or rolls out nothing. Rejected with
-/// `not_found`.
+/// wanted is what was wanted. Rejected with `not_found`, and with `conflict` where the deployment changed in the meantime or
+/// rolls out nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompleteRollout {
     /// The deployment.
@@ -48,13 +50,14 @@ pub struct CompleteRollout {
 }
 
 /// Ends a rollout that is under way without its version; where none is, goes back to the release before. Reply: the row.
-/// Rejected with `not_found`, and with `conflict` where there is nothing to go back to.
+/// Rejected with `not_found`, and with `conflict` where there is nothing to go back to or the deployment changed in the
+/// meantime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollBack {
     /// The deployment.
     pub deployment_id: DeploymentId,
-    /// The generation that the decision is about: of an older one nothing is changed. The present one where absent.
-    pub generation: Option<u64>,
+    /// The generation that the decision is about.
+    pub generation: u64,
     /// Why, for a person.
     pub reason: String,
 }
@@ -262,7 +265,8 @@ impl DeploymentRow {
     ///
     /// # Errors
     /// The [`Reject`] of the command.
-    pub fn promote(&mut self, at: Timestamp) -> Result<bool, Reject> {
+    pub fn promote(&mut self, op: &PromoteRollout, at: Timestamp) -> Result<bool, Reject> {
+        self.is_still(op.generation)?;
         let Some(rollout) = self.candidate() else {
             return Err(Reject::conflict("no rollout is under way"));
         };
@@ -275,30 +279,29 @@ impl DeploymentRow {
         Ok(true)
     }
 
-    /// What [`CompleteRollout`] makes of it; answers whether that is a change.
-    pub fn complete_rollout(&mut self, generation: u64, at: Timestamp) -> bool {
-        if generation != self.generation {
-            return false;
-        }
+    /// What [`CompleteRollout`] makes of it.
+    ///
+    /// # Errors
+    /// The [`Reject`] of the command.
+    pub fn complete_rollout(&mut self, op: &CompleteRollout, at: Timestamp) -> Result<(), Reject> {
+        self.is_still(op.generation)?;
         let rollout = self.rollout.as_mut();
         let Some(rollout) = rollout.filter(|it| it.state == RolloutState::Progressing) else {
-            return false;
+            return Err(Reject::conflict("no rollout is under way"));
         };
         let (version_id, env) = (rollout.version_id, std::mem::take(&mut rollout.env));
         rollout.end(RolloutState::Completed, "", at);
         self.release(version_id, env, at);
         self.updated_at = at;
-        true
+        Ok(())
     }
 
-    /// What [`RollBack`] makes of it; answers whether that is a change.
+    /// What [`RollBack`] makes of it.
     ///
     /// # Errors
     /// The [`Reject`] of the command.
-    pub fn roll_back(&mut self, op: &RollBack, at: Timestamp) -> Result<bool, Reject> {
-        if op.generation.is_some_and(|it| it != self.generation) {
-            return Ok(false);
-        }
+    pub fn roll_back(&mut self, op: &RollBack, at: Timestamp) -> Result<(), Reject> {
+        self.is_still(op.generation)?;
         if self.candidate().is_none() {
             if self.releases.is_empty() {
                 return Err(Reject::conflict(
@@ -317,7 +320,16 @@ impl DeploymentRow {
             rollout.end(RolloutState::RolledBack, &op.reason, at);
         }
         self.changed(at);
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether a decision is about the deployment as it is.
+    fn is_still(&self, generation: u64) -> Result<(), Reject> {
+        if generation == self.generation {
+            return Ok(());
+        }
+        let message = "the deployment has changed in the meantime: look at it again";
+        Err(Reject::conflict(message))
     }
 
     fn roll_out(

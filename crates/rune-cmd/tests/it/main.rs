@@ -51,6 +51,7 @@ mod remote_agents;
 mod replicas;
 mod requests;
 mod retries;
+mod rollout_restarts;
 mod rollouts;
 mod sandbox;
 mod schedules;

@@ -375,6 +375,7 @@ impl Tenant {
             .into(),
             PromoteRollout {
                 deployment_id: self.deployment,
+                generation: 1,
             }
             .into(),
             CompleteRollout {
@@ -384,7 +385,7 @@ impl Tenant {
             .into(),
             RollBack {
                 deployment_id: self.deployment,
-                generation: None,
+                generation: 1,
                 reason: "x".to_owned(),
             }
             .into(),

@@ -252,33 +252,15 @@ impl Engine {
         Ok(outcome)
     }
 
-    /// Counts how a request ended for the version that ran it. What is its caller's doing says nothing of a version.
+    /// Counts how a request ended for the version that ran it.
     fn count_end(&self, deployment_id: DeploymentId, version: VersionId, run: &ActiveRequest) {
         let last = run.feed.last_entry();
         let Some(EntryBody::Finished { failure, .. }) = last.as_ref().map(|it| &it.body) else {
             return;
         };
-        let failed = match failure.as_ref().map(|failure| failure.code) {
-            None => false,
-            // An input that is wrong is not accepted: this is what a provider does not take.
-            Some(
-                ErrorCode::InvalidInput
-                | ErrorCode::Internal
-                | ErrorCode::ModelUnavailable
-                | ErrorCode::Unavailable
-                | ErrorCode::Timeout,
-            ) => true,
-            Some(
-                ErrorCode::Unauthenticated
-                | ErrorCode::Denied
-                | ErrorCode::NotFound
-                | ErrorCode::Conflict
-                | ErrorCode::TooLarge
-                | ErrorCode::LimitExceeded
-                | ErrorCode::Cancelled,
-            ) => return,
-        };
-        self.inner.router.ended(deployment_id, version, failed);
+        if let Some(failed) = blames_version(failure.as_ref()) {
+            self.inner.router.ended(deployment_id, version, failed);
+        }
     }
 
     /// A place on a replica.
@@ -480,6 +462,30 @@ impl Drop for Leave {
             // It is tried again, and given up where it panics again and again.
             self.engine.inner.stranded.notify_one();
         }
+    }
+}
+
+/// Whether the end of a request speaks against the version that ran it; nothing where it is its caller's doing.
+pub(crate) fn blames_version(failure: Option<&Failure>) -> Option<bool> {
+    match failure.map(|failure| failure.code) {
+        None => Some(false),
+        // An input that is wrong is not accepted: this is what a provider does not take.
+        Some(
+            ErrorCode::InvalidInput
+            | ErrorCode::Internal
+            | ErrorCode::ModelUnavailable
+            | ErrorCode::Unavailable
+            | ErrorCode::Timeout,
+        ) => Some(true),
+        Some(
+            ErrorCode::Unauthenticated
+            | ErrorCode::Denied
+            | ErrorCode::NotFound
+            | ErrorCode::Conflict
+            | ErrorCode::TooLarge
+            | ErrorCode::LimitExceeded
+            | ErrorCode::Cancelled,
+        ) => None,
     }
 }
 

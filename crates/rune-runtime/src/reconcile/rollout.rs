@@ -4,18 +4,22 @@ use std::time::Duration;
 
 use rune_backend::BackendError;
 use rune_store_runtime::{
-    AuditId, AuditVerdict, CompleteRollout, DeploymentRow, DeploymentState, EventId, RecordAudit,
-    RollBack, RolloutState, RolloutStrategy, StoreError,
+    AuditId, AuditVerdict, CompleteRollout, DeploymentRow, DeploymentState, EventId, PageRequest,
+    RecordAudit, Reject, RequestFilter, RequestStatus, RollBack, Rollout, RolloutState,
+    RolloutStrategy, StoreError, Timestamp,
 };
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::{Look, ReconcileLoop, Role};
-use crate::engine::Publication;
+use crate::engine::{Publication, blames_version};
 
 /// How often a replica of a new version may fail to start, or end early, before the version is given up.
 const MAX_FAILURES: u32 = 3;
 /// How long a version is compared with the one before after it has taken its place.
 const WATCH: Duration = Duration::from_secs(300);
+/// How long ago a rollout may have ended to be told of by a process that did not see it end.
+const NEWS: Duration = Duration::from_secs(3600);
 /// Longest reason that is kept, in characters.
 const MAX_REASON: usize = 1000;
 /// Who decides here, for the audit trail and for events.
@@ -80,10 +84,30 @@ impl ReconcileLoop {
         };
         let reason = "every replica runs the new version".to_owned();
         let audit = audit(row, "deployment.complete", reason);
-        let row = self.store.write_audited(complete, audit).await?;
-        self.backoffs.take_over(row.id);
-        look.resort(row);
-        Ok(())
+        match self.store.write_audited(complete, audit).await {
+            Ok(row) => {
+                self.backoffs.take_over(row.id);
+                look.resort(row);
+                Ok(())
+            }
+            Err(error) => self.is_void(look, error).await,
+        }
+    }
+
+    /// Looks anew at what somebody else has changed before it was decided.
+    async fn is_void(&self, look: &mut Look, error: StoreError) -> Result<(), StoreError> {
+        let id = look.deployment.id;
+        match error {
+            StoreError::Rejected(reject @ Reject::Conflict { .. }) => {
+                tracing::info!(deployment = %id, %reject, "nothing is decided about its rollout");
+                if let Some(row) = self.store.deployment(id).await? {
+                    look.resort(row);
+                }
+                self.wake.notify_one();
+                Ok(())
+            }
+            error => Err(error),
+        }
     }
 
     /// Why the version that was rolled out last must go.
@@ -124,38 +148,74 @@ impl ReconcileLoop {
         };
         let name = version.map_or_else(|| "the new version".to_owned(), |it| it.version);
         let reason: String = format!("{name}: {why}").chars().take(MAX_REASON).collect();
-        tracing::warn!(deployment = %row.id, agent = row.agent, reason, "a rollout is rolled back");
         let back = RollBack {
             deployment_id: row.id,
-            generation: Some(row.generation),
+            generation: row.generation,
             reason: reason.clone(),
         };
-        let audit = audit(row, "deployment.rollback", reason);
-        let row = self.store.write_audited(back, audit).await?;
+        let audit = audit(row, "deployment.rollback", reason.clone());
+        let row = match self.store.write_audited(back, audit).await {
+            Ok(row) => row,
+            Err(error) => return self.is_void(look, error).await,
+        };
+        tracing::warn!(deployment = %row.id, agent = row.agent, reason, "a rollout is rolled back");
         look.resort(row);
         // What is missing now is started by the next look, which comes at once.
         self.wake.notify_one();
         Ok(())
     }
 
-    /// Publishes that a rollout has ended, whoever ended it.
+    /// Counts how the last requests of a deployment ended before this process began: a restart is no reason to judge a version
+    /// anew.
+    pub(super) async fn recall(&self, row: &DeploymentRow) -> Result<(), StoreError> {
+        let rollout = row.rollout.as_ref();
+        let Some(rollout) = rollout.filter(|it| it.state != RolloutState::RolledBack) else {
+            return Ok(());
+        };
+        let filter = RequestFilter {
+            deployment_id: Some(row.id),
+            statuses: vec![RequestStatus::Completed, RequestStatus::Failed],
+            ..RequestFilter::default()
+        };
+        let page = PageRequest::first(PageRequest::MAX_LIMIT);
+        let newest_first = self.store.requests(&filter, &page).await?.items;
+        for request in newest_first.iter().rev() {
+            let version = request.version_id;
+            // How it did in an earlier rollout is another matter.
+            let is_earlier =
+                version == rollout.version_id && request.created_at < rollout.started_at;
+            let failed = blames_version(request.failure.as_ref());
+            if let Some(failed) = failed.filter(|_| !is_earlier) {
+                self.router.ended(row.id, version, failed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes that a rollout has ended, whoever ended it. What has just ended is published again by the next process,
+    /// under the same id: the one before may have ended in between.
     pub(super) async fn tell(&self, row: &DeploymentRow) {
-        let known = self.router.deployment(row.id);
-        let was = known.as_ref().and_then(|known| known.rollout.as_ref());
-        let (Some(engine), Some(was), Some(now)) = (&self.events, was, &row.rollout) else {
+        let (Some(engine), Some(now)) = (&self.events, &row.rollout) else {
             return;
         };
-        let is_same = (was.version_id, was.started_at) == (now.version_id, now.started_at);
-        if !is_same || was.state == now.state {
-            return;
-        }
         let topic = match now.state {
             RolloutState::Completed => "rollout.completed",
             RolloutState::RolledBack => "rollout.rolled_back",
             RolloutState::Progressing => return,
         };
+        let known = self.router.deployment(row.id);
+        let was = known.as_ref().and_then(|known| known.rollout.as_ref());
+        let of = |it: &Rollout| (it.version_id, it.started_at, it.state);
+        let is_told = was.is_some_and(|was| of(was) == of(now));
+        let Some(ended_at) = now.ended_at.filter(|_| !is_told) else {
+            return;
+        };
+        let age = self.store.now().as_millis() - ended_at.as_millis();
+        if u128::try_from(age).is_ok_and(|age| age > NEWS.as_millis()) {
+            return;
+        }
         let event = Publication {
-            event_id: EventId::generate(),
+            event_id: event_id(row, now, ended_at),
             namespace: row.namespace.clone(),
             topic: topic.to_owned(),
             payload: json!({
@@ -174,6 +234,21 @@ impl ReconcileLoop {
             tracing::warn!(deployment = %row.id, %error, topic, "an event was not published");
         }
     }
+}
+
+/// The id of the event that a rollout has ended: the same one whoever tells it.
+fn event_id(row: &DeploymentRow, rollout: &Rollout, ended_at: Timestamp) -> EventId {
+    let mut hash = Sha256::new();
+    hash.update(row.id.as_bytes());
+    hash.update(rollout.version_id.as_bytes());
+    hash.update(rollout.started_at.as_millis().to_le_bytes());
+    hash.update(rollout.state.as_str());
+    let mut random = [0; 10];
+    let pairs = random.iter_mut().zip(hash.finalize());
+    pairs.for_each(|(byte, hashed)| *byte = hashed);
+    let millis = u64::try_from(ended_at.as_millis()).unwrap_or_default();
+    let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
+    EventId::from_bytes(*id.as_bytes())
 }
 
 fn audit(row: &DeploymentRow, kind: &str, reason: String) -> Vec<RecordAudit> {

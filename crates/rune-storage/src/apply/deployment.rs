@@ -101,7 +101,7 @@ pub(super) fn promote(
     op: &PromoteRollout,
 ) -> Result<DeploymentRow, ApplyError> {
     let mut row = by_id(db, op.deployment_id)?;
-    if row.promote(context.at)? {
+    if row.promote(op, context.at)? {
         update_spec(db, &row)?;
     }
     Ok(row)
@@ -114,9 +114,8 @@ pub(super) fn complete_rollout(
     op: &CompleteRollout,
 ) -> Result<DeploymentRow, ApplyError> {
     let mut row = by_id(db, op.deployment_id)?;
-    if row.complete_rollout(op.generation, context.at) {
-        update_spec(db, &row)?;
-    }
+    row.complete_rollout(op, context.at)?;
+    update_spec(db, &row)?;
     Ok(row)
 }
 
@@ -128,9 +127,8 @@ pub(super) fn roll_back(
 ) -> Result<DeploymentRow, ApplyError> {
     encode_within(&op.reason, "the reason", MAX_ENTRY_BYTES)?;
     let mut row = by_id(db, op.deployment_id)?;
-    if row.roll_back(op, context.at)? {
-        update_spec(db, &row)?;
-    }
+    row.roll_back(op, context.at)?;
+    update_spec(db, &row)?;
     Ok(row)
 }
 

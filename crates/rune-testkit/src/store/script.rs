@@ -578,6 +578,7 @@ impl Random {
             .into(),
             5 => PromoteRollout {
                 deployment_id: self.deployment(),
+                generation: self.pick(&[1, 2, 3, 4], 2),
             }
             .into(),
             6 => CompleteRollout {
@@ -587,7 +588,7 @@ impl Random {
             .into(),
             7 => RollBack {
                 deployment_id: self.deployment(),
-                generation: self.pick(&[None, Some(1), Some(2)], None),
+                generation: self.pick(&[1, 2, 3, 4], 2),
                 reason: self.word(),
             }
             .into(),

@@ -116,7 +116,7 @@ pub(crate) async fn start(
     responses(
         (status = 200, body = DeploymentView, description = "The deployment as it is now"),
         (status = 404, body = ErrorBody, description = "The deployment does not exist"),
-        (status = 409, body = ErrorBody, description = "No rollout is under way"),
+        (status = 409, body = ErrorBody, description = "No rollout is under way, or the deployment has changed meanwhile"),
     )
 )]
 pub(crate) async fn promote(
@@ -131,7 +131,10 @@ pub(crate) async fn promote(
     let reason = format!("version {}", version.unwrap_or_default());
     let resource = audit::resource_of(&row);
     let audit = audit::row(&caller, "deployment.promote", resource, reason);
-    let promote = PromoteRollout { deployment_id: id };
+    let promote = PromoteRollout {
+        deployment_id: id,
+        generation: row.generation,
+    };
     Ok(Json(change(&shared, promote, audit, wait).await?))
 }
 
@@ -143,7 +146,7 @@ pub(crate) async fn promote(
         (status = 200, body = DeploymentView, description = "The deployment as it is now"),
         (status = 403, body = ErrorBody, description = "No trusted key has signed the release before"),
         (status = 404, body = ErrorBody, description = "The deployment does not exist"),
-        (status = 409, body = ErrorBody, description = "There is no earlier release"),
+        (status = 409, body = ErrorBody, description = "There is no earlier release, or the deployment has changed meanwhile"),
     )
 )]
 pub(crate) async fn rollback(
@@ -162,7 +165,7 @@ pub(crate) async fn rollback(
     }
     let back = RollBack {
         deployment_id: id,
-        generation: None,
+        generation: row.generation,
         reason: format!("by {}", caller.id),
     };
     let from = row.candidate().map_or(row.version_id, |it| it.version_id);

@@ -62,7 +62,7 @@ impl Plane {
     async fn back(&self) {
         let back = RollBack {
             deployment_id: self.id,
-            generation: None,
+            generation: self.row().await.generation,
             reason: "by me".to_owned(),
         };
         self.store.write(back).await.unwrap();
@@ -330,6 +330,7 @@ async fn a_canary_runs_beside_until_it_is_promoted() {
     assert_eq!(plane.row().await.version_id, one);
     let promote = PromoteRollout {
         deployment_id: plane.id,
+        generation: plane.row().await.generation,
     };
     plane.store.write(promote).await.unwrap();
     plane.handle.wake();

@@ -89,12 +89,12 @@ impl State {
             Op::StartRollout(op) => self.start_rollout(command, op).map(Reply::Deployment),
             Op::PromoteRollout(op) => {
                 let row = self.deployment(op.deployment_id)?;
-                row.promote(command.at)?;
+                row.promote(op, command.at)?;
                 Ok(Reply::Deployment(row.clone()))
             }
             Op::CompleteRollout(op) => {
                 let row = self.deployment(op.deployment_id)?;
-                row.complete_rollout(op.generation, command.at);
+                row.complete_rollout(op, command.at)?;
                 Ok(Reply::Deployment(row.clone()))
             }
             Op::RollBack(op) => {

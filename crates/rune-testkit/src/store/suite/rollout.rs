@@ -78,21 +78,30 @@ impl Deployed {
         }
     }
 
-    fn promote(&self) -> PromoteRollout {
+    async fn promote(&self) -> PromoteRollout {
         PromoteRollout {
             deployment_id: self.id,
+            generation: self.row().await.generation,
+        }
+    }
+
+    fn completion(&self, generation: u64) -> CompleteRollout {
+        CompleteRollout {
+            deployment_id: self.id,
+            generation,
         }
     }
 
     async fn complete(&self, generation: u64) -> DeploymentRow {
-        let complete = CompleteRollout {
-            deployment_id: self.id,
-            generation,
-        };
-        self.f.write(complete).await
+        self.f.write(self.completion(generation)).await
     }
 
-    fn back(&self, generation: Option<u64>) -> RollBack {
+    /// A decision about what is there now.
+    async fn go_back(&self) -> RollBack {
+        self.back(self.row().await.generation)
+    }
+
+    fn back(&self, generation: u64) -> RollBack {
         RollBack {
             deployment_id: self.id,
             generation,
@@ -145,11 +154,9 @@ pub async fn a_version_is_rolled_out_where_another_one_serves(test: TestStore) {
     assert_eq!(candidate.started_at, begun.updated_at);
     assert_eq!(it.apply(it.two, 3, "b").await, begun, "once");
 
-    assert_eq!(
-        it.complete(begun.generation - 1).await,
-        begun,
-        "an old observation"
-    );
+    let old = it.completion(begun.generation - 1);
+    conflict(&it.f.rejected(old).await, "changed in the meantime");
+    assert_eq!(it.row().await, begun);
     let done = it.complete(begun.generation).await;
     assert_eq!(done, it.row().await);
     assert_eq!((done.version_id, done.generation), (it.two, 2));
@@ -159,7 +166,9 @@ pub async fn a_version_is_rolled_out_where_another_one_serves(test: TestStore) {
     assert!(ended.env.is_empty() && ended.ended_at == Some(done.updated_at));
     assert_eq!(releases(&done), [it.one]);
     assert_eq!(done.releases[0].env["KEY"], "a");
-    assert_eq!(it.complete(done.generation).await, done, "ended once");
+    let twice = it.completion(done.generation);
+    conflict(&it.f.rejected(twice).await, "no rollout");
+    assert_eq!(it.row().await, done);
 }
 
 pub async fn a_version_takes_the_place_of_one_that_does_not_serve(test: TestStore) {
@@ -193,13 +202,16 @@ pub async fn a_canary_waits_until_it_is_promoted(test: TestStore) {
     assert_eq!(rollout(&scaled), (Canary, 50, Progressing, ""));
     assert_eq!(scaled.replicas, 4);
 
-    let promoted = it.f.write(it.promote()).await;
+    let mut stale = it.promote().await;
+    stale.generation -= 1;
+    conflict(&it.f.rejected(stale).await, "changed in the meantime");
+    let promoted = it.f.write(it.promote().await).await;
     assert_eq!(promoted, it.row().await);
     assert_eq!(rollout(&promoted), (Rolling, 100, Progressing, ""));
-    assert_eq!(it.f.write(it.promote()).await, promoted);
+    assert_eq!(it.f.write(it.promote().await).await, promoted);
     let done = it.complete(promoted.generation).await;
     assert_eq!(done.version_id, it.two);
-    conflict(&it.f.rejected(it.promote()).await, "no rollout");
+    conflict(&it.f.rejected(it.promote().await).await, "no rollout");
 }
 
 pub async fn a_rollout_that_cannot_be_is_rejected(test: TestStore) {
@@ -255,16 +267,17 @@ pub async fn a_rollout_that_cannot_be_is_rejected(test: TestStore) {
     );
     let on_none = it.f.rejected(it.start(it.two, 10)).await;
     conflict(&on_none, "stopped");
-    let none = it.f.rejected(it.back(None)).await;
+    let none = it.f.rejected(it.go_back().await).await;
     conflict(&none, "no earlier release");
 }
 
 pub async fn a_rollout_ends_without_its_version(test: TestStore) {
     let it = Deployed::new(test).await;
     let begun = it.apply(it.two, 2, "b").await;
-    let stale = it.back(Some(begun.generation - 1));
-    assert_eq!(it.f.write(stale).await, begun, "an old decision");
-    let back = it.f.write(it.back(Some(begun.generation))).await;
+    let stale = it.back(begun.generation - 1);
+    conflict(&it.f.rejected(stale).await, "changed in the meantime");
+    assert_eq!(it.row().await, begun);
+    let back = it.f.write(it.back(begun.generation)).await;
     assert_eq!(back, it.row().await);
     assert_eq!(
         (back.version_id, back.generation),
@@ -304,15 +317,15 @@ pub async fn every_release_can_be_gone_back_to_in_its_order(test: TestStore) {
     it.roll(it.two, "b").await;
     let last = it.roll(three, "c").await;
     assert_eq!(releases(&last), [it.two, it.one]);
-    let back = it.f.write(it.back(None)).await;
+    let back = it.f.write(it.go_back().await).await;
     assert_eq!(back, it.row().await);
     assert_eq!((back.version_id, back.env["KEY"].as_str()), (it.two, "b"));
     assert_eq!(rollout(&back), (Rolling, 100, RolledBack, "it was bad"));
     assert_eq!(releases(&back), [it.one]);
-    let first = it.f.write(it.back(None)).await;
+    let first = it.f.write(it.go_back().await).await;
     assert_eq!((first.version_id, first.env["KEY"].as_str()), (it.one, "a"));
     assert_eq!(first.rollout, None);
-    let none = it.f.rejected(it.back(None)).await;
+    let none = it.f.rejected(it.go_back().await).await;
     conflict(&none, "no earlier release");
     for n in 0..MAX_RELEASES + 2 {
         let version = if n % 2 == 0 { it.two } else { it.one };
