@@ -227,16 +227,20 @@ async fn refusal(api: Api, response: Response) -> Failure {
         return Failure::new(exit, format!("the {name} answered {status}: {body}"))
             .help("is it a Rune daemon? `--gateway` and `--control-plane` say where it is");
     };
-    of_api(error.code, &error.message)
+    let failure = of_api(error.code, &error.message);
+    // A request of an agent that ran may end with the same code, and another status.
+    match status {
+        StatusCode::UNAUTHORIZED => {
+            failure.help("set RUNE_API_KEY (or RUNE_JWT_SECRET) to what the daemon has")
+        }
+        _ => failure,
+    }
 }
 
 /// A failure with a code of the API, and what helps against it.
 pub(crate) fn of_api(code: ErrorCode, message: &str) -> Failure {
     let failure = Failure::new(Exit::of(code), crate::output::printable(message)).coded(code);
     match code {
-        ErrorCode::Unauthenticated => {
-            failure.help("set RUNE_API_KEY (or RUNE_JWT_SECRET) to what the daemon has")
-        }
         ErrorCode::NotFound => failure.help("`rune agent ls` lists what is deployed"),
         ErrorCode::Unavailable => failure.help("`rune status` says what the daemon is doing"),
         ErrorCode::ModelUnavailable => {
@@ -247,6 +251,7 @@ pub(crate) fn of_api(code: ErrorCode, message: &str) -> Failure {
         }
         ErrorCode::Internal => failure.help("`rune debug` shows the daemon's log"),
         ErrorCode::InvalidInput
+        | ErrorCode::Unauthenticated
         | ErrorCode::Denied
         | ErrorCode::Conflict
         | ErrorCode::TooLarge

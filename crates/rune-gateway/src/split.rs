@@ -18,3 +18,5 @@ pub use front::SplitGateway;
 const PREFIX: &str = "/internal/v1/gateway";
 /// Who asked the front.
 const CALLER: HeaderName = HeaderName::from_static("x-rune-caller");
+/// Set on every answer of the API behind a gateway, and on none that refuses the gateway itself: their statuses are the same.
+const ANSWERED: HeaderName = HeaderName::from_static("x-rune-answered");

@@ -247,7 +247,13 @@ impl From<StoreError> for ApiError {
 /// How a request of an agent failed; its message is for the caller already.
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
-        Self::new(failure.code, failure.message)
+        let mut error = Self::new(failure.code, failure.message);
+        if failure.code == ErrorCode::Unauthenticated {
+            // It ran: what was refused are credentials that this Rune has for others, not the caller's.
+            error.status = Some(StatusCode::BAD_GATEWAY);
+            error.label = Some(failure.code.as_str());
+        }
+        error
     }
 }
 

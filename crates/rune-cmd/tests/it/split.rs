@@ -1,5 +1,7 @@
 //! A control plane and gateways apart from it, as processes of their own.
 
+mod failures;
+
 use std::net::TcpListener;
 use std::path::Path;
 
@@ -26,11 +28,17 @@ struct Split {
 
 /// A control plane that is where it was after a restart.
 async fn control_plane() -> Served {
+    control_plane_with(&[]).await
+}
+
+async fn control_plane_with(env: &[(&str, &str)]) -> Served {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = free.local_addr().unwrap().to_string();
     drop(free);
     let builder = TestDaemon::builder(RUNE).arg("--role").arg("control-plane");
     let builder = builder.arg("--control-plane-addr").arg(addr);
+    let env = env.iter();
+    let builder = env.fold(builder, |builder, (name, value)| builder.env(name, value));
     Served(builder.start().await.unwrap())
 }
 
@@ -49,12 +57,12 @@ fn gateway(control_plane: &Served, token: &str) -> TestDaemonBuilder {
 
 impl Split {
     async fn start() -> Self {
-        Self::start_with(&[]).await
+        Self::start_with(&[], &[]).await
     }
 
-    /// With this in the environment of the gateways.
-    async fn start_with(env: &[(&str, &str)]) -> Self {
-        let control_plane = control_plane().await;
+    /// With this in the environment of the control plane, and this in that of the gateways.
+    async fn start_with(behind: &[(&str, &str)], env: &[(&str, &str)]) -> Self {
+        let control_plane = control_plane_with(behind).await;
         let token = gateway_token(&control_plane);
         let start = async || {
             let mut builder = gateway(&control_plane, &token);
@@ -303,7 +311,7 @@ async fn a_gateway_that_is_stopped_lets_answers_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_names_its_callers_and_nobody_else_does() {
-    let split = Split::start_with(&[("RUNE_JWT_SECRET", SECRET)])
+    let split = Split::start_with(&[], &[("RUNE_JWT_SECRET", SECRET)])
         .await
         .with_plain();
     let [west, _] = split.apis();

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
+use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
 use hyper::service::Service as _;
@@ -13,7 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use rune_http::{ApiError, Caller, HttpRequestId, REQUEST_ID};
 use rune_remote_store::{InternalApi, InternalTokens};
 
-use super::{CALLER, PREFIX};
+use super::{ANSWERED, CALLER, PREFIX};
 
 struct Behind {
     tokens: Arc<InternalTokens>,
@@ -36,7 +37,11 @@ async fn answer(State(behind): State<Arc<Behind>>, request: Request) -> Response
     let known = behind.tokens.authenticate_gateway(request.headers()).await;
     match known.and_then(|()| original(request)) {
         Ok(request) => match behind.api.call(request).await {
-            Ok(response) => response,
+            Ok(mut response) => {
+                let mark = HeaderValue::from_static("gateway");
+                response.headers_mut().insert(ANSWERED, mark);
+                response
+            }
             Err(never) => match never {},
         },
         Err(error) => error.into_response(),

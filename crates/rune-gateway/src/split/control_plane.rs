@@ -16,7 +16,7 @@ use reqwest::{Client, Url, redirect, retry};
 use rune_http::{ApiError, Caller, HttpRequestId, REQUEST_ID};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{CALLER, PREFIX};
+use super::{ANSWERED, CALLER, PREFIX};
 
 /// Longest time for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// How long the question may take whether it is ready.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// Headers that are about one connection, or about who calls.
-const NOT_SENT_ON: [HeaderName; 14] = [
+const NOT_SENT_ON: [HeaderName; 15] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     PROXY_AUTHENTICATE,
@@ -41,6 +41,7 @@ const NOT_SENT_ON: [HeaderName; 14] = [
     AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
     CALLER,
+    ANSWERED,
     REQUEST_ID,
 ];
 /// What to do about a token that is not taken.
@@ -167,13 +168,21 @@ impl ControlPlane {
         let answer = asked.send().await.map_err(told)?;
         match answer.status() {
             StatusCode::OK => Ok(()),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(TOKEN_REFUSED.to_owned()),
+            _ if is_refusal(&answer) => Err(TOKEN_REFUSED.to_owned()),
             StatusCode::NOT_FOUND => {
                 Err("what is there serves no gateways; is it a control plane?".to_owned())
             }
             status => Err(format!("it answers {status}")),
         }
     }
+}
+
+/// Whether the control plane, or what stands before it, does not take the gateway's token. A caller's own 401 and 403 come from
+/// the API behind it.
+pub(super) fn is_refusal(answer: &reqwest::Response) -> bool {
+    let status = answer.status();
+    let is_one = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    is_one && !answer.headers().contains_key(ANSWERED)
 }
 
 /// Whether a header of an answer is passed on.

@@ -9,8 +9,8 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, StatusCode};
 use rune_http::{
     ApiError, Auth, Caller, HttpRequestId, MAX_BODY_BYTES, Metrics, Readiness, ReadyPart,
     ReadyReport, read_body, reference,
@@ -21,7 +21,9 @@ use rune_store_runtime::ErrorCode;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::control_plane::{ControlPlane, SplitError, TOKEN_REFUSED, is_passed_on, told};
+use super::control_plane::{
+    ControlPlane, SplitError, TOKEN_REFUSED, is_passed_on, is_refusal, told,
+};
 use crate::gateway::{edge, paths};
 use crate::routes::status;
 
@@ -146,7 +148,7 @@ async fn send_on(
         front.is_ready.set(false);
         lost(error)
     })?;
-    if answer.status() == StatusCode::UNAUTHORIZED {
+    if is_refusal(&answer) {
         tracing::error!(why = TOKEN_REFUSED, "the control plane answers nothing");
         return Err(ApiError::new(ErrorCode::Unavailable, NOT_THERE));
     }
