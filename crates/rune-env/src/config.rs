@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::a2a::A2aConfig;
 use crate::budgets::BudgetsConfig;
 use crate::error::ConfigError;
+use crate::keys::is_own_secret;
 use crate::kubernetes::KubernetesConfig;
 use crate::resolve::{ConfigEntry, Overrides, Resolved};
 
@@ -181,13 +182,13 @@ impl Config {
             .collect()
     }
 
-    /// The environment variable of this name, for `${VAR}` in the files of agents. The key of the secrets and the token
-    /// of gateways are none of their affair.
+    /// The environment variable of this name, for `${VAR}` in the files of agents. Rune's own secrets (keys, what signs tokens,
+    /// what it shows to others) are none of their affair: whoever wrote a package could have them sent anywhere.
     pub fn variable(&self, name: &str) -> Option<String> {
-        if matches!(name, "RUNE_SECRET_KEY" | "RUNE_INTERNAL_TOKEN") {
-            return None;
+        match is_own_secret(name) {
+            true => None,
+            false => (self.env)(name),
         }
-        (self.env)(name)
     }
 
     /// `RUNE_MCP_{SERVER}_URL`: where the MCP server of this name is. Letters count as upper case, everything that is

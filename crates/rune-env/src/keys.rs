@@ -43,6 +43,12 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+/// Whether a variable holds a secret of Rune's own: those of providers have the providers' names.
+pub(crate) fn is_own_secret(variable: &str) -> bool {
+    let mut secrets = KEYS.iter().filter(|key| key.kind == Kind::Secret);
+    variable.starts_with("RUNE_") && secrets.any(|key| key.env.contains(&variable))
+}
+
 const fn key(
     name: &'static str,
     env: &'static [&'static str],
@@ -568,3 +574,38 @@ pub(crate) const KEYS: &[Key] = &[
         "Longest of these pauses, in milliseconds; up to half is added to it, so that not all end together.",
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Config, ConfigSources, Overrides};
+
+    #[test]
+    fn no_secret_of_runes_own_is_a_variable_of_agents() {
+        let config = Config::load(ConfigSources {
+            env: Arc::new(|name| (name == "HOME").then(|| "/home/of-nobody".to_owned())),
+            file: None,
+            overrides: Overrides::new(),
+        });
+        let secrets = KEYS.iter().filter(|key| key.kind == Kind::Secret);
+        let names: Vec<&str> = secrets.flat_map(|key| key.env).copied().collect();
+        let values = names.iter().map(|name| ((*name).to_owned(), "x".into()));
+        let config = config
+            .unwrap()
+            .with_variables(values.collect::<BTreeMap<_, _>>());
+        let (own, others): (Vec<&str>, Vec<&str>) =
+            names.iter().partition(|name| name.starts_with("RUNE_"));
+        for name in ["RUNE_JWT_SECRET", "RUNE_SECRET_KEY", "RUNE_INTERNAL_TOKEN"] {
+            assert!(own.contains(&name), "{name}");
+        }
+        for name in own {
+            assert_eq!(config.variable(name), None, "{name}");
+        }
+        for name in others {
+            assert_eq!(config.variable(name).as_deref(), Some("x"), "{name}");
+        }
+    }
+}

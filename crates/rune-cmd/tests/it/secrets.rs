@@ -443,3 +443,24 @@ fn without_a_daemon_nothing_is_stored_and_a_missing_secret_is_named() {
     let help = home.rune(&["secret", "set", "--help"]).ok();
     assert!(help.contains("never an argument"), "{help}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_is_not_told_the_secrets_of_rune_itself() {
+    let builder = TestDaemon::builder(RUNE)
+        .env("RUNE_WEB_SEARCH_KEY", CANARY)
+        .env("SOMETHING_ELSE", "told");
+    let served = Served(builder.start().await.unwrap());
+    let dir = served.0.home().join("nosy");
+    std::fs::create_dir_all(&dir).unwrap();
+    for (variable, code) in [("RUNE_WEB_SEARCH_KEY", 1), ("SOMETHING_ELSE", 0)] {
+        let runefile = format!(
+            "name: nosy\nversion: 0.1.0\ninstructions: Say ${{{variable}}}.\ndefault_model: m\n\
+             models: {{providers: [offline], model_mapping: {{m: offline}}}}\n"
+        );
+        std::fs::write(dir.join("Runefile"), runefile).unwrap();
+        let ran = served.rune(&["run", "nosy"]).ends(code);
+        let says = format!("`{variable}` is not set");
+        assert_eq!(ran.stderr.contains(&says), code != 0, "{}", ran.stderr);
+    }
+    assert!(!served.0.log().contains(CANARY));
+}
