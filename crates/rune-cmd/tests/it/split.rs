@@ -327,6 +327,20 @@ async fn a_gateway_names_its_callers_and_nobody_else_does() {
     let row = west.get(&format!("/v1/requests/{id}"));
     let (_, row) = answer(row.bearer_auth(token("bob"))).await.unwrap();
     assert_eq!(row["caller"], "jwt:Ada Ünal");
+    // Two who differ in a blank only are two: their keys are apart.
+    let keyed = |subject| {
+        ask()
+            .header("idempotency-key", "k")
+            .bearer_auth(token(subject))
+    };
+    let (status, one) = answer(keyed("ada ")).await.unwrap();
+    assert_eq!(status, 200, "{one}");
+    let (_, other) = answer(keyed("ada")).await.unwrap();
+    assert_ne!(one["request_id"], other["request_id"]);
+    assert_eq!(
+        answer(keyed("ada ")).await.unwrap().1["request_id"],
+        one["request_id"]
+    );
 
     // Who is no gateway is not believed.
     let inside = format!(

@@ -14,7 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use rune_http::{ApiError, Caller, HttpRequestId, REQUEST_ID};
 use rune_remote_store::{InternalApi, InternalTokens};
 
-use super::{ANSWERED, CALLER, PREFIX};
+use super::{ANSWERED, CALLER, PREFIX, read};
 
 struct Behind {
     tokens: Arc<InternalTokens>,
@@ -54,7 +54,7 @@ fn original(request: Request) -> Result<Request, ApiError> {
     let path = parts.uri.path_and_query().map(PathAndQuery::as_str);
     let path = path.and_then(|path| path.strip_prefix(PREFIX)?.parse().ok());
     let caller = parts.headers.remove(CALLER);
-    let caller = caller.and_then(|caller| String::from_utf8(caller.as_bytes().to_owned()).ok());
+    let caller = caller.and_then(|caller| read(caller.as_bytes()));
     let (Some(path), Some(caller)) = (path, caller) else {
         let message =
             "a gateway says where a request goes and who makes it; it may have another version";

@@ -16,7 +16,7 @@ use reqwest::{Client, Url, redirect, retry};
 use rune_http::{ApiError, Caller, HttpRequestId, REQUEST_ID};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{ANSWERED, CALLER, PREFIX};
+use super::{ANSWERED, CALLER, PREFIX, written};
 
 /// Longest time for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -150,7 +150,7 @@ impl ControlPlane {
             let host = HeaderValue::try_from(host.as_str()).map_err(wrong)?;
             headers.insert(HOST, host);
         }
-        let caller = HeaderValue::from_bytes(caller.id.as_bytes()).map_err(wrong)?;
+        let caller = HeaderValue::try_from(written(&caller.id)).map_err(wrong)?;
         headers.insert(CALLER, caller);
         let id = HeaderValue::try_from(id.as_str()).map_err(wrong)?;
         headers.insert(REQUEST_ID, id);
