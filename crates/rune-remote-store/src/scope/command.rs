@@ -12,6 +12,9 @@ const CANVAS: &str = "canvas:";
 const PROCESS: &str = "process:";
 
 /// The request that a replica makes a change for, where the change names it. Only the replica that runs it may make it.
+///
+/// Memory, knowledge, tasks, the cache and schedules are the agent's, and their changes name no request: there a replica that was
+/// given up can still do what it has begun, as its token lets it, until its row is gone.
 pub(crate) const fn request_of(op: &Op) -> Option<RequestId> {
     match op {
         Op::AppendEntries(op) => Some(op.request_id),
