@@ -1,6 +1,7 @@
 //! A control plane and gateways apart from it, as processes of their own.
 
 mod failures;
+mod tls;
 
 use std::net::TcpListener;
 use std::path::Path;
