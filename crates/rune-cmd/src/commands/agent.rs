@@ -262,15 +262,19 @@ async fn remove(context: &Context, client: &Client, named: &Named, force: bool) 
 
 /// The deployment of an agent, which is to be there.
 pub(crate) async fn deployment(client: &Client, named: &Named) -> Outcome<Value> {
-    let Target { namespace, alias } = &named.target;
-    find(client, named).await?.ok_or_else(|| {
-        let message = format!("agent `{namespace}/{}:{alias}` is not deployed", named.name);
-        Failure::new(Exit::Failed, message).help("`rune agent ls` lists what is deployed")
-    })
+    let found = find(client, named).await?;
+    found.ok_or_else(|| absent(named).help("`rune agent ls` lists what is deployed"))
 }
 
-/// The deployment of an agent.
-async fn find(client: &Client, named: &Named) -> Outcome<Option<Value>> {
+/// The failure of what needs a deployment that is not there.
+pub(crate) fn absent(named: &Named) -> Failure {
+    let Target { namespace, alias } = &named.target;
+    let message = format!("agent `{namespace}/{}:{alias}` is not deployed", named.name);
+    Failure::new(Exit::Failed, message)
+}
+
+/// The deployment of an agent, where it has one.
+pub(crate) async fn find(client: &Client, named: &Named) -> Outcome<Option<Value>> {
     let Target { namespace, alias } = &named.target;
     let query = [
         ("ns", namespace.as_str()),

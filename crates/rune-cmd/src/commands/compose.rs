@@ -50,7 +50,7 @@ enum ComposeCommand {
         /// Remove what the project has deployed and the file does not name
         #[arg(long)]
         remove_orphans: bool,
-        /// Longest wait for an agent, in seconds [default: its startup_timeout_ms and 20 more]
+        /// Longest wait for an agent, in seconds [default: its startup_timeout_ms and 20 more for each of its replicas]
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
     },

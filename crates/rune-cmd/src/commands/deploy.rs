@@ -1,13 +1,11 @@
 //! `rune deploy`
 
-use std::time::Duration;
-
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::agent::{Named, deployment};
+use super::agent::{self, Named};
 use super::rollout;
-use super::run::{Packed, READY_MARGIN, apply, find, wait};
+use super::run::{Packed, Patience, READY_MARGIN, apply, find, wait};
 use crate::cli::Target;
 use crate::client::{Api, Client};
 use crate::context::Context;
@@ -84,9 +82,9 @@ pub(crate) fn run(context: &Context, args: &DeployArgs) -> Outcome {
                     name: args.spec.clone(),
                     target: args.target.clone(),
                 };
-                let row = deployment(&client, &named).await?;
+                let row = agent::deployment(&client, &named).await?;
                 let body = args.body(&json!(version), is_canary);
-                begin(&client, &row, &body, READY_MARGIN).await?
+                begin(&client, &row, &body, Patience::Still(READY_MARGIN)).await?
             }
             None => deploy(context, &client, args, is_canary).await?,
         };
@@ -104,40 +102,38 @@ async fn deploy(
     let mut sources = Sources::default();
     let found = find(context, &mut sources, &args.spec).await?;
     let packed = Packed::load(context, &found)?;
-    let limit = packed.startup_timeout + READY_MARGIN;
+    let patience = packed.patience();
     let line = Progress::new(context.output).line("");
     let named = Named {
         name: packed.name.clone(),
         target: args.target.clone(),
     };
-    let there = deployment(client, &named).await;
-    let is_there = there.is_ok();
-    if !is_there && is_canary {
-        return there.map_err(|failure| {
-            failure.help(format!(
-                "there is nothing to be a canary beside: rune run {}",
-                args.spec
-            ))
-        });
+    // Where it is not known whether one is there, none is made: that would change how the one that is there runs.
+    let there = agent::find(client, &named).await?;
+    if there.is_none() && is_canary {
+        return Err(agent::absent(&named).help(format!(
+            "there is nothing to be a canary beside: rune run {}",
+            args.spec
+        )));
     }
     let version = packed.upload(client, &line).await?["id"].clone();
     match there {
-        Ok(row) => begin(client, &row, &args.body(&version, is_canary), limit).await,
-        Err(_) => {
+        Some(row) => begin(client, &row, &args.body(&version, is_canary), patience).await,
+        None => {
             let body = json!({
                 "agent_version": version,
                 "namespace": args.target.namespace,
                 "alias": args.target.alias,
             });
             let row = apply(client, &body, &line).await?;
-            wait(client, row, limit).await
+            wait(client, row, patience).await
         }
     }
 }
 
 /// Begins a rollout and answers the deployment once it has come as far as it comes by itself.
-async fn begin(client: &Client, row: &Value, body: &Value, limit: Duration) -> Outcome<Value> {
+async fn begin(client: &Client, row: &Value, body: &Value, patience: Patience) -> Outcome<Value> {
     let path = rollout::path(row, "rollout");
     let begun = client.post(Api::ControlPlane, &path, body).await?;
-    wait(client, begun, limit).await
+    wait(client, begun, patience).await
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::agent::logs::{Watched, show};
 use super::daemon::{Role, StartOptions};
 use super::rm;
-use super::run::{Packed, READY_MARGIN, apply, variable, wait};
+use super::run::{Packed, apply, variable, wait};
 use super::validate::agent_dir;
 use crate::cli::{Global, Target};
 use crate::client::Client;
@@ -216,7 +216,7 @@ impl Follower<'_> {
             "env": self.env,
         });
         let row = apply(&self.client, &body, &line).await?;
-        wait(&self.client, row, packed.startup_timeout + READY_MARGIN).await
+        wait(&self.client, row, packed.patience()).await
     }
 
     fn report(&self, packed: &Packed, row: &Value, took: Duration, is_first: bool) {

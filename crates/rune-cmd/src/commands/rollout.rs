@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::agent::{Named, deployment, id_of};
-use super::run::{READY_MARGIN, wait, wait_unchanged};
+use super::run::{Patience, READY_MARGIN, wait, wait_unchanged};
 use crate::client::{Api, Client, part};
 use crate::context::Context;
 use crate::failure::{Exit, Outcome};
@@ -14,8 +14,8 @@ use crate::output::fields;
 
 /// How long the daemon waits before it answers the deployment as it is, in milliseconds.
 const FIRST_WAIT_MS: u32 = 1000;
-/// Longest wait for the replicas of every version that is replaced.
-const LIMIT: Duration = Duration::from_secs(300);
+/// How long replicas are waited for: the agent's own limit is not known here.
+const PATIENCE: Patience = Patience::Still(READY_MARGIN.saturating_add(Duration::from_secs(300)));
 /// Most replicas that are counted.
 const MAX_REPLICAS: usize = 1000;
 
@@ -48,14 +48,14 @@ pub(crate) async fn run(context: &Context, command: RolloutCommand) -> Outcome {
             let row = deployment(&client, &named).await?;
             let path = path(&row, "promote");
             let row = client.post(Api::ControlPlane, &path, &json!({})).await?;
-            let row = wait(&client, row, READY_MARGIN + LIMIT).await?;
+            let row = wait(&client, row, PATIENCE).await?;
             show(context, &client, row).await
         }
         RolloutCommand::Undo(named) => {
             let row = deployment(&client, &named).await?;
             let path = path(&row, "rollback");
             let row = client.post(Api::ControlPlane, &path, &json!({})).await?;
-            let row = wait_unchanged(&client, row, READY_MARGIN + LIMIT).await?;
+            let row = wait_unchanged(&client, row, PATIENCE).await?;
             show(context, &client, row).await
         }
     }

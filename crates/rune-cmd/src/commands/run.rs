@@ -3,10 +3,12 @@
 mod deploy;
 mod invoke;
 mod one_shot;
+mod wait;
 
-pub(crate) use deploy::{Packed, READY_MARGIN, apply, deploy, wait, wait_unchanged};
+pub(crate) use deploy::{Packed, READY_MARGIN, apply, deploy};
 pub(crate) use invoke::{Question, ask, drive};
 pub(crate) use one_shot::{Ask, invocation, run as one_shot};
+pub(crate) use wait::{Patience, wait, wait_unchanged};
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -61,6 +61,7 @@ mod split;
 mod streams;
 mod tokens;
 mod tool_search;
+mod unwell;
 mod wasm;
 mod wire;
 mod workflows;

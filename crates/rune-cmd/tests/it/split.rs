@@ -109,6 +109,23 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_without_a_gateway_shows_its_status() {
+    let served = control_plane().await;
+    write_plain(&served.0.home().join("plain"));
+    served.rune(&["run", "plain"]).ok();
+    // Nobody listens there.
+    let gateway = ["--gateway", "http://127.0.0.1:1", "status"];
+    let ran = served.rune(&gateway).ends(0);
+    assert!(ran.stdout.contains("plain"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("are not counted"), "{}", ran.stderr);
+    let mut machine = gateway.to_vec();
+    machine.extend(["-o", "json"]);
+    let status = served.rune(&machine).json();
+    assert_eq!(status["running_requests"], Value::Null);
+    assert_eq!(status["deployments"][0]["agent"], "plain");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gateways_are_the_same_api_and_keep_nothing() {
     let split = Split::start().await.with_plain();
     let [west, east] = split.apis();

@@ -75,6 +75,9 @@ pub(super) async fn run(
 
 /// Prints the last lines that each replica has logged, where it has a log of its own.
 async fn replicas(context: &Context, client: &Client, named: &Named, tail: usize) -> Outcome<()> {
+    if tail == 0 {
+        return Ok(());
+    }
     let Some(deployment) = super::find(client, named).await? else {
         // Its requests stay readable.
         return Ok(());
@@ -83,9 +86,17 @@ async fn replicas(context: &Context, client: &Client, named: &Named, tail: usize
     let rows = client.list(Api::ControlPlane, "/v1/replicas", &query, MAX_REPLICAS);
     for row in rows.await? {
         let id = super::id_of(&row);
-        let lines = tail.clamp(1, MAX_LINES);
+        let lines = tail.min(MAX_LINES);
         let path = format!("/v1/replicas/{}/logs?lines={lines}", part(id));
-        let log = client.get(Api::ControlPlane, &path).await?;
+        let log = match client.get(Api::ControlPlane, &path).await {
+            Ok(log) => log,
+            // It may have ended since; the others, and the journals, are there.
+            Err(failure) => {
+                let why = failure.message();
+                context.output.note(&format!("no log of {id}: {why}"));
+                continue;
+            }
+        };
         for line in log["lines"].as_array().into_iter().flatten() {
             let line = line.as_str().unwrap_or_default();
             let line = match context.output.is_machine() {

@@ -1,7 +1,6 @@
 //! What `up` would change.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use rune_spec::{ComposeAgent, ComposeSource, InvalidValue};
 use serde::Deserialize;
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 use super::place;
 use super::project::{Deployed, Project};
 use crate::client::{Api, Client};
-use crate::commands::run::Packed;
+use crate::commands::run::{Packed, Patience};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Style, table};
@@ -217,8 +216,8 @@ impl Step {
         self.action == Action::Create || self.changes.iter().any(|change| change == "version")
     }
 
-    pub(super) fn startup_timeout(&self) -> Duration {
-        self.packed.startup_timeout
+    pub(super) fn patience(&self) -> Patience {
+        self.packed.patience()
     }
 
     pub(super) fn place(&self) -> String {

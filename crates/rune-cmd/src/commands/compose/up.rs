@@ -9,7 +9,7 @@ use super::order::{Ended, in_order};
 use super::plan::{Action, Plan, Step};
 use super::project::{Deployed, Project};
 use crate::client::Client;
-use crate::commands::run::{READY_MARGIN, apply, wait, wait_unchanged};
+use crate::commands::run::{Patience, apply, wait, wait_unchanged};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::Interrupt;
@@ -70,16 +70,16 @@ async fn deploy(
     progress: &Progress,
     timeout: Option<Duration>,
 ) -> Outcome<Value> {
-    let limit = timeout.unwrap_or(step.startup_timeout() + READY_MARGIN);
+    let patience = timeout.map_or_else(|| step.patience(), Patience::Whole);
     if step.action == Action::Unchanged {
-        return wait_unchanged(client, step.deployment.clone(), limit).await;
+        return wait_unchanged(client, step.deployment.clone(), patience).await;
     }
     let line = progress.line(&step.name);
     if step.is_new_version() {
         step.packed.upload(client, &line).await?;
     }
     let deployment = apply(client, &step.body(), &line).await?;
-    let ready = wait(client, deployment, limit).await?;
+    let ready = wait(client, deployment, patience).await?;
     drop(line);
     progress.note(&format!("{}: ready", step.name));
     Ok(ready)
