@@ -30,7 +30,7 @@ pub const REPLICA_DATA_DIR: &str = "RUNE_REPLICA_DATA_DIR";
 pub const REPLICA_PACKAGE_DIR: &str = "RUNE_REPLICA_PACKAGE_DIR";
 /// `RUNE_REPLICA_WORKSPACE_DIR`: where agents' workspaces are.
 pub const REPLICA_WORKSPACE_DIR: &str = "RUNE_REPLICA_WORKSPACE_DIR";
-/// `RUNE_REPLICA_HIDDEN`: paths that its tools must not see, with colons between.
+/// `RUNE_REPLICA_HIDDEN`: paths that its tools must not see, as a list in JSON.
 pub const REPLICA_HIDDEN: &str = "RUNE_REPLICA_HIDDEN";
 /// `RUNE_REPLICA_ORPHAN_SECS`: how long it goes on without a daemon.
 pub const REPLICA_ORPHAN_SECS: &str = "RUNE_REPLICA_ORPHAN_SECS";
@@ -129,6 +129,11 @@ impl ReplicaConfig {
                 Duration::from_secs(seconds.into())
             }
         };
+        let hidden = match given(REPLICA_HIDDEN) {
+            None => Vec::new(),
+            Some(paths) => serde_json::from_str(&paths)
+                .map_err(|_| wrong(REPLICA_HIDDEN, "must be a list of paths in JSON"))?,
+        };
         let url = needed(REPLICA_CONTROL_PLANE)?;
         if !url.starts_with("http://") && !url.starts_with("https://") {
             return Err(wrong(REPLICA_CONTROL_PLANE, "must be an http(s) URL"));
@@ -147,11 +152,7 @@ impl ReplicaConfig {
             data_dir: given(REPLICA_DATA_DIR).map(PathBuf::from),
             package_dir: given(REPLICA_PACKAGE_DIR).map(PathBuf::from),
             workspace_dir: given(REPLICA_WORKSPACE_DIR).map(PathBuf::from),
-            hidden: given(REPLICA_HIDDEN)
-                .iter()
-                .flat_map(|paths| paths.split(':'))
-                .map(PathBuf::from)
-                .collect(),
+            hidden,
             orphan_after: orphan,
             log: given(REPLICA_LOG).map(PathBuf::from),
             machine: MACHINE_VARIABLES
@@ -204,6 +205,15 @@ mod tests {
         let config = load(&[(REPLICA_ADDR, "0.0.0.0:7000"), (REPLICA_ORPHAN_SECS, "9")]).unwrap();
         assert_eq!(config.addr.to_string(), "0.0.0.0:7000");
         assert_eq!(config.orphan_after, Duration::from_secs(9));
+    }
+
+    #[test]
+    fn a_path_that_is_hidden_may_have_any_name() {
+        let config = load(&[(REPLICA_HIDDEN, r#"["/srv/rune:prod/.rune", "/a b"]"#)]).unwrap();
+        let hidden = [PathBuf::from("/srv/rune:prod/.rune"), PathBuf::from("/a b")];
+        assert_eq!(config.hidden, hidden);
+        assert!(load(&[]).unwrap().hidden.is_empty());
+        assert!(load(&[(REPLICA_HIDDEN, "/a:/b")]).is_err());
     }
 
     #[test]

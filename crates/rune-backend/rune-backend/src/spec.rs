@@ -1,8 +1,12 @@
 //! What a backend is told to run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rune_store_runtime::{DeploymentId, DeploymentRow, ReplicaId, VersionId, VersionRow};
+
+/// How long a replica may take to start where its agent does not say.
+const STARTUP: Duration = Duration::from_secs(10);
 
 /// One replica as it should be.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,6 +31,9 @@ pub struct ReplicaSpec {
     pub networks: Vec<String>,
     /// What the replica may use, where its platform limits that.
     pub resources: Resources,
+    /// How long it may take to take requests once its process runs: what it loads and connects to is counted, what its
+    /// platform does before is not.
+    pub startup: Duration,
     /// What a replica outside the daemon's process has in its environment, beside what its
     /// platform adds: how it finds the daemon, and proves which one it is. Holds a secret.
     pub launch: BTreeMap<String, String>,
@@ -66,6 +73,7 @@ impl ReplicaSpec {
             env: deployment.env.clone(),
             networks: Vec::new(),
             resources: Resources::default(),
+            startup: STARTUP,
             launch: BTreeMap::new(),
         }
     }

@@ -24,7 +24,7 @@ use rune_store_runtime::{BlobStore, DeploymentId, ReplicaId, Store, StoreError, 
 use rune_tools::SandboxSupport;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -57,11 +57,17 @@ pub(crate) fn run() -> Outcome {
         Failure::usage(format!("this is no replica of a daemon: {}", chain(&error)))
             .help("replicas are started by the daemon: `rune daemon start --backend process`")
     })?;
-    let temporary = tempfile::Builder::new().prefix("rune-replica-").tempdir();
-    let temporary =
-        temporary.map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
-    let data_dir = config.data_dir.clone();
-    let data_dir = data_dir.unwrap_or_else(|| temporary.path().to_owned());
+    // Only where nobody says: a replica that is killed leaves it.
+    let temporary;
+    let data_dir = match &config.data_dir {
+        Some(dir) => dir.clone(),
+        None => {
+            let made = tempfile::Builder::new().prefix("rune-replica-").tempdir();
+            temporary = made
+                .map_err(|error| Failure::because("cannot make a temporary directory", &error))?;
+            temporary.path().to_owned()
+        }
+    };
     let own = Overrides::new().with("storage.data_dir", data_dir.to_str());
     let own = Config::without_file(own).map_err(|error| {
         Failure::usage(format!("the configuration is not valid: {}", chain(&error)))
@@ -81,10 +87,7 @@ pub(crate) fn run() -> Outcome {
 }
 
 async fn serve(config: &ReplicaConfig, data_dir: &Path) -> Outcome {
-    let signals =
-        |kind| signal(kind).map_err(|error| Failure::because("cannot listen for signals", &error));
-    let mut terminate = signals(SignalKind::terminate())?;
-    let mut interrupt = signals(SignalKind::interrupt())?;
+    let mut signals = Signals::listen()?;
     create_private_dir(data_dir)
         .map_err(|error| Failure::because(format!("cannot make {}", data_dir.display()), &error))?;
     let replica_id = id::<ReplicaId>("RUNE_REPLICA_ID", &config.replica_id)?;
@@ -94,12 +97,23 @@ async fn serve(config: &ReplicaConfig, data_dir: &Path) -> Outcome {
     let remote = RemoteStore::new(&access, tasks.clone())
         .map_err(|error| Failure::because("cannot reach the daemon", &error))?;
     let link = DaemonLink::new(remote.clone());
-    let boot = link.boot(&config.fingerprint).await.map_err(|error| {
-        let message = format!("cannot learn what to run: {}", chain(&error));
-        Failure::new(Exit::Unavailable, message)
-    })?;
-    let parts = Parts::open(config, &boot, data_dir, remote, &tasks)?;
-    let agent = parts.agent(config, &boot, data_dir).await?;
+    let load = async {
+        let boot = link.boot(&config.fingerprint).await.map_err(|error| {
+            let message = format!("cannot learn what to run: {}", chain(&error));
+            Failure::new(Exit::Unavailable, message)
+        })?;
+        let parts = Parts::open(config, &boot, data_dir, remote, &tasks)?;
+        let agent = parts.agent(config, &boot, data_dir).await?;
+        Ok::<_, Failure>((boot, parts, agent))
+    };
+    let Some((boot, parts, agent)) = signals.unless_any(load).await? else {
+        return Ok(Exit::Ok);
+    };
+    let connect = async { agent.connect().await.map_err(|error| cannot_run(&error)) };
+    if signals.unless_any(connect).await?.is_none() {
+        agent.disconnect().await;
+        return Ok(Exit::Ok);
+    }
     let drain_grace = parts.settings.runtime.drain_grace;
     let quiet = (agent.spec().runtime.request_timeout / 3).min(MAX_QUIET);
     let router = ReplicaRouter::new();
@@ -135,15 +149,15 @@ async fn serve(config: &ReplicaConfig, data_dir: &Path) -> Outcome {
     tracing::info!(replica = %replica_id, agent = agent.name(), url = url_of(addr), "ready");
 
     let grace = tokio::select! {
-        _ = terminate.recv() => if draining.is_cancelled() { DRAINED_GRACE } else { drain_grace },
-        _ = interrupt.recv() => Duration::ZERO,
+        _ = signals.terminate.recv() => if draining.is_cancelled() { DRAINED_GRACE } else { drain_grace },
+        _ = signals.interrupt.recv() => Duration::ZERO,
         () = orphaned(&parts.remote, config.orphan_after) => Duration::ZERO,
     };
     tracing::info!(active = engine.active(), "shutting down");
     draining.cancel();
     let ended = tokio::select! {
         ended = engine.drain(grace) => ended,
-        _ = interrupt.recv() => engine.drain(Duration::ZERO).await,
+        _ = signals.interrupt.recv() => engine.drain(Duration::ZERO).await,
     };
     if !ended {
         tracing::warn!("requests did not end in time and go on with another replica");
@@ -152,6 +166,39 @@ async fn serve(config: &ReplicaConfig, data_dir: &Path) -> Outcome {
     tasks.stop(STOP_GRACE).await;
     tracing::info!("stopped");
     Ok(Exit::Ok)
+}
+
+/// What ends a replica.
+struct Signals {
+    /// Once what it runs has ended.
+    terminate: Signal,
+    /// At once.
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on the signals do not end the process by themselves.
+    fn listen() -> Outcome<Self> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::because("cannot listen for signals", &error))
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// What comes of a part of the start; nothing where a signal ends the replica before it runs anything.
+    async fn unless_any<T>(
+        &mut self,
+        part: impl Future<Output = Outcome<T>>,
+    ) -> Outcome<Option<T>> {
+        tokio::select! {
+            done = part => done.map(Some),
+            _ = self.terminate.recv() => Ok(None),
+            _ = self.interrupt.recv() => Ok(None),
+        }
+    }
 }
 
 fn id<T: std::str::FromStr>(name: &str, text: &str) -> Outcome<T> {
@@ -249,26 +296,20 @@ impl Parts {
         })
     }
 
-    /// The agent, with what it needs from outside.
+    /// The agent, with what it needs from outside but its MCP servers.
     async fn agent(
         &self,
         config: &ReplicaConfig,
         boot: &ReplicaBoot,
         data_dir: &Path,
     ) -> Outcome<Arc<Agent>> {
-        let cannot = |error: &dyn std::error::Error| {
-            Failure::new(
-                Exit::Failed,
-                format!("the agent cannot run: {}", chain(error)),
-            )
-        };
         let dir = match &config.package_dir {
             Some(dir) => dir.clone(),
             None => {
                 let packages =
                     PackageCache::new(Arc::clone(&self.blobs), data_dir.join("packages"));
                 let dir = packages.get(&boot.version.digest).await;
-                dir.map_err(|error| cannot(&error))?
+                dir.map_err(|error| cannot_run(&error))?
             }
         };
         let loader = Arc::clone(&self.loader);
@@ -277,16 +318,20 @@ impl Parts {
             boot.deployment.env.clone(),
         );
         let loaded = tokio::task::spawn_blocking(move || loader.load(&dir, &namespace, &env)).await;
-        let loaded = loaded.map_err(|error| cannot(&error))?;
-        let agent = loaded.map_err(|error| cannot(&error))?;
+        let loaded = loaded.map_err(|error| cannot_run(&error))?;
+        let agent = loaded.map_err(|error| cannot_run(&error))?;
         if self.settings.tools.sandbox == SandboxMode::Require {
             confines(&agent).await?;
         }
-        agent.prepare().await.map_err(|error| cannot(&error))?;
-        create_private_dir(agent.workspace()).map_err(|error| cannot(&error))?;
-        agent.connect().await.map_err(|error| cannot(&error))?;
+        agent.prepare().await.map_err(|error| cannot_run(&error))?;
+        create_private_dir(agent.workspace()).map_err(|error| cannot_run(&error))?;
         Ok(Arc::new(agent))
     }
+}
+
+fn cannot_run(error: &dyn std::error::Error) -> Failure {
+    let message = format!("the agent cannot run: {}", chain(error));
+    Failure::new(Exit::Failed, message)
 }
 
 /// Refuses an agent with tools that are processes where these cannot be confined: every call would be, too.

@@ -98,7 +98,7 @@ impl Backends {
     ) -> Outcome<Self> {
         let (program, _) = own_launcher()?;
         let hidden = hidden(config, place);
-        let processes = ProcessBackend::new(program, config, &hidden, node.tasks.clone());
+        let processes = ProcessBackend::new(program, config, &hidden, node.tasks.clone())?;
         let processes = Arc::new(processes);
         let platform = Platform {
             backend: Arc::clone(&processes) as _,

@@ -1,7 +1,7 @@
 //! The log file of a daemon or a replica: it grows to a limit, is put aside, and the oldest one is let go.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -87,6 +87,32 @@ impl RotatingLog {
     }
 }
 
+/// The last bytes of a log, at the most so many. Where it was put aside a moment ago they begin in what that is now.
+pub(crate) fn tail(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let newest = end_of(path, most);
+    let missing = most - newest.as_ref().map_or(0, |bytes| bytes.len() as u64);
+    let before = match missing {
+        0 => Vec::new(),
+        missing => match end_of(&aside(path, 1), missing) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return newest,
+            Err(error) => return Err(error),
+        },
+    };
+    // Between the two files there may be only the older one.
+    Ok([before, newest.unwrap_or_default()].concat())
+}
+
+/// The last bytes of a file.
+fn end_of(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn aside(path: &Path, n: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{n}"));
@@ -151,6 +177,13 @@ mod tests {
             .map(|n| format!("line {n:03}"))
             .collect();
         assert_eq!(kept, expected);
+        // Of the two newest files, across their border.
+        let path = dir.path().join("daemon.log");
+        let own = std::fs::metadata(&path).unwrap().len();
+        let end = tail(&path, own + 9).unwrap();
+        assert!(all.ends_with(std::str::from_utf8(&end).unwrap()));
+        assert_eq!(end.len() as u64, own + 9);
+        assert_eq!(tail(&path, 3).unwrap(), b"99\n");
         RotatingLog::remove(&dir.path().join("daemon.log"));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

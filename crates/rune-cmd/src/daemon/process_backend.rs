@@ -3,10 +3,11 @@
 //! A record beside each replica's log says which process it is, so that the next start of the
 //! daemon finds it again.
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+mod record;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,22 +18,23 @@ use rune_env::{
 };
 use rune_runtime::Tasks;
 use rune_store_runtime::ReplicaId;
-use rustix::process::{Pid, Signal, kill_process};
-use serde::{Deserialize, Serialize};
+use rustix::process::Signal;
+use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
-use tokio::time::Instant;
+use tokio::process::{ChildStdout, Command};
 
+use self::record::Record;
 use super::log::{self, RotatingLog};
+use crate::failure::{Failure, Outcome};
 
 /// The name of the backend.
 pub(crate) const NAME: &str = "process";
-/// Longest wait for a replica to say where it listens.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a replica gets to say where it listens beyond what its agent may take to start.
+const START_MARGIN: Duration = Duration::from_secs(1);
 /// How long a replica gets to end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How often a process that ends is looked at.
-const POLL: Duration = Duration::from_millis(20);
+/// How long one gets that was killed: the kernel may be waiting for a disk.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// Longest part of a log that is read.
 const MAX_LOG_BYTES: u64 = 4 << 20;
 /// Bytes of the end of a log that are shown where a replica does not start.
@@ -44,16 +46,8 @@ pub(crate) struct ProcessBackend {
     dir: PathBuf,
     env: Vec<(String, String)>,
     tasks: Tasks,
-}
-
-/// Which process a replica is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
-    pid: i32,
-    /// When it began, as the kernel counts: a process id is used again.
-    began: u64,
-    /// Where it listens, once that is known.
-    endpoint: Option<String>,
+    /// Whether no more are started. Held while a process is made, so that each has its record when this is said.
+    closing: Mutex<bool>,
 }
 
 #[derive(Deserialize)]
@@ -64,28 +58,40 @@ struct Said {
 impl ProcessBackend {
     /// A backend whose replicas run this program. `hidden` is what their tools must not see of the
     /// daemon.
-    pub(crate) fn new(program: PathBuf, config: &Config, hidden: &[PathBuf], tasks: Tasks) -> Self {
-        let paths = hidden.iter().map(|path| path.display().to_string());
+    ///
+    /// # Errors
+    /// A [`Failure`] where one of these paths cannot be told to a replica.
+    pub(crate) fn new(
+        program: PathBuf,
+        config: &Config,
+        hidden: &[PathBuf],
+        tasks: Tasks,
+    ) -> Outcome<Self> {
+        let hidden = serde_json::to_string(hidden).map_err(|error| {
+            Failure::because("cannot tell replicas what they must not see", &error)
+        })?;
         let workspaces = config.runtime.workspace_dir.display().to_string();
         let machine = MACHINE_VARIABLES.iter();
         let machine = machine.filter_map(|name| Some((*name, config.variable(name)?)));
         let env = [
             ("RUST_LOG", config.observability.log.clone()),
             (REPLICA_WORKSPACE_DIR, workspaces),
-            (REPLICA_HIDDEN, paths.collect::<Vec<_>>().join(":")),
+            (REPLICA_HIDDEN, hidden),
             (REPLICA_ADDR, "127.0.0.1:0".to_owned()),
         ];
         let env = machine.chain(env);
-        Self {
+        Ok(Self {
             program,
             dir: config.storage.data_dir.join("replicas"),
             env: env.map(|(name, value)| (name.to_owned(), value)).collect(),
             tasks,
-        }
+            closing: Mutex::default(),
+        })
     }
 
-    /// Ends every replica, each in good order: what it runs is noted as interrupted.
+    /// Ends every replica, each in good order: what it runs is noted as interrupted. None is started any more.
     pub(crate) async fn close(&self) {
+        *self.closing() = true;
         let ids = match self.list().await {
             Ok(ids) => ids,
             Err(error) => {
@@ -98,6 +104,85 @@ impl ProcessBackend {
                 tracing::warn!(%error, "a replica was not ended");
             }
         }
+    }
+
+    fn closing(&self) -> MutexGuard<'_, bool> {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the process of a replica, with its record.
+    fn spawn(&self, spec: &ReplicaSpec) -> std::io::Result<(Record, Option<ChildStdout>)> {
+        let closing = self.closing();
+        if *closing {
+            return Err(std::io::Error::other("the daemon ends"));
+        }
+        let id = spec.replica_id;
+        let log_path = self.path(id, "log");
+        let log = log::append_to(&log_path)?;
+        let mut child = Command::new(&self.program)
+            .arg("replica")
+            .env_clear()
+            .envs(spec.launch.iter())
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .env(REPLICA_DATA_DIR, self.path(id, "data"))
+            .env(REPLICA_LOG, &log_path)
+            .current_dir(&self.dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            // Signals of the terminal are the daemon's.
+            .process_group(0)
+            .spawn()?;
+        let record = Record::of(child.id().unwrap_or_default());
+        let stdout = child.stdout.take();
+        let written = self.write(id, &record);
+        if written.is_err() {
+            // Nobody would find it; it may have ended already.
+            let _ = child.start_kill();
+        }
+        let shutdown = self.tasks.shutdown();
+        self.tasks.spawn("reap", async move {
+            tokio::select! {
+                _ = child.wait() => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+        written.map(|()| (record, stdout))
+    }
+
+    /// Starts a replica and answers where it listens.
+    async fn begin(&self, spec: &ReplicaSpec) -> Result<String, BackendError> {
+        let id = spec.replica_id;
+        let cannot = |error: std::io::Error| {
+            BackendError::Unavailable(format!("cannot start the process of a replica: {error}"))
+        };
+        rune_storage::create_private_dir(&self.dir)
+            .map_err(|error| BackendError::Unavailable(error.to_string()))?;
+        let (mut record, stdout) = self.spawn(spec).map_err(cannot)?;
+        let mut line = String::new();
+        if let Some(stdout) = stdout {
+            let read = BufReader::new(stdout);
+            let mut read = tokio::io::AsyncReadExt::take(read, 4096);
+            let read = read.read_line(&mut line);
+            let longest = spec.startup.saturating_add(START_MARGIN);
+            if tokio::time::timeout(longest, read).await.is_err() {
+                let words = self.last_words(id);
+                return Err(BackendError::Unavailable(format!(
+                    "the replica was not ready within {} ms (`startup_timeout_ms`); its log: {words}",
+                    spec.startup.as_millis()
+                )));
+            }
+        }
+        // One that ends without a word has said nothing; its log says more.
+        let Ok(said) = serde_json::from_str::<Said>(&line) else {
+            let words = self.last_words(id);
+            return Err(BackendError::Unavailable(format!(
+                "the process of the replica ended before it was ready: {words}"
+            )));
+        };
+        record.endpoint = Some(said.listening.clone());
+        self.write(id, &record).map_err(cannot)?;
+        Ok(said.listening)
     }
 
     fn path(&self, id: ReplicaId, extension: &str) -> PathBuf {
@@ -126,7 +211,7 @@ impl ProcessBackend {
 
     /// The last it has logged, for a person.
     fn last_words(&self, id: ReplicaId) -> String {
-        let tail = tail(&self.path(id, "log"), SHOWN_LOG_BYTES).unwrap_or_default();
+        let tail = log::tail(&self.path(id, "log"), SHOWN_LOG_BYTES).unwrap_or_default();
         let text = String::from_utf8_lossy(&tail);
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         lines.join(" | ")
@@ -146,65 +231,19 @@ impl Backend for ProcessBackend {
         {
             return Ok(record.endpoint);
         }
-        let cannot = |error: std::io::Error| {
-            BackendError::Unavailable(format!("cannot start the process of a replica: {error}"))
-        };
-        rune_storage::create_private_dir(&self.dir)
-            .map_err(|error| BackendError::Unavailable(error.to_string()))?;
-        let log_path = self.path(id, "log");
-        let log = log::append_to(&log_path).map_err(cannot)?;
-        let mut child = Command::new(&self.program)
-            .arg("replica")
-            .env_clear()
-            .envs(spec.launch.iter())
-            .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .env(REPLICA_DATA_DIR, self.path(id, "data"))
-            .env(REPLICA_LOG, &log_path)
-            .current_dir(&self.dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            // Signals of the terminal are the daemon's.
-            .process_group(0)
-            .spawn()
-            .map_err(cannot)?;
-        let pid = child.id().unwrap_or_default();
-        let mut record = Record::of(pid);
-        let stdout = child.stdout.take();
-        let shutdown = self.tasks.shutdown();
-        self.tasks.spawn("reap", async move {
-            tokio::select! {
-                _ = child.wait() => {}
-                () = shutdown.cancelled() => {}
-            }
-        });
-        self.write(id, &record).map_err(cannot)?;
-        let mut line = String::new();
-        if let Some(stdout) = stdout {
-            let read = BufReader::new(stdout);
-            let mut read = tokio::io::AsyncReadExt::take(read, 4096);
-            let read = read.read_line(&mut line);
-            if tokio::time::timeout(START_LIMIT, read).await.is_err() {
-                let words = self.last_words(id);
-                return Err(BackendError::Unavailable(format!(
-                    "the process of the replica did not say where it listens within {} seconds: {words}",
-                    START_LIMIT.as_secs()
-                )));
-            }
+        let begun = self.begin(spec).await;
+        if *self.closing() {
+            // What becomes of a replica while the daemon ends says nothing of its version, and who waits for it ends, too.
+            self.tasks.shutdown().cancelled().await;
         }
-        // One that ends without a word has said nothing; its log says more.
-        let Ok(said) = serde_json::from_str::<Said>(&line) else {
-            let words = self.last_words(id);
-            return Err(BackendError::Unavailable(format!(
-                "the process of the replica ended before it was ready: {words}"
-            )));
-        };
-        record.endpoint = Some(said.listening.clone());
-        self.write(id, &record).map_err(cannot)?;
-        Ok(Some(said.listening))
+        begun.map(Some)
     }
 
     async fn health(&self, id: ReplicaId) -> Result<ReplicaHealth, BackendError> {
+        if *self.closing() {
+            let message = "the daemon ends, and its replicas with it";
+            return Err(BackendError::Unavailable(message.to_owned()));
+        }
         Ok(match self.record(id) {
             Some(record) if record.is_alive() => match record.endpoint {
                 Some(_) => ReplicaHealth::Ready,
@@ -224,16 +263,13 @@ impl Backend for ProcessBackend {
 
     async fn stop(&self, id: ReplicaId) -> Result<(), BackendError> {
         if let Some(record) = self.record(id) {
-            let until = Instant::now() + STOP_LIMIT;
-            record.signal(Signal::INT);
-            while record.is_alive() && Instant::now() < until {
-                tokio::time::sleep(POLL).await;
-            }
-            if record.is_alive() {
+            if !record.ends(Signal::INT, STOP_LIMIT).await {
                 tracing::warn!(replica = %id, "the process of a replica does not end and is killed");
-                record.signal(Signal::KILL);
-                while record.is_alive() {
-                    tokio::time::sleep(POLL).await;
+                if !record.ends(Signal::KILL, KILL_LIMIT).await {
+                    let pid = record.pid;
+                    return Err(BackendError::Unavailable(format!(
+                        "the process {pid} of a replica was killed and does not end"
+                    )));
                 }
             }
         }
@@ -271,74 +307,56 @@ impl Backend for ProcessBackend {
     }
 }
 
-impl Record {
-    fn of(pid: u32) -> Self {
-        let pid = i32::try_from(pid).unwrap_or_default();
-        Self {
-            pid,
-            began: began(pid).unwrap_or_default(),
-            endpoint: None,
-        }
-    }
-
-    fn is_alive(&self) -> bool {
-        began(self.pid) == Some(self.began)
-    }
-
-    fn signal(&self, signal: Signal) {
-        if !self.is_alive() {
-            return;
-        }
-        if let Some(pid) = Pid::from_raw(self.pid) {
-            // It may have ended by now.
-            let _ = kill_process(pid, signal);
-        }
-    }
-}
-
-/// The last lines of a file.
+/// The last lines of a log.
 fn end_of(path: &Path, lines: usize) -> std::io::Result<String> {
-    let bytes = tail(path, MAX_LOG_BYTES)?;
+    let bytes = log::tail(path, MAX_LOG_BYTES)?;
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().collect();
     let last = all.get(all.len().saturating_sub(lines)..);
     Ok(last.unwrap_or_default().join("\n"))
 }
 
-/// The last bytes of a file.
-fn tail(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
-    let mut bytes = Vec::new();
-    file.take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// When a process began; nothing where there is none, or only its remains.
-fn began(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name of the program stands in brackets and may hold anything.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split(' ');
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use rune_backend::Resources;
+    use rune_env::Overrides;
+    use rune_store_runtime::{DeploymentId, VersionId};
+
     use super::*;
 
-    #[test]
-    fn a_process_is_told_from_a_later_one_with_its_id() {
-        let own = Record::of(std::process::id());
-        assert!(own.is_alive());
-        let earlier = Record {
-            began: own.began.wrapping_sub(1),
-            ..own
+    #[tokio::test]
+    async fn a_replica_gets_the_time_that_its_agent_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::write(&program, "#!/bin/sh\necho hello >&2\nexec sleep 600\n").unwrap();
+        std::fs::set_permissions(&program, mode).unwrap();
+        let own = Overrides::new().with("storage.data_dir", dir.path().to_str());
+        let config = Config::without_file(own).unwrap();
+        let backend = ProcessBackend::new(program, &config, &[], Tasks::new()).unwrap();
+        let spec = ReplicaSpec {
+            replica_id: ReplicaId::generate(),
+            deployment_id: DeploymentId::generate(),
+            version_id: VersionId::generate(),
+            namespace: "dev".to_owned(),
+            agent: "slow".to_owned(),
+            digest: "sha256:0".to_owned(),
+            image: None,
+            env: BTreeMap::new(),
+            networks: Vec::new(),
+            resources: Resources::default(),
+            startup: Duration::from_millis(300),
+            launch: BTreeMap::new(),
         };
-        assert!(!earlier.is_alive());
+        let error = backend.start(&spec).await.unwrap_err().to_string();
+        let said = "not ready within 300 ms (`startup_timeout_ms`); its log: hello";
+        assert!(error.contains(said), "{error}");
+        let record = backend.record(spec.replica_id).unwrap();
+        assert!(record.is_alive());
+        backend.stop(spec.replica_id).await.unwrap();
+        assert!(!record.is_alive());
+        assert!(backend.list().await.unwrap().is_empty());
     }
 }

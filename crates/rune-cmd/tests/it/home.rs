@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rune_testkit::TestDaemon;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -105,7 +106,8 @@ impl From<Output> for Ran {
     }
 }
 
-/// A daemon and the commands against it.
+/// A daemon and the commands against it. Nothing of it is left: neither are processes of replicas, which go on for a while when
+/// a daemon is killed.
 pub(crate) struct Served(pub(crate) TestDaemon);
 
 impl Served {
@@ -126,6 +128,29 @@ impl Served {
     pub(crate) fn rune(&self, args: &[&str]) -> Ran {
         Ran::new(self.command(args))
     }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Whether it still runs or not: from now on it starts none.
+        let _ = self.0.kill9();
+        for pid in replica_pids(&self.0.data_dir()) {
+            // It may have ended by now.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// The processes of replicas that the daemon of a data directory has noted.
+pub(crate) fn replica_pids(data_dir: &Path) -> Vec<Pid> {
+    let entries = std::fs::read_dir(data_dir.join("replicas")).into_iter();
+    let paths = entries.flatten().map(|entry| entry.unwrap().path());
+    let records = paths.filter(|path| path.extension().is_some_and(|it| it == "json"));
+    let pids = records.filter_map(|record| {
+        let record: Value = serde_json::from_slice(&std::fs::read(record).ok()?).ok()?;
+        Pid::from_raw(i32::try_from(record["pid"].as_i64()?).ok()?)
+    });
+    pids.collect()
 }
 
 /// Writes an agent without a script and with a slow tool of its own.

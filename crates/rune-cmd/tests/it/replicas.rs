@@ -4,18 +4,20 @@ mod containers;
 mod handed;
 mod held;
 mod orphans;
+mod starts;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
 
 use rune_testkit::{TestDaemon, TestDaemonBuilder};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 use serde_json::Value;
 
 use crate::home::{RUNE, Served};
-use crate::wire::Api;
+use crate::wire::{Api, LIMIT, POLL};
 
-/// A daemon whose replicas are processes; they end with this value.
+/// A daemon whose replicas are processes.
 struct Rig {
     served: Served,
     api: Api,
@@ -26,6 +28,32 @@ struct Process {
     pid: Pid,
     /// Its environment.
     env: BTreeMap<String, String>,
+}
+
+/// The process of a replica that no daemon has started; it ends with this value.
+struct Killed(Child);
+
+impl Killed {
+    /// How it ends by itself.
+    async fn ended(&mut self) -> ExitStatus {
+        let ended = async {
+            loop {
+                if let Some(status) = self.0.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, ended).await.unwrap()
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended by now.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn builder() -> TestDaemonBuilder {
@@ -59,17 +87,6 @@ impl Rig {
         let mut processes = self.processes();
         assert_eq!(processes.len(), 1, "{}", self.served.0.log());
         processes.pop_first().unwrap().1
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        // Whether it still runs or not.
-        let _ = self.served.0.kill9();
-        for process in self.processes().into_values() {
-            // It may have ended by now.
-            let _ = kill_process(process.pid, Signal::KILL);
-        }
     }
 }
 

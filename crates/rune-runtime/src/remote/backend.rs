@@ -165,8 +165,8 @@ impl RemoteBackend {
         &self,
         spec: &ReplicaSpec,
         client: &ReplicaClient,
-        longest: Duration,
     ) -> Result<ReplicaStatus, BackendError> {
+        let longest = spec.startup;
         let begun = Instant::now();
         loop {
             let why = match client.status().await {
@@ -243,6 +243,7 @@ impl Backend for RemoteBackend {
             image: spec.image.clone().or_else(|| runtime.image.clone()),
             networks: agent.spec().networks.clone(),
             resources: resources(runtime.resource_profile),
+            startup: runtime.startup_timeout,
             launch: launch.map_err(|error| no_key(&error))?,
             ..spec.clone()
         };
@@ -251,8 +252,7 @@ impl Backend for RemoteBackend {
             BackendError::Unavailable("the platform does not say where the replica is".to_owned())
         })?;
         let client = self.client(spec.replica_id, &endpoint, &agent).await?;
-        let longest = agent.spec().runtime.startup_timeout;
-        let status = self.ready(spec, &client, longest).await?;
+        let status = self.ready(spec, &client).await?;
         self.serve(spec, agent, client, &status);
         Ok(Some(endpoint))
     }

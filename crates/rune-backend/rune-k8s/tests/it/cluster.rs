@@ -169,6 +169,7 @@ pub(crate) fn spec() -> ReplicaSpec {
             cpus: 2,
             memory_mib: 2048,
         },
+        startup: LIMIT,
         launch: BTreeMap::from([("RUNE_REPLICA_TOKEN".to_owned(), "secret-token".to_owned())]),
     }
 }

@@ -44,6 +44,31 @@ async fn replicas_end_with_the_daemon_and_nothing_of_them_is_left() {
     assert_eq!(left.count(), 0);
 }
 
+/// The processes that are replicas of a daemon, whether it has noted them or not.
+fn replicas_of(rig: &Rig) -> Vec<String> {
+    let dir = rig.served.0.data_dir().join("replicas");
+    let variable = format!("RUNE_REPLICA_DATA_DIR={}/", dir.display());
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let paths = processes.map(|entry| entry.unwrap().path());
+    let of = paths.filter(|path| {
+        // Many are no processes, and some have ended by now.
+        let env = std::fs::read(path.join("environ")).unwrap_or_default();
+        String::from_utf8_lossy(&env).contains(&variable)
+    });
+    of.map(|path| path.display().to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_replica_is_started_while_the_daemon_waits_for_the_last_one_to_end() {
+    let mut rig = Rig::with_replicas("process", "", 2).await;
+    assert_eq!(replicas_of(&rig).len(), 2);
+    // It hears nothing, and is killed in the end; the loop looks more than once until then.
+    kill_process(rig.pids()[0], Signal::STOP).unwrap();
+    rig.served.0.terminate().await.unwrap();
+    assert_eq!(replicas_of(&rig), Vec::<String>::new());
+    assert!(rig.records().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_with_a_container_tool_is_refused_with_the_way_out() {
     let rig = Rig::start("process", "").await;

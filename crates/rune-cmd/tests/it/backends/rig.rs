@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use super::containers;
 use super::real::{Place, RealCluster, SKIPPED};
-use crate::home::{RUNE, Served};
+use crate::home::{RUNE, Served, replica_pids};
 use crate::wire::{Api, Event, Events, LIMIT, POLL, answer, lines_of};
 
 const RUNEFILE: &str = "name: worker\nversion: 0.1.0\ninstructions: Answer.\ndefault_model: default\n\
@@ -305,12 +305,7 @@ impl Rig {
 
     /// The processes of its replicas.
     pub(super) fn pids(&self) -> Vec<Pid> {
-        let records = self.records().into_iter();
-        let pids = records.filter_map(|record| {
-            let record: Value = serde_json::from_slice(&std::fs::read(record).ok()?).ok()?;
-            Pid::from_raw(i32::try_from(record["pid"].as_i64()?).ok()?)
-        });
-        pids.collect()
+        replica_pids(&self.served.0.data_dir())
     }
 
     pub(super) async fn replicas(&self) -> Vec<Value> {
@@ -324,10 +319,6 @@ impl Drop for Rig {
     fn drop(&mut self) {
         // Whether it still runs or not.
         let _ = self.served.0.kill9();
-        for pid in self.pids() {
-            // It may have ended by now.
-            let _ = kill_process(pid, Signal::KILL);
-        }
         if let Some(label) = self.label.get() {
             containers::remove(label);
         }

@@ -1,12 +1,12 @@
 //! When a replica ends that its daemon does not take any more.
 
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
-use super::{Rig, builder};
+use super::{Killed, Rig, builder};
 use crate::home::{RUNE, write_plain};
 use crate::remote_agents::server::{Reply, Scripted};
 use crate::wire::{LIMIT, POLL};
@@ -44,16 +44,6 @@ impl Renewals {
         };
         let reached = tokio::time::timeout(LIMIT, reached).await;
         assert!(reached.is_ok(), "the replica does not renew its token");
-    }
-}
-
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        // It may have ended by now.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -104,16 +94,7 @@ async fn a_replica_ends_when_its_daemon_was_gone_for_long_and_not_for_one_renewa
     assert!(replica.0.try_wait().unwrap().is_none(), "it has ended");
 
     renewals.to_fail.store(u32::MAX, Ordering::SeqCst);
-    let ended = async {
-        loop {
-            if let Some(status) = replica.0.try_wait().unwrap() {
-                return status;
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    let ended = tokio::time::timeout(LIMIT, ended).await;
-    assert!(ended.unwrap().success());
+    assert!(replica.ended().await.success());
     let failed = renewals.failed.load(Ordering::SeqCst);
     assert!(failed > 2, "it has ended after {failed}");
 }
