@@ -348,13 +348,25 @@ impl DockerReplicas {
                 Err(error) if status(&error) == Some(404) => return Ok(None),
                 Err(error) => return Err(self.engine.error("read the log of a replica", &error)),
             }
-            if text.len() > MAX_LOG_BYTES {
-                text.truncate(MAX_LOG_BYTES);
-                break;
+            // Not for every part: what is left is moved.
+            if text.len() > 2 * MAX_LOG_BYTES {
+                keep_end(&mut text, MAX_LOG_BYTES);
             }
         }
+        keep_end(&mut text, MAX_LOG_BYTES);
         Ok(Some(String::from_utf8_lossy(&text).into_owned()))
     }
+}
+
+/// Leaves so many bytes of a text that is longer, and of those the whole lines: they come in the order of time, and the last
+/// ones are asked for.
+fn keep_end(text: &mut Vec<u8>, most: usize) {
+    let Some(over) = text.len().checked_sub(most).filter(|over| *over > 0) else {
+        return;
+    };
+    text.drain(..over);
+    let line = text.iter().position(|byte| *byte == b'\n');
+    text.drain(..line.map_or(0, |end| end + 1));
 }
 
 /// The name of a replica's container.
@@ -422,5 +434,23 @@ impl Backend for DockerReplicas {
 
     async fn logs(&self, id: ReplicaId, lines: usize) -> Result<Option<String>, BackendError> {
         Ok(self.read_log(id, lines).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_log_that_is_too_long_the_last_whole_lines_are_kept() {
+        let kept = |most| {
+            let mut text = b"one\ntwo\nthree\n".to_vec();
+            keep_end(&mut text, most);
+            String::from_utf8(text).unwrap()
+        };
+        assert_eq!(kept(14), "one\ntwo\nthree\n");
+        assert_eq!(kept(13), "two\nthree\n");
+        assert_eq!(kept(8), "three\n");
+        assert_eq!(kept(3), "");
     }
 }

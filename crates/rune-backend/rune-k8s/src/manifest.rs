@@ -1,6 +1,7 @@
 //! The pod of a replica, and the secret with its environment.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::core::v1::{
@@ -207,7 +208,7 @@ fn container(spec: &ReplicaSpec, config: &KubernetesConfig) -> Container {
             claims: None,
         }),
         // Until the first answer often, so that nobody waits for the next look.
-        startup_probe: Some(probe(1, 120)),
+        startup_probe: Some(probe(1, startup_probes(spec.startup))),
         readiness_probe: Some(probe(5, 2)),
         liveness_probe: Some(probe(10, 6)),
         volume_mounts: Some(vec![
@@ -229,6 +230,13 @@ fn container(spec: &ReplicaSpec, config: &KubernetesConfig) -> Container {
         }),
         ..Container::default()
     }
+}
+
+/// How often a container that starts is asked, a second apart.
+fn startup_probes(longest: Duration) -> i32 {
+    // Seconds may have begun, and the first one is asked at once.
+    let seconds = longest.as_secs().saturating_add(2);
+    i32::try_from(seconds).unwrap_or(i32::MAX)
 }
 
 fn probe(period: i32, failures: i32) -> Probe {

@@ -12,6 +12,7 @@ use kube::Api;
 use kube::api::{DeleteParams, LogParams, PostParams};
 use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
 use rune_store_runtime::ReplicaId;
+use tokio::sync::OnceCell;
 
 use crate::error::{code, of_start};
 use crate::manifest::{self, DAEMON, name_of};
@@ -22,7 +23,7 @@ use crate::{KubernetesConfig, KubernetesError, Spawn, connect, network};
 /// Lines of a log that are shown where a replica does not start.
 const SHOWN_LOG_LINES: usize = 5;
 /// Longest part of a log that is read.
-const MAX_LOG_BYTES: i64 = 4 << 20;
+const MAX_LOG_BYTES: usize = 4 << 20;
 
 /// Runs replicas in pods.
 pub struct KubernetesReplicas {
@@ -30,7 +31,8 @@ pub struct KubernetesReplicas {
     pods: Api<Pod>,
     secrets: Api<Secret>,
     policies: Api<NetworkPolicy>,
-    owner: Option<OwnerReference>,
+    /// What owns the daemon's own pod, once it was looked for.
+    owner: OnceCell<Option<OwnerReference>>,
     view: View,
     /// Made by this process and maybe not seen yet by the watch.
     starting: Mutex<HashSet<ReplicaId>>,
@@ -48,10 +50,6 @@ impl KubernetesReplicas {
         let client = connect::client(&config).await?;
         let namespace = config.settings.namespace.as_str();
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let owner = match &config.settings.pod {
-            Some(own) => connect::owner(&pods, own).await?,
-            None => None,
-        };
         let view = View::new();
         let labels = format!("{DAEMON}={}", config.daemon);
         spawn(Box::pin(view.clone().follow(pods.clone(), labels)));
@@ -60,7 +58,7 @@ impl KubernetesReplicas {
             policies: Api::namespaced(client, namespace),
             config,
             pods,
-            owner,
+            owner: OnceCell::new(),
             view,
             starting: Mutex::default(),
         }))
@@ -70,16 +68,24 @@ impl KubernetesReplicas {
         self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What owns the daemon's own pod, and so those of replicas. Looked for when it is needed first: replicas go on, and the
+    /// daemon starts, while the API server is away.
+    async fn owner(&self) -> Result<Option<&OwnerReference>, KubernetesError> {
+        let Some(own) = &self.config.settings.pod else {
+            return Ok(None);
+        };
+        let find = || connect::owner(&self.pods, own);
+        Ok(self.owner.get_or_try_init(find).await?.as_ref())
+    }
+
     /// Makes the pod and its secret, where they are not there.
     async fn make(&self, spec: &ReplicaSpec) -> Result<(), BackendError> {
-        let owner = self.owner.as_ref();
+        let owner = self.owner().await?;
         for name in &spec.networks {
             network::ensure(&self.policies, name, &self.config, owner).await?;
         }
         let params = PostParams::default();
         let pod = manifest::pod(spec, &self.config, owner);
-        // Before anything is made, since what is not valid leaves nothing.
-        manifest::secret(spec, &self.config, &pod);
         let pod = match self.pods.create(&params, &pod).await {
             Ok(pod) => pod,
             // An earlier try made it; it is the same one, for an id has one specification.
@@ -110,7 +116,8 @@ impl KubernetesReplicas {
     }
 
     /// Waits until the pod is ready; answers where it is.
-    async fn ready(&self, id: ReplicaId) -> Result<String, BackendError> {
+    async fn ready(&self, spec: &ReplicaSpec) -> Result<String, BackendError> {
+        let id = spec.replica_id;
         let mut pods = self.view.subscribe();
         let mut waits_for = "the Kubernetes API has not told of its pod".to_owned();
         let ready = async {
@@ -119,7 +126,13 @@ impl KubernetesReplicas {
                 if let Some(seen) = seen {
                     match (seen.health, seen.endpoint) {
                         (ReplicaHealth::Ready, Some(endpoint)) => return Ok(endpoint),
-                        (ReplicaHealth::Unhealthy(why), _) => {
+                        (ReplicaHealth::Unhealthy(mut why), _) => {
+                            if seen.was_ended {
+                                why.push_str(&format!(
+                                    ", as one is ended that is not ready within {} ms (`startup_timeout_ms`)",
+                                    spec.startup.as_millis()
+                                ));
+                            }
                             let words = self.last_words(id).await;
                             return Err(BackendError::Unavailable(why + &words));
                         }
@@ -155,7 +168,7 @@ impl Backend for KubernetesReplicas {
         // Taken back by `stop` where the future is dropped.
         self.starting().insert(id);
         let started = match self.make(spec).await {
-            Ok(()) => self.ready(id).await,
+            Ok(()) => self.ready(spec).await,
             Err(error) => Err(error),
         };
         self.starting().remove(&id);
@@ -210,16 +223,24 @@ impl Backend for KubernetesReplicas {
     }
 
     async fn logs(&self, id: ReplicaId, lines: usize) -> Result<Option<String>, BackendError> {
-        let params = LogParams {
-            tail_lines: i64::try_from(lines).ok(),
-            limit_bytes: Some(MAX_LOG_BYTES),
-            ..LogParams::default()
-        };
-        match self.pods.logs(&name_of(id), &params).await {
-            Ok(text) => Ok(Some(text)),
-            // There is none, or it has not begun.
-            Err(error) if matches!(code(&error), Some(400 | 404)) => Ok(None),
-            Err(error) => Err(KubernetesError::new("read the log of a replica", &error).into()),
+        let mut lines = lines;
+        loop {
+            let params = LogParams {
+                tail_lines: i64::try_from(lines).ok(),
+                limit_bytes: i64::try_from(MAX_LOG_BYTES).ok(),
+                ..LogParams::default()
+            };
+            // The kubelet cuts the end off, maybe in the middle of a character, and that is what is asked for.
+            match self.pods.logs(&name_of(id), &params).await {
+                Ok(text) if text.len() >= MAX_LOG_BYTES && lines > 1 => lines /= 2,
+                Err(kube::Error::FromUtf8(_)) if lines > 1 => lines /= 2,
+                Ok(text) => return Ok(Some(text)),
+                // There is none, or it has not begun.
+                Err(error) if matches!(code(&error), Some(400 | 404)) => return Ok(None),
+                Err(error) => {
+                    return Err(KubernetesError::new("read the log of a replica", &error).into());
+                }
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How a pod is, as the reconcile loop and a person see it.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use rune_backend::ReplicaHealth;
 
 use crate::manifest::PORT;
@@ -15,6 +15,9 @@ const HOPELESS: &[&str] = &[
     "RunContainerError",
 ];
 
+/// How a container ends that is told to: well, or by a signal.
+const TOLD: [i32; 3] = [0, 128 + 9, 128 + 15];
+
 /// What was seen of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
@@ -25,6 +28,8 @@ pub(crate) struct Seen {
     pub(crate) waits_for: String,
     /// Whether it ends because somebody said so.
     pub(crate) is_deleting: bool,
+    /// Whether its container has ended as one does that is told to, which may be because it did not answer its probe.
+    pub(crate) was_ended: bool,
 }
 
 impl Seen {
@@ -48,6 +53,7 @@ impl Seen {
             health,
             waits_for: waits_for(pod),
             is_deleting,
+            was_ended: terminated(pod).is_some_and(|it| TOLD.contains(&it.exit_code)),
         }
     }
 }
@@ -97,11 +103,15 @@ fn container(pod: &Pod) -> Option<&ContainerStatus> {
     statuses.first()
 }
 
-/// How its container ended, now or the last time.
-fn ended(pod: &Pod) -> Option<String> {
+fn terminated(pod: &Pod) -> Option<ContainerStateTerminated> {
     let status = container(pod)?;
     let of = |state: &Option<ContainerState>| state.as_ref().and_then(|s| s.terminated.clone());
-    let ended = of(&status.state).or_else(|| of(&status.last_state))?;
+    of(&status.state).or_else(|| of(&status.last_state))
+}
+
+/// How its container ended, now or the last time.
+fn ended(pod: &Pod) -> Option<String> {
+    let ended = terminated(pod)?;
     if ended.reason.as_deref() == Some("OOMKilled") {
         let why = "it used more memory than its `resource_profile` gives and was killed";
         return Some(why.to_owned());

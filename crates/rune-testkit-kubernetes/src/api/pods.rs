@@ -68,6 +68,8 @@ pub(super) async fn log(
     let log = cluster.logs.container(object::uid(&pod), name);
     let (tail, end) = log.tail(call.parameter("tailLines").parse().ok());
     if !call.is_set("follow") {
+        let limit = call.parameter("limitBytes").parse().unwrap_or(tail.len());
+        let tail = tail.slice(..tail.len().min(limit));
         return Ok(bytes("text/plain", tail));
     }
     let first = stream::iter([io::Result::Ok(tail)]);

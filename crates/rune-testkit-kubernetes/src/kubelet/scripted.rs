@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::runtime::{ContainerRequest, PodRuntime, Running, StartFailure};
+use crate::logs::ContainerLog;
 use crate::object;
 
 /// How a container is.
@@ -44,6 +45,8 @@ struct Shared {
     unwell: Mutex<HashSet<String>>,
     /// What ends the containers that run, by the name of their pod.
     running: Mutex<HashMap<String, watch::Sender<Option<i32>>>>,
+    /// What the containers say, by the name of their pod.
+    logs: Mutex<HashMap<String, Arc<ContainerLog>>>,
     /// The names of pods of which a container was started, in their order.
     started: Mutex<Vec<String>>,
 }
@@ -76,6 +79,13 @@ impl ScriptedPods {
     pub fn crash(&self, pod: &str, code: i32) {
         if let Some(end) = lock(&self.shared.running).get(pod) {
             end.send_replace(Some(code));
+        }
+    }
+
+    /// Has the container of a pod say something.
+    pub fn say(&self, pod: &str, text: &str) {
+        if let Some(log) = lock(&self.shared.logs).get(pod) {
+            log.append(text.as_bytes());
         }
     }
 
@@ -115,6 +125,7 @@ impl PodRuntime for ScriptedPods {
         }
         lock(&self.shared.started).push(pod.clone());
         request.say(format!("{pod} runs\n").as_bytes());
+        lock(&self.shared.logs).insert(pod.clone(), Arc::clone(&request.log));
         let port = request.container.pointer("/ports/0/containerPort");
         let port = port
             .and_then(Value::as_u64)

@@ -51,6 +51,21 @@ async fn a_replica_starts_answers_and_stops() {
 }
 
 #[tokio::test]
+async fn of_a_long_log_the_end_is_read() {
+    let cluster = cluster().await;
+    let (backend, spec) = (cluster.backend().await, spec());
+    started(&backend, &spec).await;
+    // Six megabytes, with a character of two bytes wherever it is cut.
+    let text: String = (0..1000)
+        .map(|n| format!("{} {n}\n", "ä".repeat(3000)))
+        .collect();
+    cluster.pods.say(&name_of(&spec), &text);
+    let log = backend.logs(spec.replica_id, 1000).await.unwrap().unwrap();
+    assert!(log.ends_with(" 999\n"), "{}", &log[log.len() - 100..]);
+    assert!(log.lines().count() >= 250, "{}", log.lines().count());
+}
+
+#[tokio::test]
 async fn a_pod_has_what_it_needs_and_no_more() {
     let cluster = cluster().await;
     let (backend, spec) = (cluster.backend().await, spec());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rune_backend::{Backend, BackendError, ReplicaHealth};
+use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
 use rune_testkit_kubernetes::{Script, ScriptedPods};
 
 use crate::cluster::{Cluster, connect, failed, name_of, spec, started, until, until_health};
@@ -53,6 +53,17 @@ async fn a_pod_that_no_node_takes_and_one_that_does_not_answer_are_told_apart() 
         &failed(&picky, &spec()).await,
         "Unschedulable: 0/1 nodes are available",
     );
+}
+
+#[tokio::test]
+async fn one_that_takes_longer_to_start_than_its_agent_says_is_ended() {
+    let cluster = Cluster::start(ScriptedPods::new(Script::Unwell)).await;
+    let slow = ReplicaSpec {
+        startup: Duration::from_millis(500),
+        ..spec()
+    };
+    let error = failed(&*cluster.backend().await, &slow).await;
+    check(&error, "not ready within 500 ms (`startup_timeout_ms`)");
 }
 
 #[tokio::test]
