@@ -103,6 +103,14 @@ impl InternalTokens {
         }
     }
 
+    /// Makes the key where there is none, so that who signs with it beside this process finds it.
+    ///
+    /// # Errors
+    /// A [`SecretError`] where there can be none.
+    pub async fn prepare(&self) -> Result<(), SecretError> {
+        self.key().await.map(drop)
+    }
+
     /// The token of a replica. It is valid for ten minutes, or longer ([`InternalTokens::outlasting`]), and only while the
     /// replica's row is there.
     ///

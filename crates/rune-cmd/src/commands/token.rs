@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 use rune_http::{TokenScope, sign_user_token};
 use rune_remote_store::InternalTokens;
+use rune_runtime::SecretKeySource;
 use rune_store_runtime::{Clock as _, SystemClock};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
@@ -153,6 +154,18 @@ async fn gateway_token(
         return Err(Failure::usage(message));
     }
     let source = internal_key(&context.config);
+    if let SecretKeySource::File(path) = &source
+        && !path.exists()
+    {
+        let message = format!(
+            "there is no key to sign with: {} is not there",
+            path.display()
+        );
+        return Err(Failure::new(Exit::Failed, message).help(
+            "run this where the data directory of the control plane is, once that has been started \
+             (`rune daemon start --role control-plane`), or set RUNE_SECRET_KEY as it has it",
+        ));
+    }
     let now = SystemClock.now();
     let issued = InternalTokens::for_gateway(&source, &args.subject, now, valid_for).await;
     let issued = issued.map_err(|error| {

@@ -1,5 +1,7 @@
 //! The backend `kubernetes`: whose the pods are, and where they find the daemon.
 
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ use crate::failure::{Exit, Failure, Outcome, chain};
 
 /// Whose pods are the daemon's of this data directory.
 const ID_FILE: &str = "daemon.id";
+/// Hexadecimal digits that it holds.
+const ID_DIGITS: usize = 32;
 
 /// Connects to the cluster. Answers the replicas in it, and the URL at which they find this daemon.
 pub(super) async fn connect(
@@ -53,14 +57,47 @@ pub(super) async fn connect(
 fn own_id(data_dir: &Path) -> Outcome<String> {
     let path = data_dir.join(ID_FILE);
     let cannot = |what: &str| format!("cannot {what} {}", path.display());
-    match std::fs::read_to_string(&path) {
-        Ok(id) => Ok(id.trim().to_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let id = uuid::Uuid::new_v4().simple().to_string();
-            std::fs::write(&path, format!("{id}\n"))
-                .map_err(|error| Failure::because(cannot("write"), &error))?;
-            Ok(id)
+    if !path.exists() {
+        make_id(&path).map_err(|error| Failure::because(cannot("write"), &error))?;
+    }
+    let id = std::fs::read_to_string(&path);
+    let id = id.map_err(|error| Failure::because(cannot("read"), &error))?;
+    let id = id.trim();
+    if id.len() != ID_DIGITS || !id.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        let message = format!("{} does not name this daemon's pods", path.display());
+        return Err(Failure::new(Exit::Failed, message).help(format!(
+            "it holds {ID_DIGITS} hexadecimal digits, which are the label `rune.daemon` of the pods: put them back, or remove \
+             the file together with these pods"
+        )));
+    }
+    Ok(id.to_owned())
+}
+
+/// Complete or not there, whatever happens.
+fn make_id(path: &Path) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let id = uuid::Uuid::new_v4().simple();
+    let mut draft = tempfile::NamedTempFile::new_in(dir)?;
+    writeln!(draft, "{id}")?;
+    draft.as_file().sync_all()?;
+    draft.persist_noclobber(path).map_err(|error| error.error)?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_keeps_its_name_and_one_that_is_no_name_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = own_id(dir.path()).unwrap();
+        assert_eq!(own_id(dir.path()).unwrap(), id);
+        // As a full disk may leave it.
+        for spoiled in ["", "\n", "0123"] {
+            std::fs::write(dir.path().join(ID_FILE), spoiled).unwrap();
+            let failure = own_id(dir.path()).unwrap_err();
+            assert!(failure.message().contains(ID_FILE), "{failure:?}");
         }
-        Err(error) => Err(Failure::because(cannot("read"), &error)),
     }
 }

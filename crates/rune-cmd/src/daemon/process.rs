@@ -112,6 +112,11 @@ async fn serve(
     let place = Place::configured(config)?;
     let lock = lock_data_dir(config, Some(&place))?;
     let node = Node::open(config, &place)?;
+    if role == Role::ControlPlane {
+        // The tokens of its gateways are signed by commands, which make no key.
+        let made = node.tokens.prepare().await;
+        made.map_err(|error| Failure::because("cannot know gateways by their tokens", &error))?;
+    }
     let address = address(&listeners, options)?;
     // The lock on the data directory is ours from here on, so these files are, too. Written beside what follows.
     let writing = {

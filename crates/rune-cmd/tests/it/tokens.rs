@@ -168,6 +168,10 @@ fn a_token_is_data_for_programs_and_needs_a_secret() {
         assert!(ran.stdout.is_empty(), "{wrong:?}: {}", ran.stdout);
         assert!(!ran.stderr.contains(SECRET), "{}", ran.stderr);
     }
+    // Where the control plane's key is not, none is made: nobody would take the token.
+    let ran = create(&["--subject", "west", "--for", "gateway"], "").ends(1);
+    assert!(ran.stderr.contains("internal.key"), "{}", ran.stderr);
+    assert!(!home.path().join(".rune/internal.key").exists());
     let help = home.rune(&["token", "create", "--help"]).ok();
     for part in [
         "Examples:",
