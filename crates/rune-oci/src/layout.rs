@@ -1,6 +1,6 @@
 //! OCI image layouts: an artefact and its signatures in a directory or in an archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
@@ -24,6 +24,8 @@ const MAX_ENTRIES: usize = 1000;
 const MARKER: &str = "oci-layout";
 const MARKER_TEXT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}";
 const INDEX: &str = "index.json";
+/// Where everything is that the index leads to.
+const BLOBS: &str = "blobs/sha256";
 /// The annotation by which tools find a manifest in a layout.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Where and how the header of a tar archive says that it is one.
@@ -103,12 +105,17 @@ impl Layout {
         let index = Index::parse(&need(INDEX, MAX_MANIFEST_BYTES)?)?;
         let mut packages = Vec::new();
         let mut others = Vec::new();
+        let mut known = BTreeSet::new();
         let manifests = index.manifests.into_iter();
         let manifests = manifests.filter(|entry| entry.media_type == media_type::MANIFEST);
         for (n, entry) in manifests.enumerate() {
             if n >= MAX_MANIFESTS {
                 let reason = format!("its index names more than {MAX_MANIFESTS} manifests");
                 return Err(OciError::malformed("layout", reason));
+            }
+            // One with two tags is there twice.
+            if !known.insert(entry.digest.clone()) {
+                continue;
             }
             let manifest = blob(&entry.digest, MAX_MANIFEST_BYTES)?;
             entry.check(&manifest)?;
@@ -214,8 +221,25 @@ impl Layout {
         for (name, bytes) in &files {
             replace(&path.join(name), bytes)?;
         }
-        index.map_or(Ok(()), |bytes| replace(&path.join(INDEX), &bytes))
+        index.map_or(Ok(()), |bytes| replace(&path.join(INDEX), &bytes))?;
+        remove_others(&path.join(BLOBS), &files)
     }
+}
+
+/// Removes what an earlier index led to and this one does not: it would be handed on with the layout.
+fn remove_others(dir: &Path, files: &BTreeMap<String, Bytes>) -> Result<(), OciError> {
+    let wrong = io_error("read", dir);
+    for entry in fs::read_dir(dir).map_err(&wrong)? {
+        let entry = entry.map_err(&wrong)?;
+        let name = entry.file_name();
+        let is_known = |name: &str| files.contains_key(&format!("{BLOBS}/{name}"));
+        let is_file = entry.file_type().map_err(&wrong)?.is_file();
+        if is_file && !name.to_str().is_some_and(is_known) {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a file is a tar archive with the marker in it. Of other files only the beginning is read.
@@ -247,7 +271,7 @@ fn name_of(path: &[u8]) -> String {
 type Files<'a> = &'a dyn Fn(&str, u64) -> Result<Option<Bytes>, OciError>;
 
 fn blob_path(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
+    format!("{BLOBS}/{}", digest.hex())
 }
 
 fn too_large(what: &str, limit: u64) -> OciError {

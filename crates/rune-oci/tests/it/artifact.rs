@@ -95,6 +95,51 @@ fn a_layout_survives_its_file_and_its_directory() {
 }
 
 #[test]
+fn a_layout_has_nothing_of_what_was_built_there_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, alone) = (dir.path().join("layout"), dir.path().join("alone"));
+    let source = agent();
+    fs::write(source.path().join("leaked"), "a password").unwrap();
+    let unsigned = |source: &Path| Layout {
+        artifact: build(source),
+        signatures: Signatures::default(),
+    };
+    unsigned(source.path()).write(&path).unwrap();
+    fs::remove_file(source.path().join("leaked")).unwrap();
+    let layout = unsigned(source.path());
+    for path in [&path, &alone] {
+        layout.write(path).unwrap();
+    }
+    let blobs = |path: &Path| {
+        let blobs = fs::read_dir(path.join("blobs/sha256")).unwrap();
+        let names = blobs.map(|blob| blob.unwrap().file_name());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    };
+    assert_eq!(blobs(&path), blobs(&alone));
+    assert_eq!(Layout::read(&path).unwrap(), layout);
+}
+
+#[test]
+fn an_artefact_with_two_tags_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("layout");
+    let (key, _) = SigningKey::generate().unwrap();
+    let layout = signed(&key, None);
+    layout.write(&path).unwrap();
+    let index = path.join("index.json");
+    let text = fs::read_to_string(&index).unwrap();
+    let mut listed: Value = serde_json::from_str(&text).unwrap();
+    let manifests = listed["manifests"].as_array_mut().unwrap();
+    let mut tagged = manifests[0].clone();
+    tagged["annotations"]["org.opencontainers.image.ref.name"] = json!("latest");
+    manifests.push(tagged);
+    fs::write(&index, listed.to_string()).unwrap();
+    assert_eq!(Layout::read(&path).unwrap(), layout);
+}
+
+#[test]
 fn an_index_with_more_manifests_than_anybody_signs_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("layout");
