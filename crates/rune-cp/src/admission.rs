@@ -65,10 +65,11 @@ pub(crate) async fn admit(
     }
 }
 
-/// The same for a version that is there.
+/// The same for a version that is there; `kind` is what it is admitted to, for the audit trail.
 pub(crate) async fn readmit(
     shared: &Shared,
     caller: &Caller,
+    kind: &str,
     version: &VersionRow,
 ) -> Result<(), ApiError> {
     let keys = &shared.trusted_keys;
@@ -81,7 +82,7 @@ pub(crate) async fn readmit(
         Ok(_) => Ok(()),
         Err(refusal) => {
             let resource = format!("{} {}", version.agent, version.version);
-            Err(refuse(shared, caller, "deployment.apply", &resource, &refusal).await?)
+            Err(refuse(shared, caller, kind, &resource, &refusal).await?)
         }
     }
 }

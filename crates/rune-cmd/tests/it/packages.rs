@@ -358,6 +358,14 @@ async fn what_was_published_before_there_were_keys_is_not_deployed_again() {
         .await
         .unwrap();
     assert_eq!(answer.status().as_u16(), 403);
+    served
+        .rune(&["deploy", "hello", "--version", "1.0.0"])
+        .ends(3);
+    let rows = audit(&served).await;
+    let denied = rows.iter().filter(|row| row["verdict"] == "denied");
+    let mut denied: Vec<&str> = denied.map(|row| row["kind"].as_str().unwrap()).collect();
+    denied.sort_unstable();
+    assert_eq!(denied, ["deployment.apply", "deployment.rollout"]);
     // What ran goes on.
     served.rune(&["run", "--agent", "hello", "Hi"]).ok();
     // A signature that comes later counts.

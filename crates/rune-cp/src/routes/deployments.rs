@@ -194,7 +194,7 @@ pub(crate) async fn apply(
     let wait = wait.duration()?;
     body.check()?;
     let version = find_version(&shared, &body).await?;
-    readmit(&shared, &caller, &version).await?;
+    readmit(&shared, &caller, "deployment.apply", &version).await?;
     if body.namespace != DEV {
         check_immutable(&shared, &body.namespace, &version).await?;
     }

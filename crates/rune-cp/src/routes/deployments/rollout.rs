@@ -89,7 +89,7 @@ pub(crate) async fn start(
     let (strategy, weight) = body.strategy()?;
     let row = find(&shared, id).await?;
     let version = wanted(&shared, &row, &body).await?;
-    readmit(&shared, &caller, &version).await?;
+    readmit(&shared, &caller, "deployment.rollout", &version).await?;
     if row.namespace != DEV {
         check_immutable(&shared, &row.namespace, &version).await?;
     }
@@ -161,7 +161,7 @@ pub(crate) async fn rollback(
     if let Some(release) = row.releases.first().filter(|_| !is_under_way)
         && let Some(version) = shared.store.version(release.version_id).await?
     {
-        readmit(&shared, &caller, &version).await?;
+        readmit(&shared, &caller, "deployment.rollback", &version).await?;
     }
     let back = RollBack {
         deployment_id: id,
