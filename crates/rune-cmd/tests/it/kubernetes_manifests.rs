@@ -371,9 +371,9 @@ async fn replicas_in_pods(rig: &Rig, docker: TestDocker) {
         .ok(&["-n", NAMESPACE, "get", "pods", &label, "-o", "json"])
         .await;
     let list: Value = serde_json::from_str(&said).unwrap();
-    let [pod] = list["items"].as_array().unwrap().as_slice() else {
-        panic!("{said}")
-    };
+    let pods = list["items"].as_array().unwrap();
+    assert_eq!(pods.len(), 1, "{said}");
+    let pod = &pods[0];
     assert_eq!(pod["metadata"]["labels"]["rune.agent"], "hello");
     assert_eq!(
         pod["status"]["containerStatuses"][0]["ready"], true,
