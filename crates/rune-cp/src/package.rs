@@ -5,6 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use rune_http::ApiError;
 use rune_spec::{AgentPackage, package};
+use rune_store_runtime::ScaleBounds;
 
 /// What the registry keeps of a Runefile.
 #[derive(Debug, PartialEq, Eq)]
@@ -12,6 +13,7 @@ pub(crate) struct Checked {
     pub(crate) agent: String,
     pub(crate) version: String,
     pub(crate) description: String,
+    pub(crate) scaling: ScaleBounds,
 }
 
 /// Unpacks and loads the package, so that nothing gets into the registry that could not run.
@@ -37,6 +39,10 @@ fn unpack_and_load(bytes: &[u8]) -> Result<Checked, ApiError> {
         agent: loaded.runefile.name.to_string(),
         version: loaded.runefile.version.to_string(),
         description: loaded.runefile.description.unwrap_or_default(),
+        scaling: ScaleBounds {
+            min: loaded.runefile.runtime.min_replicas,
+            max: loaded.runefile.runtime.max_replicas,
+        },
     })
 }
 

@@ -16,6 +16,7 @@ use crate::error::ConfigError;
 use crate::keys::is_own_secret;
 use crate::kubernetes::KubernetesConfig;
 use crate::resolve::{ConfigEntry, Overrides, Resolved};
+use crate::scaling::ScalingConfig;
 
 use reader::Reader;
 pub use sections::{
@@ -66,6 +67,8 @@ pub struct Config {
     pub packages: PackagesConfig,
     /// Requests that a crash or a restart interrupted.
     pub recovery: RecoveryConfig,
+    /// How many replicas run.
+    pub scaling: ScalingConfig,
     /// What callers may spend.
     pub budgets: BudgetsConfig,
     entries: Vec<ConfigEntry>,
@@ -158,6 +161,7 @@ impl Config {
                 trusted_keys: reader.paths("packages.trusted_keys")?,
             },
             recovery: reader.recovery()?,
+            scaling: ScalingConfig::read(&reader.resolved)?,
             budgets: reader.resolved.budgets(),
             entries: reader.resolved.entries(),
             set: reader.resolved.set(),

@@ -130,7 +130,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<FileConfig, ConfigError> 
 fn scalar(value: &DeValue<'_>, kind: Kind) -> Option<String> {
     match (value, kind) {
         (DeValue::String(text), _) => Some(text.to_string()),
-        (DeValue::Integer(number), Kind::Count | Kind::Positive | Kind::Rate) => {
+        (DeValue::Integer(number), Kind::Count | Kind::Positive | Kind::Percent | Kind::Rate) => {
             Some(number.to_string())
         }
         (DeValue::Float(number), Kind::Rate) => Some(number.to_string()),
@@ -146,6 +146,7 @@ pub(crate) fn expected(kind: Kind) -> &'static str {
         Kind::Address => "an address and port such as `127.0.0.1:8080`",
         Kind::Count => "a whole number that is not negative",
         Kind::Positive => "a whole number greater than 0",
+        Kind::Percent => "a whole number from 1 to 100",
         Kind::Rate => "a number greater than 0",
         Kind::LogFormat => "`pretty` or `json`",
         Kind::OnOff => "`on` or `off`",

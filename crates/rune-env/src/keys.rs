@@ -10,6 +10,7 @@ pub(crate) enum Kind {
     Address,
     Count,
     Positive,
+    Percent,
     Rate,
     LogFormat,
     Search,
@@ -572,6 +573,27 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Count,
         Some("60000"),
         "Longest of these pauses, in milliseconds; up to half is added to it, so that not all end together.",
+    ),
+    key(
+        "scaling.target_percent",
+        &["RUNE_SCALING_TARGET_PERCENT"],
+        Kind::Percent,
+        Some("70"),
+        "How much of what replicas take at the same time (`concurrency_limit`) is to be used, in percent: with less, more replicas are started before requests have to wait.",
+    ),
+    key(
+        "scaling.down_after_secs",
+        &["RUNE_SCALING_DOWN_AFTER_SECS"],
+        Kind::Positive,
+        Some("60"),
+        "How long fewer replicas have to be enough before some are let go, in seconds.",
+    ),
+    key(
+        "scaling.zero_after_secs",
+        &["RUNE_SCALING_ZERO_AFTER_SECS"],
+        Kind::Positive,
+        Some("300"),
+        "How long there has to be nothing to do before the last replica of an agent with `min_replicas: 0` is let go, in seconds.",
     ),
 ];
 

@@ -27,6 +27,7 @@ mod limits;
 mod provider;
 mod replica;
 mod resolve;
+mod scaling;
 mod schema;
 
 pub use a2a::{A2aConfig, RemoteCredentialConfig};
@@ -46,4 +47,5 @@ pub use replica::{
     REPLICA_PACKAGE_DIR, REPLICA_TOKEN, REPLICA_WORKSPACE_DIR, ReplicaConfig,
 };
 pub use resolve::{ConfigEntry, Origin, Overrides};
+pub use scaling::ScalingConfig;
 pub use schema::schema;

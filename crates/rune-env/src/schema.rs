@@ -87,6 +87,7 @@ fn property(key: &Key) -> Value {
         }
         Kind::Count => json!({ "type": "integer", "minimum": 0 }),
         Kind::Positive => json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX }),
+        Kind::Percent => json!({ "type": "integer", "minimum": 1, "maximum": 100 }),
         Kind::Rate => json!({ "type": "number", "exclusiveMinimum": 0 }),
         Kind::LogFormat => json!({ "enum": ["pretty", "json"] }),
         Kind::OnOff => json!({ "enum": ["on", "off"] }),
@@ -102,7 +103,7 @@ fn property(key: &Key) -> Value {
         let number = default
             .parse::<u64>()
             .ok()
-            .filter(|_| matches!(key.kind, Kind::Count | Kind::Positive));
+            .filter(|_| matches!(key.kind, Kind::Count | Kind::Positive | Kind::Percent));
         property["default"] = number.map_or_else(|| Value::from(default), Value::from);
     }
     property

@@ -13,7 +13,7 @@ use rune_mcp::{
     AgentCall, AgentRun, AgentSource, Answer, Asking, OfferedAgent, Question, RunEvent,
 };
 use rune_runtime::{
-    Engine, EngineError, Invocation, Invoked, Origin, Replica, RequestEvent, RequestEvents,
+    Agent, Engine, EngineError, Invocation, Invoked, Origin, RequestEvent, RequestEvents,
     SequencedEvent, store_code,
 };
 use rune_store_runtime::{
@@ -57,7 +57,7 @@ impl AgentSource for EngineAgents {
         let mut agents: Vec<OfferedAgent> = ready
             .into_iter()
             .flatten()
-            .map(|replica| offered(&replica))
+            .map(|ready| offered(ready.agent()))
             .collect();
         agents.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(agents)
@@ -70,8 +70,8 @@ impl AgentSource for EngineAgents {
             return Ok(None);
         };
         let ready = router.ready(route.deployment.id, CALL_PATIENCE).await;
-        let replica = ready.map_err(|error| failure(error.into()))?;
-        Ok(Some(offered(&replica)))
+        let ready = ready.map_err(|error| failure(error.into()))?;
+        Ok(Some(offered(ready.agent())))
     }
 
     fn changes(&self) -> watch::Receiver<()> {
@@ -181,10 +181,10 @@ impl AgentSource for EngineAgents {
     }
 }
 
-fn offered(replica: &Replica) -> OfferedAgent {
-    let spec = replica.agent().spec();
+fn offered(agent: &Agent) -> OfferedAgent {
+    let spec = agent.spec();
     OfferedAgent {
-        name: replica.agent().name().to_owned(),
+        name: agent.name().to_owned(),
         description: spec.description.clone().unwrap_or_default(),
         input_schema: spec.input_schema.clone(),
         output_schema: spec.output_schema.clone(),

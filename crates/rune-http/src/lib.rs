@@ -49,4 +49,4 @@ pub use openapi::{ErrorBody, ErrorDetail, ServerSentEvent, complete, name_operat
 pub use page::{List, ListPage, NoFilter, PageQuery};
 pub use readiness::{Health, PartStatus, Readiness, ReadyPart, ReadyReport};
 pub use server::{Server, ServerLimits};
-pub use view::{CostView, ReplicaView, TokenUsage};
+pub use view::{CostView, ReplicaView, ScalingView, TokenUsage};

@@ -1,7 +1,9 @@
 //! Records that both APIs show, as they show them.
 
 use rune_runtime::ReplicaRouter;
-use rune_store_runtime::{Cost, DeploymentId, ReplicaId, ReplicaRow, Timestamp, Usage, VersionId};
+use rune_store_runtime::{
+    Cost, DeploymentId, ReplicaId, ReplicaRow, Scaling, Timestamp, Usage, VersionId,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -46,6 +48,31 @@ impl From<Cost> for CostView {
         Self {
             micro_usd: cost.micro_usd,
             unpriced_calls: cost.unpriced_calls,
+        }
+    }
+}
+
+/// How many replicas of a deployment the daemon has decided for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ScalingView {
+    /// Fewest replicas of the version.
+    pub min_replicas: u32,
+    /// Most replicas of it.
+    pub max_replicas: u32,
+    /// Why there are to be as many as there are, with the numbers.
+    pub reason: String,
+    /// When that was decided.
+    #[schema(value_type = String, format = DateTime)]
+    pub decided_at: Timestamp,
+}
+
+impl From<Scaling> for ScalingView {
+    fn from(scaling: Scaling) -> Self {
+        Self {
+            min_replicas: scaling.bounds.min,
+            max_replicas: scaling.bounds.max,
+            reason: scaling.reason,
+            decided_at: scaling.decided_at,
         }
     }
 }

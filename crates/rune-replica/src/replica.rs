@@ -48,12 +48,14 @@ struct Shared {
 
 impl Shared {
     fn status(&self) -> ReplicaStatus {
+        let agent = self.engine.router().agent(self.deployment_id);
         ReplicaStatus {
             replica_id: self.replica_id,
             deployment_id: self.deployment_id,
             fingerprint: self.fingerprint.clone(),
             draining: self.draining.is_cancelled(),
             running: self.engine.running(),
+            held: agent.map_or(0, |agent| agent.held()),
             usage: None,
         }
     }

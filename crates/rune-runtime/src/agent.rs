@@ -116,6 +116,20 @@ impl Agent {
         tools.map(|(name, tool)| (name.as_str(), tool.as_ref()))
     }
 
+    /// How much its tools have begun that goes on in this process beside requests: processes, pages of a browser.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let held = |tool: &Arc<Tool>| match &tool.runner {
+            ToolRunner::Builtin(builtin) => builtin.held(),
+            ToolRunner::Process(_)
+            | ToolRunner::Wasm(_)
+            | ToolRunner::Container(_)
+            | ToolRunner::Agent(_)
+            | ToolRunner::Mcp(_) => 0,
+        };
+        self.tools.values().map(held).sum()
+    }
+
     /// Looks for what its tools need from outside: the images of those that are containers.
     ///
     /// # Errors

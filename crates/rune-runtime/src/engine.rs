@@ -355,6 +355,7 @@ impl Engine {
     pub fn observe(&self) {
         metrics::gauge!(ACTIVE_METRIC).set(self.active() as f64);
         metrics::gauge!(TASKS_METRIC).set(self.inner.tasks.len() as f64);
+        self.inner.router.observe();
     }
 
     /// One request: as stored, or as it is in memory where its journal is never stored.

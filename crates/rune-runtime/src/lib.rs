@@ -72,7 +72,7 @@ pub use remote::{
 };
 pub use replay::{Divergence, Replayed, event_hash};
 pub use replica::Replica;
-pub use router::{Lease, ReplicaRouter, Route, RouteError, Tally};
+pub use router::{Lease, Load, ReadyAgent, ReplicaRouter, Route, RouteError, Tally};
 pub use schedule::{
     MAX_INTERVAL_MS, MAX_JITTER, MIN_INTERVAL_MS, Recurrence, ScheduleError, Scheduler,
     SchedulerHandle, first_planned,

@@ -1,32 +1,40 @@
 //! The reconcile loop: makes what runs match what is deployed.
 //!
 //! It looks at every deployment when it is woken and at an interval, starts what is
-//! missing, replaces what is outdated or unhealthy, takes rollouts on and ends them, drains before it stops, and writes
-//! what it saw, with the reason, into the deployment's row. A failing start is tried
+//! missing, replaces what is outdated or unhealthy, takes rollouts on and ends them, decides how many replicas are to run
+//! where that is its to decide, drains before it stops, and writes what it saw, with the reason, into the deployment's row. A failing start is tried
 //! again with growing pauses, at once when the deployment changes.
 
+mod autoscale;
 mod backoff;
 mod replicas;
 mod rollout;
+mod scaling;
 mod start;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rune_backend::{Backend, BackendError, ReplicaSpec};
+use rune_env::ScalingConfig;
 use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentRow, DeploymentState, PageRequest, ReplicaId,
     SetDeploymentState, Store, StoreError, VersionId, VersionRow,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use self::autoscale::Autoscaler;
 use self::backoff::Backoffs;
 use self::replicas::Found;
-use self::rollout::{Goals, is_final, judge};
+use self::rollout::{Goals, is_final, judge, wanted};
 use self::start::{Ended, StartError, Starts};
+use crate::agent::AgentLoader;
 use crate::engine::Engine;
+use crate::package_cache::PackageCache;
 use crate::router::ReplicaRouter;
 use crate::task::Tasks;
 
@@ -35,6 +43,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// How long a look waits for the starts it made. What takes longer goes on beside the loop
 /// and wakes it.
 const START_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is looked how much there is to do for deployments that are scaled by that.
+const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Wakes the loop and tells when it has looked. Cheap to clone.
 #[derive(Clone)]
@@ -98,6 +108,7 @@ pub struct ReconcileLoop {
     draining: Arc<Mutex<HashSet<ReplicaId>>>,
     backoffs: Backoffs,
     starts: Starts,
+    autoscaler: Autoscaler,
 }
 
 /// A replica that this process has started or taken over.
@@ -256,6 +267,7 @@ impl ReconcileLoop {
             draining: Arc::default(),
             backoffs: Backoffs::default(),
             starts,
+            autoscaler: Autoscaler::default(),
         };
         (this, handle)
     }
@@ -265,6 +277,21 @@ impl ReconcileLoop {
     pub fn announcing(self, engine: Engine) -> Self {
         Self {
             events: Some(engine),
+            ..self
+        }
+    }
+
+    /// Scales in this way, and loads agents that sleep from their packages. Without it requests for these are accepted once
+    /// a replica runs.
+    #[must_use]
+    pub fn scaling(
+        self,
+        config: ScalingConfig,
+        loader: Arc<AgentLoader>,
+        packages: PackageCache,
+    ) -> Self {
+        Self {
+            autoscaler: Autoscaler::new(config, loader, packages),
             ..self
         }
     }
@@ -280,12 +307,27 @@ impl ReconcileLoop {
                 Ok(()) => self.passes.send_modify(|passes| *passes += 1),
                 Err(error) => tracing::error!(%error, "reconcile pass failed"),
             }
-            let pause = self.pause();
+            if !self.waits(&shutdown).await {
+                return;
+            }
+        }
+    }
+
+    /// Returns when it is time to look; `false` where the process ends.
+    async fn waits(&mut self, shutdown: &CancellationToken) -> bool {
+        let until = Instant::now() + self.pause();
+        loop {
+            let measures = self.autoscaler.is_needed();
             tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = self.wake.notified() => {}
-                () = self.router.suspicion() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => return false,
+                () = self.wake.notified() => return true,
+                () = self.router.suspicion() => return true,
+                () = tokio::time::sleep_until(until) => return true,
+                () = self.router.demand() => {}
+                () = tokio::time::sleep(LOAD_INTERVAL), if measures => {}
+            }
+            if self.is_to_scale() {
+                return true;
             }
         }
     }
@@ -296,7 +338,8 @@ impl ReconcileLoop {
     }
 
     async fn pass(&mut self) -> Result<(), StoreError> {
-        let deployments = self.deployments().await?;
+        let mut deployments = self.deployments().await?;
+        self.rescale(&mut deployments).await?;
         let wanted: HashSet<DeploymentId> = deployments.iter().map(|d| d.id).collect();
         for known in self.router.deployments() {
             if !wanted.contains(&known.id) {
@@ -305,6 +348,7 @@ impl ReconcileLoop {
                 }
                 self.router.remove_deployment(known.id);
                 self.backoffs.forget(known.id);
+                self.autoscaler.forget(known.id);
             }
         }
         for deployment in &deployments {
@@ -319,6 +363,7 @@ impl ReconcileLoop {
             if is_new && let Err(error) = self.recall(deployment).await {
                 tracing::warn!(deployment = %deployment.id, %error, "how its requests ended is not known");
             }
+            self.stand_by(deployment).await;
         }
         self.known.send_replace(true);
         let mut replicas = self.find_replicas().await?;
@@ -386,7 +431,7 @@ impl ReconcileLoop {
         group: &mut Group,
         goal: usize,
     ) -> Result<(), StoreError> {
-        self.trim(group, goal);
+        self.trim(deployment, group, goal);
         let missing = goal - group.current.len();
         if missing == 0 {
             self.backoffs.rest(deployment.id, group.role);
@@ -409,11 +454,19 @@ impl ReconcileLoop {
         Ok(())
     }
 
-    fn trim(&mut self, group: &mut Group, goal: usize) {
-        while group.current.len() > goal {
-            if let Some(id) = group.current.pop() {
-                self.retire(id);
-            }
+    fn trim(&mut self, deployment: &DeploymentRow, group: &mut Group, goal: usize) {
+        if group.current.len() <= goal {
+            return;
+        }
+        // What runs most, and has the most sessions that go on, stays; of equals the oldest.
+        let weight = |id: &ReplicaId| Reverse(self.router.weight_of(*id));
+        group.current.sort_by_cached_key(weight);
+        // Nothing is in a hurry that is only not needed any more.
+        let is_scaled = deployment.scaling.is_some() && deployment.candidate().is_none();
+        for id in group.current.split_off(goal) {
+            let longest = self.router.replica(id).filter(|_| is_scaled);
+            let longest = longest.map_or(Duration::ZERO, |it| it.agent().timeout());
+            self.retire_within(id, self.drain_grace.max(longest));
         }
     }
 
@@ -474,11 +527,11 @@ impl ReconcileLoop {
         }
         self.conclude(&mut look).await?;
         let goals = look.goals();
-        self.trim(&mut look.stable, goals.stable);
+        self.trim(&look.deployment, &mut look.stable, goals.stable);
         if let Some(candidate) = &mut look.candidate {
-            self.trim(candidate, goals.candidate);
+            self.trim(&look.deployment, candidate, goals.candidate);
         }
-        let wanted = look.deployment.replicas as usize;
+        let wanted = wanted(&look.deployment);
         let stable = look.stable.current.len();
         let new = look.candidate.as_ref().map_or(0, |it| it.current.len());
         // As many as are missing of the others take requests meanwhile.

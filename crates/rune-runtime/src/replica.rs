@@ -8,7 +8,7 @@ use rune_store_runtime::{DeploymentId, ReplicaId, VersionId};
 use tokio::sync::watch;
 
 use crate::agent::Agent;
-use crate::remote::{ReplicaClient, ReplicaUsage};
+use crate::remote::{ReplicaClient, ReplicaStatus, ReplicaUsage};
 
 /// A running copy of a deployment.
 pub struct Replica {
@@ -22,6 +22,7 @@ pub struct Replica {
     in_flight: watch::Sender<u32>,
     draining: AtomicBool,
     usage: Mutex<Option<ReplicaUsage>>,
+    holds: AtomicBool,
 }
 
 impl Replica {
@@ -67,6 +68,7 @@ impl Replica {
             in_flight: watch::Sender::new(0),
             draining: AtomicBool::new(false),
             usage: Mutex::default(),
+            holds: AtomicBool::new(false),
         })
     }
 
@@ -118,8 +120,15 @@ impl Replica {
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn note_usage(&self, usage: Option<ReplicaUsage>) {
-        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+    /// Takes in what it has said of itself.
+    pub(crate) fn note(&self, status: &ReplicaStatus) {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = status.usage;
+        self.holds.store(status.held > 0, Ordering::Relaxed);
+    }
+
+    /// Whether something goes on in it beside requests that ends with it, when it was asked last.
+    pub(crate) fn holds(&self) -> bool {
+        self.holds.load(Ordering::Relaxed)
     }
 
     /// Whether it finishes what it has and takes nothing new.

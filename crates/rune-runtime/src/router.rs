@@ -5,6 +5,7 @@
 //! with room; where none has room it waits in line, up to a deadline. The router
 //! knows only what the reconcile loop tells it.
 
+mod load;
 mod outcomes;
 mod place;
 mod version;
@@ -22,6 +23,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::replica::Replica;
 
+pub use load::{Load, ReadyAgent};
 pub use outcomes::Tally;
 pub(crate) use place::Place;
 
@@ -54,7 +56,10 @@ pub enum RouteError {
     /// No replica had room in time.
     #[error("no replica became free within {} ms", .0.as_millis())]
     Deadline(Duration),
-    /// The deployment is scaled to zero.
+    /// No replica was there in time.
+    #[error("no replica of the deployment was ready within {} ms", .0.as_millis())]
+    NotStarted(Duration),
+    /// The deployment is scaled to zero by a person.
     #[error("the deployment is stopped: it is scaled to 0 replicas")]
     Stopped,
     /// No replica of the deployment can be started.
@@ -78,6 +83,8 @@ pub struct ReplicaRouter {
     changes: Arc<watch::Sender<()>>,
     /// Fires when a replica does not answer.
     suspicions: Arc<Notify>,
+    /// Fires when somebody begins to wait who may need another replica.
+    demands: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -94,6 +101,14 @@ struct Pool {
     sticky: LruCache<SessionId, ReplicaId>,
     /// Fires whenever a replica becomes ready, for those who need the agent itself.
     ready: watch::Sender<()>,
+    /// What is known of the agent while no replica runs.
+    standby: Option<ReadyAgent>,
+    /// Held by every request that has not ended.
+    open: Arc<()>,
+    /// How many there were.
+    opened: u64,
+    /// Held by everybody who waits for the agent itself.
+    asking: Arc<()>,
     outcomes: Outcomes,
 }
 
@@ -157,6 +172,10 @@ impl ReplicaRouter {
                     waiting: VecDeque::new(),
                     sticky: LruCache::new(MAX_STICKY),
                     ready: watch::Sender::new(()),
+                    standby: None,
+                    open: Arc::default(),
+                    opened: 0,
+                    asking: Arc::default(),
                     outcomes: Outcomes::default(),
                 };
                 state.pools.insert(deployment.id, pool);
@@ -278,8 +297,8 @@ impl ReplicaRouter {
             .cloned()
     }
 
-    /// Waits until the deployment has a replica that takes requests and answers it,
-    /// without taking a place on it.
+    /// Waits until the deployment takes requests and answers the agent that does, without taking a place. Of one that
+    /// sleeps it is the agent that stands by: a request wakes it.
     ///
     /// # Errors
     /// Any [`RouteError`] but `QueueFull`.
@@ -287,7 +306,7 @@ impl ReplicaRouter {
         &self,
         id: DeploymentId,
         deadline: Duration,
-    ) -> Result<Arc<Replica>, RouteError> {
+    ) -> Result<ReadyAgent, RouteError> {
         self.ready_as(id, deadline, |_| None).await
     }
 
@@ -301,7 +320,7 @@ impl ReplicaRouter {
         session: &SessionId,
         pinned: Option<VersionId>,
         deadline: Duration,
-    ) -> Result<Arc<Replica>, RouteError> {
+    ) -> Result<ReadyAgent, RouteError> {
         let version = |pool: &Pool| pool.version_for(session, pinned);
         self.ready_as(id, deadline, version).await
     }
@@ -311,8 +330,9 @@ impl ReplicaRouter {
         id: DeploymentId,
         deadline: Duration,
         version: impl Fn(&Pool) -> Option<VersionId> + Send,
-    ) -> Result<Arc<Replica>, RouteError> {
+    ) -> Result<ReadyAgent, RouteError> {
         let wait = async {
+            let mut asking = None;
             loop {
                 let mut changed = {
                     let state = self.lock();
@@ -321,10 +341,17 @@ impl ReplicaRouter {
                         return Err(RouteError::Stopped);
                     }
                     if let Some(replica) = pool.newest(version(pool)) {
-                        return Ok(replica);
+                        return Ok(ReadyAgent::from(&replica));
                     }
                     if let Some(failed) = pool.failed() {
                         return Err(failed);
+                    }
+                    if let Some(standing_by) = pool.standing_by() {
+                        return Ok(standing_by.clone());
+                    }
+                    if asking.is_none() {
+                        asking = Some(Arc::clone(&pool.asking));
+                        self.demands.notify_one();
                     }
                     pool.ready.subscribe()
                 };
@@ -351,6 +378,7 @@ impl ReplicaRouter {
             Leased::Now(lease) => return Ok(lease),
             Leased::Later(waiting) => waiting,
         };
+        let deadline = deadline + self.start_time(id);
         match tokio::time::timeout(deadline, &mut waiting).await {
             Ok(lease) => lease.map_err(|_| self.gone(id)),
             Err(_) => Err(self.late(id, deadline)),
@@ -402,8 +430,23 @@ impl ReplicaRouter {
             return Err(RouteError::QueueFull(pool.waiting.len()));
         }
         let (place, receiver) = oneshot::channel();
+        // Of those who wait already the loop knows, and looks at them at its own pace.
+        let is_first = pool.waiting.is_empty();
         pool.waiting.push_back(Waiter { version, place });
+        if is_first {
+            self.demands.notify_one();
+        }
         Ok(Leased::Later(receiver))
+    }
+
+    /// How much longer than for a busy replica a request waits for one that has to be started first.
+    fn start_time(&self, id: DeploymentId) -> Duration {
+        let state = self.lock();
+        let pool = state.pools.get(&id).filter(|pool| pool.is_empty());
+        let standing_by = pool.and_then(Pool::standing_by);
+        standing_by.map_or(Duration::ZERO, |it| {
+            it.agent().spec().runtime.startup_timeout
+        })
     }
 
     /// Whether a replica takes requests, now or once it is less busy.
@@ -422,11 +465,22 @@ impl ReplicaRouter {
         }
     }
 
+    /// Why no replica can be started, where the reconcile loop found so.
+    pub(crate) fn trouble(&self, id: DeploymentId) -> Option<RouteError> {
+        self.lock().pools.get(&id).and_then(Pool::failed)
+    }
+
     /// Why there was no place in time.
     fn late(&self, id: DeploymentId, deadline: Duration) -> RouteError {
         // What is accepted already gets all of its time; a start is tried again.
-        let failed = self.lock().pools.get(&id).and_then(Pool::failed);
-        failed.unwrap_or(RouteError::Deadline(deadline))
+        if let Some(trouble) = self.trouble(id) {
+            return trouble;
+        }
+        let state = self.lock();
+        match state.pools.get(&id) {
+            Some(pool) if pool.is_empty() => RouteError::NotStarted(deadline),
+            _ => RouteError::Deadline(deadline),
+        }
     }
 
     /// A place for a request that has begun already, ahead of those who have not. `None`
@@ -443,6 +497,7 @@ impl ReplicaRouter {
             }
             let (place, receiver) = oneshot::channel();
             pool.waiting.push_front(Waiter { version, place });
+            self.demands.notify_one();
             receiver
         };
         waiting.await.ok()

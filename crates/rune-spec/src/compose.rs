@@ -40,8 +40,9 @@ pub struct ComposeAgent {
     pub namespace: String,
     /// Alias of the deployment.
     pub alias: String,
-    /// Replicas wanted.
-    pub replicas: u32,
+    /// Replicas wanted; as many as the agent begins with where nobody says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
     /// Agents deployed before this one.
     pub depends_on: Vec<String>,
     /// Variables over the project's; raw text, see [`Compose::environment`].
@@ -176,9 +177,9 @@ pub(crate) struct ComposeAgentDocument {
     /// Alias of the deployment.
     #[serde(default = "default_alias")]
     alias: String,
-    /// Replicas wanted.
-    #[serde(default = "default_replicas")]
-    replicas: u32,
+    /// Replicas wanted; absent: the agent's own `min_replicas`, at least 1.
+    #[schemars(range(min = 1))]
+    replicas: Option<u32>,
     /// Agents deployed before this one.
     #[serde(default)]
     depends_on: Vec<String>,
@@ -194,10 +195,6 @@ fn default_namespace() -> String {
 
 fn default_alias() -> String {
     "stable".to_owned()
-}
-
-fn default_replicas() -> u32 {
-    1
 }
 
 impl ComposeDocument {
@@ -313,7 +310,9 @@ impl ComposeAgentDocument {
             source: self.source,
             namespace: self.namespace,
             alias: self.alias,
-            replicas: checker.at_least_one(&at.field("replicas"), self.replicas),
+            replicas: self
+                .replicas
+                .map(|it| checker.at_least_one(&at.field("replicas"), it)),
             depends_on: self.depends_on,
             env: self.env,
         })

@@ -209,6 +209,8 @@ CREATE TABLE versions (
     digest      TEXT NOT NULL,
     size        INTEGER NOT NULL,
     image       TEXT,
+    min_replicas INTEGER NOT NULL,
+    max_replicas INTEGER NOT NULL,
     signature   TEXT,
     created_at  INTEGER NOT NULL,
     UNIQUE (agent, digest)
@@ -222,6 +224,7 @@ CREATE TABLE deployments (
     alias         TEXT NOT NULL,
     version_id    BLOB NOT NULL,
     replicas      INTEGER NOT NULL,
+    scaling       TEXT,
     env           TEXT NOT NULL,
     project       TEXT,
     project_agent TEXT,

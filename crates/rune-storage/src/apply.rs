@@ -106,6 +106,9 @@ fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyErro
         Op::PublishVersion(op) => registry::publish(db, context, op).map(Reply::Version),
         Op::ApplyDeployment(op) => deployment::put(db, context, op).map(Reply::Deployment),
         Op::ScaleDeployment(op) => deployment::scale(db, context, op).map(Reply::Deployment),
+        Op::AutoscaleDeployment(op) => {
+            deployment::autoscale(db, context, op).map(Reply::Deployment)
+        }
         Op::StartRollout(op) => deployment::start_rollout(db, context, op).map(Reply::Deployment),
         Op::PromoteRollout(op) => deployment::promote(db, context, op).map(Reply::Deployment),
         Op::CompleteRollout(op) => {

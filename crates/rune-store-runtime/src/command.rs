@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AcceptRequest, Accepted, AppendEntries, Appended, ApplyDeployment, ApprovalRow, CachePut,
-    CacheRemove, CacheSweep, ClaimTask, CommandId, CompleteRollout, CompleteTask, CreateSession,
-    DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentRow, FireSchedule,
-    MemoryForget, MemoryPut, PauseSchedule, PostTask, PromoteRollout, PublishEvent, PublishVersion,
-    PutEntity, PutPush, PutRelation, PutReplica, PutSchedule, PutSecret, QueueMessage, RecordAudit,
-    RemovePush, RemoveReplica, RemoveSecret, RequestCancel, ReserveBudget, RollBack,
-    ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire, SettlePush, StartRollout,
-    StoreError, TaskRow, Timestamp, VersionRow,
+    AcceptRequest, Accepted, AppendEntries, Appended, ApplyDeployment, ApprovalRow,
+    AutoscaleDeployment, CachePut, CacheRemove, CacheSweep, ClaimTask, CommandId, CompleteRollout,
+    CompleteTask, CreateSession, DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession,
+    DeploymentRow, FireSchedule, MemoryForget, MemoryPut, PauseSchedule, PostTask, PromoteRollout,
+    PublishEvent, PublishVersion, PutEntity, PutPush, PutRelation, PutReplica, PutSchedule,
+    PutSecret, QueueMessage, RecordAudit, RemovePush, RemoveReplica, RemoveSecret, RequestCancel,
+    ReserveBudget, RollBack, ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire,
+    SettlePush, StartRollout, StoreError, TaskRow, Timestamp, VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -162,6 +162,8 @@ operations! {
     ApplyDeployment => Deployment(DeploymentRow),
     /// Changes how many replicas are wanted.
     ScaleDeployment => Deployment(DeploymentRow),
+    /// Writes down how many replicas the daemon has decided for.
+    AutoscaleDeployment => Deployment(DeploymentRow),
     /// Rolls out a version, or changes how.
     StartRollout => Deployment(DeploymentRow),
     /// Has a rollout replace what is there.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DeploymentId, Release, Rollout, Timestamp, VersionId};
+use crate::{DeploymentId, Release, Rollout, Scaling, Timestamp, VersionId};
 
 /// Creates the deployment of (namespace, agent, alias), or moves the one that is
 /// there to this version, replica count and environment: by a rollout where it serves requests
@@ -42,7 +42,8 @@ pub struct ProjectRef {
     pub agent: String,
 }
 
-/// Changes how many replicas are wanted. Reply: the row. Rejected with `not_found`.
+/// Changes how many replicas are wanted; where the daemon scales the deployment, it goes on from there. Reply: the row.
+/// Rejected with `not_found`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScaleDeployment {
     /// The deployment.
@@ -130,8 +131,10 @@ pub struct DeploymentRow {
     pub alias: String,
     /// The version to run; another one beside it while that is rolled out.
     pub version_id: VersionId,
-    /// Replicas wanted.
+    /// Replicas that were asked for; 0 stops it. How many are to run is [`DeploymentRow::wanted`].
     pub replicas: u32,
+    /// What the daemon has decided, where the version that it comes to has a range of replicas.
+    pub scaling: Option<Scaling>,
     /// Variables for the agent. May hold secrets: never listed, never logged.
     pub env: BTreeMap<String, String>,
     /// The rollout that began last, where nothing was deployed in another way since.

@@ -43,6 +43,7 @@ mod registry;
 mod replica;
 mod request;
 mod rollout;
+mod scaling;
 mod schedule;
 mod secret;
 mod session;
@@ -107,6 +108,7 @@ pub use rollout::{
     CompleteRollout, PromoteRollout, Release, RollBack, Rollout, RolloutState, RolloutStrategy,
     StartRollout,
 };
+pub use scaling::{AutoscaleDeployment, ScaleBounds, Scaling};
 pub use schedule::{
     Advance, CatchUp, DeleteSchedule, FireFilter, FirePlan, FireSchedule, FireState, NewFire,
     Overlap, PauseSchedule, PutSchedule, ScheduleFilter, ScheduleFireRow, ScheduleKind,

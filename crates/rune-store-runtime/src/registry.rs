@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Timestamp, VersionId};
+use crate::{ScaleBounds, Timestamp, VersionId};
 
 /// Registers a package. Reply: the row. Publishing the same name and digest again
 /// answers the row that is there, with the signature that was published last.
@@ -22,6 +22,9 @@ pub struct PublishVersion {
     pub size: u64,
     /// OCI reference of the image, for backends that run one.
     pub image: Option<String>,
+    /// Its fewest and most replicas, from the Runefile.
+    #[serde(default)]
+    pub scaling: ScaleBounds,
     /// The signature that it was admitted with: a DSSE envelope.
     pub signature: Option<String>,
 }
@@ -43,6 +46,8 @@ pub struct VersionRow {
     pub size: u64,
     /// OCI reference of the image.
     pub image: Option<String>,
+    /// Its fewest and most replicas.
+    pub scaling: ScaleBounds,
     /// The signature that it was admitted with: a DSSE envelope.
     pub signature: Option<String>,
     /// When it was published.

@@ -187,7 +187,10 @@ impl DeploymentRow {
             DeploymentState::Ready | DeploymentState::Degraded
         );
         let serves = is_observed && self.replicas > 0 && op.replicas > 0;
-        self.replicas = op.replicas;
+        if self.replicas != op.replicas {
+            self.ask_for(op.replicas, at);
+            self.replicas = op.replicas;
+        }
         let is_stable = (self.version_id, &self.env) == (op.version_id, &op.env);
         if !serves && !is_stable {
             self.rollout = None;
@@ -203,10 +206,9 @@ impl DeploymentRow {
 
     /// What [`crate::ScaleDeployment`] makes of it; answers whether that is a change.
     pub fn scale(&mut self, replicas: u32, at: Timestamp) -> bool {
-        if self.replicas == replicas {
+        if !self.ask_for(replicas, at) {
             return false;
         }
-        self.replicas = replicas;
         self.stop_rollout_without_replicas(at);
         self.changed(at);
         true

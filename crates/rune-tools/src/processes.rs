@@ -159,6 +159,12 @@ impl Processes {
         Ok(process)
     }
 
+    /// How many run.
+    pub(crate) fn running(&self) -> usize {
+        let table = lock(&self.table);
+        table.values().filter(|it| it.end().is_none()).count()
+    }
+
     /// A process of the conversation.
     pub(crate) fn find(&self, context: &ToolContext, id: &str) -> Option<Arc<Process>> {
         let table = lock(&self.table);

@@ -118,4 +118,9 @@ pub trait BuiltinTool: Send + Sync {
     /// # Errors
     /// A [`ToolError`] that tells the model what failed and what to do.
     async fn call(&self, context: &ToolContext, input: Value) -> Result<Value, ToolError>;
+
+    /// How much of what it has begun goes on in this process when no call runs, and ends with it.
+    fn held(&self) -> usize {
+        0
+    }
 }

@@ -16,11 +16,12 @@ use crate::output::{Column, fields, one_line, shortened, table};
 const MAX_ROWS: usize = 1000;
 
 /// How deployments are shown.
-pub(crate) const DEPLOYMENT_COLUMNS: [Column; 7] = [
+const DEPLOYMENT_COLUMNS: [Column; 8] = [
     ("AGENT", "/agent"),
     ("NAMESPACE", "/namespace"),
     ("ALIAS", "/alias"),
-    ("REPLICAS", "/replicas"),
+    ("REPLICAS", "/ready_of_wanted"),
+    ("RANGE", "/range"),
     ("STATE", "/state"),
     ("REASON", "/reason"),
     ("DEPLOYMENT", "/id"),
@@ -127,10 +128,33 @@ async fn ls(context: &Context, client: &Client, namespace: Option<String>) -> Ou
             .is_none_or(|namespace| row["namespace"] == namespace)
     });
     let nothing = "nothing is deployed; `rune run DIR` deploys an agent";
-    context
-        .output
-        .list_or(&rows, &DEPLOYMENT_COLUMNS, nothing)?;
+    if context.output.is_machine() {
+        context.output.list(&rows, &DEPLOYMENT_COLUMNS)?;
+    } else if rows.is_empty() {
+        context.output.note(nothing);
+    } else {
+        context.output.text(&deployments_table(&rows))?;
+    }
     Ok(Exit::Ok)
+}
+
+/// Deployments for people: ready and wanted replicas, between how many the daemon decides, and why it is as it is.
+pub(crate) fn deployments_table(rows: &[Value]) -> String {
+    let shown = rows.iter().map(|row| {
+        let mut row = row.clone();
+        let ready = format!("{}/{}", row["ready_replicas"], row["replicas"]);
+        row["ready_of_wanted"] = ready.into();
+        let scaling = row["scaling"].clone();
+        if scaling.is_object() {
+            let range = format!("{}-{}", scaling["min_replicas"], scaling["max_replicas"]);
+            row["range"] = range.into();
+        }
+        if row["reason"] == "" && scaling.is_object() {
+            row["reason"] = scaling["reason"].clone();
+        }
+        row
+    });
+    table(&shown.collect::<Vec<_>>(), &DEPLOYMENT_COLUMNS)
 }
 
 async fn inspect(context: &Context, client: &Client, named: &Named) -> Outcome {

@@ -13,7 +13,8 @@ use rune_runtime::{Agent, AgentError, Replica};
 use rune_spec::AgentPackage;
 use rune_storage::create_private_dir;
 use rune_store_runtime::{
-    ApplyDeployment, DeploymentId, PublishVersion, ReplicaId, SpilledOutput, StoreError, VersionId,
+    ApplyDeployment, DeploymentId, PublishVersion, ReplicaId, ScaleBounds, SpilledOutput,
+    StoreError, VersionId,
 };
 use rune_tools::{Diagnostics, Launcher};
 use serde_json::Value;
@@ -160,6 +161,7 @@ impl<'a> Embedded<'a> {
             digest: rune_spec::package::digest(&[]),
             size: 0,
             image: None,
+            scaling: ScaleBounds::default(),
             signature: None,
         };
         let version = node.store.write(publish).await;

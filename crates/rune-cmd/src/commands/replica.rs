@@ -120,6 +120,7 @@ async fn serve(config: &ReplicaConfig, data_dir: &Path) -> Outcome {
     let mut deployment = boot.deployment.clone();
     // Whatever it is scaled to meanwhile, this one runs what it is given.
     deployment.replicas = deployment.replicas.max(1);
+    deployment.scaling = None;
     router.set_deployment(deployment);
     router.add_replica(Replica::local(
         replica_id,

@@ -59,7 +59,7 @@ pub(crate) struct RunArgs {
     yes: bool,
     #[command(flatten)]
     target: Target,
-    /// How many replicas to deploy [default: 1]
+    /// How many replicas to deploy; by default the `min_replicas` of the Runefile, at least 1
     #[arg(long, conflicts_with_all = ["agent", "prompt"], value_name = "N")]
     replicas: Option<u32>,
     /// A variable for the agent's `${VAR}`, over the daemon's own
@@ -123,10 +123,7 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
             Err(Failure::usage(format!("{flag} needs a PROMPT"))
                 .help(format!("rune run {spec} \"What time is it?\" {flag}")))
         }
-        None => {
-            let replicas = args.replicas.unwrap_or(1);
-            context.block_on(deploy::run(context, &found, &target, replicas, env))
-        }
+        None => context.block_on(deploy::run(context, &found, &target, args.replicas, env)),
     }
 }
 

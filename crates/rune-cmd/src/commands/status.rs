@@ -7,7 +7,6 @@ use crate::client::{Api, Client};
 use crate::context::Context;
 use crate::daemon::instance::Address;
 use crate::failure::{Exit, Outcome};
-use crate::output::table;
 
 /// Most deployments that are shown.
 const MAX_DEPLOYMENTS: usize = 1000;
@@ -80,7 +79,7 @@ fn text(data: &Value) -> String {
     if rows.is_empty() {
         text.push_str("nothing is deployed; `rune run DIR` deploys an agent");
     } else {
-        text.push_str(&table(&rows, &super::agent::DEPLOYMENT_COLUMNS));
+        text.push_str(&super::agent::deployments_table(&rows));
     }
     text
 }

@@ -169,7 +169,7 @@ async fn on_daemon(
         context,
         &Found::from(package.path().to_owned()),
         &target,
-        1,
+        Some(1),
         &BTreeMap::new(),
     )
     .await?;

@@ -26,6 +26,8 @@ pub(super) struct Backends {
     pub(super) outside: Option<Outside>,
     /// Those that end with this process.
     pub(super) processes: Option<Arc<ProcessBackend>>,
+    /// The packages of agents.
+    pub(super) packages: PackageCache,
 }
 
 /// What is served to replicas outside this process.
@@ -82,9 +84,10 @@ impl Backends {
         let loader = Arc::clone(&node.loader);
         let router = node.router.clone();
         Self {
-            driven: Arc::new(LocalBackend::new(loader, packages, router)),
+            driven: Arc::new(LocalBackend::new(loader, packages.clone(), router)),
             outside: None,
             processes: None,
+            packages,
         }
     }
 
@@ -129,7 +132,7 @@ impl Backends {
             platform.backend,
             Arc::new(access),
             Arc::clone(&node.loader),
-            packages,
+            packages.clone(),
             node.router.clone(),
         );
         Self {
@@ -144,6 +147,7 @@ impl Backends {
                 listener: platform.listener,
             }),
             processes: None,
+            packages,
         }
     }
 }

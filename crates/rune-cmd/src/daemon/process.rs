@@ -132,6 +132,7 @@ async fn serve(
         driven: backend,
         outside,
         processes,
+        packages,
     } = Backends::new(backend, config, &place, &node, &listeners).await?;
     let (reconcile, reconcile_handle) = ReconcileLoop::new(
         node.store.clone(),
@@ -140,7 +141,11 @@ async fn serve(
         node.tasks.clone(),
         config.runtime.drain_grace,
     );
-    let reconcile = reconcile.announcing(node.engine.clone());
+    let reconcile = reconcile.announcing(node.engine.clone()).scaling(
+        config.scaling,
+        Arc::clone(&node.loader),
+        packages,
+    );
     node.tasks.spawn("reconcile", reconcile.run());
     // What a crash interrupted is taken up before anything new can be accepted: connections wait in the backlog.
     reconcile_handle.deployments_known().await;

@@ -380,7 +380,7 @@ fn config_shows_the_file_as_it_is_understood() {
     assert_eq!(
         config["agents"]["back"],
         json!({
-            "source": "./agents/back", "namespace": "dev", "alias": "stable", "replicas": 1, "depends_on": [],
+            "source": "./agents/back", "namespace": "dev", "alias": "stable", "depends_on": [],
             "env": {"REGION": "us", "TOKEN": "${SHOP_TOKEN}"},
         })
     );

@@ -54,6 +54,7 @@ mod retries;
 mod rollout_restarts;
 mod rollouts;
 mod sandbox;
+mod scaling;
 mod schedules;
 mod secrets;
 mod shutdown;

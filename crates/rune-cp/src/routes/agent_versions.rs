@@ -42,6 +42,10 @@ pub(crate) struct VersionView {
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<String>,
+    /// Fewest replicas, from the Runefile.
+    min_replicas: u32,
+    /// Most replicas.
+    max_replicas: u32,
     /// The signature that it was admitted with: a DSSE envelope.
     #[serde(skip_serializing_if = "Option::is_none")]
     signature: Option<String>,
@@ -59,6 +63,8 @@ impl From<VersionRow> for VersionView {
             digest: row.digest,
             size: row.size,
             image: row.image,
+            min_replicas: row.scaling.min,
+            max_replicas: row.scaling.max,
             signature: row.signature,
             created_at: row.created_at,
         }
@@ -127,6 +133,7 @@ pub(crate) async fn publish(
         digest,
         size,
         image: None,
+        scaling: checked.scaling,
         signature: signature.as_ref().map(|found| found.envelope.clone()),
     };
     let new_id = publish.version_id;

@@ -113,12 +113,8 @@ async fn untouched(shared: &Shared) -> Result<Vec<BudgetRow>, ApiError> {
     }
     let deployments = shared.router.deployments();
     let rows = deployments.iter().filter_map(|deployment| {
-        let replicas = shared.router.replicas(deployment.id);
-        let cap = daily_budget(
-            replicas.first()?.agent(),
-            &deployment.namespace,
-            &deployment.alias,
-        )?;
+        let agent = shared.router.agent(deployment.id)?;
+        let cap = daily_budget(&agent, &deployment.namespace, &deployment.alias)?;
         Some(BudgetRow {
             day: cap.scope.day(now),
             scope: cap.scope,

@@ -14,8 +14,8 @@ use rune_http::{ApiError, Caller, ErrorBody, Json, List, ListPage, PageQuery, Pa
 use rune_spec::AgentName;
 use rune_store_runtime::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentId, DeploymentRow,
-    DeploymentState, ErrorCode, Operation, PageRequest, ProjectRef, RecordAudit, ScaleDeployment,
-    VersionFilter, VersionId, VersionRow,
+    DeploymentState, ErrorCode, Operation, PageRequest, ProjectRef, RecordAudit, ScaleBounds,
+    ScaleDeployment, VersionFilter, VersionId, VersionRow,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -62,10 +62,10 @@ pub(crate) struct ApplyRequest {
     #[serde(default = "stable")]
     #[schema(required = false)]
     alias: String,
-    /// Replicas, 0 to 100, 1 by default.
-    #[serde(default = "one")]
-    #[schema(required = false)]
-    replicas: u32,
+    /// Replicas, 0 to 100; what the version begins with by default: its `min_replicas`, at least 1. Where it has more
+    /// `max_replicas` than that: 0, which stops it, or a number between the two.
+    #[schema(minimum = 0, maximum = 100)]
+    replicas: Option<u32>,
     /// Variables for the agent, over the daemon's own.
     #[serde(default)]
     env: BTreeMap<String, String>,
@@ -91,15 +91,12 @@ fn stable() -> String {
     "stable".to_owned()
 }
 
-const fn one() -> u32 {
-    1
-}
-
 /// How many replicas are wanted.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ScaleRequest {
-    /// 0 to 100.
+    /// 0 to 100; 0 stops the deployment. Where the version has a range of replicas, one of it, from which the daemon goes on.
+    #[schema(minimum = 0, maximum = 100)]
     replicas: u32,
 }
 
@@ -112,8 +109,24 @@ impl ApplyRequest {
             check_label("project.name", &project.name)?;
             check_label("project.agent", &project.agent)?;
         }
-        check_replicas(self.replicas)?;
+        check_replicas(self.replicas.unwrap_or_default(), ScaleBounds::default())?;
         check_env(&self.env)
+    }
+
+    /// How many replicas are asked for of a version. Where nobody says, one that is scaled by the daemon and runs is left
+    /// as it is.
+    fn replicas_of(
+        &self,
+        version: &VersionRow,
+        there: Option<&DeploymentRow>,
+    ) -> Result<u32, ApiError> {
+        let bounds = version.scaling;
+        let there = there.filter(|row| bounds.is_range() && row.scaling.is_some());
+        let asked = there.map(|row| row.replicas).filter(|count| *count > 0);
+        let replicas = self.replicas.or(asked.map(|count| bounds.nearest(count)));
+        let replicas = replicas.unwrap_or_else(|| bounds.first());
+        check_replicas(replicas, version.scaling)?;
+        Ok(replicas)
     }
 }
 
@@ -198,13 +211,24 @@ pub(crate) async fn apply(
     if body.namespace != DEV {
         check_immutable(&shared, &body.namespace, &version).await?;
     }
+    let filter = DeploymentFilter {
+        namespace: Some(body.namespace.clone()),
+        agent: Some(version.agent.clone()),
+        alias: Some(body.alias.clone()),
+        project: None,
+    };
+    let there = shared
+        .store
+        .deployments(&filter, &PageRequest::first(1))
+        .await?;
+    let replicas = body.replicas_of(&version, there.items.first())?;
     let apply = ApplyDeployment {
         deployment_id: DeploymentId::generate(),
         namespace: body.namespace,
         agent: version.agent,
         alias: body.alias,
         version_id: version.id,
-        replicas: body.replicas,
+        replicas,
         env: body.env,
         project: body.project.map(ProjectRef::from),
     };
@@ -224,7 +248,10 @@ pub(crate) async fn apply(
     Ok((status, Json(view)))
 }
 
-/// Changes how many replicas are wanted; 0 stops the deployment.
+/// Changes how many replicas are wanted; 0 stops the deployment, and no request starts it again.
+///
+/// Where the version has a range of replicas (`min_replicas`, `max_replicas`), the number has to be one of it, and the daemon
+/// goes on from there by what there is to do.
 #[utoipa::path(
     post, path = "/v1/deployments/{id}/scale", tag = "deployments",
     params(("id" = String, Path, description = "The deployment", pattern = "^dep_[0-9a-f]{32}$"), WaitQuery),
@@ -242,12 +269,15 @@ pub(crate) async fn scale(
     Json(body): Json<ScaleRequest>,
 ) -> Result<Json<DeploymentView>, ApiError> {
     let wait = wait.duration()?;
-    check_replicas(body.replicas)?;
+    let row = find(&shared, id).await?;
+    let version = shared.store.version(row.target().0).await?;
+    let bounds = version.map(|version| version.scaling).unwrap_or_default();
+    check_replicas(body.replicas, bounds)?;
     let scale = ScaleDeployment {
         deployment_id: id,
         replicas: body.replicas,
     };
-    let resource = audit::resource_of(&find(&shared, id).await?);
+    let resource = audit::resource_of(&row);
     let reason = format!("{} replicas", body.replicas);
     let audit = audit::row(&caller, "deployment.scale", resource, reason);
     Ok(Json(change(&shared, scale, audit, wait).await?))
@@ -489,10 +519,18 @@ pub(super) fn check_label(what: &str, text: &str) -> Result<(), ApiError> {
     }
 }
 
-fn check_replicas(replicas: u32) -> Result<(), ApiError> {
+fn check_replicas(replicas: u32, bounds: ScaleBounds) -> Result<(), ApiError> {
     if replicas > MAX_REPLICAS {
         let message = format!("`replicas` must be 0 to {MAX_REPLICAS}, not {replicas}");
         return Err(ApiError::invalid(message));
+    }
+    if replicas > 0 && bounds.is_range() && bounds.nearest(replicas) != replicas {
+        let ScaleBounds { min, max } = bounds;
+        return Err(ApiError::invalid(format!(
+            "`replicas` must be {} to {max} (`min_replicas` and `max_replicas` of the Runefile), or 0 to stop the \
+             deployment, not {replicas}",
+            min.max(1)
+        )));
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rune_env::{
     Config, ConfigError, ConfigSources, LogFormat, Origin, Overrides, Provider, RecoveryConfig,
-    SandboxMode, schema,
+    SandboxMode, ScalingConfig, schema,
 };
 use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
@@ -140,6 +140,25 @@ fn reads_how_requests_are_taken_up_again() {
         .error();
     assert!(error.contains("config.toml:3"), "{error}");
     assert!(error.contains("a whole number greater than 0"), "{error}");
+}
+
+#[test]
+fn reads_how_deployments_are_scaled() {
+    let config = Case::new(&[]).load().unwrap();
+    assert_eq!(config.scaling, ScalingConfig::default());
+    let text = "[scaling]\ntarget_percent = 100\ndown_after_secs = 2\n";
+    let env = [("RUNE_SCALING_ZERO_AFTER_SECS", "3")];
+    let config = Case::new(&env).default_file(text).load().unwrap();
+    let expected = ScalingConfig {
+        target_percent: 100,
+        down_after: Duration::from_secs(2),
+        zero_after: Duration::from_secs(3),
+    };
+    assert_eq!(config.scaling, expected);
+    let error = Case::new(&[])
+        .default_file("[scaling]\ntarget_percent = 101\n")
+        .error();
+    assert!(error.contains("a whole number from 1 to 100"), "{error}");
 }
 
 #[test]

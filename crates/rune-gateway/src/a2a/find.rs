@@ -88,7 +88,6 @@ async fn input(engine: &Engine, id: RequestId) -> Result<Option<Value>, A2aError
 
 /// Whether what the agent says is its answer; else its answer is data.
 pub(crate) fn agent_says_text(engine: &Engine, row: &RequestRow) -> bool {
-    let replicas = engine.router().replicas(row.deployment_id);
-    let replica = replicas.last();
-    replica.is_none_or(|replica| replica.agent().output_schema().is_none())
+    let agent = engine.router().agent(row.deployment_id);
+    agent.is_none_or(|agent| agent.output_schema().is_none())
 }

@@ -54,7 +54,7 @@ impl A2aTarget {
         Ok(route.map_err(EngineError::from)?.deployment)
     }
 
-    /// The agent, as soon as a replica of it runs.
+    /// The agent, as soon as a replica of it runs or can be started for a request.
     ///
     /// # Errors
     /// `not_found` and `unavailable`.
@@ -64,8 +64,8 @@ impl A2aTarget {
     ) -> Result<(Arc<DeploymentRow>, Arc<Agent>), ApiError> {
         let deployment = self.deployment(engine)?;
         let ready = engine.router().ready(deployment.id, PATIENCE).await;
-        let replica = ready.map_err(EngineError::from)?;
-        Ok((deployment, Arc::clone(replica.agent())))
+        let ready = ready.map_err(EngineError::from)?;
+        Ok((deployment, Arc::clone(ready.agent())))
     }
 
     /// The same in the namespace that a call names as its tenant.

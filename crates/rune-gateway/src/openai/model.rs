@@ -77,11 +77,10 @@ impl Model {
         }
     }
 
-    /// The agent, where a replica of it runs here.
+    /// The agent, where it is known here.
     pub(crate) fn agent(&self, engine: &Engine) -> Result<Option<Arc<Agent>>, ApiError> {
         let deployment = self.deployment(engine)?;
-        let replicas = engine.router().replicas(deployment.id);
-        Ok(replicas.last().map(|replica| Arc::clone(replica.agent())))
+        Ok(engine.router().agent(deployment.id))
     }
 }
 

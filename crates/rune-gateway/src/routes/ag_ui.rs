@@ -118,14 +118,13 @@ pub(crate) async fn run(
         let run = Run::new(body.thread_id, body.run_id, row.request_id, told);
         return Ok(encoded_stream(events, engine.shutdown(), run));
     }
-    let replicas = engine.router().replicas(deployment.id);
-    let agent = replicas.last().map(|replica| replica.agent());
+    let agent = engine.router().agent(deployment.id);
     let notes = body.context.as_deref().unwrap_or_default();
     let conversation = Conversation {
         instructions: instructions(notes),
         turns: turns(&body.messages)?,
     };
-    let settled = conversation.settle(engine, Memory::Session(session), agent.map(AsRef::as_ref));
+    let settled = conversation.settle(engine, Memory::Session(session), agent.as_deref());
     let (input, session_id) = settled.await?;
     let scope = scope(&caller, &target.ns, &name, &target.alias);
     let idempotency = key.with(&body, &scope)?;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use rune_http::{ApiError, ErrorBody, Json, List, ListPage, PageQuery, Path, Query, ReplicaView};
+use rune_http::{
+    ApiError, ErrorBody, Json, List, ListPage, PageQuery, Path, Query, ReplicaView, ScalingView,
+};
 use rune_runtime::{Agent, McpServerReport, ToolCost};
 use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentRow, ErrorCode, PageRequest, ReplicaFilter,
@@ -33,19 +35,22 @@ pub(crate) struct AgentView {
     state: &'static str,
     /// Why, for a person.
     reason: String,
-    /// Replicas wanted.
+    /// Replicas that are to run now.
     replicas_wanted: u32,
+    /// What the daemon has decided last, where the version has a range of replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scaling: Option<ScalingView>,
     /// Replicas that are there, with their health.
     replicas: Vec<ReplicaView>,
-    /// JSON Schema of its input; absent where it takes text, and while this process runs no replica of it.
+    /// JSON Schema of its input; absent where it takes text, and while this process knows no replica of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     input_schema: Option<Value>,
-    /// JSON Schema of its output; absent where it answers text, and while this process runs no replica of it.
+    /// JSON Schema of its output; absent where it answers text, and while this process knows no replica of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     output_schema: Option<Value>,
-    /// What the agent can call; absent while this process runs no replica of it.
+    /// What the agent can call; absent while this process knows no replica of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     tools: Option<Vec<ToolView>>,
     /// What they take of a prompt; absent as they are.
@@ -370,7 +375,8 @@ async fn view(shared: &Shared, row: DeploymentRow) -> Result<AgentView, ApiError
     let replicas = store
         .replicas(&filter, &PageRequest::first(PageRequest::MAX_LIMIT))
         .await?;
-    let agent = router.replicas(row.id).last().map(|it| it.agent().now());
+    let replicas_wanted = row.wanted();
+    let agent = router.agent(row.id).map(|agent| agent.now());
     let spec = agent.as_ref().map(|agent| agent.spec());
     let (input_schema, output_schema) = spec
         .map(|spec| (spec.input_schema.clone(), spec.output_schema.clone()))
@@ -389,7 +395,8 @@ async fn view(shared: &Shared, row: DeploymentRow) -> Result<AgentView, ApiError
         description,
         state: row.state.as_str(),
         reason: row.reason,
-        replicas_wanted: row.replicas,
+        replicas_wanted,
+        scaling: row.scaling.map(ScalingView::from),
         replicas: replicas
             .items
             .into_iter()

@@ -14,8 +14,8 @@ use rune_runtime::{
 };
 use rune_storage::ObjectStore;
 use rune_store_runtime::{
-    ApplyDeployment, BlobStore, DeploymentId, DeploymentState, PublishVersion, Store, SystemClock,
-    VersionId,
+    ApplyDeployment, BlobStore, DeploymentId, DeploymentState, PublishVersion, ScaleBounds, Store,
+    SystemClock, VersionId,
 };
 use rune_testkit::store::FakeStore;
 use rune_tools::{Builtins, BuiltinsConfig, Diagnostics, Launcher, ProcessRunner};
@@ -114,6 +114,7 @@ impl Platform {
             digest: self.blobs.put(bytes.into()).await.unwrap(),
             size,
             image: None,
+            scaling: ScaleBounds::default(),
             signature: None,
         };
         let version = self.store.write(version).await.unwrap();

@@ -99,6 +99,7 @@ impl DeploymentScope {
             Op::PublishVersion(_) => denied("the registry is not a replica's"),
             Op::ApplyDeployment(_)
             | Op::ScaleDeployment(_)
+            | Op::AutoscaleDeployment(_)
             | Op::StartRollout(_)
             | Op::PromoteRollout(_)
             | Op::CompleteRollout(_)

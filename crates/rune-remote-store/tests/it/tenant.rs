@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use rune_remote_store::{DeploymentScope, Read};
 use rune_store_runtime::{
     AcceptRequest, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalFilter, ApprovalId,
-    ApprovalQuestion, AuditFilter, AuditId, AuditVerdict, Block, BudgetCap, BudgetClaim,
-    BudgetFilter, BudgetScope, CachePut, CacheRemove, CacheSweep, CheckpointPolicy, ClaimTask,
-    CompleteRollout, CompleteTask, ComponentTurn, CreateSession, DecideApproval, DeleteDeployment,
-    DeleteSchedule, DeleteSession, DeploymentFilter, DeploymentId, DeploymentState, EntryBody,
-    EventFilter, EventId, FireFilter, FireSchedule, FireState, GrantQuery, MemoryForget, MemoryPut,
-    MemoryQuery, MemoryScope, MessageId, Op, OutboxFilter, Overlap, PageRequest, PauseSchedule,
-    PostTask, PromoteRollout, PublishEvent, PublishVersion, PutEntity, PutPush, PutRelation,
-    PutReplica, PutSchedule, PutSecret, QueueMessage, RecordAudit, RelationFilter, RemovePush,
-    RemoveReplica, RemoveSecret, ReplicaFilter, ReplicaId, ReplicaState, RequestCancel,
-    RequestFilter, RequestId, ReserveBudget, RollBack, RolloutStrategy, ScaleDeployment,
-    ScheduleFilter, ScheduleId, ScheduleKind, ScheduleSpec, SealedSecret, SecretFilter,
-    SessionFilter, SessionId, SetDeploymentState, SettleBudget, SettleFire, SettlePush, Settlement,
-    StartRollout, Store, TaskFilter, TaskHolder, TaskId, TaskState, Timestamp, UsageFilter,
-    UsageGroup, VersionFilter, VersionId,
+    ApprovalQuestion, AuditFilter, AuditId, AuditVerdict, AutoscaleDeployment, Block, BudgetCap,
+    BudgetClaim, BudgetFilter, BudgetScope, CachePut, CacheRemove, CacheSweep, CheckpointPolicy,
+    ClaimTask, CompleteRollout, CompleteTask, ComponentTurn, CreateSession, DecideApproval,
+    DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentFilter, DeploymentId,
+    DeploymentState, EntryBody, EventFilter, EventId, FireFilter, FireSchedule, FireState,
+    GrantQuery, MemoryForget, MemoryPut, MemoryQuery, MemoryScope, MessageId, Op, OutboxFilter,
+    Overlap, PageRequest, PauseSchedule, PostTask, PromoteRollout, PublishEvent, PublishVersion,
+    PutEntity, PutPush, PutRelation, PutReplica, PutSchedule, PutSecret, QueueMessage, RecordAudit,
+    RelationFilter, RemovePush, RemoveReplica, RemoveSecret, ReplicaFilter, ReplicaId,
+    ReplicaState, RequestCancel, RequestFilter, RequestId, ReserveBudget, RollBack,
+    RolloutStrategy, ScaleBounds, ScaleDeployment, ScheduleFilter, ScheduleId, ScheduleKind,
+    ScheduleSpec, SealedSecret, SecretFilter, SessionFilter, SessionId, SetDeploymentState,
+    SettleBudget, SettleFire, SettlePush, Settlement, StartRollout, Store, TaskFilter, TaskHolder,
+    TaskId, TaskState, Timestamp, UsageFilter, UsageGroup, VersionFilter, VersionId,
 };
 use serde_json::json;
 
@@ -137,6 +137,7 @@ impl Tenant {
             ),
             size: 1,
             image: None,
+            scaling: ScaleBounds::default(),
             signature: None,
         }
     }
@@ -364,6 +365,14 @@ impl Tenant {
             ScaleDeployment {
                 deployment_id: self.deployment,
                 replicas: 9,
+            }
+            .into(),
+            AutoscaleDeployment {
+                deployment_id: self.deployment,
+                generation: 1,
+                from: 1,
+                to: 2,
+                reason: "x".to_owned(),
             }
             .into(),
             StartRollout {

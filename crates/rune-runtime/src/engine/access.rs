@@ -106,10 +106,10 @@ impl EngineAccess for SubAgents {
         let own = self.name();
         let mut known = Vec::new();
         for deployment in router.deployments() {
-            let Some(replica) = router.replicas(deployment.id).into_iter().next() else {
+            let Some(agent) = router.agent(deployment.id) else {
                 continue;
             };
-            let agent = replica.agent().now();
+            let agent = agent.now();
             let spec = agent.spec();
             let address = AgentAddress {
                 namespace: deployment.namespace.clone(),

@@ -153,12 +153,11 @@ impl SubAgents {
     pub(super) fn callee_here(&self, address: &AgentAddress) -> PolicyCallee {
         let router = &self.engine.inner.router;
         let route = router.route(&address.namespace, &address.name, &address.alias);
-        let running = route.ok().and_then(|route| {
+        let agent = route.ok().and_then(|route| {
             let wanted = &route.deployment;
-            let mut replicas = router.replicas(wanted.id).into_iter();
-            replicas.find(|replica| replica.version_id() == wanted.version_id)
+            router.agent_of(wanted.id, wanted.version_id)
         });
-        let version = running.map(|replica| replica.agent().spec().version.to_string());
+        let version = agent.map(|agent| agent.spec().version.to_string());
         let peer = router.peers().find(address);
         PolicyCallee {
             namespace: address.namespace.clone(),

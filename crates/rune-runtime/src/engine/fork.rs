@@ -84,12 +84,12 @@ impl Engine {
         let (request_id, session_id) = (RequestId::generate(), SessionId::generate());
         // On the version that it begins with a part of, as long as that runs.
         let pinned = Some(row.version_id);
-        let replica = router
+        let ready = router
             .ready_for(row.deployment_id, &session_id, pinned, QUEUE_DEADLINE)
             .await?;
         let deployment = router.deployment(row.deployment_id);
         let deployment = deployment.ok_or(RouteError::Removed)?;
-        let agent = replica.agent();
+        let agent = ready.agent();
         if agent.package().workflow.is_some() && !forking.changes.is_empty() {
             return Err(refused(
                 "it runs a workflow, which has no model, instructions or policy of its own to change",
@@ -117,7 +117,7 @@ impl Engine {
             namespace: row.namespace,
             agent: row.agent,
             deployment_id: row.deployment_id,
-            version_id: replica.version_id(),
+            version_id: ready.version_id(),
             input,
             metadata: forking.metadata,
             caller: forking.caller,
@@ -133,7 +133,7 @@ impl Engine {
             })),
         };
         journal.remove(0);
-        self.accept(accept, journal, audit, &replica, false).await
+        self.accept(accept, journal, audit, &ready, false).await
     }
 }
 

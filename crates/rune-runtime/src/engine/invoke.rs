@@ -19,10 +19,11 @@ use super::active::{ActiveRequest, Inserted};
 use super::child::MAX_AGENT_DEPTH;
 use super::run::Start;
 use super::{Engine, EngineError, Origin, QUEUE_DEADLINE, RequestEvents, input};
+use crate::agent::Agent;
 use crate::budget::Payer;
 use crate::feed::Feed;
 use crate::planner::{Outcome, RunState};
-use crate::replica::Replica;
+use crate::router::ReadyAgent;
 
 /// What a caller asks for.
 #[derive(Debug, Clone)]
@@ -101,10 +102,10 @@ impl Engine {
             false => self.pinned(deployment_id, &session_id).await?,
         };
         let router = &self.inner.router;
-        let replica = router
+        let ready = router
             .ready_for(deployment_id, &session_id, pinned, QUEUE_DEADLINE)
             .await?;
-        let agent = replica.agent();
+        let agent = ready.agent();
         let depth = Origin::of(&invocation.metadata).depth;
         if parent.is_none() && depth > MAX_AGENT_DEPTH {
             return Err(EngineError::TooDeep { depth });
@@ -125,7 +126,7 @@ impl Engine {
         agent
             .check_input(&invocation.input)
             .map_err(EngineError::Input)?;
-        let checkpoint = checkpoint(&replica);
+        let checkpoint = checkpoint(agent);
         if checkpoint == CheckpointPolicy::Never && invocation.idempotency.is_some() {
             return Err(EngineError::Unkeepable);
         }
@@ -148,7 +149,7 @@ impl Engine {
             namespace: invocation.namespace,
             agent: invocation.agent,
             deployment_id,
-            version_id: replica.version_id(),
+            version_id: ready.version_id(),
             input,
             metadata: invocation.metadata,
             caller: invocation.caller,
@@ -159,7 +160,7 @@ impl Engine {
             budgets,
             fork: None,
         };
-        self.accept(accept, Vec::new(), None, &replica, new_session)
+        self.accept(accept, Vec::new(), None, &ready, new_session)
             .await
     }
 
@@ -200,7 +201,7 @@ impl Engine {
         accept: AcceptRequest,
         inherited: Vec<Entry>,
         audit: Option<RecordAudit>,
-        replica: &Replica,
+        ready: &ReadyAgent,
         new_session: bool,
     ) -> Result<Invoked, EngineError> {
         let (request_id, session_id) = (accept.request_id, accept.session_id.clone());
@@ -267,7 +268,7 @@ impl Engine {
             next_seq: last_seq + 1,
             taken_up: false,
             new_session,
-            timeout: replica.agent().timeout(),
+            timeout: ready.agent().timeout(),
             turn: its_turn,
             replica_id: None,
         };
@@ -347,9 +348,9 @@ impl Engine {
     }
 }
 
-fn checkpoint(replica: &Replica) -> CheckpointPolicy {
+fn checkpoint(agent: &Agent) -> CheckpointPolicy {
     use rune_spec::CheckpointPolicy as Spec;
-    match replica.agent().spec().runtime.checkpoint_policy {
+    match agent.spec().runtime.checkpoint_policy {
         Spec::EachStep => CheckpointPolicy::EachStep,
         Spec::OnFinish => CheckpointPolicy::OnFinish,
         Spec::Never => CheckpointPolicy::Never,

@@ -85,15 +85,13 @@ impl Engine {
 
     /// The agent that ran a request, where that version of it still runs.
     pub(super) fn agent_of(&self, row: &RequestRow) -> Result<Arc<Agent>, EngineError> {
-        let replicas = self.inner.router.replicas(row.deployment_id);
-        let replica = replicas
-            .iter()
-            .find(|replica| replica.version_id() == row.version_id);
-        let replica = replica.ok_or_else(|| EngineError::NotReplayable {
+        let router = &self.inner.router;
+        let agent = router.agent_of(row.deployment_id, row.version_id);
+        let agent = agent.ok_or_else(|| EngineError::NotReplayable {
             id: row.id,
             reason: "the version of the agent that ran it is not running".to_owned(),
         })?;
-        Ok(replica.agent().now())
+        Ok(agent.now())
     }
 
     /// All entries of a request that are stored.

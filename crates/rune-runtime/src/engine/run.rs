@@ -104,6 +104,8 @@ impl Engine {
         if let Some(trace) = &start.origin.trace {
             tracing::Span::current().record("trace_id", trace.trace_id());
         }
+        // Until here the deployment does not go to sleep.
+        let _open = inner.router.opens(start.deployment_id);
         let started = Instant::now();
         let deadline = started + start.timeout;
         let deployment_id = start.deployment_id;
@@ -271,7 +273,10 @@ impl Engine {
         deadline: Instant,
     ) -> Result<Lease, Failure> {
         let late = || {
-            let message = "no replica became free before the request's `timeout_ms`";
+            let mut message = "no replica became free before the request's `timeout_ms`".to_owned();
+            if let Some(trouble) = self.inner.router.trouble(start.deployment_id) {
+                message.push_str(&format!(": {trouble}"));
+            }
             Failure::new(ErrorCode::Timeout, message)
         };
         // One that refuses is free again and again.
@@ -525,9 +530,10 @@ fn route_failure(error: &RouteError) -> Failure {
     let code = match error {
         RouteError::NotDeployed { .. } | RouteError::Removed => ErrorCode::NotFound,
         RouteError::QueueFull(_) => ErrorCode::LimitExceeded,
-        RouteError::Deadline(_) | RouteError::Stopped | RouteError::Failed(_) => {
-            ErrorCode::Unavailable
-        }
+        RouteError::Deadline(_)
+        | RouteError::NotStarted(_)
+        | RouteError::Stopped
+        | RouteError::Failed(_) => ErrorCode::Unavailable,
     };
     Failure::new(code, error.to_string())
 }

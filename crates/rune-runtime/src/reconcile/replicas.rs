@@ -225,6 +225,11 @@ impl ReconcileLoop {
 
     /// Drains and stops a replica without holding up the loop.
     pub(super) fn retire(&mut self, id: ReplicaId) {
+        self.retire_within(id, self.drain_grace);
+    }
+
+    /// The same with another time for what it runs.
+    pub(super) fn retire_within(&mut self, id: ReplicaId, grace: Duration) {
         if !self.draining().insert(id) {
             return;
         }
@@ -232,7 +237,7 @@ impl ReconcileLoop {
         // From now on, not from when the row says so: whoever deployed a new version is told that it is ready next.
         self.router.drain(id);
         let (backend, store) = (Arc::clone(&self.backend), self.store.clone());
-        let (grace, wake) = (self.drain_grace, Arc::clone(&self.wake));
+        let wake = Arc::clone(&self.wake);
         let draining = Arc::clone(&self.draining);
         self.tasks.spawn("drain", async move {
             let drained = async {

@@ -23,7 +23,7 @@ const NEWS: Duration = Duration::from_secs(3600);
 /// Longest reason that is kept, in characters.
 const MAX_REASON: usize = 1000;
 /// Who decides here, for the audit trail and for events.
-const DECIDER: &str = "rune";
+pub(super) const DECIDER: &str = "rune";
 
 /// How many replicas of either version are to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Goals {
     /// The goals while so many replicas of the new version are ready. There are never fewer replicas than are wanted:
     /// an old one goes when a new one is there, a quarter of them at a time. A canary is beside what is wanted.
     pub(super) fn of(row: &DeploymentRow, ready: usize) -> Self {
-        let wanted = row.replicas as usize;
+        let wanted = wanted(row);
         let Some(rollout) = row.candidate() else {
             return Self {
                 stable: wanted,
@@ -54,6 +54,13 @@ impl Goals {
             },
         }
     }
+}
+
+/// How many replicas are to take requests. A version that is rolled out is seen running before it takes over, also where
+/// nothing was to do.
+pub(super) fn wanted(row: &DeploymentRow) -> usize {
+    let fewest = u32::from(row.is_asleep() && row.candidate().is_some());
+    row.wanted().max(fewest) as usize
 }
 
 /// Whether a start that failed so may be tried again with the same version.
@@ -74,7 +81,7 @@ impl ReconcileLoop {
         let is_done = look
             .candidate
             .as_ref()
-            .is_some_and(|it| it.current.len() >= row.replicas as usize);
+            .is_some_and(|it| it.current.len() >= wanted(row));
         if !is_rolling || !is_done {
             return Ok(());
         }
@@ -251,7 +258,7 @@ fn event_id(row: &DeploymentRow, rollout: &Rollout, ended_at: Timestamp) -> Even
     EventId::from_bytes(*id.as_bytes())
 }
 
-fn audit(row: &DeploymentRow, kind: &str, reason: String) -> Vec<RecordAudit> {
+pub(super) fn audit(row: &DeploymentRow, kind: &str, reason: String) -> Vec<RecordAudit> {
     vec![RecordAudit {
         audit_id: AuditId::generate(),
         kind: kind.to_owned(),
@@ -266,7 +273,7 @@ fn audit(row: &DeploymentRow, kind: &str, reason: String) -> Vec<RecordAudit> {
 /// What the deployment's row says.
 pub(super) fn judge(look: &Look) -> (DeploymentState, String) {
     let row = &look.deployment;
-    let wanted = row.replicas as usize;
+    let wanted = wanted(row);
     let stable = look.stable.current.len();
     let candidate = look.candidate.as_ref();
     let new = candidate.map_or(0, |it| it.current.len());
@@ -282,6 +289,10 @@ pub(super) fn judge(look: &Look) -> (DeploymentState, String) {
             false => DeploymentState::Degraded,
         };
         return (state, reason);
+    }
+    if row.is_asleep() && wanted == 0 {
+        let reason = "asleep: the next request starts a replica";
+        return (DeploymentState::Ready, reason.to_owned());
     }
     if wanted == 0 {
         return (DeploymentState::Stopped, String::new());

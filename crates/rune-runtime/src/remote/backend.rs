@@ -148,7 +148,7 @@ impl RemoteBackend {
             Arc::new(agent),
             client,
         );
-        replica.note_usage(status.usage);
+        replica.note(status);
         self.router.add_replica(replica);
     }
 
@@ -300,7 +300,7 @@ impl Backend for RemoteBackend {
                 Ok(ReplicaHealth::Unhealthy("it takes nothing new".to_owned()))
             }
             Ok(status) => {
-                replica.note_usage(status.usage);
+                replica.note(&status);
                 self.failures().remove(&id);
                 Ok(ReplicaHealth::Ready)
             }

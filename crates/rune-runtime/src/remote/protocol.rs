@@ -90,6 +90,9 @@ pub struct ReplicaStatus {
     pub draining: bool,
     /// The requests that it runs.
     pub running: Vec<RequestId>,
+    /// How much its tools have begun that goes on beside requests, and ends with it.
+    #[serde(default)]
+    pub held: usize,
     /// What it uses, where it was asked how it is and its machine says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<ReplicaUsage>,

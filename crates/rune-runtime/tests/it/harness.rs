@@ -17,7 +17,7 @@ use rune_runtime::{
 };
 use rune_store_runtime::{
     ApplyDeployment, DeploymentId, DeploymentRow, Entry, EntryBody, PublishVersion, ReplicaId,
-    RequestId, RequestRow, SessionId, Store, SystemClock, VersionId,
+    RequestId, RequestRow, ScaleBounds, SessionId, Store, SystemClock, VersionId,
 };
 use rune_tools::{Builtins, BuiltinsConfig, Diagnostics, Launcher, ProcessRunner};
 use rune_wasm::{WasmConfig, WasmRuntime};
@@ -142,6 +142,7 @@ impl Rig {
             digest: format!("sha256:{}", "0".repeat(64)),
             size: 1,
             image: None,
+            scaling: ScaleBounds::default(),
             signature: None,
         };
         store.write(version).await.unwrap();
@@ -221,6 +222,7 @@ impl Rig {
             digest: format!("sha256:{}", "0".repeat(64)),
             size: 1,
             image: None,
+            scaling: ScaleBounds::default(),
             signature: None,
         };
         self.store.write(version).await.unwrap().id

@@ -14,7 +14,7 @@ use rune_runtime::{
 };
 use rune_store_runtime::{
     ApplyDeployment, BlobStore, DeleteDeployment, DeploymentId, DeploymentRow, DeploymentState,
-    PageRequest, PublishVersion, ReplicaFilter, ReplicaId, ReplicaRow, ReplicaState,
+    PageRequest, PublishVersion, ReplicaFilter, ReplicaId, ReplicaRow, ReplicaState, ScaleBounds,
     ScaleDeployment, Store, SystemClock, VersionId,
 };
 use rune_testkit::{ModelScript, ModelServer, Protocol};
@@ -149,6 +149,7 @@ impl Plane {
             digest: digest.to_owned(),
             size: 1,
             image: None,
+            scaling: ScaleBounds::default(),
             signature: None,
         };
         self.store.write(publish).await.unwrap();

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::checker::Checker;
 use crate::document::At;
 
+/// Replicas of an agent at the most.
+const MAX_REPLICAS: u32 = 100;
+
 /// `runtime` of a Runefile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RuntimeSettings {
@@ -41,9 +44,9 @@ pub struct RuntimeSettings {
     pub image: Option<String>,
     /// Environment of a replica; raw text.
     pub env: BTreeMap<String, String>,
-    /// Fewest replicas.
+    /// Fewest replicas; 0 where none has to run while nothing is to be done.
     pub min_replicas: u32,
-    /// Most replicas.
+    /// Most replicas, at least 1.
     pub max_replicas: u32,
 }
 
@@ -135,9 +138,12 @@ pub(crate) struct RuntimeDocument {
     /// Environment of a replica.
     #[schemars(with = "BTreeMap<String, crate::checker::Scalar>")]
     env: BTreeMap<String, String>,
-    /// Fewest replicas.
+    /// Fewest replicas, 0 to 100. With 0 none runs while there is nothing to do, and a request starts one.
+    #[schemars(range(max = 100))]
     min_replicas: u32,
-    /// Most replicas; `min_replicas` when that is larger and this is absent.
+    /// Most replicas, 1 to 100; where it is more than `min_replicas`, the daemon runs as many as the requests need. Absent:
+    /// `min_replicas`, at least 1.
+    #[schemars(range(min = 1, max = 100))]
     max_replicas: Option<u32>,
 }
 
@@ -198,8 +204,18 @@ impl RuntimeDocument {
             );
         }
         checker.variables(&at.field("env"), self.env.keys());
-        let min_replicas = checker.at_least_one(&at.field("min_replicas"), self.min_replicas);
-        let max_replicas = self.max_replicas.unwrap_or(min_replicas);
+        let min_replicas = self.min_replicas;
+        let max_replicas = self.max_replicas.unwrap_or(min_replicas.max(1));
+        let max_replicas = checker.at_least_one(&at.field("max_replicas"), max_replicas);
+        for (field, replicas) in [
+            ("min_replicas", min_replicas),
+            ("max_replicas", max_replicas),
+        ] {
+            if replicas > MAX_REPLICAS {
+                let message = format!("must not be more than {MAX_REPLICAS}");
+                checker.error(&at.field(field), message);
+            }
+        }
         if max_replicas < min_replicas {
             checker.error(
                 &at.field("max_replicas"),

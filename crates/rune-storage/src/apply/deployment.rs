@@ -2,8 +2,8 @@
 
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
 use rune_store_runtime::{
-    ApplyDeployment, CompleteRollout, DeleteDeployment, DeploymentId, DeploymentRow,
-    DeploymentState, ProjectRef, PromoteRollout, Reject, RollBack, ScaleDeployment,
+    ApplyDeployment, AutoscaleDeployment, CompleteRollout, DeleteDeployment, DeploymentId,
+    DeploymentRow, DeploymentState, ProjectRef, PromoteRollout, Reject, RollBack, ScaleDeployment,
     SetDeploymentState, StartRollout,
 };
 use rusqlite::{Connection, OptionalExtension, Params, params};
@@ -34,7 +34,7 @@ pub(super) fn put(
         take(db, context, &mut row, project)?;
     }
     if row.deploy(op, context.at) {
-        update_spec(db, &row)?;
+        update_spec(db, context, &mut row)?;
     }
     Ok(row)
 }
@@ -75,8 +75,21 @@ pub(super) fn scale(
 ) -> Result<DeploymentRow, ApplyError> {
     let mut row = by_id(db, op.deployment_id)?;
     if row.scale(op.replicas, context.at) {
-        update_spec(db, &row)?;
+        update_spec(db, context, &mut row)?;
     }
+    Ok(row)
+}
+
+/// Writes down how many replicas the daemon has decided for.
+pub(super) fn autoscale(
+    db: &Connection,
+    context: Context,
+    op: &AutoscaleDeployment,
+) -> Result<DeploymentRow, ApplyError> {
+    encode_within(&op.reason, "the reason", MAX_ENTRY_BYTES)?;
+    let mut row = by_id(db, op.deployment_id)?;
+    row.autoscale(op, context.at)?;
+    update_spec(db, context, &mut row)?;
     Ok(row)
 }
 
@@ -89,7 +102,7 @@ pub(super) fn start_rollout(
     let mut row = by_id(db, op.deployment_id)?;
     let version = registry::by_id(db, op.version_id)?;
     if row.start_rollout(op, &version, context.at)? {
-        update_spec(db, &row)?;
+        update_spec(db, context, &mut row)?;
     }
     Ok(row)
 }
@@ -102,7 +115,7 @@ pub(super) fn promote(
 ) -> Result<DeploymentRow, ApplyError> {
     let mut row = by_id(db, op.deployment_id)?;
     if row.promote(op, context.at)? {
-        update_spec(db, &row)?;
+        update_spec(db, context, &mut row)?;
     }
     Ok(row)
 }
@@ -115,7 +128,7 @@ pub(super) fn complete_rollout(
 ) -> Result<DeploymentRow, ApplyError> {
     let mut row = by_id(db, op.deployment_id)?;
     row.complete_rollout(op, context.at)?;
-    update_spec(db, &row)?;
+    update_spec(db, context, &mut row)?;
     Ok(row)
 }
 
@@ -128,7 +141,7 @@ pub(super) fn roll_back(
     encode_within(&op.reason, "the reason", MAX_ENTRY_BYTES)?;
     let mut row = by_id(db, op.deployment_id)?;
     row.roll_back(op, context.at)?;
-    update_spec(db, &row)?;
+    update_spec(db, context, &mut row)?;
     Ok(row)
 }
 
@@ -193,13 +206,14 @@ fn create(
         ))
         .into());
     }
-    let row = DeploymentRow {
+    let mut row = DeploymentRow {
         id: op.deployment_id,
         namespace: op.namespace.clone(),
         agent: op.agent.clone(),
         alias: op.alias.clone(),
         version_id: op.version_id,
         replicas: op.replicas,
+        scaling: None,
         env: op.env.clone(),
         rollout: None,
         releases: Vec::new(),
@@ -210,10 +224,11 @@ fn create(
         created_at: context.at,
         updated_at: context.at,
     };
+    row.keep_within(registry::by_id(db, row.version_id)?.scaling, context.at);
     db.prepare_cached(
         "INSERT INTO deployments (deployment_id, namespace, agent, alias, version_id, replicas,
-             env, generation, state, reason, created_at, updated_at, project, project_agent, releases)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, '[]')",
+             env, generation, state, reason, created_at, updated_at, project, project_agent, releases, scaling)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13, '[]', ?14)",
     )?
     .execute(params![
         row.id.as_bytes(),
@@ -229,16 +244,23 @@ fn create(
         context.at.as_millis(),
         row.project.as_ref().map(|project| &project.name),
         row.project.as_ref().map(|project| &project.agent),
+        scaling(&row)?,
     ])?;
     Ok(row)
 }
 
-/// Writes what commands change of a row. What is written was taken within its limits.
-fn update_spec(db: &Connection, row: &DeploymentRow) -> Result<(), ApplyError> {
+/// Writes what commands change of a row, within the bounds of its version. What is written was taken within its limits.
+fn update_spec(
+    db: &Connection,
+    context: Context,
+    row: &mut DeploymentRow,
+) -> Result<(), ApplyError> {
+    let (target, _) = row.target();
+    row.keep_within(registry::by_id(db, target)?.scaling, context.at);
     let rollout = row.rollout.as_ref().map(encode).transpose()?;
     db.prepare_cached(
         "UPDATE deployments SET version_id = ?2, replicas = ?3, env = ?4, rollout = ?5, releases = ?6,
-             generation = ?7, updated_at = ?8
+             generation = ?7, updated_at = ?8, scaling = ?9
          WHERE deployment_id = ?1",
     )?
     .execute(params![
@@ -249,7 +271,12 @@ fn update_spec(db: &Connection, row: &DeploymentRow) -> Result<(), ApplyError> {
         rollout,
         encode(&row.releases)?,
         row.generation,
-        row.updated_at.as_millis()
+        row.updated_at.as_millis(),
+        scaling(row)?
     ])?;
     Ok(())
+}
+
+fn scaling(row: &DeploymentRow) -> Result<Option<String>, ApplyError> {
+    Ok(row.scaling.as_ref().map(encode).transpose()?)
 }

@@ -34,8 +34,8 @@ pub(super) fn publish(
     }
     db.prepare_cached(
         "INSERT INTO versions (version_id, agent, version, description, digest, size, image,
-             signature, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             signature, created_at, min_replicas, max_replicas)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         op.version_id.as_bytes(),
@@ -46,7 +46,9 @@ pub(super) fn publish(
         op.size,
         op.image,
         op.signature,
-        context.at.as_millis()
+        context.at.as_millis(),
+        op.scaling.min,
+        op.scaling.max
     ])?;
     Ok(VersionRow {
         id: op.version_id,
@@ -56,6 +58,7 @@ pub(super) fn publish(
         digest: op.digest.clone(),
         size: op.size,
         image: op.image.clone(),
+        scaling: op.scaling,
         signature: op.signature.clone(),
         created_at: context.at,
     })

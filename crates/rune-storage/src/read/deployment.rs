@@ -16,7 +16,7 @@ const LIST: &str = "deployments";
 
 /// The columns that [`deployment_row`] reads.
 pub(crate) const DEPLOYMENT: &str = "SELECT deployment_id, namespace, agent, alias, version_id, \
-     replicas, env, generation, state, reason, created_at, updated_at, project, project_agent, rollout, releases FROM deployments";
+     replicas, env, generation, state, reason, created_at, updated_at, project, project_agent, rollout, releases, scaling FROM deployments";
 
 type Key = (String, String, String);
 
@@ -89,5 +89,6 @@ pub(crate) fn deployment_row(found: &Row<'_>) -> rusqlite::Result<DeploymentRow>
             .map(|(name, agent)| ProjectRef { name, agent }),
         rollout: row::maybe_json(found, 14)?,
         releases: row::json(found, 15)?,
+        scaling: row::maybe_json(found, 16)?,
     })
 }

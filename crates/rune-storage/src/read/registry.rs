@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use rune_store_runtime::{
-    Page, PageRequest, RegistryReader, StoreError, VersionFilter, VersionId, VersionRow,
+    Page, PageRequest, RegistryReader, ScaleBounds, StoreError, VersionFilter, VersionId,
+    VersionRow,
 };
 use rusqlite::{OptionalExtension, Row};
 
@@ -14,7 +15,7 @@ const LIST: &str = "versions";
 
 /// The columns that [`version_row`] reads.
 pub(crate) const VERSION: &str = "SELECT id, version_id, agent, version, description, digest, \
-     size, image, signature, created_at FROM versions";
+     size, image, signature, created_at, min_replicas, max_replicas FROM versions";
 
 #[async_trait]
 impl RegistryReader for SqliteStore {
@@ -56,5 +57,9 @@ pub(crate) fn version_row(found: &Row<'_>) -> rusqlite::Result<VersionRow> {
         image: get(found, 7)?,
         signature: get(found, 8)?,
         created_at: row::time(found, 9)?,
+        scaling: ScaleBounds {
+            min: get(found, 10)?,
+            max: get(found, 11)?,
+        },
     })
 }

@@ -4,21 +4,21 @@
 use rune_store_runtime::limits::{MAX_CALL_TOKENS, MAX_JSON_DEPTH};
 use rune_store_runtime::{
     AcceptRequest, Advance, AppendEntries, ApplyDeployment, ApprovalDecision, ApprovalId,
-    ApprovalQuestion, AuditId, AuditVerdict, Block, BudgetCap, BudgetClaim, BudgetScope, CachePut,
-    CacheRemove, CacheSweep, CallPrice, CatchUp, CheckpointPolicy, ClaimTask, Command, CommandId,
-    Compaction, CompleteRollout, CompleteTask, ComponentTurn, Cost, CreateSession, DecideApproval,
-    DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentId, DeploymentState, EntryBody,
-    ErrorCode, EventFire, EventId, Failure, FirePlan, FireSchedule, FireState, Fork, ForkChanges,
-    ForkOrigin, IdempotencyKey, Identity, ListedTool, MemoryForget, MemoryPut, MemoryScope,
-    MessageId, ModelAsk, ModelCall, ModelReply, NewFire, Op, Overlap, ParentCall, PauseSchedule,
-    PolicyVerdict, PostTask, ProjectRef, PromoteRollout, PromptParts, PublishEvent, PublishVersion,
-    PutEntity, PutRelation, PutReplica, PutSchedule, QueueMessage, RecordAudit, Remember,
-    RemoveReplica, Replaced, ReplicaId, ReplicaState, RequestCancel, RequestId, RequestSpan,
-    RequestStatus, ReserveBudget, RollBack, RolloutStrategy, ScaleDeployment, ScheduleId,
-    ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState, SettleBudget, SettleFire,
-    Settlement, SpilledOutput, StartRollout, StepOutcome, StepStatus, StopReason, StoredImage,
-    TaskHolder, TaskId, TaskState, Timestamp, ToolIntent, ToolModelCall, ToolOutcome, Usage,
-    VersionId,
+    ApprovalQuestion, AuditId, AuditVerdict, AutoscaleDeployment, Block, BudgetCap, BudgetClaim,
+    BudgetScope, CachePut, CacheRemove, CacheSweep, CallPrice, CatchUp, CheckpointPolicy,
+    ClaimTask, Command, CommandId, Compaction, CompleteRollout, CompleteTask, ComponentTurn, Cost,
+    CreateSession, DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession, DeploymentId,
+    DeploymentState, EntryBody, ErrorCode, EventFire, EventId, Failure, FirePlan, FireSchedule,
+    FireState, Fork, ForkChanges, ForkOrigin, IdempotencyKey, Identity, ListedTool, MemoryForget,
+    MemoryPut, MemoryScope, MessageId, ModelAsk, ModelCall, ModelReply, NewFire, Op, Overlap,
+    ParentCall, PauseSchedule, PolicyVerdict, PostTask, ProjectRef, PromoteRollout, PromptParts,
+    PublishEvent, PublishVersion, PutEntity, PutRelation, PutReplica, PutSchedule, QueueMessage,
+    RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId, ReplicaState, RequestCancel,
+    RequestId, RequestSpan, RequestStatus, ReserveBudget, RollBack, RolloutStrategy, ScaleBounds,
+    ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState,
+    SettleBudget, SettleFire, Settlement, SpilledOutput, StartRollout, StepOutcome, StepStatus,
+    StopReason, StoredImage, TaskHolder, TaskId, TaskState, Timestamp, ToolIntent, ToolModelCall,
+    ToolOutcome, Usage, VersionId,
 };
 use serde_json::{Value, json};
 
@@ -549,7 +549,7 @@ impl Random {
     }
 
     fn control_plane(&mut self) -> Op {
-        match self.below(10) {
+        match self.below(12) {
             0..=2 => PublishVersion {
                 version_id: self.version(),
                 agent: self.agent(),
@@ -558,12 +558,27 @@ impl Random {
                 digest: self.word(),
                 size: if self.one_in(9) { u64::MAX } else { 1 },
                 image: None,
+                scaling: self.pick(
+                    &[
+                        ScaleBounds { min: 0, max: 3 },
+                        ScaleBounds { min: 2, max: 4 },
+                    ],
+                    ScaleBounds::default(),
+                ),
                 signature: None,
             }
             .into(),
             3 => ScaleDeployment {
                 deployment_id: self.deployment(),
-                replicas: 2,
+                replicas: self.pick(&[0, 1, 2], 5),
+            }
+            .into(),
+            10 | 11 => AutoscaleDeployment {
+                deployment_id: self.deployment(),
+                generation: self.pick(&[1, 2, 3], 1),
+                from: self.pick(&[0, 1, 2], 1),
+                to: self.pick(&[0, 1, 2, 3], 9),
+                reason: self.word(),
             }
             .into(),
             4 => StartRollout {

@@ -19,6 +19,7 @@ mod push;
 mod records;
 mod reject;
 mod rollout;
+mod scaling;
 mod schedule;
 mod secret;
 mod session;
@@ -83,6 +84,11 @@ pub use rollout::{
     a_rollout_that_cannot_be_is_rejected, a_version_is_rolled_out_where_another_one_serves,
     a_version_takes_the_place_of_one_that_does_not_serve,
     every_release_can_be_gone_back_to_in_its_order,
+};
+pub use scaling::{
+    a_decision_about_another_state_is_rejected,
+    a_deployment_is_scaled_within_the_bounds_of_its_version,
+    what_a_person_asks_for_is_where_scaling_goes_on,
 };
 pub use schedule::{
     a_fire_by_hand_stands_beside_the_planned_one, a_fire_is_settled_once,

@@ -54,6 +54,11 @@ impl Browsers {
         }
     }
 
+    /// How many conversations have pages.
+    pub(crate) fn conversations(&self) -> usize {
+        self.shared.lock().len()
+    }
+
     /// The URL, where it may be opened as far as it says itself.
     pub(crate) fn check(&self, url: &str) -> Result<Url, ToolError> {
         let url = Url::parse(url)

@@ -26,6 +26,10 @@ impl BuiltinTool for BrowserNavigate {
         "browser-navigate"
     }
 
+    fn held(&self) -> usize {
+        self.0.conversations()
+    }
+
     async fn call(&self, context: &ToolContext, input: Value) -> Result<Value, ToolError> {
         let input: Input = parse(input)?;
         let url = self.0.check(&input.url)?;

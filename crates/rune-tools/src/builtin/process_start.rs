@@ -34,6 +34,10 @@ impl BuiltinTool for ProcessStart {
         "process-start"
     }
 
+    fn held(&self) -> usize {
+        self.0.running()
+    }
+
     async fn call(&self, context: &ToolContext, input: Value) -> Result<Value, ToolError> {
         let input: Input = parse(input)?;
         if input.command.contains('\0') {

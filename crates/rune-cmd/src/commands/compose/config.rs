@@ -13,14 +13,16 @@ pub(super) fn run(context: &Context, project: &Project) -> Outcome {
         .agents()
         .iter()
         .map(|agent| {
-            let value = json!({
+            let mut value = json!({
                 "source": shown(&agent.source),
                 "namespace": agent.namespace,
                 "alias": agent.alias,
-                "replicas": agent.replicas,
                 "depends_on": agent.depends_on,
                 "env": agent.env,
             });
+            if let Some(replicas) = agent.replicas {
+                value["replicas"] = replicas.into();
+            }
             (agent.name.to_string(), value)
         })
         .collect();

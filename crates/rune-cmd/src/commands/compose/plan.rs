@@ -33,7 +33,7 @@ pub(super) struct Step {
     pub(super) deployment: Value,
     namespace: String,
     alias: String,
-    replicas: u32,
+    replicas: Option<u32>,
     env: BTreeMap<String, String>,
     project: String,
 }

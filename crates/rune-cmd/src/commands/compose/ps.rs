@@ -37,7 +37,7 @@ pub(super) async fn run(context: &Context, project: &Project) -> Outcome {
                 "namespace": agent.namespace,
                 "alias": agent.alias,
                 "ready_replicas": 0,
-                "replicas": agent.replicas,
+                "replicas": agent.replicas.unwrap_or(1),
                 "state": "missing",
                 "reason": "not deployed",
                 "in_file": true,

@@ -27,7 +27,7 @@ pub(super) async fn run(
     context: &Context,
     found: &Found,
     target: &Target,
-    replicas: u32,
+    replicas: Option<u32>,
     env: BTreeMap<String, String>,
 ) -> Outcome {
     let deployment = deploy(context, found, target, replicas, &env).await?;
@@ -39,7 +39,7 @@ pub(crate) async fn deploy(
     context: &Context,
     found: &Found,
     target: &Target,
-    replicas: u32,
+    replicas: Option<u32>,
     env: &BTreeMap<String, String>,
 ) -> Outcome<Value> {
     let agent = Packed::load(context, found)?;

@@ -100,19 +100,27 @@ pub(crate) async fn plan(
 fn differences(
     row: &DeploymentRow,
     version: Option<&VersionRow>,
-    body: ApplyRequest,
+    mut body: ApplyRequest,
 ) -> Result<Vec<Change>, ApiError> {
-    let project = body.project.map(ProjectRef::from);
+    let project = body.project.take().map(ProjectRef::from);
     if let Some(reason) = project.as_ref().and_then(|project| row.refuses(project)) {
         return Err(ApiError::new(ErrorCode::Conflict, reason));
     }
+    let replicas = match version {
+        Some(version) => Some(body.replicas_of(version, Some(row))?),
+        // How many replicas it begins with is not known yet.
+        None => body.replicas,
+    };
     let (target, env) = row.target();
     let parts = [
         (
             Change::Version,
             version.is_none_or(|version| version.id != target),
         ),
-        (Change::Replicas, body.replicas != row.replicas),
+        (
+            Change::Replicas,
+            replicas.is_some_and(|it| it != row.replicas),
+        ),
         (Change::Env, body.env != *env),
         (Change::Project, project.is_some() && project != row.project),
     ];

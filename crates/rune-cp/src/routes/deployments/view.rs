@@ -1,5 +1,6 @@
 //! A deployment as it is answered.
 
+use rune_http::ScalingView;
 use rune_runtime::{ReplicaRouter, Tally};
 use rune_store_runtime::{DeploymentId, DeploymentRow, Release, Rollout, Timestamp, VersionId};
 use serde::Serialize;
@@ -17,8 +18,13 @@ pub(crate) struct DeploymentView {
     alias: String,
     #[schema(value_type = String)]
     version_id: VersionId,
-    /// Replicas wanted.
+    /// Replicas that are to run now.
     replicas: u32,
+    /// Replicas that take requests.
+    ready_replicas: usize,
+    /// What the daemon has decided last, where the version has a range of replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scaling: Option<ScalingView>,
     /// Names of the variables; values are never shown.
     env: Vec<String>,
     /// The project it belongs to.
@@ -92,6 +98,9 @@ struct ReleaseView {
 impl DeploymentView {
     /// A deployment as stored, with what the router knows of its requests.
     pub(super) fn new(row: DeploymentRow, router: &ReplicaRouter) -> Self {
+        let replicas = router.replicas(row.id);
+        let ready_replicas = replicas.iter().filter(|it| !it.is_draining()).count();
+        let wanted = row.wanted();
         let rollout = row.rollout.map(|it| RolloutView::new(row.id, it, router));
         Self {
             id: row.id,
@@ -99,7 +108,9 @@ impl DeploymentView {
             agent: row.agent,
             alias: row.alias,
             version_id: row.version_id,
-            replicas: row.replicas,
+            replicas: wanted,
+            ready_replicas,
+            scaling: row.scaling.map(ScalingView::from),
             env: row.env.into_keys().collect(),
             project: row.project.map(|project| ProjectBody {
                 name: project.name,

@@ -91,6 +91,7 @@ impl World {
             alias: "stable".to_owned(),
             version_id: self.version_id,
             replicas: 1,
+            scaling: None,
             env: BTreeMap::new(),
             rollout: None,
             releases: Vec::new(),

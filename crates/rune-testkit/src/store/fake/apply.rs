@@ -80,28 +80,34 @@ impl State {
             }
             Op::DeleteSession(op) => self.delete_session(op).map(unit),
             Op::PublishVersion(op) => self.publish(command, op).map(Reply::Version),
-            Op::ApplyDeployment(op) => self.deploy(command, op).map(Reply::Deployment),
+            Op::ApplyDeployment(op) => self.deploy(command, op),
             Op::ScaleDeployment(op) => {
                 let row = self.deployment(op.deployment_id)?;
                 row.scale(op.replicas, command.at);
-                Ok(Reply::Deployment(row.clone()))
+                self.within_bounds(command, op.deployment_id)
             }
-            Op::StartRollout(op) => self.start_rollout(command, op).map(Reply::Deployment),
+            Op::AutoscaleDeployment(op) => {
+                check_json(&op.reason, MAX_ENTRY_BYTES)?;
+                let row = self.deployment(op.deployment_id)?;
+                row.autoscale(op, command.at)?;
+                self.within_bounds(command, op.deployment_id)
+            }
+            Op::StartRollout(op) => self.start_rollout(command, op),
             Op::PromoteRollout(op) => {
                 let row = self.deployment(op.deployment_id)?;
                 row.promote(op, command.at)?;
-                Ok(Reply::Deployment(row.clone()))
+                self.within_bounds(command, op.deployment_id)
             }
             Op::CompleteRollout(op) => {
                 let row = self.deployment(op.deployment_id)?;
                 row.complete_rollout(op, command.at)?;
-                Ok(Reply::Deployment(row.clone()))
+                self.within_bounds(command, op.deployment_id)
             }
             Op::RollBack(op) => {
                 check_json(&op.reason, MAX_ENTRY_BYTES)?;
                 let row = self.deployment(op.deployment_id)?;
                 row.roll_back(op, command.at)?;
-                Ok(Reply::Deployment(row.clone()))
+                self.within_bounds(command, op.deployment_id)
             }
             Op::SetDeploymentState(op) => self.observe(command, op).map(unit),
             Op::DeleteDeployment(op) => {
@@ -267,6 +273,7 @@ impl State {
             digest: op.digest.clone(),
             size: op.size,
             image: op.image.clone(),
+            scaling: op.scaling,
             signature: op.signature.clone(),
             created_at: command.at,
         };
@@ -284,7 +291,7 @@ impl State {
             .ok_or_else(|| Reject::not_found("deployment", &id))
     }
 
-    fn deploy(&mut self, command: &Command, op: &ApplyDeployment) -> Result<DeploymentRow, Reject> {
+    fn deploy(&mut self, command: &Command, op: &ApplyDeployment) -> Result<Reply, Reject> {
         if !self.has_version(op.version_id) {
             return Err(Reject::not_found("version", &op.version_id));
         }
@@ -301,7 +308,8 @@ impl State {
                 }
             }
             row.deploy(op, command.at);
-            return Ok(row.clone());
+            let id = row.id;
+            return self.within_bounds(command, id);
         }
         if self.deployment(op.deployment_id).is_ok() {
             return Err(Reject::conflict("the deployment has another name"));
@@ -313,6 +321,7 @@ impl State {
             alias: op.alias.clone(),
             version_id: op.version_id,
             replicas: op.replicas,
+            scaling: None,
             env: op.env.clone(),
             rollout: None,
             releases: Vec::new(),
@@ -323,21 +332,27 @@ impl State {
             created_at: command.at,
             updated_at: command.at,
         };
-        self.deployments.insert(key, row.clone());
-        Ok(row)
+        self.deployments.insert(key, row);
+        self.within_bounds(command, op.deployment_id)
     }
 
-    fn start_rollout(
-        &mut self,
-        command: &Command,
-        op: &StartRollout,
-    ) -> Result<DeploymentRow, Reject> {
+    fn start_rollout(&mut self, command: &Command, op: &StartRollout) -> Result<Reply, Reject> {
         let version = self.versions.iter().find(|row| row.id == op.version_id);
         let version = version.cloned();
         let row = self.deployment(op.deployment_id)?;
         let version = version.ok_or_else(|| Reject::not_found("version", &op.version_id))?;
         row.start_rollout(op, &version, command.at)?;
-        Ok(row.clone())
+        self.within_bounds(command, op.deployment_id)
+    }
+
+    /// The reply of a command that may have changed what a deployment comes to, or with how many replicas.
+    fn within_bounds(&mut self, command: &Command, id: DeploymentId) -> Result<Reply, Reject> {
+        let target = self.deployment(id)?.target().0;
+        let version = self.versions.iter().find(|row| row.id == target);
+        let bounds = version.map(|row| row.scaling).unwrap_or_default();
+        let row = self.deployment(id)?;
+        row.keep_within(bounds, command.at);
+        Ok(Reply::Deployment(row.clone()))
     }
 
     fn observe(&mut self, command: &Command, op: &SetDeploymentState) -> Result<(), Reject> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rune_store_runtime::{
     AcceptRequest, Accepted, AppendEntries, Appended, Block, CheckpointPolicy, Clock, Command,
     Cost, DeploymentId, EntryBody, ModelReply, Operation, PromptParts, PublishVersion, Reject,
-    RequestId, RequestStatus, SessionId, StopReason, Store, StoreError, Timestamp, ToolIntent,
-    ToolOutcome, Usage, VersionId, VersionRow,
+    RequestId, RequestStatus, ScaleBounds, SessionId, StopReason, Store, StoreError, Timestamp,
+    ToolIntent, ToolOutcome, Usage, VersionId, VersionRow,
 };
 use serde_json::{Value, json};
 
@@ -90,6 +90,16 @@ impl Fixture {
     }
 
     pub(super) async fn publish_signed(&self, digest: &str, signature: Option<&str>) -> VersionRow {
+        self.publish_with(digest, signature, ScaleBounds::default())
+            .await
+    }
+
+    pub(super) async fn publish_with(
+        &self,
+        digest: &str,
+        signature: Option<&str>,
+        scaling: ScaleBounds,
+    ) -> VersionRow {
         self.write(PublishVersion {
             version_id: VersionId::generate(),
             agent: "echo".to_owned(),
@@ -98,6 +108,7 @@ impl Fixture {
             digest: digest.to_owned(),
             size: 3,
             image: None,
+            scaling,
             signature: signature.map(str::to_owned),
         })
         .await

@@ -3,8 +3,8 @@
 use rune_store_runtime::limits::MAX_RELEASES;
 use rune_store_runtime::{
     ApplyDeployment, CompleteRollout, DeploymentId, DeploymentRow, DeploymentState, PromoteRollout,
-    PublishVersion, Reject, RollBack, Rollout, RolloutState, RolloutStrategy, ScaleDeployment,
-    SetDeploymentState, StartRollout, VersionId,
+    PublishVersion, Reject, RollBack, Rollout, RolloutState, RolloutStrategy, ScaleBounds,
+    ScaleDeployment, SetDeploymentState, StartRollout, VersionId,
 };
 
 use super::fixture::Fixture;
@@ -242,6 +242,7 @@ pub async fn a_rollout_that_cannot_be_is_rejected(test: TestStore) {
         digest: "sha256:9".to_owned(),
         size: 1,
         image: None,
+        scaling: ScaleBounds::default(),
         signature: None,
     };
     let other = it.f.write(other).await.id;

@@ -1,0 +1,215 @@
+//! Deployments whose version has a range of replicas: how many run is decided here and written down, and what falls asleep
+//! is known well enough to be woken.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rune_env::ScalingConfig;
+use rune_store_runtime::{AutoscaleDeployment, DeploymentId, DeploymentRow, EventId, StoreError};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::rollout::{DECIDER, audit};
+use super::scaling::{Decision, Situation, Trend};
+use super::{ReconcileLoop, Template};
+use crate::agent::{Agent, AgentLoader};
+use crate::engine::Publication;
+use crate::package_cache::PackageCache;
+use crate::router::{Load, ReplicaRouter};
+
+/// Decides how many replicas there are to be.
+#[derive(Default)]
+pub(super) struct Autoscaler {
+    config: ScalingConfig,
+    /// By deployment, with the generation that they are about.
+    trends: HashMap<DeploymentId, (u64, Trend)>,
+    /// Makes what stands by for a deployment that sleeps.
+    describer: Option<Describer>,
+    /// What stands by was made from.
+    standing_by: HashMap<DeploymentId, Template>,
+}
+
+/// Loads agents that no replica runs.
+struct Describer {
+    loader: Arc<AgentLoader>,
+    packages: PackageCache,
+}
+
+impl Autoscaler {
+    pub(super) fn new(
+        config: ScalingConfig,
+        loader: Arc<AgentLoader>,
+        packages: PackageCache,
+    ) -> Self {
+        Self {
+            config,
+            describer: Some(Describer { loader, packages }),
+            ..Self::default()
+        }
+    }
+
+    /// Whether there is anything to look at again and again.
+    pub(super) fn is_needed(&self) -> bool {
+        !self.trends.is_empty()
+    }
+
+    pub(super) fn forget(&mut self, id: DeploymentId) {
+        self.trends.remove(&id);
+        self.standing_by.remove(&id);
+    }
+
+    /// What is to be changed, and what that is about.
+    fn look(&mut self, row: &DeploymentRow, router: &ReplicaRouter) -> Option<(Decision, Load)> {
+        let Some(scaling) = row.scaling.as_ref().filter(|_| row.replicas > 0) else {
+            self.trends.remove(&row.id);
+            return None;
+        };
+        let now = Instant::now();
+        let load = router.load(row.id);
+        let fresh = || (row.generation, Trend::new(now));
+        let (generation, trend) = self.trends.entry(row.id).or_insert_with(fresh);
+        if *generation != row.generation {
+            // What a person decided holds for a while.
+            (*generation, *trend) = fresh();
+        }
+        let situation = Situation {
+            load,
+            wanted: scaling.wanted,
+            bounds: scaling.bounds,
+            rolls_out: row.candidate().is_some(),
+        };
+        let decision = trend.look(now, situation, &self.config);
+        decision.map(|decision| (decision, load))
+    }
+}
+
+impl Describer {
+    async fn load(&self, digest: &str, row: &DeploymentRow) -> Result<Agent, String> {
+        let dir = self.packages.get(digest).await;
+        let dir = dir.map_err(|error| error.to_string())?;
+        let loader = Arc::clone(&self.loader);
+        let (namespace, env) = (row.namespace.clone(), row.env.clone());
+        let agent = tokio::task::spawn_blocking(move || loader.load(&dir, &namespace, &env)).await;
+        let agent = agent.map_err(|error| error.to_string())?;
+        agent.map_err(|error| error.to_string())
+    }
+}
+
+impl ReconcileLoop {
+    /// Whether a deployment, as the router knows it, needs more or fewer replicas.
+    pub(super) fn is_to_scale(&mut self) -> bool {
+        let rows = self.router.deployments();
+        let mut look = |row: &DeploymentRow| self.autoscaler.look(row, &self.router).is_some();
+        // Every one is looked at, for what it needs now counts later.
+        rows.iter().filter(|row| look(row)).count() > 0
+    }
+
+    /// Decides how many replicas there are to be, and writes it down.
+    pub(super) async fn rescale(&mut self, rows: &mut [DeploymentRow]) -> Result<(), StoreError> {
+        for row in rows {
+            let from = row.wanted();
+            let mut decided = self.autoscaler.look(row, &self.router);
+            if decided.as_ref().is_some_and(|(it, _)| it.to < from) {
+                // What goes on in a replica it says itself, and may have begun since it was asked last.
+                for replica in self.router.replicas(row.id) {
+                    if let Err(error) = self.backend.health(replica.id()).await {
+                        tracing::debug!(replica = %replica.id(), %error, "backend does not answer");
+                    }
+                }
+                decided = self.autoscaler.look(row, &self.router);
+            }
+            let Some((Decision { to, reason }, load)) = decided else {
+                continue;
+            };
+            let scale = AutoscaleDeployment {
+                deployment_id: row.id,
+                generation: row.generation,
+                from,
+                to,
+                reason: reason.clone(),
+            };
+            let audit = audit(
+                row,
+                "deployment.autoscale",
+                format!("{from} to {to} replicas: {reason}"),
+            );
+            match self.store.write_audited(scale, audit).await {
+                Ok(scaled) => *row = scaled,
+                Err(StoreError::Rejected(reject)) => {
+                    // Somebody was faster: it is looked at anew.
+                    tracing::debug!(deployment = %row.id, %reject, "a decision was void");
+                    self.wake.notify_one();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            tracing::info!(deployment = %row.id, agent = row.agent, from, to, reason, "a deployment is scaled");
+            let direction = if to > from { "up" } else { "down" };
+            metrics::counter!("rune_scalings_total", "direction" => direction).increment(1);
+            self.tell_scaled(row, from, load).await;
+        }
+        Ok(())
+    }
+
+    /// Has what falls asleep, or slept before this process began, be known while nothing of it runs.
+    pub(super) async fn stand_by(&mut self, row: &DeploymentRow) {
+        let template = Template {
+            version_id: row.version_id,
+            env: row.env.clone(),
+        };
+        let known = self.autoscaler.standing_by.get(&row.id);
+        if !row.is_asleep() || known == Some(&template) {
+            return;
+        }
+        let Some(describer) = &self.autoscaler.describer else {
+            return;
+        };
+        let described = match self.store.version(row.version_id).await {
+            Ok(Some(version)) => describer.load(&version.digest, row).await,
+            Ok(None) => Err(format!("version `{}` does not exist", row.version_id)),
+            Err(error) => Err(error.to_string()),
+        };
+        match described {
+            Ok(agent) => {
+                self.router
+                    .stand_by(row.id, row.version_id, Arc::new(agent));
+                self.autoscaler.standing_by.insert(row.id, template);
+            }
+            // Its requests are accepted once a replica runs that is started for them.
+            Err(reason) => {
+                tracing::warn!(deployment = %row.id, agent = row.agent, reason, "a sleeping agent is not known");
+            }
+        }
+    }
+
+    async fn tell_scaled(&self, row: &DeploymentRow, from: u32, load: Load) {
+        let (Some(engine), Some(scaling)) = (&self.events, &row.scaling) else {
+            return;
+        };
+        let topic = "deployment.scaled";
+        let event = Publication {
+            event_id: EventId::generate(),
+            namespace: row.namespace.clone(),
+            topic: topic.to_owned(),
+            payload: json!({
+                "agent": row.agent,
+                "alias": row.alias,
+                "deployment_id": row.id,
+                "from": from,
+                "to": scaling.wanted,
+                "min_replicas": scaling.bounds.min,
+                "max_replicas": scaling.bounds.max,
+                "running": load.running,
+                "waiting": load.waiting,
+                "concurrency_limit": load.limit,
+                "reason": scaling.reason,
+            }),
+            publisher: DECIDER.to_owned(),
+            request_id: None,
+            depth: 0,
+        };
+        if let Err(error) = engine.publish(event).await {
+            tracing::warn!(deployment = %row.id, %error, topic, "an event was not published");
+        }
+    }
+}
