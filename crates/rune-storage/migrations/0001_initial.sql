@@ -193,11 +193,20 @@ CREATE TABLE idempotency_keys (
     UNIQUE (scope, key)
 );
 
+-- One of the two is there. Rejections are kept of the commands of a replicated log only.
 CREATE TABLE receipts (
     id         INTEGER PRIMARY KEY,
     command_id BLOB NOT NULL UNIQUE,
     at         INTEGER NOT NULL,
-    reply      TEXT NOT NULL
+    reply      TEXT,
+    reject     TEXT
+);
+
+-- How far a replicated log has been applied, in the words of whoever keeps the log. One row at
+-- the most, and none in the store of a single node.
+CREATE TABLE replication (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    position TEXT NOT NULL
 );
 
 CREATE TABLE versions (

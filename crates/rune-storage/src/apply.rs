@@ -8,7 +8,8 @@
 //!   batch needs no savepoint. Whatever else fails, fails the transaction.
 //! * Applied once: a retry of a command is recognised by its receipt. For the two
 //!   commands of a plain request the receipt is two columns of the request's row
-//!   (see [`request`] and [`journal`]); for the others a row of its own.
+//!   (see [`request`] and [`journal`]); for the others a row of its own, and for
+//!   every command of a replicated log ([`apply_ordered`]).
 
 mod approval;
 mod audit;
@@ -87,6 +88,32 @@ pub(crate) fn apply_encoded(
     }?;
     audit::attach(transaction, context, &command.audit)?;
     Ok(reply)
+}
+
+/// [`apply`] of a command of a replicated log, which may hold the same command
+/// twice, with others between: the second one gets the answer of the first, be it a
+/// rejection, and changes nothing.
+pub(crate) fn apply_ordered(
+    transaction: &Transaction<'_>,
+    command: &Command,
+) -> Result<Result<Reply, Reject>, ApplyError> {
+    let context = Context {
+        id: command.id,
+        at: command.at,
+    };
+    if let Some(answer) = receipt::answered(transaction, context)? {
+        return Ok(answer);
+    }
+    let answer = match apply(transaction, command) {
+        Ok(reply) => Ok(reply),
+        Err(ApplyError::Reject(reject)) => Err(reject),
+        Err(error) => return Err(error),
+    };
+    let has_row = !matches!(command.op, Op::AcceptRequest(_) | Op::AppendEntries(_));
+    if !(answer.is_ok() && has_row) {
+        receipt::keep(transaction, context, answer.as_ref())?;
+    }
+    Ok(answer)
 }
 
 /// The changes whose receipt is a row.

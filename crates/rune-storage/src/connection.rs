@@ -7,7 +7,8 @@ use std::time::Duration;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, OpenFlags};
 
-use crate::{Durability, StorageError, migration, private};
+use crate::migration::{self, STATE, Schema};
+use crate::{Durability, StorageError, private};
 
 /// The first version without the WAL-reset corruption bug.
 const MIN_SQLITE: i32 = 3_051_003;
@@ -43,8 +44,17 @@ const NONDETERMINISTIC: &[&str] = &[
     "sqlite_source_id",
 ];
 
-/// Opens the writing connection, creating and migrating the database.
+/// Opens the writing connection of a store, creating and migrating the database.
 pub(crate) fn writer(path: &Path, durability: Durability) -> Result<Connection, StorageError> {
+    writer_of(path, durability, STATE)
+}
+
+/// [`writer`] of any kind of file.
+pub(crate) fn writer_of(
+    path: &Path,
+    durability: Durability,
+    schema: Schema,
+) -> Result<Connection, StorageError> {
     check_version()?;
     let sqlite = |source| StorageError::Sqlite {
         action: "open",
@@ -52,7 +62,7 @@ pub(crate) fn writer(path: &Path, durability: Durability) -> Result<Connection, 
         source,
     };
     if is_new(path) {
-        create(path)?;
+        create(path, schema)?;
     } else {
         // Before SQLite makes it readable for everybody, where only files beside it are left of a database.
         let opened = private::file_options().create(true).open(path);
@@ -74,7 +84,7 @@ pub(crate) fn writer(path: &Path, durability: Durability) -> Result<Connection, 
     connection
         .pragma_update(None, "synchronous", durability.pragma())
         .map_err(sqlite)?;
-    migration::migrate(&mut connection, path)?;
+    migration::migrate(&mut connection, path, schema)?;
     prepare_writer(&mut connection).map_err(sqlite)?;
     Ok(connection)
 }
@@ -87,7 +97,7 @@ fn is_new(path: &Path) -> bool {
 
 /// Makes the database under another name and gives it its own when it is complete, so that it costs two syncs instead
 /// of those of a dozen steps, and a crash leaves all of it or nothing.
-fn create(path: &Path) -> Result<(), StorageError> {
+fn create(path: &Path, schema: Schema) -> Result<(), StorageError> {
     let draft = beside(path, ".new");
     let io = |source| StorageError::Io {
         action: "create",
@@ -116,19 +126,14 @@ fn create(path: &Path) -> Result<(), StorageError> {
             .pragma_update(None, pragma, value)
             .map_err(sqlite)?;
     }
-    migration::migrate(&mut connection, path)?;
+    migration::migrate(&mut connection, path, schema)?;
     connection
         .pragma_update(None, "journal_mode", "WAL")
         .map_err(sqlite)?;
     connection.close().map_err(|(_, source)| sqlite(source))?;
     file.sync_all().map_err(io)?;
-    std::fs::rename(&draft, path).map_err(io)?;
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    std::fs::File::open(directory)
-        .and_then(|directory| directory.sync_all())
+    std::fs::rename(&draft, path)
+        .and_then(|()| private::sync_directory_of(path))
         .map_err(io)
 }
 
@@ -154,7 +159,7 @@ pub fn open_in_memory(page_size: u32) -> Result<Connection, StorageError> {
     connection
         .pragma_update(None, "page_size", page_size)
         .map_err(sqlite)?;
-    migration::migrate(&mut connection, path)?;
+    migration::migrate(&mut connection, path, STATE)?;
     prepare_writer(&mut connection).map_err(sqlite)?;
     Ok(connection)
 }
@@ -220,7 +225,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("rune.db");
         std::fs::write(directory.path().join("rune.db.new"), "torn").unwrap();
-        create(&path).unwrap();
+        create(&path, STATE).unwrap();
         let names: Vec<_> = std::fs::read_dir(directory.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

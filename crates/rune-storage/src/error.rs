@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use rune_store_runtime::{Reject, StoreError};
 
+use crate::LogOwner;
+
 /// A store that cannot be opened, closed or maintained.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -70,6 +72,20 @@ pub enum StorageError {
         name: &'static str,
         /// What happened.
         problem: String,
+    },
+    /// The log is that of another node.
+    #[error(
+        "{path} is the log of node {} of cluster {}, not of node {} of cluster {}; give this node the data directory \
+         that it had, or join it under a new number with an empty one",
+        found.node, found.cluster, expected.node, expected.cluster
+    )]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        found: LogOwner,
+        /// Who opened it.
+        expected: LogOwner,
     },
     /// An integrity check found damage.
     #[error("{path} is damaged: {report}")]

@@ -6,6 +6,8 @@
 //! * [`apply`] turns a command into rows. It is the only code that writes,
 //!   deterministic and total, so that the same code can stand behind a replicated
 //!   log.
+//! * [`Replica`] is the same database on a node of a cluster, written by a replicated
+//!   log, and [`LogFile`] the file that such a log is kept in.
 //! * [`ObjectStore`] keeps packages and large payloads under their SHA-256.
 //!
 //! What must hold:
@@ -16,12 +18,13 @@
 //! * JSON of the journal is stored once; messages, tool invocations, outputs and
 //!   failures refer to it.
 //!
-//! What is not here: replication, HTTP, and any reading of the clock.
+//! What is not here: the protocol of replication, HTTP, and any reading of the clock.
 
 mod apply;
 mod checkpoint;
 mod config;
 mod connection;
+mod copy;
 mod cursor;
 mod digest;
 mod dump;
@@ -29,6 +32,7 @@ mod error;
 mod health;
 mod key;
 mod lock;
+mod log_file;
 mod metrics;
 mod migration;
 mod object;
@@ -36,6 +40,7 @@ mod private;
 mod query;
 mod read;
 mod reader;
+mod replica;
 mod row;
 mod size;
 mod store;
@@ -48,7 +53,9 @@ pub use digest::{Digest, DigestError};
 pub use dump::logical_digest;
 pub use error::{ApplyError, StorageError};
 pub use lock::DataDirLock;
+pub use log_file::{LogChange, LogError, LogFile, LogOwner, LogReader, LogRow, LogStart};
 pub use object::{MAX_OBJECT_BYTES, ObjectError, ObjectStore};
 pub use private::create_private_dir;
 pub use read::secret::SecretFile;
+pub use replica::{Copied, Copier, Replica, examine, measure};
 pub use store::{SqliteStore, StoreStats};

@@ -6,35 +6,85 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use crate::StorageError;
 
-/// `RUNE` in ASCII: marks the file as ours.
-const APPLICATION_ID: i64 = 0x5255_4e45;
+/// What a kind of file of ours holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Schema {
+    /// Marks the file as ours, and which kind it is: four letters of ASCII.
+    application_id: i64,
+    /// The migrations in order; the last one's number is the schema version.
+    migrations: &'static [&'static str],
+}
 
-/// The migrations in order; the last one's number is the schema version.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_initial.sql")];
+/// The store: `RUNE`.
+pub(crate) const STATE: Schema = Schema {
+    application_id: 0x5255_4e45,
+    migrations: &[include_str!("../migrations/0001_initial.sql")],
+};
+
+/// The log of a cluster's node: `RUNL`.
+pub(crate) const LOG: Schema = Schema {
+    application_id: 0x5255_4e4c,
+    migrations: &[include_str!("../migrations/log/0001_initial.sql")],
+};
 
 /// Brings a database to the newest schema version, in one transaction.
 ///
 /// # Errors
 /// [`StorageError::Foreign`], [`StorageError::Newer`], or [`StorageError::Sqlite`];
 /// the database is unchanged then.
-pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StorageError> {
-    migrate_with(connection, path, MIGRATIONS)
-}
-
-fn migrate_with(
+pub(crate) fn migrate(
     connection: &mut Connection,
     path: &Path,
-    migrations: &[&str],
+    schema: Schema,
 ) -> Result<(), StorageError> {
+    let Schema {
+        application_id,
+        migrations,
+    } = schema;
     let sqlite = |source| StorageError::Sqlite {
         action: "migrate",
         path: path.to_owned(),
         source,
     };
-    let supported = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
+    let (version, supported) = check(connection, path, schema)?;
+    if version == supported {
+        return Ok(());
+    }
+    let pending = usize::try_from(version).unwrap_or(usize::MAX);
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(sqlite)?;
+    for migration in migrations.iter().skip(pending) {
+        transaction.execute_batch(migration).map_err(sqlite)?;
+    }
+    transaction
+        .pragma_update(None, "application_id", application_id)
+        .map_err(sqlite)?;
+    transaction
+        .pragma_update(None, "user_version", supported)
+        .map_err(sqlite)?;
+    transaction.commit().map_err(sqlite)
+}
+
+/// The schema version of a database of this kind, or an empty one, and the newest that this
+/// code knows.
+///
+/// # Errors
+/// As [`migrate`].
+pub(crate) fn check(
+    connection: &Connection,
+    path: &Path,
+    schema: Schema,
+) -> Result<(i64, i64), StorageError> {
+    let sqlite = |source| StorageError::Sqlite {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let supported = i64::try_from(schema.migrations.len()).unwrap_or(i64::MAX);
     let (id, version) = versions(connection).map_err(sqlite)?;
     let empty = id == 0 && version == 0 && is_empty(connection).map_err(sqlite)?;
-    if id != APPLICATION_ID && !empty {
+    if id != schema.application_id && !empty {
         return Err(StorageError::Foreign {
             path: path.to_owned(),
             found: id,
@@ -47,23 +97,7 @@ fn migrate_with(
             supported,
         });
     }
-    if version == supported {
-        return Ok(());
-    }
-    let pending = usize::try_from(version).unwrap_or(usize::MAX);
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(sqlite)?;
-    for migration in migrations.iter().skip(pending) {
-        transaction.execute_batch(migration).map_err(sqlite)?;
-    }
-    transaction
-        .pragma_update(None, "application_id", APPLICATION_ID)
-        .map_err(sqlite)?;
-    transaction
-        .pragma_update(None, "user_version", supported)
-        .map_err(sqlite)?;
-    transaction.commit().map_err(sqlite)
+    Ok((version, supported))
 }
 
 fn versions(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
@@ -90,22 +124,37 @@ mod tests {
 
     #[test]
     fn every_older_version_reaches_the_newest() {
-        for start in 0..=MIGRATIONS.len() {
-            let mut db = Connection::open_in_memory().unwrap();
-            migrate_with(&mut db, path(), &MIGRATIONS[..start]).unwrap();
-            migrate(&mut db, path()).unwrap();
-            let (id, version) = versions(&db).unwrap();
-            assert_eq!(id, APPLICATION_ID);
-            assert_eq!(version, i64::try_from(MIGRATIONS.len()).unwrap());
-            migrate(&mut db, path()).unwrap();
+        for schema in [STATE, LOG] {
+            let newest = schema.migrations.len();
+            for start in 0..=newest {
+                let mut db = Connection::open_in_memory().unwrap();
+                let older = Schema {
+                    migrations: &schema.migrations[..start],
+                    ..schema
+                };
+                migrate(&mut db, path(), older).unwrap();
+                migrate(&mut db, path(), schema).unwrap();
+                let found = versions(&db).unwrap();
+                assert_eq!(
+                    found,
+                    (schema.application_id, i64::try_from(newest).unwrap())
+                );
+                migrate(&mut db, path(), schema).unwrap();
+            }
         }
     }
 
     #[test]
     fn a_torn_migration_leaves_nothing_behind() {
         let mut db = Connection::open_in_memory().unwrap();
-        let steps = [MIGRATIONS[0], "CREATE TABLE half (id); SELECT nonsense;"];
-        assert!(migrate_with(&mut db, path(), &steps).is_err());
+        let torn = Schema {
+            migrations: &[
+                "CREATE TABLE whole (id)",
+                "CREATE TABLE half (id); SELECT nonsense;",
+            ],
+            ..STATE
+        };
+        assert!(migrate(&mut db, path(), torn).is_err());
         assert_eq!(versions(&db).unwrap(), (0, 0));
         assert!(is_empty(&db).unwrap());
     }
@@ -113,9 +162,9 @@ mod tests {
     #[test]
     fn a_newer_database_is_refused_with_both_versions() {
         let mut db = Connection::open_in_memory().unwrap();
-        migrate(&mut db, path()).unwrap();
+        migrate(&mut db, path(), STATE).unwrap();
         db.pragma_update(None, "user_version", 41).unwrap();
-        let text = migrate(&mut db, path()).unwrap_err().to_string();
+        let text = migrate(&mut db, path(), STATE).unwrap_err().to_string();
         assert!(
             text.contains("version 41") && text.contains("up to 1"),
             "{text}"
@@ -127,7 +176,13 @@ mod tests {
         let mut db = Connection::open_in_memory().unwrap();
         db.execute_batch("CREATE TABLE theirs (id)").unwrap();
         assert!(matches!(
-            migrate(&mut db, path()),
+            migrate(&mut db, path(), STATE),
+            Err(StorageError::Foreign { .. })
+        ));
+        let mut log = Connection::open_in_memory().unwrap();
+        migrate(&mut log, path(), LOG).unwrap();
+        assert!(matches!(
+            migrate(&mut log, path(), STATE),
             Err(StorageError::Foreign { .. })
         ));
     }

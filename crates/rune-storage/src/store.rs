@@ -3,13 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use rune_store_runtime::limits::MAX_COMMAND_BYTES;
 use rune_store_runtime::{Command, CommandLog, Reject, Reply, StoreError};
 use rusqlite::Connection;
-use rusqlite::backup::Backup;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::apply::Encoded;
@@ -19,12 +17,9 @@ use crate::reader::Readers;
 use crate::row::get;
 use crate::writer::Job;
 use crate::{
-    DataDirLock, StorageConfig, StorageError, checkpoint, connection, create_private_dir, private,
+    DataDirLock, StorageConfig, StorageError, checkpoint, connection, copy, create_private_dir,
     writer,
 };
-
-/// Pages that a backup copies before it lets others read.
-const BACKUP_STEP: i32 = 256;
 
 /// A store in one SQLite database, with one process as its only user.
 ///
@@ -177,25 +172,8 @@ impl SqliteStore {
     /// [`StorageError::Sqlite`] or [`StorageError::Io`], where the file exists or
     /// cannot be written.
     pub async fn backup(&self, target: PathBuf) -> Result<(), StorageError> {
-        self.maintain("back up", move |_, db| {
-            let io = |action| {
-                let path = target.clone();
-                move |source| StorageError::Io {
-                    action,
-                    path,
-                    source,
-                }
-            };
-            if let Err(error) = private::file_options().create_new(true).open(&target) {
-                return Ok(Err(io("create")(error)));
-            }
-            let mut copy = Connection::open(&target)?;
-            Backup::new(db, &mut copy)?.run_to_completion(BACKUP_STEP, Duration::ZERO, None)?;
-            drop(copy);
-            let synced = std::fs::File::open(&target).and_then(|file| file.sync_all());
-            Ok(synced.map_err(io("sync")))
-        })
-        .await
+        self.maintain("back up", move |_, db| Ok(copy::copy(db, &target)))
+            .await
     }
 
     /// Runs long work on a connection of its own, outside the read pool.

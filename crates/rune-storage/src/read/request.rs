@@ -325,7 +325,12 @@ mod tests {
     #[test]
     fn requests_of_a_caller_are_listed_and_counted_without_looking_at_all() {
         let mut db = Connection::open_in_memory().unwrap();
-        crate::migration::migrate(&mut db, std::path::Path::new("rune.db")).unwrap();
+        crate::migration::migrate(
+            &mut db,
+            std::path::Path::new("rune.db"),
+            crate::migration::STATE,
+        )
+        .unwrap();
         for statuses in [vec![], vec![RequestStatus::Completed]] {
             let filter = asked(statuses);
             for before in [None, Some((7, 7))] {
