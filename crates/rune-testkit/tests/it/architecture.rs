@@ -17,7 +17,7 @@ const ROWS: &[&[&str]] = &[
         "rune-a2a",
         "rune-oci",
     ],
-    &["rune-tools"],
+    &["rune-tools", "rune-raft"],
     &["rune-wasm", "rune-docker", "rune-k8s", "rune-mcp"],
     &["rune-runtime"],
     &["rune-http"],
@@ -33,6 +33,7 @@ const TEST_SUPPORT: &[&str] = &["rune-testkit", "rune-testkit-kubernetes"];
 /// Heavy dependencies and the crates that may name them.
 const OWNERS: &[(&str, &[&str])] = &[
     ("rusqlite", &["rune-storage", "rune-bench"]),
+    ("openraft", &["rune-raft"]),
     ("object_store", &["rune-storage"]),
     (
         "jsonwebtoken",

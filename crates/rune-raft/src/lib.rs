@@ -1,0 +1,45 @@
+//! The store of a cluster: a replicated log of commands, applied on every node by the same code
+//! that a single node uses.
+//!
+//! * [`LogStore`] keeps the log of this node in a file of its own: one order for every write, one
+//!   fsync for many of them.
+//! * [`StateMachine`] applies what is committed to the node's database, with the place in the log
+//!   and the membership in the same transaction.
+//! * [`SnapshotDir`] holds the snapshot that replaces the beginning of the log.
+//! * [`Transport`] is how nodes reach each other; what is said is a [`Message`].
+//! * [`Node`] puts them together: writes from any node, linearizable reads, membership.
+//!
+//! OpenRaft is the protocol. Everything here is generic over its runtime and over where blocking
+//! work is done ([`Disk`]), so that tests run whole clusters in a simulated one.
+//!
+//! What must hold:
+//!
+//! * Nothing is said to another node before it is on disk here: neither a vote nor an entry.
+//! * Whatever the log holds is applied: a command that the state forbids has an answer like any
+//!   other, and only a log that cannot be read or a disk that fails stops a node.
+//! * A command is applied once, however often it is in the log.
+//! * The log is shortened only by what a snapshot on disk holds.
+//!
+//! What is not here: SQL, which is rune-storage's, and HTTP.
+
+mod disk;
+mod entry;
+mod log_store;
+mod network;
+mod node;
+mod receive;
+mod snapshot;
+mod state_machine;
+mod tail;
+mod types;
+
+pub use disk::{Disk, Threads};
+pub use log_store::{LogStatus, LogStore};
+pub use network::{CallError, Chunk, Message, Network, Reply, Transport};
+pub use node::{FIRST_JOINED, Node, NodeConfig, Status, Written};
+pub use receive::{Received, Receiver};
+pub use snapshot::{Manifest, SnapshotDir, SnapshotFile};
+pub use state_machine::{Builder, StateMachine};
+pub use types::{
+    Leader, LogEntry, LogId, Members, NodeId, Outcome, Payload, Proposal, Types, Vote,
+};

@@ -1,0 +1,596 @@
+//! A node of a cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::{AsyncRuntime, BasicNode, ChangeMembers, Config, Raft, ReadPolicy, SnapshotPolicy};
+use rune_storage::LogOwner;
+use rune_store_runtime::limits::MAX_COMMAND_BYTES;
+use rune_store_runtime::{Command, Reject, StoreError};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    CallError, Disk, LogId, LogStatus, LogStore, Members, Message, Network, NodeId, Proposal,
+    Received, Receiver, Reply, SnapshotDir, StateMachine, Transport, Types,
+};
+
+/// The least number of a node that joined a cluster. Those that a cluster begins with have
+/// smaller ones, given by hand.
+pub const FIRST_JOINED: NodeId = 1 << 20;
+
+/// How long a write or a read that met no leader waits before it looks for one again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often the size of the log is looked at.
+const LOG_LOOK: Duration = Duration::from_secs(1);
+
+/// How long a snapshot may take to be installed by the other side.
+const INSTALL_TTL: Duration = Duration::from_secs(600);
+
+/// Commands that may wait for the protocol on one node.
+const QUEUE: u64 = 4096;
+
+/// How a node takes part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// How often a leader says that it is there.
+    pub heartbeat: Duration,
+    /// A follower that heard nothing for longer than this, and a random part of as much again,
+    /// tries to lead. Also how long a leader that heard nothing goes on.
+    pub election: Duration,
+    /// Entries after which a snapshot is taken.
+    pub snapshot_entries: u64,
+    /// Bytes of commands after which a snapshot is taken.
+    pub snapshot_bytes: u64,
+    /// Entries that stay in the log although a snapshot holds them, for nodes that are a little
+    /// behind.
+    pub keep_entries: u64,
+    /// The parts in which a snapshot is sent.
+    pub chunk_bytes: usize,
+    /// How long a write or a linearizable read looks for a leader that answers it.
+    pub patience: Duration,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(50),
+            election: Duration::from_millis(150),
+            snapshot_entries: 20_000,
+            snapshot_bytes: 256 << 20,
+            keep_entries: 2_000,
+            chunk_bytes: 1 << 20,
+            patience: Duration::from_secs(10),
+        }
+    }
+}
+
+impl NodeConfig {
+    fn protocol(&self, cluster: &str) -> Config {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Config {
+            cluster_name: cluster.to_owned(),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election),
+            election_timeout_max: millis(self.election * 2),
+            install_snapshot_timeout: millis(INSTALL_TTL),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            max_in_snapshot_log_to_keep: self.keep_entries,
+            replication_lag_threshold: self.snapshot_entries.saturating_mul(2),
+            api_channel_size: Some(QUEUE),
+            enable_pre_vote: Some(true),
+            ..Config::default()
+        }
+    }
+
+    /// After this an answer that did not come is looked for elsewhere.
+    fn attempt(&self) -> Duration {
+        self.election * 8
+    }
+}
+
+/// A command that was applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Written {
+    /// Its place in the log: who waits until a node has applied this reads it there.
+    pub index: u64,
+    /// The answer to it.
+    pub outcome: Result<rune_store_runtime::Reply, Reject>,
+}
+
+/// How a node is.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// The node.
+    pub id: NodeId,
+    /// The term that it is in.
+    pub term: u64,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// Its last entry.
+    pub last: Option<u64>,
+    /// The last entry that it applied.
+    pub applied: Option<LogId>,
+    /// The last entry that its snapshot holds.
+    pub snapshot: Option<LogId>,
+    /// The last entry that is no longer in its log.
+    pub purged: Option<LogId>,
+    /// The membership that it applied last.
+    pub members: Arc<Members>,
+    /// Whether it waits for room on the disk.
+    pub disk_full: bool,
+    /// Why it takes no part any more; nothing where it does.
+    pub failure: Option<String>,
+}
+
+/// A node of a cluster, running. Cheap to clone.
+pub struct Node<D: Disk, T> {
+    inner: Arc<Inner<D, T>>,
+}
+
+impl<D: Disk, T> Clone for Node<D, T> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+struct Inner<D: Disk, T> {
+    id: NodeId,
+    config: NodeConfig,
+    raft: Raft<Types<D::Runtime>, StateMachine<D>>,
+    transport: T,
+    receiver: Receiver,
+    log: LogStatus,
+    greatest: Arc<AtomicU64>,
+    disk: D,
+}
+
+/// Why this node did not do what only the leader does.
+enum Refused {
+    /// Somebody else may. Whether it was done is not known.
+    NotLeader(Option<NodeId>),
+    /// It takes no part.
+    Stopped(String),
+}
+
+impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
+    /// Starts a node with its log, its database and its snapshots. It takes part in what its log
+    /// says; a new one waits until it is told of a cluster, or to begin one with
+    /// [`Node::initialize`].
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where what is on disk cannot be gone on with.
+    pub async fn start(
+        owner: &LogOwner,
+        config: NodeConfig,
+        transport: T,
+        log: LogStore<D>,
+        state: StateMachine<D>,
+        snapshots: Arc<SnapshotDir>,
+        disk: D,
+    ) -> Result<Self, StoreError> {
+        let id = owner.node;
+        let protocol = config.protocol(&owner.cluster).validate();
+        let protocol = protocol.map_err(|error| unavailable(&error))?;
+        let network = Network::new(id, transport.clone(), disk.clone(), config.chunk_bytes);
+        let (status, greatest, since) = (log.status(), state.greatest(), state.since_snapshot());
+        let raft = Raft::new(id, Arc::new(protocol), network, log, state);
+        let raft = raft.await.map_err(|error| unavailable(&error))?;
+        let limit = config.snapshot_bytes;
+        drop(D::Runtime::spawn(shorten(raft.clone(), since, limit)));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                id,
+                config,
+                raft,
+                transport,
+                receiver: Receiver::new(snapshots),
+                log: status,
+                greatest,
+                disk,
+            }),
+        })
+    }
+
+    /// Begins a cluster, once, on one node that never was in one.
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] where this node is in a cluster, or is not among the members.
+    pub async fn initialize(&self, members: BTreeMap<NodeId, BasicNode>) -> Result<(), StoreError> {
+        if let Some(id) = members.keys().find(|id| **id >= FIRST_JOINED) {
+            return Err(Reject::invalid(format!(
+                "node number {id} is not below {FIRST_JOINED}; the greater ones are for nodes that join"
+            ))
+            .into());
+        }
+        match self.inner.raft.initialize(members).await {
+            Ok(()) => Ok(()),
+            Err(RaftError::APIError(error)) => Err(Reject::conflict(error.to_string()).into()),
+            Err(RaftError::Fatal(error)) => Err(unavailable(&error)),
+        }
+    }
+
+    /// Writes a command through whoever leads, and answers when it is applied there. It is sent
+    /// again, under its id, until it is answered: applied once, however often it arrives.
+    ///
+    /// Commands that are under way at the same time are applied in any order.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where nobody answered it; it may have been applied, and may be
+    /// written again. [`StoreError::Rejected`] where it is no command for a log at all; that the
+    /// state forbids it is an outcome.
+    pub async fn write(&self, command: &Command) -> Result<Written, StoreError> {
+        if command.v != Command::VERSION {
+            let known = Command::VERSION;
+            return Err(Reject::invalid(format!(
+                "command version {} is not known, this rune knows {known}",
+                command.v
+            ))
+            .into());
+        }
+        let proposal = Proposal::of(command)
+            .map_err(|error| Reject::invalid(format!("cannot be written as JSON: {error}")))?;
+        if proposal.bytes() > MAX_COMMAND_BYTES {
+            return Err(Reject::invalid(format!(
+                "a command has {} bytes of JSON, the limit is {MAX_COMMAND_BYTES}",
+                proposal.bytes()
+            ))
+            .into());
+        }
+        self.ask_leader(Message::Write(proposal), |reply| match reply {
+            Reply::Written(written) => Some(*written),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Waits until this node has applied everything that was written anywhere before this was
+    /// called, and gives the index of it. A node that is cut off from the majority never gets
+    /// there.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn linearizable(&self) -> Result<u64, StoreError> {
+        let index = self
+            .ask_leader(Message::ReadIndex, |reply| match reply {
+                Reply::ReadIndex(index) => Some(index),
+                _ => None,
+            })
+            .await?;
+        self.applied(index).await?;
+        Ok(index)
+    }
+
+    /// Waits until this node has applied the log up to `index`, such as [`Written::index`].
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn applied(&self, index: u64) -> Result<(), StoreError> {
+        let wait = self.inner.raft.wait(Some(self.inner.config.patience));
+        let applied = wait.applied_index_at_least(Some(index), "applied");
+        applied.await.map(drop).map_err(|error| unavailable(&error))
+    }
+
+    /// Waits until this node has applied what it had applied before it was started, and may be
+    /// read from without going back in time.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where it did not within `patience`.
+    pub async fn recovered(&self, patience: Duration) -> Result<(), StoreError> {
+        let recovered = self.inner.raft.wait_for_recovery(Some(patience)).await;
+        recovered.map(drop).map_err(|error| unavailable(&error))
+    }
+
+    /// A number for a node that is to join, which no node has had or will have. To be asked of
+    /// the leader.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn new_number(&self) -> Result<NodeId, StoreError> {
+        // The index of an entry that is committed is nobody else's.
+        let blank = self.inner.raft.write_blank().await;
+        let blank = blank.map_err(|error| unavailable(&error))?;
+        Ok(FIRST_JOINED + blank.log_id.index)
+    }
+
+    /// Takes a node in as a learner: it is sent everything, and has no vote. Answers when it has
+    /// caught up. To be asked of the leader.
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] where the number was a node's before; [`StoreError::Unavailable`].
+    pub async fn add_learner(&self, id: NodeId, node: BasicNode) -> Result<(), StoreError> {
+        let known = self.status().members.membership().get_node(&id).is_some();
+        if !known && id <= self.inner.greatest.load(Ordering::Relaxed) {
+            return Err(Reject::conflict(format!(
+                "node number {id} was in use before; a node that lost its disk joins under a new number"
+            ))
+            .into());
+        }
+        let added = self.inner.raft.add_learner(id, node, true).await;
+        added.map(drop).map_err(|error| changed(&error))
+    }
+
+    /// Gives learners a vote. To be asked of the leader.
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] where one is no learner, or another change is under way;
+    /// [`StoreError::Unavailable`].
+    pub async fn promote(&self, ids: BTreeSet<NodeId>) -> Result<(), StoreError> {
+        self.change(ChangeMembers::AddVoterIds(ids)).await
+    }
+
+    /// Takes nodes out of the cluster for good. To be asked of the leader, which may be one of
+    /// them.
+    ///
+    /// # Errors
+    /// As [`Node::promote`].
+    pub async fn remove(&self, ids: BTreeSet<NodeId>) -> Result<(), StoreError> {
+        self.change(ChangeMembers::Batch(vec![
+            ChangeMembers::RemoveVoters(ids.clone()),
+            ChangeMembers::RemoveNodes(ids),
+        ]))
+        .await
+    }
+
+    async fn change(&self, change: ChangeMembers<NodeId, BasicNode>) -> Result<(), StoreError> {
+        let changed_to = self.inner.raft.change_membership(change, false).await;
+        changed_to.map(drop).map_err(|error| changed(&error))
+    }
+
+    /// Has another node lead, which is asked of the one that does and ignored by others.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where this node takes no part any more.
+    pub async fn hand_over(&self, to: NodeId) -> Result<(), StoreError> {
+        let asked = self.inner.raft.trigger().transfer_leader(to).await;
+        asked.map_err(|error| unavailable(&error))
+    }
+
+    /// Has a snapshot taken, and the log shortened, now.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where this node takes no part any more.
+    pub async fn take_snapshot(&self) -> Result<(), StoreError> {
+        let asked = self.inner.raft.trigger().snapshot().await;
+        asked.map_err(|error| unavailable(&error))
+    }
+
+    /// How the node is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Status {
+            id: self.inner.id,
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            last: metrics.last_log_index,
+            applied: metrics.last_applied,
+            snapshot: metrics.snapshot,
+            purged: metrics.purged,
+            members: Arc::clone(&metrics.membership_config),
+            disk_full: self.inner.log.is_full(),
+            failure: self.inner.log.failure().or_else(|| {
+                let stopped = metrics.running_state.as_ref().err();
+                stopped.map(ToString::to_string)
+            }),
+        }
+    }
+
+    /// Ends the node. What it promised stays promised.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::error!(%error, "the node did not end well");
+        }
+    }
+
+    /// Answers what another node says. Whoever carries the message has made sure that it is the
+    /// one that it says it is, of the same cluster.
+    ///
+    /// # Errors
+    /// [`CallError::Broken`] where this node cannot answer.
+    pub async fn serve(
+        &self,
+        from: NodeId,
+        message: Message<D::Runtime>,
+    ) -> Result<Reply<D::Runtime>, CallError> {
+        let raft = &self.inner.raft;
+        match message {
+            Message::Append(rpc) => raft
+                .append_entries(rpc)
+                .await
+                .map(Reply::Append)
+                .map_err(|error| broken(&error)),
+            Message::Vote(rpc) => {
+                let vote = raft.vote(rpc).await;
+                vote.map(Reply::Vote).map_err(|error| broken(&error))
+            }
+            Message::PreVote(rpc) => {
+                let vote = raft.pre_vote(rpc).await;
+                vote.map(Reply::Vote).map_err(|error| broken(&error))
+            }
+            Message::TransferLeader(rpc) => {
+                let taken = raft.handle_transfer_leader(rpc).await;
+                taken
+                    .map(Reply::TransferLeader)
+                    .map_err(|error| broken(&error))
+            }
+            Message::Chunk(vote, chunk) => {
+                let receiver = self.inner.receiver.clone();
+                let taken = self.inner.disk.run(move || receiver.take(from, &chunk));
+                let taken = taken.await.and_then(|taken| taken);
+                match taken.map_err(|error| broken(&error))? {
+                    Received::More(next) => Ok(Reply::Chunk(next)),
+                    Received::Whole(snapshot) => self.install(vote, snapshot).await,
+                }
+            }
+            message @ (Message::Write(_) | Message::ReadIndex) => match self.lead(message).await {
+                Ok(reply) => Ok(reply),
+                Err(Refused::NotLeader(leader)) => Ok(Reply::NotLeader(leader)),
+                Err(Refused::Stopped(reason)) => Err(CallError::Broken(reason)),
+            },
+        }
+    }
+
+    async fn install(
+        &self,
+        vote: crate::Vote,
+        snapshot: crate::SnapshotFile,
+    ) -> Result<Reply<D::Runtime>, CallError> {
+        let draft = snapshot.path().to_owned();
+        let snapshot = openraft::Snapshot {
+            meta: snapshot.manifest().meta(),
+            snapshot,
+        };
+        let installed = self.inner.raft.install_full_snapshot(vote, snapshot).await;
+        // One that was not wanted: it has no other name yet.
+        let removed = self.inner.disk.run(move || std::fs::remove_file(draft));
+        drop(removed.await);
+        installed
+            .map(Reply::Snapshot)
+            .map_err(|error| broken(&error))
+    }
+
+    /// Does what only the leader does.
+    async fn lead(&self, message: Message<D::Runtime>) -> Result<Reply<D::Runtime>, Refused> {
+        match message {
+            Message::Write(proposal) => {
+                if self.inner.log.is_full() {
+                    return Err(Refused::Stopped(format!(
+                        "the disk of node {}, which leads, is full",
+                        self.inner.id
+                    )));
+                }
+                match self.inner.raft.client_write(proposal).await {
+                    Ok(response) => match response.data {
+                        Some(outcome) => Ok(Reply::Written(Box::new(Written {
+                            index: response.log_id.index,
+                            outcome,
+                        }))),
+                        None => Err(Refused::Stopped("the command has no answer".to_owned())),
+                    },
+                    Err(RaftError::APIError(
+                        ClientWriteError::ForwardToLeader(forward)
+                        | ClientWriteError::LogEntryDiscarded(forward),
+                    )) => Err(Refused::NotLeader(forward.leader_id)),
+                    Err(error) => Err(Refused::Stopped(error.to_string())),
+                }
+            }
+            Message::ReadIndex => {
+                match self
+                    .inner
+                    .raft
+                    .get_read_linearizer(ReadPolicy::ReadIndex)
+                    .await
+                {
+                    Ok(read) => Ok(Reply::ReadIndex(read.read_log_id().index())),
+                    Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                        Err(Refused::NotLeader(forward.leader_id))
+                    }
+                    Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                        Err(Refused::NotLeader(None))
+                    }
+                    Err(RaftError::Fatal(error)) => Err(Refused::Stopped(error.to_string())),
+                }
+            }
+            _ => Err(Refused::NotLeader(None)),
+        }
+    }
+
+    /// Asks whoever leads, until somebody answers. Nobody being leader passes, also on a node that
+    /// is it: one that was just elected has yet to hear from the others.
+    async fn ask_leader<A>(
+        &self,
+        message: Message<D::Runtime>,
+        wanted: fn(Reply<D::Runtime>) -> Option<A>,
+    ) -> Result<A, StoreError> {
+        let asked = async {
+            let mut hint = None;
+            loop {
+                let leader = hint.take().or_else(|| self.status().leader);
+                let answer = self.ask(leader, message.clone());
+                match D::Runtime::timeout(self.inner.config.attempt(), answer).await {
+                    Ok(Ok(Reply::NotLeader(leader))) => hint = leader,
+                    Ok(Ok(reply)) => {
+                        if let Some(answer) = wanted(reply) {
+                            return Ok(answer);
+                        }
+                    }
+                    Ok(Err(Refused::NotLeader(leader))) => hint = leader,
+                    Ok(Err(Refused::Stopped(reason))) => {
+                        return Err(StoreError::Unavailable(reason));
+                    }
+                    Err(_) => {}
+                }
+                D::Runtime::sleep(RETRY_PAUSE).await;
+            }
+        };
+        let patience = self.inner.config.patience;
+        let answer = D::Runtime::timeout(patience, asked).await;
+        answer.unwrap_or_else(|_| {
+            Err(StoreError::Unavailable(format!(
+                "no node answered as leader within {patience:?}; the same command may be sent again"
+            )))
+        })
+    }
+
+    async fn ask(
+        &self,
+        leader: Option<NodeId>,
+        message: Message<D::Runtime>,
+    ) -> Result<Reply<D::Runtime>, Refused> {
+        let Some(leader) = leader.filter(|leader| *leader != self.inner.id) else {
+            return self.lead(message).await;
+        };
+        let members = self.status().members;
+        let Some(node) = members.membership().get_node(&leader) else {
+            return Err(Refused::NotLeader(None));
+        };
+        let ttl = self.inner.config.attempt();
+        let call = self.inner.transport.call(leader, node, message, ttl);
+        call.await.map_err(|error| {
+            tracing::debug!(%error, leader, "not answered by the leader");
+            Refused::NotLeader(None)
+        })
+    }
+}
+
+/// Has a snapshot taken when the log has become large, however few entries that are.
+async fn shorten<D: Disk>(
+    raft: Raft<Types<D::Runtime>, StateMachine<D>>,
+    since: Arc<AtomicU64>,
+    limit: u64,
+) {
+    loop {
+        D::Runtime::sleep(LOG_LOOK).await;
+        if raft.metrics().borrow_watched().running_state.is_err() {
+            return;
+        }
+        if since.load(Ordering::Relaxed) >= limit && raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn unavailable(error: &impl ToString) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+fn broken(error: &impl ToString) -> CallError {
+    CallError::Broken(error.to_string())
+}
+
+fn changed<R: AsyncRuntime>(error: &RaftError<Types<R>, ClientWriteError<Types<R>>>) -> StoreError {
+    match error {
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
+            Reject::conflict(error.to_string()).into()
+        }
+        error => unavailable(error),
+    }
+}

@@ -1,0 +1,311 @@
+//! Applying what is committed.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::{Stream, StreamExt as _};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StoredMembership,
+};
+use rune_storage::{Copier, Replica};
+use rune_store_runtime::Command;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Disk, Leader, LogEntry, LogId, Manifest, Members, NodeId, Proposal, SnapshotDir, SnapshotFile,
+    Types,
+};
+
+/// Entries in one transaction at the most.
+const MAX_BATCH: usize = 512;
+
+/// Bytes of commands in one transaction at the most; one command may exceed it.
+const MAX_BATCH_BYTES: usize = 8 << 20;
+
+type Meta = SnapshotMeta<Leader, NodeId, openraft::BasicNode>;
+
+/// How far the log has been applied, as it is kept in the database.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    pub(crate) applied: Option<LogId>,
+    pub(crate) members: Members,
+    /// The greatest number that a member ever had.
+    #[serde(default)]
+    pub(crate) greatest: NodeId,
+}
+
+impl Position {
+    pub(crate) fn read(text: Option<&str>) -> io::Result<Self> {
+        match text {
+            Some(text) => Ok(serde_json::from_str(text)?),
+            None => Ok(Self::default()),
+        }
+    }
+}
+
+/// The database of a node, as the protocol sees it.
+pub struct StateMachine<D: Disk> {
+    replica: Arc<Mutex<Replica>>,
+    position: Position,
+    snapshots: Arc<SnapshotDir>,
+    /// Bytes of commands that were applied since the last snapshot.
+    since: Arc<AtomicU64>,
+    greatest: Arc<AtomicU64>,
+    disk: D,
+}
+
+impl<D: Disk> StateMachine<D> {
+    /// The state machine over a database and its snapshots.
+    ///
+    /// # Errors
+    /// Where the database does not say how far it was applied in a form that is known.
+    pub fn new(replica: Replica, snapshots: Arc<SnapshotDir>, disk: D) -> io::Result<Self> {
+        let text = replica.position().map_err(io::Error::other)?;
+        let position = Position::read(text.as_deref())?;
+        Ok(Self {
+            greatest: Arc::new(AtomicU64::new(position.greatest)),
+            position,
+            replica: Arc::new(Mutex::new(replica)),
+            snapshots,
+            since: Arc::default(),
+            disk,
+        })
+    }
+
+    /// Counts the bytes of commands that were applied since the last snapshot.
+    pub(crate) fn since_snapshot(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.since)
+    }
+
+    /// Tells the greatest number that a member ever had.
+    pub(crate) fn greatest(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.greatest)
+    }
+
+    fn set(&mut self, position: Position) {
+        self.greatest.store(position.greatest, Ordering::Relaxed);
+        self.position = position;
+    }
+
+    /// Applies a batch and answers it.
+    async fn commit(&mut self, batch: Batch<D>) -> io::Result<()> {
+        let mut position = self.position.clone();
+        position.applied = batch.last;
+        if let Some(members) = batch.members {
+            position.members = members;
+        }
+        position.greatest = position.greatest.max(batch.greatest);
+        let replica = Arc::clone(&self.replica);
+        let (text, proposals) = (serde_json::to_string(&position)?, batch.proposals);
+        let applied = self.disk.run(move || {
+            let commands = proposals
+                .iter()
+                .map(|(id, proposal)| read(*id, proposal))
+                .collect::<io::Result<Vec<Command>>>()?;
+            let mut replica = replica.lock().unwrap_or_else(PoisonError::into_inner);
+            let answers = replica.apply(&commands, &text);
+            answers.map_err(|error| {
+                io::Error::other(match std::error::Error::source(&error) {
+                    Some(cause) => format!("{error}: {cause}"),
+                    None => error.to_string(),
+                })
+            })
+        });
+        let mut answers = applied.await??.into_iter();
+        self.set(position);
+        self.since.fetch_add(batch.bytes as u64, Ordering::Relaxed);
+        for (is_command, responder) in batch.responders {
+            let answer = if is_command { answers.next() } else { None };
+            if let Some(responder) = responder {
+                responder.send(answer);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The command of an entry. One that cannot be read was written by a newer version, and a node
+/// that skipped it would differ from the others.
+fn read(id: LogId, proposal: &Proposal) -> io::Result<Command> {
+    proposal.command().map_err(|error| {
+        io::Error::other(format!(
+            "entry {id} of the log holds a command that this rune does not know ({error}); start this node with the \
+             version of the others"
+        ))
+    })
+}
+
+/// Whether an entry is a command, and who waits for the answer to it.
+type Waiting<D> = (bool, Option<ApplyResponder<Types<<D as Disk>::Runtime>>>);
+
+struct Batch<D: Disk> {
+    proposals: Vec<(LogId, Proposal)>,
+    bytes: usize,
+    responders: Vec<Waiting<D>>,
+    members: Option<Members>,
+    greatest: NodeId,
+    last: Option<LogId>,
+}
+
+impl<D: Disk> Default for Batch<D> {
+    fn default() -> Self {
+        Self {
+            proposals: Vec::new(),
+            bytes: 0,
+            responders: Vec::new(),
+            members: None,
+            greatest: 0,
+            last: None,
+        }
+    }
+}
+
+impl<D: Disk> Batch<D> {
+    fn add(&mut self, entry: LogEntry, responder: Option<ApplyResponder<Types<D::Runtime>>>) {
+        let id = entry.log_id;
+        self.last = Some(id);
+        let is_command = match entry.payload {
+            EntryPayload::Blank => false,
+            EntryPayload::Normal(proposal) => {
+                self.bytes += proposal.bytes();
+                self.proposals.push((id, proposal));
+                true
+            }
+            EntryPayload::Membership(members) => {
+                let greatest = members.nodes().map(|(id, _)| *id).max();
+                self.greatest = self.greatest.max(greatest.unwrap_or(0));
+                self.members = Some(StoredMembership::new(Some(id), members));
+                false
+            }
+        };
+        self.responders.push((is_command, responder));
+    }
+
+    const fn is_full(&self) -> bool {
+        self.responders.len() >= MAX_BATCH || self.bytes >= MAX_BATCH_BYTES
+    }
+}
+
+impl<D: Disk> RaftStateMachine<Types<D::Runtime>> for StateMachine<D> {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder<D>;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Members), io::Error> {
+        Ok((self.position.applied, self.position.members.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types<D::Runtime>>, io::Error>>
+            + Unpin
+            + OptionalSend,
+    {
+        let mut batch = Batch::default();
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            batch.add(entry, responder);
+            if batch.is_full() {
+                self.commit(std::mem::take(&mut batch)).await?;
+            }
+        }
+        if batch.last.is_some() {
+            self.commit(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder<D> {
+        let replica = self.replica.lock().unwrap_or_else(PoisonError::into_inner);
+        Builder {
+            copier: replica.copier(),
+            snapshots: Arc::clone(&self.snapshots),
+            since: Arc::clone(&self.since),
+            disk: self.disk.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &Meta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let manifest = snapshot.manifest().clone();
+        if manifest.meta() != *meta {
+            return Err(io::Error::other(format!(
+                "the snapshot is of entry {}, not of {meta}",
+                manifest.place()
+            )));
+        }
+        if self.position.applied >= manifest.applied {
+            tracing::warn!(
+                snapshot = manifest.place(),
+                "not installed: the state is newer"
+            );
+            return Ok(());
+        }
+        let (replica, snapshots) = (Arc::clone(&self.replica), Arc::clone(&self.snapshots));
+        let installed = self.disk.run(move || {
+            // First the snapshot is kept, then it is installed: a start that finds it and an
+            // older state installs it again.
+            let snapshot = snapshots.adopt(&snapshot)?;
+            let mut replica = replica.lock().unwrap_or_else(PoisonError::into_inner);
+            replica.install(snapshot.path()).map_err(io::Error::other)?;
+            let position = replica.position().map_err(io::Error::other)?;
+            Position::read(position.as_deref())
+        });
+        let position = installed.await??;
+        self.set(position);
+        self.since.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<Snapshot<Leader, NodeId, openraft::BasicNode, SnapshotFile>>, io::Error>
+    {
+        Ok(self.snapshots.current().map(of_file))
+    }
+}
+
+fn of_file(snapshot: SnapshotFile) -> Snapshot<Leader, NodeId, openraft::BasicNode, SnapshotFile> {
+    Snapshot {
+        meta: snapshot.manifest().meta(),
+        snapshot,
+    }
+}
+
+/// Builds a snapshot while the log goes on being applied.
+pub struct Builder<D> {
+    copier: Copier,
+    snapshots: Arc<SnapshotDir>,
+    since: Arc<AtomicU64>,
+    disk: D,
+}
+
+impl<D: Disk> RaftSnapshotBuilder<Types<D::Runtime>> for Builder<D> {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(
+        &mut self,
+    ) -> Result<Snapshot<Leader, NodeId, openraft::BasicNode, SnapshotFile>, io::Error> {
+        let (copier, snapshots) = (self.copier.clone(), Arc::clone(&self.snapshots));
+        self.since.store(0, Ordering::Relaxed);
+        let built = self.disk.run(move || {
+            let draft = snapshots.draft();
+            let (copied, position) = copier.copy_to(&draft).map_err(io::Error::other)?;
+            let Position {
+                applied, members, ..
+            } = Position::read(position.as_deref())?;
+            let manifest = Manifest {
+                applied,
+                members,
+                bytes: copied.bytes,
+                digest: copied.digest,
+            };
+            snapshots.adopt(&SnapshotFile::open(manifest, &draft)?)
+        });
+        Ok(of_file(built.await??))
+    }
+}

@@ -1,0 +1,155 @@
+//! What the protocol is used with.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use openraft::impls::leader_id_adv::LeaderId;
+use openraft::{AsyncRuntime, BasicNode, EntryPayload, OptionalSend, RaftTypeConfig};
+use rune_store_runtime::{Command, Reject, Reply};
+use serde::{Deserialize, Serialize};
+
+/// The number of a node. It is never used again, not even for the same machine with an empty disk.
+pub type NodeId = u64;
+/// Who leads, and since when: several nodes may try it in one term, the greatest number of them
+/// has it.
+pub type Leader = LeaderId<u64, NodeId>;
+/// A place in the log, with who put the entry there.
+pub type LogId = openraft::LogId<Leader>;
+/// A vote.
+pub type Vote = openraft::Vote<Leader>;
+/// What an entry holds.
+pub type Payload = EntryPayload<Proposal, NodeId, BasicNode>;
+/// An entry of the log.
+pub type LogEntry = openraft::Entry<Leader, Payload>;
+/// A membership, with its place in the log.
+pub type Members = openraft::StoredMembership<Leader, NodeId, BasicNode>;
+/// The answer to a command; nothing for entries that are the protocol's own.
+pub type Outcome = Option<Result<Reply, Reject>>;
+
+/// The types of the protocol on a runtime.
+pub struct Types<R>(PhantomData<fn() -> R>);
+
+impl<R: AsyncRuntime> RaftTypeConfig for Types<R> {
+    type D = Proposal;
+    type R = Outcome;
+    type NodeId = NodeId;
+    type Node = BasicNode;
+    type Term = u64;
+    type LeaderId = Leader;
+    type Vote = Vote;
+    type Payload = Payload;
+    type Entry = LogEntry;
+    type AsyncRuntime = R;
+    type Responder<T>
+        = openraft::impls::ProgressResponder<Self, T>
+    where
+        T: OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
+
+// By hand, because deriving them would ask the same of the runtime.
+impl<R> fmt::Debug for Types<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Types")
+    }
+}
+
+impl<R> Clone for Types<R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Types<R> {}
+
+impl<R> Default for Types<R> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<R> PartialEq for Types<R> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<R> Eq for Types<R> {}
+
+impl<R> PartialOrd for Types<R> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<R> Ord for Types<R> {
+    fn cmp(&self, _: &Self) -> Ordering {
+        Ordering::Equal
+    }
+}
+
+/// A command as its JSON: made once by whoever submits it, kept and sent as it is, and read by
+/// every node that applies it. A node that cannot read one stops there, and does not skip it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal(Arc<str>);
+
+impl Proposal {
+    /// The proposal of a command.
+    ///
+    /// # Errors
+    /// Where it cannot be written as JSON.
+    pub fn of(command: &Command) -> Result<Self, serde_json::Error> {
+        serde_json::to_string(command).map(Self::from)
+    }
+
+    /// The command.
+    ///
+    /// # Errors
+    /// Where it is not one that this version knows.
+    pub fn command(&self) -> Result<Command, serde_json::Error> {
+        serde_json::from_str(&self.0)
+    }
+
+    /// The JSON.
+    #[must_use]
+    pub const fn text(&self) -> &Arc<str> {
+        &self.0
+    }
+
+    /// Its size.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl From<String> for Proposal {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<Arc<str>> for Proposal {
+    fn from(text: Arc<str>) -> Self {
+        Self(text)
+    }
+}
+
+/// Says how large it is: what is in a command is nobody's business in a log line.
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "command of {} bytes", self.0.len())
+    }
+}
+
+impl fmt::Debug for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,210 @@
+//! The nodes of a run, and what can happen to them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use openraft::{AsyncRuntime as _, Instant as _};
+use openraft_rt_sim::{SimInstant, SimRuntime};
+use rune_raft::{LogStore, Node, NodeConfig, NodeId, SnapshotDir, StateMachine};
+use rune_storage::{Durability, Replica};
+
+use super::SimDisk;
+use super::dice::Dice;
+use super::net::{Net, SimNode, Station, Wire};
+use crate::support::owner;
+
+/// The longest that a write takes, in microseconds, on a disk that is well.
+const DISK: u64 = 3_000;
+
+pub(crate) struct Cluster {
+    pub(crate) dice: Dice,
+    pub(crate) net: Arc<Net>,
+    root: PathBuf,
+    machines: Mutex<BTreeMap<NodeId, Machine>>,
+    trace: Mutex<Vec<String>>,
+    begun: SimInstant,
+    moments: AtomicU64,
+    lives: AtomicU64,
+}
+
+/// A machine: what is on its disk, and whether it is on.
+#[derive(Clone)]
+struct Machine {
+    directory: PathBuf,
+    disk: SimDisk,
+    station: Option<Station>,
+}
+
+impl Cluster {
+    pub(crate) fn new(dice: Dice, root: &Path) -> Self {
+        Self {
+            net: Arc::new(Net::new(dice.clone())),
+            dice,
+            root: root.to_owned(),
+            machines: Mutex::default(),
+            trace: Mutex::default(),
+            begun: SimInstant::now(),
+            moments: AtomicU64::new(0),
+            lives: AtomicU64::new(0),
+        }
+    }
+
+    /// A number that is greater than every one before.
+    pub(crate) fn moment(&self) -> u64 {
+        self.moments.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn note(&self, event: &str) {
+        let at = self.begun.elapsed().as_micros();
+        self.trace.lock().unwrap().push(format!("{at} {event}"));
+    }
+
+    pub(crate) fn trace(&self) -> Vec<String> {
+        self.trace.lock().unwrap().clone()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<NodeId> {
+        self.machines.lock().unwrap().keys().copied().collect()
+    }
+
+    /// The nodes that run.
+    pub(crate) fn running(&self) -> Vec<(NodeId, Station)> {
+        let stations = self.net.stations.lock().unwrap();
+        let stations = stations.iter();
+        stations
+            .map(|(id, station)| (*id, station.clone()))
+            .collect()
+    }
+
+    /// The one that says of itself that it leads, in the greatest term.
+    pub(crate) fn leader(&self) -> Option<(NodeId, SimNode)> {
+        let running = self.running().into_iter();
+        let nodes = running.map(|(id, station)| (id, station.node));
+        nodes
+            .filter(|(id, node)| node.status().leader == Some(*id))
+            .max_by_key(|(_, node)| node.status().term)
+    }
+
+    /// The database of a node, in its present life.
+    pub(crate) fn database(&self, id: NodeId) -> PathBuf {
+        self.machines.lock().unwrap()[&id].directory.join("rune.db")
+    }
+
+    fn new_directory(&self, id: NodeId) -> PathBuf {
+        let life = self.lives.fetch_add(1, Ordering::Relaxed);
+        let directory = self.root.join(format!("{id}-{life}"));
+        fs::create_dir(&directory).unwrap();
+        directory
+    }
+
+    /// Adds a machine with an empty disk and starts it.
+    pub(crate) async fn add(&self, id: NodeId) {
+        let machine = Machine {
+            directory: self.new_directory(id),
+            disk: SimDisk::new(self.dice.clone(), DISK),
+            station: None,
+        };
+        self.machines.lock().unwrap().insert(id, machine);
+        self.start(id).await;
+    }
+
+    pub(crate) async fn start(&self, id: NodeId) {
+        let (directory, disk) = {
+            let machine = &self.machines.lock().unwrap()[&id];
+            (machine.directory.clone(), machine.disk.clone())
+        };
+        let alive = Arc::new(AtomicBool::new(true));
+        let wire = Wire {
+            net: Arc::clone(&self.net),
+            from: id,
+            alive: Arc::clone(&alive),
+        };
+        let config = NodeConfig {
+            heartbeat: Duration::from_millis(60),
+            election: Duration::from_millis(200),
+            snapshot_entries: 40,
+            keep_entries: 5,
+            chunk_bytes: 64 << 10,
+            patience: Duration::from_secs(3),
+            ..NodeConfig::default()
+        };
+        let path = directory.join("raft.db");
+        let log = LogStore::open(&path, &owner(id), Durability::Normal, disk.clone()).unwrap();
+        let replica = Replica::open(&directory.join("rune.db")).unwrap();
+        let snapshots = Arc::new(SnapshotDir::open(&directory.join("snapshots")).unwrap());
+        let state = StateMachine::new(replica, Arc::clone(&snapshots), disk.clone()).unwrap();
+        let node = Node::start(&owner(id), config, wire, log, state, snapshots, disk).await;
+        let station = Station {
+            node: node.unwrap(),
+            alive,
+        };
+        self.note(&format!("start {id}"));
+        self.net
+            .stations
+            .lock()
+            .unwrap()
+            .insert(id, station.clone());
+        let mut machines = self.machines.lock().unwrap();
+        if let Some(machine) = machines.get_mut(&id) {
+            machine.station = Some(station);
+        }
+    }
+
+    /// Ends a node in the middle of whatever it does. What it has written is there after a
+    /// restart; after a power loss only what it has synced.
+    pub(crate) fn crash(&self, id: NodeId, power: bool) {
+        self.note(&format!("crash {id}, power {power}"));
+        self.net.stations.lock().unwrap().remove(&id);
+        let mut machines = self.machines.lock().unwrap();
+        let Some(machine) = machines.get_mut(&id) else {
+            return;
+        };
+        let Some(station) = machine.station.take() else {
+            return;
+        };
+        station.alive.store(false, Ordering::Relaxed);
+        machine.disk.kill();
+        machine.disk = SimDisk::new(self.dice.clone(), DISK);
+        let after = self.new_directory(id);
+        copy(&machine.directory, &after, &|name: &str| {
+            // The state is synced with snapshots only, its write-ahead log is what is lost. Of the
+            // log everything is there: what was on its way to the disk is in no file yet.
+            !(name.ends_with("-shm") || power && name == "rune.db-wal")
+        });
+        machine.directory = after;
+        drop(SimRuntime::spawn(
+            async move { station.node.shutdown().await },
+        ));
+    }
+
+    pub(crate) fn down(&self) -> Vec<NodeId> {
+        let machines = self.machines.lock().unwrap();
+        let down = machines
+            .iter()
+            .filter(|(_, machine)| machine.station.is_none());
+        down.map(|(id, _)| *id).collect()
+    }
+
+    /// Makes the disk of a node slow, or well again.
+    pub(crate) fn slow_down(&self, id: NodeId, slow: bool) {
+        let micros = if slow { DISK * 50 } else { DISK };
+        self.machines.lock().unwrap()[&id].disk.set_micros(micros);
+    }
+}
+
+fn copy(from: &Path, to: &Path, wanted: &dyn Fn(&str) -> bool) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(to.join(&name)).unwrap();
+            copy(&entry.path(), &to.join(&name), &|_| true);
+        } else if wanted(&name) {
+            fs::copy(entry.path(), to.join(&name)).unwrap();
+        }
+    }
+}
