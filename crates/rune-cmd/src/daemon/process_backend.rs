@@ -262,15 +262,15 @@ impl Backend for ProcessBackend {
     }
 
     async fn stop(&self, id: ReplicaId) -> Result<(), BackendError> {
-        if let Some(record) = self.record(id) {
-            if !record.ends(Signal::INT, STOP_LIMIT).await {
-                tracing::warn!(replica = %id, "the process of a replica does not end and is killed");
-                if !record.ends(Signal::KILL, KILL_LIMIT).await {
-                    let pid = record.pid;
-                    return Err(BackendError::Unavailable(format!(
-                        "the process {pid} of a replica was killed and does not end"
-                    )));
-                }
+        if let Some(record) = self.record(id)
+            && !record.ends(Signal::INT, STOP_LIMIT).await
+        {
+            tracing::warn!(replica = %id, "the process of a replica does not end and is killed");
+            if !record.ends(Signal::KILL, KILL_LIMIT).await {
+                let pid = record.pid;
+                return Err(BackendError::Unavailable(format!(
+                    "the process {pid} of a replica was killed and does not end"
+                )));
             }
         }
         self.forget(id);

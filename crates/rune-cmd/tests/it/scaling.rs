@@ -109,14 +109,14 @@ impl Rig {
                 tokio::time::sleep(POLL).await;
             }
         };
-        match tokio::time::timeout(LIMIT, looking).await {
-            Ok(row) => row,
-            Err(_) => panic!(
-                "{what}: {}\n{}",
-                self.row_of(agent).await,
-                self.served.0.log()
-            ),
-        }
+        let seen = tokio::time::timeout(LIMIT, looking).await.ok();
+        assert!(
+            seen.is_some(),
+            "{what}: {}\n{}",
+            self.row_of(agent).await,
+            self.served.0.log()
+        );
+        seen.unwrap_or_default()
     }
 
     async fn scaled(&self, replicas: u32) -> Value {
