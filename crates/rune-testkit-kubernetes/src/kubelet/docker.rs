@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -19,6 +20,8 @@ use crate::task;
 
 /// The label of the containers of one kubelet.
 const LABEL: &str = "rune-test-kubelet";
+/// How long the log of a container that has ended is read.
+const LOG_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs pods as containers; those that are left are removed when this is dropped. Nothing is pulled: an image is there
 /// or not.
@@ -197,10 +200,11 @@ impl PodRuntime for DockerPods {
             Some(other) => address(other).await,
             None => address(&id).await,
         };
-        self.read_log(&id, &request.log).map_err(failed)?;
+        let log = self.read_log(&id, &request.log).map_err(failed)?;
         Ok(Box::new(DockerContainer {
             address: address.map_err(failed)?,
             id,
+            log,
         }))
     }
 }
@@ -238,18 +242,21 @@ async fn address(id: &str) -> Result<String, String> {
 }
 
 impl DockerPods {
-    fn read_log(&self, id: &str, log: &Arc<ContainerLog>) -> Result<(), String> {
+    /// Copies what a container says. What is answered is closed once all of it was read.
+    fn read_log(&self, id: &str, log: &Arc<ContainerLog>) -> Result<watch::Receiver<()>, String> {
         let mut child = command(&["logs", "--follow", id])
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| error.to_string())?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let log = Arc::clone(log);
+        let (reads, is_read) = watch::channel(());
         task::spawn_until(self.stop.clone(), async move {
             tokio::join!(copy(out, &log), copy(err, &log));
+            drop(reads);
             reap(child).await;
         });
-        Ok(())
+        Ok(is_read)
     }
 }
 
@@ -272,6 +279,8 @@ async fn copy(from: Option<impl AsyncRead + Unpin>, to: &ContainerLog) {
 struct DockerContainer {
     id: String,
     address: String,
+    /// Closed once all that it said was read.
+    log: watch::Receiver<()>,
 }
 
 #[async_trait]
@@ -299,6 +308,8 @@ impl Running for DockerContainer {
     }
 
     async fn remove(&self) {
+        // Docker reads no log of a container that is being removed.
+        let _ = tokio::time::timeout(LOG_LIMIT, self.log.clone().changed()).await;
         // What cannot be removed now is removed with the kubelet.
         let _ = docker(&["rm", "--force", "--volumes", &self.id]).await;
     }
