@@ -83,6 +83,10 @@ impl NodeConfig {
             replication_lag_threshold: self.snapshot_entries.saturating_mul(2),
             api_channel_size: Some(QUEUE),
             enable_pre_vote: Some(true),
+            // A leader that starts again stands for election like any other node. Entries that it
+            // had sent and not synced are gone: leading on under the old vote, it would put others
+            // in their places under the same numbers, and no node could tell the two apart.
+            enable_leader_restore: Some(false),
             ..Config::default()
         }
     }

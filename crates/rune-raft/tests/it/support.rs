@@ -114,3 +114,11 @@ pub(crate) fn reader(database: &Path) -> rusqlite::Connection {
     rusqlite::Connection::open_with_flags(database, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
         .unwrap()
 }
+
+/// How far a database says that it is.
+pub(crate) fn place(database: &Path) -> Option<String> {
+    let db = reader(database);
+    let mut select = db.prepare("SELECT position FROM replication").unwrap();
+    let mut rows = select.query([]).unwrap();
+    rows.next().unwrap().map(|row| row.get(0).unwrap())
+}

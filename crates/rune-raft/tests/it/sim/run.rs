@@ -17,7 +17,7 @@ use super::dice::Dice;
 use super::history::is_linearizable;
 use super::net::Weather;
 use crate::state::{accept, marks};
-use crate::support::{digest, put, reader, simulate};
+use crate::support::{digest, place, put, reader, simulate};
 
 /// How long things happen.
 const STORM: Duration = Duration::from_secs(6);
@@ -373,11 +373,24 @@ impl Story {
             .nodes()
             .map(|(id, _)| *id)
             .collect();
-        let rows: BTreeSet<_> = members
+        // What is applied is said a moment after it is.
+        let rows: BTreeMap<NodeId, _> = members
             .iter()
-            .map(|id| digest(&cluster.database(*id)))
+            .map(|id| {
+                (
+                    *id,
+                    (
+                        digest(&cluster.database(*id)),
+                        place(&cluster.database(*id)),
+                    ),
+                )
+            })
             .collect();
-        assert_eq!(rows.len(), 1, "the nodes {members:?} hold different rows");
+        let first = rows.values().next();
+        assert!(
+            rows.values().all(|other| Some(other) == first),
+            "the nodes hold different rows: {rows:#?}"
+        );
         cluster.note(&format!("{rows:?}"));
         let found = marks(&reader(&cluster.database(members[0])));
         let marks = self.clients.marks.lock().unwrap();
