@@ -14,10 +14,8 @@ use crate::measure::median;
 use crate::report::Report;
 use crate::suite::{BenchConfig, OFFLINE_AGENT, agent, deploy, temp};
 
-/// Longest a replica may take to answer, and to end.
+/// Longest a replica may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Pause before a daemon is asked again that did not know yet that a replica is wanted.
-const AGAIN: Duration = Duration::from_micros(200);
 /// Pause before it is looked again whether replicas are gone.
 const LOOK: Duration = Duration::from_millis(10);
 const INVOKE: &str = "/v1/agents/bench/invoke";
@@ -128,21 +126,17 @@ impl Sleeper {
     async fn first_token(&mut self) -> Result<f64, BenchError> {
         let begun = Instant::now();
         self.scale(1).await?;
-        loop {
-            let asked = begun.elapsed();
-            let body = Bytes::from_static(PING);
-            let is_there = |body: &[u8]| body.windows(TOKEN.len()).any(|part| part == TOKEN);
-            let sent = self.gateway.send(Method::POST, INVOKE, body, is_there);
-            let answer = sent.await?;
-            match (answer.status, answer.first) {
-                (200, Some(first)) => return Ok((asked + first).as_secs_f64() * 1e3),
-                // It has not heard of the call yet.
-                (503, _) if begun.elapsed() < PATIENCE => tokio::time::sleep(AGAIN).await,
-                (status, _) => {
-                    let text = String::from_utf8_lossy(&answer.body);
-                    let reason = format!("{INVOKE} answered {status}: {text}");
-                    return Err(BenchError::request(&self.daemon.gateway, &reason));
-                }
+        let asked = begun.elapsed();
+        let is_there = |body: &[u8]| body.windows(TOKEN.len()).any(|part| part == TOKEN);
+        let body = Bytes::from_static(PING);
+        let answer = self.gateway.send(Method::POST, INVOKE, body, is_there);
+        let answer = answer.await?;
+        match (answer.status, answer.first) {
+            (200, Some(first)) => Ok((asked + first).as_secs_f64() * 1e3),
+            (status, _) => {
+                let text = String::from_utf8_lossy(&answer.body);
+                let reason = format!("{INVOKE} answered {status}: {text}");
+                Err(BenchError::request(&self.daemon.gateway, &reason))
             }
         }
     }

@@ -370,6 +370,8 @@ where
     let id = row.id;
     shared.reconcile.wake();
     let Some(wait) = wait else {
+        // What is answered holds for the next request; where the loop is held up that long, later.
+        let _ = tokio::time::timeout(LOOK_LIMIT, routed(shared, &row)).await;
         return Ok(DeploymentView::new(row, &shared.router));
     };
     // However short the wait is: a state from before the change says nothing of it.
@@ -383,6 +385,18 @@ where
         Err(_) => find(shared, id).await?,
     };
     Ok(DeploymentView::new(row, &shared.router))
+}
+
+/// Returns once requests find a deployment as it was written, or as it became since.
+async fn routed(shared: &Shared, row: &DeploymentRow) {
+    let mut changes = shared.router.changes();
+    let is_known = |seen: Arc<DeploymentRow>| seen.generation >= row.generation;
+    while !shared.router.deployment(row.id).is_some_and(is_known) {
+        // The router of this process outlives every call.
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Returns once the loop has looked at a change. The pass under way may not have seen it; the one after it has.
