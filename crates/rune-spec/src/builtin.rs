@@ -1,18 +1,41 @@
 //! The descriptors of the built-in tools.
 
-use std::path::Path;
-use std::sync::LazyLock;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use crate::tool::ToolDescriptor;
 
-macro_rules! files {
+/// A tool whose file, in the format of `tools/*.yaml`, is read once it is asked for: an agent has few of them.
+struct Builtin {
+    name: &'static str,
+    text: &'static str,
+    descriptor: OnceLock<Option<ToolDescriptor>>,
+}
+
+impl Builtin {
+    // A descriptor that did not parse would be missing here; a test holds that none is.
+    fn descriptor(&self) -> Option<&ToolDescriptor> {
+        let parse = || ToolDescriptor::parse(&self.path(), self.text).ok();
+        self.descriptor.get_or_init(parse).as_ref()
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("builtin/{}.yaml", self.name))
+    }
+}
+
+macro_rules! builtins {
     ($($name:literal),* $(,)?) => {
-        &[$((concat!("builtin/", $name, ".yaml"), include_str!(concat!("../builtin/", $name, ".yaml")))),*]
+        [$(Builtin {
+            name: $name,
+            text: include_str!(concat!("../builtin/", $name, ".yaml")),
+            descriptor: OnceLock::new(),
+        }),*]
     };
 }
 
-/// One file per tool, in the format of `tools/*.yaml`.
-const FILES: &[(&str, &str)] = files![
+/// Sorted by name.
+static BUILTINS: [Builtin; 59] = builtins![
     "a2a-discover",
     "a2a-send",
     "agent-find",
@@ -84,22 +107,15 @@ const MEDIA: [&str; 6] = [
     "text-to-speech",
 ];
 
-// A descriptor that did not parse would be missing here; a test holds that none is.
-static BUILTINS: LazyLock<Vec<ToolDescriptor>> = LazyLock::new(|| {
-    FILES
-        .iter()
-        .filter_map(|(path, text)| ToolDescriptor::parse(Path::new(path), text).ok())
-        .collect()
-});
-
-/// Every built-in tool, sorted by name (without `rune@`).
-pub fn builtins() -> &'static [ToolDescriptor] {
-    &BUILTINS
+/// The names of the built-in tools (without `rune@`), sorted.
+pub fn builtin_names() -> impl Iterator<Item = &'static str> + Clone {
+    BUILTINS.iter().map(|tool| tool.name)
 }
 
 /// The built-in tool `rune@NAME`.
 pub fn builtin(name: &str) -> Option<&'static ToolDescriptor> {
-    BUILTINS.iter().find(|tool| tool.name == name)
+    let found = BUILTINS.binary_search_by_key(&name, |tool| tool.name);
+    BUILTINS.get(found.ok()?)?.descriptor()
 }
 
 /// Whether the built-in tool `rune@NAME` asks the agent's models that can see, hear, draw or speak.
@@ -114,10 +130,11 @@ mod tests {
 
     #[test]
     fn every_descriptor_is_valid_and_complete() {
-        for &(path, text) in FILES {
-            let tool = ToolDescriptor::parse(Path::new(path), text)
+        for builtin in &BUILTINS {
+            let path = builtin.name;
+            let tool = ToolDescriptor::parse(&builtin.path(), builtin.text)
                 .unwrap_or_else(|errors| panic!("{errors}"));
-            assert_eq!(format!("builtin/{}.yaml", tool.name), path);
+            assert_eq!(tool.name, builtin.name);
             assert_eq!(tool.runtime, ToolRuntime::Builtin);
             assert!(tool.description.len() > 40, "{path} needs a description");
             assert_eq!(tool.input_schema["additionalProperties"], false, "{path}");
@@ -126,7 +143,8 @@ mod tests {
                 "{path} needs a primary argument"
             );
         }
-        assert!(builtins().is_sorted_by(|a, b| a.name < b.name));
+        assert!(builtin_names().is_sorted_by(|a, b| a < b));
+        assert!(builtin_names().all(|name| builtin(name).is_some()));
         assert!(MEDIA.iter().all(|name| builtin(name).is_some()));
     }
 }

@@ -45,7 +45,7 @@ mod tool_scaffold;
 mod workflow;
 
 pub use agent_ref::{AgentRef, LocalAgent};
-pub use builtin::{builtin, builtins, is_media_tool};
+pub use builtin::{builtin, builtin_names, is_media_tool};
 pub use capability::{Access, Capability};
 pub use cassette::{
     CASSETTE_VERSION, CassetteFile, CassettePlaces, CassettePrompt, Expectations, ExpectedOutput,

@@ -110,14 +110,23 @@ impl DockerReplicas {
         Ok((names, RwLockWriteGuard::downgrade(alone)))
     }
 
-    async fn create(&self, spec: &ReplicaSpec, networks: &[String]) -> Result<(), DockerError> {
-        let docker = self.engine.client().await?;
+    /// The image of a replica, which is there.
+    async fn image_of(&self, spec: &ReplicaSpec) -> Result<Image, DockerError> {
         let name = spec.image.as_ref().unwrap_or(&self.image);
-        let image = Image::find(&self.engine, name).await?.of_replica(name)?;
-        let workspace = self.workspace(spec, &image).await?;
+        Image::find(&self.engine, name).await?.of_replica(name)
+    }
+
+    async fn create(
+        &self,
+        spec: &ReplicaSpec,
+        image: &Image,
+        networks: &[String],
+    ) -> Result<(), DockerError> {
+        let docker = self.engine.client().await?;
+        let workspace = self.workspace(spec, image).await?;
         let apparmor = self.apparmor().await?;
         let (first, others) = networks.split_first().unzip();
-        let body = self.body(spec, &image, first.cloned(), &workspace, apparmor);
+        let body = self.body(spec, image, first.cloned(), &workspace, apparmor);
         let container = name_of(spec.replica_id);
         let options = CreateContainerOptionsBuilder::default()
             .name(&container)
@@ -256,8 +265,9 @@ impl DockerReplicas {
     async fn begin(&self, spec: &ReplicaSpec) -> Result<String, DockerError> {
         let docker = self.engine.client().await?;
         let name = name_of(spec.replica_id);
-        let (networks, needed) = self.networks_of(spec).await?;
-        self.create(spec, &networks).await?;
+        let looked = tokio::try_join!(self.networks_of(spec), self.image_of(spec));
+        let ((networks, needed), image) = looked?;
+        self.create(spec, &image, &networks).await?;
         let started = docker.start_container(&name, None).await;
         drop(needed);
         started.map_err(|error| {

@@ -24,7 +24,7 @@ use crate::secrets::SecretError;
 /// Pause before a replica that starts is asked again whether it is ready: a part of the time that it has taken so far, so
 /// that little of that is waiting, and within these bounds.
 const START_PART: u32 = 8;
-const FIRST_LOOK: Duration = Duration::from_millis(2);
+const FIRST_LOOK: Duration = Duration::from_millis(1);
 const START_LOOK: Duration = Duration::from_millis(50);
 /// Pause before a replica of an earlier process is asked again.
 const ADOPTION_LOOK: Duration = Duration::from_millis(300);

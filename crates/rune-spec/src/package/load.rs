@@ -193,9 +193,9 @@ impl Loader<'_> {
             ToolRuntime::Process { module } | ToolRuntime::Wasm { module } => Some(module),
             ToolRuntime::Container { module, .. } => module.as_ref(),
             ToolRuntime::Builtin if crate::builtin(&tool.name).is_none() => {
-                let names = crate::builtins().iter().map(|tool| tool.name.as_str());
                 let message = format!("Rune has no built-in tool `{}`", tool.name);
-                checker.error_with_help(&At::top("name"), message, help_for(&tool.name, names));
+                let help = help_for(&tool.name, crate::builtin_names());
+                checker.error_with_help(&At::top("name"), message, help);
                 None
             }
             ToolRuntime::Agent { .. } | ToolRuntime::Mcp { .. } | ToolRuntime::Builtin => None,
@@ -375,9 +375,7 @@ fn resolve(
             }
         };
         let Some(descriptor) = descriptor else {
-            let builtins = crate::builtins()
-                .iter()
-                .map(|tool| format!("rune@{}", tool.name));
+            let builtins = crate::builtin_names().map(|name| format!("rune@{name}"));
             let known: Vec<String> = tools.keys().cloned().chain(builtins).collect();
             let name = reference.to_string();
             let help = crate::builtin(&name)

@@ -132,9 +132,8 @@ fn toolset(checker: &mut Checker<'_>, toolset: &[String], servers: &[McpServer])
         };
         match &tool {
             ToolRef::Builtin(name) if crate::builtin(name).is_none() => {
-                let names: Vec<String> = crate::builtins()
-                    .iter()
-                    .map(|tool| format!("rune@{}", tool.name))
+                let names: Vec<String> = crate::builtin_names()
+                    .map(|name| format!("rune@{name}"))
                     .collect();
                 checker.error_with_help(
                     &at,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
-use rune_spec::{AgentPackage, PackageError, TEMPLATES, ToolRef, builtins, package, scaffold};
+use rune_spec::{AgentPackage, PackageError, TEMPLATES, ToolRef, builtin_names, package, scaffold};
 use tempfile::TempDir;
 
 const RUNEFILE: &str = "name: a\nversion: 0.1.0\ninstructions: hi\ndefault_model: m\n";
@@ -44,16 +44,13 @@ fn every_template_loads() {
 
 #[test]
 fn injects_builtin_descriptors() {
-    let toolset: Vec<String> = builtins()
-        .iter()
-        .map(|tool| format!("rune@{}", tool.name))
-        .collect();
+    let toolset: Vec<String> = builtin_names().map(|name| format!("rune@{name}")).collect();
     let runefile = format!(
         "{RUNEFILE}toolset: [{}, gh/*, gh/issue]\n",
         toolset.join(", ")
     );
     let package = AgentPackage::load(agent(&[("Runefile", &runefile)]).path()).unwrap();
-    assert_eq!(package.tools.len(), builtins().len());
+    assert_eq!(package.tools.len(), builtin_names().count());
     assert_eq!(
         package.tool("rune__file-read").unwrap().reference,
         ToolRef::Builtin("file-read".to_owned())
