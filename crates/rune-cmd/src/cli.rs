@@ -6,10 +6,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::with_query;
 use crate::commands::{
-    agent, bench, build, chat, completions, compose, config, daemon, debug, deploy, dev, doctor,
-    eval, event, init, key, mcp, policy, pull, push, replica, requests, rm, rollout, run, schedule,
-    schema, secret, sessions, sign, status, stop, task, test, token, tool, usage, validate, verify,
-    workflow,
+    agent, backup, bench, build, chat, completions, compose, config, daemon, debug, deploy, dev,
+    doctor, eval, event, init, key, mcp, policy, pull, push, replica, requests, restore, rm,
+    rollout, run, schedule, schema, secret, sessions, sign, status, stop, task, test, token, tool,
+    usage, validate, verify, workflow,
 };
 use crate::output::Format;
 
@@ -164,6 +164,10 @@ pub(crate) enum Command {
     Config(config::ConfigCommand),
     /// Measure this Rune on this machine, beside bare floors
     Bench(bench::BenchArgs),
+    /// Back up the data while the daemon runs; check and list backups
+    Backup(backup::BackupArgs),
+    /// Make a data directory from a backup
+    Restore(restore::RestoreArgs),
     /// Check this machine and the daemon
     Doctor(doctor::DoctorArgs),
     /// Print the completions of a shell

@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 pub(crate) mod agent;
+pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod build;
 pub(crate) mod chat;
@@ -24,6 +25,7 @@ pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod replica;
 pub(crate) mod requests;
+pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod rollout;
 pub(crate) mod run;
@@ -108,6 +110,8 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Debug(args) => debug::run(&context, &args),
         Command::Config(command) => config::run(&context, &command),
         Command::Bench(args) => bench::run(&context, args),
+        Command::Backup(args) => context.block_on(backup::run(&context, args)),
+        Command::Restore(args) => context.block_on(restore::run(&context, &args)),
         Command::Doctor(_) => context.block_on(doctor::run(&context)),
         Command::Replica(_) => replica::run(),
         Command::Schema(args) => schema::run(&args),

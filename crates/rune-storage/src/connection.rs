@@ -90,7 +90,7 @@ pub(crate) fn writer_of(
 }
 
 /// Whether neither the database nor a file that would belong to it is there.
-fn is_new(path: &Path) -> bool {
+pub(crate) fn is_new(path: &Path) -> bool {
     let none = |suffix| matches!(beside(path, suffix).try_exists(), Ok(false));
     ["", "-wal", "-shm", "-journal"].into_iter().all(none)
 }
@@ -137,7 +137,8 @@ fn create(path: &Path, schema: Schema) -> Result<(), StorageError> {
         .map_err(io)
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The path with this behind its name.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

@@ -1,46 +1,87 @@
-//! The logical content of a database as one digest. Two databases to which the
-//! same commands were applied have the same digest, whatever their page size,
+//! The logical content of a database as digests. Two databases to which the
+//! same commands were applied have the same digests, whatever their page size,
 //! write-ahead log or free pages.
+
+use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::Digest;
 use crate::row::get;
 
-/// The digest of every row of every table, in the order of the keys. An index of words is made of rows and has none
-/// of its own.
+/// The rows of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableDigest {
+    /// How many they are.
+    pub rows: u64,
+    /// Of all of them in the order of their keys.
+    pub digest: Digest,
+}
+
+/// The digest of every row of every table, in the order of the keys.
 ///
 /// # Errors
 /// Where a table cannot be read.
 pub fn logical_digest(db: &Connection) -> rusqlite::Result<Digest> {
-    let tables: Vec<String> = db
+    Ok(digest_of_tables(&table_digests(db, |_| {})?))
+}
+
+/// What the digests of the tables come to.
+pub(crate) fn digest_of_tables(tables: &BTreeMap<String, TableDigest>) -> Digest {
+    let mut hash = Sha256::new();
+    for (name, table) in tables {
+        part(&mut hash, b'T', name.as_bytes());
+        part(&mut hash, b'n', &table.rows.to_be_bytes());
+        part(&mut hash, b'd', table.digest.hex().as_bytes());
+    }
+    Digest::from_bytes(hash.finalize().into())
+}
+
+/// The digests of the tables by their names, with a look at every text on the way. An index of words is made of rows
+/// and has none of its own.
+///
+/// # Errors
+/// Where a table cannot be read.
+pub(crate) fn table_digests(
+    db: &Connection,
+    mut look: impl FnMut(&str),
+) -> rusqlite::Result<BTreeMap<String, TableDigest>> {
+    let names: Vec<String> = db
         .prepare(
             "SELECT name FROM pragma_table_list
-             WHERE schema = 'main' AND type = 'table' AND name <> 'sqlite_schema' ORDER BY name",
+             WHERE schema = 'main' AND type = 'table' AND name <> 'sqlite_schema'",
         )?
         .query_map([], |row| get(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
-    let mut hash = Sha256::new();
-    for table in tables {
-        part(&mut hash, b'T', table.as_bytes());
-        let mut statement = db.prepare(&format!("SELECT * FROM {table} ORDER BY id"))?;
+    let mut tables = BTreeMap::new();
+    for name in names {
+        let mut statement = db.prepare(&format!("SELECT * FROM {name} ORDER BY id"))?;
         let columns = statement.column_count();
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
+        let mut found = statement.query([])?;
+        let mut hash = Sha256::new();
+        let mut rows = 0;
+        while let Some(row) = found.next()? {
+            rows += 1;
             for column in 0..columns {
                 match row.get_ref(column)? {
                     ValueRef::Null => part(&mut hash, b'0', &[]),
                     ValueRef::Integer(value) => part(&mut hash, b'i', &value.to_be_bytes()),
                     ValueRef::Real(value) => part(&mut hash, b'r', &value.to_be_bytes()),
-                    ValueRef::Text(value) => part(&mut hash, b't', value),
+                    ValueRef::Text(value) => {
+                        part(&mut hash, b't', value);
+                        look(std::str::from_utf8(value).unwrap_or_default());
+                    }
                     ValueRef::Blob(value) => part(&mut hash, b'b', value),
                 }
             }
         }
+        let digest = Digest::from_bytes(hash.finalize().into());
+        tables.insert(name, TableDigest { rows, digest });
     }
-    Ok(Digest::from_bytes(hash.finalize().into()))
+    Ok(tables)
 }
 
 fn part(hash: &mut Sha256, kind: u8, bytes: &[u8]) {

@@ -9,6 +9,7 @@
 //! * [`Replica`] is the same database on a node of a cluster, written by a replicated
 //!   log, and [`LogFile`] the file that such a log is kept in.
 //! * [`ObjectStore`] keeps packages and large payloads under their SHA-256.
+//! * [`BackupStore`] keeps backups of both, made while they are in use.
 //!
 //! What must hold:
 //!
@@ -21,6 +22,7 @@
 //! What is not here: the protocol of replication, HTTP, and any reading of the clock.
 
 mod apply;
+mod backup;
 mod checkpoint;
 mod config;
 mod connection;
@@ -47,10 +49,14 @@ mod store;
 mod writer;
 
 pub use apply::apply;
+pub use backup::{
+    BackupDatabase, BackupError, BackupManifest, BackupObject, BackupProgress, BackupSource,
+    BackupStore, RestoreTarget, Written,
+};
 pub use config::{Durability, StorageConfig};
 pub use connection::open_in_memory;
 pub use digest::{Digest, DigestError};
-pub use dump::logical_digest;
+pub use dump::{TableDigest, logical_digest};
 pub use error::{ApplyError, StorageError};
 pub use lock::DataDirLock;
 pub use log_file::{LogChange, LogError, LogFile, LogOwner, LogReader, LogRow, LogStart};

@@ -90,6 +90,16 @@ pub(crate) fn check(
             found: id,
         });
     }
+    supports(version, path, schema)?;
+    Ok((version, supported))
+}
+
+/// Whether this code knows a version of the schema.
+///
+/// # Errors
+/// [`StorageError::Newer`].
+pub(crate) fn supports(version: i64, path: &Path, schema: Schema) -> Result<(), StorageError> {
+    let supported = i64::try_from(schema.migrations.len()).unwrap_or(i64::MAX);
     if version > supported {
         return Err(StorageError::Newer {
             path: path.to_owned(),
@@ -97,7 +107,7 @@ pub(crate) fn check(
             supported,
         });
     }
-    Ok((version, supported))
+    Ok(())
 }
 
 fn versions(connection: &Connection) -> rusqlite::Result<(i64, i64)> {

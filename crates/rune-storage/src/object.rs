@@ -5,17 +5,24 @@ use std::path::Path as FsPath;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore as Backend, ObjectStoreExt as _, PutMode, PutOptions};
+use object_store::{
+    GetResult, MultipartUpload, ObjectStore as Backend, ObjectStoreExt as _, PutMode, PutOptions,
+};
 use rune_store_runtime::{BlobStore, Reject, StoreError};
+use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use crate::{Digest, create_private_dir};
 
 /// The largest object, in bytes.
 pub const MAX_OBJECT_BYTES: usize = 256 << 20;
+
+/// Pieces in which a larger object is copied, in bytes: every backend takes such.
+const PART_BYTES: usize = 8 << 20;
 
 /// An object operation that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -164,21 +171,10 @@ impl ObjectStore {
     /// [`ObjectError::NotFound`], [`ObjectError::Damaged`], [`ObjectError::TooLarge`],
     /// [`ObjectError::Backend`].
     pub async fn get(&self, digest: Digest) -> Result<Bytes, ObjectError> {
+        let object = self.open_object(digest).await?;
         let failed = |source| backend_error("get", digest, source);
-        let object = self.backend.get(&self.path(digest)).await.map_err(failed)?;
-        if object.meta.size > MAX_OBJECT_BYTES as u64 {
-            return Err(ObjectError::TooLarge {
-                size: object.meta.size,
-            });
-        }
         let bytes = object.bytes().await.map_err(failed)?;
-        let found = Digest::of(&bytes);
-        if found != digest {
-            return Err(ObjectError::Damaged {
-                expected: digest,
-                found,
-            });
-        }
+        same(digest, Digest::of(&bytes))?;
         Ok(bytes)
     }
 
@@ -205,10 +201,167 @@ impl ObjectStore {
         }
     }
 
-    fn path(&self, digest: Digest) -> Path {
+    /// A store of its own below this one.
+    pub(crate) fn below(&self, name: &str) -> Self {
+        Self {
+            backend: Arc::clone(&self.backend),
+            prefix: self.prefix.clone().join(name),
+        }
+    }
+
+    /// What it is kept in, and where there.
+    pub(crate) fn place(&self) -> (&dyn Backend, &Path) {
+        (self.backend.as_ref(), &self.prefix)
+    }
+
+    /// Stores bytes, also over what is there under their digest with another length: part of an object that was cut
+    /// off. Answers how many bytes were written.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::put`].
+    pub(crate) async fn put_whole(&self, bytes: Bytes) -> Result<(Digest, u64), ObjectError> {
+        let digest = Digest::of(&bytes);
+        let size = bytes.len() as u64;
+        if self.head(digest).await? == Some(size) {
+            return Ok((digest, 0));
+        }
+        let put = self.backend.put(&self.path(digest), bytes.into()).await;
+        put.map_err(|source| backend_error("put", digest, source))?;
+        Ok((digest, size))
+    }
+
+    /// Takes an object over from another store, unless it is here in its length. Answers its size and how many bytes were
+    /// written.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::get`] of the other one, [`ObjectError::Backend`].
+    pub(crate) async fn copy_from(
+        &self,
+        source: &Self,
+        digest: Digest,
+    ) -> Result<(u64, u64), ObjectError> {
+        let object = source.open_object(digest).await?;
+        let size = object.meta.size;
+        if self.head(digest).await? == Some(size) {
+            return Ok((size, 0));
+        }
+        self.put_read(object, digest).await?;
+        Ok((size, size))
+    }
+
+    /// Takes an object over from another store, unless what is here is that object to the last byte.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::get`] of the other one, [`ObjectError::Backend`].
+    pub(crate) async fn restore_from(
+        &self,
+        source: &Self,
+        digest: Digest,
+    ) -> Result<(), ObjectError> {
+        if self.check(digest).await.is_ok() {
+            return Ok(());
+        }
+        let object = source.open_object(digest).await?;
+        self.put_read(object, digest).await
+    }
+
+    /// Stores what is read. A larger object is never in memory as a whole, and what is not what the digest says is not
+    /// stored.
+    async fn put_read(&self, object: GetResult, digest: Digest) -> Result<(), ObjectError> {
+        let failed = |source| backend_error("put", digest, source);
+        let path = self.path(digest);
+        if object.meta.size <= PART_BYTES as u64 {
+            let bytes = object.bytes().await;
+            let bytes = bytes.map_err(|source| backend_error("get", digest, source))?;
+            same(digest, Digest::of(&bytes))?;
+            self.backend
+                .put(&path, bytes.into())
+                .await
+                .map_err(failed)?;
+            return Ok(());
+        }
+        let mut upload = self.backend.put_multipart(&path).await.map_err(failed)?;
+        match pass_on(object, upload.as_mut(), digest).await {
+            Ok(()) => {
+                upload.complete().await.map_err(failed)?;
+                Ok(())
+            }
+            Err(error) => {
+                // What is left of it costs room and nothing else; the first error counts.
+                let _ = upload.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads an object to its end and compares it with its digest. Answers its size.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::get`].
+    pub(crate) async fn check(&self, digest: Digest) -> Result<u64, ObjectError> {
+        let object = self.open_object(digest).await?;
+        let size = object.meta.size;
+        let mut hash = Sha256::new();
+        let mut stream = object.into_stream();
+        let failed = |source| backend_error("get", digest, source);
+        while let Some(bytes) = stream.try_next().await.map_err(failed)? {
+            hash.update(&bytes);
+        }
+        same(digest, Digest::from_bytes(hash.finalize().into()))?;
+        Ok(size)
+    }
+
+    async fn open_object(&self, digest: Digest) -> Result<GetResult, ObjectError> {
+        let failed = |source| backend_error("get", digest, source);
+        let object = self.backend.get(&self.path(digest)).await.map_err(failed)?;
+        if object.meta.size > MAX_OBJECT_BYTES as u64 {
+            return Err(ObjectError::TooLarge {
+                size: object.meta.size,
+            });
+        }
+        Ok(object)
+    }
+
+    /// Where an object is, or would be.
+    pub(crate) fn path(&self, digest: Digest) -> Path {
         let hex = digest.hex();
         let (fan, rest) = hex.split_at(2);
         self.prefix.clone().join("sha256").join(fan).join(rest)
+    }
+}
+
+/// Uploads what is read, in parts, and compares it with its digest.
+async fn pass_on(
+    object: GetResult,
+    upload: &mut dyn MultipartUpload,
+    digest: Digest,
+) -> Result<(), ObjectError> {
+    let mut hash = Sha256::new();
+    let mut stream = object.into_stream();
+    let mut part = BytesMut::with_capacity(PART_BYTES);
+    let read = |source| backend_error("get", digest, source);
+    let wrote = |source| backend_error("put", digest, source);
+    while let Some(bytes) = stream.try_next().await.map_err(read)? {
+        hash.update(&bytes);
+        part.extend_from_slice(&bytes);
+        if part.len() >= PART_BYTES {
+            let full = part.split_to(PART_BYTES).freeze();
+            upload.put_part(full.into()).await.map_err(wrote)?;
+        }
+    }
+    same(digest, Digest::from_bytes(hash.finalize().into()))?;
+    if !part.is_empty() {
+        let last = part.freeze();
+        upload.put_part(last.into()).await.map_err(wrote)?;
+    }
+    Ok(())
+}
+
+fn same(expected: Digest, found: Digest) -> Result<(), ObjectError> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(ObjectError::Damaged { expected, found })
     }
 }
 
@@ -279,6 +432,44 @@ mod tests {
             store.get(digest).await,
             Err(ObjectError::Damaged { .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn a_large_object_is_copied_in_parts_and_a_damaged_one_is_not_copied() {
+        let ((here, from), (_there, to)) = (store(), store());
+        let bytes: Vec<u8> = (0..PART_BYTES * 2 + 5).map(|n| (n % 251) as u8).collect();
+        let (large, small) = (Bytes::from(bytes), Bytes::from_static(b"abc"));
+        for object in [&large, &small] {
+            let size = object.len() as u64;
+            let digest = from.put(object.clone()).await.unwrap();
+            assert_eq!(to.copy_from(&from, digest).await.unwrap(), (size, size));
+            assert_eq!(to.copy_from(&from, digest).await.unwrap(), (size, 0));
+            assert_eq!(to.check(digest).await.unwrap(), size);
+            assert_eq!(to.get(digest).await.unwrap(), object);
+
+            to.delete(digest).await.unwrap();
+            let path = here.path().join(from.path(digest).as_ref());
+            let mut damaged = object.to_vec();
+            damaged[1] ^= 1;
+            std::fs::write(path, damaged).unwrap();
+            let error = to.copy_from(&from, digest).await.unwrap_err();
+            assert!(matches!(error, ObjectError::Damaged { .. }), "{error}");
+            assert_eq!(to.head(digest).await.unwrap(), None);
+            assert!(from.check(digest).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_here_is_restored_unless_it_is_the_same_to_the_last_byte() {
+        let ((_here, from), (there, to)) = (store(), store());
+        let digest = from.put(Bytes::from_static(b"abc")).await.unwrap();
+        to.restore_from(&from, digest).await.unwrap();
+        let path = there.path().join(to.path(digest).as_ref());
+        std::fs::write(&path, "abd").unwrap();
+        to.restore_from(&from, digest).await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"abc");
+        from.delete(digest).await.unwrap();
+        to.restore_from(&from, digest).await.unwrap();
     }
 
     #[test]

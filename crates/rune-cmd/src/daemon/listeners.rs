@@ -161,7 +161,7 @@ async fn bind(
 }
 
 /// What a second start is told.
-pub(super) fn already_running(data_dir: &std::path::Path, pid: Option<u32>) -> Failure {
+pub(crate) fn already_running(data_dir: &std::path::Path, pid: Option<u32>) -> Failure {
     let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     let message = format!(
         "a daemon is already running{pid} with data directory {}",

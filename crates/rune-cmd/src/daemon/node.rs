@@ -23,7 +23,7 @@ use rune_wasm::{WasmConfig, WasmRuntime};
 
 use super::listeners::already_running;
 use crate::cli::LAUNCH_VERB;
-use crate::failure::{Exit, Failure, Outcome, chain};
+use crate::failure::{Failure, Outcome};
 
 /// Prices that add to the built-in catalogue, in the data directory.
 pub(crate) const PRICES_FILE: &str = "prices.toml";
@@ -85,6 +85,18 @@ impl Place {
             hidden: Vec::new(),
         })
     }
+
+    /// Opens the object store.
+    pub(crate) fn open_objects(&self) -> Outcome<ObjectStore> {
+        let objects = match &self.object_url {
+            Some(url) => ObjectStore::open(url),
+            None => ObjectStore::open_directory(&self.objects),
+        };
+        objects.map_err(|error| {
+            Failure::because("cannot open the object store", &error)
+                .help("RUNE_OBJECT_STORE_URL says where it is; leave it out for a local directory")
+        })
+    }
 }
 
 impl Node {
@@ -100,17 +112,7 @@ impl Node {
             }
         })?;
         let database = Arc::new(database);
-        let objects = match &place.object_url {
-            Some(url) => ObjectStore::open(url),
-            None => ObjectStore::open_directory(&place.objects),
-        };
-        let objects = objects.map_err(|error| {
-            Failure::new(
-                Exit::Failed,
-                format!("cannot open the object store: {}", chain(&error)),
-            )
-            .help("RUNE_OBJECT_STORE_URL says where it is; leave it out for a local directory")
-        })?;
+        let objects = place.open_objects()?;
         let store = Store::new(database.clone(), Arc::new(SystemClock));
         let prices = Prices::load(&config.storage.data_dir.join(PRICES_FILE))
             .map_err(|error| Failure::because("cannot read the prices of models", &error))?;
@@ -398,6 +400,7 @@ fn scheme_only(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Exit;
 
     #[test]
     fn reads_the_file_of_a_database_url() {

@@ -11,6 +11,7 @@ mod answers;
 mod authoring;
 mod backends;
 mod background;
+mod backups;
 mod boundaries;
 mod budgets;
 mod builtins;

@@ -1,0 +1,263 @@
+//! Making a backup.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{TryStreamExt as _, stream};
+use rune_store_runtime::Timestamp;
+use tempfile::TempDir;
+use tokio::fs::File;
+use tokio::io::AsyncReadExt as _;
+
+use super::scan::{Scan, scan};
+use super::{
+    AT_A_TIME, BackupDatabase, BackupError, BackupManifest, BackupObject, BackupProgress,
+    BackupStore, OnProgress,
+};
+use crate::migration::STATE;
+use crate::{
+    DataDirLock, Digest, ObjectError, ObjectStore, StorageError, connection, copy,
+    create_private_dir, migration, replica,
+};
+
+/// A database is kept in pieces of so many bytes: of one that changes little most pieces stay the same.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// How the name of a directory begins that a backup is worked out in.
+pub(super) const DRAFT: &str = "draft-";
+
+/// What is backed up.
+#[derive(Debug, Clone, Copy)]
+pub struct BackupSource<'a> {
+    /// The database; another process may be writing it.
+    pub database: &'a Path,
+    /// The objects that its rows refer to.
+    pub objects: &'a ObjectStore,
+    /// Where there is room for a copy of the database.
+    pub scratch: &'a Path,
+    /// Now.
+    pub now: Timestamp,
+    /// The version of Rune.
+    pub rune: &'a str,
+}
+
+/// What a backup has written. What was there already counts nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Written {
+    /// Parts.
+    pub parts: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Written {
+    fn add(&mut self, bytes: u64) {
+        self.parts += usize::from(bytes > 0);
+        self.bytes += bytes;
+    }
+}
+
+/// A directory for what is needed only until the backup is there.
+struct Draft {
+    dir: TempDir,
+    /// Says that the directory is in use; gone with the process.
+    _lock: DataDirLock,
+}
+
+impl Draft {
+    fn new(scratch: &Path) -> Result<Self, StorageError> {
+        let io = |source| StorageError::Io {
+            action: "create a directory in",
+            path: scratch.to_owned(),
+            source,
+        };
+        create_private_dir(scratch).map_err(io)?;
+        remove_abandoned(scratch).map_err(io)?;
+        let dir = tempfile::Builder::new().prefix(DRAFT).tempdir_in(scratch);
+        let dir = dir.map_err(io)?;
+        let lock = DataDirLock::acquire(dir.path())?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    fn database(&self) -> PathBuf {
+        self.dir.path().join("rune.db")
+    }
+}
+
+/// Removes what backups have left that were killed.
+fn remove_abandoned(scratch: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(scratch)? {
+        let entry = entry?;
+        let is_draft = entry.file_name().to_string_lossy().starts_with(DRAFT);
+        // One without a lock file has just been made, or was killed in that moment; it is empty.
+        let had_lock = entry.path().join(DataDirLock::FILE_NAME).is_file();
+        if is_draft && had_lock && DataDirLock::acquire(&entry.path()).is_ok() {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+impl BackupStore {
+    /// Makes a backup of a database as it is at one moment, while it is written. It is whole and on disk when this
+    /// returns, and no backup at all where it does not.
+    ///
+    /// # Errors
+    /// [`BackupError::NoDatabase`], [`BackupError::Storage`] where the database is damaged or there is no room for its copy,
+    /// [`BackupError::Part`] or [`BackupError::Place`] where the backup cannot be written.
+    pub async fn create(
+        &self,
+        source: BackupSource<'_>,
+        progress: OnProgress<'_>,
+    ) -> Result<(BackupManifest, Written), BackupError> {
+        if !source.database.is_file() {
+            return Err(BackupError::NoDatabase(source.database.to_owned()));
+        }
+        let draft = Draft::new(source.scratch)?;
+        let step = |what| {
+            progress(BackupProgress {
+                what,
+                done: 0,
+                total: 0,
+            });
+        };
+        step("copying the database");
+        let (from, to) = (source.database.to_owned(), draft.database());
+        let (schema, rows) = blocking(move || take(&from, &to)).await?;
+        let mut written = Written::default();
+        let (bytes, pieces) = self
+            .put_pieces(&draft.database(), &mut written, progress)
+            .await?;
+        drop(draft);
+        let database = BackupDatabase {
+            schema,
+            bytes,
+            pieces,
+            rows: crate::dump::digest_of_tables(&rows.tables),
+            tables: rows.tables,
+        };
+        let mut manifest = BackupManifest::new(source.now, source.rune, database, rows.secret_keys);
+        let wanted: BTreeSet<Digest> = rows.needed.union(&rows.mentioned).copied().collect();
+        let wanted: Vec<Digest> = wanted.into_iter().collect();
+        let copied = self.each("objects", &wanted, progress, |digest| {
+            self.take_over(source.objects, digest)
+        });
+        for (digest, copied) in wanted.iter().zip(copied.await?) {
+            match copied {
+                Some((bytes, new)) => {
+                    written.add(new);
+                    let digest = *digest;
+                    manifest.objects.push(BackupObject { digest, bytes });
+                }
+                None if rows.needed.contains(digest) => manifest.lost.push(*digest),
+                None => {}
+            }
+        }
+        let bytes = manifest.seal()?;
+        self.publish(&manifest.id, bytes).await?;
+        Ok((manifest, written))
+    }
+
+    /// Puts a database into the backup, in pieces. Answers its length and the pieces.
+    async fn put_pieces(
+        &self,
+        path: &Path,
+        written: &mut Written,
+        progress: OnProgress<'_>,
+    ) -> Result<(u64, Vec<Digest>), BackupError> {
+        let io = |source| StorageError::Io {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).await.map_err(io)?;
+        let bytes = file.metadata().await.map_err(io)?.len();
+        let total = usize::try_from(bytes.div_ceil(PIECE_BYTES as u64)).unwrap_or(usize::MAX);
+        let pieces = stream::try_unfold(file, |mut file| async move {
+            let piece = next_piece(&mut file).await.map_err(io)?;
+            Ok::<_, BackupError>((!piece.is_empty()).then_some((piece, file)))
+        });
+        let put = |piece: Bytes| async move {
+            let digest = Digest::of(&piece);
+            let put = self.objects.put_whole(piece).await;
+            put.map_err(|error| self.part(digest, error))
+        };
+        let mut running = std::pin::pin!(pieces.map_ok(put).try_buffered(AT_A_TIME));
+        let mut digests = Vec::with_capacity(total);
+        while let Some((digest, new)) = running.try_next().await? {
+            written.add(new);
+            digests.push(digest);
+            progress(BackupProgress {
+                what: "database",
+                done: digests.len(),
+                total,
+            });
+        }
+        Ok((bytes, digests))
+    }
+
+    /// Takes over an object of the store; nothing where it is not there as it was stored.
+    async fn take_over(
+        &self,
+        source: &ObjectStore,
+        digest: Digest,
+    ) -> Result<Option<(u64, u64)>, BackupError> {
+        match self.objects.copy_from(source, digest).await {
+            Ok(sizes) => Ok(Some(sizes)),
+            Err(
+                ObjectError::NotFound(_)
+                | ObjectError::Damaged { .. }
+                | ObjectError::TooLarge { .. },
+            ) => Ok(None),
+            Err(error @ ObjectError::Backend { action: "get", .. }) => {
+                Err(BackupError::Objects(error))
+            }
+            Err(error) => Err(self.part(digest, error)),
+        }
+    }
+}
+
+/// Copies a database as it is now, makes sure that the copy is sound, and reads it. Gives the version of its schema, too.
+fn take(from: &Path, to: &Path) -> Result<(i64, Scan), StorageError> {
+    let source = connection::reader(from).map_err(|source| StorageError::Sqlite {
+        action: "open",
+        path: from.to_owned(),
+        source,
+    })?;
+    let (schema, _) = migration::check(&source, from, STATE)?;
+    copy::copy(&source, to)?;
+    drop(source);
+    replica::examine(to).map_err(|error| match error {
+        // What is wrong with the copy is wrong with the original, which is what somebody has.
+        StorageError::Damaged { report, .. } => StorageError::Damaged {
+            path: from.to_owned(),
+            report,
+        },
+        other => other,
+    })?;
+    Ok((schema, scan(to)?))
+}
+
+async fn next_piece(file: &mut File) -> io::Result<Bytes> {
+    let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+    while piece.len() < PIECE_BYTES {
+        let missing = PIECE_BYTES - piece.len();
+        if file.take(missing as u64).read_buf(&mut piece).await? == 0 {
+            break;
+        }
+    }
+    Ok(piece.freeze())
+}
+
+/// Work with SQLite, off the reactor.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| StorageError::Thread {
+        name: "backup",
+        problem: error.to_string(),
+    })?
+}
