@@ -39,8 +39,8 @@ pub enum Message<R: AsyncRuntime> {
     Chunk(Vote, Chunk),
     /// Hands leadership over.
     TransferLeader(TransferLeaderRequest<Types<R>>),
-    /// A command, from a node that is not the leader.
-    Write(Proposal),
+    /// Commands in their order, from a node that is not the leader.
+    Write(Vec<Proposal>),
     /// Asks how far one has to have applied to read what was written before now.
     ReadIndex,
 }
@@ -54,7 +54,7 @@ impl<R: AsyncRuntime> Clone for Message<R> {
             Self::PreVote(rpc) => Self::PreVote(rpc.clone()),
             Self::Chunk(vote, chunk) => Self::Chunk(*vote, chunk.clone()),
             Self::TransferLeader(rpc) => Self::TransferLeader(rpc.clone()),
-            Self::Write(proposal) => Self::Write(proposal.clone()),
+            Self::Write(proposals) => Self::Write(proposals.clone()),
             Self::ReadIndex => Self::ReadIndex,
         }
     }
@@ -74,8 +74,8 @@ pub enum Reply<R: AsyncRuntime> {
     Snapshot(SnapshotResponse<Types<R>>),
     /// To [`Message::TransferLeader`].
     TransferLeader(TransferLeaderResponse<Types<R>>),
-    /// To [`Message::Write`].
-    Written(Box<Written>),
+    /// To [`Message::Write`]: the first of the commands, at least one. Of the others nothing is known.
+    Written(Vec<Written>),
     /// To [`Message::ReadIndex`]: the index.
     ReadIndex(u64),
     /// To [`Message::Write`] and [`Message::ReadIndex`] where this node cannot say, and perhaps

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{AsyncRuntime, BasicNode, ChangeMembers, Config, Raft, ReadPolicy, SnapshotPolicy};
 use rune_storage::LogOwner;
-use rune_store_runtime::limits::MAX_COMMAND_BYTES;
 use rune_store_runtime::{Command, Reject, StoreError};
 use serde::{Deserialize, Serialize};
 
+use crate::state_machine::Applied;
 use crate::{
     CallError, Disk, LogId, LogStatus, LogStore, Members, Message, Network, NodeId, Proposal,
     Received, Receiver, Reply, SnapshotDir, StateMachine, Transport, Types,
@@ -33,6 +34,9 @@ const INSTALL_TTL: Duration = Duration::from_secs(600);
 
 /// Commands that may wait for the protocol on one node.
 const QUEUE: u64 = 4096;
+
+/// A command in the log that was applied without an answer, which no command is.
+const NO_ANSWER: &str = "the command has no answer";
 
 /// How a node takes part.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +156,7 @@ struct Inner<D: Disk, T> {
     receiver: Receiver,
     log: LogStatus,
     greatest: Arc<AtomicU64>,
+    applied: Arc<Applied>,
     disk: D,
 }
 
@@ -184,6 +189,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         let protocol = protocol.map_err(|error| unavailable(&error))?;
         let network = Network::new(id, transport.clone(), disk.clone(), config.chunk_bytes);
         let (status, greatest, since) = (log.status(), state.greatest(), state.since_snapshot());
+        let applied = state.applied();
         let raft = Raft::new(id, Arc::new(protocol), network, log, state);
         let raft = raft.await.map_err(|error| unavailable(&error))?;
         let limit = config.snapshot_bytes;
@@ -197,6 +203,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                 receiver: Receiver::new(snapshots),
                 log: status,
                 greatest,
+                applied,
                 disk,
             }),
         })
@@ -230,25 +237,26 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     /// written again. [`StoreError::Rejected`] where it is no command for a log at all; that the
     /// state forbids it is an outcome.
     pub async fn write(&self, command: &Command) -> Result<Written, StoreError> {
-        if command.v != Command::VERSION {
-            let known = Command::VERSION;
-            return Err(Reject::invalid(format!(
-                "command version {} is not known, this rune knows {known}",
-                command.v
-            ))
-            .into());
-        }
-        let proposal = Proposal::of(command)
-            .map_err(|error| Reject::invalid(format!("cannot be written as JSON: {error}")))?;
-        if proposal.bytes() > MAX_COMMAND_BYTES {
-            return Err(Reject::invalid(format!(
-                "a command has {} bytes of JSON, the limit is {MAX_COMMAND_BYTES}",
-                proposal.bytes()
-            ))
-            .into());
-        }
-        self.ask_leader(Message::Write(proposal), |reply| match reply {
-            Reply::Written(written) => Some(*written),
+        let proposal = Proposal::checked(command)?;
+        let written = self.write_some(vec![proposal], self.inner.config.patience);
+        let mut written = written.await?;
+        written.pop().ok_or_else(|| unavailable(&NO_ANSWER))
+    }
+
+    /// Writes commands in their order, like [`Node::write`], and answers the first of them, at
+    /// least one: those that were put into the log before another node began to lead. Looks for a
+    /// leader for `patience`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] as of [`Node::write`].
+    pub async fn write_some(
+        &self,
+        proposals: Vec<Proposal>,
+        patience: Duration,
+    ) -> Result<Vec<Written>, StoreError> {
+        let message = Message::Write(proposals);
+        self.ask_leader(message, patience, |reply| match reply {
+            Reply::Written(written) => (!written.is_empty()).then_some(written),
             _ => None,
         })
         .await
@@ -262,10 +270,14 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     /// [`StoreError::Unavailable`].
     pub async fn linearizable(&self) -> Result<u64, StoreError> {
         let index = self
-            .ask_leader(Message::ReadIndex, |reply| match reply {
-                Reply::ReadIndex(index) => Some(index),
-                _ => None,
-            })
+            .ask_leader(
+                Message::ReadIndex,
+                self.inner.config.patience,
+                |reply| match reply {
+                    Reply::ReadIndex(index) => Some(index),
+                    _ => None,
+                },
+            )
             .await?;
         self.applied(index).await?;
         Ok(index)
@@ -276,9 +288,14 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn applied(&self, index: u64) -> Result<(), StoreError> {
-        let wait = self.inner.raft.wait(Some(self.inner.config.patience));
-        let applied = wait.applied_index_at_least(Some(index), "applied");
-        applied.await.map(drop).map_err(|error| unavailable(&error))
+        let patience = self.inner.config.patience;
+        let reached = self.inner.applied.reach(index);
+        let reached = D::Runtime::timeout(patience, reached).await;
+        reached.map_err(|_| {
+            StoreError::Unavailable(format!(
+                "this node has not applied entry {index} of the log within {patience:?}"
+            ))
+        })
     }
 
     /// Waits until this node has applied what it had applied before it was started, and may be
@@ -464,28 +481,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     /// Does what only the leader does.
     async fn lead(&self, message: Message<D::Runtime>) -> Result<Reply<D::Runtime>, Refused> {
         match message {
-            Message::Write(proposal) => {
-                if self.inner.log.is_full() {
-                    return Err(Refused::Stopped(format!(
-                        "the disk of node {}, which leads, is full",
-                        self.inner.id
-                    )));
-                }
-                match self.inner.raft.client_write(proposal).await {
-                    Ok(response) => match response.data {
-                        Some(outcome) => Ok(Reply::Written(Box::new(Written {
-                            index: response.log_id.index,
-                            outcome,
-                        }))),
-                        None => Err(Refused::Stopped("the command has no answer".to_owned())),
-                    },
-                    Err(RaftError::APIError(
-                        ClientWriteError::ForwardToLeader(forward)
-                        | ClientWriteError::LogEntryDiscarded(forward),
-                    )) => Err(Refused::NotLeader(forward.leader_id)),
-                    Err(error) => Err(Refused::Stopped(error.to_string())),
-                }
-            }
+            Message::Write(proposals) => self.propose(proposals).await,
             Message::ReadIndex => {
                 match self
                     .inner
@@ -507,11 +503,42 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         }
     }
 
+    /// Puts commands into the log, as long as this node leads, and answers those that were applied.
+    async fn propose(&self, proposals: Vec<Proposal>) -> Result<Reply<D::Runtime>, Refused> {
+        let stopped = |error: &dyn ToString| Refused::Stopped(error.to_string());
+        if self.inner.log.is_full() {
+            return Err(Refused::Stopped(format!(
+                "the disk of node {}, which leads, is full",
+                self.inner.id
+            )));
+        }
+        let answers = self.inner.raft.client_write_many(proposals).await;
+        let mut answers = answers.map_err(|error| stopped(&error))?;
+        let mut written = Vec::new();
+        while let Some(answer) = answers.next().await {
+            match answer.map_err(|error| stopped(&error))? {
+                Ok(response) => written.push(Written {
+                    index: response.log_id.index,
+                    outcome: response.response.ok_or_else(|| stopped(&NO_ANSWER))?,
+                }),
+                // What is behind it in the log is not there either.
+                Err(
+                    ClientWriteError::ForwardToLeader(forward)
+                    | ClientWriteError::LogEntryDiscarded(forward),
+                ) if written.is_empty() => return Err(Refused::NotLeader(forward.leader_id)),
+                Err(error) if written.is_empty() => return Err(stopped(&error)),
+                Err(_) => break,
+            }
+        }
+        Ok(Reply::Written(written))
+    }
+
     /// Asks whoever leads, until somebody answers. Nobody being leader passes, also on a node that
     /// is it: one that was just elected has yet to hear from the others.
     async fn ask_leader<A>(
         &self,
         message: Message<D::Runtime>,
+        patience: Duration,
         wanted: fn(Reply<D::Runtime>) -> Option<A>,
     ) -> Result<A, StoreError> {
         let asked = async {
@@ -535,7 +562,6 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                 D::Runtime::sleep(RETRY_PAUSE).await;
             }
         };
-        let patience = self.inner.config.patience;
         let answer = D::Runtime::timeout(patience, asked).await;
         answer.unwrap_or_else(|_| {
             Err(StoreError::Unavailable(format!(

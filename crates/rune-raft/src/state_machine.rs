@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::{Stream, StreamExt as _};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{
-    EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StoredMembership,
+    EntryPayload, LogIndexOptionExt as _, OptionalSend, RaftSnapshotBuilder, Snapshot,
+    SnapshotMeta, StoredMembership,
 };
 use rune_storage::{Copier, Replica};
 use rune_store_runtime::Command;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::{
     Disk, Leader, LogEntry, LogId, Manifest, Members, NodeId, Proposal, SnapshotDir, SnapshotFile,
@@ -45,6 +47,42 @@ impl Position {
     }
 }
 
+/// The first entry that was not applied, and who waits for it to be a later one.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    next: AtomicU64,
+    // A watch channel of Tokio wakes in an order of chance, which no simulation repeats.
+    moved: Notify,
+}
+
+impl Applied {
+    fn new(position: &Position) -> Self {
+        let applied = Self {
+            next: AtomicU64::new(0),
+            moved: Notify::new(),
+        };
+        applied.set(position);
+        applied
+    }
+
+    fn set(&self, position: &Position) {
+        let next = position.applied.map(|id| id.index).next_index();
+        self.next.store(next, Ordering::Release);
+        self.moved.notify_waiters();
+    }
+
+    /// Waits until the entry at `index` is applied.
+    pub(crate) async fn reach(&self, index: u64) {
+        loop {
+            let moved = self.moved.notified();
+            if self.next.load(Ordering::Acquire) > index {
+                return;
+            }
+            moved.await;
+        }
+    }
+}
+
 /// The database of a node, as the protocol sees it.
 pub struct StateMachine<D: Disk> {
     replica: Arc<Mutex<Replica>>,
@@ -53,6 +91,7 @@ pub struct StateMachine<D: Disk> {
     /// Bytes of commands that were applied since the last snapshot.
     since: Arc<AtomicU64>,
     greatest: Arc<AtomicU64>,
+    applied: Arc<Applied>,
     disk: D,
 }
 
@@ -66,6 +105,7 @@ impl<D: Disk> StateMachine<D> {
         let position = Position::read(text.as_deref())?;
         Ok(Self {
             greatest: Arc::new(AtomicU64::new(position.greatest)),
+            applied: Arc::new(Applied::new(&position)),
             position,
             replica: Arc::new(Mutex::new(replica)),
             snapshots,
@@ -84,8 +124,14 @@ impl<D: Disk> StateMachine<D> {
         Arc::clone(&self.greatest)
     }
 
+    /// Tells what was applied.
+    pub(crate) fn applied(&self) -> Arc<Applied> {
+        Arc::clone(&self.applied)
+    }
+
     fn set(&mut self, position: Position) {
         self.greatest.store(position.greatest, Ordering::Relaxed);
+        self.applied.set(&position);
         self.position = position;
     }
 

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{AsyncRuntime, BasicNode, EntryPayload, OptionalSend, RaftTypeConfig};
-use rune_store_runtime::{Command, Reject, Reply};
-use serde::{Deserialize, Serialize};
+use rune_store_runtime::limits::MAX_COMMAND_BYTES;
+use rune_store_runtime::{Command, Reject, Reply, StoreError};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 /// The number of a node. It is never used again, not even for the same machine with an empty disk.
 pub type NodeId = u64;
@@ -96,7 +98,7 @@ impl<R> Ord for Types<R> {
 
 /// A command as its JSON: made once by whoever submits it, kept and sent as it is, and read by
 /// every node that applies it. A node that cannot read one stops there, and does not skip it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Proposal(Arc<str>);
 
 impl Proposal {
@@ -106,6 +108,35 @@ impl Proposal {
     /// Where it cannot be written as JSON.
     pub fn of(command: &Command) -> Result<Self, serde_json::Error> {
         serde_json::to_string(command).map(Self::from)
+    }
+
+    /// The proposal of a command that can stand in a log.
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] where it is of another version, too large, or could not be read
+    /// again, as what nests too deep: once in the log it would stop every node.
+    pub fn checked(command: &Command) -> Result<Self, StoreError> {
+        if command.v != Command::VERSION {
+            let known = Command::VERSION;
+            return Err(Reject::invalid(format!(
+                "command version {} is not known, this rune knows {known}",
+                command.v
+            ))
+            .into());
+        }
+        let proposal = Self::of(command)
+            .map_err(|error| Reject::invalid(format!("cannot be written as JSON: {error}")))?;
+        if proposal.bytes() > MAX_COMMAND_BYTES {
+            return Err(Reject::invalid(format!(
+                "a command has {} bytes of JSON, the limit is {MAX_COMMAND_BYTES}",
+                proposal.bytes()
+            ))
+            .into());
+        }
+        match proposal.command() {
+            Ok(_) => Ok(proposal),
+            Err(error) => Err(Reject::invalid(format!("cannot be read again: {error}")).into()),
+        }
     }
 
     /// The command.
@@ -138,6 +169,20 @@ impl From<String> for Proposal {
 impl From<Arc<str>> for Proposal {
     fn from(text: Arc<str>) -> Self {
         Self(text)
+    }
+}
+
+/// Within other JSON it is a value of it, and not a text that every quotation mark is escaped in.
+impl Serialize for Proposal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        value.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Proposal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Box::<RawValue>::deserialize(deserializer).map(|value| Self(value.get().into()))
     }
 }
 
