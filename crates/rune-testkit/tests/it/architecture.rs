@@ -20,7 +20,7 @@ const ROWS: &[&[&str]] = &[
     &["rune-tools", "rune-raft"],
     &["rune-wasm", "rune-docker", "rune-k8s", "rune-mcp"],
     &["rune-runtime"],
-    &["rune-http"],
+    &["rune-http", "rune-cluster"],
     &["rune-remote-store"],
     &["rune-replica"],
     &["rune-gateway", "rune-cp"],

@@ -1,0 +1,217 @@
+//! The side that asks.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _, Shared};
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rune_raft::{BasicNode, CallError, Disk, Message, NodeId, Threads, Transport};
+use rune_runtime::Tasks;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::{CertificateError, Error as TlsError};
+
+use crate::Identity;
+use crate::server::TaskExecutor;
+use crate::wire::{PATH, PeerMessage, PeerReply, collect, encode, parse};
+
+/// How long a connection may take to be made.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How often a node that says nothing is asked whether it is still there, and how long it has to
+/// say so.
+const PING: Duration = Duration::from_secs(1);
+/// Bytes that may be under way unacknowledged in one message, and on one connection.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+type Sender = SendRequest<Full<Bytes>>;
+/// A connection that is being made, or was.
+type Opening = Shared<BoxFuture<'static, Result<Sender, CallError>>>;
+
+/// By node, its address, and what they are for.
+type Connections = HashMap<(NodeId, String, Lane), Opening>;
+
+/// What has a connection of its own, so that it waits for nothing larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Lane {
+    /// What elections hang on: heartbeats and votes.
+    Urgent,
+    Entries,
+    Snapshots,
+    /// Writes and reads of this node.
+    Requests,
+}
+
+impl Lane {
+    const fn of(message: &PeerMessage) -> Self {
+        match message {
+            Message::Append(append) if !append.entries.is_empty() => Self::Entries,
+            Message::Append(_)
+            | Message::Vote(_)
+            | Message::PreVote(_)
+            | Message::TransferLeader(_) => Self::Urgent,
+            Message::Chunk(..) => Self::Snapshots,
+            Message::Write(_) | Message::ReadIndex => Self::Requests,
+        }
+    }
+}
+
+/// Carries messages to other nodes. Cheap to clone.
+#[derive(Clone)]
+pub struct PeerTransport {
+    identity: Identity,
+    tasks: Tasks,
+    connections: Arc<Mutex<Connections>>,
+}
+
+impl PeerTransport {
+    /// A transport of this node that has connected to nothing yet. Its connections are `tasks`.
+    #[must_use]
+    pub fn new(identity: Identity, tasks: Tasks) -> Self {
+        Self {
+            identity,
+            tasks,
+            connections: Arc::default(),
+        }
+    }
+
+    /// The connection to a node, made where there is none. Whoever needs it waits for the same one,
+    /// and whoever gives up does not stop it from being made.
+    fn connection(&self, target: NodeId, addr: &str, lane: Lane) -> Opening {
+        let connections = self.connections.lock();
+        let mut connections = connections.unwrap_or_else(PoisonError::into_inner);
+        let key = (target, addr.to_owned(), lane);
+        if let Some(opening) = connections.get(&key) {
+            match opening.peek() {
+                Some(Ok(sender)) if !sender.is_closed() => return opening.clone(),
+                None => return opening.clone(),
+                Some(_) => {}
+            }
+        }
+        let connect = connect(
+            self.identity.clone(),
+            self.tasks.clone(),
+            target,
+            addr.to_owned(),
+        );
+        let connecting = self.tasks.spawn("cluster-connect", connect);
+        let opening = async move {
+            let ended = || CallError::Broken("this node ends".to_owned());
+            connecting
+                .await
+                .ok()
+                .flatten()
+                .unwrap_or_else(|| Err(ended()))
+        };
+        let opening = opening.boxed().shared();
+        connections.insert(key, opening.clone());
+        opening
+    }
+}
+
+impl Transport<<Threads as Disk>::Runtime> for PeerTransport {
+    async fn call(
+        &self,
+        target: NodeId,
+        node: &BasicNode,
+        message: PeerMessage,
+        _: Duration,
+    ) -> Result<PeerReply, CallError> {
+        let lane = Lane::of(&message);
+        let body = encode(message).map_err(|error| broken(target, &error))?;
+        let mut sender = self.connection(target, &node.addr, lane).await?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("https://{}{PATH}", self.identity.host_of(target)))
+            .body(Full::new(body))
+            .map_err(|error| broken(target, &error))?;
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|error| broken(target, &error))?;
+        let status = response.status();
+        let body = collect(response.into_body()).await;
+        let body = body.map_err(|error| broken(target, &error))?;
+        if status != StatusCode::OK {
+            let reason = String::from_utf8_lossy(&body);
+            return Err(broken(target, &format_args!("{status}: {reason}")));
+        }
+        parse(&body).map_err(|error| broken(target, &error))
+    }
+}
+
+/// Connects to a node, and knows that it is that node.
+async fn connect(
+    identity: Identity,
+    tasks: Tasks,
+    target: NodeId,
+    addr: String,
+) -> Result<Sender, CallError> {
+    let connecting = async {
+        let unreachable = |why: &dyn std::fmt::Display| {
+            CallError::Unreachable(format!("node {target} at {addr}: {why}"))
+        };
+        let stream = TcpStream::connect(&addr).await;
+        let stream = stream.map_err(|error| unreachable(&error))?;
+        stream
+            .set_nodelay(true)
+            .map_err(|error| unreachable(&error))?;
+        let name = identity.name_of(target);
+        let name = name.ok_or_else(|| unreachable(&"it has no name"))?;
+        let tls = TlsConnector::from(identity.client());
+        let tls = tls.connect(name, stream).await;
+        let tls = tls.map_err(|error| {
+            let why = unreachable(&refused(&error, target));
+            tracing::warn!("{why}");
+            why
+        })?;
+        let (sender, connection) = Builder::new(TaskExecutor(tasks.clone()))
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(TokioIo::new(tls))
+            .await
+            .map_err(|error| unreachable(&error))?;
+        let shutdown = tasks.shutdown();
+        tasks.spawn("cluster-connection", async move {
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, node = target, "connection ended");
+                },
+                () = shutdown.cancelled() => {}
+            }
+        });
+        Ok(sender)
+    };
+    let connected = tokio::time::timeout(CONNECT_LIMIT, connecting).await;
+    connected.unwrap_or_else(|_| {
+        Err(CallError::Unreachable(format!(
+            "node {target} at {addr} did not answer within {CONNECT_LIMIT:?}"
+        )))
+    })
+}
+
+/// Why a node was not believed, in words that say what to do.
+fn refused(error: &std::io::Error, target: NodeId) -> String {
+    let cause = error.get_ref().and_then(|error| error.downcast_ref());
+    match cause {
+        Some(TlsError::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => format!("the node there is not node {target}: compare the addresses of the members"),
+        Some(TlsError::InvalidCertificate(_)) => {
+            "the node there is of another cluster: its secret is not the one of this node"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn broken(target: NodeId, error: &dyn std::fmt::Display) -> CallError {
+    CallError::Broken(format!("node {target}: {error}"))
+}

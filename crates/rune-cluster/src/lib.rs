@@ -1,0 +1,24 @@
+//! A node of a cluster: how the nodes of `rune-raft` reach each other.
+//!
+//! * [`ClusterSecret`] is what the nodes of a cluster have in common, and nobody else has. A node
+//!   makes its certificate from it when it starts: there are no files to hand out.
+//! * [`Identity`] is a node with its certificate.
+//! * [`PeerTransport`] carries messages to other nodes over HTTP/2 with mutual TLS, and
+//!   [`PeerServer`] answers theirs.
+//!
+//! What must hold:
+//!
+//! * Nothing is said to, or taken from, who has not shown to be a node of this cluster; an answer
+//!   comes from the node that was asked.
+//! * Heartbeats do not wait behind entries, nor entries behind a snapshot: each has a connection of
+//!   its own.
+//! * What a node began to do for another one is done to its end, also where that one has hung up.
+
+mod client;
+mod identity;
+mod server;
+mod wire;
+
+pub use client::PeerTransport;
+pub use identity::{ClusterSecret, Identity, IdentityError};
+pub use server::PeerServer;

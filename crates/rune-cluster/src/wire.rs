@@ -1,0 +1,74 @@
+//! Messages as bytes: the length of their JSON, the JSON, and the bytes of a snapshot's part, which
+//! would be four times as many in JSON.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use rune_raft::{Disk, Message, Reply, Threads};
+use serde::de::DeserializeOwned;
+
+pub(crate) type PeerMessage = Message<<Threads as Disk>::Runtime>;
+pub(crate) type PeerReply = Reply<<Threads as Disk>::Runtime>;
+
+/// The path that is asked.
+pub(crate) const PATH: &str = "/raft";
+
+/// The largest message, and the largest answer: entries of 4 MiB with one command of any size.
+pub(crate) const MAX_BYTES: usize = 64 << 20;
+
+/// What has no meaning, or is too large.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("the message is cut off")]
+    Short,
+    #[error("the message cannot be read, it may be of another version of rune: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the message has more than {MAX_BYTES} bytes")]
+    TooLarge,
+    #[error("the message did not arrive whole: {0}")]
+    Broken(String),
+}
+
+/// The bytes of a message.
+pub(crate) fn encode(mut message: PeerMessage) -> Result<Bytes, WireError> {
+    let part = match &mut message {
+        Message::Chunk(_, chunk) => std::mem::take(&mut chunk.bytes),
+        _ => Vec::new(),
+    };
+    let json = serde_json::to_vec(&message)?;
+    let length = u32::try_from(json.len()).map_err(|_| WireError::TooLarge)?;
+    let mut bytes = BytesMut::with_capacity(size_of::<u32>() + json.len() + part.len());
+    bytes.put_u32(length);
+    bytes.put_slice(&json);
+    bytes.put_slice(&part);
+    if bytes.len() > MAX_BYTES {
+        return Err(WireError::TooLarge);
+    }
+    Ok(bytes.freeze())
+}
+
+/// The message of these bytes.
+pub(crate) fn decode(bytes: &[u8]) -> Result<PeerMessage, WireError> {
+    let (length, rest) = bytes.split_first_chunk().ok_or(WireError::Short)?;
+    let length = u32::from_be_bytes(*length) as usize;
+    let (json, part) = rest.split_at_checked(length).ok_or(WireError::Short)?;
+    let mut message = serde_json::from_slice(json)?;
+    if let Message::Chunk(_, chunk) = &mut message {
+        chunk.bytes = part.to_vec();
+    }
+    Ok(message)
+}
+
+/// All of a body.
+pub(crate) async fn collect(body: Incoming) -> Result<Bytes, WireError> {
+    match Limited::new(body, MAX_BYTES).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(WireError::TooLarge),
+        Err(error) => Err(WireError::Broken(error.to_string())),
+    }
+}
+
+/// What an answer holds.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    Ok(serde_json::from_slice(bytes)?)
+}

@@ -1,0 +1,127 @@
+//! A cluster in this process: its nodes have their own directories and sockets.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rune_cluster::{ClusterSecret, Identity, PeerServer, PeerTransport};
+use rune_raft::{
+    BasicNode, LogStore, Node, NodeConfig, NodeId, SnapshotDir, StateMachine, Threads,
+};
+use rune_runtime::Tasks;
+use rune_storage::{Digest, Durability, LogOwner, Replica};
+use rune_store_runtime::{CachePut, Command, Timestamp};
+use tokio::net::TcpListener;
+
+pub(crate) const SECRET: &str = "a secret of a cluster in a test, long enough";
+
+pub(crate) type TestNode = Node<Threads, PeerTransport>;
+
+pub(crate) fn identity(secret: &str, node: NodeId) -> Identity {
+    let secret = ClusterSecret::parse(&secret.to_owned().into()).unwrap();
+    Identity::new(&secret, node).unwrap()
+}
+
+/// Elections that a slow machine does not disturb.
+pub(crate) fn settings() -> NodeConfig {
+    NodeConfig {
+        heartbeat: Duration::from_millis(100),
+        election: Duration::from_millis(500),
+        patience: Duration::from_secs(5),
+        ..NodeConfig::default()
+    }
+}
+
+pub(crate) struct Peer {
+    pub(crate) node: TestNode,
+    pub(crate) addr: String,
+    tasks: Tasks,
+    dir: PathBuf,
+}
+
+impl Peer {
+    /// Starts a node of the cluster with this secret.
+    pub(crate) async fn start(dir: &Path, secret: &str, id: NodeId, config: NodeConfig) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let (identity, tasks) = (identity(secret, id), Tasks::new());
+        let owner = LogOwner {
+            cluster: identity.cluster().to_owned(),
+            node: id,
+        };
+        let log = LogStore::open(&dir.join("raft.db"), &owner, Durability::Full, Threads);
+        let snapshots = Arc::new(SnapshotDir::open(&dir.join("snapshots")).unwrap());
+        let replica = Replica::open(&dir.join("rune.db")).unwrap();
+        let state = StateMachine::new(replica, Arc::clone(&snapshots), Threads).unwrap();
+        let transport = PeerTransport::new(identity.clone(), tasks.clone());
+        let node = Node::start(
+            &owner,
+            config,
+            transport,
+            log.unwrap(),
+            state,
+            snapshots,
+            Threads,
+        );
+        let node = node.await.unwrap();
+        let server = PeerServer::new(listener, identity, tasks.clone());
+        tasks.spawn("peers", server.run(node.clone()));
+        Self {
+            node,
+            addr,
+            tasks,
+            dir: dir.to_owned(),
+        }
+    }
+
+    pub(crate) fn at(&self) -> BasicNode {
+        BasicNode::new(&self.addr)
+    }
+
+    /// Ends the node and its connections.
+    pub(crate) async fn end(&self) {
+        self.node.shutdown().await;
+        assert!(self.tasks.stop(Duration::from_secs(5)).await);
+    }
+
+    /// What its rows are.
+    pub(crate) fn digest(&self) -> Digest {
+        let db = rusqlite::Connection::open(self.dir.join("rune.db")).unwrap();
+        rune_storage::logical_digest(&db).unwrap()
+    }
+}
+
+/// Three nodes that are a cluster, with the directory that they are in.
+pub(crate) async fn three(config: &NodeConfig) -> (Vec<Peer>, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut peers = Vec::new();
+    for id in 1..=3 {
+        let path = dir.path().join(id.to_string());
+        peers.push(Peer::start(&path, SECRET, id, config.clone()).await);
+    }
+    let members = (1..).zip(&peers).map(|(id, peer)| (id, peer.at()));
+    let members: BTreeMap<_, _> = members.collect();
+    peers[0].node.initialize(members).await.unwrap();
+    (peers, dir)
+}
+
+/// A command that puts a value into the cache.
+pub(crate) fn put(key: &str, value: impl Into<serde_json::Value>) -> Command {
+    let put = CachePut {
+        key: key.to_owned(),
+        value: value.into(),
+        expires_at: Timestamp::from_millis(i64::MAX),
+    };
+    Command::new(Timestamp::from_millis(1_795_000_000_000), put)
+}
+
+/// Waits until these have the same rows, with everything that was written before now.
+pub(crate) async fn converged(peers: &[&Peer]) {
+    for peer in peers {
+        peer.node.linearizable().await.unwrap();
+    }
+    let digests: Vec<_> = peers.iter().map(|peer| peer.digest()).collect();
+    assert!(digests.windows(2).all(|two| two[0] == two[1]));
+}

@@ -1,0 +1,6 @@
+//! Nodes that reach each other over loopback.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+mod cluster;
+mod peers;
