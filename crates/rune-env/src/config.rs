@@ -31,6 +31,39 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// How environment variables are looked up.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
+/// What says who asks for objects in a bucket, and where that is: of S3, of Google Cloud Storage, of Azure.
+const OBJECT_STORE_VARIABLES: &[&str] = &[
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
+    "AWS_SERVER_SIDE_ENCRYPTION",
+    "AWS_SSE_KMS_KEY_ID",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "AZURE_STORAGE_ACCOUNT_NAME",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_TENANT_ID",
+    "AZURE_AUTHORITY_HOST",
+    "AZURE_FEDERATED_TOKEN_FILE",
+];
+
 /// Where the configuration comes from.
 #[derive(Clone)]
 pub struct ConfigSources {
@@ -193,6 +226,14 @@ impl Config {
             true => None,
             false => (self.env)(name),
         }
+    }
+
+    /// The variables that say who asks for objects in a bucket, and where that is, under the names that their vendors gave
+    /// them.
+    pub fn object_store_variables(&self) -> BTreeMap<&'static str, String> {
+        let set =
+            |name: &&'static str| Some((*name, (self.env)(name).filter(|it| !it.is_empty())?));
+        OBJECT_STORE_VARIABLES.iter().filter_map(set).collect()
     }
 
     /// `RUNE_MCP_{SERVER}_URL`: where the MCP server of this name is. Letters count as upper case, everything that is

@@ -41,8 +41,6 @@ pub(crate) const MAX_COMMAND_BYTES: usize =
     rune_store_runtime::limits::MAX_COMMAND_BYTES + (1 << 20);
 /// The largest read in bytes: filters, names and a cursor.
 pub(crate) const MAX_READ_BYTES: usize = 1 << 20;
-/// The largest blob in bytes.
-pub(crate) const MAX_BLOB_BYTES: usize = 256 << 20;
 
 /// What an argument becomes to be sent.
 macro_rules! own {

@@ -14,8 +14,9 @@ use bytes::Bytes;
 use futures_util::future::{MaybeDone, maybe_done};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use rune_http::{ApiError, Json, MAX_PACKAGE_BYTES, Path, read_body};
+use rune_http::{ApiError, Json, Path, read_body};
 use rune_runtime::{Engine, EngineError, Hold};
+use rune_store_runtime::limits::MAX_OBJECT_BYTES;
 use rune_store_runtime::{
     BlobStore, Command, ErrorCode, Reject, Reply, RuntimeStore, Store, StoreError,
 };
@@ -23,8 +24,8 @@ use serde_json::value::RawValue;
 
 use crate::Scope;
 use crate::call::{
-    BLOB, BLOBS, COMMANDS, MAX_BATCH, MAX_BATCH_BYTES, MAX_BLOB_BYTES, MAX_COMMAND_BYTES,
-    MAX_READ_BYTES, READ, Read,
+    BLOB, BLOBS, COMMANDS, MAX_BATCH, MAX_BATCH_BYTES, MAX_COMMAND_BYTES, MAX_READ_BYTES, READ,
+    Read,
 };
 use crate::scope::{Checked, DeploymentScope, Refusal, Rows, request_of};
 use denials::Denials;
@@ -191,11 +192,8 @@ async fn put_blob(
     scoped: Scoped,
     request: Request,
 ) -> Result<Json<Result<String, StoreError>>, ApiError> {
-    let limit = match scope(scoped)? {
-        Scope::All => MAX_BLOB_BYTES,
-        Scope::Deployment(_) => MAX_PACKAGE_BYTES,
-    };
-    let body = read_body(request, limit).await?;
+    scope(scoped)?;
+    let body = read_body(request, MAX_OBJECT_BYTES).await?;
     Ok(Json(server.blobs.put(body).await))
 }
 

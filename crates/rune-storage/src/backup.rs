@@ -20,15 +20,15 @@ use std::path::{Path as FsPath, PathBuf};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt as _, PutMode, PutOptions};
 
 pub use create::{BackupSource, Written};
 pub use error::BackupError;
 pub use manifest::{BackupDatabase, BackupManifest, BackupObject};
 pub use restore::RestoreTarget;
 
-use crate::{Digest, ObjectError, ObjectStore, StorageError};
+use crate::{Digest, ObjectError, ObjectStore, StorageError, Variables};
 
 /// Objects under way at a time.
 const AT_A_TIME: usize = 4;
@@ -66,13 +66,13 @@ impl BackupStore {
     ///
     /// # Errors
     /// [`BackupError::Open`]; [`BackupError::Unknown`] where there is no such directory.
-    pub fn open(location: &str) -> Result<Self, BackupError> {
+    pub fn open(location: &str, variables: &Variables) -> Result<Self, BackupError> {
         match Self::directory(location) {
             Some(path) if !path.is_dir() => Err(BackupError::Unknown {
                 place: path.display().to_string(),
                 id: None,
             }),
-            directory => Self::at(location, directory.as_deref()),
+            directory => Self::at(location, directory.as_deref(), variables),
         }
     }
 
@@ -80,18 +80,22 @@ impl BackupStore {
     ///
     /// # Errors
     /// [`BackupError::Open`]; [`BackupError::Occupied`] for a directory with something else in it.
-    pub fn open_or_create(location: &str) -> Result<Self, BackupError> {
+    pub fn open_or_create(location: &str, variables: &Variables) -> Result<Self, BackupError> {
         let directory = Self::directory(location);
         if let Some(path) = &directory
             && is_occupied(path)?
         {
             return Err(BackupError::Occupied(path.clone()));
         }
-        Self::at(location, directory.as_deref())
+        Self::at(location, directory.as_deref(), variables)
     }
 
-    fn at(location: &str, directory: Option<&FsPath>) -> Result<Self, BackupError> {
-        let root = ObjectStore::open(location).map_err(BackupError::Open)?;
+    fn at(
+        location: &str,
+        directory: Option<&FsPath>,
+        variables: &Variables,
+    ) -> Result<Self, BackupError> {
+        let root = ObjectStore::open(location, variables).map_err(BackupError::Open)?;
         let shown = match directory {
             Some(path) => path.display().to_string(),
             None => location.trim_end_matches('/').to_owned(),
@@ -202,8 +206,7 @@ impl BackupStore {
     async fn publish(&self, id: &str, bytes: Bytes) -> Result<(), BackupError> {
         let (backend, _) = self.root.place();
         let path = self.manifest_path(id);
-        let create = PutOptions::from(PutMode::Create);
-        let put = backend.put_opts(&path, bytes.into(), create).await;
+        let put = backend.put(&path, bytes.into()).await;
         put.map_err(|source| self.failed("write", &path, source))?;
         Ok(())
     }

@@ -60,7 +60,7 @@ pub use dump::{TableDigest, logical_digest};
 pub use error::{ApplyError, StorageError};
 pub use lock::DataDirLock;
 pub use log_file::{LogChange, LogError, LogFile, LogOwner, LogReader, LogRow, LogStart};
-pub use object::{MAX_OBJECT_BYTES, ObjectError, ObjectStore};
+pub use object::{ObjectError, ObjectStore, Variables};
 pub use private::create_private_dir;
 pub use read::secret::SecretFile;
 pub use replica::{Copied, Copier, Replica, examine, measure};

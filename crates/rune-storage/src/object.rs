@@ -1,6 +1,8 @@
-//! The object store: bytes under their SHA-256, in a local directory or, in builds
-//! with the backend, in a bucket.
+//! The object store: bytes under their SHA-256, in a local directory or in a bucket.
 
+mod bucket;
+
+use std::collections::BTreeMap;
 use std::path::Path as FsPath;
 use std::sync::Arc;
 
@@ -9,17 +11,16 @@ use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{
-    GetResult, MultipartUpload, ObjectStore as Backend, ObjectStoreExt as _, PutMode, PutOptions,
-};
+use object_store::{GetResult, MultipartUpload, ObjectStore as Backend, ObjectStoreExt as _};
+use rune_store_runtime::limits::MAX_OBJECT_BYTES;
 use rune_store_runtime::{BlobStore, Reject, StoreError};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use crate::{Digest, create_private_dir};
 
-/// The largest object, in bytes.
-pub const MAX_OBJECT_BYTES: usize = 256 << 20;
+/// Variables of the environment by their names.
+pub type Variables = BTreeMap<&'static str, String>;
 
 /// Pieces in which a larger object is copied, in bytes: every backend takes such.
 const PART_BYTES: usize = 8 << 20;
@@ -102,28 +103,24 @@ pub struct ObjectStore {
 }
 
 impl ObjectStore {
-    /// Opens a store by URL (`file:///…`, and `s3://…` and the like in builds that
-    /// have them) or by a directory's path, which is created.
+    /// Opens a store by URL (`s3://BUCKET/PREFIX`, `gs://…`, `az://CONTAINER/PREFIX`, `file:///…`) or by a directory's
+    /// path, which is created. Buckets and containers are there already; nothing is asked of them yet. `variables` are
+    /// those of the environment that say who asks, and where.
     ///
     /// # Errors
     /// [`ObjectError::Open`].
-    pub fn open(location: &str) -> Result<Self, ObjectError> {
-        match Url::parse(location) {
-            Ok(url) if url.scheme() == "file" => match url.to_file_path() {
-                Ok(directory) => Self::open_directory(&directory),
-                Err(()) => Err(open_error(location, "the URL has no local path")),
-            },
-            Ok(url) if location.contains("://") => {
-                let shown = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
-                let (backend, prefix) =
-                    object_store::parse_url(&url).map_err(|error| open_error(&shown, &error))?;
-                Ok(Self {
-                    backend: Arc::from(backend),
-                    prefix,
-                })
-            }
-            _ => Self::open_directory(FsPath::new(location)),
+    pub fn open(location: &str, variables: &Variables) -> Result<Self, ObjectError> {
+        if !location.contains("://") {
+            return Self::open_directory(FsPath::new(location));
         }
+        let url = Url::parse(location).map_err(|error| open_error("the URL", &error))?;
+        if url.scheme() == "file" {
+            let directory = url.to_file_path();
+            let directory = directory.map_err(|()| open_error(location, "the URL has no path"))?;
+            return Self::open_directory(&directory);
+        }
+        let (backend, prefix) = bucket::open(&url, variables)?;
+        Ok(Self { backend, prefix })
     }
 
     /// Opens a store in a directory, which is created. An object is on disk, with
@@ -143,7 +140,7 @@ impl ObjectStore {
         })
     }
 
-    /// Stores bytes and answers their digest. Storing them again changes nothing.
+    /// Stores bytes and answers their digest. Storing them again changes nothing but how old they are.
     ///
     /// # Errors
     /// [`ObjectError::TooLarge`], [`ObjectError::Backend`].
@@ -154,15 +151,8 @@ impl ObjectStore {
             });
         }
         let digest = Digest::of(&bytes);
-        let create = PutOptions::from(PutMode::Create);
-        match self
-            .backend
-            .put_opts(&self.path(digest), bytes.into(), create)
-            .await
-        {
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(digest),
-            Err(source) => Err(backend_error("put", digest, source)),
-        }
+        self.write(digest, bytes).await?;
+        Ok(digest)
     }
 
     /// The bytes of an object, checked against the digest.
@@ -225,9 +215,27 @@ impl ObjectStore {
         if self.head(digest).await? == Some(size) {
             return Ok((digest, 0));
         }
-        let put = self.backend.put(&self.path(digest), bytes.into()).await;
-        put.map_err(|source| backend_error("put", digest, source))?;
+        self.write(digest, bytes).await?;
         Ok((digest, size))
+    }
+
+    /// Writes an object, over what is there; a larger one in parts, so that no request is long.
+    async fn write(&self, digest: Digest, mut bytes: Bytes) -> Result<(), ObjectError> {
+        let failed = |source| backend_error("put", digest, source);
+        let path = self.path(digest);
+        if bytes.len() <= PART_BYTES {
+            let put = self.backend.put(&path, bytes.into()).await;
+            return put.map(drop).map_err(failed);
+        }
+        let mut upload = self.backend.put_multipart(&path).await.map_err(failed)?;
+        while !bytes.is_empty() {
+            let part = bytes.split_to(PART_BYTES.min(bytes.len()));
+            if let Err(error) = upload.put_part(part.into()).await {
+                give_up(upload.as_mut()).await;
+                return Err(failed(error));
+            }
+        }
+        upload.complete().await.map(drop).map_err(failed)
     }
 
     /// Takes an object over from another store, unless it is here in its length. Answers its size and how many bytes were
@@ -274,21 +282,13 @@ impl ObjectStore {
             let bytes = object.bytes().await;
             let bytes = bytes.map_err(|source| backend_error("get", digest, source))?;
             same(digest, Digest::of(&bytes))?;
-            self.backend
-                .put(&path, bytes.into())
-                .await
-                .map_err(failed)?;
-            return Ok(());
+            return self.write(digest, bytes).await;
         }
         let mut upload = self.backend.put_multipart(&path).await.map_err(failed)?;
         match pass_on(object, upload.as_mut(), digest).await {
-            Ok(()) => {
-                upload.complete().await.map_err(failed)?;
-                Ok(())
-            }
+            Ok(()) => upload.complete().await.map(drop).map_err(failed),
             Err(error) => {
-                // What is left of it costs room and nothing else; the first error counts.
-                let _ = upload.abort().await;
+                give_up(upload.as_mut()).await;
                 Err(error)
             }
         }
@@ -330,6 +330,12 @@ impl ObjectStore {
     }
 }
 
+/// Ends an upload of which nothing is to be left.
+async fn give_up(upload: &mut dyn MultipartUpload) {
+    // What is left all the same costs room and nothing else; the error before counts.
+    let _ = upload.abort().await;
+}
+
 /// Uploads what is read, in parts, and compares it with its digest.
 async fn pass_on(
     object: GetResult,
@@ -365,7 +371,7 @@ fn same(expected: Digest, found: Digest) -> Result<(), ObjectError> {
     }
 }
 
-fn open_error(
+pub(crate) fn open_error(
     location: &(impl ToString + ?Sized),
     reason: &(impl ToString + ?Sized),
 ) -> ObjectError {
@@ -377,7 +383,8 @@ fn open_error(
 
 fn backend_error(action: &'static str, digest: Digest, source: object_store::Error) -> ObjectError {
     match source {
-        object_store::Error::NotFound { .. } => ObjectError::NotFound(digest),
+        // Elsewhere it is what the object is put into that is missing.
+        object_store::Error::NotFound { .. } if action == "get" => ObjectError::NotFound(digest),
         source => ObjectError::Backend {
             action,
             digest,
@@ -392,7 +399,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, ObjectStore) {
         let directory = tempfile::tempdir().unwrap();
-        let store = ObjectStore::open(directory.path().to_str().unwrap()).unwrap();
+        let store = ObjectStore::open_directory(directory.path()).unwrap();
         (directory, store)
     }
 
@@ -474,9 +481,16 @@ mod tests {
 
     #[test]
     fn an_unknown_store_is_refused_by_name() {
-        let error = ObjectStore::open("gopher://host/x")
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("gopher://host"), "{error}");
+        for (location, expected) in [
+            ("gopher://host/x", "gopher://host"),
+            ("https://user:secret@host/x", "https://host"),
+            ("memory:///", "memory://"),
+            ("az://container/x", "az://container"),
+        ] {
+            let error = ObjectStore::open(location, &Variables::new()).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(expected), "{text}");
+            assert!(!text.contains("secret"), "{text}");
+        }
     }
 }

@@ -9,6 +9,9 @@ pub const MAX_RELEASES: usize = 10;
 /// object store and the entry keeps the digest.
 pub const MAX_ENTRY_BYTES: usize = 1 << 20;
 
+/// The largest object of the object store, in bytes, wherever it is put in: as much as a package may have.
+pub const MAX_OBJECT_BYTES: usize = 64 << 20;
+
 /// The most of what is read at once, a page of a list or a part of a journal, in bytes of its rows. What would have more
 /// ends before the row that does not fit, and has one row at the least.
 pub const MAX_PAGE_BYTES: usize = 8 << 20;

@@ -33,12 +33,12 @@ const COLUMNS: [Column; 6] = [
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "Examples:\n  rune backup /srv/backups/rune\n  rune backup verify /srv/backups/rune\n  \
-rune backup ls /srv/backups/rune\n  rune restore /srv/backups/rune --data-dir /var/lib/rune"
+rune backup ls /srv/backups/rune\n  rune backup s3://acme-backups/rune\n  rune restore /srv/backups/rune --data-dir /var/lib/rune"
 )]
 pub(crate) struct BackupArgs {
     #[command(subcommand)]
     command: Option<BackupCommand>,
-    /// A directory for backups; it is made where it is missing
+    /// A directory for backups, which is made where it is missing, or the URL of a bucket (s3:, gs:, az:)
     #[arg(value_name = "TARGET", required = true)]
     target: Option<String>,
 }
@@ -72,9 +72,10 @@ pub(crate) struct Chosen {
 
 impl Chosen {
     /// Where it is, and what it consists of.
-    pub(crate) async fn open(&self) -> Outcome<(BackupStore, BackupManifest)> {
+    pub(crate) async fn open(&self, context: &Context) -> Outcome<(BackupStore, BackupManifest)> {
+        let variables = context.config.object_store_variables();
         let failed = |error| failure(&format!("cannot read {}", self.target), &error);
-        let store = BackupStore::open(&self.target).map_err(failed)?;
+        let store = BackupStore::open(&self.target, &variables).map_err(failed)?;
         let manifest = store.manifest(self.backup.as_deref()).await;
         Ok((store, manifest.map_err(failed)?))
     }
@@ -93,7 +94,7 @@ async fn create(context: &Context, target: &str) -> Outcome {
     only_for_the_owner();
     let place = Place::configured(&context.config)?;
     let failed = |error| failure(&format!("cannot back up to {target}"), &error);
-    let store = BackupStore::open_or_create(target).map_err(failed)?;
+    let store = BackupStore::open_or_create(target, &place.object_variables).map_err(failed)?;
     let objects = place.open_objects()?;
     // A copy of the database needs room for a moment: beside the backup, and not on the disk that the daemon works with.
     let directory = BackupStore::directory(target);
@@ -139,7 +140,7 @@ async fn create(context: &Context, target: &str) -> Outcome {
 }
 
 async fn verify(context: &Context, chosen: &Chosen) -> Outcome {
-    let (store, manifest) = chosen.open().await?;
+    let (store, manifest) = chosen.open(context).await?;
     let progress = Progress::new(context.output);
     let line = progress.line("");
     let verified = store.verify(&manifest, &|step| tell(&line, step)).await;
@@ -156,7 +157,8 @@ async fn verify(context: &Context, chosen: &Chosen) -> Outcome {
 
 async fn list(context: &Context, target: &str) -> Outcome {
     let failed = |error| failure(&format!("cannot read {target}"), &error);
-    let store = BackupStore::open(target).map_err(failed)?;
+    let store =
+        BackupStore::open(target, &context.config.object_store_variables()).map_err(failed)?;
     let mut rows = Vec::new();
     for id in store.list().await.map_err(failed)? {
         rows.push(match store.manifest(Some(&id)).await {

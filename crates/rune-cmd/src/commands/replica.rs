@@ -19,6 +19,7 @@ use rune_runtime::{
     Agent, AgentLoader, Engine, EngineLink, PackageCache, Replica, ReplicaRouter, SecretVault,
     Tasks, ToolRunner,
 };
+use rune_storage::Variables;
 use rune_storage::{Durability, create_private_dir};
 use rune_store_runtime::{BlobStore, DeploymentId, ReplicaId, Store, StoreError, SystemClock};
 use rune_tools::SandboxSupport;
@@ -281,6 +282,7 @@ impl Parts {
         let place = Place {
             database: data_dir.join("rune.db"),
             object_url: None,
+            object_variables: Variables::new(),
             objects: data_dir.join("objects"),
             durability: Durability::Normal,
             secrets: None,

@@ -28,7 +28,7 @@ pub(crate) struct RestoreArgs {
 
 pub(crate) async fn run(context: &Context, args: &RestoreArgs) -> Outcome {
     only_for_the_owner();
-    let (store, manifest) = args.chosen.open().await?;
+    let (store, manifest) = args.chosen.open(context).await?;
     let place = Place::configured(&context.config)?;
     let failed = |error| failure(&format!("cannot restore backup {}", manifest.id), &error);
     let objects = place.open_objects()?;

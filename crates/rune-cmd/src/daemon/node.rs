@@ -12,7 +12,9 @@ use rune_mcp::McpClient;
 use rune_remote_store::InternalTokens;
 use rune_runtime::model::{ClaudeCli, Prices, ProviderPool, Timeouts};
 use rune_runtime::{AgentLoader, Engine, ReplicaRouter, SecretKeySource, SecretVault, Tasks};
-use rune_storage::{Durability, ObjectStore, SecretFile, SqliteStore, StorageConfig, StorageError};
+use rune_storage::{
+    Durability, ObjectStore, SecretFile, SqliteStore, StorageConfig, StorageError, Variables,
+};
 use rune_store_runtime::{BlobStore, Store, SystemClock};
 use rune_tools::{
     BrowserConfig, Builtins, BuiltinsConfig, Diagnostics, EgressPolicy, Hosts, Launcher, Parts,
@@ -51,6 +53,8 @@ pub(crate) struct Place {
     pub(crate) database: PathBuf,
     /// URL of the object store, or `None` for `objects`.
     pub(crate) object_url: Option<String>,
+    /// Who asks it, and where.
+    pub(crate) object_variables: Variables,
     /// Directory of the object store without a URL.
     pub(crate) objects: PathBuf,
     /// What a power loss may take.
@@ -67,6 +71,7 @@ impl Place {
         Ok(Self {
             database: database_path(&config.storage.database_url)?,
             object_url: config.storage.object_store_url.clone(),
+            object_variables: config.object_store_variables(),
             objects: config.storage.object_dir(),
             durability: Durability::Full,
             secrets: None,
@@ -79,6 +84,7 @@ impl Place {
         Ok(Self {
             database: dir.join("rune.db"),
             object_url: None,
+            object_variables: Variables::new(),
             objects: dir.join("objects"),
             durability: Durability::Normal,
             secrets: Some(database_path(&config.storage.database_url)?),
@@ -89,7 +95,7 @@ impl Place {
     /// Opens the object store.
     pub(crate) fn open_objects(&self) -> Outcome<ObjectStore> {
         let objects = match &self.object_url {
-            Some(url) => ObjectStore::open(url),
+            Some(url) => ObjectStore::open(url, &self.object_variables),
             None => ObjectStore::open_directory(&self.objects),
         };
         objects.map_err(|error| {

@@ -54,18 +54,18 @@ impl Ran {
     }
 
     /// Runs a command with this text on its stdin.
-    pub(crate) fn with_input(mut command: Command, input: &str) -> Self {
+    pub(crate) fn with_input(command: Command, input: &str) -> Self {
+        Self::with_bytes(command, input.as_bytes())
+    }
+
+    /// The same with bytes.
+    pub(crate) fn with_bytes(mut command: Command, input: &[u8]) -> Self {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(input.as_bytes())
-            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
         child.wait_with_output().unwrap().into()
     }
 

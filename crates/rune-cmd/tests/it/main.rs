@@ -13,6 +13,7 @@ mod backends;
 mod background;
 mod backups;
 mod boundaries;
+mod buckets;
 mod budgets;
 mod builtins;
 mod callers;

@@ -35,6 +35,12 @@ pub(crate) const A2A_0_3: Libraries = Libraries {
     directory: "a2a-0.3-python",
 };
 
+/// A server that speaks the protocol of S3.
+pub(crate) const S3: Libraries = Libraries {
+    variable: "RUNE_TEST_S3_PYTHON",
+    directory: "s3-python",
+};
+
 /// The interpreter with these libraries; none where this machine has none, which is said.
 pub(crate) fn interpreter(libraries: &Libraries) -> Option<PathBuf> {
     let Libraries {

@@ -2,19 +2,20 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rune_store_runtime::limits::MAX_OBJECT_BYTES;
 use rune_store_runtime::{BlobStore, Reject, StoreError};
 use sha2::{Digest as _, Sha256};
 
 use super::connection::CallError;
 use super::{RemoteStore, unreadable};
-use crate::call::{BLOBS, MAX_BLOB_BYTES};
+use crate::call::BLOBS;
 
 #[async_trait]
 impl BlobStore for RemoteStore {
     async fn put(&self, bytes: Bytes) -> Result<String, StoreError> {
-        if bytes.len() > MAX_BLOB_BYTES {
+        if bytes.len() > MAX_OBJECT_BYTES {
             return Err(Reject::invalid(format!(
-                "object has {} bytes, the limit is {MAX_BLOB_BYTES}",
+                "object has {} bytes, the limit is {MAX_OBJECT_BYTES}",
                 bytes.len()
             ))
             .into());
