@@ -1,5 +1,6 @@
-//! A node of a cluster: how the nodes of `rune-raft` reach each other.
+//! A node of a cluster: how the nodes of `rune-raft` reach each other, and the store on them.
 //!
+//! * [`Member`] is a node with its files, its socket and its store.
 //! * [`ClusterSecret`] is what the nodes of a cluster have in common, and nobody else has. A node
 //!   makes its certificate from it when it starts: there are no files to hand out.
 //! * [`Identity`] is a node with its certificate.
@@ -12,13 +13,18 @@
 //!   comes from the node that was asked.
 //! * Heartbeats do not wait behind entries, nor entries behind a snapshot: each has a connection of
 //!   its own.
+//! * Commands of a node are applied in the order in which they were submitted there, and read there
+//!   once they are answered.
 //! * What a node began to do for another one is done to its end, also where that one has hung up.
 
 mod client;
 mod identity;
+mod log;
+mod member;
 mod server;
 mod wire;
 
 pub use client::PeerTransport;
 pub use identity::{ClusterSecret, Identity, IdentityError};
+pub use member::{Member, MemberConfig, MemberError};
 pub use server::PeerServer;

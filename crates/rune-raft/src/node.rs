@@ -564,9 +564,8 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         };
         let answer = D::Runtime::timeout(patience, asked).await;
         answer.unwrap_or_else(|_| {
-            Err(StoreError::Unavailable(format!(
-                "no node answered as leader within {patience:?}; the same command may be sent again"
-            )))
+            let reason = "no node answered as leader in time; the same command may be sent again";
+            Err(StoreError::Unavailable(reason.to_owned()))
         })
     }
 

@@ -29,6 +29,18 @@ use crate::{
 pub struct SqliteStore {
     pub(crate) readers: Readers,
     path: PathBuf,
+    log: Log,
+}
+
+/// Who orders the commands and applies them.
+enum Log {
+    /// A thread of this store.
+    Writer(Writer),
+    /// A log that writes the database beside this store.
+    Replicated(Arc<dyn CommandLog>),
+}
+
+struct Writer {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     threads: Mutex<Option<Threads>>,
     health: Health,
@@ -47,9 +59,9 @@ struct Threads {
 pub struct StoreStats {
     /// Bytes of the database file, without the write-ahead log.
     pub database_bytes: u64,
-    /// Pages in the write-ahead log.
+    /// Pages in the write-ahead log; 0 in a replicated store, which has no writer of its own.
     pub wal_pages: u32,
-    /// Commands that wait for the writer.
+    /// Commands that wait for the writer; 0 likewise.
     pub queue: usize,
 }
 
@@ -84,14 +96,33 @@ impl SqliteStore {
         Ok(Self {
             readers,
             path,
-            jobs: Mutex::new(Some(jobs)),
-            threads: Mutex::new(Some(Threads {
-                writer,
-                checkpoint,
-                _lock: lock,
-            })),
-            health,
-            checkpoint: handle,
+            log: Log::Writer(Writer {
+                jobs: Mutex::new(Some(jobs)),
+                threads: Mutex::new(Some(Threads {
+                    writer,
+                    checkpoint,
+                    _lock: lock,
+                })),
+                health,
+                checkpoint: handle,
+            }),
+        })
+    }
+
+    /// The store on a database that a replicated log writes, which exists and whose directory is
+    /// locked. It reads what was applied here, and gives its commands to the log.
+    ///
+    /// # Errors
+    /// [`StorageError`] where the database cannot be read.
+    pub fn replicated(
+        path: PathBuf,
+        readers: usize,
+        log: Arc<dyn CommandLog>,
+    ) -> Result<Self, StorageError> {
+        Ok(Self {
+            readers: Readers::start(&path, readers)?,
+            path,
+            log: Log::Replicated(log),
         })
     }
 
@@ -111,10 +142,14 @@ impl SqliteStore {
             })?
     }
 
-    /// Why the store takes no commands any more; nothing where it works.
+    /// Why the store takes no commands any more; nothing where it works. Of a replicated one its
+    /// log says so.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
-        self.health.failure().map(str::to_owned)
+        match &self.log {
+            Log::Writer(writer) => writer.health.failure().map(str::to_owned),
+            Log::Replicated(_) => None,
+        }
     }
 
     /// What the store says of itself.
@@ -132,13 +167,15 @@ impl SqliteStore {
                 )
             })
             .await?;
-        let queue = self
-            .sender()
-            .map_or(0, |jobs| jobs.max_capacity() - jobs.capacity());
+        let writer = match &self.log {
+            Log::Writer(writer) => Some(writer),
+            Log::Replicated(_) => None,
+        };
+        let queue = writer.and_then(Writer::sender);
         Ok(StoreStats {
             database_bytes,
-            wal_pages: self.checkpoint.frames(),
-            queue,
+            wal_pages: writer.map_or(0, |writer| writer.checkpoint.frames()),
+            queue: queue.map_or(0, |jobs| jobs.max_capacity() - jobs.capacity()),
         })
     }
 
@@ -199,29 +236,49 @@ impl SqliteStore {
         })?
     }
 
-    fn sender(&self) -> Option<mpsc::Sender<Job>> {
-        let jobs = self.jobs.lock();
-        jobs.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     fn stop(&self) -> Result<(), StorageError> {
-        let jobs = self.jobs.lock();
-        jobs.unwrap_or_else(PoisonError::into_inner).take();
-        let threads = self.threads.lock();
-        let threads = threads.unwrap_or_else(PoisonError::into_inner).take();
-        let Some(threads) = threads else {
+        let Log::Writer(writer) = &self.log else {
+            self.readers.stop();
+            return Ok(());
+        };
+        let Some(threads) = writer.take() else {
             return Ok(());
         };
         let written = join("rune-store-writer", threads.writer);
         self.readers.stop();
-        self.checkpoint.close();
+        writer.checkpoint.close();
         let moved = join("rune-store-checkpoint", threads.checkpoint);
         written.and(moved)
     }
 }
 
+impl Writer {
+    fn sender(&self) -> Option<mpsc::Sender<Job>> {
+        let jobs = self.jobs.lock();
+        jobs.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets the writer end, and gives what has to be waited for, once.
+    fn take(&self) -> Option<Threads> {
+        let jobs = self.jobs.lock();
+        jobs.unwrap_or_else(PoisonError::into_inner).take();
+        let threads = self.threads.lock();
+        threads.unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 #[async_trait]
 impl CommandLog for SqliteStore {
+    async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
+        match &self.log {
+            Log::Writer(writer) => writer.submit(command).await,
+            Log::Replicated(log) => log.submit(command).await,
+        }
+    }
+}
+
+#[async_trait]
+impl CommandLog for Writer {
     async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
         self.health.check()?;
         if command.v != Command::VERSION {

@@ -9,8 +9,8 @@ use crate::{
     DeploymentRow, FireSchedule, MemoryForget, MemoryPut, PauseSchedule, PostTask, PromoteRollout,
     PublishEvent, PublishVersion, PutEntity, PutPush, PutRelation, PutReplica, PutSchedule,
     PutSecret, QueueMessage, RecordAudit, RemovePush, RemoveReplica, RemoveSecret, RequestCancel,
-    ReserveBudget, RollBack, ScaleDeployment, SetDeploymentState, SettleBudget, SettleFire,
-    SettlePush, StartRollout, StoreError, TaskRow, Timestamp, VersionRow,
+    RequestId, ReserveBudget, RollBack, ScaleDeployment, SetDeploymentState, SettleBudget,
+    SettleFire, SettlePush, StartRollout, StoreError, TaskRow, Timestamp, VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -28,6 +28,19 @@ pub struct Command {
     /// What is written to the audit trail with it: in the same commit, and only where the change is made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub audit: Vec<RecordAudit>,
+}
+
+impl Op {
+    /// The journal that the change writes, where a store knows only the last such change again: no
+    /// two of them are to be under way at once.
+    #[must_use]
+    pub const fn journal(&self) -> Option<RequestId> {
+        match self {
+            Self::AcceptRequest(op) => Some(op.request_id),
+            Self::AppendEntries(op) => Some(op.request_id),
+            _ => None,
+        }
+    }
 }
 
 impl Command {

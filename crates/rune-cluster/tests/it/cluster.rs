@@ -5,12 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rune_cluster::{ClusterSecret, Identity, PeerServer, PeerTransport};
-use rune_raft::{
-    BasicNode, LogStore, Node, NodeConfig, NodeId, SnapshotDir, StateMachine, Threads,
-};
-use rune_runtime::Tasks;
-use rune_storage::{Digest, Durability, LogOwner, Replica};
+use rune_cluster::{ClusterSecret, Identity, Member, MemberConfig, MemberError, PeerTransport};
+use rune_raft::{BasicNode, Node, NodeConfig, NodeId, Threads};
+use rune_storage::{Digest, SqliteStore};
 use rune_store_runtime::{CachePut, Command, Timestamp};
 use tokio::net::TcpListener;
 
@@ -35,69 +32,68 @@ pub(crate) fn settings() -> NodeConfig {
 
 pub(crate) struct Peer {
     pub(crate) node: TestNode,
+    pub(crate) store: Arc<SqliteStore>,
     pub(crate) addr: String,
-    tasks: Tasks,
-    dir: PathBuf,
+    member: Member,
+    database: PathBuf,
 }
 
 impl Peer {
     /// Starts a node of the cluster with this secret.
     pub(crate) async fn start(dir: &Path, secret: &str, id: NodeId, config: NodeConfig) -> Self {
-        std::fs::create_dir_all(dir).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(listener, dir, secret, id, config)
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn start_at(
+        listener: TcpListener,
+        dir: &Path,
+        secret: &str,
+        id: NodeId,
+        protocol: NodeConfig,
+    ) -> Result<Self, MemberError> {
         let addr = listener.local_addr().unwrap().to_string();
-        let (identity, tasks) = (identity(secret, id), Tasks::new());
-        let owner = LogOwner {
-            cluster: identity.cluster().to_owned(),
+        let database = dir.join("rune.db");
+        let config = MemberConfig {
+            secret: ClusterSecret::parse(&secret.to_owned().into()).unwrap(),
             node: id,
+            listener,
+            database: database.clone(),
+            protocol,
         };
-        let log = LogStore::open(&dir.join("raft.db"), &owner, Durability::Full, Threads);
-        let snapshots = Arc::new(SnapshotDir::open(&dir.join("snapshots")).unwrap());
-        let replica = Replica::open(&dir.join("rune.db")).unwrap();
-        let state = StateMachine::new(replica, Arc::clone(&snapshots), Threads).unwrap();
-        let transport = PeerTransport::new(identity.clone(), tasks.clone());
-        let node = Node::start(
-            &owner,
-            config,
-            transport,
-            log.unwrap(),
-            state,
-            snapshots,
-            Threads,
-        );
-        let node = node.await.unwrap();
-        let server = PeerServer::new(listener, identity, tasks.clone());
-        tasks.spawn("peers", server.run(node.clone()));
-        Self {
-            node,
+        let member = Member::open(config).await?;
+        Ok(Self {
+            node: member.node().clone(),
+            store: member.store(),
             addr,
-            tasks,
-            dir: dir.to_owned(),
-        }
+            member,
+            database,
+        })
     }
 
     pub(crate) fn at(&self) -> BasicNode {
         BasicNode::new(&self.addr)
     }
 
-    /// Ends the node and its connections.
-    pub(crate) async fn end(&self) {
-        self.node.shutdown().await;
-        assert!(self.tasks.stop(Duration::from_secs(5)).await);
+    /// Ends the node.
+    pub(crate) async fn end(self) {
+        self.member.close().await.unwrap();
     }
 
     /// What its rows are.
     pub(crate) fn digest(&self) -> Digest {
-        let db = rusqlite::Connection::open(self.dir.join("rune.db")).unwrap();
+        let db = rusqlite::Connection::open(&self.database).unwrap();
         rune_storage::logical_digest(&db).unwrap()
     }
 }
 
-/// Three nodes that are a cluster, with the directory that they are in.
-pub(crate) async fn three(config: &NodeConfig) -> (Vec<Peer>, tempfile::TempDir) {
+/// Nodes that are a cluster, with the directory that they are in.
+pub(crate) async fn cluster(size: u64, config: &NodeConfig) -> (Vec<Peer>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let mut peers = Vec::new();
-    for id in 1..=3 {
+    for id in 1..=size {
         let path = dir.path().join(id.to_string());
         peers.push(Peer::start(&path, SECRET, id, config.clone()).await);
     }

@@ -4,3 +4,4 @@
 
 mod cluster;
 mod peers;
+mod store;

@@ -18,13 +18,13 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, SignatureScheme};
 
-use crate::cluster::{Peer, SECRET, converged, identity, put, settings, three};
+use crate::cluster::{Peer, SECRET, cluster, converged, identity, put, settings};
 
 const TTL: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_writes_and_goes_on_when_the_leader_is_gone() {
-    let (peers, _dir) = three(&settings()).await;
+    let (peers, _dir) = cluster(3, &settings()).await;
     for (number, peer) in peers.iter().enumerate() {
         let written = peer.node.write(&put(&format!("{number}"), number)).await;
         written.unwrap().outcome.unwrap();
@@ -39,29 +39,32 @@ async fn every_node_writes_and_goes_on_when_the_leader_is_gone() {
     converged(&peers.iter().collect::<Vec<_>>()).await;
 
     let leader = peers[0].node.status().leader.unwrap();
-    let (gone, left): (Vec<_>, Vec<_>) = peers
-        .iter()
+    let (gone, mut left): (Vec<_>, Vec<_>) = peers
+        .into_iter()
         .partition(|peer| peer.node.status().id == leader);
-    gone[0].end().await;
+    for peer in gone {
+        peer.end().await;
+    }
     for peer in &left {
         let written = peer.node.write(&put("after", 1)).await.unwrap();
         written.outcome.unwrap();
     }
-    converged(&left).await;
+    converged(&left.iter().collect::<Vec<_>>()).await;
 
     // Of two nodes one alone decides nothing, and says so.
-    left[0].end().await;
-    let refused = left[1].node.write(&put("alone", 1)).await;
+    left.pop().unwrap().end().await;
+    let alone = left.pop().unwrap();
+    let refused = alone.node.write(&put("alone", 1)).await;
     assert!(
         matches!(refused, Err(StoreError::Unavailable(_))),
         "{refused:?}"
     );
-    let refused = left[1].node.linearizable().await;
+    let refused = alone.node.linearizable().await;
     assert!(
         matches!(refused, Err(StoreError::Unavailable(_))),
         "{refused:?}"
     );
-    left[1].end().await;
+    alone.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,7 +75,7 @@ async fn a_node_that_joins_is_sent_a_snapshot_in_parts_while_writes_go_on() {
         chunk_bytes: 16 << 10,
         ..settings()
     };
-    let (peers, dir) = three(&config).await;
+    let (peers, dir) = cluster(3, &config).await;
     let large = "x".repeat(20_000);
     for number in 0..200 {
         let written = peers[0]
@@ -102,7 +105,7 @@ async fn a_node_that_joins_is_sent_a_snapshot_in_parts_while_writes_go_on() {
     converged(&all).await;
     let snapshot = fourth.node.status().snapshot;
     assert!(snapshot.is_some(), "it caught up without a snapshot");
-    for peer in all {
+    for peer in peers.into_iter().chain([fourth]) {
         peer.end().await;
     }
 }
@@ -144,9 +147,10 @@ async fn another_node_at_an_address_is_not_taken_for_the_one_asked() {
         panic!("answered: {asked:?}");
     };
     assert!(reason.contains("is not node 3"), "{reason}");
+    let gone = peer.at();
     peer.end().await;
 
-    let asked = own.call(1, &peer.at(), Message::ReadIndex, TTL).await;
+    let asked = own.call(1, &gone, Message::ReadIndex, TTL).await;
     assert!(matches!(asked, Err(CallError::Unreachable(_))), "{asked:?}");
     tasks.stop(TTL).await;
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use rune_runtime::Tasks;
-use rune_store_runtime::{Command, Op, Reject, Reply, RequestId, StoreError};
+use rune_store_runtime::{Command, Reject, Reply, RequestId, StoreError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -95,7 +95,7 @@ impl Commands {
         let (answer, answered) = oneshot::channel();
         self.queue().jobs.push_back(Job {
             json,
-            journal: journal(&command.op),
+            journal: command.op.journal(),
             submitted: Instant::now(),
             answer,
         });
@@ -224,15 +224,6 @@ impl Commands {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The journal of the two commands that a store knows again only until the next of them.
-const fn journal(op: &Op) -> Option<RequestId> {
-    match op {
-        Op::AcceptRequest(op) => Some(op.request_id),
-        Op::AppendEntries(op) => Some(op.request_id),
-        _ => None,
     }
 }
 

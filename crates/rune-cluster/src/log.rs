@@ -1,0 +1,175 @@
+//! The commands of a node on their way to the leader: what waits is sent together, one batch after
+//! the other.
+//!
+//! A batch is put into the log in its order, and the next one goes out when it is answered. So the
+//! commands of this node are applied in the order in which they were submitted, also where one has
+//! to be sent again, and no two that write one journal are under way at once.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rune_raft::{Node, Proposal, Threads, Written};
+use rune_runtime::Tasks;
+use rune_store_runtime::{Command, CommandLog, Reply, RequestId, StoreError};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::PeerTransport;
+
+/// Commands that are sent at once at the most.
+const MAX_BATCH: usize = 256;
+/// Bytes of commands that are sent at once at the most; one command may exceed it.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+
+/// A command that was submitted, and where its answer goes.
+struct Job {
+    proposal: Proposal,
+    journal: Option<RequestId>,
+    submitted: Instant,
+    answer: oneshot::Sender<Result<Written, StoreError>>,
+}
+
+impl Job {
+    /// The caller may have gone; the change is made all the same.
+    fn answer(self, written: Result<Written, StoreError>) {
+        let _ = self.answer.send(written);
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    is_sending: bool,
+    /// When a command was answered last: one that waits behind many is not given up as long as
+    /// they are answered.
+    answered: Option<Instant>,
+}
+
+impl Queue {
+    /// The commands that are sent next, in their order.
+    fn next_batch(&mut self) -> VecDeque<Job> {
+        let (mut batch, mut bytes, mut journals) = (VecDeque::new(), 0usize, HashSet::new());
+        while let Some(job) = self.jobs.front() {
+            bytes = bytes.saturating_add(job.proposal.bytes());
+            let is_full = batch.len() >= MAX_BATCH || bytes > MAX_BATCH_BYTES;
+            let is_known = job.journal.is_some_and(|journal| !journals.insert(journal));
+            if !batch.is_empty() && (is_full || is_known) {
+                break;
+            }
+            batch.extend(self.jobs.pop_front());
+        }
+        batch
+    }
+}
+
+/// Has commands ordered by the cluster. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct ClusterLog {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: Node<Threads, PeerTransport>,
+    tasks: Tasks,
+    /// How long a command is tried after it was submitted, or after the one before it was answered.
+    patience: Duration,
+    queue: Mutex<Queue>,
+}
+
+impl ClusterLog {
+    pub(crate) fn new(
+        node: Node<Threads, PeerTransport>,
+        tasks: Tasks,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                node,
+                tasks,
+                patience,
+                queue: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Has what waits be sent.
+    fn wake(&self) {
+        let is_idle = !std::mem::replace(&mut self.inner.queue().is_sending, true);
+        if is_idle {
+            let inner = Arc::clone(&self.inner);
+            self.inner.tasks.spawn("cluster-commands", inner.run());
+        }
+    }
+}
+
+impl Inner {
+    /// Sends until nothing waits any more.
+    async fn run(self: Arc<Self>) {
+        loop {
+            let batch = {
+                let mut queue = self.queue();
+                let batch = queue.next_batch();
+                queue.is_sending = !batch.is_empty();
+                batch
+            };
+            if batch.is_empty() {
+                return;
+            }
+            self.send(batch).await;
+        }
+    }
+
+    /// Sends a batch until all of it is answered.
+    async fn send(&self, mut batch: VecDeque<Job>) {
+        while let Some(first) = batch.front() {
+            let since = self.queue().answered.max(Some(first.submitted));
+            let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
+            let patience = self.patience.saturating_sub(waited);
+            let proposals = batch.iter().map(|job| job.proposal.clone()).collect();
+            match self.node.write_some(proposals, patience).await {
+                Ok(written) => {
+                    self.queue().answered = Some(Instant::now());
+                    for written in written {
+                        if let Some(job) = batch.pop_front() {
+                            job.answer(Ok(written));
+                        }
+                    }
+                }
+                Err(error) => {
+                    for job in batch {
+                        job.answer(Err(error.clone()));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl CommandLog for ClusterLog {
+    async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let job = Job {
+            proposal: Proposal::checked(&command)?,
+            journal: command.op.journal(),
+            submitted: Instant::now(),
+            answer,
+        };
+        self.inner.queue().jobs.push_back(job);
+        self.wake();
+        let written = answered.await.unwrap_or_else(|_| {
+            let reason = "the node ended before the command was answered";
+            Err(StoreError::Unavailable(reason.to_owned()))
+        })?;
+        // Whoever wrote it reads it here.
+        self.inner.node.applied(written.index).await?;
+        Ok(written.outcome?)
+    }
+}
