@@ -42,5 +42,6 @@ pub use receive::{Received, Receiver};
 pub use snapshot::{Manifest, SnapshotDir, SnapshotFile};
 pub use state_machine::{Builder, StateMachine};
 pub use types::{
-    Leader, LogEntry, LogId, Members, NodeId, Outcome, Payload, Proposal, Types, Vote,
+    Leader, LogEntry, LogId, MAX_PROPOSAL_BYTES, Members, NodeId, Outcome, Payload, Proposal,
+    Types, Vote,
 };

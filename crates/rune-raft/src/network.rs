@@ -17,10 +17,23 @@ use openraft::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Disk, Leader, Manifest, NodeId, Proposal, SnapshotFile, Types, Vote, Written};
+use crate::entry::size;
+use crate::{
+    Disk, Leader, LogEntry, Manifest, NodeId, Proposal, SnapshotFile, Types, Vote, Written,
+};
 
 /// How long a part of a snapshot may take to be written by the other side.
 const CHUNK_TTL: Duration = Duration::from_secs(10);
+
+/// Entries get so many times the time of a heartbeat to be answered: they wait for a disk.
+const APPEND_BEATS: u32 = 4;
+
+/// What a megabyte of entries gets in addition. The protocol sends entries that were not answered
+/// again from their beginning, so what never has enough time never arrives.
+const MEBIBYTE_TTL: Duration = Duration::from_secs(1);
+
+/// What a megabyte of a snapshot gets in addition to be examined and installed.
+const INSTALL_TTL: Duration = Duration::from_millis(100);
 
 /// Parts that may fail to go further before the transfer is begun anew.
 const MAX_STALLS: u32 = 8;
@@ -210,8 +223,11 @@ impl<D: Disk, T: Transport<D::Runtime>> Link<D, T> {
                 offset,
                 bytes,
             };
-            // The last one is answered when the snapshot is installed.
-            let ttl = if end < total { ttl.min(CHUNK_TTL) } else { ttl };
+            // The last one is answered when the snapshot is installed. It may get lost like any
+            // other, so what it is waited for has to do with the size.
+            let install = INSTALL_TTL * u32::try_from(total >> 20).unwrap_or(u32::MAX);
+            let more = if end < total { Duration::ZERO } else { install };
+            let ttl = ttl.min(CHUNK_TTL + more);
             let message = Message::Chunk(vote, chunk);
             let reply = self.call(RPCTypes::InstallSnapshot, message, ttl).await;
             let next = match reply.map_err(streaming)? {
@@ -228,6 +244,16 @@ impl<D: Disk, T: Transport<D::Runtime>> Link<D, T> {
             offset = next.min(total);
         }
     }
+}
+
+/// How long entries may take to be on the other side's disk; a heartbeat has `beat`.
+fn append_ttl(entries: &[LogEntry], beat: Duration) -> Duration {
+    if entries.is_empty() {
+        return beat;
+    }
+    let kibibytes = entries.iter().map(size).sum::<usize>() >> 10;
+    let kibibytes = u32::try_from(kibibytes).unwrap_or(u32::MAX);
+    beat * APPEND_BEATS + MEBIBYTE_TTL / 1024 * kibibytes
 }
 
 fn unreadable<R: AsyncRuntime>(error: &io::Error) -> NetworkError<Types<R>> {
@@ -251,11 +277,9 @@ impl<D: Disk, T: Transport<D::Runtime>> RaftNetworkV2<Types<D::Runtime>> for Lin
         rpc: AppendEntriesRequest<Types<D::Runtime>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types<D::Runtime>>, RPCError<Types<D::Runtime>>> {
+        let ttl = append_ttl(&rpc.entries, option.hard_ttl());
         let message = Message::Append(rpc);
-        match self
-            .call(RPCTypes::AppendEntries, message, option.hard_ttl())
-            .await?
-        {
+        match self.call(RPCTypes::AppendEntries, message, ttl).await? {
             Reply::Append(response) => Ok(response),
             _ => Err(self.unexpected().into()),
         }

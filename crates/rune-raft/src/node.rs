@@ -104,7 +104,8 @@ impl NodeConfig {
 /// A command that was applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Written {
-    /// Its place in the log: who waits until a node has applied this reads it there.
+    /// Its place in the log: who waits until a node has applied this reads it there. 0 for a
+    /// command that cannot stand in a log.
     pub index: u64,
     /// The answer to it.
     pub outcome: Result<rune_store_runtime::Reply, Reject>,
@@ -352,9 +353,13 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     /// # Errors
     /// As [`Node::promote`].
     pub async fn remove(&self, ids: BTreeSet<NodeId>) -> Result<(), StoreError> {
+        let members = self.status().members;
+        let voters: BTreeSet<NodeId> = members.membership().voter_ids().collect();
+        let (voters, learners) = ids.into_iter().partition(|id| voters.contains(id));
+        // A voter goes with its vote, in the second of two steps: it cannot be dropped in the first.
         self.change(ChangeMembers::Batch(vec![
-            ChangeMembers::RemoveVoters(ids.clone()),
-            ChangeMembers::RemoveNodes(ids),
+            ChangeMembers::RemoveNodes(learners),
+            ChangeMembers::RemoveVoters(voters),
         ]))
         .await
     }
@@ -504,8 +509,22 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     }
 
     /// Puts commands into the log, as long as this node leads, and answers those that were applied.
-    async fn propose(&self, proposals: Vec<Proposal>) -> Result<Reply<D::Runtime>, Refused> {
+    ///
+    /// Those of another node are looked at again, because a single one that cannot be applied would
+    /// stop every node for good. It is answered alone, what is before it first.
+    async fn propose(&self, mut proposals: Vec<Proposal>) -> Result<Reply<D::Runtime>, Refused> {
         let stopped = |error: &dyn ToString| Refused::Stopped(error.to_string());
+        let wrong = |proposal: &Proposal| proposal.check().err();
+        let wrong = proposals.iter().map(wrong).enumerate();
+        let wrong = wrong.filter_map(|(at, reject)| Some((at, reject?))).next();
+        match wrong {
+            Some((0, reject)) => {
+                let outcome = Err(reject);
+                return Ok(Reply::Written(vec![Written { index: 0, outcome }]));
+            }
+            Some((at, _)) => proposals.truncate(at),
+            None => {}
+        }
         if self.inner.log.is_full() {
             return Err(Refused::Stopped(format!(
                 "the disk of node {}, which leads, is full",

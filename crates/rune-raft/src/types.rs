@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{AsyncRuntime, BasicNode, EntryPayload, OptionalSend, RaftTypeConfig};
-use rune_store_runtime::limits::MAX_COMMAND_BYTES;
 use rune_store_runtime::{Command, Reject, Reply, StoreError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
+
+/// The largest command of a cluster, in bytes of its JSON: what is sent to another node at once. It
+/// is room for the largest entry of a journal beside everything else that a command carries.
+pub const MAX_PROPOSAL_BYTES: usize = 4 << 20;
 
 /// The number of a node. It is never used again, not even for the same machine with an empty disk.
 pub type NodeId = u64;
@@ -116,27 +119,34 @@ impl Proposal {
     /// [`StoreError::Rejected`] where it is of another version, too large, or could not be read
     /// again, as what nests too deep: once in the log it would stop every node.
     pub fn checked(command: &Command) -> Result<Self, StoreError> {
+        let proposal = Self::of(command)
+            .map_err(|error| Reject::invalid(format!("cannot be written as JSON: {error}")))?;
+        proposal.check()?;
+        Ok(proposal)
+    }
+
+    /// Whether it can stand in a log.
+    ///
+    /// # Errors
+    /// As of [`Proposal::checked`].
+    pub fn check(&self) -> Result<(), Reject> {
+        if self.bytes() > MAX_PROPOSAL_BYTES {
+            return Err(Reject::invalid(format!(
+                "a command has {} bytes of JSON, the limit of a cluster is {MAX_PROPOSAL_BYTES}",
+                self.bytes()
+            )));
+        }
+        let command = self
+            .command()
+            .map_err(|error| Reject::invalid(format!("cannot be read again: {error}")))?;
         if command.v != Command::VERSION {
             let known = Command::VERSION;
             return Err(Reject::invalid(format!(
                 "command version {} is not known, this rune knows {known}",
                 command.v
-            ))
-            .into());
+            )));
         }
-        let proposal = Self::of(command)
-            .map_err(|error| Reject::invalid(format!("cannot be written as JSON: {error}")))?;
-        if proposal.bytes() > MAX_COMMAND_BYTES {
-            return Err(Reject::invalid(format!(
-                "a command has {} bytes of JSON, the limit is {MAX_COMMAND_BYTES}",
-                proposal.bytes()
-            ))
-            .into());
-        }
-        match proposal.command() {
-            Ok(_) => Ok(proposal),
-            Err(error) => Err(Reject::invalid(format!("cannot be read again: {error}")).into()),
-        }
+        Ok(())
     }
 
     /// The command.

@@ -5,6 +5,7 @@
 mod conformance;
 mod crash;
 mod log;
+mod node;
 mod sim;
 mod snapshot;
 mod state;

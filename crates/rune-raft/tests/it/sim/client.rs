@@ -23,6 +23,9 @@ pub(crate) struct Clients {
     /// Words that were appended, and whether that was answered.
     pub(crate) marks: Mutex<BTreeMap<String, bool>>,
     pub(crate) stopped: AtomicBool,
+    /// Nodes that became members, and that ceased to be.
+    pub(crate) joined: AtomicU64,
+    pub(crate) removed: AtomicU64,
     numbers: AtomicU64,
 }
 
@@ -33,6 +36,8 @@ impl Clients {
             registers: Mutex::default(),
             marks: Mutex::default(),
             stopped: AtomicBool::new(false),
+            joined: AtomicU64::new(0),
+            removed: AtomicU64::new(0),
             numbers: AtomicU64::new(1),
         }
     }

@@ -12,6 +12,7 @@ use rune_raft::{CallError, Message, Node, NodeId, Reply, Transport};
 
 use super::SimDisk;
 use super::dice::Dice;
+use crate::support::text;
 
 pub(crate) type SimNode = Node<SimDisk, Wire>;
 
@@ -30,6 +31,8 @@ pub(crate) struct Weather {
     pub(crate) repeated: u64,
     /// The longest that a message is under way, in microseconds.
     pub(crate) delay: u64,
+    /// What a KiB of entries takes in addition, in microseconds.
+    pub(crate) kibibyte: u64,
 }
 
 impl Weather {
@@ -37,6 +40,7 @@ impl Weather {
         lost: 0,
         repeated: 0,
         delay: 2_000,
+        kibibyte: 0,
     };
 }
 
@@ -94,6 +98,14 @@ impl Transport<SimRuntime> for Wire {
             pending::<()>().await;
         }
         net.travel(from, target).await;
+        if let Message::Append(rpc) = &message {
+            let bytes: usize = rpc.entries.iter().map(|entry| text(entry).len()).sum();
+            let kibibytes = u64::try_from(bytes >> 10).unwrap();
+            let micros = net.weather.lock().unwrap().kibibyte * kibibytes;
+            if micros > 0 {
+                SimRuntime::sleep(Duration::from_micros(micros)).await;
+            }
+        }
         let station = net.stations.lock().unwrap().get(&target).cloned();
         let Some(Station { node, alive }) = station else {
             return Err(CallError::Unreachable("connection refused".to_owned()));

@@ -14,7 +14,7 @@ use rune_store_runtime::RequestId;
 use super::client::{Clients, numbered};
 use super::cluster::Cluster;
 use super::dice::Dice;
-use super::history::is_linearizable;
+use super::history::{Action, is_linearizable};
 use super::net::Weather;
 use crate::state::{accept, marks};
 use crate::support::{digest, place, put, reader, simulate};
@@ -35,6 +35,7 @@ pub(crate) struct Coverage {
     reads: u64,
     terms: u64,
     crashes: u64,
+    power_losses: u64,
     chunks: u64,
     purged: u64,
     repeated: u64,
@@ -49,6 +50,7 @@ impl Coverage {
         self.reads += other.reads;
         self.terms += other.terms;
         self.crashes += other.crashes;
+        self.power_losses += other.power_losses;
         self.chunks += other.chunks;
         self.purged += other.purged;
         self.repeated += other.repeated;
@@ -63,6 +65,7 @@ impl Coverage {
             reads,
             terms,
             crashes,
+            power_losses,
             chunks,
             purged,
             repeated,
@@ -75,6 +78,7 @@ impl Coverage {
             ("reads", reads),
             ("terms", terms),
             ("crashes", crashes),
+            ("power losses", power_losses),
             ("parts of snapshots", chunks),
             ("purged entries", purged),
             ("repeated messages", repeated),
@@ -201,8 +205,10 @@ impl Story {
             6 | 7 => {
                 let most = (ids.len() - 1) / 2;
                 if cluster.down().len() < most.max(1) && !cluster.down().contains(&one) {
-                    cluster.crash(one, dice.per_mille(500));
-                    self.coverage.crashes += 1;
+                    let power = dice.per_mille(500);
+                    cluster.crash(one, power);
+                    self.coverage.crashes += u64::from(!power);
+                    self.coverage.power_losses += u64::from(power);
                 }
             }
             8 | 9 => {
@@ -215,6 +221,7 @@ impl Story {
                     lost: dice.below(150),
                     repeated: dice.below(200),
                     delay: 1_000 + dice.below(60_000),
+                    kibibyte: 0,
                 };
                 cluster.note(&format!("{weather:?}"));
                 *cluster.net.weather.lock().unwrap() = weather;
@@ -250,7 +257,6 @@ impl Story {
         let number = SimRuntime::timeout(Duration::from_secs(1), leader.new_number()).await;
         let Ok(Ok(id)) = number else { return };
         cluster.add(id).await;
-        self.coverage.joined += 1;
         cluster.note(&format!("{id} joins"));
         let (dice, clients) = (cluster.dice.clone(), Arc::clone(&self.clients));
         drop(SimRuntime::spawn(async move {
@@ -264,6 +270,7 @@ impl Story {
                     };
                     if let Ok(Ok(())) = SimRuntime::timeout(Duration::from_secs(4), join).await {
                         cluster.note(&format!("{id} has joined"));
+                        clients.joined.fetch_add(1, Ordering::Relaxed);
                         return;
                     }
                 }
@@ -284,14 +291,15 @@ impl Story {
             return;
         }
         cluster.note(&format!("{id} leaves"));
-        self.coverage.removed += 1;
+        let clients = Arc::clone(&self.clients);
         drop(SimRuntime::spawn(async move {
             let removed = leader.remove(BTreeSet::from([id]));
             let removed = SimRuntime::timeout(Duration::from_secs(3), removed).await;
-            cluster.note(&format!(
-                "{id} has left: {:?}",
-                removed.is_ok_and(|done| done.is_ok())
-            ));
+            let removed = removed.is_ok_and(|done| done.is_ok());
+            cluster.note(&format!("{id} has left: {removed}"));
+            clients
+                .removed
+                .fetch_add(u64::from(removed), Ordering::Relaxed);
         }));
     }
 
@@ -403,8 +411,12 @@ impl Story {
         }
         for (key, history) in self.clients.registers.lock().unwrap().iter() {
             assert!(is_linearizable(history), "register {key}: {history:#?}");
-            self.coverage.reads += history.len() as u64;
+            let reads = history.iter();
+            let reads = reads.filter(|one| matches!(one.action, Action::Read(_)));
+            self.coverage.reads += reads.count() as u64;
         }
+        self.coverage.joined += self.clients.joined.load(Ordering::Relaxed);
+        self.coverage.removed += self.clients.removed.load(Ordering::Relaxed);
         self.coverage.terms += status.term;
         self.coverage.purged += status.purged.map_or(0, |id| id.index);
         self.coverage.chunks += cluster.net.chunks.load(Ordering::Relaxed);

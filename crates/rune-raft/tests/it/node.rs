@@ -1,0 +1,150 @@
+//! What a node does for whoever runs it, in a cluster to which nothing happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::{AsyncRuntime as _, BasicNode};
+use openraft_rt_sim::SimRuntime;
+use rune_raft::{MAX_PROPOSAL_BYTES, Message, NodeId, Proposal};
+use rune_store_runtime::limits::MAX_ENTRY_BYTES;
+use rune_store_runtime::{Command, Reject, RequestId};
+
+use crate::sim::cluster::Cluster;
+use crate::sim::dice::Dice;
+use crate::sim::net::SimNode;
+use crate::state::{accept, command, mark};
+use crate::support::{put, simulate};
+
+/// A cluster of the nodes from 1 to `count`, which has a leader.
+async fn cluster(root: &std::path::Path, count: u64) -> Cluster {
+    let cluster = Cluster::new(Dice::new(1), root);
+    for id in 1..=count {
+        cluster.add(id).await;
+    }
+    let members: BTreeMap<NodeId, BasicNode> =
+        (1..=count).map(|id| (id, BasicNode::new(id))).collect();
+    node(&cluster, 1).initialize(members).await.unwrap();
+    leader(&cluster).await;
+    cluster
+}
+
+fn node(cluster: &Cluster, id: NodeId) -> SimNode {
+    let mut running = cluster.running().into_iter();
+    running.find(|(found, _)| *found == id).unwrap().1.node
+}
+
+async fn leader(cluster: &Cluster) -> (NodeId, SimNode) {
+    loop {
+        if let Some(leader) = cluster.leader() {
+            return leader;
+        }
+        SimRuntime::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn members(node: &SimNode) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+    let members = node.status().members;
+    let members = members.membership();
+    (
+        members.voter_ids().collect(),
+        members.nodes().map(|(id, _)| *id).collect(),
+    )
+}
+
+#[test]
+fn voters_and_learners_are_removed_for_good_be_it_the_leader() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 3).await;
+        let (first, node) = leader(&cluster).await;
+        let learner = node.new_number().await.unwrap();
+        cluster.add(learner).await;
+        let place = BasicNode::new(learner);
+        node.add_learner(learner, place).await.unwrap();
+        let other = (1..=3).find(|id| *id != first).unwrap();
+        node.remove(BTreeSet::from([other, learner])).await.unwrap();
+        let left: BTreeSet<NodeId> = (1..=3).filter(|id| *id != other).collect();
+        assert_eq!(members(&node), (left.clone(), left.clone()));
+        node.remove(BTreeSet::from([first])).await.unwrap();
+        let last = left.into_iter().find(|id| *id != first).unwrap();
+        let (now, node) = loop {
+            let (id, node) = leader(&cluster).await;
+            if id == last {
+                break (id, node);
+            }
+            SimRuntime::sleep(Duration::from_millis(20)).await;
+        };
+        let alone = BTreeSet::from([now]);
+        assert_eq!(members(&node), (alone.clone(), alone));
+        node.write(&put(1, "k", 1)).await.unwrap().outcome.unwrap();
+    });
+}
+
+/// Replication sends entries that were not answered in time again from their beginning.
+#[test]
+fn the_largest_command_gets_over_a_slow_line() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 3).await;
+        // 4 MiB a second.
+        cluster.net.weather.lock().unwrap().kibibyte = 244;
+        let (_, node) = leader(&cluster).await;
+        let request = RequestId::from_bytes([9; 16]);
+        let accepted = node.write(&command(1, accept(request))).await.unwrap();
+        accepted.outcome.unwrap();
+        let large = "x".repeat(MAX_ENTRY_BYTES - 1024);
+        let mut largest = mark(request, &large);
+        while largest.entries.len() < MAX_PROPOSAL_BYTES / MAX_ENTRY_BYTES {
+            largest.entries.extend(mark(request, &large).entries);
+        }
+        let written = node.write(&command(2, largest)).await.unwrap();
+        written.outcome.unwrap();
+        let larger = put(2, "k", "x".repeat(MAX_PROPOSAL_BYTES));
+        let error = node.write(&larger).await.unwrap_err().to_string();
+        assert!(error.contains("the limit of a cluster is"), "{error}");
+    });
+}
+
+/// One that came into the log would stop every node for good.
+#[test]
+fn a_command_that_cannot_be_applied_is_kept_out_of_the_log() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 3).await;
+        let (first, node) = leader(&cluster).await;
+        let good = |number| Proposal::of(&put(number, "k", number)).unwrap();
+        let text = good(9).text().to_string();
+        let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+        let newer = Command {
+            v: Command::VERSION + 1,
+            ..put(9, "k", 9)
+        };
+        let wrong = [
+            Proposal::from(text.replace("\"value\":9", &format!("\"value\":{deep}"))),
+            Proposal::from(text.replace("cache_put", "cache_melt")),
+            Proposal::of(&newer).unwrap(),
+            Proposal::of(&put(9, "k", "x".repeat(MAX_PROPOSAL_BYTES))).unwrap(),
+        ];
+        for (number, wrong) in (0..).step_by(2).zip(wrong) {
+            assert_ne!(*wrong.text(), text.as_str().into());
+            let proposals = [good(number), wrong, good(number + 1)];
+            // From another node, which need not have looked at it.
+            let mut answers = Vec::new();
+            while answers.len() < proposals.len() {
+                let message = Message::Write(proposals[answers.len()..].to_vec());
+                match node.serve(first + 1, message).await.unwrap() {
+                    rune_raft::Reply::Written(written) => answers.extend(written),
+                    other => unreachable!("{other:?}"),
+                }
+            }
+            let outcomes: Vec<_> = answers.into_iter().map(|one| one.outcome).collect();
+            assert!(
+                matches!(&outcomes[..], [Ok(_), Err(Reject::Invalid { .. }), Ok(_)]),
+                "{outcomes:?}"
+            );
+        }
+        for (id, station) in cluster.running() {
+            assert_eq!(station.node.status().failure, None, "node {id}");
+        }
+    });
+}
