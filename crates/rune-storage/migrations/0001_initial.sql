@@ -202,11 +202,13 @@ CREATE TABLE receipts (
     reject     TEXT
 );
 
--- How far a replicated log has been applied, in the words of whoever keeps the log. One row at
--- the most, and none in the store of a single node.
+-- How far a replicated log has been applied, in the words of whoever keeps the log, and the time of
+-- the state, which is that of the latest command. One row at the most, and none in the store of a
+-- single node.
 CREATE TABLE replication (
     id       INTEGER PRIMARY KEY CHECK (id = 1),
-    position TEXT NOT NULL
+    position TEXT NOT NULL,
+    clock    INTEGER NOT NULL
 );
 
 CREATE TABLE versions (

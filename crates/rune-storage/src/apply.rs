@@ -47,6 +47,9 @@ use encoded::EncodedAccept;
 struct Context {
     id: CommandId,
     at: Timestamp,
+    /// The time by which things expire. In a replicated log it never goes back, whichever clock a
+    /// command was stamped by.
+    clock: Timestamp,
 }
 
 /// Applies a command within a transaction on a connection of this crate.
@@ -64,18 +67,28 @@ pub(crate) fn apply_encoded(
     command: &Command,
     encoded: &Encoded,
 ) -> Result<Reply, ApplyError> {
+    apply_at(transaction, command, encoded, command.at)
+}
+
+fn apply_at(
+    transaction: &Transaction<'_>,
+    command: &Command,
+    encoded: &Encoded,
+    clock: Timestamp,
+) -> Result<Reply, ApplyError> {
     if command.v != Command::VERSION {
         return Err(ApplyError::UnknownVersion {
             found: command.v,
             supported: Command::VERSION,
         });
     }
-    if !(0..=MAX_COMMAND_MILLIS).contains(&command.at.as_millis()) {
+    if !is_time(command.at) {
         return Err(Reject::invalid("the command's time is not between 1970 and 9999").into());
     }
     let context = Context {
         id: command.id,
         at: command.at,
+        clock,
     };
     let reply = match (&command.op, encoded) {
         (Op::AcceptRequest(op), Encoded::Accept(json)) => {
@@ -92,19 +105,25 @@ pub(crate) fn apply_encoded(
 
 /// [`apply`] of a command of a replicated log, which may hold the same command
 /// twice, with others between: the second one gets the answer of the first, be it a
-/// rejection, and changes nothing.
+/// rejection, and changes nothing. `clock` is the time of the state, see [`clock`].
 pub(crate) fn apply_ordered(
     transaction: &Transaction<'_>,
     command: &Command,
+    clock: Timestamp,
 ) -> Result<Result<Reply, Reject>, ApplyError> {
     let context = Context {
         id: command.id,
         at: command.at,
+        clock,
     };
     if let Some(answer) = receipt::answered(transaction, context)? {
         return Ok(answer);
     }
-    let answer = match apply(transaction, command) {
+    let applied = match Encoded::of(&command.op) {
+        Ok(encoded) => apply_at(transaction, command, &encoded, clock),
+        Err(reject) => Err(reject.into()),
+    };
+    let answer = match applied {
         Ok(reply) => Ok(reply),
         Err(ApplyError::Reject(reject)) => Err(reject),
         Err(error) => return Err(error),
@@ -114,6 +133,21 @@ pub(crate) fn apply_ordered(
         receipt::keep(transaction, context, answer.as_ref())?;
     }
     Ok(answer)
+}
+
+/// The time of a replicated state once a command has come: that of the latest command so far.
+/// The nodes that stamp commands have clocks of their own, and one that is slow must not find
+/// that what it just wrote has expired.
+pub(crate) fn clock(before: Timestamp, command: &Command) -> Timestamp {
+    if is_time(command.at) {
+        before.max(command.at)
+    } else {
+        before
+    }
+}
+
+fn is_time(at: Timestamp) -> bool {
+    (0..=MAX_COMMAND_MILLIS).contains(&at.as_millis())
 }
 
 /// The changes whose receipt is a row.

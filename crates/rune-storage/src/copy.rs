@@ -43,6 +43,7 @@ pub(crate) fn copy(source: &Connection, target: &Path) -> Result<(), StorageErro
     drop(file);
     File::open(target)
         .and_then(|file| file.sync_all())
+        .and_then(|()| private::sync_directory_of(target))
         .map_err(io("sync"))
 }
 

@@ -10,13 +10,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rune_store_runtime::{Command, Reject, Reply};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use rune_store_runtime::{Command, Reject, Reply, Timestamp};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
-use crate::apply::apply_ordered;
 use crate::migration::STATE;
 use crate::row::get;
-use crate::{ApplyError, Digest, Durability, StorageError, connection, copy, migration};
+use crate::{ApplyError, Digest, Durability, StorageError, apply, connection, copy, migration};
 
 /// Pages of write-ahead log, 16 MiB, after which a commit also moves them into the database.
 const CHECKPOINT_PAGES: u32 = 4096;
@@ -79,16 +78,20 @@ impl Replica {
         let transaction = self
             .db
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut clock = state_clock(&transaction)?;
         let answers = commands
             .iter()
-            .map(|command| apply_ordered(&transaction, command))
+            .map(|command| {
+                clock = apply::clock(clock, command);
+                apply::apply_ordered(&transaction, command, clock)
+            })
             .collect::<Result<_, _>>()?;
         transaction
             .prepare_cached(
-                "INSERT INTO replication (id, position) VALUES (1, ?1)
-                 ON CONFLICT (id) DO UPDATE SET position = excluded.position",
+                "INSERT INTO replication (id, position, clock) VALUES (1, ?1, ?2)
+                 ON CONFLICT (id) DO UPDATE SET position = excluded.position, clock = excluded.clock",
             )?
-            .execute([position])?;
+            .execute(params![position, clock.as_millis()])?;
         transaction.commit()?;
         Ok(answers)
     }
@@ -195,6 +198,15 @@ fn position(db: &Connection) -> rusqlite::Result<Option<String>> {
     db.prepare_cached("SELECT position FROM replication")?
         .query_row([], |row| get(row, 0))
         .optional()
+}
+
+/// The time of the state, see [`apply::clock`].
+fn state_clock(db: &Connection) -> rusqlite::Result<Timestamp> {
+    let clock = db
+        .prepare_cached("SELECT clock FROM replication")?
+        .query_row([], |row| get(row, 0))
+        .optional()?;
+    Ok(Timestamp::from_millis(clock.unwrap_or(0)))
 }
 
 /// Has everything that was committed before now on disk: a checkpoint syncs the write-ahead log

@@ -3,10 +3,11 @@
 use openraft::storage::RaftStateMachine as _;
 use rune_raft::{LogEntry, Payload, Proposal};
 use rune_storage::Replica;
+use rune_store_runtime::limits::MAX_JSON_DEPTH;
 use rune_store_runtime::{
-    AcceptRequest, AppendEntries, CheckpointPolicy, Command, CommandId, DeleteSession,
-    DeploymentId, EntryBody, ErrorCode, Failure, Reject, Reply, RequestId, SessionId, Timestamp,
-    VersionId,
+    AcceptRequest, AppendEntries, CheckpointPolicy, ClaimTask, Command, CommandId, DeleteSession,
+    DeploymentId, EntryBody, ErrorCode, Failure, PostTask, Reject, Reply, RequestId, SessionId,
+    TaskHolder, TaskId, Timestamp, VersionId,
 };
 use rune_testkit::store::random_commands;
 
@@ -199,4 +200,90 @@ fn place_and_membership_are_there_after_a_restart() {
         let mut state = open_state(directory.path());
         assert_eq!(state.applied_state().await.unwrap(), before);
     });
+}
+
+/// A command that one of the nodes stamped, whose clocks are not the same.
+fn stamped(number: u8, minute: i64, op: impl Into<rune_store_runtime::Op>) -> Command {
+    Command {
+        id: CommandId::from_bytes([number; 16]),
+        ..Command::new(
+            Timestamp::from_millis(1_795_000_000_000 + minute * 60_000),
+            op,
+        )
+    }
+}
+
+fn post(payload: serde_json::Value) -> PostTask {
+    PostTask {
+        task_id: TaskId::from_bytes([4; 16]),
+        namespace: "dev".to_owned(),
+        queue: "q".to_owned(),
+        title: "t".to_owned(),
+        payload,
+        priority: 0,
+        max_attempts: 3,
+        posted_by: "anonymous".to_owned(),
+    }
+}
+
+fn claim(agent: &str) -> ClaimTask {
+    ClaimTask {
+        namespace: "dev".to_owned(),
+        queue: "q".to_owned(),
+        task_id: None,
+        holder: TaskHolder {
+            agent: agent.to_owned(),
+            session_id: "s".parse::<SessionId>().unwrap(),
+        },
+        lease_ms: 60_000,
+    }
+}
+
+#[test]
+fn a_node_whose_clock_is_slow_keeps_its_receipts_and_leases() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rune.db");
+    let request = RequestId::from_bytes([9; 16]);
+    let first = stamped(2, 0, mark(request, "first"));
+    let mut replica = Replica::open(&path).unwrap();
+    let mut apply = |command: Command| replica.apply(&[command], "1").unwrap().remove(0);
+    // Another node is twenty minutes ahead.
+    apply(stamped(1, 20, accept(request))).unwrap();
+    let answer = apply(first.clone());
+    apply(stamped(3, 0, mark(request, "second"))).unwrap();
+    apply(stamped(4, 20, post("work".into()))).unwrap();
+    assert!(matches!(
+        apply(stamped(5, 0, claim("slow"))),
+        Ok(Reply::Task(Some(_)))
+    ));
+    assert_eq!(apply(stamped(6, 20, claim("fast"))), Ok(Reply::Task(None)));
+    assert_eq!(apply(first), answer);
+    assert_eq!(marks(&reader(&path)), ["first", "second"]);
+    // The lease is over once the state is a minute older.
+    assert!(matches!(
+        apply(stamped(7, 22, claim("fast"))),
+        Ok(Reply::Task(Some(_)))
+    ));
+}
+
+/// The answer nests deeper than what it answers with.
+#[test]
+fn an_answer_that_nests_deep_is_kept_with_the_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut replica = Replica::open(&directory.path().join("rune.db")).unwrap();
+    let mut payload = serde_json::Value::from(1);
+    for _ in 0..MAX_JSON_DEPTH {
+        payload = vec![payload].into();
+    }
+    let batch = [
+        command(1, post(payload)),
+        command(2, claim("one")),
+        command(2, claim("one")),
+    ];
+    let answers = replica.apply(&batch, "1").unwrap();
+    assert!(
+        matches!(answers[1], Ok(Reply::Task(Some(_)))),
+        "{answers:?}"
+    );
+    assert_eq!(answers[1], answers[2]);
 }

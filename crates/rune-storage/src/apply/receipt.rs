@@ -9,12 +9,14 @@
 use rune_store_runtime::limits::{PRUNE_BATCH, RECEIPT_WINDOW};
 use rune_store_runtime::{Reject, Reply};
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
 
-use super::{Context, encode};
+use super::Context;
 use crate::{ApplyError, row};
 
-/// Receipts kept at the most, whatever their age.
-const MAX_RECEIPTS: i64 = 100_000;
+/// Receipts kept at the most, whatever their age: those of a minute and a half at ten thousand
+/// commands a second, which is longer than anybody tries to have one answered.
+const MAX_RECEIPTS: i64 = 1_000_000;
 
 /// Applies `change` unless a receipt says that it was applied.
 pub(super) fn once(
@@ -35,7 +37,7 @@ pub(super) fn answered(
     db: &Connection,
     context: Context,
 ) -> rusqlite::Result<Option<Result<Reply, Reject>>> {
-    let expired = context.at.minus(RECEIPT_WINDOW).as_millis();
+    let expired = context.clock.minus(RECEIPT_WINDOW).as_millis();
     db.prepare_cached("SELECT reply, reject FROM receipts WHERE command_id = ?1 AND at >= ?2")?
         .query_row(params![context.id.as_bytes(), expired], |found| {
             Ok(match row::maybe_json(found, 1)? {
@@ -52,10 +54,11 @@ pub(super) fn keep(
     context: Context,
     answer: Result<&Reply, &Reject>,
 ) -> Result<(), ApplyError> {
-    let expired = context.at.minus(RECEIPT_WINDOW).as_millis();
+    let expired = context.clock.minus(RECEIPT_WINDOW).as_millis();
     let (reply, reject) = match answer {
-        Ok(reply) => (Some(encode(reply)?), None),
-        Err(reject) => (None, Some(encode(reject)?)),
+        // Without a limit, because the change is made: what it holds was within the limits.
+        Ok(reply) => (Some(text(reply)?), None),
+        Err(reject) => (None, Some(text(reject)?)),
     };
     db.prepare_cached(
         "DELETE FROM receipts WHERE id IN (
@@ -68,9 +71,14 @@ pub(super) fn keep(
     )?
     .execute(params![
         context.id.as_bytes(),
-        context.at.as_millis(),
+        context.clock.as_millis(),
         reply,
         reject
     ])?;
     Ok(())
+}
+
+fn text(answer: &impl Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(answer)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }

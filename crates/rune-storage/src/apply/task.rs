@@ -75,7 +75,7 @@ pub(super) fn claim(
         let most = MAX_TASK_LEASE.as_millis();
         return Err(Reject::invalid(format!("a lease lasts 1 to {most} ms")).into());
     }
-    let now = context.at;
+    let now = context.clock;
     while let Some((id, row)) = candidate(db, now, op)? {
         let theirs = row.state == TaskState::Claimed && row.holder.as_ref() == Some(&op.holder);
         let extends = op.task_id.is_some() && theirs && !row.is_free(now);
@@ -132,7 +132,7 @@ pub(super) fn complete(
     let Some((id, row)) = found else {
         return Err(Reject::not_found("task", &op.task_id).into());
     };
-    let row = row.completed(op, context.at).map_err(Reject::conflict)?;
+    let row = row.completed(op, context.clock).map_err(Reject::conflict)?;
     write(db, id, &row)?;
     forget_oldest(db, &row.namespace, &row.queue)
 }
