@@ -72,3 +72,57 @@ pub(crate) async fn collect(body: Incoming) -> Result<Bytes, WireError> {
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     Ok(serde_json::from_slice(bytes)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use rune_raft::Proposal;
+
+    use super::*;
+
+    /// Messages as they are sent: with and without bytes behind their JSON.
+    fn messages() -> Vec<PeerMessage> {
+        let command = r#"{"text":"\"quoted\" and\nin two lines"}"#.to_owned();
+        let chunk = r#"{"Chunk":[{"leader_id":{"term":1,"node_id":2},"committed":true},
+            {"manifest":{"applied":null,"members":{"log_id":null,"membership":{"configs":[],"nodes":{}}},
+             "bytes":5,"digest":"DIGEST"},"offset":0,"bytes":[]}]}"#;
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let mut chunk = serde_json::from_str(&chunk.replace("DIGEST", &digest)).unwrap();
+        if let Message::Chunk(_, chunk) = &mut chunk {
+            chunk.bytes = vec![0, 1, 2, 254, 255];
+        }
+        let write = Message::Write(vec![Proposal::from(command)]);
+        vec![Message::ReadIndex, write, chunk]
+    }
+
+    #[test]
+    fn a_message_arrives_as_it_was_sent() {
+        for message in messages() {
+            let bytes = encode(message.clone()).unwrap();
+            let arrived = decode(&bytes).unwrap();
+            assert_eq!(encode(arrived.clone()).unwrap(), bytes);
+            match (message, arrived) {
+                (Message::Chunk(_, sent), Message::Chunk(_, arrived)) => assert_eq!(sent, arrived),
+                (Message::Write(sent), Message::Write(arrived)) => assert!(sent == arrived),
+                (Message::ReadIndex, Message::ReadIndex) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_or_changed_is_an_error_or_a_message() {
+        for message in messages() {
+            let bytes = encode(message).unwrap();
+            for end in 0..bytes.len() {
+                drop(decode(&bytes[..end]));
+                for value in [0, b'"', b'}', 255] {
+                    let mut changed = bytes.to_vec();
+                    changed[end] = value;
+                    drop(decode(&changed));
+                }
+            }
+            assert!(matches!(decode(&bytes[..3]), Err(WireError::Short)));
+            assert!(matches!(decode(&bytes[..5]), Err(WireError::Short)));
+        }
+    }
+}
