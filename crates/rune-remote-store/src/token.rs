@@ -56,6 +56,9 @@ struct Claims {
     /// The replica's deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deployment: Option<DeploymentId>,
+    /// The namespace of that. It is known by this where the deployment is deleted and the replica finishes what it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
     iat: i64,
     exp: i64,
 }
@@ -120,11 +123,13 @@ impl InternalTokens {
         &self,
         replica: ReplicaId,
         deployment: DeploymentId,
+        namespace: &str,
     ) -> Result<IssuedToken, SecretError> {
         let claims = Claims {
             aud: REPLICA.to_owned(),
             sub: replica.to_string(),
             deployment: Some(deployment),
+            namespace: Some(namespace.to_owned()),
             ..Claims::of(self.store.now(), self.replica_validity)
         };
         sign(&claims, self.key().await?, self.replica_validity)
@@ -165,15 +170,16 @@ impl InternalTokens {
         let Some(row) = row else {
             return Err(refused("the replica of this token was stopped"));
         };
-        let Some(deployment) = self.store.deployment(row.deployment_id).await? else {
-            return Err(refused("the deployment of this token was deleted"));
+        let version = self.store.version(row.version_id).await?;
+        let (Some(namespace), Some(version)) = (claims.namespace, version) else {
+            return Err(refused(INVALID));
         };
         Ok(InternalCaller::Replica(Box::new(DeploymentScope {
             replica_id: replica,
-            deployment_id: deployment.id,
-            version_id: row.version_id,
-            namespace: deployment.namespace,
-            agent: deployment.agent,
+            deployment_id: row.deployment_id,
+            version_id: version.id,
+            namespace,
+            agent: version.agent,
         })))
     }
 
@@ -250,6 +256,7 @@ impl Claims {
             aud: String::new(),
             sub: String::new(),
             deployment: None,
+            namespace: None,
             iat: now.as_millis().div_euclid(1000),
             exp: now.plus(valid_for).as_millis().div_euclid(1000),
         }
@@ -327,7 +334,7 @@ async fn renew(
             "only replicas renew tokens",
         ));
     };
-    let issued = tokens.for_replica(scope.replica_id, scope.deployment_id);
+    let issued = tokens.for_replica(scope.replica_id, scope.deployment_id, &scope.namespace);
     let issued = issued
         .await
         .map_err(|error| ApiError::unavailable(format!("the token cannot be renewed: {error}")))?;

@@ -343,9 +343,6 @@ impl ReconcileLoop {
         let wanted: HashSet<DeploymentId> = deployments.iter().map(|d| d.id).collect();
         for known in self.router.deployments() {
             if !wanted.contains(&known.id) {
-                for replica in self.router.replicas(known.id) {
-                    self.retire(replica.id());
-                }
                 self.router.remove_deployment(known.id);
                 self.backoffs.forget(known.id);
                 self.autoscaler.forget(known.id);
@@ -375,6 +372,10 @@ impl ReconcileLoop {
                 Ok(look) => looks.push(look),
                 Err(error) => tracing::warn!(deployment = %id, %error, "reconcile failed"),
             }
+        }
+        // Those of deployments that are gone finish what they have.
+        for left in replicas.into_values().flatten() {
+            self.retire_within(left.id(), self.unhurried(left.id()));
         }
         let ended = self.starts.ended(START_PATIENCE).await;
         self.take_in(ended, &mut looks);
@@ -464,10 +465,19 @@ impl ReconcileLoop {
         // Nothing is in a hurry that is only not needed any more.
         let is_scaled = deployment.scaling.is_some() && deployment.candidate().is_none();
         for id in group.current.split_off(goal) {
-            let longest = self.router.replica(id).filter(|_| is_scaled);
-            let longest = longest.map_or(Duration::ZERO, |it| it.agent().timeout());
-            self.retire_within(id, self.drain_grace.max(longest));
+            let grace = match is_scaled {
+                true => self.unhurried(id),
+                false => self.drain_grace,
+            };
+            self.retire_within(id, grace);
         }
+    }
+
+    /// How long a replica gets for what it runs where nobody waits for its end.
+    fn unhurried(&self, id: ReplicaId) -> Duration {
+        let replica = self.router.replica(id);
+        let longest = replica.map_or(Duration::ZERO, |it| it.agent().timeout());
+        self.drain_grace.max(longest)
     }
 
     /// Adds what came of the starts to what was found before they ended.

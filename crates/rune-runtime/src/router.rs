@@ -91,6 +91,8 @@ pub struct ReplicaRouter {
 struct State {
     pools: HashMap<DeploymentId, Pool>,
     names: HashMap<(String, String, String), DeploymentId>,
+    /// Replicas of deployments that are gone, which finish what they have.
+    leaving: Vec<Arc<Replica>>,
 }
 
 struct Pool {
@@ -185,10 +187,14 @@ impl ReplicaRouter {
         self.changes.send_replace(());
     }
 
-    /// Forgets a deployment; those who wait for it are told.
+    /// Forgets a deployment; those who wait for it are told. Its replicas take nothing new, and are known until each is removed.
     pub fn remove_deployment(&self, id: DeploymentId) {
         let mut state = self.lock();
-        state.pools.remove(&id);
+        if let Some(pool) = state.pools.remove(&id) {
+            pool.show_gone();
+            pool.replicas.iter().for_each(|replica| replica.drain());
+            state.leaving.extend(pool.replicas);
+        }
         state.names.retain(|_, deployment| *deployment != id);
         drop(state);
         self.peers.leave(id);
@@ -259,10 +265,13 @@ impl ReplicaRouter {
 
     /// Removes a replica; what it runs goes on.
     pub fn remove_replica(&self, deployment_id: DeploymentId, id: ReplicaId) {
-        if let Some(pool) = self.lock().pools.get_mut(&deployment_id) {
+        let mut state = self.lock();
+        state.leaving.retain(|replica| replica.id() != id);
+        if let Some(pool) = state.pools.get_mut(&deployment_id) {
             pool.replicas.retain(|replica| replica.id() != id);
             pool.sticky.retain(|_, replica| *replica != id);
         }
+        drop(state);
         self.serve_waiting(deployment_id);
         self.changes.send_replace(());
     }
@@ -293,6 +302,7 @@ impl ReplicaRouter {
             .pools
             .values()
             .flat_map(|pool| &pool.replicas)
+            .chain(&state.leaving)
             .find(|r| r.id() == id)
             .cloned()
     }

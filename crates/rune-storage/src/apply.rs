@@ -177,7 +177,7 @@ fn change(db: &Connection, context: Context, op: &Op) -> Result<Reply, ApplyErro
         }
         Op::RollBack(op) => deployment::roll_back(db, context, op).map(Reply::Deployment),
         Op::SetDeploymentState(op) => deployment::set_state(db, context, op).map(unit),
-        Op::DeleteDeployment(op) => deployment::delete(db, op).map(unit),
+        Op::DeleteDeployment(op) => deployment::delete(db, context, op).map(unit),
         Op::PutReplica(op) => replica::put(db, context, op).map(unit),
         Op::RemoveReplica(op) => replica::remove(db, op).map(unit),
         Op::CachePut(op) => cache::put(db, op).map(unit),

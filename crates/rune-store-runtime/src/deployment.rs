@@ -65,8 +65,8 @@ pub struct SetDeploymentState {
     pub reason: String,
 }
 
-/// Deletes a deployment and its replica rows. Reply: unit. Rejected with `not_found`.
-/// Requests and sessions stay.
+/// Deletes a deployment. Reply: unit. Rejected with `not_found`.
+/// The rows of its replicas are to drain from then on, and stay until each is removed. Requests and sessions stay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteDeployment {
     /// The deployment.

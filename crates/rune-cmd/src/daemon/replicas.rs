@@ -60,7 +60,9 @@ impl ReplicaAccess for Access {
         fingerprint: &str,
     ) -> Result<BTreeMap<String, String>, SecretError> {
         let (deployment, replica) = (spec.deployment_id, spec.replica_id);
-        let issued = self.tokens.for_replica(replica, deployment).await?;
+        let tokens = &self.tokens;
+        let issued = tokens.for_replica(replica, deployment, &spec.namespace);
+        let issued = issued.await?;
         let key = self.key(replica).await?;
         let variables = [
             (REPLICA_ID, replica.to_string()),

@@ -68,6 +68,13 @@ macro_rules! backend_suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn a_deleted_deployment_ends_its_requests_and_its_replicas() {
+                if super::rig::is_here(BACKEND) {
+                    super::cases::delete(BACKEND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn keeps_nothing_of_a_request_where_nothing_is_to_be_kept() {
                 if super::rig::is_here(BACKEND) {
                     super::cases::unkept(BACKEND).await;

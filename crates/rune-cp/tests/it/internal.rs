@@ -95,7 +95,7 @@ async fn internal_tokens_open_no_other_route() {
     let gateway = cp.gateway_token().await;
     let own = cp
         .tokens
-        .for_replica(replica.id, replica.deployment_id)
+        .for_replica(replica.id, replica.deployment_id, "dev")
         .await;
     for token in [gateway, own.unwrap().token] {
         let token = token.expose_secret();
@@ -122,7 +122,7 @@ async fn a_gateway_has_no_store_and_a_replica_what_is_its_own() {
 
     let own = cp
         .tokens
-        .for_replica(replica.id, replica.deployment_id)
+        .for_replica(replica.id, replica.deployment_id, "dev")
         .await;
     let own = remote(&cp, own.unwrap().token);
     let row = own.version(replica.version_id).await.unwrap();
@@ -151,7 +151,7 @@ async fn a_replica_renews_its_token_until_it_is_stopped() {
     let replica = deployed(&cp).await;
     let issued = cp
         .tokens
-        .for_replica(replica.id, replica.deployment_id)
+        .for_replica(replica.id, replica.deployment_id, "dev")
         .await;
     let token = issued.unwrap().token;
     let renew = |token: &SecretString| {
@@ -168,11 +168,14 @@ async fn a_replica_renews_its_token_until_it_is_stopped() {
     let stranger = cp.tokens.for_replica(
         rune_store_runtime::ReplicaId::generate(),
         replica.deployment_id,
+        "dev",
     );
     assert_eq!(renew(&stranger.await.unwrap().token).await.0, 401);
-    let elsewhere = cp
-        .tokens
-        .for_replica(replica.id, rune_store_runtime::DeploymentId::generate());
+    let elsewhere = cp.tokens.for_replica(
+        replica.id,
+        rune_store_runtime::DeploymentId::generate(),
+        "dev",
+    );
     assert_eq!(renew(&elsewhere.await.unwrap().token).await.0, 401);
     assert_eq!(renew(&cp.gateway_token().await).await.0, 403);
 

@@ -7,7 +7,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use rune_remote_store::{InternalCaller, InternalTokens, IssuedToken};
 use rune_runtime::SecretKeySource;
-use rune_store_runtime::{RemoveReplica, RuntimeStore, Store, SystemClock};
+use rune_store_runtime::{DeleteDeployment, RemoveReplica, RuntimeStore, Store, SystemClock};
 use rune_testkit::VirtualClock;
 use secrecy::ExposeSecret as _;
 
@@ -32,7 +32,7 @@ async fn a_token_ends_with_its_time_and_with_its_replica() {
     let tenant = Tenant::create(&Store::new(local, Arc::new(SystemClock)), "dev", "echo").await;
 
     let replica = tokens
-        .for_replica(tenant.replica, tenant.deployment)
+        .for_replica(tenant.replica, tenant.deployment, tenant.namespace)
         .await
         .unwrap();
     let source = SecretKeySource::File(key.clone());
@@ -66,12 +66,19 @@ async fn a_token_ends_with_its_time_and_with_its_replica() {
     // One that goes on without its daemon for an hour has a token for it, whenever it renewed that.
     let lasting = InternalTokens::new(store.clone(), source).outlasting(hour);
     let replica = lasting
-        .for_replica(tenant.replica, tenant.deployment)
+        .for_replica(tenant.replica, tenant.deployment, tenant.namespace)
         .await
         .unwrap();
     assert_eq!(replica.valid_for, hour * 2);
     clock.advance(hour + Duration::from_secs(1800));
     assert!(tokens.authenticate(&bearer(&replica)).await.is_ok());
+    // It finishes what it has where its deployment is deleted.
+    let delete = DeleteDeployment {
+        deployment_id: tenant.deployment,
+    };
+    store.write(delete).await.unwrap();
+    let caller = tokens.authenticate(&bearer(&replica)).await.unwrap();
+    assert_eq!(caller, InternalCaller::Replica(Box::new(tenant.scope())));
     let remove = RemoveReplica {
         replica_id: tenant.replica,
     };

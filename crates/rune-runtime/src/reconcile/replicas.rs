@@ -26,6 +26,12 @@ pub(super) struct Found {
     drains: bool,
 }
 
+impl Found {
+    pub(super) const fn id(&self) -> ReplicaId {
+        self.row.id
+    }
+}
+
 impl ReconcileLoop {
     /// The replicas of every deployment, with what the backend says of them. Many are asked at a time: one that does not
     /// answer holds up the look, and not the more of them there are.
@@ -239,9 +245,13 @@ impl ReconcileLoop {
         let (backend, store) = (Arc::clone(&self.backend), self.store.clone());
         let wake = Arc::clone(&self.wake);
         let draining = Arc::clone(&self.draining);
+        let shutdown = self.tasks.shutdown();
         self.tasks.spawn("drain", async move {
             let drained = async {
-                if let Ok(Some(row)) = store.replica(id).await {
+                // Of one whose deployment is deleted it is written already.
+                if let Ok(Some(row)) = store.replica(id).await
+                    && row.state != ReplicaState::Draining
+                {
                     let put = PutReplica {
                         replica_id: id,
                         deployment_id: row.deployment_id,
@@ -264,7 +274,11 @@ impl ReconcileLoop {
                 let removed = store.write(RemoveReplica { replica_id: id }).await;
                 removed.map_err(|error| error.to_string())
             };
-            let ended = drained.await;
+            let ended = tokio::select! {
+                ended = drained => ended,
+                // The next process finds it, or it ends with this one.
+                () = shutdown.cancelled() => return,
+            };
             lock(&draining).remove(&id);
             match ended {
                 Ok(()) => wake.notify_one(),

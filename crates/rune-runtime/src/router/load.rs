@@ -137,22 +137,33 @@ impl ReplicaRouter {
         let mut state = self.lock();
         for pool in state.pools.values_mut() {
             let load = pool.load();
-            let row = &pool.deployment;
-            let labels = [
-                ("namespace", row.namespace.clone()),
-                ("agent", row.agent.clone()),
-                ("alias", row.alias.clone()),
-            ];
-            let ready = pool.live_of(None).count();
-            metrics::gauge!("rune_replicas_wanted", &labels).set(row.wanted());
-            metrics::gauge!("rune_replicas_ready", &labels).set(ready as f64);
-            metrics::gauge!("rune_requests_running", &labels).set(load.running);
-            metrics::gauge!("rune_requests_waiting", &labels).set(load.waiting);
+            let ready = u32::try_from(pool.live_of(None).count()).unwrap_or(u32::MAX);
+            let wanted = pool.deployment.wanted();
+            pool.show([wanted, ready, load.running, load.waiting]);
         }
     }
 }
 
 impl Pool {
+    /// Sets the gauges: replicas that are wanted and ready, requests that run and wait.
+    fn show(&self, [wanted, ready, running, waiting]: [u32; 4]) {
+        let row = &self.deployment;
+        let labels = [
+            ("namespace", row.namespace.clone()),
+            ("agent", row.agent.clone()),
+            ("alias", row.alias.clone()),
+        ];
+        metrics::gauge!("rune_replicas_wanted", &labels).set(wanted);
+        metrics::gauge!("rune_replicas_ready", &labels).set(ready);
+        metrics::gauge!("rune_requests_running", &labels).set(running);
+        metrics::gauge!("rune_requests_waiting", &labels).set(waiting);
+    }
+
+    /// Says that there is nothing of it any more: a gauge keeps what it was set to last.
+    pub(super) fn show_gone(&self) {
+        self.show([0; 4]);
+    }
+
     fn load(&mut self) -> Load {
         self.waiting.retain(|waiter| !waiter.place.is_closed());
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);

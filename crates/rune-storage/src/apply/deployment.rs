@@ -3,8 +3,8 @@
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
 use rune_store_runtime::{
     ApplyDeployment, AutoscaleDeployment, CompleteRollout, DeleteDeployment, DeploymentId,
-    DeploymentRow, DeploymentState, ProjectRef, PromoteRollout, Reject, RollBack, ScaleDeployment,
-    SetDeploymentState, StartRollout,
+    DeploymentRow, DeploymentState, ProjectRef, PromoteRollout, Reject, ReplicaState, RollBack,
+    ScaleDeployment, SetDeploymentState, StartRollout,
 };
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
@@ -167,11 +167,21 @@ pub(super) fn set_state(
     Ok(())
 }
 
-/// Deletes a deployment and its replica rows.
-pub(super) fn delete(db: &Connection, op: &DeleteDeployment) -> Result<(), ApplyError> {
+/// Deletes a deployment; its replicas are to drain.
+pub(super) fn delete(
+    db: &Connection,
+    context: Context,
+    op: &DeleteDeployment,
+) -> Result<(), ApplyError> {
     by_id(db, op.deployment_id)?;
-    db.prepare_cached("DELETE FROM replicas WHERE deployment_id = ?1")?
-        .execute([op.deployment_id.as_bytes()])?;
+    db.prepare_cached(
+        "UPDATE replicas SET state = ?2, reason = '', updated_at = ?3 WHERE deployment_id = ?1",
+    )?
+    .execute(params![
+        op.deployment_id.as_bytes(),
+        ReplicaState::Draining.as_str(),
+        context.at.as_millis()
+    ])?;
     db.prepare_cached("DELETE FROM deployments WHERE deployment_id = ?1")?
         .execute([op.deployment_id.as_bytes()])?;
     Ok(())

@@ -178,6 +178,28 @@ pub(super) async fn stop(backend: &'static str) {
     assert_eq!(refused.0, 503, "{refused:?}");
 }
 
+pub(super) async fn delete(backend: &'static str) {
+    let rig = Rig::start(backend, "").await;
+    let id = rig.slow().await;
+    rig.begun(1).await;
+    rig.served.rune(&["agent", "rm", "worker", "--force"]).ok();
+    let refused = rig.api.ask("worker", &json!({"input": "x"})).await;
+    assert_eq!(refused.0, 404, "{refused:?}");
+    assert_eq!(rig.replicas().await[0]["state"], "draining");
+    rig.go();
+    let row = rig.api.ended(&id).await;
+    assert_eq!(
+        (&row["status"], &row["attempts"]),
+        (&json!("completed"), &json!(1)),
+        "{row}\n{}",
+        rig.served.0.log()
+    );
+    rig.until("its replicas have ended", async || {
+        rig.replicas().await.is_empty()
+    })
+    .await;
+}
+
 pub(super) async fn sticky(backend: &'static str) {
     let rig = Rig::with_replicas(backend, "", 2).await;
     // While one session is at work the other one begins, so that each has a replica of its own.

@@ -10,8 +10,8 @@ use rune_store_runtime::{
     ApplyDeployment, AuditRow, BudgetScope, CacheRow, CacheSweep, Command, DeleteSession,
     DeploymentId, DeploymentRow, DeploymentState, EntryBody, FirePlan, FireSchedule, FireState,
     MemoryPut, MemoryRow, Op, PauseSchedule, PublishVersion, PutReplica, PutSchedule, RecordAudit,
-    Reject, ReplicaRow, Reply, RequestId, ScheduleFireRow, ScheduleId, ScheduleRow, SessionId,
-    SessionRow, SetDeploymentState, SettleFire, StartRollout, VersionId, VersionRow,
+    Reject, ReplicaRow, ReplicaState, Reply, RequestId, ScheduleFireRow, ScheduleId, ScheduleRow,
+    SessionId, SessionRow, SetDeploymentState, SettleFire, StartRollout, VersionId, VersionRow,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -113,8 +113,12 @@ impl State {
             Op::DeleteDeployment(op) => {
                 self.deployment(op.deployment_id)?;
                 self.deployments.retain(|_, row| row.id != op.deployment_id);
-                self.replicas
-                    .retain(|(_, row)| row.deployment_id != op.deployment_id);
+                let rows = self.replicas.iter_mut().map(|(_, row)| row);
+                for row in rows.filter(|row| row.deployment_id == op.deployment_id) {
+                    row.state = ReplicaState::Draining;
+                    row.reason.clear();
+                    row.updated_at = command.at;
+                }
                 Ok(unit(()))
             }
             Op::PutReplica(op) => self.put_replica(command, op).map(unit),

@@ -213,7 +213,14 @@ pub async fn replicas_belong_to_a_deployment(test: TestStore) {
     f.write(RemoveReplica { replica_id: a }).await;
     f.write(RemoveReplica { replica_id: a }).await;
     assert_eq!(list().await, [b]);
+    // One that is deleted has its replicas drain, and nothing more is said of them.
     f.write(DeleteDeployment { deployment_id }).await;
+    let row = f.store.replica(b).await.unwrap().unwrap();
+    assert_eq!(row.state, ReplicaState::Draining);
+    assert!(row.updated_at > row.created_at);
+    let late = put(b, ReplicaState::Ready);
+    assert!(matches!(f.rejected(late).await, Reject::NotFound { .. }));
+    f.write(RemoveReplica { replica_id: b }).await;
     assert!(list().await.is_empty());
     let orphan = put(a, ReplicaState::Ready);
     assert!(matches!(f.rejected(orphan).await, Reject::NotFound { .. }));
