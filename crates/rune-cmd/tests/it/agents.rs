@@ -1,6 +1,11 @@
 //! Deploying agents and asking deployed ones.
 
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
 use crate::home::{Home, Ran, Served};
+use crate::wire::{Api, answer};
 
 #[tokio::test]
 async fn a_deployed_agent_answers() {
@@ -115,6 +120,36 @@ async fn a_deployment_is_stopped_and_removed_by_its_id() {
         .rune(&["agent", "ls", "--ns", "other", "-o", "json"])
         .json();
     assert_eq!(rows.as_array().unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_takes_nothing_more_and_holds_up_nobody_who_changes_it() {
+    let served = Served::with_plain().await;
+    let api = Api::of(&served.0);
+    let client = reqwest::Client::new();
+    let deployments = format!("{}/v1/deployments", served.0.control_plane());
+    let begun = Instant::now();
+    for _ in 0..10 {
+        let body = json!({"agent": "plain", "version": "0.1.0"});
+        let apply = client.post(format!("{deployments}?wait=ready")).json(&body);
+        let (status, row) = answer(apply).await.unwrap();
+        assert!(status == 200 || status == 201, "{row}");
+        let url = format!("{deployments}/{}", row["id"].as_str().unwrap());
+        let scale = client.post(format!("{url}/scale"));
+        let scale = answer(scale.json(&json!({"replicas": 2})));
+        let (scaled, deleted) = tokio::join!(scale, client.delete(url).send());
+        assert_eq!(deleted.unwrap().status(), 204);
+        let (status, refused) = api.ask("plain", &json!({"input": "Hello"})).await;
+        assert_eq!(status, 404, "{refused}");
+        // One of the two came first.
+        let (status, row) = scaled.unwrap();
+        assert!(status == 200 || status == 404, "{row}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(25));
+    let metrics = api.get("/metrics").send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let wanted = "rune_replicas_wanted{namespace=\"dev\",agent=\"plain\",alias=\"stable\"} 0\n";
+    assert!(metrics.contains(wanted), "{metrics}");
 }
 
 #[tokio::test]

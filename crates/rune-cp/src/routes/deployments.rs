@@ -18,6 +18,7 @@ use rune_store_runtime::{
     ScaleDeployment, VersionFilter, VersionId, VersionRow,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::admission::readmit;
@@ -348,6 +349,8 @@ pub(crate) async fn delete(
     let delete = DeleteDeployment { deployment_id: id };
     shared.store.write_audited(delete, audit).await?;
     shared.reconcile.wake();
+    // No request that follows is accepted; where the loop is held up that long, later.
+    let _ = tokio::time::timeout(LOOK_LIMIT, unrouted(&shared, id)).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -387,15 +390,39 @@ where
     Ok(DeploymentView::new(row, &shared.router))
 }
 
-/// Returns once requests find a deployment as it was written, or as it became since.
+/// Returns once requests find a deployment as it was written, or as it became since; and where it was deleted meanwhile, or
+/// nobody looks any more.
 async fn routed(shared: &Shared, row: &DeploymentRow) {
     let mut changes = shared.router.changes();
     let is_known = |seen: Arc<DeploymentRow>| seen.generation >= row.generation;
-    while !shared.router.deployment(row.id).is_some_and(is_known) {
-        // The router of this process outlives every call.
-        if changes.changed().await.is_err() {
+    loop {
+        let pass = shared.reconcile.next_pass();
+        if shared.router.deployment(row.id).is_some_and(is_known) {
             return;
         }
+        let is_deleted = matches!(shared.store.deployment(row.id).await, Ok(None));
+        if is_deleted || !moved(&mut changes, pass).await {
+            return;
+        }
+    }
+}
+
+/// Returns once no request finds a deployment that was deleted, or nobody looks any more.
+async fn unrouted(shared: &Shared, id: DeploymentId) {
+    let mut changes = shared.router.changes();
+    loop {
+        let pass = shared.reconcile.next_pass();
+        if shared.router.deployment(id).is_none() || !moved(&mut changes, pass).await {
+            return;
+        }
+    }
+}
+
+/// Returns once the loop has told the router something or has looked; `false` where it has ended.
+async fn moved(changes: &mut watch::Receiver<()>, pass: impl Future<Output = bool>) -> bool {
+    tokio::select! {
+        changed = changes.changed() => changed.is_ok(),
+        looked = pass => looked,
     }
 }
 
