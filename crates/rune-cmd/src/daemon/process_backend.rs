@@ -133,9 +133,9 @@ impl ProcessBackend {
             // Signals of the terminal are the daemon's.
             .process_group(0)
             .spawn()?;
-        let record = Record::of(child.id().unwrap_or_default());
         let stdout = child.stdout.take();
-        let written = self.write(id, &record);
+        let record = Record::of(child.id().unwrap_or_default());
+        let written = record.and_then(|record| self.write(id, &record).map(|()| record));
         if written.is_err() {
             // Nobody would find it; it may have ended already.
             let _ = child.start_kill();
@@ -147,7 +147,7 @@ impl ProcessBackend {
                 () = shutdown.cancelled() => {}
             }
         });
-        written.map(|()| (record, stdout))
+        written.map(|record| (record, stdout))
     }
 
     /// Starts a replica and answers where it listens.
@@ -189,9 +189,23 @@ impl ProcessBackend {
         self.dir.join(format!("{id}.{extension}"))
     }
 
-    fn record(&self, id: ReplicaId) -> Option<Record> {
-        let text = std::fs::read(self.path(id, "json")).ok()?;
-        serde_json::from_slice(&text).ok()
+    /// What is known of a replica's process; nothing where it has none.
+    fn record(&self, id: ReplicaId) -> Result<Option<Record>, BackendError> {
+        match std::fs::read(self.path(id, "json")) {
+            // A record is written whole. What is left of one after a power cut is of a process that ended with it.
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unknown(&error)),
+        }
+    }
+
+    /// The same where the process still runs.
+    fn live_record(&self, id: ReplicaId) -> Result<Option<Record>, BackendError> {
+        let Some(record) = self.record(id)? else {
+            return Ok(None);
+        };
+        let is_alive = record.is_alive().map_err(|error| unknown(&error))?;
+        Ok(is_alive.then_some(record))
     }
 
     fn write(&self, id: ReplicaId, record: &Record) -> std::io::Result<()> {
@@ -202,11 +216,18 @@ impl ProcessBackend {
         Ok(())
     }
 
-    fn forget(&self, id: ReplicaId) {
-        // What cannot be removed is tried again when the daemon starts.
-        let _ = std::fs::remove_file(self.path(id, "json"));
-        RotatingLog::remove(&self.path(id, "log"));
-        let _ = std::fs::remove_dir_all(self.path(id, "data"));
+    /// Removes what belongs to a replica that has ended.
+    async fn forget(&self, id: ReplicaId) {
+        let [record, log, data] = ["json", "log", "data"].map(|it| self.path(id, it));
+        let removed = tokio::task::spawn_blocking(move || {
+            // What cannot be removed is tried again when the daemon starts.
+            let _ = std::fs::remove_file(record);
+            RotatingLog::remove(&log);
+            let _ = std::fs::remove_dir_all(data);
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(replica = %id, %error, "what belongs to a replica was not removed");
+        }
     }
 
     /// The last it has logged, for a person.
@@ -226,7 +247,7 @@ impl Backend for ProcessBackend {
 
     async fn start(&self, spec: &ReplicaSpec) -> Result<Option<String>, BackendError> {
         let id = spec.replica_id;
-        if let Some(record) = self.record(id).filter(Record::is_alive)
+        if let Some(record) = self.live_record(id)?
             && record.endpoint.is_some()
         {
             return Ok(record.endpoint);
@@ -244,13 +265,13 @@ impl Backend for ProcessBackend {
             let message = "the daemon ends, and its replicas with it";
             return Err(BackendError::Unavailable(message.to_owned()));
         }
-        Ok(match self.record(id) {
-            Some(record) if record.is_alive() => match record.endpoint {
+        Ok(match self.live_record(id)? {
+            Some(record) => match record.endpoint {
                 Some(_) => ReplicaHealth::Ready,
                 None => ReplicaHealth::Starting,
             },
-            _ => {
-                self.forget(id);
+            None => {
+                self.forget(id).await;
                 ReplicaHealth::Gone
             }
         })
@@ -262,18 +283,18 @@ impl Backend for ProcessBackend {
     }
 
     async fn stop(&self, id: ReplicaId) -> Result<(), BackendError> {
-        if let Some(record) = self.record(id)
-            && !record.ends(Signal::INT, STOP_LIMIT).await
+        if let Some(record) = self.record(id)?
+            && !ends(&record, Signal::INT, STOP_LIMIT).await?
         {
             tracing::warn!(replica = %id, "the process of a replica does not end and is killed");
-            if !record.ends(Signal::KILL, KILL_LIMIT).await {
+            if !ends(&record, Signal::KILL, KILL_LIMIT).await? {
                 let pid = record.pid;
                 return Err(BackendError::Unavailable(format!(
                     "the process {pid} of a replica was killed and does not end"
                 )));
             }
         }
-        self.forget(id);
+        self.forget(id).await;
         Ok(())
     }
 
@@ -305,6 +326,18 @@ impl Backend for ProcessBackend {
         let ids = names.filter_map(|name| name.strip_suffix(".json")?.parse().ok());
         Ok(ids.collect())
     }
+}
+
+async fn ends(record: &Record, signal: Signal, longest: Duration) -> Result<bool, BackendError> {
+    let ended = record.ends(signal, longest).await;
+    ended.map_err(|error| unknown(&error))
+}
+
+/// The process may run, or not.
+fn unknown(error: &std::io::Error) -> BackendError {
+    BackendError::Unavailable(format!(
+        "it is not known whether the process of a replica runs: {error}"
+    ))
 }
 
 /// The last lines of a log.
@@ -353,10 +386,10 @@ mod tests {
         let error = backend.start(&spec).await.unwrap_err().to_string();
         let said = "not ready within 300 ms (`startup_timeout_ms`); its log: hello";
         assert!(error.contains(said), "{error}");
-        let record = backend.record(spec.replica_id).unwrap();
-        assert!(record.is_alive());
+        let record = backend.record(spec.replica_id).unwrap().unwrap();
+        assert!(record.is_alive().unwrap());
         backend.stop(spec.replica_id).await.unwrap();
-        assert!(!record.is_alive());
+        assert!(!record.is_alive().unwrap());
         assert!(backend.list().await.unwrap().is_empty());
     }
 }

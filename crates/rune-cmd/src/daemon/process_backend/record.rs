@@ -1,7 +1,9 @@
 //! Which process is meant, also by a later daemon.
 
+use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -21,49 +23,62 @@ pub(super) struct Record {
 
 impl Record {
     /// The record of a process that has just begun.
-    pub(super) fn of(pid: u32) -> Self {
+    pub(super) fn of(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).unwrap_or_default();
-        Self {
+        Ok(Self {
             pid,
-            began: began(pid).unwrap_or_default(),
+            began: began(pid)?.unwrap_or_default(),
             endpoint: None,
-        }
+        })
     }
 
-    /// Whether it still runs.
-    pub(super) fn is_alive(&self) -> bool {
-        began(self.pid) == Some(self.began)
+    /// Whether it still runs. An error says that this is not known.
+    pub(super) fn is_alive(&self) -> io::Result<bool> {
+        Ok(began(self.pid)? == Some(self.began))
     }
 
     /// Signals it, and waits for its end. Answers whether it has ended.
-    pub(super) async fn ends(&self, signal: Signal, longest: Duration) -> bool {
+    pub(super) async fn ends(&self, signal: Signal, longest: Duration) -> io::Result<bool> {
         let until = Instant::now() + longest;
-        if self.is_alive()
+        if self.is_alive()?
             && let Some(pid) = Pid::from_raw(self.pid)
         {
             // It may have ended by now.
             let _ = kill_process(pid, signal);
         }
-        while self.is_alive() {
+        while self.is_alive()? {
             if Instant::now() >= until {
-                return false;
+                return Ok(false);
             }
             tokio::time::sleep(POLL).await;
         }
-        true
+        Ok(true)
     }
 }
 
 /// When a process began; nothing where there is none, or only its remains.
-fn began(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn began(pid: i32) -> io::Result<Option<u64>> {
+    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     // The name of the program stands in brackets and may hold anything.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split(' ');
-    if fields.next()? == "Z" {
-        return None;
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields.split(' '));
+    let mut fields = fields.into_iter().flatten();
+    if fields.next() == Some("Z") {
+        return Ok(None);
     }
-    fields.nth(18)?.parse().ok()
+    let began = fields.nth(18).and_then(|field| field.parse().ok());
+    let unknown = || io::Error::new(io::ErrorKind::InvalidData, "its `stat` cannot be read");
+    began.map(Some).ok_or_else(unknown)
+}
+
+/// Whether an error of the kernel says that there is no such process. One that ends while it is read has no file any more,
+/// but an open one.
+fn is_gone(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    error.kind() == io::ErrorKind::NotFound || code == Some(Errno::SRCH.raw_os_error())
 }
 
 #[cfg(test)]
@@ -72,12 +87,12 @@ mod tests {
 
     #[test]
     fn a_process_is_told_from_a_later_one_with_its_id() {
-        let own = Record::of(std::process::id());
-        assert!(own.is_alive());
+        let own = Record::of(std::process::id()).unwrap();
+        assert!(own.is_alive().unwrap());
         let earlier = Record {
             began: own.began.wrapping_sub(1),
             ..own
         };
-        assert!(!earlier.is_alive());
+        assert!(!earlier.is_alive().unwrap());
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::outside::Orphan;
 use super::rig::Rig;
+use crate::wire::answer;
 
 /// A process with the record of a replica, beside those of a daemon that is down.
 pub(super) fn plant(rig: &Rig, id: &str) -> Orphan {
@@ -67,6 +68,41 @@ async fn no_replica_is_started_while_the_daemon_waits_for_the_last_one_to_end() 
     rig.served.0.terminate().await.unwrap();
     assert_eq!(replicas_of(&rig), Vec::<String>::new());
     assert!(rig.records().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_record_cannot_be_read_goes_on() {
+    let rig = Rig::start("process", "").await;
+    let running = rig.pids();
+    let id = rig.slow().await;
+    rig.begun(1).await;
+    let record = rig.records()[0].clone();
+    let aside = record.with_extension("aside");
+    std::fs::rename(&record, &aside).unwrap();
+    std::fs::create_dir(&record).unwrap();
+    // It answers once the loop has looked.
+    let rows = rig.served.rune(&["agent", "ls", "-o", "json"]).json();
+    let deployment = rows[0]["id"].as_str().unwrap();
+    let url = format!(
+        "{}/v1/deployments/{deployment}/scale?wait=ready",
+        rig.served.0.control_plane()
+    );
+    let scale = reqwest::Client::new().post(url);
+    let (status, row) = answer(scale.json(&json!({"replicas": 1}))).await.unwrap();
+    assert_eq!((status, &row["state"]), (200, &json!("ready")), "{row}");
+    let log = rig.served.0.log();
+    let why = "it is not known whether the process of a replica runs";
+    assert!(log.contains(why), "{log}");
+    std::fs::remove_dir(&record).unwrap();
+    std::fs::rename(&aside, &record).unwrap();
+    rig.go();
+    let row = rig.api.ended(&id).await;
+    assert_eq!(
+        (&row["status"], &row["attempts"]),
+        (&json!("completed"), &json!(1)),
+        "{row}"
+    );
+    assert_eq!(rig.pids(), running);
 }
 
 #[tokio::test(flavor = "multi_thread")]
