@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use rune_env::ScalingConfig;
 use rune_store_runtime::{AutoscaleDeployment, DeploymentId, DeploymentRow, EventId, StoreError};
 use serde_json::json;
@@ -106,18 +107,10 @@ impl ReconcileLoop {
 
     /// Decides how many replicas there are to be, and writes it down.
     pub(super) async fn rescale(&mut self, rows: &mut [DeploymentRow]) -> Result<(), StoreError> {
+        self.ask_before_they_go(rows).await;
         for row in rows {
             let from = row.wanted();
-            let mut decided = self.autoscaler.look(row, &self.router);
-            if decided.as_ref().is_some_and(|(it, _)| it.to < from) {
-                // What goes on in a replica it says itself, and may have begun since it was asked last.
-                for replica in self.router.replicas(row.id) {
-                    if let Err(error) = self.backend.health(replica.id()).await {
-                        tracing::debug!(replica = %replica.id(), %error, "backend does not answer");
-                    }
-                }
-                decided = self.autoscaler.look(row, &self.router);
-            }
+            let decided = self.autoscaler.look(row, &self.router);
             let Some((Decision { to, reason }, load)) = decided else {
                 continue;
             };
@@ -149,6 +142,29 @@ impl ReconcileLoop {
             self.tell_scaled(row, from, load).await;
         }
         Ok(())
+    }
+
+    /// Asks the replicas of deployments that are to have fewer what goes on in them: each says that itself, and it may have
+    /// begun since it was asked last.
+    async fn ask_before_they_go(&mut self, rows: &[DeploymentRow]) {
+        let mut asked = Vec::new();
+        for row in rows {
+            let decided = self.autoscaler.look(row, &self.router);
+            if decided.is_some_and(|(it, _)| it.to < row.wanted()) {
+                asked.extend(self.router.replicas(row.id));
+            }
+        }
+        let asked = asked.iter().map(async |replica| {
+            if let Some(client) = replica.client() {
+                match client.status().await {
+                    Ok(status) => replica.note(&status),
+                    Err(error) => {
+                        tracing::debug!(replica = %replica.id(), %error, "replica does not answer");
+                    }
+                }
+            }
+        });
+        join_all(asked).await;
     }
 
     /// Has what falls asleep, or slept before this process began, be known while nothing of it runs.
