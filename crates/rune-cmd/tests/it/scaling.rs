@@ -1,6 +1,5 @@
 //! Agents with a range of replicas, in a daemon that decides quickly.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,9 +13,14 @@ use crate::wire::{Api, LIMIT, POLL, answer, spawn};
 
 /// A daemon that lets replicas go after two seconds.
 fn quick() -> TestDaemonBuilder {
+    within("2")
+}
+
+/// A daemon that lets replicas go after so many seconds.
+fn within(seconds: &str) -> TestDaemonBuilder {
     TestDaemon::builder(RUNE)
-        .env("RUNE_SCALING_DOWN_AFTER_SECS", "2")
-        .env("RUNE_SCALING_ZERO_AFTER_SECS", "2")
+        .env("RUNE_SCALING_DOWN_AFTER_SECS", seconds)
+        .env("RUNE_SCALING_ZERO_AFTER_SECS", seconds)
 }
 
 fn processes(builder: TestDaemonBuilder) -> TestDaemonBuilder {
@@ -128,9 +132,11 @@ impl Rig {
         .await
     }
 
-    /// Waits until nothing of it runs, not even what lets go.
+    /// Waits until nothing of it runs, not even what lets go, and it says so.
     async fn asleep(&self) -> Value {
-        let row = self.scaled(0).await;
+        self.scaled(0).await;
+        let says_so = |row: &Value| row["reason"].as_str().unwrap().starts_with("asleep");
+        let row = self.until("asleep", says_so).await;
         let gone = async {
             while self.replicas().await > 0 {
                 tokio::time::sleep(POLL).await;
@@ -178,11 +184,17 @@ impl Rig {
         Load { ends, tasks }
     }
 
+    /// How often it was woken.
+    async fn woken(&self) -> usize {
+        let decisions = self.audit("deployment.autoscale").await;
+        let woken = decisions.iter().filter(|it| it.starts_with("0 to "));
+        woken.count()
+    }
+
     async fn audit(&self, kind: &str) -> Vec<String> {
-        let rows = self.list("/v1/audit").await;
-        let rows = rows.iter().filter(|row| row["kind"] == kind);
-        rows.map(|row| row["reason"].as_str().unwrap().to_owned())
-            .collect()
+        let rows = self.list(&format!("/v1/audit?kind={kind}")).await;
+        let reasons = rows.iter().map(|row| row["reason"].as_str().unwrap());
+        reasons.map(str::to_owned).collect()
     }
 }
 
@@ -303,10 +315,6 @@ async fn a_request_wakes_what_sleeps_in_containers() {
 
 /// A request that was accepted while nothing ran is answered, although the daemon is killed before a replica runs it.
 async fn wakes_over_a_kill(builder: TestDaemonBuilder) {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = free.local_addr().unwrap().to_string();
-    drop(free);
-    let builder = builder.arg("--control-plane-addr").arg(addr);
     let mut rig = Rig::deployed(builder, "min_replicas: 0, max_replicas: 2", 300).await;
     for _ in 0..2 {
         rig.asleep().await;
@@ -385,7 +393,8 @@ async fn a_rollout_is_scaled_and_wakes_what_sleeps_in_processes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_scales_within_the_range_and_stops_for_good() {
-    let rig = Rig::deployed(quick(), "min_replicas: 1, max_replicas: 3", 10).await;
+    // What is asked for is seen before it is let go.
+    let rig = Rig::deployed(within("10"), "min_replicas: 1, max_replicas: 3", 10).await;
     let (status, refused) = rig.scale(4).await;
     assert_eq!(status, 400, "{refused}");
     let message = refused["error"]["message"].as_str().unwrap();
@@ -406,7 +415,8 @@ async fn a_person_scales_within_the_range_and_stops_for_good() {
     assert_eq!(status, 503, "{refused}");
     assert!(refused.to_string().contains("stopped"), "{refused}");
     assert_eq!(rig.row().await["replicas"], 0, "nobody has woken it");
-    rig.scale(2).await;
+    let (status, row) = rig.scale(2).await;
+    assert_eq!((status, &row["replicas"]), (200, &json!(2)), "{row}");
     assert_eq!(rig.says().await, "one");
 }
 
@@ -475,9 +485,8 @@ async fn whatever_asks_wakes_what_sleeps_and_who_only_looks_does_not() {
         "schedule", "create", "tick", "--agent", "bot", "--every", "1h", "Hello",
     ];
     rig.served.rune(&create).ok();
+    let woken = rig.woken().await;
     rig.served.rune(&["schedule", "run", "tick"]).ok();
-    rig.until("the schedule wakes it", |row| row["replicas"] == 1)
-        .await;
     let done = async {
         loop {
             let path = "/v1/requests?agent=bot&status=completed";
@@ -489,6 +498,7 @@ async fn whatever_asks_wakes_what_sleeps_and_who_only_looks_does_not() {
         }
     };
     tokio::time::timeout(LIMIT, done).await.unwrap();
+    assert_eq!(rig.woken().await, woken + 1, "the schedule wakes it");
 }
 
 /// Writes an agent that does what it is told and may sleep.
