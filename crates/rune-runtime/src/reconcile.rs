@@ -348,6 +348,7 @@ impl ReconcileLoop {
                 self.autoscaler.forget(known.id);
             }
         }
+        let mut new = Vec::new();
         for deployment in &deployments {
             let mut seen = deployment.clone();
             if seen.state == DeploymentState::Failed && !self.backoffs.knows(seen.id) {
@@ -355,14 +356,18 @@ impl ReconcileLoop {
                 seen.state = DeploymentState::Pending;
             }
             self.tell(&seen).await;
-            let is_new = self.router.deployment(seen.id).is_none();
-            self.router.set_deployment(seen);
-            if is_new && let Err(error) = self.recall(deployment).await {
-                tracing::warn!(deployment = %deployment.id, %error, "how its requests ended is not known");
+            if self.router.deployment(seen.id).is_none() {
+                new.push(deployment);
             }
-            self.stand_by(deployment).await;
+            self.router.set_deployment(seen);
+            self.stand_by(deployment);
         }
         self.known.send_replace(true);
+        for deployment in new {
+            if let Err(error) = self.recall(deployment).await {
+                tracing::warn!(deployment = %deployment.id, %error, "how its requests ended is not known");
+            }
+        }
         let mut replicas = self.find_replicas().await?;
         let mut looks = Vec::with_capacity(deployments.len());
         for deployment in deployments {

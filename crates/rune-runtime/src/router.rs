@@ -105,6 +105,8 @@ struct Pool {
     ready: watch::Sender<()>,
     /// What is known of the agent while no replica runs.
     standby: Option<ReadyAgent>,
+    /// Whether that is on its way, so that nobody has to be woken to know it.
+    is_described: bool,
     /// Held by every request that has not ended.
     open: Arc<()>,
     /// How many there were.
@@ -175,6 +177,7 @@ impl ReplicaRouter {
                     sticky: LruCache::new(MAX_STICKY),
                     ready: watch::Sender::new(()),
                     standby: None,
+                    is_described: false,
                     open: Arc::default(),
                     opened: 0,
                     asking: Arc::default(),
@@ -359,7 +362,7 @@ impl ReplicaRouter {
                     if let Some(standing_by) = pool.standing_by() {
                         return Ok(standing_by.clone());
                     }
-                    if asking.is_none() {
+                    if asking.is_none() && !pool.is_described {
                         asking = Some(Arc::clone(&pool.asking));
                         self.demands.notify_one();
                     }

@@ -548,6 +548,40 @@ async fn a_replica_in_which_a_process_goes_on_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sleeper_that_cannot_be_loaded_at_a_restart_is_known_once_it_can() {
+    let mut rig = Rig::deployed(quick(), "min_replicas: 0, max_replicas: 2", 10).await;
+    rig.asleep().await;
+    let woken = rig.woken().await;
+    rig.served.0.terminate().await.unwrap();
+    let packages = std::fs::read_dir(rig.served.0.data_dir().join("packages")).unwrap();
+    let packages: Vec<_> = packages.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(packages.len(), 1);
+    // Who looks at it waits until it is known, and wakes nothing.
+    rig.served.0.restart().await.unwrap();
+    rig.api = Api::of(&rig.served.0);
+    let card = "/a2a/bot/.well-known/agent-card.json";
+    let (status, body) = answer_text(&rig.api, card).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(rig.woken().await, woken);
+    rig.served.0.terminate().await.unwrap();
+    let file = packages[0].join("Runefile");
+    let runefile = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "name: [").unwrap();
+    rig.served.0.restart().await.unwrap();
+    rig.api = Api::of(&rig.served.0);
+    let (status, body) = answer_text(&rig.api, card).await;
+    assert_ne!(status, 200, "{body}");
+    std::fs::write(&file, runefile).unwrap();
+    let known = async {
+        while answer_text(&rig.api, card).await.0 != 200 {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, known).await.unwrap();
+    assert_eq!(rig.says().await, "one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_is_told_to_the_request_that_wakes_and_mended_by_itself() {
     let rig = Rig::start(quick()).await;
     rig.write(

@@ -6,10 +6,15 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use rune_env::ScalingConfig;
-use rune_store_runtime::{AutoscaleDeployment, DeploymentId, DeploymentRow, EventId, StoreError};
+use rune_store_runtime::{
+    AutoscaleDeployment, DeploymentId, DeploymentRow, EventId, Store, StoreError,
+};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::backoff::{FIRST_BACKOFF, MAX_BACKOFF};
 use super::rollout::{DECIDER, audit};
 use super::scaling::{Decision, Situation, Trend};
 use super::{ReconcileLoop, Template};
@@ -17,6 +22,9 @@ use crate::agent::{Agent, AgentLoader};
 use crate::engine::Publication;
 use crate::package_cache::PackageCache;
 use crate::router::{Load, ReplicaRouter};
+
+/// Agents that are loaded to stand by at the same time, at the most.
+const MAX_LOADS: usize = 4;
 
 /// Decides how many replicas there are to be.
 #[derive(Default)]
@@ -26,14 +34,25 @@ pub(super) struct Autoscaler {
     trends: HashMap<DeploymentId, (u64, Trend)>,
     /// Makes what stands by for a deployment that sleeps.
     describer: Option<Describer>,
-    /// What stands by was made from.
-    standing_by: HashMap<DeploymentId, Template>,
+    /// What stands by, or is loaded to.
+    standing_by: HashMap<DeploymentId, StandingBy>,
+}
+
+/// What stands by for a deployment that sleeps.
+struct StandingBy {
+    /// What it is made from.
+    template: Template,
+    /// Ends the loading of what is not needed any more.
+    _obsolete: DropGuard,
 }
 
 /// Loads agents that no replica runs.
+#[derive(Clone)]
 struct Describer {
     loader: Arc<AgentLoader>,
     packages: PackageCache,
+    /// For those that are loaded at the same time.
+    places: Arc<Semaphore>,
 }
 
 impl Autoscaler {
@@ -44,7 +63,11 @@ impl Autoscaler {
     ) -> Self {
         Self {
             config,
-            describer: Some(Describer { loader, packages }),
+            describer: Some(Describer {
+                loader,
+                packages,
+                places: Arc::new(Semaphore::new(MAX_LOADS)),
+            }),
             ..Self::default()
         }
     }
@@ -85,6 +108,33 @@ impl Autoscaler {
 }
 
 impl Describer {
+    /// Loads the agent of a deployment that sleeps, again and again until that comes to something, and has it stand by.
+    async fn describe(&self, store: &Store, router: &ReplicaRouter, row: &DeploymentRow) {
+        let mut pause = FIRST_BACKOFF;
+        loop {
+            match self.try_describe(store, row).await {
+                Ok(agent) => return router.stand_by(row.id, row.version_id, Arc::new(agent)),
+                // Its requests are accepted once a replica runs that is started for them.
+                Err(reason) => {
+                    tracing::warn!(deployment = %row.id, agent = row.agent, reason, "a sleeping agent is not known");
+                }
+            }
+            router.describes(row.id, false);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_BACKOFF);
+        }
+    }
+
+    async fn try_describe(&self, store: &Store, row: &DeploymentRow) -> Result<Agent, String> {
+        // The semaphore is never closed.
+        let _place = self.places.acquire().await;
+        match store.version(row.version_id).await {
+            Ok(Some(version)) => self.load(&version.digest, row).await,
+            Ok(None) => Err(format!("version `{}` does not exist", row.version_id)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     async fn load(&self, digest: &str, row: &DeploymentRow) -> Result<Agent, String> {
         let dir = self.packages.get(digest).await;
         let dir = dir.map_err(|error| error.to_string())?;
@@ -168,34 +218,34 @@ impl ReconcileLoop {
     }
 
     /// Has what falls asleep, or slept before this process began, be known while nothing of it runs.
-    pub(super) async fn stand_by(&mut self, row: &DeploymentRow) {
+    pub(super) fn stand_by(&mut self, row: &DeploymentRow) {
         let template = Template {
             version_id: row.version_id,
             env: row.env.clone(),
         };
         let known = self.autoscaler.standing_by.get(&row.id);
-        if !row.is_asleep() || known == Some(&template) {
+        if !row.is_asleep() || known.is_some_and(|known| known.template == template) {
             return;
         }
-        let Some(describer) = &self.autoscaler.describer else {
+        let Some(describer) = self.autoscaler.describer.clone() else {
             return;
         };
-        let described = match self.store.version(row.version_id).await {
-            Ok(Some(version)) => describer.load(&version.digest, row).await,
-            Ok(None) => Err(format!("version `{}` does not exist", row.version_id)),
-            Err(error) => Err(error.to_string()),
+        let obsolete = CancellationToken::new();
+        let standing_by = StandingBy {
+            template,
+            _obsolete: obsolete.clone().drop_guard(),
         };
-        match described {
-            Ok(agent) => {
-                self.router
-                    .stand_by(row.id, row.version_id, Arc::new(agent));
-                self.autoscaler.standing_by.insert(row.id, template);
+        self.autoscaler.standing_by.insert(row.id, standing_by);
+        self.router.describes(row.id, true);
+        let (store, router, row) = (self.store.clone(), self.router.clone(), row.clone());
+        let shutdown = self.tasks.shutdown();
+        self.tasks.spawn("describe", async move {
+            tokio::select! {
+                () = describer.describe(&store, &router, &row) => {}
+                () = obsolete.cancelled() => {}
+                () = shutdown.cancelled() => {}
             }
-            // Its requests are accepted once a replica runs that is started for them.
-            Err(reason) => {
-                tracing::warn!(deployment = %row.id, agent = row.agent, reason, "a sleeping agent is not known");
-            }
-        }
+        });
     }
 
     async fn tell_scaled(&self, row: &DeploymentRow, from: u32, load: Load) {

@@ -11,7 +11,7 @@ use super::Role;
 /// Pause after the first failing start; doubles with every further one.
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// Longest pause between two starts.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// How long a replica has to have been ready for its end to count as nothing of a loop.
 pub(super) const CALM: Duration = Duration::from_secs(600);
 

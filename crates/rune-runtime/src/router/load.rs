@@ -93,11 +93,20 @@ impl ReplicaRouter {
         running.or_else(standing_by).cloned()
     }
 
+    /// Says whether what stands by is on its way; whoever asks for it waits, and starts no replica.
+    pub(crate) fn describes(&self, id: DeploymentId, is_described: bool) {
+        if let Some(pool) = self.lock().pools.get_mut(&id) {
+            pool.is_described = is_described;
+            pool.ready.send_replace(());
+        }
+    }
+
     /// Says what a deployment is while none of its replicas runs: by that its requests are checked and accepted before one
     /// is started for them.
     pub(crate) fn stand_by(&self, id: DeploymentId, version_id: VersionId, agent: Arc<Agent>) {
         if let Some(pool) = self.lock().pools.get_mut(&id) {
             pool.standby = Some(ReadyAgent { version_id, agent });
+            pool.is_described = false;
             pool.ready.send_replace(());
         }
         self.changes.send_replace(());
