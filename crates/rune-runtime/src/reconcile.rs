@@ -21,7 +21,7 @@ use rune_backend::{Backend, BackendError, ReplicaSpec};
 use rune_env::ScalingConfig;
 use rune_store_runtime::{
     DeploymentFilter, DeploymentId, DeploymentRow, DeploymentState, PageRequest, ReplicaId,
-    SetDeploymentState, Store, StoreError, VersionId, VersionRow,
+    RolloutStrategy, SetDeploymentState, Store, StoreError, VersionId, VersionRow,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -129,6 +129,10 @@ struct Look {
     outdated: Vec<ReplicaId>,
     /// Whether the backend did not say of every replica of an earlier process what it is.
     is_partial: bool,
+    /// Whether the backend did not say of every replica how it is.
+    is_unsure: bool,
+    /// Whether a rolling update has nothing of the version before to replace, and nobody needs that.
+    is_rested: bool,
 }
 
 /// Which version of a deployment.
@@ -177,6 +181,8 @@ impl Look {
             candidate: candidate.map(|it| group(Role::Candidate, it.version_id, &it.env)),
             outdated: Vec::new(),
             is_partial: false,
+            is_unsure: false,
+            is_rested: false,
             deployment,
         }
     }
@@ -199,7 +205,11 @@ impl Look {
 
     fn goals(&self) -> Goals {
         let ready = self.candidate.as_ref().map_or(0, |it| it.current.len());
-        Goals::of(&self.deployment, ready)
+        let goals = Goals::of(&self.deployment, ready);
+        match self.is_rested {
+            true => Goals { stable: 0, ..goals },
+            false => goals,
+        }
     }
 
     /// Sorts what was found by the deployment as it is now.
@@ -420,6 +430,7 @@ impl ReconcileLoop {
         if look.is_partial {
             return Ok(look);
         }
+        look.is_rested = self.is_rested(&look);
         let goals = look.goals();
         let row = &look.deployment;
         self.pursue(row, &mut look.stable, goals.stable).await?;
@@ -428,6 +439,19 @@ impl ReconcileLoop {
             None => self.backoffs.remove(row.id, Role::Candidate),
         }
         Ok(look)
+    }
+
+    /// Whether a scaled deployment slept when its version began to be replaced, and still has nothing to do: then only the new
+    /// one is to be seen running.
+    fn is_rested(&self, look: &Look) -> bool {
+        let row = &look.deployment;
+        let rolling = row.candidate().map(|it| it.strategy) == Some(RolloutStrategy::Rolling);
+        let runs = !look.stable.current.is_empty() || !look.outdated.is_empty();
+        let is_there = runs || self.starts.count(row.id, &look.stable.template) > 0;
+        let load = self.router.load(row.id);
+        let is_idle = load.running == 0 && load.waiting == 0;
+        let may_sleep = row.scaling.as_ref().is_some_and(|it| it.bounds.min == 0);
+        rolling && may_sleep && !is_there && is_idle
     }
 
     /// Lets go of what a version has too much of, and begins to start what is missing.

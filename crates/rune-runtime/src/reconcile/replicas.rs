@@ -115,6 +115,7 @@ impl ReconcileLoop {
                 // Nothing is known about the replica, so nothing is done to it.
                 Err(error) => {
                     tracing::warn!(replica = %row.id, %error, "backend does not answer");
+                    look.is_unsure = true;
                     match self.started_from.get(&row.id) {
                         Some(started) => look.add(row.id, &started.template),
                         None => look.is_partial = true,

@@ -82,7 +82,7 @@ impl ReconcileLoop {
             .candidate
             .as_ref()
             .is_some_and(|it| it.current.len() >= wanted(row));
-        if !is_rolling || !is_done {
+        if !is_rolling || !is_done || look.is_unsure {
             return Ok(());
         }
         let complete = CompleteRollout {
@@ -284,7 +284,8 @@ pub(super) fn judge(look: &Look) -> (DeploymentState, String) {
         (Role::Candidate, why) => Some(format!("the new version: {why}")),
     });
     if let Some(reason) = failure.next() {
-        let state = match nothing_runs {
+        // Where only the new version fails, the one before can be started.
+        let state = match nothing_runs && look.stable.failure.is_some() {
             true => DeploymentState::Failed,
             false => DeploymentState::Degraded,
         };

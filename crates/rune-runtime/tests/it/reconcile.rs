@@ -140,6 +140,11 @@ impl Plane {
     }
 
     async fn publish(&self, version: &str, digest: &str) -> VersionId {
+        self.publish_with(version, digest, ScaleBounds::default())
+            .await
+    }
+
+    async fn publish_with(&self, version: &str, digest: &str, scaling: ScaleBounds) -> VersionId {
         let version_id = VersionId::generate();
         let publish = PublishVersion {
             version_id,
@@ -149,7 +154,7 @@ impl Plane {
             digest: digest.to_owned(),
             size: 1,
             image: None,
-            scaling: ScaleBounds::default(),
+            scaling,
             signature: None,
         };
         self.store.write(publish).await.unwrap();

@@ -373,3 +373,87 @@ async fn going_back_takes_one_look() {
         (one, RolloutState::RolledBack, "by me".to_owned())
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rollout_is_not_complete_while_the_backend_does_not_say_how_replicas_are() {
+    let backend = Arc::new(FakeBackend::default());
+    let (plane, _, two) = Plane::deployed(&backend, 2).await;
+    backend.set(|state| state.starts_left = Some(1));
+    plane.apply(two, 2).await;
+    plane
+        .settles("the first is ready", |_, replicas| {
+            let new = replicas.iter().filter(|it| it.version_id == two);
+            new.filter(|it| it.state == ReplicaState::Ready).count() == 1
+        })
+        .await;
+    backend.set(|state| state.away = true);
+    // A look that began before has seen all of them.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    backend.set(|state| state.starts_left = None);
+    plane
+        .settles("the second is ready", |_, replicas| {
+            let new = replicas.iter().filter(|it| it.version_id == two);
+            new.filter(|it| it.state == ReplicaState::Ready).count() == 2
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(plane.ended().await.1, RolloutState::Progressing);
+    backend.set(|state| state.away = false);
+    plane.only(two, 2).await;
+    assert_eq!(plane.ended().await.1, RolloutState::Completed);
+}
+
+impl Plane {
+    /// A deployment of a version that may sleep, and does.
+    async fn asleep(backend: &Arc<FakeBackend>) -> (Self, VersionId, VersionId) {
+        let plane = Self::start(|_| Arc::clone(backend) as Arc<_>);
+        let range = ScaleBounds { min: 0, max: 2 };
+        let one = plane.publish_with("1.0.0", &digest(1), range).await;
+        let two = plane.publish_with("2.0.0", &digest(2), range).await;
+        plane.apply(one, 1).await;
+        plane.ready(1).await;
+        tokio::time::sleep(Duration::from_secs(310)).await;
+        plane
+            .settles("asleep", |row, replicas| {
+                replicas.is_empty() && row.is_some_and(DeploymentRow::is_asleep)
+            })
+            .await;
+        (plane, one, two)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollout_to_what_sleeps_starts_only_the_new_version() {
+    let backend = Arc::new(FakeBackend::default());
+    let (plane, one, two) = Plane::asleep(&backend).await;
+    let error = BackendError::Unavailable("the old image is gone".to_owned());
+    backend.set(|state| state.bad = Some((one, error)));
+    plane.apply(two, 1).await;
+    plane.only(two, 1).await;
+    let (version, state, _) = plane.ended().await;
+    assert_eq!((version, state), (two, RolloutState::Completed));
+    assert_eq!(backend.state.lock().unwrap().starts.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_version_that_does_not_start_is_no_failure_of_what_sleeps() {
+    let backend = Arc::new(FakeBackend::default());
+    let (plane, one, two) = Plane::asleep(&backend).await;
+    let error = BackendError::Unavailable("no image".to_owned());
+    backend.set(|state| state.bad = Some((two, error)));
+    plane.apply(two, 1).await;
+    plane
+        .settles("it says why", |row, _| {
+            row.is_some_and(|row| row.reason == "the new version: no image")
+        })
+        .await;
+    // Requests are accepted: what runs them can be started.
+    assert_eq!(plane.row().await.state, DeploymentState::Degraded);
+    plane
+        .settles("rolled back", |row, _| {
+            let rollout = row.and_then(|row| row.rollout.as_ref());
+            rollout.is_some_and(|it| it.state == RolloutState::RolledBack)
+        })
+        .await;
+    plane.only(one, 1).await;
+}
