@@ -152,11 +152,13 @@ impl DeploymentRow {
             self.replicas = replicas;
             return is_change;
         };
-        if !is_stopped && scaling.wanted == replicas {
+        let reason = format!("{replicas} replicas were asked for");
+        // A number that the daemon has decided for is held from now on, too.
+        if !is_stopped && scaling.wanted == replicas && scaling.reason == reason {
             return false;
         }
         scaling.wanted = replicas;
-        scaling.reason = format!("{replicas} replicas were asked for");
+        scaling.reason = reason;
         scaling.decided_at = at;
         if is_stopped {
             self.replicas = replicas;

@@ -162,8 +162,10 @@ pub async fn what_a_person_asks_for_is_where_scaling_goes_on(test: TestStore) {
     assert_eq!(counts(&asked), (1, 3, "3 replicas were asked for"));
     assert_eq!(asked.generation, row.generation + 1);
     assert_eq!(it.scale(3).await, asked, "it is so already");
-    let row = it.decide(&asked, 2).await;
-    assert_eq!(counts(&row).1, 2);
+    let decided = it.decide(&asked, 2).await;
+    let row = it.scale(2).await;
+    assert_eq!(counts(&row), (1, 2, "2 replicas were asked for"));
+    assert_eq!(row.generation, decided.generation + 1, "it is held anew");
     let stopped = it.scale(0).await;
     assert_eq!((stopped.wanted(), stopped.is_asleep()), (0, false));
     let row = it.scale(2).await;
