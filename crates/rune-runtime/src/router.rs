@@ -414,6 +414,7 @@ impl ReplicaRouter {
             Leased::Now(lease) => return Ok(lease),
             Leased::Later(waiting) => waiting,
         };
+        let deadline = deadline + self.start_time(id);
         loop {
             match tokio::time::timeout(deadline, &mut waiting).await {
                 Ok(lease) => return lease.map_err(|_| self.gone(id)),

@@ -206,11 +206,18 @@ impl RemoteBackend {
         }
     }
 
-    /// Returns once a replica runs nothing, also nothing that waits for other agents and so has no place on it.
+    /// Returns once a replica runs nothing, also nothing that waits for other agents and so has no place on it. What goes on
+    /// beside its requests then ends with it.
     async fn runs_nothing(&self, id: ReplicaId, client: &ReplicaClient) {
         loop {
             let is_idle = match client.status().await {
-                Ok(status) => status.running.is_empty(),
+                Ok(status) => {
+                    let (is_idle, held) = (status.running.is_empty(), status.held);
+                    if is_idle && held > 0 {
+                        tracing::info!(replica = %id, held, "processes and pages in a replica end with it");
+                    }
+                    is_idle
+                }
                 Err(_) => matches!(
                     self.platform.health(id).await,
                     Ok(ReplicaHealth::Gone | ReplicaHealth::Unhealthy(_))
