@@ -34,8 +34,8 @@ const MAX_BATCH: usize = 256;
 /// Bytes of entries that are sent to another node, or applied, at once; one entry may exceed it.
 const READ_BYTES: usize = 4 << 20;
 
-/// How long a log waits for room on a full disk before it tries again.
-const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// How long what finds the disk full waits for room before it tries again.
+pub(crate) const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The log of one node, in a file.
 pub struct LogStore<D: Disk> {

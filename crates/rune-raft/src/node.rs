@@ -1,8 +1,8 @@
 //! A node of a cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -13,7 +13,7 @@ use rune_storage::LogOwner;
 use rune_store_runtime::{Command, Reject, StoreError};
 use serde::{Deserialize, Serialize};
 
-use crate::state_machine::Applied;
+use crate::state_machine::{Applied, Room};
 use crate::{
     CallError, Disk, LogId, LogStatus, LogStore, Members, Message, Network, NodeId, Proposal,
     Received, Receiver, Reply, SnapshotDir, StateMachine, Transport, Types,
@@ -156,6 +156,7 @@ struct Inner<D: Disk, T> {
     transport: T,
     receiver: Receiver,
     log: LogStatus,
+    room: Room,
     greatest: Arc<AtomicU64>,
     applied: Arc<Applied>,
     disk: D,
@@ -190,12 +191,12 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         let protocol = protocol.map_err(|error| unavailable(&error))?;
         let network = Network::new(id, transport.clone(), disk.clone(), config.chunk_bytes);
         let (status, greatest, since) = (log.status(), state.greatest(), state.since_snapshot());
-        let applied = state.applied();
+        let (applied, room) = (state.applied(), state.room());
         let raft = Raft::new(id, Arc::new(protocol), network, log, state);
         let raft = raft.await.map_err(|error| unavailable(&error))?;
         let limit = config.snapshot_bytes;
         drop(D::Runtime::spawn(shorten(raft.clone(), since, limit)));
-        Ok(Self {
+        let node = Self {
             inner: Arc::new(Inner {
                 id,
                 config,
@@ -203,11 +204,16 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                 transport,
                 receiver: Receiver::new(snapshots),
                 log: status,
+                room,
                 greatest,
                 applied,
                 disk,
             }),
-        })
+        };
+        drop(D::Runtime::spawn(yield_when_full(Arc::downgrade(
+            &node.inner,
+        ))));
+        Ok(node)
     }
 
     /// Begins a cluster, once, on one node that never was in one.
@@ -401,7 +407,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
             snapshot: metrics.snapshot,
             purged: metrics.purged,
             members: Arc::clone(&metrics.membership_config),
-            disk_full: self.inner.log.is_full(),
+            disk_full: self.inner.is_full(),
             failure: self.inner.log.failure().or_else(|| {
                 let stopped = metrics.running_state.as_ref().err();
                 stopped.map(ToString::to_string)
@@ -525,7 +531,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
             Some((at, _)) => proposals.truncate(at),
             None => {}
         }
-        if self.inner.log.is_full() {
+        if self.inner.is_full() {
             return Err(Refused::Stopped(format!(
                 "the disk of node {}, which leads, is full",
                 self.inner.id
@@ -606,6 +612,49 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
             tracing::debug!(%error, leader, "not answered by the leader");
             Refused::NotLeader(None)
         })
+    }
+}
+
+impl<D: Disk, T> Inner<D, T> {
+    fn is_full(&self) -> bool {
+        self.log.is_full() || self.room.is_wanted()
+    }
+
+    /// Who is to lead instead of this node, where it leads and another voter could: the one that
+    /// has most of the log.
+    fn successor(&self) -> Option<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+        let others = metrics.replication.as_ref()?.iter();
+        let others = others.filter(|(id, _)| **id != self.id && voters.contains(id));
+        others
+            .max_by_key(|(_, matched)| **matched)
+            .map(|(id, _)| *id)
+    }
+}
+
+/// Has another node lead while the disk of this one is full: it can promise nothing, and those
+/// that wait for it could go on.
+async fn yield_when_full<D: Disk, T: Transport<D::Runtime>>(node: Weak<Inner<D, T>>) {
+    loop {
+        D::Runtime::sleep(LOG_LOOK).await;
+        let Some(node) = node.upgrade() else { return };
+        if node.raft.metrics().borrow_watched().running_state.is_err() {
+            return;
+        }
+        if !node.is_full() {
+            continue;
+        }
+        let Some(to) = node.successor() else { continue };
+        tracing::error!(
+            node = node.id,
+            to,
+            "the disk is full: another node is to lead"
+        );
+        if node.raft.trigger().transfer_leader(to).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rune_storage::{examine, measure};
 
+use crate::snapshot::create;
 use crate::state_machine::Position;
 use crate::{Chunk, Manifest, NodeId, SnapshotDir, SnapshotFile};
 
@@ -90,7 +91,7 @@ impl Receiver {
 
     fn begin(&self, from: NodeId, manifest: Manifest) -> io::Result<Incoming> {
         let path = self.snapshots.draft();
-        let file = File::create_new(&path)?;
+        let file = create(&path)?;
         Ok(Incoming {
             from,
             manifest,

@@ -4,15 +4,15 @@
 //! and its manifest have their names and both are on disk. A crash leaves the old one or the new
 //! one, and drafts that the next start removes.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::SnapshotMeta;
-use rune_storage::{Digest, create_private_dir};
+use rune_storage::{Digest, create_private_dir, measure};
 use serde::{Deserialize, Serialize};
 
 use crate::{Leader, LogId, Members, NodeId};
@@ -154,21 +154,29 @@ impl SnapshotDir {
         self.path.join(format!("{number}.{DRAFT}"))
     }
 
-    /// Makes a whole snapshot, which is on disk under some name here, the current one. Where a
-    /// newer one is, that stays.
+    /// Makes a whole snapshot, which is on disk under some name here, the current one. Where one
+    /// of the same place or a newer one is, that stays: it may be on its way to another node.
     pub(crate) fn adopt(&self, snapshot: &SnapshotFile) -> io::Result<SnapshotFile> {
         let mut current = self.lock();
         if let Some(newer) = current.as_ref()
-            && newer.manifest.applied > snapshot.manifest.applied
+            && newer.manifest.applied >= snapshot.manifest.applied
         {
             return Ok(newer.clone());
         }
         let name = snapshot.manifest.name();
         let path = self.path.join(format!("{name}.db"));
-        fs::rename(&snapshot.path, &path)?;
         let draft = self.draft();
-        fs::write(&draft, serde_json::to_vec(snapshot.manifest())?)?;
-        File::open(&draft)?.sync_all()?;
+        let manifest = serde_json::to_vec(snapshot.manifest())?;
+        let written = create(&draft).and_then(|mut file| {
+            file.write_all(&manifest)?;
+            file.sync_all()
+        });
+        if let Err(error) = written {
+            // The next start removes it otherwise.
+            let _ = fs::remove_file(&draft);
+            return Err(error);
+        }
+        fs::rename(&snapshot.path, &path)?;
         fs::rename(&draft, self.path.join(format!("{name}.{MANIFEST}")))?;
         File::open(&self.path)?.sync_all()?;
         let adopted = SnapshotFile {
@@ -208,10 +216,17 @@ impl SnapshotDir {
     }
 }
 
+/// Makes a file that only its owner can read, and that was not there.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)
+}
+
 /// The snapshot of a manifest, where both are as they were written.
 fn whole(manifest: &Path) -> Option<SnapshotFile> {
     let read: Manifest = serde_json::from_slice(&fs::read(manifest).ok()?).ok()?;
     let path = manifest.with_extension("db");
-    let same = path.metadata().ok()?.len() == read.bytes;
+    let found = measure(&path).ok()?;
+    let same = found.bytes == read.bytes && found.digest == read.digest;
     same.then(|| SnapshotFile::open(read, &path).ok())?
 }

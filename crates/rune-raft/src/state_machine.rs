@@ -1,20 +1,22 @@
 //! Applying what is committed.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{Stream, StreamExt as _};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{
-    EntryPayload, LogIndexOptionExt as _, OptionalSend, RaftSnapshotBuilder, Snapshot,
-    SnapshotMeta, StoredMembership,
+    AsyncRuntime as _, EntryPayload, LogIndexOptionExt as _, OptionalSend, RaftSnapshotBuilder,
+    Snapshot, SnapshotMeta, StoredMembership,
 };
 use rune_storage::{Copier, Replica};
 use rune_store_runtime::Command;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::log_store::FULL_PAUSE;
 use crate::{
     Disk, Leader, LogEntry, LogId, Manifest, Members, NodeId, Proposal, SnapshotDir, SnapshotFile,
     Types,
@@ -83,6 +85,48 @@ impl Applied {
     }
 }
 
+/// What waits for room on the disk.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Room(Arc<AtomicUsize>);
+
+impl Room {
+    /// Whether anything waits.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+
+    /// Does work on a disk, again as often as it finds it full: a node that took it for a failure
+    /// would stop for good, and be no better off with room.
+    async fn wait<D: Disk, T: Send + 'static>(
+        &self,
+        disk: &D,
+        work: impl Fn() -> io::Result<T> + Send + Sync + 'static,
+    ) -> io::Result<T> {
+        let work = Arc::new(work);
+        let mut waits = false;
+        loop {
+            let again = Arc::clone(&work);
+            let done = disk.run(move || again()).await.and_then(|done| done);
+            match done {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::error!(%error, "the state waits for room");
+                    if !waits {
+                        self.0.fetch_add(1, Ordering::Relaxed);
+                        waits = true;
+                    }
+                    D::Runtime::sleep(FULL_PAUSE).await;
+                }
+                done => {
+                    if waits {
+                        self.0.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    return done;
+                }
+            }
+        }
+    }
+}
+
 /// The database of a node, as the protocol sees it.
 pub struct StateMachine<D: Disk> {
     replica: Arc<Mutex<Replica>>,
@@ -92,6 +136,7 @@ pub struct StateMachine<D: Disk> {
     since: Arc<AtomicU64>,
     greatest: Arc<AtomicU64>,
     applied: Arc<Applied>,
+    room: Room,
     disk: D,
 }
 
@@ -110,6 +155,7 @@ impl<D: Disk> StateMachine<D> {
             replica: Arc::new(Mutex::new(replica)),
             snapshots,
             since: Arc::default(),
+            room: Room::default(),
             disk,
         })
     }
@@ -129,6 +175,11 @@ impl<D: Disk> StateMachine<D> {
         Arc::clone(&self.applied)
     }
 
+    /// Tells what waits for room.
+    pub(crate) fn room(&self) -> Room {
+        self.room.clone()
+    }
+
     fn set(&mut self, position: Position) {
         self.greatest.store(position.greatest, Ordering::Relaxed);
         self.applied.set(&position);
@@ -145,21 +196,16 @@ impl<D: Disk> StateMachine<D> {
         position.greatest = position.greatest.max(batch.greatest);
         let replica = Arc::clone(&self.replica);
         let (text, proposals) = (serde_json::to_string(&position)?, batch.proposals);
-        let applied = self.disk.run(move || {
+        let applied = self.room.wait(&self.disk, move || {
             let commands = proposals
                 .iter()
                 .map(|(id, proposal)| read(*id, proposal))
                 .collect::<io::Result<Vec<Command>>>()?;
             let mut replica = replica.lock().unwrap_or_else(PoisonError::into_inner);
             let answers = replica.apply(&commands, &text);
-            answers.map_err(|error| {
-                io::Error::other(match std::error::Error::source(&error) {
-                    Some(cause) => format!("{error}: {cause}"),
-                    None => error.to_string(),
-                })
-            })
+            answers.map_err(|error| failed(error.is_full(), &error))
         });
-        let mut answers = applied.await??.into_iter();
+        let mut answers = applied.await?.into_iter();
         self.set(position);
         self.since.fetch_add(batch.bytes as u64, Ordering::Relaxed);
         for (is_command, responder) in batch.responders {
@@ -169,6 +215,19 @@ impl<D: Disk> StateMachine<D> {
             }
         }
         Ok(())
+    }
+}
+
+/// What failed, with its cause, and whether that was for want of room.
+fn failed(full: bool, error: &dyn std::error::Error) -> io::Error {
+    let text = match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    };
+    if full {
+        io::Error::new(io::ErrorKind::StorageFull, text)
+    } else {
+        io::Error::other(text)
     }
 }
 
@@ -268,6 +327,7 @@ impl<D: Disk> RaftStateMachine<Types<D::Runtime>> for StateMachine<D> {
             copier: replica.copier(),
             snapshots: Arc::clone(&self.snapshots),
             since: Arc::clone(&self.since),
+            room: self.room.clone(),
             disk: self.disk.clone(),
         }
     }
@@ -292,16 +352,17 @@ impl<D: Disk> RaftStateMachine<Types<D::Runtime>> for StateMachine<D> {
             return Ok(());
         }
         let (replica, snapshots) = (Arc::clone(&self.replica), Arc::clone(&self.snapshots));
-        let installed = self.disk.run(move || {
+        let installed = self.room.wait(&self.disk, move || {
             // First the snapshot is kept, then it is installed: a start that finds it and an
             // older state installs it again.
             let snapshot = snapshots.adopt(&snapshot)?;
             let mut replica = replica.lock().unwrap_or_else(PoisonError::into_inner);
-            replica.install(snapshot.path()).map_err(io::Error::other)?;
+            let installed = replica.install(snapshot.path());
+            installed.map_err(|error| failed(error.is_full(), &error))?;
             let position = replica.position().map_err(io::Error::other)?;
             Position::read(position.as_deref())
         });
-        let position = installed.await??;
+        let position = installed.await?;
         self.set(position);
         self.since.store(0, Ordering::Relaxed);
         Ok(())
@@ -327,6 +388,7 @@ pub struct Builder<D> {
     copier: Copier,
     snapshots: Arc<SnapshotDir>,
     since: Arc<AtomicU64>,
+    room: Room,
     disk: D,
 }
 
@@ -338,20 +400,30 @@ impl<D: Disk> RaftSnapshotBuilder<Types<D::Runtime>> for Builder<D> {
     ) -> Result<Snapshot<Leader, NodeId, openraft::BasicNode, SnapshotFile>, io::Error> {
         let (copier, snapshots) = (self.copier.clone(), Arc::clone(&self.snapshots));
         self.since.store(0, Ordering::Relaxed);
-        let built = self.disk.run(move || {
+        let built = self.room.wait(&self.disk, move || {
             let draft = snapshots.draft();
-            let (copied, position) = copier.copy_to(&draft).map_err(io::Error::other)?;
-            let Position {
-                applied, members, ..
-            } = Position::read(position.as_deref())?;
-            let manifest = Manifest {
-                applied,
-                members,
-                bytes: copied.bytes,
-                digest: copied.digest,
-            };
-            snapshots.adopt(&SnapshotFile::open(manifest, &draft)?)
+            let built = build(&copier, &snapshots, &draft);
+            // Where it is the snapshot now, it has another name.
+            match std::fs::remove_file(&draft) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => built,
+            }
         });
-        Ok(of_file(built.await??))
+        Ok(of_file(built.await?))
     }
+}
+
+fn build(copier: &Copier, snapshots: &SnapshotDir, draft: &Path) -> io::Result<SnapshotFile> {
+    let copied = copier.copy_to(draft);
+    let (copied, position) = copied.map_err(|error| failed(error.is_full(), &error))?;
+    let Position {
+        applied, members, ..
+    } = Position::read(position.as_deref())?;
+    let manifest = Manifest {
+        applied,
+        members,
+        bytes: copied.bytes,
+        digest: copied.digest,
+    };
+    snapshots.adopt(&SnapshotFile::open(manifest, draft)?)
 }

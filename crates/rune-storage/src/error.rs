@@ -117,6 +117,31 @@ pub enum ApplyError {
     },
 }
 
+impl StorageError {
+    /// Whether there is no room on the disk. The same can be tried again later.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            Self::Sqlite { source, .. } => is_full(source),
+            _ => false,
+        }
+    }
+}
+
+impl ApplyError {
+    /// Whether there is no room on the disk. The same can be tried again later.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Database(error) if is_full(error))
+    }
+}
+
+/// Whether SQLite found no room on the disk; it has made nothing of what it was about to then.
+pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+}
+
 /// What a read that failed means for the reader.
 pub(crate) fn read_failed(error: &rusqlite::Error) -> StoreError {
     match error {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
+use crate::error::is_full;
 use crate::migration::LOG;
 use crate::row::get;
 use crate::{Durability, StorageError, connection};
@@ -152,12 +153,7 @@ impl LogFile {
     /// [`LogError`].
     pub fn write(&mut self, changes: &[LogChange]) -> Result<(), LogError> {
         self.commit(changes).map_err(|error| {
-            let full = matches!(
-                &error,
-                rusqlite::Error::SqliteFailure(cause, _)
-                    if cause.code == rusqlite::ErrorCode::DiskFull
-            );
-            if full {
+            if is_full(&error) {
                 LogError::Full
             } else {
                 LogError::Failed(error)

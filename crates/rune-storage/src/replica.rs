@@ -69,7 +69,7 @@ impl Replica {
     ///
     /// # Errors
     /// [`ApplyError`], never [`ApplyError::Reject`]: nothing was applied, and nothing may be
-    /// applied any more by this value.
+    /// applied any more by this value but the same, where the disk [is full](ApplyError::is_full).
     pub fn apply(
         &mut self,
         commands: &[Command],

@@ -1,7 +1,5 @@
 //! The log of a node.
 
-use std::path::Path;
-use std::process::Command as Process;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
@@ -12,7 +10,9 @@ use rune_raft::{Leader, LogStore, Threads};
 use rune_storage::{Durability, StorageError};
 
 use crate::sim::SimDisk;
-use crate::support::{append, at, blank, entry, membership, open_log, owner, simulate, text};
+use crate::support::{
+    SmallDisk, append, at, blank, entry, membership, open_log, owner, simulate, text,
+};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -244,20 +244,14 @@ async fn a_log_that_failed_is_not_written_again() {
 #[tokio::test]
 async fn a_log_on_a_full_disk_waits_for_room_and_goes_on() {
     let mount = tempfile::tempdir().unwrap();
-    let mounted = Process::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
-        .arg(mount.path())
-        .output();
-    if !mounted.is_ok_and(|output| output.status.success()) {
+    let Some(small) = SmallDisk::mount(mount.path(), 4) else {
         println!("SKIPPED a_log_on_a_full_disk_waits_for_room_and_goes_on: cannot mount a tmpfs");
         return;
-    }
-    let _unmount = Unmount(mount.path());
+    };
     let path = mount.path().join("raft.db");
     let mut log = LogStore::open(&path, &owner(1), Durability::Full, Threads).unwrap();
     log.blocking_append([blank(1, 0)]).await.unwrap();
-    let ballast = mount.path().join("ballast");
-    std::fs::write(&ballast, vec![0; 3 << 20]).unwrap();
+    small.fill();
     let status = log.status();
     let written = tokio::time::timeout(Duration::from_secs(60), async {
         let large = "x".repeat(2 << 20);
@@ -269,7 +263,7 @@ async fn a_log_on_a_full_disk_waits_for_room_and_goes_on() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(status.failure(), None);
-        std::fs::remove_file(&ballast).unwrap();
+        small.free();
     };
     let (written, ()) = futures_util::future::join(written, room).await;
     let mut log = written.unwrap();
@@ -278,13 +272,4 @@ async fn a_log_on_a_full_disk_waits_for_room_and_goes_on() {
         log.get_log_state().await.unwrap().last_log_id,
         Some(at(1, 1))
     );
-}
-
-struct Unmount<'a>(&'a Path);
-
-impl Drop for Unmount<'_> {
-    fn drop(&mut self) {
-        // A lazy unmount; what is left goes with the namespace.
-        let _ = Process::new("umount").arg("-l").arg(self.0).status();
-    }
 }

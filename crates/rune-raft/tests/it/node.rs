@@ -13,7 +13,7 @@ use crate::sim::cluster::Cluster;
 use crate::sim::dice::Dice;
 use crate::sim::net::SimNode;
 use crate::state::{accept, command, mark};
-use crate::support::{put, simulate};
+use crate::support::{SmallDisk, put, simulate};
 
 /// A cluster of the nodes from 1 to `count`, which has a leader.
 async fn cluster(root: &std::path::Path, count: u64) -> Cluster {
@@ -146,5 +146,51 @@ fn a_command_that_cannot_be_applied_is_kept_out_of_the_log() {
         for (id, station) in cluster.running() {
             assert_eq!(station.node.status().failure, None, "node {id}");
         }
+    });
+}
+
+#[test]
+fn a_leader_whose_disk_is_full_has_another_node_lead_and_comes_back() {
+    let root = tempfile::tempdir().unwrap();
+    // The directory of node 1 in its first life.
+    let small = root.path().join("1-0");
+    std::fs::create_dir(&small).unwrap();
+    let Some(small) = SmallDisk::mount(&small, 16) else {
+        println!(
+            "SKIPPED a_leader_whose_disk_is_full_has_another_node_lead_and_comes_back: cannot mount a tmpfs"
+        );
+        return;
+    };
+    simulate(1, async {
+        let cluster = cluster(root.path(), 3).await;
+        while leader(&cluster).await.0 != 1 {
+            leader(&cluster).await.1.hand_over(1).await.unwrap();
+            SimRuntime::sleep(Duration::from_millis(500)).await;
+        }
+        let (one, two) = (node(&cluster, 1), node(&cluster, 2));
+        small.fill();
+        let mut number = 0;
+        let mut write = async || {
+            number += 1;
+            let command = put(number, "k", "x".repeat(200 << 10));
+            two.write(&command).await.unwrap().outcome.unwrap();
+        };
+        for _ in 0..100 {
+            write().await;
+            if two.status().leader != Some(1) {
+                break;
+            }
+            SimRuntime::sleep(Duration::from_millis(500)).await;
+        }
+        assert_ne!(two.status().leader, Some(1));
+        let status = one.status();
+        assert!(status.disk_full && status.failure.is_none(), "{status:?}");
+        write().await;
+        let written = two.status().last.unwrap();
+        small.free();
+        SimRuntime::sleep(Duration::from_secs(5)).await;
+        one.applied(written).await.unwrap();
+        let status = one.status();
+        assert!(!status.disk_full && status.failure.is_none(), "{status:?}");
     });
 }

@@ -1,12 +1,15 @@
 //! Snapshots: built while writing goes on, sent in parts, installed whole or not at all.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use openraft::RaftSnapshotBuilder as _;
 use openraft::storage::RaftStateMachine as _;
+use openraft::{AsyncRuntime as _, RaftSnapshotBuilder as _};
+use openraft_rt_sim::SimRuntime;
 use rune_raft::{Chunk, Received, Receiver, SnapshotDir, SnapshotFile, StateMachine};
 use rune_storage::{Digest, Replica};
 use rune_store_runtime::Command;
@@ -14,7 +17,7 @@ use rune_testkit::store::random_commands;
 
 use crate::sim::SimDisk;
 use crate::support::{
-    apply, apply_entries, at, digest, membership, open_state, put, reader, simulate,
+    SmallDisk, apply, apply_entries, at, digest, membership, open_state, put, reader, simulate,
 };
 
 async fn build(state: &mut StateMachine<SimDisk>) -> SnapshotFile {
@@ -65,6 +68,8 @@ fn a_node_that_gets_a_snapshot_is_as_the_one_that_made_it() {
         apply(&mut state, 1, &commands(5)).await;
         let snapshot = build(&mut state).await;
         let received = send(&snapshot, &to.path().join("incoming"), |_| ()).unwrap();
+        let mode = fs::metadata(received.path()).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
 
         let mut other = open_state(to.path());
         apply(&mut other, 0, &[put(99, "old", 1)]).await;
@@ -298,5 +303,59 @@ fn a_state_that_was_lost_comes_back_from_the_snapshot() {
         let current = state.get_current_snapshot().await.unwrap().unwrap();
         install(&mut state, current.snapshot).await;
         assert_eq!(digest(&empty.path().join("rune.db")), rows);
+    });
+}
+
+#[test]
+fn a_state_on_a_full_disk_waits_for_room_and_goes_on() {
+    let mount = tempfile::tempdir().unwrap();
+    let Some(small) = SmallDisk::mount(mount.path(), 16) else {
+        println!("SKIPPED a_state_on_a_full_disk_waits_for_room_and_goes_on: cannot mount a tmpfs");
+        return;
+    };
+    simulate(1, async {
+        let large = |number| put(number, &number.to_string(), "x".repeat(1 << 19));
+        let mut state = open_state(mount.path());
+        apply(&mut state, 0, &[large(1)]).await;
+        let room = async || {
+            small.fill();
+            SimRuntime::sleep(Duration::from_millis(2500)).await;
+            small.free();
+        };
+        let commands = [large(2), large(3)];
+        futures_util::future::join(apply(&mut state, 1, &commands), room()).await;
+        assert_eq!(state.applied_state().await.unwrap().0, Some(at(1, 2)));
+        let (snapshot, ()) = futures_util::future::join(build(&mut state), room()).await;
+        assert_eq!(snapshot.manifest().applied, Some(at(1, 2)));
+        // Nothing stays of the attempts.
+        let files = fs::read_dir(mount.path().join("snapshots")).unwrap();
+        assert_eq!(files.count(), 2, "a snapshot and its manifest");
+    });
+}
+
+#[test]
+fn a_second_snapshot_of_a_place_leaves_the_first_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let snapshots = directory.path().join("snapshots");
+    simulate(1, async {
+        let mut state = open_state(directory.path());
+        apply(&mut state, 0, &[put(1, "k", 1)]).await;
+        let first = build(&mut state).await;
+        let file = fs::metadata(first.path()).unwrap().ino();
+        let second = build(&mut state).await;
+        assert_eq!(second.path(), first.path());
+        assert_eq!(fs::metadata(second.path()).unwrap().ino(), file);
+        let names = || fs::read_dir(&snapshots).unwrap().map(Result::unwrap);
+        assert_eq!(names().count(), 2, "a snapshot and its manifest");
+        for file in names() {
+            assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600, "{file:?}");
+        }
+        // One whose bytes are not those that were written is none.
+        drop(state);
+        let mut bytes = fs::read(first.path()).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(first.path(), bytes).unwrap();
+        assert!(SnapshotDir::open(&snapshots).unwrap().current().is_none());
     });
 }

@@ -1,6 +1,8 @@
 //! What the tests share.
 
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command as Process;
 use std::sync::Arc;
 
 use openraft::entry::RaftEntry as _;
@@ -121,4 +123,41 @@ pub(crate) fn place(database: &Path) -> Option<String> {
     let mut select = db.prepare("SELECT position FROM replication").unwrap();
     let mut rows = select.query([]).unwrap();
     rows.next().unwrap().map(|row| row.get(0).unwrap())
+}
+
+/// A file system in memory that is soon full.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Nothing where this process may mount none.
+    pub(crate) fn mount(path: &Path, megabytes: u32) -> Option<Self> {
+        let mounted = Process::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
+            .arg(path)
+            .output();
+        let mounted = mounted.is_ok_and(|output| output.status.success());
+        mounted.then(|| Self(path.to_owned()))
+    }
+
+    /// Leaves no room.
+    pub(crate) fn fill(&self) {
+        let mut ballast = std::fs::File::create(self.ballast()).unwrap();
+        while ballast.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    /// Gives the room free again.
+    pub(crate) fn free(&self) {
+        std::fs::remove_file(self.ballast()).unwrap();
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // A lazy unmount; what is left goes with the namespace.
+        let _ = Process::new("umount").arg("-l").arg(&self.0).status();
+    }
 }

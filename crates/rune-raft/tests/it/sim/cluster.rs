@@ -97,7 +97,7 @@ impl Cluster {
     fn new_directory(&self, id: NodeId) -> PathBuf {
         let life = self.lives.fetch_add(1, Ordering::Relaxed);
         let directory = self.root.join(format!("{id}-{life}"));
-        fs::create_dir(&directory).unwrap();
+        fs::create_dir_all(&directory).unwrap();
         directory
     }
 
