@@ -138,6 +138,10 @@ impl<D: Disk> LogStore<D> {
         self.shared.trouble.clone()
     }
 
+    pub(crate) fn is_pristine(&self) -> bool {
+        self.shared.tail().is_pristine()
+    }
+
     async fn enqueue(&self, job: Job<D>) -> io::Result<()> {
         self.jobs.send(job).await.map_err(|_| self.shared.closed())
     }
@@ -195,8 +199,24 @@ impl<D: Disk> Shared<D> {
             };
             entries.extend(rest);
         }
-        Ok(entries)
+        without_gap(entries)
     }
+}
+
+/// What is replicated or applied over a gap would be lost on that node alone.
+fn without_gap(entries: Vec<LogEntry>) -> io::Result<Vec<LogEntry>> {
+    for pair in entries.windows(2) {
+        if let [one, next] = pair
+            && next.log_id.index != one.log_id.index + 1
+        {
+            return Err(io::Error::other(format!(
+                "the log has no entry between {} and {}; have this node join under a new number with an empty data \
+                 directory",
+                one.log_id, next.log_id
+            )));
+        }
+    }
+    Ok(entries)
 }
 
 /// Makes the changes that wait, until nobody can have a further one.

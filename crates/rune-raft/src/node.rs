@@ -32,6 +32,9 @@ const LOG_LOOK: Duration = Duration::from_secs(1);
 /// How long a snapshot may take to be installed by the other side.
 const INSTALL_TTL: Duration = Duration::from_secs(600);
 
+/// How long a node that joins is waited for until it has everything.
+const CATCH_UP: Duration = INSTALL_TTL;
+
 /// Commands that may wait for the protocol on one node.
 const QUEUE: u64 = 4096;
 
@@ -176,7 +179,9 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     /// [`Node::initialize`].
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] where what is on disk cannot be gone on with.
+    /// [`StoreError::Unavailable`] where what is on disk cannot be gone on with, as the database of a
+    /// node whose log is gone: with it went the votes that it gave and the entries that it promised to
+    /// keep, and taking part without them could lose what was committed.
     pub async fn start(
         owner: &LogOwner,
         config: NodeConfig,
@@ -187,6 +192,12 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         disk: D,
     ) -> Result<Self, StoreError> {
         let id = owner.node;
+        if log.is_pristine() && (state.has_applied() || snapshots.current().is_some()) {
+            return Err(StoreError::Unavailable(format!(
+                "node {id} has a database and no log: what it promised to the others is lost; remove it from the \
+                 cluster, and have it join under a new number with an empty data directory"
+            )));
+        }
         let protocol = config.protocol(&owner.cluster).validate();
         let protocol = protocol.map_err(|error| unavailable(&error))?;
         let network = Network::new(id, transport.clone(), disk.clone(), config.chunk_bytes);
@@ -333,6 +344,8 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     /// # Errors
     /// [`StoreError::Rejected`] where the number was a node's before; [`StoreError::Unavailable`].
     pub async fn add_learner(&self, id: NodeId, node: BasicNode) -> Result<(), StoreError> {
+        // What another leader took in is in the log before this one, and may not be applied yet.
+        self.linearizable().await?;
         let known = self.status().members.membership().get_node(&id).is_some();
         if !known && id <= self.inner.greatest.load(Ordering::Relaxed) {
             return Err(Reject::conflict(format!(
@@ -340,7 +353,13 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
             ))
             .into());
         }
-        let added = self.inner.raft.add_learner(id, node, true).await;
+        let added = self.inner.raft.add_learner(id, node, true);
+        let added = D::Runtime::timeout(CATCH_UP, added).await;
+        let added = added.map_err(|_| {
+            StoreError::Unavailable(format!(
+                "node {id} has not caught up within {CATCH_UP:?}; it goes on, and may be asked for again"
+            ))
+        })?;
         added.map(drop).map_err(|error| changed(&error))
     }
 

@@ -175,6 +175,10 @@ impl<D: Disk> StateMachine<D> {
         Arc::clone(&self.applied)
     }
 
+    pub(crate) const fn has_applied(&self) -> bool {
+        self.position.applied.is_some()
+    }
+
     /// Tells what waits for room.
     pub(crate) fn room(&self) -> Room {
         self.room.clone()

@@ -43,6 +43,11 @@ impl Tail {
         }
     }
 
+    /// Whether it is the log of a node that has not done anything yet.
+    pub(crate) const fn is_pristine(&self) -> bool {
+        self.vote.is_none() && self.last.is_none()
+    }
+
     /// The first index that is in memory, or the next one that will be.
     pub(crate) fn first(&self) -> u64 {
         let next = || self.last.map(|id| id.index).next_index();

@@ -273,3 +273,23 @@ async fn a_log_on_a_full_disk_waits_for_room_and_goes_on() {
         Some(at(1, 1))
     );
 }
+
+#[test]
+fn a_log_with_a_gap_is_not_read_over_it() {
+    let directory = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let mut log = open_log(directory.path());
+        append(&mut log, (0..9).map(|index| blank(1, index)).collect()).await;
+        drop(log);
+        let db = rusqlite::Connection::open(directory.path().join("raft.db")).unwrap();
+        db.execute("DELETE FROM entries WHERE id = 4", []).unwrap();
+        let mut reader = open_log(directory.path()).get_log_reader().await;
+        assert_eq!(reader.try_get_log_entries(..4).await.unwrap().len(), 4);
+        let error = reader
+            .try_get_log_entries(..)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("no entry between"), "{error}");
+    });
+}

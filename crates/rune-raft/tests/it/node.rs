@@ -1,19 +1,24 @@
 //! What a node does for whoever runs it, in a cluster to which nothing happens.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use openraft::{AsyncRuntime as _, BasicNode};
 use openraft_rt_sim::SimRuntime;
-use rune_raft::{MAX_PROPOSAL_BYTES, Message, NodeId, Proposal};
+use rune_raft::{MAX_PROPOSAL_BYTES, Message, Node, NodeConfig, NodeId, Proposal, SnapshotDir};
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
 use rune_store_runtime::{Command, Reject, RequestId};
 
+use crate::sim::SimDisk;
 use crate::sim::cluster::Cluster;
 use crate::sim::dice::Dice;
-use crate::sim::net::SimNode;
+use crate::sim::net::{Net, SimNode, Wire};
 use crate::state::{accept, command, mark};
-use crate::support::{SmallDisk, put, simulate};
+use crate::support::{
+    SmallDisk, append, apply_entries, membership, open_log, open_state, owner, put, simulate,
+};
 
 /// A cluster of the nodes from 1 to `count`, which has a leader.
 async fn cluster(root: &std::path::Path, count: u64) -> Cluster {
@@ -192,5 +197,49 @@ fn a_leader_whose_disk_is_full_has_another_node_lead_and_comes_back() {
         one.applied(written).await.unwrap();
         let status = one.status();
         assert!(!status.disk_full && status.failure.is_none(), "{status:?}");
+    });
+}
+
+/// Its votes and what it promised to keep are gone with its log.
+#[test]
+fn a_node_that_lost_its_log_and_not_its_database_does_not_start() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let mut log = open_log(root.path());
+        let mut state = open_state(root.path());
+        append(&mut log, vec![membership(1, 0, &[1])]).await;
+        apply_entries(&mut state, vec![membership(1, 0, &[1])])
+            .await
+            .unwrap();
+        let start = async |log, state| {
+            let snapshots = SnapshotDir::open(&root.path().join("snapshots")).unwrap();
+            let wire = Wire {
+                net: Arc::new(Net::new(Dice::new(1))),
+                from: 1,
+                alive: Arc::new(AtomicBool::new(true)),
+            };
+            let (config, disk) = (NodeConfig::default(), SimDisk::default());
+            Node::start(
+                &owner(1),
+                config,
+                wire,
+                log,
+                state,
+                Arc::new(snapshots),
+                disk,
+            )
+            .await
+        };
+        let node = start(log, state).await.unwrap();
+        node.shutdown().await;
+        drop(node);
+        for file in ["raft.db", "raft.db-wal", "raft.db-shm"] {
+            // The last one that closes the log removes all but the first.
+            let removed = std::fs::remove_file(root.path().join(file));
+            assert!(file != "raft.db" || removed.is_ok());
+        }
+        let refused = start(open_log(root.path()), open_state(root.path())).await;
+        let error = refused.err().unwrap().to_string();
+        assert!(error.contains("join under a new number"), "{error}");
     });
 }

@@ -85,7 +85,9 @@ impl Clients {
             if station.node.applied(written.index).await.is_ok()
                 && station.alive.load(Ordering::Relaxed)
             {
-                assert_ne!(value_of(cluster, id, key), 0, "{id} has not what it wrote");
+                let read = value_of(cluster, id, key);
+                let action = Action::ReadAfter(read, value);
+                self.remember(key, begun, cluster.moment(), action);
             }
         }
     }
@@ -107,17 +109,26 @@ impl Clients {
         }
         let read = value_of(cluster, id, key);
         cluster.note(&format!("{id} read {key}={read}"));
+        self.remember(key, begun, cluster.moment(), Action::Read(read));
+    }
+
+    /// Reads every register on a node that has applied everything.
+    pub(crate) fn read_all(&self, cluster: &Cluster, id: u64) {
+        for key in KEYS {
+            let begun = cluster.moment();
+            let read = value_of(cluster, id, key);
+            self.remember(key, begun, cluster.moment(), Action::Read(read));
+        }
+    }
+
+    fn remember(&self, key: &'static str, begun: u64, ended: u64, action: Action) {
         let operation = Operation {
             begun,
-            ended: Some(cluster.moment()),
-            action: Action::Read(read),
+            ended: Some(ended),
+            action,
         };
-        self.registers
-            .lock()
-            .unwrap()
-            .entry(key)
-            .or_default()
-            .push(operation);
+        let mut registers = self.registers.lock().unwrap();
+        registers.entry(key).or_default().push(operation);
     }
 
     async fn append(&self, cluster: &Cluster, id: u64, station: &Station) {

@@ -175,6 +175,8 @@ impl Cluster {
             // log everything is there: what was on its way to the disk is in no file yet.
             !(name.ends_with("-shm") || power && name == "rune.db-wal")
         });
+        // Whatever the old life has open it keeps, and nothing comes to its disk any more.
+        fs::remove_dir_all(&machine.directory).unwrap();
         machine.directory = after;
         drop(SimRuntime::spawn(
             async move { station.node.shutdown().await },

@@ -409,6 +409,9 @@ impl Story {
             self.coverage.answered += u64::from(*answered);
             self.coverage.unanswered += u64::from(!answered);
         }
+        for id in &members {
+            self.clients.read_all(cluster, *id);
+        }
         for (key, history) in self.clients.registers.lock().unwrap().iter() {
             assert!(is_linearizable(history), "register {key}: {history:#?}");
             let reads = history.iter();
