@@ -74,7 +74,7 @@ impl Chosen {
     /// Where it is, and what it consists of.
     pub(crate) async fn open(&self, context: &Context) -> Outcome<(BackupStore, BackupManifest)> {
         let variables = context.config.object_store_variables();
-        let failed = |error| failure(&format!("cannot read {}", self.target), &error);
+        let failed = |error| failure(&format!("cannot read {}", shown(&self.target)), &error);
         let store = BackupStore::open(&self.target, &variables).map_err(failed)?;
         let manifest = store.manifest(self.backup.as_deref()).await;
         Ok((store, manifest.map_err(failed)?))
@@ -93,7 +93,7 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Outcome {
 async fn create(context: &Context, target: &str) -> Outcome {
     only_for_the_owner();
     let place = Place::configured(&context.config)?;
-    let failed = |error| failure(&format!("cannot back up to {target}"), &error);
+    let failed = |error| failure(&format!("cannot back up to {}", shown(target)), &error);
     let store = BackupStore::open_or_create(target, &place.object_variables).map_err(failed)?;
     let objects = place.open_objects()?;
     // A copy of the database needs room for a moment: beside the backup, and not on the disk that the daemon works with.
@@ -156,7 +156,7 @@ async fn verify(context: &Context, chosen: &Chosen) -> Outcome {
 }
 
 async fn list(context: &Context, target: &str) -> Outcome {
-    let failed = |error| failure(&format!("cannot read {target}"), &error);
+    let failed = |error| failure(&format!("cannot read {}", shown(target)), &error);
     let store =
         BackupStore::open(target, &context.config.object_store_variables()).map_err(failed)?;
     let mut rows = Vec::new();
@@ -202,6 +202,16 @@ pub(crate) fn tell(line: &Line, progress: BackupProgress) {
     }
 }
 
+/// A place as an error names it: of a URL nothing that may be a credential.
+fn shown(target: &str) -> String {
+    let Some((scheme, rest)) = target.split_once("://") else {
+        return target.to_owned();
+    };
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    let end = place.find(['?', '#']).unwrap_or(place.len());
+    format!("{scheme}://{}", &place[..end])
+}
+
 /// The failure of a command, for an error of a backup.
 pub(crate) fn failure(what: &str, error: &BackupError) -> Failure {
     match error {
@@ -217,5 +227,23 @@ fn size(bytes: u64) -> String {
         0..KIB => format!("{bytes} B"),
         KIB..MIB => format!("{} KiB", bytes.div_ceil(KIB)),
         _ => format!("{} MiB", bytes.div_ceil(MIB)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_credential_of_a_url_is_shown() {
+        for (target, seen) in [
+            ("/srv/backups", "/srv/backups"),
+            ("s3://acme/x", "s3://acme/x"),
+            ("s3://AKID:SECRET@acme/x", "s3://acme/x"),
+            ("s3://AKID:SEC/RET@acme/x", "s3://acme/x"),
+            ("az://acme/x?sig=SECRET#SECRET", "az://acme/x"),
+        ] {
+            assert_eq!(shown(target), seen);
+        }
     }
 }

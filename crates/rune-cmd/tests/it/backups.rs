@@ -245,20 +245,17 @@ async fn a_backup_with_a_missing_or_altered_part_is_refused_by_the_name_of_the_p
         fs::write(&path, &whole).unwrap();
     }
     served.rune(&["backup", "verify", at]).ok();
-    // A part that was cut off is written again by the next backup, which needs it, too.
+    // A part that is not what it was is written again by the next backup, which needs it, too.
     let part = files(&dir.join("objects")).pop().unwrap();
-    fs::write(&part, "").unwrap();
-    refused(&part);
-    backup(&served);
-    served
-        .rune(&[
-            "backup",
-            "verify",
-            at,
-            "--backup",
-            made["backup"].as_str().unwrap(),
-        ])
-        .ok();
+    let mut altered = fs::read(&part).unwrap();
+    altered[0] ^= 1;
+    for damaged in [&[][..], &altered] {
+        fs::write(&part, damaged).unwrap();
+        refused(&part);
+        backup(&served);
+        let id = made["backup"].as_str().unwrap();
+        served.rune(&["backup", "verify", at, "--backup", id]).ok();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
