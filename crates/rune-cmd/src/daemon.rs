@@ -10,6 +10,7 @@ pub(crate) mod launch;
 pub(crate) mod listeners;
 pub(crate) mod log;
 pub(crate) mod node;
+mod objects;
 mod pods;
 pub(crate) mod process;
 mod process_backend;

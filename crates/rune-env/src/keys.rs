@@ -330,6 +330,13 @@ pub(crate) const KEYS: &[Key] = &[
         "`file:`, `s3:`, `gs:` or `az:` URL; absent: `objects` in the data directory.",
     ),
     key(
+        "storage.object_grace_secs",
+        &["RUNE_OBJECT_GRACE_SECS"],
+        Kind::Positive,
+        None,
+        "How long an object that nothing refers to is kept, in seconds; absent: a day where database and objects are in the data directory, for ever elsewhere.",
+    ),
+    key(
         "storage.secret_key",
         &["RUNE_SECRET_KEY"],
         Kind::Secret,

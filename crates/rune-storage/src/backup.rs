@@ -27,6 +27,7 @@ pub use create::{BackupSource, Written};
 pub use error::BackupError;
 pub use manifest::{BackupDatabase, BackupManifest, BackupObject};
 pub use restore::RestoreTarget;
+pub(crate) use scan::mentioned;
 
 use crate::{Digest, ObjectError, ObjectStore, StorageError, Variables};
 

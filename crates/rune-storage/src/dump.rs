@@ -49,39 +49,66 @@ pub(crate) fn table_digests(
     db: &Connection,
     mut look: impl FnMut(&str),
 ) -> rusqlite::Result<BTreeMap<String, TableDigest>> {
-    let names: Vec<String> = db
-        .prepare(
-            "SELECT name FROM pragma_table_list
-             WHERE schema = 'main' AND type = 'table' AND name <> 'sqlite_schema'",
-        )?
-        .query_map([], |row| get(row, 0))?
-        .collect::<rusqlite::Result<_>>()?;
     let mut tables = BTreeMap::new();
-    for name in names {
-        let mut statement = db.prepare(&format!("SELECT * FROM {name} ORDER BY id"))?;
-        let columns = statement.column_count();
-        let mut found = statement.query([])?;
+    for name in table_names(db)? {
         let mut hash = Sha256::new();
-        let mut rows = 0;
-        while let Some(row) = found.next()? {
-            rows += 1;
-            for column in 0..columns {
-                match row.get_ref(column)? {
-                    ValueRef::Null => part(&mut hash, b'0', &[]),
-                    ValueRef::Integer(value) => part(&mut hash, b'i', &value.to_be_bytes()),
-                    ValueRef::Real(value) => part(&mut hash, b'r', &value.to_be_bytes()),
-                    ValueRef::Text(value) => {
-                        part(&mut hash, b't', value);
-                        look(std::str::from_utf8(value).unwrap_or_default());
-                    }
-                    ValueRef::Blob(value) => part(&mut hash, b'b', value),
-                }
+        let rows = each_value(db, &name, |value| match value {
+            ValueRef::Null => part(&mut hash, b'0', &[]),
+            ValueRef::Integer(value) => part(&mut hash, b'i', &value.to_be_bytes()),
+            ValueRef::Real(value) => part(&mut hash, b'r', &value.to_be_bytes()),
+            ValueRef::Text(value) => {
+                part(&mut hash, b't', value);
+                look(std::str::from_utf8(value).unwrap_or_default());
             }
-        }
+            ValueRef::Blob(value) => part(&mut hash, b'b', value),
+        })?;
         let digest = Digest::from_bytes(hash.finalize().into());
         tables.insert(name, TableDigest { rows, digest });
     }
     Ok(tables)
+}
+
+/// Every text in every table.
+///
+/// # Errors
+/// Where a table cannot be read.
+pub(crate) fn each_text(db: &Connection, mut look: impl FnMut(&str)) -> rusqlite::Result<()> {
+    for name in table_names(db)? {
+        each_value(db, &name, |value| {
+            if let ValueRef::Text(value) = value {
+                look(std::str::from_utf8(value).unwrap_or_default());
+            }
+        })?;
+    }
+    Ok(())
+}
+
+fn table_names(db: &Connection) -> rusqlite::Result<Vec<String>> {
+    db.prepare(
+        "SELECT name FROM pragma_table_list
+         WHERE schema = 'main' AND type = 'table' AND name <> 'sqlite_schema'",
+    )?
+    .query_map([], |row| get(row, 0))?
+    .collect()
+}
+
+/// Visits the values of a table, row by row in the order of its keys. Answers how many rows there are.
+fn each_value(
+    db: &Connection,
+    table: &str,
+    mut visit: impl FnMut(ValueRef<'_>),
+) -> rusqlite::Result<u64> {
+    let mut statement = db.prepare(&format!("SELECT * FROM {table} ORDER BY id"))?;
+    let columns = statement.column_count();
+    let mut found = statement.query([])?;
+    let mut rows = 0;
+    while let Some(row) = found.next()? {
+        rows += 1;
+        for column in 0..columns {
+            visit(row.get_ref(column)?);
+        }
+    }
+    Ok(rows)
 }
 
 fn part(hash: &mut Sha256, kind: u8, bytes: &[u8]) {

@@ -87,6 +87,9 @@ pub enum StorageError {
         /// Who opened it.
         expected: LogOwner,
     },
+    /// The object store failed.
+    #[error("the object store failed")]
+    Objects(#[source] crate::ObjectError),
     /// An integrity check found damage.
     #[error("{path} is damaged: {report}")]
     Damaged {

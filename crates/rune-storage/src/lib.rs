@@ -46,6 +46,7 @@ mod replica;
 mod row;
 mod size;
 mod store;
+mod sweep;
 mod writer;
 
 pub use apply::apply;
@@ -65,3 +66,4 @@ pub use private::create_private_dir;
 pub use read::secret::SecretFile;
 pub use replica::{Copied, Copier, Replica, examine, measure};
 pub use store::{SqliteStore, StoreStats};
+pub use sweep::{ObjectsLock, Swept};

@@ -15,6 +15,7 @@ use object_store::{GetResult, MultipartUpload, ObjectStore as Backend, ObjectSto
 use rune_store_runtime::limits::MAX_OBJECT_BYTES;
 use rune_store_runtime::{BlobStore, Reject, StoreError};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{RwLock, RwLockWriteGuard};
 use url::Url;
 
 use crate::{Digest, create_private_dir};
@@ -53,6 +54,9 @@ pub enum ObjectError {
         /// The digest of what is there.
         found: Digest,
     },
+    /// The backend did not say what it holds.
+    #[error("cannot list objects")]
+    List(#[source] object_store::Error),
     /// The backend failed.
     #[error("cannot {action} object {digest}")]
     Backend {
@@ -76,6 +80,7 @@ impl From<ObjectError> for StoreError {
                 reason: error.to_string(),
             },
             ObjectError::Backend { source, .. } => Self::Unavailable(format!("{error}: {source}")),
+            ObjectError::List(source) => Self::Unavailable(format!("{error}: {source}")),
             ObjectError::Open { .. } => Self::Unavailable(error.to_string()),
         }
     }
@@ -102,6 +107,8 @@ pub struct ObjectStore {
     prefix: Path,
     /// Whether it is a directory of this machine: reading it costs little, and nobody but Rune knows what was stored.
     is_directory: bool,
+    /// Held for writing by whoever removes an object that must not be stored meanwhile.
+    removing: Arc<RwLock<()>>,
 }
 
 impl ObjectStore {
@@ -122,11 +129,7 @@ impl ObjectStore {
             return Self::open_directory(&directory);
         }
         let (backend, prefix) = bucket::open(&url, variables)?;
-        Ok(Self {
-            backend,
-            prefix,
-            is_directory: false,
-        })
+        Ok(Self::new(backend, prefix, false))
     }
 
     /// Opens a store in a directory, which is created. An object is on disk, with
@@ -140,11 +143,21 @@ impl ObjectStore {
         let backend = LocalFileSystem::new_with_prefix(directory)
             .map_err(|error| open_error(&shown, &error))?
             .with_fsync(true);
-        Ok(Self {
-            backend: Arc::new(backend),
-            prefix: Path::default(),
-            is_directory: true,
-        })
+        Ok(Self::new(Arc::new(backend), Path::default(), true))
+    }
+
+    fn new(backend: Arc<dyn Backend>, prefix: Path, is_directory: bool) -> Self {
+        Self {
+            backend,
+            prefix,
+            is_directory,
+            removing: Arc::default(),
+        }
+    }
+
+    /// Nobody stores an object in this process while this is held.
+    pub(crate) async fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.removing.write().await
     }
 
     /// Stores bytes and answers their digest. Storing them again changes nothing but how old they are.
@@ -201,9 +214,8 @@ impl ObjectStore {
     /// A store of its own below this one.
     pub(crate) fn below(&self, name: &str) -> Self {
         Self {
-            backend: Arc::clone(&self.backend),
             prefix: self.prefix.clone().join(name),
-            is_directory: self.is_directory,
+            ..self.clone()
         }
     }
 
@@ -239,6 +251,7 @@ impl ObjectStore {
 
     /// Writes an object, over what is there; a larger one in parts, so that no request is long.
     async fn write(&self, digest: Digest, mut bytes: Bytes) -> Result<(), ObjectError> {
+        let _storing = self.removing.read().await;
         let failed = |source| backend_error("put", digest, source);
         let path = self.path(digest);
         if bytes.len() <= PART_BYTES {

@@ -214,13 +214,13 @@ impl SqliteStore {
     }
 
     /// Runs long work on a connection of its own, outside the read pool.
-    async fn maintain(
+    pub(crate) async fn maintain<T: Send + 'static>(
         &self,
         action: &'static str,
-        work: impl FnOnce(&Path, &Connection) -> rusqlite::Result<Result<(), StorageError>>
+        work: impl FnOnce(&Path, &Connection) -> rusqlite::Result<Result<T, StorageError>>
         + Send
         + 'static,
-    ) -> Result<(), StorageError> {
+    ) -> Result<T, StorageError> {
         let path = self.path.clone();
         let task = tokio::task::spawn_blocking(move || {
             let result = connection::reader(&path).and_then(|db| work(&path, &db));
@@ -234,6 +234,16 @@ impl SqliteStore {
             name: action,
             problem: error.to_string(),
         })?
+    }
+
+    /// The database file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether what it holds is ordered elsewhere, so that it may be behind.
+    pub(crate) const fn is_replicated(&self) -> bool {
+        matches!(self.log, Log::Replicated(_))
     }
 
     fn stop(&self) -> Result<(), StorageError> {

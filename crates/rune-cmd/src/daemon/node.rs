@@ -37,6 +37,7 @@ const CODE_DIR: &str = "cache/wasm";
 pub(crate) struct Node {
     pub(crate) database: Arc<SqliteStore>,
     pub(crate) store: Store,
+    pub(crate) objects: ObjectStore,
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) loader: Arc<AgentLoader>,
     pub(crate) router: ReplicaRouter,
@@ -127,7 +128,7 @@ impl Node {
         let (loader, docker) = agent_loader(config, place, secrets, prices, &tasks)?;
         let loader = Arc::new(loader);
         let router = ReplicaRouter::new();
-        let blobs: Arc<dyn BlobStore> = Arc::new(objects);
+        let blobs: Arc<dyn BlobStore> = Arc::new(objects.clone());
         let engine = Engine::new(store.clone(), router.clone(), tasks.clone())
             .with_blobs(Arc::clone(&blobs))
             .with_recovery(config.recovery)
@@ -146,6 +147,7 @@ impl Node {
         Ok(Self {
             database,
             store,
+            objects,
             blobs,
             loader,
             router,

@@ -19,6 +19,7 @@ use super::launch::{self, Reporter};
 use super::listeners::{Listeners, already_running};
 use super::log::RotatingLog;
 use super::node::{Node, Place};
+use super::objects;
 use super::process_backend::ProcessBackend;
 use super::split_gateway;
 use super::telemetry;
@@ -168,6 +169,11 @@ async fn serve(
             tracing::debug!(%error, "containers were not looked for");
         }
     });
+    if let Some(grace) = config.storage.object_grace {
+        let (database, objects) = (Arc::clone(&node.database), node.objects.clone());
+        let sweep = objects::sweep(database, objects, grace, node.tasks.shutdown());
+        node.tasks.spawn("objects", sweep);
+    }
     node.tasks
         .spawn("deadlines", node.engine.clone().watch_deadlines());
     let (scheduler, scheduler_handle) = Scheduler::new(node.engine.clone(), node.tasks.clone());

@@ -346,10 +346,7 @@ async fn a_backup_that_is_killed_is_none_and_stands_in_nobodys_way() {
         let name = entry.as_ref().unwrap().file_name();
         name.to_string_lossy().starts_with("draft-")
     });
-    // One that was killed before it had locked its directory is empty.
-    for draft in drafts {
-        assert_eq!(files(&draft.unwrap().path()), Vec::<PathBuf>::new());
-    }
+    assert_eq!(drafts.count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,7 @@ mod mcp_sandbox;
 mod mcp_serve;
 mod mcp_server;
 mod models;
+mod objects;
 mod one_shot;
 mod openai;
 mod packages;

@@ -20,6 +20,9 @@ pub(super) struct Reader {
     pub(super) home: Option<PathBuf>,
 }
 
+/// How long an object that nothing refers to is kept where nobody says it: longer than a row can be on its way.
+const OBJECT_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl Reader {
     pub(super) fn providers(&self) -> Result<ProvidersConfig, ConfigError> {
         Ok(ProvidersConfig {
@@ -84,14 +87,21 @@ impl Reader {
 
     pub(super) fn storage(&self) -> Result<StorageConfig, ConfigError> {
         let data_dir = self.data_dir()?;
-        let database_url = self
+        let database_url = self.resolved.text("storage.database_url");
+        let object_store_url = self.resolved.text("storage.object_store_url");
+        let grace = self
             .resolved
-            .text("storage.database_url")
-            .unwrap_or_else(|| format!("sqlite:{}", data_dir.join("rune.db").display()));
+            .parse("storage.object_grace_secs", |text| text.parse::<u32>().ok())?;
+        // What is elsewhere, or not of the database beside it, may be somebody else's, too.
+        let is_own = object_store_url.is_none() && database_url.is_none();
+        let grace = grace.map(|seconds| Duration::from_secs(seconds.into()));
+        let object_grace = grace.or(is_own.then_some(OBJECT_GRACE));
+        let beside = || format!("sqlite:{}", data_dir.join("rune.db").display());
         Ok(StorageConfig {
+            database_url: database_url.unwrap_or_else(beside),
             data_dir,
-            database_url,
-            object_store_url: self.resolved.text("storage.object_store_url"),
+            object_store_url,
+            object_grace,
             secret_key: self.secret("storage.secret_key"),
         })
     }

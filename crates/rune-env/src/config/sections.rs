@@ -102,6 +102,8 @@ pub struct StorageConfig {
     pub database_url: String,
     /// `RUNE_OBJECT_STORE_URL`; absent: [`StorageConfig::object_dir`].
     pub object_store_url: Option<String>,
+    /// `RUNE_OBJECT_GRACE_SECS`: how long an object that nothing refers to is kept; `None`: for ever.
+    pub object_grace: Option<Duration>,
     /// `RUNE_SECRET_KEY`; absent: [`StorageConfig::secret_key_file`].
     pub secret_key: Option<SecretString>,
 }

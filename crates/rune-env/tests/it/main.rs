@@ -122,6 +122,33 @@ fn flags_win_over_environment_over_file() {
 }
 
 #[test]
+fn objects_are_removed_unasked_only_where_everything_is_in_the_data_directory() {
+    let grace = |env: &[(&str, &str)]| Case::new(env).load().unwrap().storage.object_grace;
+    let day = Some(Duration::from_secs(86_400));
+    let bucket = ("RUNE_OBJECT_STORE_URL", "s3://acme/rune");
+    assert_eq!(grace(&[]), day);
+    assert_eq!(grace(&[bucket]), None);
+    assert_eq!(
+        grace(&[("DATABASE_URL", "sqlite:/elsewhere/rune.db")]),
+        None
+    );
+    let hour = Some(Duration::from_secs(3600));
+    assert_eq!(grace(&[bucket, ("RUNE_OBJECT_GRACE_SECS", "3600")]), hour);
+}
+
+#[test]
+fn a_bucket_is_asked_with_the_variables_of_its_vendor() {
+    let env = [
+        ("AWS_REGION", "eu-central-1"),
+        ("AWS_ENDPOINT_URL", ""),
+        ("AWS_PROFILE", "other"),
+    ];
+    let variables = Case::new(&env).load().unwrap().object_store_variables();
+    let expected = [("AWS_REGION", "eu-central-1".to_owned())];
+    assert_eq!(variables.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn reads_how_requests_are_taken_up_again() {
     let config = Case::new(&[]).load().unwrap();
     assert_eq!(config.recovery, RecoveryConfig::default());

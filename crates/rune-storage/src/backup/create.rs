@@ -1,14 +1,16 @@
 //! Making a backup.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{TryStreamExt as _, stream};
 use rune_store_runtime::Timestamp;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use tempfile::TempDir;
-use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
 
 use super::scan::{Scan, scan};
@@ -18,7 +20,7 @@ use super::{
 };
 use crate::migration::STATE;
 use crate::{
-    DataDirLock, Digest, ObjectError, ObjectStore, StorageError, connection, copy,
+    Digest, ObjectError, ObjectStore, ObjectsLock, StorageError, connection, copy,
     create_private_dir, migration, replica,
 };
 
@@ -63,22 +65,29 @@ impl Written {
 struct Draft {
     dir: TempDir,
     /// Says that the directory is in use; gone with the process.
-    _lock: DataDirLock,
+    _lock: File,
 }
 
 impl Draft {
     fn new(scratch: &Path) -> Result<Self, StorageError> {
-        let io = |source| StorageError::Io {
-            action: "create a directory in",
+        let make = || {
+            create_private_dir(scratch)?;
+            remove_abandoned(scratch)?;
+            loop {
+                let dir = tempfile::Builder::new().prefix(DRAFT).tempdir_in(scratch)?;
+                // Another backup may have taken it for abandoned before it was locked.
+                if let Some(lock) = lock(dir.path())?
+                    && dir.path().is_dir()
+                {
+                    return Ok(Self { dir, _lock: lock });
+                }
+            }
+        };
+        make().map_err(|source| StorageError::Io {
+            action: "work in",
             path: scratch.to_owned(),
             source,
-        };
-        create_private_dir(scratch).map_err(io)?;
-        remove_abandoned(scratch).map_err(io)?;
-        let dir = tempfile::Builder::new().prefix(DRAFT).tempdir_in(scratch);
-        let dir = dir.map_err(io)?;
-        let lock = DataDirLock::acquire(dir.path())?;
-        Ok(Self { dir, _lock: lock })
+        })
     }
 
     fn database(&self) -> PathBuf {
@@ -91,13 +100,25 @@ fn remove_abandoned(scratch: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(scratch)? {
         let entry = entry?;
         let is_draft = entry.file_name().to_string_lossy().starts_with(DRAFT);
-        // One without a lock file has just been made, or was killed in that moment; it is empty.
-        let had_lock = entry.path().join(DataDirLock::FILE_NAME).is_file();
-        if is_draft && had_lock && DataDirLock::acquire(&entry.path()).is_ok() {
+        if is_draft && let Some(_lock) = lock(&entry.path())? {
             std::fs::remove_dir_all(entry.path())?;
         }
     }
     Ok(())
+}
+
+/// The lock of a directory; none where somebody has it, or the directory is gone.
+fn lock(dir: &Path) -> io::Result<Option<File>> {
+    let dir = match File::open(dir) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(dir)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl BackupStore {
@@ -115,6 +136,8 @@ impl BackupStore {
         if !source.database.is_file() {
             return Err(BackupError::NoDatabase(source.database.to_owned()));
         }
+        let of = source.database.to_owned();
+        let _kept = blocking(move || ObjectsLock::keep(&of)).await?;
         let draft = Draft::new(source.scratch)?;
         let step = |what| {
             progress(BackupProgress {
@@ -172,7 +195,7 @@ impl BackupStore {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).await.map_err(io)?;
+        let file = tokio::fs::File::open(path).await.map_err(io)?;
         let bytes = file.metadata().await.map_err(io)?.len();
         let total = usize::try_from(bytes.div_ceil(PIECE_BYTES as u64)).unwrap_or(usize::MAX);
         let pieces = stream::try_unfold(file, |mut file| async move {
@@ -240,7 +263,7 @@ fn take(from: &Path, to: &Path) -> Result<(i64, Scan), StorageError> {
     Ok((schema, scan(to)?))
 }
 
-async fn next_piece(file: &mut File) -> io::Result<Bytes> {
+async fn next_piece(file: &mut tokio::fs::File) -> io::Result<Bytes> {
     let mut piece = BytesMut::with_capacity(PIECE_BYTES);
     while piece.len() < PIECE_BYTES {
         let missing = PIECE_BYTES - piece.len();

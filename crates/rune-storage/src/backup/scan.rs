@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use crate::dump::{TableDigest, table_digests};
+use crate::dump::{TableDigest, each_text, table_digests};
 use crate::row::get;
 use crate::{Digest, StorageError, connection};
 
@@ -52,6 +52,14 @@ pub(super) fn scan(path: &Path) -> Result<Scan, StorageError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Every digest that is in a text of a database, at one moment of it.
+pub(crate) fn mentioned(db: &Connection) -> rusqlite::Result<BTreeSet<Digest>> {
+    let moment = db.unchecked_transaction()?;
+    let mut mentioned = BTreeSet::new();
+    each_text(&moment, |text| mentioned.extend(digests_in(text)))?;
+    Ok(mentioned)
 }
 
 /// The digests of the tables of a database that nobody writes.
