@@ -9,7 +9,9 @@ use axum::routing::post;
 use axum::{Extension, Router};
 use rune_http::{ApiError, Json};
 use rune_remote_store::{DeploymentScope, InternalTokens};
-use rune_runtime::{Engine, EngineAnswer, EngineOp, Hold, SecretError, SecretVault, deployment_of};
+use rune_runtime::{
+    Asker, Engine, EngineAnswer, EngineOp, Hold, SecretError, SecretVault, deployment_of,
+};
 use rune_store_runtime::{ErrorCode, RequestId};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -147,7 +149,12 @@ async fn act(
             return Err(ApiError::unavailable(message));
         }
     }
-    let answer = engine.act(scope.deployment_id, id, acted.op);
+    let asker = Asker {
+        replica_id: scope.replica_id,
+        deployment_id: scope.deployment_id,
+        version_id: scope.version_id,
+    };
+    let answer = engine.act(asker, id, acted.op);
     Ok(Json(answer.await?))
 }
 

@@ -116,6 +116,12 @@ impl Agent {
         tools.map(|(name, tool)| (name.as_str(), tool.as_ref()))
     }
 
+    /// The tool with this name in the package, where it works with containers.
+    pub(crate) fn docker_tool(&self, name: &str) -> Option<&Arc<Tool>> {
+        let mut tools = self.tools.values();
+        tools.find(|tool| tool.name == name && tool.needs_docker())
+    }
+
     /// How much its tools have begun that goes on in this process beside requests: processes, pages of a browser.
     #[must_use]
     pub fn held(&self) -> usize {

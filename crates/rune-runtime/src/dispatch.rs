@@ -7,6 +7,7 @@
 mod gate;
 mod plan;
 
+use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use rune_mcp::ProgressSink;
 use rune_network::AgentAddress;
-use rune_spec::AgentRef;
+use rune_spec::{AgentRef, ToolDescriptor};
 use rune_store_runtime::{
     EntryBody, ErrorCode, Failure, MemoryScope, RequestId, SessionId, Store, ToolIntent,
     ToolOutcome,
@@ -407,22 +408,16 @@ impl ToolDispatcher<'_> {
     ) -> Result<Value, ToolError> {
         let cancel = self.stop.child_token();
         let timeout = tool.descriptor.timeout;
-        let limit = tool.descriptor.limits.output_bytes;
         let context = ToolContext {
             request_id: self.request_id,
             session_id: self.session_id.clone(),
-            scope: MemoryScope {
-                namespace: self.namespace.to_owned(),
-                agent: self.agent.name().to_owned(),
-            },
+            scope: memory_scope(self.namespace, self.agent),
             idempotency_key: intent.idempotency_key.clone(),
             workspace: self.agent.workspace().to_owned(),
             store: self.store.clone(),
             cancel: cancel.clone(),
             timeout,
-            output_limit: limit
-                .and_then(|bytes| usize::try_from(bytes).ok())
-                .unwrap_or(DEFAULT_OUTPUT_LIMIT),
+            output_limit: output_limit(&tool.descriptor),
             secrets: secrets.clone(),
             egress: around.egress(),
             shown_limit: SHOWN_LIMIT,
@@ -437,7 +432,12 @@ impl ToolDispatcher<'_> {
             diagnostics: self.agent.diagnostics().clone(),
         };
         let input = intent.input.clone();
+        let daemon = self.agents.daemon().filter(|_| tool.needs_docker());
         let call = async {
+            if let Some(daemon) = daemon {
+                let ran = self.agents.run_linked(&**daemon, intent, &context, &input);
+                return Box::pin(ran).await;
+            }
             match &tool.runner {
                 ToolRunner::Builtin(builtin) => builtin.call(&context, input).await,
                 ToolRunner::Process(process) => {
@@ -456,24 +456,50 @@ impl ToolDispatcher<'_> {
             }
         };
         tokio::pin!(call);
-        let timed_out = tokio::select! {
-            result = &mut call => return result,
-            () = tokio::time::sleep(timeout) => true,
-            () = self.stop.cancelled() => false,
-        };
-        cancel.cancel();
-        // The tool cleans up; if it does not, dropping the call ends it.
-        let late = tokio::time::timeout(STOP_GRACE, call).await;
-        match late {
-            Ok(Ok(output)) => Ok(output),
-            // It may know more about it.
-            Ok(Err(error)) if timed_out && error.kind == ToolErrorKind::Timeout => Err(error),
-            _ if timed_out => Err(ToolError::new(
-                ToolErrorKind::Timeout,
-                format!("the tool did not end within {} ms", timeout.as_millis()),
-            )),
-            _ => Err(cancelled()),
-        }
+        until_stopped(call, timeout, &cancel, self.stop).await
+    }
+}
+
+/// What a call of a tool answers that takes `timeout` at the longest and ends once `stop` fires. The call heeds `cancel`.
+pub(crate) async fn until_stopped(
+    mut call: Pin<&mut impl Future<Output = Result<Value, ToolError>>>,
+    timeout: Duration,
+    cancel: &CancellationToken,
+    stop: &CancellationToken,
+) -> Result<Value, ToolError> {
+    let timed_out = tokio::select! {
+        result = &mut call => return result,
+        () = tokio::time::sleep(timeout) => true,
+        () = stop.cancelled() => false,
+    };
+    cancel.cancel();
+    // The tool cleans up; if it does not, dropping the call ends it.
+    let late = tokio::time::timeout(STOP_GRACE, call).await;
+    match late {
+        Ok(Ok(output)) => Ok(output),
+        // It may know more about it.
+        Ok(Err(error)) if timed_out && error.kind == ToolErrorKind::Timeout => Err(error),
+        _ if timed_out => Err(ToolError::new(
+            ToolErrorKind::Timeout,
+            format!("the tool did not end within {} ms", timeout.as_millis()),
+        )),
+        _ => Err(cancelled()),
+    }
+}
+
+/// The largest output of a tool, in bytes.
+pub(crate) fn output_limit(descriptor: &ToolDescriptor) -> usize {
+    let limit = descriptor.limits.output_bytes;
+    limit
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .unwrap_or(DEFAULT_OUTPUT_LIMIT)
+}
+
+/// Whose memory the tools of an agent see.
+pub(crate) fn memory_scope(namespace: &str, agent: &Agent) -> MemoryScope {
+    MemoryScope {
+        namespace: namespace.to_owned(),
+        agent: agent.name().to_owned(),
     }
 }
 
@@ -489,7 +515,7 @@ fn told(agent: &AgentTool, input: &Value) -> Value {
     }
 }
 
-fn cancelled() -> ToolError {
+pub(crate) fn cancelled() -> ToolError {
     ToolError::new(
         ToolErrorKind::Cancelled,
         "the request was stopped while the tool ran",

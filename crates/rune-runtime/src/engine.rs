@@ -21,6 +21,7 @@ mod recover;
 mod remote;
 mod replay;
 mod run;
+mod tool_runs;
 mod wakeups;
 
 use std::collections::HashSet;
@@ -48,12 +49,13 @@ pub use fork::Forking;
 pub use input::{MAX_IMAGE_BYTES, MAX_INPUT_IMAGES};
 pub use invoke::{Invocation, Invoked};
 pub use join::JoinedRun;
-pub use link::{EngineAnswer, EngineLink, EngineOp};
+pub use link::{Asker, EngineAnswer, EngineLink, EngineOp};
 pub use origin::Origin;
 pub use patience::Waiting;
 pub(crate) use publish::EVENT_DEPTH;
 pub use publish::Publication;
 pub(crate) use run::blames_version;
+pub use tool_runs::{ToolAnswer, ToolOp, ToolRun};
 pub use wakeups::WAKEUP_PATH;
 
 pub use child::AgentCall;
@@ -118,6 +120,9 @@ pub enum EngineError {
     /// The request does not exist.
     #[error("request `{0}` does not exist")]
     NotFound(RequestId),
+    /// The daemon has just begun, and does not know yet what runs the request.
+    #[error("it is not known yet which replica runs request `{0}`")]
+    Unadopted(RequestId),
     /// The request cannot be replayed.
     #[error("request `{id}` cannot be replayed: {reason}")]
     NotReplayable {
@@ -163,7 +168,7 @@ impl EngineError {
             Self::Route(RouteError::QueueFull(_)) | Self::TooDeep { .. } => {
                 ErrorCode::LimitExceeded
             }
-            Self::Route(_) | Self::ShuttingDown => ErrorCode::Unavailable,
+            Self::Route(_) | Self::ShuttingDown | Self::Unadopted(_) => ErrorCode::Unavailable,
             Self::Input(_) | Self::Part(_) | Self::Unkeepable => ErrorCode::InvalidInput,
             Self::ForkPosition { .. } | Self::Changes(_) => ErrorCode::InvalidInput,
             Self::NotReplayable { .. } | Self::NotForkable { .. } => ErrorCode::Conflict,
@@ -211,6 +216,8 @@ struct Inner {
     recovery: OnceLock<Recovery>,
     /// The replicas outside this process that requests are with.
     holders: away::Holders,
+    /// The tools that run here for requests in replicas.
+    tool_runs: tool_runs::ToolRuns,
     /// The daemon's engine, where this one is that of a replica outside it.
     link: OnceLock<Arc<dyn EngineLink>>,
     /// Fires when a request stopped because the store did not answer.
@@ -246,6 +253,7 @@ impl Engine {
             sessions: SessionLines::default(),
             recovery: OnceLock::new(),
             holders: away::Holders::default(),
+            tool_runs: tool_runs::ToolRuns::default(),
             link: OnceLock::new(),
             stranded: Notify::new(),
             stopped: Mutex::default(),

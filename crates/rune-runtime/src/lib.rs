@@ -52,9 +52,9 @@ pub use agent::{
 pub use budget::daily_budget;
 pub use cassette::{Cassette, Played, Unmet};
 pub use engine::{
-    AgentCall, Ending, Engine, EngineAnswer, EngineError, EngineLink, EngineOp, Followed, Forking,
-    Hold, Invocation, Invoked, JoinedRun, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, Origin, Publication,
-    RequestEvents, WAKEUP_PATH, Waiting, store_code,
+    AgentCall, Asker, Ending, Engine, EngineAnswer, EngineError, EngineLink, EngineOp, Followed,
+    Forking, Hold, Invocation, Invoked, JoinedRun, MAX_IMAGE_BYTES, MAX_INPUT_IMAGES, Origin,
+    Publication, RequestEvents, ToolAnswer, ToolOp, ToolRun, WAKEUP_PATH, Waiting, store_code,
 };
 pub use event::{ForkPoint, RequestEvent, SequencedEvent};
 pub use feed::CallProgress;

@@ -45,6 +45,7 @@ pub(crate) use component::COMPONENT_WAIT;
 pub(crate) use permit::MODEL_DENIED;
 pub(crate) use state::{
     Approval, BACKED_OFF, INTERRUPTED, LOOP_DETECTED, OpenCall, RunState, StepProgress,
+    UNKNOWN_OUTCOME,
 };
 use state::{IDENTICAL_CALLS, Repetition};
 

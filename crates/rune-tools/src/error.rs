@@ -25,6 +25,9 @@ pub enum ToolErrorKind {
     Failed,
     /// What the tool depends on cannot be reached now.
     Unavailable,
+    /// The tool was cut off from whoever waits for it: it may have had its effect, and is not
+    /// run again.
+    UnknownOutcome,
 }
 
 /// A failed tool call. The message is shown to the model and stored in the
@@ -68,7 +71,7 @@ impl ToolError {
             ToolErrorKind::OutputTooLarge => ErrorCode::TooLarge,
             ToolErrorKind::LimitExceeded => ErrorCode::LimitExceeded,
             ToolErrorKind::Failed => ErrorCode::Internal,
-            ToolErrorKind::Unavailable => ErrorCode::Unavailable,
+            ToolErrorKind::Unavailable | ToolErrorKind::UnknownOutcome => ErrorCode::Unavailable,
         }
     }
 

@@ -27,6 +27,11 @@ pub trait Backend: Send + Sync {
     /// The name that replica rows carry, such as `wasm`.
     fn name(&self) -> &'static str;
 
+    /// Whether a replica has the workspaces that are on the daemon's machine.
+    fn has_workspaces(&self) -> bool {
+        true
+    }
+
     /// Starts a replica and returns once it takes requests: its base URL, or `None`
     /// where it is reached in process. Dropping the future leaves a replica that
     /// [`Backend::stop`] removes.

@@ -105,6 +105,13 @@ impl ContainerTool {
         })
     }
 
+    /// Whether its containers see files of the agent's workspace.
+    #[must_use]
+    pub fn sees_workspace(&self) -> bool {
+        let mut directories = self.grants.directories.iter();
+        directories.any(|one| Path::new(&one.path).is_relative())
+    }
+
     /// Looks for the image, once; later calls use that very one.
     ///
     /// # Errors

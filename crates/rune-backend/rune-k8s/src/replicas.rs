@@ -163,6 +163,11 @@ impl Backend for KubernetesReplicas {
         "kubernetes"
     }
 
+    /// A pod has one of its own, or of a volume that the daemon need not have.
+    fn has_workspaces(&self) -> bool {
+        false
+    }
+
     async fn start(&self, spec: &ReplicaSpec) -> Result<Option<String>, BackendError> {
         let id = spec.replica_id;
         // Taken back by `stop` where the future is dropped.

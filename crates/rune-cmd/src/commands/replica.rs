@@ -299,7 +299,8 @@ impl Parts {
         })
     }
 
-    /// The agent, with what it needs from outside but its MCP servers.
+    /// The agent, with what it needs from outside but its MCP servers. Images of its tools are the daemon's to look for,
+    /// which runs these.
     async fn agent(
         &self,
         config: &ReplicaConfig,
@@ -326,7 +327,6 @@ impl Parts {
         if self.settings.tools.sandbox == SandboxMode::Require {
             confines(&agent).await?;
         }
-        agent.prepare().await.map_err(|error| cannot_run(&error))?;
         create_private_dir(agent.workspace()).map_err(|error| cannot_run(&error))?;
         Ok(Arc::new(agent))
     }

@@ -5,6 +5,7 @@ mod any_cluster;
 mod cases;
 pub(crate) mod cluster;
 pub(crate) mod containers;
+mod docker_tools;
 mod losses;
 mod outside;
 mod pods;

@@ -13,7 +13,7 @@ use crate::readme::{Tour, run_page};
 use crate::wire::{Api, LIMIT, POLL, answer, assert_no_panic};
 
 /// An image without a program of its own.
-const SHELL: &str = "rune-test-shell:1";
+pub(crate) const SHELL: &str = "rune-test-shell:1";
 /// An image with one.
 const ANSWER: &str = "rune-test-answer:1";
 /// The same, with a user and a volume.
@@ -22,7 +22,7 @@ const APP: &str = "rune-test-app:1";
 const EXAMPLE: &str = "busybox:1.36";
 
 /// The engine with the images, where there is one.
-fn docker() -> Option<TestDocker> {
+pub(crate) fn docker() -> Option<TestDocker> {
     let docker = TestDocker::find()?;
     docker.image(SHELL, &[]).unwrap();
     let own = "ENTRYPOINT [\"/bin/answer\"]";
@@ -90,7 +90,7 @@ async fn called(api: &Api, tool: &str, input: &Value) -> (String, Value) {
 }
 
 /// Waits until nothing of a request is left: no container, and no process on the machine.
-async fn gone(docker: TestDocker, request: &str) {
+pub(crate) async fn gone(docker: TestDocker, request: &str) {
     let label = format!("rune.request={request}");
     let gone = async {
         loop {
@@ -107,7 +107,7 @@ async fn gone(docker: TestDocker, request: &str) {
 }
 
 /// Waits until the container of a request runs.
-async fn running(docker: TestDocker, request: &str) {
+pub(crate) async fn running(docker: TestDocker, request: &str) {
     let label = format!("label=rune.request={request}");
     let up = async {
         loop {
@@ -518,15 +518,19 @@ async fn an_image_or_an_engine_that_is_not_there_is_named_with_what_helps() {
 }
 
 /// A container that an operator runs, removed when dropped.
-struct Service(TestDocker, String);
+pub(crate) struct Service(TestDocker, String);
 
 impl Service {
-    fn start(docker: TestDocker) -> Self {
+    pub(crate) fn start(docker: TestDocker) -> Self {
         let name = format!("rune-test-service-{}", std::process::id());
         let run = ["run", "--detach", "--network=none", "--memory=64m"];
         let rest = ["--pids-limit=64", "--name", &name, SHELL, "sleep", "3600"];
         docker.run(&[&run[..], &rest].concat()).unwrap();
         Self(docker, name)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.1
     }
 
     /// The command lines of its processes.
@@ -546,7 +550,7 @@ impl Drop for Service {
 async fn commands_run_in_containers_that_the_operator_has_opened() {
     let Some(docker) = docker() else { return };
     let service = Service::start(docker);
-    let name = service.1.as_str();
+    let name = service.name();
     let write = |home: &Path| {
         let dir = home.join("boxed");
         std::fs::create_dir_all(&dir).unwrap();

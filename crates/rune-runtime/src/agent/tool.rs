@@ -16,6 +16,9 @@ use super::{AgentError, McpRunner};
 /// The built-in tool that starts a request of another agent.
 pub(crate) const AGENT_SPAWN: &str = "rune@agent-spawn";
 
+/// The built-in tool that works with containers.
+const DOCKER_EXEC: &str = "docker-exec";
+
 /// A tool that is ready to run.
 pub struct Tool {
     /// The name in the package, such as `rune@file-read`.
@@ -98,6 +101,19 @@ impl Tool {
             descriptor,
             runner,
         })
+    }
+
+    /// Whether it works with containers of Docker Engine.
+    #[must_use]
+    pub fn needs_docker(&self) -> bool {
+        match &self.runner {
+            ToolRunner::Container(_) => true,
+            ToolRunner::Builtin(builtin) => builtin.name() == DOCKER_EXEC,
+            ToolRunner::Process(_)
+            | ToolRunner::Wasm(_)
+            | ToolRunner::Agent(_)
+            | ToolRunner::Mcp(_) => false,
+        }
     }
 
     /// The first way in which the input breaks the schema.

@@ -133,6 +133,7 @@ impl Engine {
         self.inner.holders.set(id, Some(replica_id));
         let stopped = async {
             run.cancel.cancelled().await;
+            self.end_tools(id);
             if let Err(error) = client.cancel(id).await {
                 tracing::warn!(request = %id, replica = %replica_id, %error, "replica was not told to stop a request");
             }
@@ -146,6 +147,7 @@ impl Engine {
         if matches!(away, Away::Lost(_)) {
             run.is_away.store(false, Ordering::Relaxed);
             self.inner.holders.set(id, None);
+            self.end_tools(id);
         }
         Ok(away)
     }
@@ -256,6 +258,10 @@ impl Engine {
         self.inner.active.announcer().send_modify(|_| {});
         if matches!(entry.body, EntryBody::ApprovalAsked(_)) {
             self.inner.asked.notify_one();
+        }
+        if let EntryBody::ToolResult(outcome) = &entry.body {
+            let runs = &self.inner.tool_runs;
+            runs.committed(entry.request_id, &outcome.call_id);
         }
         if entry.body.billed().is_some() || entry.body.is_last() {
             self.inner.budgets.tell_settled();

@@ -10,7 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rune_network::AgentAddress;
 use rune_store_runtime::{
-    DeploymentId, ErrorCode, Failure, RequestId, RequestRow, RequestStatus, ScheduleRow, StoreError,
+    DeploymentId, ErrorCode, Failure, ReplicaId, RequestId, RequestRow, RequestStatus, ScheduleRow,
+    StoreError, VersionId,
 };
 use rune_tools::{
     CallChain, EngineAccess, KnownAgent, NewEvent, NewSchedule, NewSpawn, Spawned, ToolError,
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::failed;
 use super::child::{AgentCall, SubAgents};
+use super::tool_runs::{ToolAnswer, ToolOp};
 use super::{Engine, EngineError, Origin, store_code};
 use crate::agent::Agent;
 use crate::policy::PolicyCallee;
@@ -30,7 +32,7 @@ use crate::secrets::SecretError;
 
 /// How long the answer to a call of another agent is waited for at a time: no longer than
 /// what is between the two processes leaves a quiet connection open.
-const CALL_LOOK: Duration = Duration::from_secs(10);
+pub(super) const CALL_LOOK: Duration = Duration::from_secs(10);
 
 /// Something that is done for a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,6 +71,8 @@ pub enum EngineOp {
         /// The request.
         request_id: RequestId,
     },
+    /// Has a tool run that works with containers.
+    Tool(ToolOp),
 }
 
 /// What came of an [`EngineOp`].
@@ -95,6 +99,8 @@ pub enum EngineAnswer {
     Spawned(Spawned),
     /// How a request stands.
     Status(RequestStatus),
+    /// How the run of a tool stands.
+    Tool(ToolAnswer),
     /// It was not done.
     Failed(Failure),
     /// It was not done, as the model is told.
@@ -118,29 +124,55 @@ pub trait EngineLink: Send + Sync {
     async fn secret(&self, namespace: &str, name: &str) -> Result<SecretString, SecretError>;
 }
 
+/// The replica that has something done.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker {
+    /// The replica.
+    pub replica_id: ReplicaId,
+    /// Its deployment.
+    pub deployment_id: DeploymentId,
+    /// The version that it runs.
+    pub version_id: VersionId,
+}
+
 impl Engine {
     /// Does what a request of a deployment asks for that runs in a replica.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`] where the deployment has no such request that runs, and
+    /// [`EngineError::NotFound`] where the deployment has no such request that runs,
+    /// [`EngineError::Unadopted`] where it is not known yet what runs it, and
     /// [`EngineError::Store`]. What the request may not do is an answer.
     pub async fn act(
         &self,
-        deployment: DeploymentId,
+        asker: Asker,
         id: RequestId,
         op: EngineOp,
     ) -> Result<EngineAnswer, EngineError> {
         let row = self.request(id).await?;
-        if row.deployment_id != deployment || row.status.is_terminal() {
+        if row.deployment_id != asker.deployment_id || row.status.is_terminal() {
             return Err(EngineError::NotFound(id));
         }
-        let replicas = self.inner.router.replicas(deployment);
-        let of_version = replicas
-            .iter()
-            .find(|replica| replica.version_id() == row.version_id);
-        let replica = of_version.or(replicas.first());
-        let agent = replica.ok_or(EngineError::NotFound(id))?.agent();
-        Ok(self.agents_of(row, agent).act(op).await)
+        let is_tool = matches!(op, EngineOp::Tool(_));
+        // Nothing is begun that this process does not see the end of.
+        if is_tool && self.inner.interrupted.is_cancelled() {
+            return Err(EngineError::ShuttingDown);
+        }
+        let replicas = self.inner.router.replicas(asker.deployment_id);
+        let itself = replicas.iter().find(|it| it.id() == asker.replica_id);
+        let of_version = || {
+            replicas
+                .iter()
+                .find(|it| it.version_id() == asker.version_id)
+        };
+        // A tool is what it is in that version; whom an agent may call is a matter of its name.
+        let any = || replicas.first().filter(|_| !is_tool);
+        let replica = itself.or_else(of_version).or_else(any);
+        let agent = replica.ok_or(EngineError::Unadopted(id))?.agent();
+        let agents = self.agents_of(row, agent);
+        match op {
+            EngineOp::Tool(op) => Ok(EngineAnswer::Tool(agents.act_on_tool(agent, op).await)),
+            op => Ok(agents.act(op).await),
+        }
     }
 
     /// What calls other agents for a request of this agent that no planner of this process runs.
@@ -205,6 +237,7 @@ impl SubAgents {
                 .cancel_spawned(request_id)
                 .await
                 .map_or_else(refused, EngineAnswer::Status),
+            EngineOp::Tool(_) => EngineAnswer::Failed(unexpected()),
         }
     }
 

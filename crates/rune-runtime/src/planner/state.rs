@@ -24,7 +24,7 @@ use crate::tokens::TokenScale;
 const JOURNAL_PAGE: u32 = 256;
 
 /// What the model is told about a call that may have run before a crash.
-const UNKNOWN_OUTCOME: &str = "The outcome of this call is unknown: the runtime was interrupted \
+pub(crate) const UNKNOWN_OUTCOME: &str = "The outcome of this call is unknown: the runtime was interrupted \
      while the tool ran. It was not repeated. Check whether it had its effect before you call it \
      again.";
 

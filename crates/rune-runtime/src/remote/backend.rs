@@ -105,14 +105,35 @@ impl RemoteBackend {
         let agent = tokio::task::spawn_blocking(move || loader.load(&dir, &namespace, &env)).await;
         let agent = agent.map_err(|error| BackendError::Unavailable(error.to_string()))?;
         let agent = agent.map_err(|error| BackendError::Invalid(error.to_string()))?;
-        match container_tool(&agent) {
+        match tool_of_two_workspaces(&agent).filter(|_| !self.platform.has_workspaces()) {
             None => Ok(agent),
             Some(tool) => Err(BackendError::Invalid(format!(
-                "tool `{tool}` works with containers of Docker Engine, which a replica of the backend `{}` does not \
-                 reach; run the daemon with `--backend wasm`, or leave the tool out",
+                "the container of tool `{tool}` is granted files of the workspace, and runs on the daemon's machine: a \
+                 replica of the backend `{}` has another workspace, and would not see what the tool writes; leave \
+                 `filesystem` out of its `capabilities`, or run the daemon with another `--backend`",
                 self.platform.name()
             ))),
         }
+    }
+
+    /// Looks for what this process needs to run tools for the replica: images, and the workspace that containers see.
+    async fn prepare(&self, agent: &Agent) -> Result<(), BackendError> {
+        if !agent.tools().any(|(_, tool)| tool.needs_docker()) {
+            return Ok(());
+        }
+        agent.prepare().await.map_err(|error| {
+            let message = error.to_string();
+            if error.is_transient() {
+                BackendError::Unavailable(message)
+            } else {
+                BackendError::Invalid(message)
+            }
+        })?;
+        let workspace = agent.workspace();
+        tokio::fs::create_dir_all(workspace).await.map_err(|error| {
+            let workspace = workspace.display();
+            BackendError::Unavailable(format!("cannot create workspace {workspace}: {error}"))
+        })
     }
 
     /// What tells a replica that is as it should be from one that is not.
@@ -243,6 +264,7 @@ impl Backend for RemoteBackend {
 
     async fn start(&self, spec: &ReplicaSpec) -> Result<Option<String>, BackendError> {
         let agent = self.load(spec).await?;
+        self.prepare(&agent).await?;
         let runtime = &agent.spec().runtime;
         let fingerprint = self.fingerprint(spec).await?;
         let launch = self.access.launch(spec, &fingerprint).await;
@@ -283,6 +305,10 @@ impl Backend for RemoteBackend {
             && status.fingerprint == self.fingerprint(spec).await?
             && !status.draining;
         if is_same {
+            // A call looks for them again.
+            if let Err(error) = self.prepare(&agent).await {
+                tracing::warn!(replica = %spec.replica_id, %error, "tools in containers cannot run");
+            }
             self.serve(spec, agent, client, &status);
         }
         Ok(is_same)
@@ -372,13 +398,13 @@ fn no_key(error: &SecretError) -> BackendError {
     BackendError::Unavailable(format!("replicas cannot be told who asks: {error}"))
 }
 
-/// The first tool that needs Docker Engine.
-fn container_tool(agent: &Agent) -> Option<&str> {
+/// The first tool whose container would see other files of the workspace than the replica does.
+fn tool_of_two_workspaces(agent: &Agent) -> Option<&str> {
     let mut tools = agent.tools().map(|(_, tool)| tool);
     let found = tools.find(|tool| match &tool.runner {
-        ToolRunner::Container(_) => true,
-        ToolRunner::Builtin(builtin) => builtin.name() == "docker-exec",
-        ToolRunner::Process(_)
+        ToolRunner::Container(container) => container.sees_workspace(),
+        ToolRunner::Builtin(_)
+        | ToolRunner::Process(_)
         | ToolRunner::Wasm(_)
         | ToolRunner::Agent(_)
         | ToolRunner::Mcp(_) => false,

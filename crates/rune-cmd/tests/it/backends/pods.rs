@@ -41,6 +41,27 @@ pub(super) async fn plant(rig: &Rig, id: &str) -> Orphan {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_tool_whose_files_the_pod_would_not_see_is_refused() {
+    if !is_here("kubernetes") {
+        return;
+    }
+    let rig = Rig::daemon("kubernetes", TestDaemon::builder(RUNE)).await;
+    let dir = rig.served.0.home().join("boxed");
+    std::fs::create_dir_all(dir.join("tools")).unwrap();
+    let runefile = "name: boxed\nversion: 0.1.0\ninstructions: Call.\ndefault_model: default\ntoolset: [convert]\n\
+                    models: {providers: [offline], model_mapping: {default: offline}}\n";
+    std::fs::write(dir.join("Runefile"), runefile).unwrap();
+    let yaml = "name: convert\nruntime: container\nimage: busybox\ncapabilities: [filesystem]\n";
+    std::fs::write(dir.join("tools/convert.yaml"), yaml).unwrap();
+    let ran = rig.served.rune(&["run", "boxed"]);
+    let told = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(
+        told.contains("`convert`") && told.contains("has another workspace"),
+        "{told}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_loop_runs_in_a_confined_pod() {
     if !is_here("kubernetes") {
         return;

@@ -106,23 +106,6 @@ async fn a_replica_whose_record_cannot_be_read_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_with_a_container_tool_is_refused_with_the_way_out() {
-    let rig = Rig::start("process", "").await;
-    let dir = rig.served.0.home().join("boxed");
-    std::fs::create_dir_all(&dir).unwrap();
-    let runefile = "name: boxed\nversion: 0.1.0\ninstructions: Answer.\ndefault_model: default\n\
-                    toolset: [rune@docker-exec]\n\
-                    models:\n  providers: [offline]\n  model_mapping: {default: offline}\n";
-    std::fs::write(dir.join("Runefile"), runefile).unwrap();
-    let ran = rig.served.rune(&["run", "boxed"]);
-    let told = format!("{}{}", ran.stdout, ran.stderr);
-    assert!(
-        told.contains("docker-exec") && told.contains("--backend wasm"),
-        "{told}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_asks_for_the_key_of_its_daemon() {
     let rig = Rig::start("process", "").await;
     let record: Value = serde_json::from_slice(&std::fs::read(&rig.records()[0]).unwrap()).unwrap();
