@@ -127,10 +127,10 @@ async fn a_backup_under_load_restores_to_that_moment_and_what_was_unfinished_goe
     let mut after = String::new();
     let all = async {
         loop {
-            let path = format!("/v1/requests?limit=200{after}");
+            let path = format!("/v1/requests?limit=20{after}");
             let (_, page) = answer(api.get(&path)).await.unwrap();
             rows.extend(page["items"].as_array().unwrap().iter().cloned());
-            match page["next_cursor"].as_str() {
+            match page["next"].as_str() {
                 Some(cursor) => after = format!("&cursor={cursor}"),
                 None => break,
             }
