@@ -146,7 +146,7 @@ async fn verify(context: &Context, chosen: &Chosen) -> Outcome {
     let verified = store.verify(&manifest, &|step| tell(&line, step)).await;
     verified.map_err(|error| {
         failure(&format!("backup {} is not whole", manifest.id), &error)
-            .help("`rune backup ls` shows the others; a new backup writes what is missing again")
+            .help("`rune backup ls` shows the others; a new backup writes that part again, in a bucket once what is altered is deleted")
     })?;
     drop(line);
     context.output.data(&described(&manifest), |_| {
