@@ -18,6 +18,8 @@
 //! * Whatever the log holds is applied: a command that the state forbids has an answer like any
 //!   other, and only a log that cannot be read or a disk that fails stops a node.
 //! * A command is applied once, however often it is in the log.
+//! * A command that is fenced is applied only where the node that made it led when the command came
+//!   into the log.
 //! * The log is shortened only by what a snapshot on disk holds.
 //!
 //! What is not here: SQL, which is rune-storage's, and HTTP.

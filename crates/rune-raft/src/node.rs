@@ -8,12 +8,15 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::{AsyncRuntime, BasicNode, ChangeMembers, Config, Raft, ReadPolicy, SnapshotPolicy};
+use openraft::{
+    AsyncRuntime, BasicNode, ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy,
+};
 use rune_storage::LogOwner;
-use rune_store_runtime::{Command, Reject, StoreError};
+use rune_store_runtime::{Command, Leadership, Reject, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::state_machine::{Applied, Room};
+use crate::types::leadership;
 use crate::{
     CallError, Disk, LogId, LogStatus, LogStore, Members, Message, Network, NodeId, Proposal,
     Received, Receiver, Reply, SnapshotDir, StateMachine, Transport, Types,
@@ -123,6 +126,10 @@ pub struct Status {
     pub term: u64,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
+    /// Since when this node leads, where it does: what its commands can be
+    /// [fenced](rune_store_runtime::Command::fenced) with. Whether it still does, only the log can
+    /// say.
+    pub leads: Option<Leadership>,
     /// Its last entry.
     pub last: Option<u64>,
     /// The last entry that it applied.
@@ -421,6 +428,9 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
             id: self.inner.id,
             term: metrics.current_term,
             leader: metrics.current_leader,
+            leads: (metrics.state == ServerState::Leader && metrics.vote.committed)
+                .then(|| leadership(&metrics.vote.leader_id))
+                .filter(|led| led.node == self.inner.id),
             last: metrics.last_log_index,
             applied: metrics.last_applied,
             snapshot: metrics.snapshot,

@@ -11,12 +11,12 @@ use openraft::{
     AsyncRuntime as _, EntryPayload, LogIndexOptionExt as _, OptionalSend, RaftSnapshotBuilder,
     Snapshot, SnapshotMeta, StoredMembership,
 };
-use rune_storage::{Copier, Replica};
-use rune_store_runtime::Command;
+use rune_storage::{Copier, Ordered, Replica};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::log_store::FULL_PAUSE;
+use crate::types::leadership;
 use crate::{
     Disk, Leader, LogEntry, LogId, Manifest, Members, NodeId, Proposal, SnapshotDir, SnapshotFile,
     Types,
@@ -204,7 +204,7 @@ impl<D: Disk> StateMachine<D> {
             let commands = proposals
                 .iter()
                 .map(|(id, proposal)| read(*id, proposal))
-                .collect::<io::Result<Vec<Command>>>()?;
+                .collect::<io::Result<Vec<Ordered>>>()?;
             let mut replica = replica.lock().unwrap_or_else(PoisonError::into_inner);
             let answers = replica.apply(&commands, &text);
             answers.map_err(|error| failed(error.is_full(), &error))
@@ -237,13 +237,15 @@ fn failed(full: bool, error: &dyn std::error::Error) -> io::Error {
 
 /// The command of an entry. One that cannot be read was written by a newer version, and a node
 /// that skipped it would differ from the others.
-fn read(id: LogId, proposal: &Proposal) -> io::Result<Command> {
-    proposal.command().map_err(|error| {
+fn read(id: LogId, proposal: &Proposal) -> io::Result<Ordered> {
+    let command = proposal.command().map_err(|error| {
         io::Error::other(format!(
             "entry {id} of the log holds a command that this rune does not know ({error}); start this node with the \
              version of the others"
         ))
-    })
+    })?;
+    let led = leadership(&id.leader_id);
+    Ok(Ordered { command, led })
 }
 
 /// Whether an entry is a command, and who waits for the answer to it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{AsyncRuntime, BasicNode, EntryPayload, OptionalSend, RaftTypeConfig};
-use rune_store_runtime::{Command, Reject, Reply, StoreError};
+use rune_store_runtime::{Command, Leadership, Reject, Reply, StoreError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -22,6 +22,14 @@ pub type NodeId = u64;
 pub type Leader = LeaderId<u64, NodeId>;
 /// A place in the log, with who put the entry there.
 pub type LogId = openraft::LogId<Leader>;
+/// The same for commands.
+pub(crate) const fn leadership(leader: &Leader) -> Leadership {
+    Leadership {
+        term: leader.term,
+        node: leader.node_id,
+    }
+}
+
 /// A vote.
 pub type Vote = openraft::Vote<Leader>;
 /// What an entry holds.

@@ -192,7 +192,9 @@ pub const fn store_code(error: &StoreError) -> ErrorCode {
             ErrorCode::InvalidInput
         }
         StoreError::Rejected(Reject::BudgetExceeded(_)) => ErrorCode::LimitExceeded,
-        StoreError::Unavailable(_) => ErrorCode::Unavailable,
+        StoreError::Rejected(Reject::Fenced { .. }) | StoreError::Unavailable(_) => {
+            ErrorCode::Unavailable
+        }
         StoreError::Denied(_) => ErrorCode::Denied,
         StoreError::Corrupt { .. } | StoreError::Protocol { .. } => ErrorCode::Internal,
     }

@@ -33,7 +33,7 @@ mod session;
 mod task;
 
 use rune_store_runtime::limits::{MAX_COMMAND_MILLIS, MAX_JSON_DEPTH, json_depth};
-use rune_store_runtime::{Command, CommandId, Op, Reject, Reply, Timestamp};
+use rune_store_runtime::{Command, CommandId, Leadership, Op, Reject, Reply, Timestamp};
 use rusqlite::{Connection, Transaction};
 use serde::Serialize;
 
@@ -52,6 +52,15 @@ struct Context {
     clock: Timestamp,
 }
 
+/// A command of a replicated log.
+#[derive(Debug, Clone)]
+pub struct Ordered {
+    /// The command.
+    pub command: Command,
+    /// Who led when it came into the log.
+    pub led: Leadership,
+}
+
 /// Applies a command within a transaction on a connection of this crate.
 ///
 /// # Errors
@@ -67,7 +76,7 @@ pub(crate) fn apply_encoded(
     command: &Command,
     encoded: &Encoded,
 ) -> Result<Reply, ApplyError> {
-    apply_at(transaction, command, encoded, command.at)
+    apply_at(transaction, command, encoded, command.at, None)
 }
 
 fn apply_at(
@@ -75,6 +84,7 @@ fn apply_at(
     command: &Command,
     encoded: &Encoded,
     clock: Timestamp,
+    led: Option<Leadership>,
 ) -> Result<Reply, ApplyError> {
     if command.v != Command::VERSION {
         return Err(ApplyError::UnknownVersion {
@@ -82,6 +92,7 @@ fn apply_at(
             supported: Command::VERSION,
         });
     }
+    command.check_fence(led)?;
     if !is_time(command.at) {
         return Err(Reject::invalid("the command's time is not between 1970 and 9999").into());
     }
@@ -108,9 +119,10 @@ fn apply_at(
 /// rejection, and changes nothing. `clock` is the time of the state, see [`clock`].
 pub(crate) fn apply_ordered(
     transaction: &Transaction<'_>,
-    command: &Command,
+    ordered: &Ordered,
     clock: Timestamp,
 ) -> Result<Result<Reply, Reject>, ApplyError> {
+    let Ordered { command, led } = ordered;
     let context = Context {
         id: command.id,
         at: command.at,
@@ -120,7 +132,7 @@ pub(crate) fn apply_ordered(
         return Ok(answer);
     }
     let applied = match Encoded::of(&command.op) {
-        Ok(encoded) => apply_at(transaction, command, &encoded, clock),
+        Ok(encoded) => apply_at(transaction, command, &encoded, clock, Some(*led)),
         Err(reject) => Err(reject.into()),
     };
     let answer = match applied {

@@ -49,7 +49,7 @@ mod store;
 mod sweep;
 mod writer;
 
-pub use apply::apply;
+pub use apply::{Ordered, apply};
 pub use backup::{
     BackupDatabase, BackupError, BackupManifest, BackupObject, BackupProgress, BackupSource,
     BackupStore, RestoreTarget, Written,

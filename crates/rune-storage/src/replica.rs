@@ -10,12 +10,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rune_store_runtime::{Command, Reject, Reply, Timestamp};
+use rune_store_runtime::{Reject, Reply, Timestamp};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use crate::migration::STATE;
 use crate::row::get;
-use crate::{ApplyError, Digest, Durability, StorageError, apply, connection, copy, migration};
+use crate::{
+    ApplyError, Digest, Durability, Ordered, StorageError, apply, connection, copy, migration,
+};
 
 /// Pages of write-ahead log, 16 MiB, after which a commit also moves them into the database.
 const CHECKPOINT_PAGES: u32 = 4096;
@@ -72,7 +74,7 @@ impl Replica {
     /// applied any more by this value but the same, where the disk [is full](ApplyError::is_full).
     pub fn apply(
         &mut self,
-        commands: &[Command],
+        commands: &[Ordered],
         position: &str,
     ) -> Result<Vec<Result<Reply, Reject>>, ApplyError> {
         let transaction = self
@@ -81,9 +83,9 @@ impl Replica {
         let mut clock = state_clock(&transaction)?;
         let answers = commands
             .iter()
-            .map(|command| {
-                clock = apply::clock(clock, command);
-                apply::apply_ordered(&transaction, command, clock)
+            .map(|ordered| {
+                clock = apply::clock(clock, &ordered.command);
+                apply::apply_ordered(&transaction, ordered, clock)
             })
             .collect::<Result<_, _>>()?;
         transaction

@@ -1,5 +1,7 @@
 //! Commands: the only way to change anything.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -8,9 +10,9 @@ use crate::{
     CompleteTask, CreateSession, DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession,
     DeploymentRow, FireSchedule, MemoryForget, MemoryPut, PauseSchedule, PostTask, PromoteRollout,
     PublishEvent, PublishVersion, PutEntity, PutPush, PutRelation, PutReplica, PutSchedule,
-    PutSecret, QueueMessage, RecordAudit, RemovePush, RemoveReplica, RemoveSecret, RequestCancel,
-    RequestId, ReserveBudget, RollBack, ScaleDeployment, SetDeploymentState, SettleBudget,
-    SettleFire, SettlePush, StartRollout, StoreError, TaskRow, Timestamp, VersionRow,
+    PutSecret, QueueMessage, RecordAudit, Reject, RemovePush, RemoveReplica, RemoveSecret,
+    RequestCancel, RequestId, ReserveBudget, RollBack, ScaleDeployment, SetDeploymentState,
+    SettleBudget, SettleFire, SettlePush, StartRollout, StoreError, TaskRow, Timestamp, VersionRow,
 };
 
 /// A change, complete with everything it depends on: applying the same commands
@@ -28,6 +30,27 @@ pub struct Command {
     /// What is written to the audit trail with it: in the same commit, and only where the change is made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub audit: Vec<RecordAudit>,
+    /// The leadership that it counts under, where it counts under one alone: a log that was led by
+    /// another one when the command came into it refuses the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Leadership>,
+}
+
+/// Who orders the commands of a replicated log, and since when. It is nobody's twice: a node that
+/// leads again, also after a restart, does so in a greater term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Leadership {
+    /// The term. Two nodes may lead in one, the greater number after the smaller one, so that it
+    /// says nothing alone.
+    pub term: u64,
+    /// The node.
+    pub node: u64,
+}
+
+impl fmt::Display for Leadership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} in term {}", self.node, self.term)
+    }
 }
 
 impl Op {
@@ -55,6 +78,7 @@ impl Command {
             at,
             op: op.into(),
             audit: Vec::new(),
+            fence: None,
         }
     }
 
@@ -62,6 +86,25 @@ impl Command {
     #[must_use]
     pub fn audited(self, audit: Vec<RecordAudit>) -> Self {
         Self { audit, ..self }
+    }
+
+    /// The same command, which counts only as long as this leadership lasts.
+    #[must_use]
+    pub fn fenced(self, by: Leadership) -> Self {
+        let fence = Some(by);
+        Self { fence, ..self }
+    }
+
+    /// Whether it counts in a log that was led so when the command came into it; there is none in
+    /// the store of a single node.
+    ///
+    /// # Errors
+    /// [`Reject::Fenced`].
+    pub fn check_fence(&self, led: Option<Leadership>) -> Result<(), Reject> {
+        match self.fence {
+            Some(made) if led != Some(made) => Err(Reject::Fenced { made }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::BudgetShortage;
+use crate::{BudgetShortage, Leadership};
 
 /// A command that is well formed but not allowed in the present state. It is an
 /// answer, not a fault: every node gives the same one and goes on.
@@ -35,6 +35,14 @@ pub enum Reject {
     RequestEnded {
         /// The request.
         id: String,
+    },
+    /// The command counted only as long as a node led, which it does no more.
+    #[error(
+        "the command was for as long as {made} leads, and another one has led since; what is next to be done is decided there"
+    )]
+    Fenced {
+        /// The leadership that it was made under.
+        made: Leadership,
     },
     /// A budget does not allow a model call.
     #[error("{0}")]

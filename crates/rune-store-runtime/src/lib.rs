@@ -67,7 +67,7 @@ pub use budget::{
 pub use cache::{CachePut, CacheRemove, CacheRow, CacheSweep};
 pub use canvas::{CANVAS_WINDOW, Canvas, CanvasFormat};
 pub use clock::{Clock, SystemClock, Timestamp};
-pub use command::{Command, Op, Operation, Reply};
+pub use command::{Command, Leadership, Op, Operation, Reply};
 pub use compaction::{Compaction, ModelCall, Replaced, RequestSpan};
 pub use deployment::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentRow, DeploymentState,

@@ -53,6 +53,7 @@ macro_rules! store_suite {
             what_is_read_at_once_ends_where_it_is_large,
             entries_that_break_the_journal_are_rejected,
             a_rejected_command_writes_nothing,
+            a_command_of_another_leadership_is_rejected,
             nothing_follows_the_end,
             a_retried_append_writes_once,
             cancel_is_asked_for_once,

@@ -118,7 +118,9 @@ impl From<StoreError> for ToolError {
             StoreError::Rejected(Reject::Invalid { .. }) | StoreError::Cursor(_) => {
                 ToolErrorKind::InvalidInput
             }
-            StoreError::Unavailable(_) => ToolErrorKind::Unavailable,
+            StoreError::Rejected(Reject::Fenced { .. }) | StoreError::Unavailable(_) => {
+                ToolErrorKind::Unavailable
+            }
             StoreError::Denied(_) => ToolErrorKind::Denied,
             StoreError::Rejected(
                 Reject::Conflict { .. }

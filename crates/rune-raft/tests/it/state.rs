@@ -2,17 +2,17 @@
 
 use openraft::storage::RaftStateMachine as _;
 use rune_raft::{LogEntry, Payload, Proposal};
-use rune_storage::Replica;
+use rune_storage::{Ordered, Replica};
 use rune_store_runtime::limits::MAX_JSON_DEPTH;
 use rune_store_runtime::{
     AcceptRequest, AppendEntries, CheckpointPolicy, ClaimTask, Command, CommandId, DeleteSession,
-    DeploymentId, EntryBody, ErrorCode, Failure, PostTask, Reject, Reply, RequestId, SessionId,
-    TaskHolder, TaskId, Timestamp, VersionId,
+    DeploymentId, EntryBody, ErrorCode, Failure, Leadership, PostTask, Reject, Reply, RequestId,
+    SessionId, TaskHolder, TaskId, Timestamp, VersionId,
 };
 use rune_testkit::store::random_commands;
 
 use crate::support::{
-    apply, apply_entries, at, digest, entry, membership, open_state, put, reader, simulate,
+    apply, apply_entries, at, digest, entry, membership, open_state, ordered, put, reader, simulate,
 };
 
 pub(crate) fn accept(request_id: RequestId) -> AcceptRequest {
@@ -105,7 +105,7 @@ fn what_the_state_forbids_is_an_answer_and_kept_as_one() {
     );
     let accepted = command(3, accept(request));
     let batch = [early.clone(), forbidden, accepted, put(4, "k", 1)];
-    let answers = replica.apply(&batch, "\"p\"").unwrap();
+    let answers = replica.apply(&ordered(&batch), "\"p\"").unwrap();
     assert!(matches!(answers[0], Err(Reject::NotFound { .. })));
     assert!(
         matches!(answers[1], Err(Reject::NotFound { .. })),
@@ -115,7 +115,7 @@ fn what_the_state_forbids_is_an_answer_and_kept_as_one() {
     assert!(answers[2].is_ok() && answers[3].is_ok());
     assert_eq!(replica.position().unwrap().as_deref(), Some("\"p\""));
     // It was answered, so it is not applied later because it happens to be in the log again.
-    let again = replica.apply(&[early], "\"q\"").unwrap();
+    let again = replica.apply(&ordered(&[early]), "\"q\"").unwrap();
     assert_eq!(again[0], answers[0]);
     assert!(marks(&reader(&directory.path().join("rune.db"))).is_empty());
 }
@@ -139,7 +139,7 @@ fn a_command_that_is_in_the_log_again_is_not_applied_again() {
         second,
     ];
     let answers: Vec<Reply> = replica
-        .apply(&log, "\"p\"")
+        .apply(&ordered(&log), "\"p\"")
         .unwrap()
         .into_iter()
         .map(Result::unwrap)
@@ -246,7 +246,7 @@ fn a_node_whose_clock_is_slow_keeps_its_receipts_and_leases() {
     let request = RequestId::from_bytes([9; 16]);
     let first = stamped(2, 0, mark(request, "first"));
     let mut replica = Replica::open(&path).unwrap();
-    let mut apply = |command: Command| replica.apply(&[command], "1").unwrap().remove(0);
+    let mut apply = |command: Command| replica.apply(&ordered(&[command]), "1").unwrap().remove(0);
     // Another node is twenty minutes ahead.
     apply(stamped(1, 20, accept(request))).unwrap();
     let answer = apply(first.clone());
@@ -280,10 +280,44 @@ fn an_answer_that_nests_deep_is_kept_with_the_change() {
         command(2, claim("one")),
         command(2, claim("one")),
     ];
-    let answers = replica.apply(&batch, "1").unwrap();
+    let answers = replica.apply(&ordered(&batch), "1").unwrap();
     assert!(
         matches!(answers[1], Ok(Reply::Task(Some(_)))),
         "{answers:?}"
     );
     assert_eq!(answers[1], answers[2]);
+}
+
+/// The same term may have two leaders, the one of the greater number after the other.
+#[test]
+fn a_command_counts_under_its_own_leadership_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rune.db");
+    let mut replica = Replica::open(&path).unwrap();
+    let request = RequestId::from_bytes([9; 16]);
+    let led = |term, node| Leadership { term, node };
+    let entry = |number, word: &str, made, led| {
+        let command = command(number, mark(request, word)).fenced(made);
+        Ordered { command, led }
+    };
+    let accepted = ordered(&[command(1, accept(request))]);
+    let log = [
+        entry(2, "in time", led(5, 2), led(5, 2)),
+        entry(3, "late", led(5, 2), led(5, 3)),
+        entry(4, "later", led(5, 2), led(6, 2)),
+        entry(5, "present", led(6, 2), led(6, 2)),
+        // What was applied is, although its leader has gone since.
+        entry(2, "in time", led(5, 2), led(6, 2)),
+    ];
+    replica.apply(&accepted, "1").unwrap();
+    let answers = replica.apply(&log, "2").unwrap();
+    let made = led(5, 2);
+    assert_eq!(answers[1], Err(Reject::Fenced { made }));
+    assert_eq!(answers[2], Err(Reject::Fenced { made }));
+    assert!(answers[0].is_ok() && answers[3].is_ok());
+    assert_eq!(answers[4], answers[0]);
+    assert_eq!(marks(&reader(&path)), ["in time", "present"]);
+    // A refusal is an answer like any other.
+    let again = replica.apply(&[entry(3, "late", made, made)], "3").unwrap();
+    assert_eq!(again[0], Err(Reject::Fenced { made }));
 }

@@ -10,8 +10,8 @@ use openraft::storage::{RaftLogStorageExt as _, RaftStateMachine as _};
 use openraft::{EntryPayload, Membership};
 use openraft_rt_sim::SimRuntime;
 use rune_raft::{Leader, LogEntry, LogId, LogStore, Payload, Proposal, SnapshotDir, StateMachine};
-use rune_storage::{Durability, LogOwner, Replica};
-use rune_store_runtime::{CachePut, Command, CommandId, Timestamp};
+use rune_storage::{Durability, LogOwner, Ordered, Replica};
+use rune_store_runtime::{CachePut, Command, CommandId, Leadership, Timestamp};
 
 use crate::sim::SimDisk;
 
@@ -88,6 +88,13 @@ pub(crate) fn put(number: u64, key: &str, value: impl Into<serde_json::Value>) -
 
 pub(crate) async fn append(log: &mut LogStore<SimDisk>, entries: Vec<LogEntry>) {
     log.blocking_append(entries).await.unwrap();
+}
+
+/// Commands of a log that node 1 leads.
+pub(crate) fn ordered(commands: &[Command]) -> Vec<Ordered> {
+    let led = Leadership { term: 1, node: 1 };
+    let commands = commands.iter().cloned();
+    commands.map(|command| Ordered { command, led }).collect()
 }
 
 /// Applies commands as the entries from `first` on.

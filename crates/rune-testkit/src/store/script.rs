@@ -43,6 +43,7 @@ pub fn random_commands(seed: u64, count: usize) -> Vec<Command> {
                 at: random.time(),
                 op: random.op(),
                 audit: random.audit(),
+                fence: None,
             },
         };
         commands.push(command);

@@ -76,8 +76,8 @@ pub use records::{
     cached_values_expire, memories_are_found_by_prefix_and_words,
 };
 pub use reject::{
-    a_rejected_command_writes_nothing, entries_that_break_the_journal_are_rejected,
-    limits_are_rejections, nothing_follows_the_end,
+    a_command_of_another_leadership_is_rejected, a_rejected_command_writes_nothing,
+    entries_that_break_the_journal_are_rejected, limits_are_rejections, nothing_follows_the_end,
 };
 pub use rollout::{
     a_canary_waits_until_it_is_promoted, a_rollout_ends_without_its_version,

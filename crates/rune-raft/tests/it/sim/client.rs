@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use openraft::AsyncRuntime as _;
 use openraft_rt_sim::SimRuntime;
-use rune_store_runtime::{Command, CommandId, Op, RequestId, Timestamp};
+use rune_store_runtime::{Command, CommandId, Op, Reject, RequestId, Timestamp};
 
 use super::cluster::Cluster;
 use super::history::{Action, Operation};
@@ -17,11 +17,20 @@ use crate::support::{put, reader};
 /// The registers.
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
+/// What is known of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Unanswered,
+    Applied,
+    /// It was of a leadership that is over.
+    Fenced,
+}
+
 pub(crate) struct Clients {
     pub(crate) request: RequestId,
     pub(crate) registers: Mutex<BTreeMap<&'static str, Vec<Operation>>>,
-    /// Words that were appended, and whether that was answered.
-    pub(crate) marks: Mutex<BTreeMap<String, bool>>,
+    /// Words that were appended, and what was answered.
+    pub(crate) marks: Mutex<BTreeMap<String, Fate>>,
     pub(crate) stopped: AtomicBool,
     /// Nodes that became members, and that ceased to be.
     pub(crate) joined: AtomicU64,
@@ -58,6 +67,7 @@ impl Clients {
             match cluster.dice.below(10) {
                 0..4 => self.write(&cluster, id, &station, key).await,
                 4..7 => self.read(&cluster, id, &station, key).await,
+                7 => self.append_as_leader(&cluster).await,
                 _ => self.append(&cluster, id, &station).await,
             }
         }
@@ -134,14 +144,47 @@ impl Clients {
     async fn append(&self, cluster: &Cluster, id: u64, station: &Station) {
         let number = self.number();
         let word = format!("m{number}");
-        self.marks.lock().unwrap().insert(word.clone(), false);
         let command = numbered(number, mark(self.request, &word));
+        self.write_mark(cluster, id, station, word, command).await;
+    }
+
+    /// Writes what only a leader is to write, as one that takes its time may: it may have ceased
+    /// to lead by then.
+    async fn append_as_leader(&self, cluster: &Cluster) {
+        let Some((id, _)) = cluster.leader() else {
+            return;
+        };
+        let station = cluster.running().into_iter().find(|(one, _)| *one == id);
+        let Some((_, station)) = station else { return };
+        let Some(led) = station.node.status().leads else {
+            return;
+        };
+        SimRuntime::sleep(cluster.dice.micros(0, 1_500_000)).await;
+        let number = self.number();
+        let word = format!("led {} {} {number}", led.term, led.node);
+        let command = numbered(number, mark(self.request, &word)).fenced(led);
+        self.write_mark(cluster, id, &station, word, command).await;
+    }
+
+    async fn write_mark(
+        &self,
+        cluster: &Cluster,
+        id: u64,
+        station: &Station,
+        word: String,
+        command: Command,
+    ) {
+        let fate = |fate| self.marks.lock().unwrap().insert(word.clone(), fate);
+        fate(Fate::Unanswered);
         let written = station.node.write(&command).await;
-        cluster.note(&format!("{id} append {word}: {}", written.is_ok()));
-        if let Ok(written) = written {
-            written.outcome.unwrap();
-            self.marks.lock().unwrap().insert(word, true);
-        }
+        let answer = written.as_ref().map(|written| &written.outcome);
+        cluster.note(&format!("{id} append {word}: {answer:?}"));
+        match written.map(|written| written.outcome) {
+            Ok(Ok(_)) => fate(Fate::Applied),
+            Ok(Err(Reject::Fenced { .. })) => fate(Fate::Fenced),
+            Ok(Err(reject)) => panic!("{word}: {reject}"),
+            Err(_) => None,
+        };
     }
 }
 

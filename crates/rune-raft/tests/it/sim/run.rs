@@ -9,9 +9,9 @@ use std::time::Duration;
 use openraft::{AsyncRuntime as _, BasicNode, Instant as _};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 use rune_raft::NodeId;
-use rune_store_runtime::RequestId;
+use rune_store_runtime::{Leadership, RequestId};
 
-use super::client::{Clients, numbered};
+use super::client::{Clients, Fate, numbered};
 use super::cluster::Cluster;
 use super::dice::Dice;
 use super::history::{Action, is_linearizable};
@@ -41,6 +41,8 @@ pub(crate) struct Coverage {
     repeated: u64,
     joined: u64,
     removed: u64,
+    led: u64,
+    fenced: u64,
 }
 
 impl Coverage {
@@ -56,6 +58,8 @@ impl Coverage {
         self.repeated += other.repeated;
         self.joined += other.joined;
         self.removed += other.removed;
+        self.led += other.led;
+        self.fenced += other.fenced;
     }
 
     pub(crate) fn is_enough(&self) {
@@ -71,6 +75,8 @@ impl Coverage {
             repeated,
             joined,
             removed,
+            led,
+            fenced,
         } = self;
         for (name, count) in [
             ("answered writes", answered),
@@ -84,6 +90,8 @@ impl Coverage {
             ("repeated messages", repeated),
             ("nodes that joined", joined),
             ("nodes that were removed", removed),
+            ("writes of leaders", led),
+            ("writes of former leaders", fenced),
         ] {
             assert!(*count >= 10, "{count} {name} are too few");
         }
@@ -402,13 +410,25 @@ impl Story {
         cluster.note(&format!("{rows:?}"));
         let found = marks(&reader(&cluster.database(members[0])));
         let marks = self.clients.marks.lock().unwrap();
-        for (word, answered) in marks.iter() {
+        for (word, fate) in marks.iter() {
             let count = found.iter().filter(|found| *found == word).count();
             assert!(count <= 1, "{word} was appended {count} times");
-            assert!(count == 1 || !answered, "{word} was answered and is lost");
-            self.coverage.answered += u64::from(*answered);
-            self.coverage.unanswered += u64::from(!answered);
+            match fate {
+                Fate::Unanswered => self.coverage.unanswered += 1,
+                Fate::Applied => {
+                    assert!(count == 1, "{word} was answered and is lost");
+                    self.coverage.answered += 1;
+                }
+                Fate::Fenced => {
+                    assert!(count == 0, "{word} was refused and is there");
+                    self.coverage.fenced += 1;
+                }
+            }
         }
+        // What a leader wrote stands before everything of those that led after it.
+        let led: Vec<Leadership> = found.iter().filter_map(|word| leadership(word)).collect();
+        assert!(led.is_sorted(), "a former leader wrote: {led:?}");
+        self.coverage.led += led.len() as u64;
         for id in &members {
             self.clients.read_all(cluster, *id);
         }
@@ -425,6 +445,14 @@ impl Story {
         self.coverage.chunks += cluster.net.chunks.load(Ordering::Relaxed);
         self.coverage.repeated += cluster.net.repeated.load(Ordering::Relaxed);
     }
+}
+
+/// Whose word it is, where it is a leader's.
+fn leadership(word: &str) -> Option<Leadership> {
+    let mut numbers = word.strip_prefix("led ")?.split(' ');
+    let mut next = || numbers.next().unwrap().parse().unwrap();
+    let (term, node) = (next(), next());
+    Some(Leadership { term, node })
 }
 
 fn pairs(ids: &[NodeId]) -> impl Iterator<Item = (NodeId, NodeId)> {

@@ -32,6 +32,7 @@ impl State {
         if command.v != Command::VERSION {
             return Err(Reject::invalid("the command's version is not known"));
         }
+        command.check_fence(None)?;
         if !(0..=MAX_COMMAND_MILLIS).contains(&command.at.as_millis()) {
             return Err(Reject::invalid("the command's time is out of range"));
         }

@@ -4,8 +4,8 @@ use rune_store_runtime::limits::{
     MAX_CALL_COST_MICRO_USD, MAX_CALL_TOKENS, MAX_ENTRY_BYTES, MAX_JSON_DEPTH,
 };
 use rune_store_runtime::{
-    AcceptRequest, AppendEntries, Command, Cost, EntryBody, MemoryPut, MemoryScope, ModelReply,
-    Reject, RequestCancel, RequestId, RequestStatus, Timestamp, Usage,
+    AcceptRequest, AppendEntries, Command, Cost, EntryBody, Leadership, MemoryPut, MemoryScope,
+    ModelReply, Reject, RequestCancel, RequestId, RequestStatus, StoreError, Timestamp, Usage,
 };
 use serde_json::{Value, json};
 
@@ -82,6 +82,29 @@ pub async fn a_rejected_command_writes_nothing(test: TestStore) {
         f.append(id, vec![reply(vec![call("a")])]).await.first_seq,
         2
     );
+}
+
+/// No store is led by this one.
+pub async fn a_command_of_another_leadership_is_rejected(test: TestStore) {
+    let f = Fixture::new(test);
+    let id = f.accept("s").await.request_id;
+    let made = Leadership {
+        term: u64::MAX,
+        node: 1,
+    };
+    let cancel = RequestCancel {
+        request_id: id,
+        reason: String::new(),
+    };
+    let append = AppendEntries {
+        request_id: id,
+        entries: vec![reply(vec![])],
+    };
+    for command in [f.command(cancel), f.command(append)] {
+        let fenced = f.store.submit(command.fenced(made)).await.unwrap_err();
+        assert_eq!(fenced, StoreError::Rejected(Reject::Fenced { made }));
+    }
+    assert_eq!(f.store.journal(id, 0, 10).await.unwrap().len(), 1);
 }
 
 pub async fn nothing_follows_the_end(test: TestStore) {
