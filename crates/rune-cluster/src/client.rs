@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
-use http::{Method, Request, StatusCode};
-use http_body_util::Full;
+use http::Response;
+use http::uri::PathAndQuery;
+use http::{Method, Request, StatusCode, Version};
+use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rune_raft::{BasicNode, CallError, Disk, Message, NodeId, Threads, Transport};
@@ -18,7 +20,7 @@ use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 
 use crate::Identity;
 use crate::server::TaskExecutor;
-use crate::wire::{PATH, PeerMessage, PeerReply, collect, encode, parse};
+use crate::wire::{PATH, PeerBody, PeerMessage, PeerReply, collect, encode, parse, whole};
 
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -29,7 +31,7 @@ const PING: Duration = Duration::from_secs(1);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
-type Sender = SendRequest<Full<Bytes>>;
+type Sender = SendRequest<PeerBody>;
 /// A connection that is being made, or was.
 type Opening = Shared<BoxFuture<'static, Result<Sender, CallError>>>;
 
@@ -45,6 +47,8 @@ enum Lane {
     Snapshots,
     /// Writes and reads of this node.
     Requests,
+    /// What clients of this node ask of another one.
+    Clients,
 }
 
 impl Lane {
@@ -114,6 +118,35 @@ impl PeerTransport {
     }
 }
 
+impl PeerTransport {
+    /// Asks another node what a client asked of this one, with [`FORWARDED`](crate::FORWARDED) among the headers. The body of
+    /// the answer comes as it is made.
+    ///
+    /// # Errors
+    /// [`CallError::Unreachable`] where the request was not sent, [`CallError::Broken`] where it may have been.
+    pub async fn forward(
+        &self,
+        target: NodeId,
+        addr: &str,
+        request: Request<Bytes>,
+    ) -> Result<Response<Incoming>, CallError> {
+        let mut sender = self.connection(target, addr, Lane::Clients).await?;
+        let (mut parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let uri = format!("https://{}{path}", self.identity.host_of(target));
+        parts.uri = uri.parse().map_err(|error| broken(target, &error))?;
+        parts.version = Version::HTTP_2;
+        let request = Request::from_parts(parts, whole(body));
+        let sent = sender.try_send_request(request).await;
+        sent.map_err(|mut failed| match failed.take_message() {
+            Some(_) => {
+                CallError::Unreachable(format!("node {target} at {addr}: {}", failed.error()))
+            }
+            None => broken(target, failed.error()),
+        })
+    }
+}
+
 impl Transport<<Threads as Disk>::Runtime> for PeerTransport {
     async fn call(
         &self,
@@ -128,7 +161,7 @@ impl Transport<<Threads as Disk>::Runtime> for PeerTransport {
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("https://{}{PATH}", self.identity.host_of(target)))
-            .body(Full::new(body))
+            .body(whole(body))
             .map_err(|error| broken(target, &error))?;
         let response = sender.send_request(request).await;
         let response = response.map_err(|error| broken(target, &error))?;

@@ -84,6 +84,15 @@ impl ClusterSecret {
         name.map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// A key for this purpose, which every node of the cluster has: 64 hexadecimal digits.
+    #[must_use]
+    pub fn key(&self, purpose: &str) -> SecretString {
+        let purpose = format!("rune key of {purpose}");
+        let key = self.derive(purpose.as_bytes());
+        let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        text.into()
+    }
+
     fn derive(&self, purpose: &[u8]) -> [u8; 32] {
         let mut key = [0; 64];
         let digest = Sha256::digest(self.0.expose_secret().as_bytes());

@@ -26,5 +26,6 @@ mod wire;
 
 pub use client::PeerTransport;
 pub use identity::{ClusterSecret, Identity, IdentityError};
-pub use member::{Member, MemberConfig, MemberError};
-pub use server::PeerServer;
+pub use member::{Member, MemberConfig, MemberError, Term};
+pub use server::{Clients, PeerServer};
+pub use wire::{BodyError, FORWARDED, PeerBody};

@@ -4,6 +4,9 @@
 //! A batch is put into the log in its order, and the next one goes out when it is answered. So the
 //! commands of this node are applied in the order in which they were submitted, also where one has
 //! to be sent again, and no two that write one journal are under way at once.
+//!
+//! What the engine of a leader submits goes to no other one. Once this node does not lead any more it has no answer at
+//! all: whoever waits for one is to be ended, and must not take "not done" for something to tell anybody.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,9 +15,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rune_raft::{Node, Proposal, Threads, Written};
 use rune_runtime::Tasks;
-use rune_store_runtime::{Command, CommandLog, Reply, RequestId, StoreError};
+use rune_store_runtime::{Command, CommandLog, Leadership, Reject, Reply, RequestId, StoreError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::PeerTransport;
 
@@ -28,14 +32,25 @@ struct Job {
     proposal: Proposal,
     journal: Option<RequestId>,
     submitted: Instant,
-    answer: oneshot::Sender<Result<Written, StoreError>>,
+    answer: oneshot::Sender<Answer>,
 }
+
+/// What came of a command; nothing where the leader that made it is none any more.
+type Answer = Option<Result<Written, StoreError>>;
 
 impl Job {
     /// The caller may have gone; the change is made all the same.
-    fn answer(self, written: Result<Written, StoreError>) {
-        let _ = self.answer.send(written);
+    fn answer(self, answer: Answer) {
+        let _ = self.answer.send(answer);
     }
+}
+
+/// As which leader commands are made.
+#[derive(Clone)]
+pub(crate) struct Led {
+    pub(crate) lead: Leadership,
+    /// Fires when it turns out that the node is not that leader any more.
+    pub(crate) deposed: CancellationToken,
 }
 
 #[derive(Default)]
@@ -75,6 +90,8 @@ struct Inner {
     tasks: Tasks,
     /// How long a command is tried after it was submitted, or after the one before it was answered.
     patience: Duration,
+    /// As which leader; nothing where that does not matter.
+    led: Option<Led>,
     queue: Mutex<Queue>,
 }
 
@@ -83,12 +100,14 @@ impl ClusterLog {
         node: Node<Threads, PeerTransport>,
         tasks: Tasks,
         patience: Duration,
+        led: Option<Led>,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 node,
                 tasks,
                 patience,
+                led,
                 queue: Mutex::default(),
             }),
         }
@@ -128,22 +147,55 @@ impl Inner {
             let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
             let patience = self.patience.saturating_sub(waited);
             let proposals = batch.iter().map(|job| job.proposal.clone()).collect();
-            match self.node.write_some(proposals, patience).await {
-                Ok(written) => {
+            match self.write(proposals, patience).await {
+                Ok(Some(written)) => {
                     self.queue().answered = Some(Instant::now());
                     for written in written {
                         if let Some(job) = batch.pop_front() {
-                            job.answer(Ok(written));
+                            job.answer(self.answer(written));
                         }
                     }
                 }
+                Ok(None) => {
+                    self.depose();
+                    return batch.into_iter().for_each(|job| job.answer(None));
+                }
                 Err(error) => {
                     for job in batch {
-                        job.answer(Err(error.clone()));
+                        job.answer(Some(Err(error.clone())));
                     }
                     return;
                 }
             }
+        }
+    }
+
+    /// Writes the first of these, at least one; nothing where the leader that made them is none any more.
+    async fn write(
+        &self,
+        proposals: Vec<Proposal>,
+        patience: Duration,
+    ) -> Result<Option<Vec<Written>>, StoreError> {
+        match &self.led {
+            None => self.node.write_some(proposals, patience).await.map(Some),
+            Some(Led { lead, .. }) => {
+                let written = self.node.write_leading(*lead, proposals, patience);
+                written.await
+            }
+        }
+    }
+
+    fn answer(&self, written: Written) -> Answer {
+        if let Err(Reject::Fenced { .. }) = written.outcome {
+            self.depose();
+            return None;
+        }
+        Some(Ok(written))
+    }
+
+    fn depose(&self) {
+        if let Some(led) = &self.led {
+            led.deposed.cancel();
         }
     }
 
@@ -154,7 +206,8 @@ impl Inner {
 
 #[async_trait]
 impl CommandLog for ClusterLog {
-    async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
+    async fn submit(&self, mut command: Command) -> Result<Reply, StoreError> {
+        command.fence = self.inner.led.as_ref().map(|led| led.lead);
         let (answer, answered) = oneshot::channel();
         let job = Job {
             proposal: Proposal::checked(&command)?,
@@ -166,8 +219,11 @@ impl CommandLog for ClusterLog {
         self.wake();
         let written = answered.await.unwrap_or_else(|_| {
             let reason = "the node ended before the command was answered";
-            Err(StoreError::Unavailable(reason.to_owned()))
-        })?;
+            Some(Err(StoreError::Unavailable(reason.to_owned())))
+        });
+        let Some(written) = written.transpose()? else {
+            return std::future::pending().await;
+        };
         // Whoever wrote it reads it here.
         self.inner.node.applied(written.index).await?;
         Ok(written.outcome?)

@@ -1,19 +1,22 @@
 //! A node with all that belongs to it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rune_raft::{LogStore, Node, NodeConfig, NodeId, SnapshotDir, StateMachine, Threads};
+use rune_raft::{Lead, LogStore, Node, NodeConfig, NodeId, SnapshotDir, StateMachine, Threads};
 use rune_runtime::Tasks;
 use rune_storage::{
     DataDirLock, Durability, LogOwner, Replica, SqliteStore, StorageConfig, StorageError,
     create_private_dir,
 };
-use rune_store_runtime::StoreError;
+use rune_store_runtime::{Leadership, StoreError};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use crate::log::ClusterLog;
+use crate::log::{ClusterLog, Led};
+use crate::server::{Clients, ClientsCell};
 use crate::{ClusterSecret, Identity, IdentityError, PeerServer, PeerTransport};
 
 /// How long connections get to end.
@@ -66,9 +69,24 @@ pub enum MemberError {
 pub struct Member {
     node: Node<Threads, PeerTransport>,
     identity: Identity,
+    transport: PeerTransport,
     store: Arc<SqliteStore>,
     tasks: Tasks,
-    _lock: DataDirLock,
+    leader: watch::Receiver<Lead>,
+    clients: ClientsCell,
+    patience: Duration,
+    lock: Mutex<Option<DataDirLock>>,
+}
+
+/// The time for which a node leads.
+pub struct Term {
+    /// As which leader.
+    pub lead: Leadership,
+    /// The store of the node, for what only that leader may write: of any other one it is not applied. Once the node is
+    /// not that leader any more, what is written to it has no answer at all.
+    pub store: Arc<SqliteStore>,
+    /// Fires when a command found that the node is not that leader any more; [`Member::leader`] may say so earlier, or later.
+    pub deposed: CancellationToken,
 }
 
 impl Member {
@@ -121,20 +139,66 @@ impl Member {
         let tasks = Tasks::new();
         let transport = PeerTransport::new(identity.clone(), tasks.clone());
         let patience = protocol.patience;
-        let node = Node::start(&owner, protocol, transport, log, state, snapshots, Threads);
+        let carried = transport.clone();
+        let node = Node::start(&owner, protocol, carried, log, state, snapshots, Threads);
         let node = node.await.map_err(MemberError::Start)?;
+        let clients = ClientsCell::default();
         let server = PeerServer::new(listener, identity.clone(), tasks.clone());
+        let server = server.with_clients(Arc::clone(&clients));
         tasks.spawn("cluster-server", server.run(node.clone()));
-        let log = ClusterLog::new(node.clone(), tasks.clone(), patience);
+        let leader = watch_leader(&node, &tasks);
+        let log = ClusterLog::new(node.clone(), tasks.clone(), patience, None);
         let readers = StorageConfig::DEFAULT_READERS;
         let store = SqliteStore::replicated(database, readers, Arc::new(log))?;
         Ok(Self {
             node,
             identity,
+            transport,
             store: Arc::new(store),
             tasks,
-            _lock: lock,
+            leader,
+            clients,
+            patience,
+            lock: Mutex::new(Some(lock)),
         })
+    }
+
+    /// Who leads, as it changes.
+    #[must_use]
+    pub fn leader(&self) -> watch::Receiver<Lead> {
+        self.leader.clone()
+    }
+
+    /// What the engine of this leader works with.
+    #[must_use]
+    pub fn term(&self, lead: Leadership) -> Term {
+        let deposed = CancellationToken::new();
+        let led = Led {
+            lead,
+            deposed: deposed.clone(),
+        };
+        let log = ClusterLog::new(
+            self.node.clone(),
+            self.tasks.clone(),
+            self.patience,
+            Some(led),
+        );
+        Term {
+            lead,
+            store: Arc::new(self.store.ordered_by(Arc::new(log))),
+            deposed,
+        }
+    }
+
+    /// How the other nodes are reached.
+    #[must_use]
+    pub const fn transport(&self) -> &PeerTransport {
+        &self.transport
+    }
+
+    /// Has what clients ask of other nodes, and these of this one, be answered; the first one given counts.
+    pub fn answer_with(&self, clients: Arc<dyn Clients>) {
+        self.clients.get_or_init(|| clients);
     }
 
     /// The node in the protocol: membership, reads that are the newest, how it is.
@@ -161,11 +225,33 @@ impl Member {
     ///
     /// # Errors
     /// Those of closing the store.
-    pub async fn close(self) -> Result<(), StorageError> {
+    pub async fn close(&self) -> Result<(), StorageError> {
         self.node.shutdown().await;
         if !self.tasks.stop(GRACE).await {
             tracing::warn!(tasks = self.tasks.len(), "connections did not end in time");
         }
-        self.store.close().await
+        let closed = self.store.close().await;
+        let lock = self.lock.lock();
+        lock.unwrap_or_else(PoisonError::into_inner).take();
+        closed
     }
+}
+
+/// Who leads, for whoever wants to know.
+fn watch_leader(node: &Node<Threads, PeerTransport>, tasks: &Tasks) -> watch::Receiver<Lead> {
+    let sender = watch::Sender::new(node.leader());
+    let receiver = sender.subscribe();
+    let (node, shutdown) = (node.clone(), tasks.shutdown());
+    tasks.spawn("cluster-leader", async move {
+        let told = node.watch_leader(|lead| {
+            sender.send_if_modified(|known| {
+                let is_new = *known != lead;
+                *known = lead;
+                is_new
+            });
+        });
+        shutdown.run_until_cancelled(told).await;
+        sender.send_replace(Lead::Nobody);
+    });
+    receiver
 }

@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2::Builder;
@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use crate::wire::{PATH, PeerMessage, collect, decode};
+use crate::wire::{FORWARDED, PATH, PeerBody, PeerMessage, collect, decode, whole};
 use crate::{Identity, PeerTransport};
 
 /// Open connections; further ones wait to be accepted. A node has four to each other one.
@@ -35,22 +35,42 @@ const PING: Duration = Duration::from_secs(10);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
+/// Requests that one connection may have open: what clients ask may take long, and be followed for long.
+const MAX_STREAMS: u32 = 10_000;
+
+/// Answers what clients asked of other nodes.
+pub trait Clients: Send + Sync {
+    /// The answer to a request as the client sent it, with [`FORWARDED`] among its headers.
+    fn answer(&self, request: Request<Incoming>) -> BoxFuture<'static, Response<PeerBody>>;
+}
+
+/// Who answers clients, once somebody does.
+pub(crate) type ClientsCell = Arc<OnceLock<Arc<dyn Clients>>>;
+
 /// Answers the other nodes of the cluster on a socket.
 pub struct PeerServer {
     listener: TcpListener,
     identity: Identity,
     tasks: Tasks,
+    clients: ClientsCell,
 }
 
 impl PeerServer {
     /// A server of this node. What it does are `tasks`, and it ends with them.
     #[must_use]
-    pub const fn new(listener: TcpListener, identity: Identity, tasks: Tasks) -> Self {
+    pub fn new(listener: TcpListener, identity: Identity, tasks: Tasks) -> Self {
         Self {
             listener,
             identity,
             tasks,
+            clients: ClientsCell::default(),
         }
+    }
+
+    /// The same server, for clients of other nodes, too.
+    #[must_use]
+    pub(crate) fn with_clients(self, clients: ClientsCell) -> Self {
+        Self { clients, ..self }
     }
 
     /// Answers for this node until the tasks are asked to end.
@@ -59,6 +79,7 @@ impl PeerServer {
             listener,
             identity,
             tasks,
+            clients,
         } = self;
         let (shutdown, places) = (tasks.shutdown(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
         loop {
@@ -84,6 +105,7 @@ impl PeerServer {
                 identity: identity.clone(),
                 tasks: tasks.clone(),
                 node: node.clone(),
+                clients: Arc::clone(&clients),
             };
             let shutdown = shutdown.clone();
             tasks.spawn("cluster-peer", async move {
@@ -102,6 +124,7 @@ struct Connection {
     identity: Identity,
     tasks: Tasks,
     node: Node<Threads, PeerTransport>,
+    clients: ClientsCell,
 }
 
 impl Connection {
@@ -129,6 +152,7 @@ impl Connection {
         let served = Builder::new(executor)
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
+            .max_concurrent_streams(MAX_STREAMS)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .serve_connection(TokioIo::new(tls), service)
@@ -142,7 +166,13 @@ impl Connection {
         self,
         from: NodeId,
         request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+    ) -> Result<Response<PeerBody>, Infallible> {
+        if request.headers().contains_key(FORWARDED) {
+            return Ok(match self.clients.get() {
+                Some(clients) => clients.answer(request).await,
+                None => response(StatusCode::NOT_FOUND, "this node answers no clients"),
+            });
+        }
         if request.method() != Method::POST || request.uri().path() != PATH {
             return Ok(response(StatusCode::NOT_FOUND, "there is no such path"));
         }
@@ -170,8 +200,8 @@ impl Connection {
     }
 }
 
-fn response(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+fn response(status: StatusCode, body: impl Into<Bytes>) -> Response<PeerBody> {
+    let mut response = Response::new(whole(body));
     *response.status_mut() = status;
     response
 }

@@ -2,7 +2,9 @@
 //! would be four times as many in JSON.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http::HeaderName;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use rune_raft::{Disk, Message, Reply, Threads};
 use serde::de::DeserializeOwned;
@@ -12,6 +14,21 @@ pub(crate) type PeerReply = Reply<<Threads as Disk>::Runtime>;
 
 /// The path that is asked.
 pub(crate) const PATH: &str = "/raft";
+
+/// Says that a request is one of a client, which reached another node, and which of the APIs it asked.
+pub const FORWARDED: HeaderName = HeaderName::from_static("x-rune-forwarded");
+
+/// What is sent to another node, and what that answers.
+pub type PeerBody = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Why a body broke off.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Bytes that are there already.
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> PeerBody {
+    let body = Full::new(bytes.into()).map_err(|never| match never {});
+    body.boxed_unsync()
+}
 
 /// The largest message, and the largest answer: entries of 4 MiB with one command of any size.
 pub(crate) const MAX_BYTES: usize = 64 << 20;

@@ -18,8 +18,10 @@
 
 mod admission;
 mod audit;
+mod cluster;
 mod control_plane;
 mod package;
 mod routes;
 
+pub use cluster::ClusterApi;
 pub use control_plane::{ControlPlane, NodeInfo, PUBLIC_ROUTES};

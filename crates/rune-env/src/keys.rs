@@ -344,6 +344,20 @@ pub(crate) const KEYS: &[Key] = &[
         "Key that tools' secrets are encrypted with, 64 hexadecimal digits; absent: `secret.key` in the data directory.",
     ),
     key(
+        "storage.cluster_secret",
+        &["RUNE_CLUSTER_SECRET"],
+        Kind::Secret,
+        None,
+        "What the nodes of a cluster have in common and nobody else knows, at least 32 characters (`openssl rand -hex 32`); absent: what is in the file.",
+    ),
+    key(
+        "storage.cluster_secret_file",
+        &["RUNE_CLUSTER_SECRET_FILE"],
+        Kind::Path,
+        None,
+        "File with the secret of the cluster, readable by its owner alone; absent: `cluster.secret` in the data directory.",
+    ),
+    key(
         "observability.log",
         &["RUST_LOG"],
         Kind::Text,

@@ -17,6 +17,7 @@ use crate::a2a::A2aAccess;
 use crate::a2a::push::Pushes;
 use crate::engine_agents::EngineAgents;
 use crate::openai;
+use crate::own::own_routes;
 use crate::routes::{
     a2a, a2a_cards, a2a_http, ag_ui, agents, approvals, calls, canvas, chat_completions, context,
     events, fork, invoke, mcp, models, outbox, policy, published, replicas, requests, responses,
@@ -162,6 +163,26 @@ impl Gateway {
             a2a: self.a2a,
         };
         routes().with_state(Arc::new(shared))
+    }
+}
+
+/// What a node of a cluster answers itself of the public API, whichever node leads.
+pub struct NodeGateway {
+    /// Who may call.
+    pub auth: Auth,
+    /// Which web pages may call.
+    pub mcp: McpAccess,
+    /// What `/ready` reports.
+    pub readiness: Readiness,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
+}
+
+impl NodeGateway {
+    /// These routes, protected.
+    pub fn router(self) -> Router {
+        let own = own_routes(self.readiness, self.metrics);
+        edge(self.auth, &self.mcp, true).protect(own)
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Edge {
 pub struct HttpRequestId([u8; uuid::fmt::Simple::LENGTH]);
 
 impl HttpRequestId {
-    fn generate() -> Self {
+    pub(crate) fn generate() -> Self {
         let mut text = [0; uuid::fmt::Simple::LENGTH];
         Uuid::now_v7().as_simple().encode_lower(&mut text);
         Self(text)

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use rune_runtime::{EngineError, ScheduleError, store_code};
 use rune_store_runtime::{ErrorCode, Failure, IdError, RequestId, StoreError};
 
+use crate::edge::{HttpRequestId, REQUEST_ID};
 use crate::openai::{ErrorShape, OpenAiErrorBody};
 use crate::openapi::{ErrorBody, ErrorDetail};
 
@@ -200,6 +201,22 @@ impl ApiError {
         }
         if let Some(allow) = allow {
             headers.insert(ALLOW, allow);
+        }
+        response
+    }
+}
+
+impl ApiError {
+    /// The finished answer of what stands before every [`crate::Edge`].
+    #[must_use]
+    pub fn before_the_edge(self) -> Response {
+        if let Some(detail) = self.detail() {
+            tracing::warn!(code = self.code.as_str(), detail, "request failed");
+        }
+        let id = HttpRequestId::generate();
+        let mut response = self.render(ErrorShape::Rune, id.as_str(), None);
+        if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+            response.headers_mut().insert(REQUEST_ID, id);
         }
         response
     }

@@ -37,6 +37,7 @@ mod server;
 mod view;
 
 pub use auth::{Auth, AuthConfigError, TokenScope, sign_user_token};
+pub use axum::Router;
 pub use bind::{BindError, check_bind};
 pub use body::{MAX_BODY_BYTES, MAX_PACKAGE_BYTES, read_body};
 pub use caller::Caller;

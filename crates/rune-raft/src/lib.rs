@@ -38,7 +38,7 @@ mod types;
 pub use disk::{Disk, Threads};
 pub use log_store::{LogStatus, LogStore};
 pub use network::{CallError, Chunk, Message, Network, Reply, Transport};
-pub use node::{FIRST_JOINED, Node, NodeConfig, Status, Written};
+pub use node::{FIRST_JOINED, Lead, Node, NodeConfig, Status, Written};
 pub use openraft::BasicNode;
 pub use receive::{Received, Receiver};
 pub use snapshot::{Manifest, SnapshotDir, SnapshotFile};

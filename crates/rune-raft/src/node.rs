@@ -1,5 +1,7 @@
 //! A node of a cluster.
 
+mod lead;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -22,6 +24,8 @@ use crate::{
     Received, Receiver, Reply, SnapshotDir, StateMachine, Transport, Types,
 };
 
+pub use lead::Lead;
+
 /// The least number of a node that joined a cluster. Those that a cluster begins with have
 /// smaller ones, given by hand.
 pub const FIRST_JOINED: NodeId = 1 << 20;
@@ -40,6 +44,9 @@ const CATCH_UP: Duration = INSTALL_TTL;
 
 /// Commands that may wait for the protocol on one node.
 const QUEUE: u64 = 4096;
+
+/// Nobody answered.
+const NO_LEADER: &str = "no node answered as leader in time; the same command may be sent again";
 
 /// A command in the log that was applied without an answer, which no command is.
 const NO_ANSWER: &str = "the command has no answer";
@@ -617,10 +624,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
             }
         };
         let answer = D::Runtime::timeout(patience, asked).await;
-        answer.unwrap_or_else(|_| {
-            let reason = "no node answered as leader in time; the same command may be sent again";
-            Err(StoreError::Unavailable(reason.to_owned()))
-        })
+        answer.unwrap_or_else(|_| Err(StoreError::Unavailable(NO_LEADER.to_owned())))
     }
 
     async fn ask(

@@ -564,16 +564,31 @@ impl Engine {
     /// by the next start; its journal says that it was interrupted in good order.
     /// Answers whether everything ended.
     pub async fn drain(&self, grace: Duration) -> bool {
-        self.inner.active.close();
-        // What waits to be taken up is left to the next start as it is.
-        self.inner.draining.cancel();
-        let ended = tokio::time::timeout(grace, self.inner.active.idle())
-            .await
-            .is_ok();
+        self.close();
+        let ended = self.rest(grace).await;
         if !ended {
             self.interrupt().await;
         }
         ended
+    }
+
+    /// Waits until no request runs or waits for a replica, `grace` at the longest. Answers whether none does.
+    pub async fn rest(&self, grace: Duration) -> bool {
+        let idle = self.inner.active.idle();
+        tokio::time::timeout(grace, idle).await.is_ok()
+    }
+
+    /// Stops taking requests, and stops those that run where they are: whoever takes them up finds in their journals that
+    /// they were interrupted in good order.
+    pub async fn halt(&self) {
+        self.close();
+        self.interrupt().await;
+    }
+
+    fn close(&self) {
+        self.inner.active.close();
+        // What waits to be taken up is left to the next start as it is.
+        self.inner.draining.cancel();
     }
 
     /// The requests that the store stopped and that did not crash.

@@ -16,6 +16,8 @@ use tracing::Instrument;
 pub struct Tasks {
     tracker: TaskTracker,
     shutdown: CancellationToken,
+    /// Fires when every task is dropped where it is; nothing where none ever is.
+    killed: Option<CancellationToken>,
 }
 
 impl Tasks {
@@ -25,6 +27,15 @@ impl Tasks {
         Self::default()
     }
 
+    /// A group without tasks that can be [killed](Tasks::kill).
+    #[must_use]
+    pub fn mortal() -> Self {
+        Self {
+            killed: Some(CancellationToken::new()),
+            ..Self::default()
+        }
+    }
+
     /// Fires when the process is asked to end. A loop returns soon after; work that
     /// others wait for is finished first.
     #[must_use]
@@ -32,7 +43,7 @@ impl Tasks {
         self.shutdown.clone()
     }
 
-    /// Starts a task. Its result, or `None` after a panic, is what the handle gives.
+    /// Starts a task. Its result, or `None` after a panic and where it was killed, is what the handle gives.
     pub fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<Option<F::Output>>
     where
         F: Future + Send + 'static,
@@ -47,8 +58,24 @@ impl Tasks {
                 }
             }
         };
-        self.tracker
-            .spawn(guarded.instrument(tracing::debug_span!("task", name)))
+        let guarded = guarded.instrument(tracing::debug_span!("task", name));
+        match self.killed.clone() {
+            None => self.tracker.spawn(guarded),
+            Some(killed) => self.tracker.spawn(async move {
+                let ended = killed.run_until_cancelled(guarded).await;
+                ended.flatten()
+            }),
+        }
+    }
+
+    /// Drops every task where it is, now and from now on, and waits until all are gone, `grace` at the longest: one that does
+    /// not wait for anything is not gone before it does. Answers whether all are. Nothing happens to tasks that are not
+    /// [mortal](Tasks::mortal).
+    pub async fn kill(&self, grace: Duration) -> bool {
+        if let Some(killed) = &self.killed {
+            killed.cancel();
+        }
+        self.stop(grace).await
     }
 
     /// Asks every task to end and waits for them, `grace` at the longest. Answers
@@ -97,6 +124,17 @@ mod tests {
         });
         assert!(tasks.stop(Duration::from_secs(5)).await);
         assert_eq!(task.await.unwrap(), Some(7));
+    }
+
+    #[tokio::test]
+    async fn what_is_killed_ends_where_it_is() {
+        let tasks = Tasks::mortal();
+        let waits = tasks.spawn("test", std::future::pending::<()>());
+        tokio::task::yield_now().await;
+        assert!(tasks.kill(Duration::from_secs(5)).await);
+        assert_eq!(waits.await.unwrap(), None);
+        let late = tasks.spawn("test", async { std::future::pending::<()>().await });
+        assert_eq!(late.await.unwrap(), None);
     }
 
     #[tokio::test]

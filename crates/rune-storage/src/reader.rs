@@ -121,6 +121,12 @@ impl Readers {
     }
 }
 
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// The rows of a page.
 pub(crate) fn limit(page: &PageRequest) -> usize {
     page.limit.clamp(1, PageRequest::MAX_LIMIT) as usize

@@ -27,7 +27,7 @@ use crate::{
 /// [`rune_store_runtime::AppendEntries`] and [`rune_store_runtime::AcceptRequest`]
 /// for as long as no later command of these two kinds was applied to the request.
 pub struct SqliteStore {
-    pub(crate) readers: Readers,
+    pub(crate) readers: Arc<Readers>,
     path: PathBuf,
     log: Log,
 }
@@ -90,7 +90,7 @@ impl SqliteStore {
         let health = Health::default();
         let handle = CheckpointHandle::default();
         let connection = connection::writer(&path, durability)?;
-        let readers = Readers::start(&path, readers)?;
+        let readers = Arc::new(Readers::start(&path, readers)?);
         let checkpoint = checkpoint::start(&path, durability, health.clone(), handle.clone())?;
         let (jobs, writer) = writer::start(connection, queue, health.clone(), handle.clone())?;
         Ok(Self {
@@ -120,10 +120,20 @@ impl SqliteStore {
         log: Arc<dyn CommandLog>,
     ) -> Result<Self, StorageError> {
         Ok(Self {
-            readers: Readers::start(&path, readers)?,
+            readers: Arc::new(Readers::start(&path, readers)?),
             path,
             log: Log::Replicated(log),
         })
+    }
+
+    /// The same database, with the same readers, for commands that go to another replicated log.
+    #[must_use]
+    pub fn ordered_by(&self, log: Arc<dyn CommandLog>) -> Self {
+        Self {
+            readers: Arc::clone(&self.readers),
+            path: self.path.clone(),
+            log: Log::Replicated(log),
+        }
     }
 
     /// Takes no more commands, finishes those that wait, moves the write-ahead log
@@ -331,6 +341,10 @@ impl CommandLog for Writer {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        if self.is_replicated() {
+            // Its readers may be others', too, and end with the last of them.
+            return;
+        }
         if let Err(error) = self.stop() {
             tracing::error!(%error, "store did not end well");
         }

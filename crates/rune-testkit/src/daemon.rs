@@ -43,6 +43,8 @@ pub struct TestDaemonBuilder {
     binary: PathBuf,
     env: Vec<(OsString, OsString)>,
     args: Vec<OsString>,
+    /// Where it says with 200 that it has started.
+    started: &'static str,
 }
 
 /// What the daemon writes to `daemon.json` when it listens.
@@ -66,6 +68,14 @@ impl TestDaemonBuilder {
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Takes it for started as soon as it lives, and not only when every part of it is ready: as a node of a cluster that is
+    /// not there yet.
+    #[must_use]
+    pub const fn started_when_alive(mut self) -> Self {
+        self.started = "/health";
         self
     }
 
@@ -104,6 +114,7 @@ impl TestDaemon {
             binary: binary.as_ref().to_owned(),
             env: Vec::new(),
             args: Vec::new(),
+            started: "/ready",
         }
     }
 
@@ -242,7 +253,7 @@ impl TestDaemon {
         }
     }
 
-    /// The address, once the process `pid` (not a predecessor) has written it and answers `/ready` with 200.
+    /// The address, once the process `pid` (not a predecessor) has written it and answers there that it has started.
     async fn ready(&self, pid: u32) -> Option<Address> {
         let text = std::fs::read(self.data_dir().join("daemon.json")).ok()?;
         let address: Address = serde_json::from_slice(&text).ok()?;
@@ -252,7 +263,7 @@ impl TestDaemon {
         let own = address.gateway.as_ref().unwrap_or(&address.control_plane);
         let answer = self
             .client
-            .get(format!("{own}/ready"))
+            .get(format!("{own}{}", self.settings.started))
             .timeout(LIMIT)
             .send()
             .await

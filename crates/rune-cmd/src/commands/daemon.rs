@@ -1,7 +1,9 @@
 //! `rune daemon`
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -27,7 +29,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(15);
 pub(crate) enum DaemonCommand {
     /// Start the daemon in the background and wait until it is ready
     #[command(
-        after_help = "Examples:\n  rune daemon start\n  rune daemon start --foreground --gateway-addr 127.0.0.1:9080\n  RUNE_API_KEY=secret rune daemon start --gateway-addr 0.0.0.0:8080\n  rune daemon start --role control-plane\n  RUNE_CONTROL_PLANE_URL=http://127.0.0.1:8081 RUNE_INTERNAL_TOKEN=… rune daemon start --role gateway --data-dir ./gateway-1\n  RUNE_KUBERNETES_DAEMON_URL=http://rune:8082 rune daemon start --backend kubernetes --k8s-namespace agents"
+        after_help = "Examples:\n  rune daemon start\n  rune daemon start --foreground --gateway-addr 127.0.0.1:9080\n  RUNE_API_KEY=secret rune daemon start --gateway-addr 0.0.0.0:8080\n  rune daemon start --role control-plane\n  RUNE_CONTROL_PLANE_URL=http://127.0.0.1:8081 RUNE_INTERNAL_TOKEN=… rune daemon start --role gateway --data-dir ./gateway-1\n  RUNE_KUBERNETES_DAEMON_URL=http://rune:8082 rune daemon start --backend kubernetes --k8s-namespace agents\n  rune daemon start --node-id 1 --raft-addr 10.0.0.1:9000 --peers 1@10.0.0.1:9000,2@10.0.0.2:9000,3@10.0.0.3:9000"
     )]
     Start(Box<StartArgs>),
     /// Stop the daemon: running requests get RUNE_DRAIN_GRACE_SECS to end
@@ -95,6 +97,20 @@ pub(crate) struct StartOptions {
     /// The database [default: rune.db in the data directory]
     #[arg(long, value_name = "sqlite:PATH")]
     pub(crate) database_url: Option<String>,
+    /// Number of this node in its cluster; without one the daemon is in none
+    #[arg(long, value_name = "N")]
+    pub(crate) node_id: Option<u64>,
+    /// Where the other nodes reach this one [default: 127.0.0.1:9000]
+    #[arg(long, value_name = "IP:PORT", value_parser = address, requires = "node_id")]
+    pub(crate) raft_addr: Option<SocketAddr>,
+    /// The nodes that the cluster begins with
+    #[arg(
+        long,
+        value_name = "ID@HOST:PORT,…",
+        value_delimiter = ',',
+        requires = "node_id"
+    )]
+    pub(crate) peers: Vec<Peer>,
     /// Where the process id is written [default: daemon.pid in the data directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
@@ -132,6 +148,38 @@ pub(crate) enum Backend {
     Kubernetes,
 }
 
+/// A node of a cluster and where the others reach it: `ID@HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Peer {
+    /// Its number.
+    pub(crate) id: u64,
+    /// Host and port.
+    pub(crate) addr: String,
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('@').and_then(|(id, addr)| {
+            let (host, port) = addr.rsplit_once(':')?;
+            let port = port.parse::<u16>().ok().filter(|port| *port != 0);
+            let is_place = !host.is_empty() && port.is_some();
+            Some(Self {
+                id: id.parse().ok().filter(|_| is_place)?,
+                addr: addr.to_owned(),
+            })
+        });
+        parsed.ok_or_else(|| "expected ID@HOST:PORT such as 2@10.0.0.2:9000".to_owned())
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.id, self.addr)
+    }
+}
+
 impl StartOptions {
     /// These options, and those of `other` where nothing is said.
     #[must_use]
@@ -143,6 +191,12 @@ impl StartOptions {
             gateway_addr: self.gateway_addr.or(other.gateway_addr),
             control_plane_addr: self.control_plane_addr.or(other.control_plane_addr),
             database_url: self.database_url.or(other.database_url),
+            node_id: self.node_id.or(other.node_id),
+            raft_addr: self.raft_addr.or(other.raft_addr),
+            peers: match self.peers.is_empty() {
+                true => other.peers,
+                false => self.peers,
+            },
             pid_file: self.pid_file.or(other.pid_file),
             log_file: self.log_file.or(other.log_file),
             log_level: self.log_level.or(other.log_level),

@@ -9,7 +9,6 @@ use rune_replica::DaemonApi;
 use rune_runtime::{LocalBackend, PackageCache, RemoteBackend};
 use tokio::net::TcpListener;
 
-use super::listeners::Listeners;
 use super::node::{Node, Place, hidden, internal_key, own_launcher};
 use super::pods;
 use super::process_backend::ProcessBackend;
@@ -46,25 +45,21 @@ struct Platform {
 }
 
 impl Backends {
-    /// The backend of this name.
+    /// The backend of this name, for a control plane that listens at `own`.
     pub(super) async fn new(
         backend: Backend,
         config: &Config,
         place: &Place,
         node: &Node,
-        listeners: &Listeners,
+        own: SocketAddr,
     ) -> Outcome<Self> {
         let dir = config.storage.data_dir.join("packages");
         let packages = PackageCache::new(Arc::clone(&node.blobs), dir);
-        let own = || {
-            let own = listeners.control_plane.local_addr();
-            own.map_err(|error| Failure::because("cannot read the own address", &error))
-        };
         match backend {
             Backend::Wasm => Ok(Self::local(node, packages)),
-            Backend::Process => Self::processes(config, place, node, packages, url_of(own()?)),
+            Backend::Process => Self::processes(config, place, node, packages, url_of(own)),
             Backend::Docker => {
-                let platform = containers(config, node, own()?).await?;
+                let platform = containers(config, node, own).await?;
                 Ok(Self::outside(config, node, packages, platform))
             }
             Backend::Kubernetes => {

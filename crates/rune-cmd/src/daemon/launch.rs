@@ -142,6 +142,13 @@ fn spawn(data_dir: &Path, options: &StartOptions, log: File) -> Outcome<Child> {
         backend.map(|backend| backend.get_name().to_owned()),
     );
     flag("--k8s-namespace", options.k8s_namespace.clone());
+    flag("--node-id", options.node_id.map(|id| id.to_string()));
+    flag(
+        "--raft-addr",
+        options.raft_addr.map(|addr| addr.to_string()),
+    );
+    let peers: Vec<String> = options.peers.iter().map(ToString::to_string).collect();
+    flag("--peers", (!peers.is_empty()).then(|| peers.join(",")));
     flag("--database-url", options.database_url.clone());
     flag("--log-level", options.log_level.clone());
     for (name, path) in [

@@ -41,6 +41,12 @@ pub(super) struct Listeners {
     /// Of the gateway, where it is in this process.
     pub(super) gateway: Option<TcpListener>,
     pub(super) control_plane: TcpListener,
+    pub(super) access: Access,
+}
+
+/// Who may do what.
+#[derive(Clone)]
+pub(super) struct Access {
     pub(super) auth: Auth,
     /// Who may ask the MCP server of the gateway.
     pub(super) mcp: McpAccess,
@@ -66,10 +72,12 @@ impl Listeners {
         Ok(Self {
             gateway,
             control_plane,
-            auth,
-            mcp,
-            a2a: a2a_access(config)?,
-            trusted_keys: keys::trusted(config)?,
+            access: Access {
+                auth,
+                mcp,
+                a2a: a2a_access(config)?,
+                trusted_keys: keys::trusted(config)?,
+            },
         })
     }
 }

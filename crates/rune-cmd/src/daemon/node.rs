@@ -49,6 +49,7 @@ pub(crate) struct Node {
 }
 
 /// Where the data is.
+#[derive(Clone)]
 pub(crate) struct Place {
     /// The database file.
     pub(crate) database: PathBuf,
@@ -106,6 +107,34 @@ impl Place {
     }
 }
 
+/// What an engine works with beside its store. Making it takes longer than everything else of an engine.
+pub(crate) struct Prepared {
+    objects: ObjectStore,
+    loader: AgentLoader,
+    docker: DockerEngine,
+}
+
+impl Prepared {
+    /// That of this configuration, with the secrets in a store. What they leave to be cleaned up is `tasks`.
+    pub(crate) fn new(
+        config: &Config,
+        place: &Place,
+        store: &Store,
+        tasks: &Tasks,
+    ) -> Outcome<Self> {
+        let objects = place.open_objects()?;
+        let prices = Prices::load(&config.storage.data_dir.join(PRICES_FILE))
+            .map_err(|error| Failure::because("cannot read the prices of models", &error))?;
+        let secrets = secrets(config, place, store)?;
+        let (loader, docker) = agent_loader(config, place, secrets, prices, tasks)?;
+        Ok(Self {
+            objects,
+            loader,
+            docker,
+        })
+    }
+}
+
 impl Node {
     /// Opens the data and puts the engine on it.
     pub(crate) fn open(config: &Config, place: &Place) -> Outcome<Self> {
@@ -119,13 +148,25 @@ impl Node {
             }
         })?;
         let database = Arc::new(database);
-        let objects = place.open_objects()?;
         let store = Store::new(database.clone(), Arc::new(SystemClock));
-        let prices = Prices::load(&config.storage.data_dir.join(PRICES_FILE))
-            .map_err(|error| Failure::because("cannot read the prices of models", &error))?;
         let tasks = Tasks::new();
-        let secrets = secrets(config, place, &store)?;
-        let (loader, docker) = agent_loader(config, place, secrets, prices, &tasks)?;
+        let parts = Prepared::new(config, place, &store, &tasks)?;
+        Ok(Self::with(config, parts, database, tasks))
+    }
+
+    /// Puts the engine on a store that is open.
+    pub(crate) fn with(
+        config: &Config,
+        parts: Prepared,
+        database: Arc<SqliteStore>,
+        tasks: Tasks,
+    ) -> Self {
+        let Prepared {
+            objects,
+            loader,
+            docker,
+        } = parts;
+        let store = Store::new(database.clone(), Arc::new(SystemClock));
         let loader = Arc::new(loader);
         let router = ReplicaRouter::new();
         let blobs: Arc<dyn BlobStore> = Arc::new(objects.clone());
@@ -144,7 +185,7 @@ impl Node {
             Some(url) => engine.with_wakeups_at(url),
             None => engine,
         };
-        Ok(Self {
+        Self {
             database,
             store,
             objects,
@@ -155,7 +196,7 @@ impl Node {
             engine,
             docker,
             tokens,
-        })
+        }
     }
 }
 

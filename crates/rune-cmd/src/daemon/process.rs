@@ -1,26 +1,26 @@
 //! The daemon process: parse → telemetry → config → bind → build → spawn → ready → drain → exit code.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rune_cp::{ControlPlane, NodeInfo};
+use rune_cluster::Member;
 use rune_env::Config;
-use rune_gateway::Gateway;
-use rune_http::{Metrics, Readiness, Server};
-use rune_runtime::{ReconcileHandle, ReconcileLoop, Scheduler, SchedulerHandle};
+use rune_http::{Metrics, Readiness, Router, Server};
+use rune_runtime::Tasks;
 use rune_storage::{DataDirLock, StorageError, create_private_dir};
 use rune_store_runtime::{Clock, SystemClock};
 use tokio::net::TcpListener;
 
-use super::backends::{Backends, Outside};
+use super::cluster;
 use super::instance::{Address, InstanceFiles};
 use super::launch::{self, Reporter};
 use super::listeners::{Listeners, already_running};
 use super::log::RotatingLog;
 use super::node::{Node, Place};
-use super::objects;
 use super::process_backend::ProcessBackend;
+use super::running::{Host, Running};
 use super::split_gateway;
 use super::telemetry;
 use super::unused;
@@ -108,10 +108,14 @@ async fn serve(
     if role == Role::Gateway {
         return split_gateway::serve(context, options, reporter, metrics).await;
     }
+    if options.node_id.is_some() {
+        return cluster::serve(context, options, reporter, metrics, beside).await;
+    }
     let mut interrupt = Interrupt::listen()?;
     let listeners = Listeners::bind(config, role).await?;
     let place = Place::configured(config)?;
     let lock = lock_data_dir(config, Some(&place))?;
+    refuse_node(&place)?;
     let node = Node::open(config, &place)?;
     if role == Role::ControlPlane {
         // The tokens of its gateways are signed by commands, which make no key.
@@ -128,65 +132,37 @@ async fn serve(
 
     let readiness = Readiness::default();
     let ready = readiness.part("engine");
-    let backend = options.backend.unwrap_or(Backend::Wasm);
-    let Backends {
-        driven: backend,
-        outside,
-        processes,
-        packages,
-    } = Backends::new(backend, config, &place, &node, &listeners).await?;
-    let (reconcile, reconcile_handle) = ReconcileLoop::new(
-        node.store.clone(),
-        backend,
-        node.router.clone(),
-        node.tasks.clone(),
-        config.runtime.drain_grace,
-    );
-    let reconcile = reconcile.announcing(node.engine.clone()).scaling(
-        config.scaling,
-        Arc::clone(&node.loader),
-        packages,
-    );
-    node.tasks.spawn("reconcile", reconcile.run());
-    // What a crash interrupted is taken up before anything new can be accepted: connections wait in the backlog.
-    reconcile_handle.deployments_known().await;
-    let recovered = match node.engine.recover().await {
-        Ok(count) => count,
-        // What cannot be taken up must not keep everything else from being served.
-        Err(error) => {
-            tracing::error!(
-                error = chain(&error),
-                "not every interrupted request was taken up"
-            );
-            0
-        }
+    let host = Host {
+        config,
+        place: &place,
+        backend: options.backend.unwrap_or(Backend::Wasm),
+        access: &listeners.access,
+        id: NODE_ID.to_owned(),
+        gateway_addr: listeners.gateway.as_ref().map(local_addr).transpose()?,
+        control_plane_addr: local_addr(&listeners.control_plane)?,
+        readiness: &readiness,
+        metrics: &metrics,
     };
-    node.tasks.spawn("retake", node.engine.clone().retake());
-    let docker = node.docker.clone();
-    node.tasks.spawn("sweep", async move {
-        // Without an engine there is nothing to be removed; a call that needs one says that it is not there.
-        if let Err(error) = docker.sweep().await {
-            tracing::debug!(%error, "containers were not looked for");
+    let Running {
+        node,
+        processes,
+        recovered,
+        gateway,
+        control_plane,
+    } = host.start(node).await?;
+    let Listeners {
+        gateway: public,
+        control_plane: internal,
+        ..
+    } = listeners;
+    for (name, listener, router) in [
+        ("gateway", public, gateway),
+        ("control-plane", Some(internal), Some(control_plane)),
+    ] {
+        if let (Some(listener), Some(router)) = (listener, router) {
+            serve_http(&node.tasks, name, listener, router, STOP_GRACE);
         }
-    });
-    if let Some(grace) = config.storage.object_grace {
-        let (database, objects) = (Arc::clone(&node.database), node.objects.clone());
-        let sweep = objects::sweep(database, objects, grace, node.tasks.shutdown());
-        node.tasks.spawn("objects", sweep);
     }
-    node.tasks
-        .spawn("deadlines", node.engine.clone().watch_deadlines());
-    let (scheduler, scheduler_handle) = Scheduler::new(node.engine.clone(), node.tasks.clone());
-    node.tasks.spawn("scheduler", scheduler.run());
-    serve_http(
-        &node,
-        listeners,
-        readiness,
-        reconcile_handle,
-        scheduler_handle,
-        metrics,
-        outside,
-    );
     let files = writing
         .await
         .map_err(|error| Failure::because("cannot write daemon.json", &error))??;
@@ -216,76 +192,31 @@ async fn serve(
     }
 }
 
-/// Puts both APIs on their sockets.
-fn serve_http(
-    node: &Node,
-    listeners: Listeners,
-    readiness: Readiness,
-    reconcile: ReconcileHandle,
-    scheduler: SchedulerHandle,
-    metrics: Metrics,
-    outside: Option<Outside>,
-) {
-    let (replicas, for_replicas) = match outside {
-        Some(Outside { api, listener }) => (Some(api), listener),
-        None => (None, None),
-    };
-    let info = NodeInfo {
-        id: NODE_ID.to_owned(),
-        gateway_addr: listeners
-            .gateway
-            .as_ref()
-            .and_then(|listener| listener.local_addr().ok()),
-        control_plane_addr: listeners.control_plane.local_addr().ok(),
-        started_at: node.store.now(),
-    };
-    let gateway = Gateway {
-        engine: node.engine.clone(),
-        auth: listeners.auth.clone(),
-        readiness: readiness.clone(),
-        metrics,
-        mcp: listeners.mcp,
-        a2a: listeners.a2a,
-        secrets: node.loader.secrets.clone(),
-    };
-    let (gateway, gateways) = match listeners.gateway {
-        Some(listener) => (Some(("gateway", listener, gateway.router())), None),
-        None => {
-            let router = gateway.router_for_gateways(Arc::clone(&node.tokens));
-            (None, Some(router))
-        }
-    };
-    let control_plane = ControlPlane {
-        store: node.store.clone(),
-        blobs: Arc::clone(&node.blobs),
-        router: node.router.clone(),
-        reconcile,
-        scheduler,
-        secrets: node.loader.secrets.clone(),
-        trusted_keys: listeners.trusted_keys,
-        node: info,
-        auth: listeners.auth,
-        readiness,
-        tokens: Arc::clone(&node.tokens),
-        replicas,
-        gateways,
-    };
-    if let Some(listener) = for_replicas {
-        let router = control_plane.router_for_replicas();
-        let server = Server::new("replicas", listener, router, node.tasks.clone());
-        let serving = server.run(node.tasks.shutdown(), STOP_GRACE);
-        node.tasks.spawn("replicas", serving);
+/// What a node of a cluster has written is nothing that one daemon may go on with.
+fn refuse_node(place: &Place) -> Outcome<()> {
+    let log = place.database.with_file_name(Member::LOG_FILE);
+    if !log.exists() {
+        return Ok(());
     }
-    let control_plane = (
-        "control-plane",
-        listeners.control_plane,
-        control_plane.router(),
+    let message = format!(
+        "{} is the database of a node of a cluster",
+        place.database.display()
     );
-    for (name, listener, router) in gateway.into_iter().chain([control_plane]) {
-        let server = Server::new(name, listener, router, node.tasks.clone());
-        let serving = server.run(node.tasks.shutdown(), STOP_GRACE);
-        node.tasks.spawn(name, serving);
-    }
+    Err(Failure::new(Exit::Failed, message).help(
+        "start it with the `--node-id` that it had, or choose another data directory with --data-dir",
+    ))
+}
+
+/// Puts an API on its socket. At the end answers get so long.
+pub(super) fn serve_http(
+    tasks: &Tasks,
+    name: &'static str,
+    listener: TcpListener,
+    router: Router,
+    grace: Duration,
+) {
+    let server = Server::new(name, listener, router, tasks.clone());
+    tasks.spawn(name, server.run(tasks.shutdown(), grace));
 }
 
 /// Lets requests end, then tasks, then the store. What does not end in time is in the journal and is taken up by the
@@ -349,7 +280,7 @@ pub(super) fn lock_data_dir(
     }
 }
 
-fn address(listeners: &Listeners, options: &StartOptions) -> Outcome<Address> {
+pub(super) fn address(listeners: &Listeners, options: &StartOptions) -> Outcome<Address> {
     Ok(Address {
         pid: std::process::id(),
         gateway: listeners.gateway.as_ref().map(local_url).transpose()?,
@@ -362,9 +293,13 @@ fn address(listeners: &Listeners, options: &StartOptions) -> Outcome<Address> {
 
 /// How a listener is reached from this machine.
 pub(super) fn local_url(listener: &TcpListener) -> Outcome<String> {
+    local_addr(listener).map(url_of)
+}
+
+/// Where a listener is.
+pub(super) fn local_addr(listener: &TcpListener) -> Outcome<SocketAddr> {
     let addr = listener.local_addr();
-    addr.map(url_of)
-        .map_err(|error| Failure::because("cannot read the own address", &error))
+    addr.map_err(|error| Failure::because("cannot read the own address", &error))
 }
 
 pub(super) fn pid_file(config: &Config, options: &StartOptions) -> PathBuf {

@@ -20,6 +20,7 @@ mod callers;
 mod cancel;
 mod cassettes;
 mod client_approvals;
+mod cluster;
 mod component;
 mod compose;
 mod containers;

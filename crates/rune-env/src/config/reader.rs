@@ -97,8 +97,11 @@ impl Reader {
         let grace = grace.map(|seconds| Duration::from_secs(seconds.into()));
         let object_grace = grace.or(is_own.then_some(OBJECT_GRACE));
         let beside = || format!("sqlite:{}", data_dir.join("rune.db").display());
+        let secret_file = self.path("storage.cluster_secret_file")?;
         Ok(StorageConfig {
             database_url: database_url.unwrap_or_else(beside),
+            cluster_secret: self.secret("storage.cluster_secret"),
+            cluster_secret_file: secret_file.unwrap_or_else(|| data_dir.join("cluster.secret")),
             data_dir,
             object_store_url,
             object_grace,

@@ -106,6 +106,10 @@ pub struct StorageConfig {
     pub object_grace: Option<Duration>,
     /// `RUNE_SECRET_KEY`; absent: [`StorageConfig::secret_key_file`].
     pub secret_key: Option<SecretString>,
+    /// `RUNE_CLUSTER_SECRET`; absent: [`StorageConfig::cluster_secret_file`].
+    pub cluster_secret: Option<SecretString>,
+    /// `RUNE_CLUSTER_SECRET_FILE`: by default `cluster.secret` in the data directory.
+    pub cluster_secret_file: PathBuf,
 }
 
 impl StorageConfig {

@@ -6,10 +6,7 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use reqwest::{Client, Url, redirect, retry};
@@ -17,6 +14,7 @@ use rune_http::{ApiError, Caller, HttpRequestId, REQUEST_ID};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{ANSWERED, CALLER, PREFIX, written};
+use crate::hop::sent_on;
 
 /// Longest time for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,18 +24,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(30);
 /// How long the question may take whether it is ready.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
-/// Headers that are about one connection, or about who calls.
-const NOT_SENT_ON: [HeaderName; 15] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    EXPECT,
-    CONTENT_LENGTH,
+/// Headers that are about who calls, and what this gateway says itself.
+const OWN: [HeaderName; 5] = [
     AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
     CALLER,
@@ -131,20 +119,7 @@ impl ControlPlane {
         caller: &Caller,
         id: HttpRequestId,
     ) -> Result<HeaderMap, ApiError> {
-        let of_connection: Vec<HeaderName> = request
-            .headers()
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        let mut headers = HeaderMap::new();
-        for (name, value) in request.headers() {
-            if !NOT_SENT_ON.contains(name) && !of_connection.contains(name) {
-                headers.append(name, value.clone());
-            }
-        }
+        let mut headers = sent_on(request.headers(), &OWN);
         let wrong = |_| ApiError::internal("a header cannot be sent on");
         if let (false, Some(host)) = (headers.contains_key(HOST), request.uri().authority()) {
             let host = HeaderValue::try_from(host.as_str()).map_err(wrong)?;
@@ -185,9 +160,13 @@ pub(super) fn is_refusal(answer: &reqwest::Response) -> bool {
     is_one && !answer.headers().contains_key(ANSWERED)
 }
 
-/// Whether a header of an answer is passed on.
-pub(super) fn is_passed_on(name: &HeaderName) -> bool {
-    *name == CONTENT_LENGTH || !NOT_SENT_ON.contains(name)
+/// The headers of an answer that are passed on.
+pub(super) fn passed_on(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = sent_on(headers, &OWN);
+    if let Some(length) = headers.get(CONTENT_LENGTH) {
+        kept.insert(CONTENT_LENGTH, length.clone());
+    }
+    kept
 }
 
 /// An error with what led to it.

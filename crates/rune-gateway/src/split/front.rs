@@ -6,14 +6,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, get};
+use axum::response::Response;
+use axum::routing::any;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use rune_http::{
-    ApiError, Auth, Caller, HttpRequestId, MAX_BODY_BYTES, Metrics, Readiness, ReadyPart,
-    ReadyReport, read_body, reference,
+    ApiError, Auth, Caller, HttpRequestId, MAX_BODY_BYTES, Metrics, Readiness, ReadyPart, read_body,
 };
 use rune_mcp::McpAccess;
 use rune_runtime::Tasks;
@@ -21,23 +20,12 @@ use rune_store_runtime::ErrorCode;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::control_plane::{
-    ControlPlane, SplitError, TOKEN_REFUSED, is_passed_on, is_refusal, told,
-};
+use super::control_plane::{ControlPlane, SplitError, TOKEN_REFUSED, is_refusal, passed_on, told};
 use crate::gateway::{edge, paths};
-use crate::routes::status;
+use crate::own::{OWN_ROUTES, own_routes};
 
 /// How often it is looked whether the control plane is ready.
 const LOOK: Duration = Duration::from_secs(1);
-/// The routes that a gateway answers itself.
-const OWN: [&str; 6] = [
-    "/health",
-    "/ready",
-    "/metrics",
-    "/openapi.json",
-    "/docs",
-    "/docs/{file}",
-];
 
 /// The public API, answered by a control plane elsewhere.
 pub struct SplitGateway {
@@ -68,34 +56,25 @@ impl SplitGateway {
         let front = Arc::new(Front {
             control_plane: ControlPlane::new(&self.control_plane, &self.token)?,
             is_ready: self.readiness.part("control-plane"),
-            readiness: self.readiness,
-            metrics: self.metrics,
             shutdown: self.tasks.shutdown(),
         });
         let watching = Arc::clone(&front).watch();
         self.tasks.spawn("control-plane", watching);
-        let mut router = Router::new()
-            .route("/health", get(status::health))
-            .route("/ready", get(ready))
-            .route("/metrics", get(metrics))
-            .route("/openapi.json", get(status::openapi))
-            .route("/docs", get(reference::page))
-            .route("/docs/{file}", get(reference::file));
+        let own = own_routes(self.readiness, self.metrics);
+        let mut router = Router::new();
         for path in paths() {
-            if !OWN.contains(&path.as_str()) {
+            if !OWN_ROUTES.contains(&path.as_str()) {
                 router = router.route(&path, any(send_on));
             }
         }
         let edge = edge(self.auth, &self.mcp, self.public_cards);
-        Ok(edge.protect(router.with_state(front)))
+        Ok(edge.protect(router.with_state(front).merge(own)))
     }
 }
 
 struct Front {
     control_plane: ControlPlane,
     is_ready: ReadyPart,
-    readiness: Readiness,
-    metrics: Metrics,
     shutdown: CancellationToken,
 }
 
@@ -122,14 +101,6 @@ impl Front {
     }
 }
 
-async fn ready(State(front): State<Arc<Front>>) -> Response {
-    ReadyReport::new(&front.readiness).into_response()
-}
-
-async fn metrics(State(front): State<Arc<Front>>) -> Response {
-    status::shown(&front.metrics)
-}
-
 /// Has the control plane answer a request.
 async fn send_on(
     State(front): State<Arc<Front>>,
@@ -154,13 +125,11 @@ async fn send_on(
     }
     let mut response = Response::new(Body::empty());
     *response.status_mut() = answer.status();
-    let headers = response.headers_mut();
-    for (name, value) in answer.headers() {
-        if is_passed_on(name) {
-            headers.append(name, value.clone());
-        }
-    }
-    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    *response.headers_mut() = passed_on(answer.headers());
+    let content_type = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .map(HeaderValue::as_bytes);
     let is_stream = content_type == Some(b"text/event-stream");
     // What breaks off here breaks off for the client, which comes back for the rest.
     let body = answer.bytes_stream().inspect_err(|error| {

@@ -1,0 +1,156 @@
+//! Daemons that are one cluster on this machine.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+
+use rune_testkit::{TestDaemon, TestDaemonBuilder};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::home::{RUNE, Served};
+use crate::wire::{LIMIT, POLL, Tool};
+
+pub(crate) const SECRET: &str = "a secret of a cluster in a test, long enough";
+
+/// A cluster of daemons.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Served>,
+    _objects: TempDir,
+    client: reqwest::Client,
+}
+
+impl Cluster {
+    /// One that has begun, and every node of which is ready.
+    pub(crate) async fn start(size: u64) -> Self {
+        Self::start_with(size, |builder| builder).await
+    }
+
+    /// The same with more settings of every node.
+    pub(crate) async fn start_with(
+        size: u64,
+        settings: impl Fn(TestDaemonBuilder) -> TestDaemonBuilder,
+    ) -> Self {
+        let addrs: Vec<(u64, SocketAddr)> = (1..=size).map(|id| (id, free_addr())).collect();
+        let objects = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", objects.path().display());
+        let mut nodes = Vec::new();
+        for (id, addr) in &addrs {
+            let builder = daemon(*id, *addr, &addrs).env("RUNE_OBJECT_STORE_URL", &url);
+            let builder = settings(builder);
+            nodes.push(Served(builder.start().await.unwrap()));
+        }
+        let cluster = Self {
+            nodes,
+            _objects: objects,
+            client: reqwest::Client::new(),
+        };
+        let url = format!("{}/v1/cluster/init", cluster.nodes[0].0.control_plane());
+        let begun = cluster.client.post(url).json(&json!({})).send().await;
+        let begun = begun.unwrap();
+        assert!(begun.status().is_success(), "{begun:?}");
+        cluster.ready().await;
+        cluster
+    }
+
+    /// Waits until every node that runs is ready.
+    pub(crate) async fn ready(&self) {
+        let all = async {
+            for node in self.nodes.iter().filter(|node| node.0.pid().is_some()) {
+                let url = format!("{}/ready", node.0.gateway());
+                loop {
+                    let answer = self.client.get(&url).timeout(LIMIT).send().await;
+                    if answer.is_ok_and(|answer| answer.status() == 200) {
+                        break;
+                    }
+                    tokio::time::sleep(POLL).await;
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, all).await.unwrap();
+    }
+
+    /// The place of the node that leads.
+    pub(crate) async fn leader(&self) -> usize {
+        self.leader_but(usize::MAX).await
+    }
+
+    /// The same, as a node other than this one says.
+    pub(crate) async fn leader_but(&self, gone: usize) -> usize {
+        let mut nodes = self.nodes.iter().enumerate();
+        let (_, asked) = nodes
+            .find(|(place, node)| *place != gone && node.0.pid().is_some())
+            .unwrap();
+        let url = format!("{}/v1/nodes", asked.0.control_plane());
+        let answer = self.client.get(url).timeout(LIMIT).send().await.unwrap();
+        let body: Value = answer.json().await.unwrap();
+        // It is the leader that answers.
+        let id: usize = body["items"][0]["id"].as_str().unwrap().parse().unwrap();
+        id - 1
+    }
+}
+
+/// A daemon that is this node.
+pub(crate) fn daemon(
+    id: u64,
+    addr: SocketAddr,
+    members: &[(u64, SocketAddr)],
+) -> TestDaemonBuilder {
+    let members = members.iter();
+    let members: Vec<String> = members.map(|(id, addr)| format!("{id}@{addr}")).collect();
+    let mut builder = TestDaemon::builder(RUNE)
+        .env("RUNE_CLUSTER_SECRET", SECRET)
+        .arg("--node-id")
+        .arg(id.to_string())
+        .arg("--raft-addr")
+        .arg(addr.to_string())
+        .started_when_alive();
+    if !members.is_empty() {
+        builder = builder.arg("--peers").arg(members.join(","));
+    }
+    builder
+}
+
+/// A place where nobody listens now.
+pub(crate) fn free_addr() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// A tool that leaves a line where every node can, when it begins and when it ends.
+pub(crate) struct Effect {
+    name: &'static str,
+    script: String,
+    yaml: String,
+}
+
+impl Effect {
+    pub(crate) fn tool(&self) -> Tool<'_> {
+        Tool {
+            name: self.name,
+            script: &self.script,
+            yaml: &self.yaml,
+        }
+    }
+}
+
+/// `again`, which may be repeated under its key, and `once`, which may not: both take a while.
+pub(crate) fn with_effects() -> ([Effect; 2], TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().display();
+    let effect = |name, yaml: &str| Effect {
+        name,
+        script: format!(
+            "echo \"$RUNE_REQUEST_ID $RUNE_IDEMPOTENCY_KEY\" >> {path}/begun\nsleep 2\n\
+             echo \"$RUNE_REQUEST_ID $RUNE_IDEMPOTENCY_KEY\" >> {path}/ended\necho '{{}}'\n"
+        ),
+        yaml: format!("{yaml}timeout_ms: 60000\ncapabilities: [\"filesystem:rw:{path}\"]\n"),
+    };
+    let tools = [effect("again", "idempotent: true\n"), effect("once", "")];
+    (tools, dir)
+}
+
+/// The lines of a file that tools left.
+pub(crate) fn read_effects(dir: &Path, file: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}

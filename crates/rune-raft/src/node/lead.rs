@@ -1,0 +1,119 @@
+//! Who leads, and what is written as the leader.
+
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::metrics::RaftServerMetrics;
+use openraft::{AsyncRuntime, ServerState};
+use rune_store_runtime::{Leadership, StoreError};
+
+use super::{NO_LEADER, Node, RETRY_PAUSE, Refused, Written};
+use crate::types::leadership;
+use crate::{Disk, Message, NodeId, Proposal, Reply, Transport, Types};
+
+/// Who leads, as far as a node knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lead {
+    /// Nobody that it knows of.
+    Nobody,
+    /// Another node.
+    Other {
+        /// Which one.
+        node: NodeId,
+        /// Where it is.
+        addr: String,
+    },
+    /// The node itself.
+    Own(Leadership),
+}
+
+impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
+    /// Who leads now.
+    #[must_use]
+    pub fn leader(&self) -> Lead {
+        let metrics = self.inner.raft.server_metrics();
+        let lead = lead_of(&metrics.borrow_watched());
+        lead
+    }
+
+    /// Tells who leads as often as that changes, until the node ends.
+    pub async fn watch_leader(&self, tell: impl Fn(Lead) + Send) {
+        let mut metrics = self.inner.raft.server_metrics();
+        loop {
+            let lead = lead_of(&metrics.borrow_watched());
+            tell(lead);
+            if metrics.changed().await.is_err() {
+                return tell(Lead::Nobody);
+            }
+        }
+    }
+
+    /// Whether another node could lead in the place of this one, which does.
+    #[must_use]
+    pub fn has_successor(&self) -> bool {
+        self.inner.successor().is_some()
+    }
+
+    /// Has the node lead in the place of this one that has most of the log; `false` where there is none.
+    ///
+    /// # Errors
+    /// As [`Node::hand_over`].
+    pub async fn step_down(&self) -> Result<bool, StoreError> {
+        let Some(to) = self.inner.successor() else {
+            return Ok(false);
+        };
+        self.hand_over(to).await.map(|()| true)
+    }
+
+    /// Writes commands that were made by this node as this leader, like [`Node::write_some`]. Nothing where it does not lead
+    /// any more, or not as that one; what was put into the log before may be applied.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] as of [`Node::write`].
+    pub async fn write_leading(
+        &self,
+        lead: Leadership,
+        proposals: Vec<Proposal>,
+        patience: Duration,
+    ) -> Result<Option<Vec<Written>>, StoreError> {
+        let attempt = self.inner.config.attempt();
+        let written = async {
+            loop {
+                let writing = self.lead(Message::Write(proposals.clone()));
+                match D::Runtime::timeout(attempt, writing).await {
+                    Ok(Ok(Reply::Written(written))) if !written.is_empty() => {
+                        return Ok(Some(written));
+                    }
+                    Ok(Err(Refused::Stopped(reason))) => {
+                        return Err(StoreError::Unavailable(reason));
+                    }
+                    // One that was just elected, or has not heard of the others for a moment, says so, too.
+                    Ok(Ok(_) | Err(Refused::NotLeader(_))) | Err(_) => {}
+                }
+                if self.leader() != Lead::Own(lead) {
+                    return Ok(None);
+                }
+                D::Runtime::sleep(RETRY_PAUSE).await;
+            }
+        };
+        let written = D::Runtime::timeout(patience, written).await;
+        written.unwrap_or_else(|_| Err(StoreError::Unavailable(NO_LEADER.to_owned())))
+    }
+}
+
+fn lead_of<R: AsyncRuntime>(metrics: &RaftServerMetrics<Types<R>>) -> Lead {
+    let Some(leader) = metrics.current_leader else {
+        return Lead::Nobody;
+    };
+    if leader == metrics.id {
+        return match metrics.state {
+            ServerState::Leader => Lead::Own(leadership(&metrics.vote.leader_id)),
+            _ => Lead::Nobody,
+        };
+    }
+    let member = metrics.membership_config.membership().get_node(&leader);
+    member.map_or(Lead::Nobody, |member| Lead::Other {
+        node: leader,
+        addr: member.addr.clone(),
+    })
+}
