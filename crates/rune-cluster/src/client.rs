@@ -27,6 +27,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How often a node that says nothing is asked whether it is still there, and how long it has to
 /// say so.
 const PING: Duration = Duration::from_secs(1);
+/// How long it has for what clients asked.
+const CLIENTS_SILENCE: Duration = Duration::from_secs(10);
 /// Bytes that may be under way unacknowledged in one message, and on one connection.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -52,6 +54,15 @@ enum Lane {
 }
 
 impl Lane {
+    /// How long a node has to say that it is still there. What clients asked is lost with the connection, and a node that is
+    /// gone is known by that another one leads.
+    const fn silence(self) -> Duration {
+        match self {
+            Self::Clients => CLIENTS_SILENCE,
+            _ => PING,
+        }
+    }
+
     const fn of(message: &PeerMessage) -> Self {
         match message {
             Message::Append(append) if !append.entries.is_empty() => Self::Entries,
@@ -102,6 +113,7 @@ impl PeerTransport {
             self.tasks.clone(),
             target,
             addr.to_owned(),
+            lane,
         );
         let connecting = self.tasks.spawn("cluster-connect", connect);
         let opening = async move {
@@ -182,6 +194,7 @@ async fn connect(
     tasks: Tasks,
     target: NodeId,
     addr: String,
+    lane: Lane,
 ) -> Result<Sender, CallError> {
     let connecting = async {
         let unreachable = |why: &dyn std::fmt::Display| {
@@ -204,7 +217,7 @@ async fn connect(
         let (sender, connection) = Builder::new(TaskExecutor(tasks.clone()))
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
+            .keep_alive_timeout(lane.silence())
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

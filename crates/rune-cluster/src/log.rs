@@ -9,7 +9,7 @@
 //! all: whoever waits for one is to be ended, and must not take "not done" for something to tell anybody.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -46,9 +46,10 @@ impl Job {
 }
 
 /// As which leader commands are made.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Led {
-    pub(crate) lead: Leadership,
+    /// Nothing before the node leads.
+    pub(crate) lead: Arc<OnceLock<Leadership>>,
     /// Fires when it turns out that the node is not that leader any more.
     pub(crate) deposed: CancellationToken,
 }
@@ -76,6 +77,13 @@ impl Queue {
             batch.extend(self.jobs.pop_front());
         }
         batch
+    }
+}
+
+impl Led {
+    fn known(&self) -> Result<Leadership, StoreError> {
+        let early = || StoreError::Unavailable("this node does not lead yet".to_owned());
+        self.lead.get().copied().ok_or_else(early)
     }
 }
 
@@ -178,8 +186,9 @@ impl Inner {
     ) -> Result<Option<Vec<Written>>, StoreError> {
         match &self.led {
             None => self.node.write_some(proposals, patience).await.map(Some),
-            Some(Led { lead, .. }) => {
-                let written = self.node.write_leading(*lead, proposals, patience);
+            Some(led) => {
+                let lead = led.known()?;
+                let written = self.node.write_leading(lead, proposals, patience);
                 written.await
             }
         }
@@ -207,7 +216,8 @@ impl Inner {
 #[async_trait]
 impl CommandLog for ClusterLog {
     async fn submit(&self, mut command: Command) -> Result<Reply, StoreError> {
-        command.fence = self.inner.led.as_ref().map(|led| led.lead);
+        let led = self.inner.led.as_ref().map(Led::known);
+        command.fence = led.transpose()?;
         let (answer, answered) = oneshot::channel();
         let job = Job {
             proposal: Proposal::checked(&command)?,

@@ -1,7 +1,7 @@
 //! A node with all that belongs to it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rune_raft::{Lead, LogStore, Node, NodeConfig, NodeId, SnapshotDir, StateMachine, Threads};
@@ -78,15 +78,21 @@ pub struct Member {
     lock: Mutex<Option<DataDirLock>>,
 }
 
-/// The time for which a node leads.
+/// The next time for which a node leads.
 pub struct Term {
-    /// As which leader.
-    pub lead: Leadership,
-    /// The store of the node, for what only that leader may write: of any other one it is not applied. Once the node is
+    lead: Arc<OnceLock<Leadership>>,
+    /// The store of the node, for what only its leader may write: refused before there is one, and not applied as of any other one. Once the node is
     /// not that leader any more, what is written to it has no answer at all.
     pub store: Arc<SqliteStore>,
     /// Fires when a command found that the node is not that leader any more; [`Member::leader`] may say so earlier, or later.
     pub deposed: CancellationToken,
+}
+
+impl Term {
+    /// From now on the store writes as this leader; the first one counts.
+    pub fn begin(&self, lead: Leadership) {
+        self.lead.get_or_init(|| lead);
+    }
 }
 
 impl Member {
@@ -169,14 +175,11 @@ impl Member {
         self.leader.clone()
     }
 
-    /// What the engine of this leader works with.
+    /// What the engine of this node works with when it leads next.
     #[must_use]
-    pub fn term(&self, lead: Leadership) -> Term {
-        let deposed = CancellationToken::new();
-        let led = Led {
-            lead,
-            deposed: deposed.clone(),
-        };
+    pub fn next_term(&self) -> Term {
+        let led = Led::default();
+        let (lead, deposed) = (Arc::clone(&led.lead), led.deposed.clone());
         let log = ClusterLog::new(
             self.node.clone(),
             self.tasks.clone(),

@@ -1,5 +1,6 @@
 //! What stands before both APIs of a node of a cluster: [`front`] has a request be answered where the engine runs, here or at
-//! the node that leads, and [`cut`] breaks an answer off with the engine that gives it.
+//! the node that leads, and [`cut`] breaks an answer off with the engine that gives it; [`follow`] has
+//! streams of events go on at the next one.
 //!
 //! What must hold:
 //!
@@ -8,6 +9,7 @@
 //! * What was sent on is not sent on again: a node that leads no more says so, and who asked looks again.
 
 mod cut;
+mod follow;
 mod front;
 
 pub use front::{Api, ClusterFront, Leading};

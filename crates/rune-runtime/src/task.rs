@@ -16,8 +16,17 @@ use tracing::Instrument;
 pub struct Tasks {
     tracker: TaskTracker,
     shutdown: CancellationToken,
-    /// Fires when every task is dropped where it is; nothing where none ever is.
-    killed: Option<CancellationToken>,
+    /// Nothing where tasks begin at once, and end by themselves.
+    held: Option<Held>,
+}
+
+/// What tasks wait for.
+#[derive(Debug, Clone, Default)]
+struct Held {
+    /// Fires when they may begin.
+    released: CancellationToken,
+    /// Fires when every one of them is dropped where it is.
+    killed: CancellationToken,
 }
 
 impl Tasks {
@@ -27,12 +36,20 @@ impl Tasks {
         Self::default()
     }
 
-    /// A group without tasks that can be [killed](Tasks::kill).
+    /// A group without tasks that do not begin before they are [released](Tasks::release), and can be
+    /// [killed](Tasks::kill).
     #[must_use]
-    pub fn mortal() -> Self {
+    pub fn held() -> Self {
         Self {
-            killed: Some(CancellationToken::new()),
+            held: Some(Held::default()),
             ..Self::default()
+        }
+    }
+
+    /// Has the tasks begin, those that were started and those that will be.
+    pub fn release(&self) {
+        if let Some(held) = &self.held {
+            held.released.cancel();
         }
     }
 
@@ -59,9 +76,13 @@ impl Tasks {
             }
         };
         let guarded = guarded.instrument(tracing::debug_span!("task", name));
-        match self.killed.clone() {
+        match self.held.clone() {
             None => self.tracker.spawn(guarded),
-            Some(killed) => self.tracker.spawn(async move {
+            Some(Held { released, killed }) => self.tracker.spawn(async move {
+                let guarded = async {
+                    released.cancelled().await;
+                    guarded.await
+                };
                 let ended = killed.run_until_cancelled(guarded).await;
                 ended.flatten()
             }),
@@ -69,11 +90,11 @@ impl Tasks {
     }
 
     /// Drops every task where it is, now and from now on, and waits until all are gone, `grace` at the longest: one that does
-    /// not wait for anything is not gone before it does. Answers whether all are. Nothing happens to tasks that are not
-    /// [mortal](Tasks::mortal).
+    /// not wait for anything is not gone before it does. Answers whether all are. Tasks that were not [held](Tasks::held)
+    /// are only asked to end.
     pub async fn kill(&self, grace: Duration) -> bool {
-        if let Some(killed) = &self.killed {
-            killed.cancel();
+        if let Some(held) = &self.held {
+            held.killed.cancel();
         }
         self.stop(grace).await
     }
@@ -127,10 +148,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_killed_ends_where_it_is() {
-        let tasks = Tasks::mortal();
-        let waits = tasks.spawn("test", std::future::pending::<()>());
+    async fn what_is_held_begins_when_it_is_released_and_is_killed_where_it_is() {
+        let tasks = Tasks::held();
+        let begun = CancellationToken::new();
+        let waits = tasks.spawn("test", {
+            let begun = begun.clone();
+            async move {
+                begun.cancel();
+                std::future::pending::<()>().await;
+            }
+        });
         tokio::task::yield_now().await;
+        assert!(!begun.is_cancelled(), "it began before it was released");
+        tasks.release();
+        begun.cancelled().await;
         assert!(tasks.kill(Duration::from_secs(5)).await);
         assert_eq!(waits.await.unwrap(), None);
         let late = tasks.spawn("test", async { std::future::pending::<()>().await });

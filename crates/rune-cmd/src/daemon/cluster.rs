@@ -82,7 +82,7 @@ pub(super) async fn serve(
         config,
     };
     // What is wrong with the configuration is said now, and not by the first term.
-    let parts = leader.prepare().await?;
+    let standby = leader.stand_by().await?;
     let own_gateway = NodeGateway {
         auth: listeners.access.auth.clone(),
         mcp: listeners.access.mcp.clone(),
@@ -127,7 +127,7 @@ pub(super) async fn serve(
     reporter.ready();
 
     let stop = CancellationToken::new();
-    let leading = leader.lead_in_turn(parts, stop.clone());
+    let leading = leader.lead_in_turn(standby, stop.clone());
     tokio::pin!(leading);
     let ended = tokio::select! {
         () = &mut leading => Ok(Exit::Ok),

@@ -149,7 +149,7 @@ async fn serve(
         recovered,
         gateway,
         control_plane,
-    } = host.start(node).await?;
+    } = host.assemble(node).await?.run(config).await;
     let Listeners {
         gateway: public,
         control_plane: internal,

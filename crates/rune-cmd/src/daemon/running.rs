@@ -33,21 +33,32 @@ pub(super) struct Host<'a> {
     pub(super) metrics: &'a Metrics,
 }
 
-/// An engine that runs.
-pub(super) struct Running {
+/// An engine that does nothing yet, with everything that is to run on it.
+pub(super) struct Assembled {
     pub(super) node: Node,
     /// The replicas that end with this process.
     pub(super) processes: Option<Arc<ProcessBackend>>,
-    /// How many requests were taken up.
-    pub(super) recovered: usize,
     /// The public API, where the gateway is in this process.
     pub(super) gateway: Option<Router>,
     pub(super) control_plane: Router,
+    reconcile: ReconcileLoop,
+    handle: ReconcileHandle,
+    scheduler: Scheduler,
+}
+
+/// An engine that runs.
+pub(super) struct Running {
+    pub(super) node: Node,
+    pub(super) processes: Option<Arc<ProcessBackend>>,
+    pub(super) gateway: Option<Router>,
+    pub(super) control_plane: Router,
+    /// How many requests were taken up.
+    pub(super) recovered: usize,
 }
 
 impl Host<'_> {
-    /// Starts the engine of a node.
-    pub(super) async fn start(&self, node: Node) -> Outcome<Running> {
+    /// Puts everything on the engine of a node.
+    pub(super) async fn assemble(&self, node: Node) -> Outcome<Assembled> {
         let Self { config, place, .. } = self;
         let Backends {
             driven: backend,
@@ -55,7 +66,7 @@ impl Host<'_> {
             processes,
             packages,
         } = Backends::new(self.backend, config, place, &node, self.control_plane_addr).await?;
-        let (reconcile, reconcile_handle) = ReconcileLoop::new(
+        let (reconcile, handle) = ReconcileLoop::new(
             node.store.clone(),
             backend,
             node.router.clone(),
@@ -67,45 +78,17 @@ impl Host<'_> {
             Arc::clone(&node.loader),
             packages,
         );
-        node.tasks.spawn("reconcile", reconcile.run());
-        // What a crash interrupted is taken up before anything new can be accepted: connections wait in the backlog.
-        reconcile_handle.deployments_known().await;
-        let recovered = match node.engine.recover().await {
-            Ok(count) => count,
-            // What cannot be taken up must not keep everything else from being served.
-            Err(error) => {
-                tracing::error!(
-                    error = chain(&error),
-                    "not every interrupted request was taken up"
-                );
-                0
-            }
-        };
-        node.tasks.spawn("retake", node.engine.clone().retake());
-        let docker = node.docker.clone();
-        node.tasks.spawn("sweep", async move {
-            // Without an engine there is nothing to be removed; a call that needs one says that it is not there.
-            if let Err(error) = docker.sweep().await {
-                tracing::debug!(%error, "containers were not looked for");
-            }
-        });
-        if let Some(grace) = config.storage.object_grace {
-            let (database, objects) = (Arc::clone(&node.database), node.objects.clone());
-            let sweep = objects::sweep(database, objects, grace, node.tasks.shutdown());
-            node.tasks.spawn("objects", sweep);
-        }
-        node.tasks
-            .spawn("deadlines", node.engine.clone().watch_deadlines());
         let (scheduler, scheduler_handle) = Scheduler::new(node.engine.clone(), node.tasks.clone());
-        node.tasks.spawn("scheduler", scheduler.run());
         let (gateway, control_plane) =
-            self.routers(&node, reconcile_handle, scheduler_handle, outside);
-        Ok(Running {
+            self.routers(&node, handle.clone(), scheduler_handle, outside);
+        Ok(Assembled {
             node,
             processes,
-            recovered,
             gateway,
             control_plane,
+            reconcile,
+            handle,
+            scheduler,
         })
     }
 
@@ -170,5 +153,57 @@ impl Host<'_> {
             node.tasks.spawn("replicas", serving);
         }
         (gateway, control_plane.router())
+    }
+}
+
+impl Assembled {
+    /// Has it run.
+    pub(super) async fn run(self, config: &Config) -> Running {
+        let Self {
+            node,
+            processes,
+            gateway,
+            control_plane,
+            reconcile,
+            handle,
+            scheduler,
+        } = self;
+        node.tasks.spawn("reconcile", reconcile.run());
+        // What a crash interrupted is taken up before anything new can be accepted: connections wait in the backlog.
+        handle.deployments_known().await;
+        let recovered = match node.engine.recover().await {
+            Ok(count) => count,
+            // What cannot be taken up must not keep everything else from being served.
+            Err(error) => {
+                tracing::error!(
+                    error = chain(&error),
+                    "not every interrupted request was taken up"
+                );
+                0
+            }
+        };
+        node.tasks.spawn("retake", node.engine.clone().retake());
+        let docker = node.docker.clone();
+        node.tasks.spawn("sweep", async move {
+            // Without an engine there is nothing to be removed; a call that needs one says that it is not there.
+            if let Err(error) = docker.sweep().await {
+                tracing::debug!(%error, "containers were not looked for");
+            }
+        });
+        if let Some(grace) = config.storage.object_grace {
+            let (database, objects) = (Arc::clone(&node.database), node.objects.clone());
+            let sweep = objects::sweep(database, objects, grace, node.tasks.shutdown());
+            node.tasks.spawn("objects", sweep);
+        }
+        node.tasks
+            .spawn("deadlines", node.engine.clone().watch_deadlines());
+        node.tasks.spawn("scheduler", scheduler.run());
+        Running {
+            node,
+            processes,
+            gateway,
+            control_plane,
+            recovered,
+        }
     }
 }

@@ -1,12 +1,14 @@
 //! Three daemons that are one cluster.
 
+mod kills;
 mod rig;
 
 use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, TestDaemon, ToolCall};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::home::{Home, RUNE, Served};
-use crate::wire::{Api, LIMIT, answer, assert_no_panic, deploy, spawn};
+use crate::wire::{Api, LIMIT, POLL, answer, assert_no_panic, deploy, spawn};
 use rig::{Cluster, SECRET, daemon, free_addr, read_effects, with_effects};
 
 fn script() -> ModelScript {
@@ -97,6 +99,31 @@ async fn without_a_majority_nothing_is_accepted_and_callers_are_told_to_come_bac
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_cut_off_says_nothing_of_what_was_written_last() {
+    let mut cluster = Cluster::start(3).await;
+    let newest = "/v1/agents?consistency=linearizable";
+    for node in &cluster.nodes {
+        let (status, body) = answer(Api::of(&node.0).get(newest)).await.unwrap();
+        assert_eq!(status, 200, "{body}");
+    }
+    let leader = cluster.leader().await;
+    for node in (0..3).filter(|node| *node != leader) {
+        cluster.nodes[node].0.kill9().unwrap();
+    }
+    let api = Api::of(&cluster.nodes[leader].0);
+    let (status, body) = answer(api.get(newest)).await.unwrap();
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (503, &json!("unavailable"))
+    );
+    // What it has itself it still shows.
+    let (status, body) = answer(api.get("/v1/agents?consistency=local"))
+        .await
+        .unwrap();
+    assert_eq!(status, 200, "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_told_to_end_hands_over_and_no_caller_notices() {
     let server = ModelServer::start(script()).await.unwrap();
     let mut cluster = Cluster::start(3).await;
@@ -148,12 +175,7 @@ async fn effects_happen_once_where_they_must_when_the_leader_is_killed() {
     let api = Api::of(&cluster.nodes[(leader + 1) % 3].0);
     let again = api.start("agent", "again").await;
     let once = api.start("agent", "once").await;
-    let begun = async {
-        while read_effects(effects.path(), "begun").len() < 2 {
-            tokio::time::sleep(crate::wire::POLL).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, begun).await.unwrap();
+    until(|| read_effects(effects.path(), "begun").len() == 2).await;
     cluster.nodes[leader].0.kill9().unwrap();
     let row = api.ended(&again).await;
     assert_eq!(row["output"], "Echo: again", "{row}");
@@ -166,6 +188,48 @@ async fn effects_happen_once_where_they_must_when_the_leader_is_killed() {
     let repeated = of(&again);
     assert_eq!(repeated.len(), 2, "{begun:?}");
     assert_eq!(repeated[0], repeated[1], "under another key");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_away_for_a_while_gives_up_what_it_had_begun() {
+    let server = ModelServer::start(script()).await.unwrap();
+    let cluster = Cluster::start(3).await;
+    let (tools, effects) = with_effects();
+    deploy(
+        &cluster.nodes[0],
+        "agent",
+        &[(&server, Protocol::Openai)],
+        &tools.each_ref().map(rig::Effect::tool),
+        "",
+    );
+    let leader = cluster.leader().await;
+    let api = Api::of(&cluster.nodes[(leader + 1) % 3].0);
+    let id = api.start("agent", "again").await;
+    until(|| read_effects(effects.path(), "begun").len() == 1).await;
+    let away = &cluster.nodes[leader];
+    let pid = Pid::from_raw(away.0.pid().unwrap().cast_signed()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    // Whoever follows the request follows it at the next leader, which takes it up.
+    let row = api.ended(&id).await;
+    assert_eq!(row["output"], "Echo: again", "{row}");
+    kill_process(pid, Signal::CONT).unwrap();
+    until(|| away.0.log().contains("the engine has ended here")).await;
+    cluster.ready().await;
+    assert_eq!(Api::of(&away.0).request(&id).await, row);
+    let begun = read_effects(effects.path(), "begun");
+    assert_eq!(begun.len(), 2, "{begun:?}");
+    assert_eq!(begun[0], begun[1], "under another key");
+    assert_no_panic(away);
+}
+
+/// Waits until something is so.
+async fn until(is_so: impl Fn() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,22 +5,22 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// The body of an answer, which breaks off when a token fires: whoever reads it must not take what was said for all.
+/// The body of an answer, which breaks off with the engine that gives it: whoever reads it must not take what was said for
+/// all.
 pub(super) struct Cut {
     body: Body,
-    token: CancellationToken,
-    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Until then it goes on.
+    ended: BoxFuture<'static, ()>,
 }
 
 impl Cut {
-    pub(super) fn new(body: Body, token: CancellationToken) -> Self {
+    pub(super) fn new(body: Body, ended: impl Future<Output = ()> + Send + 'static) -> Self {
         Self {
             body,
-            ended: Box::pin(token.clone().cancelled_owned()),
-            token,
+            ended: Box::pin(ended),
         }
     }
 }
@@ -33,16 +33,19 @@ impl HttpBody for Cut {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let broken = || {
-            let reason = "this node ends, or does not lead any more";
-            Some(Err(axum::Error::new(std::io::Error::other(reason))))
-        };
         // What is there already is sent.
-        match Pin::new(&mut self.body).poll_frame(cx) {
-            // It may be the engine that ends it.
-            Poll::Ready(None) if self.token.is_cancelled() => Poll::Ready(broken()),
-            Poll::Ready(frame) => Poll::Ready(frame),
-            Poll::Pending => self.ended.as_mut().poll(cx).map(|()| broken()),
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(_)) = frame {
+            return frame;
+        }
+        // Its end may be that of the engine.
+        match self.ended.as_mut().poll(cx) {
+            Poll::Ready(()) => {
+                let reason = "this node ends, or does not lead any more";
+                let error = axum::Error::new(std::io::Error::other(reason));
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Pending => frame,
         }
     }
 

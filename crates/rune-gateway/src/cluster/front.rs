@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cut::Cut;
+use super::follow::Following;
 use crate::hop::sent_on;
 
 /// How long a request that nobody answers waits before it is looked again who leads.
@@ -43,6 +44,10 @@ const OWN: [&str; 4] = ["/health", "/ready", "/openapi.json", "/docs"];
 const METRICS: &str = "/metrics";
 /// Where the routes about the cluster begin, which every node answers itself.
 const CLUSTER: &str = "/v1/cluster/";
+
+/// What of a query says how new an answer has to be.
+const LINEARIZABLE: &str = "consistency=linearizable";
+const CONSISTENCIES: [&str; 2] = [LINEARIZABLE, "consistency=local"];
 
 const NO_LEADER: &str =
     "the cluster has no leader now, or it does not answer; nothing was done, try again";
@@ -186,7 +191,10 @@ impl ClusterFront {
             return called(own, request).await;
         }
         match self.whole(api, request).await {
-            Ok(request) => self.have_answered(api, request).await,
+            Ok(request) => {
+                let answer = self.have_answered(api, &request).await;
+                Following::of(self, api, &request, answer)
+            }
             Err(error) => error.before_the_edge(),
         }
     }
@@ -219,12 +227,18 @@ impl ClusterFront {
         Ok(http::Request::from_parts(parts, body))
     }
 
-    async fn have_answered(&self, api: Api, request: http::Request<Bytes>) -> Response {
+    /// Whether the process is about to end.
+    pub(super) fn is_ending(&self) -> bool {
+        self.0.shutdown.is_cancelled()
+    }
+
+    /// Has whoever leads answer, as soon as somebody does.
+    pub(super) async fn have_answered(&self, api: Api, request: &http::Request<Bytes>) -> Response {
         let is_repeatable =
             request.method().is_safe() || request.headers().contains_key("idempotency-key");
         let mut until = Instant::now() + self.0.hold;
         loop {
-            match self.ask(api, &request).await {
+            match self.ask(api, request).await {
                 Asked::Answered(response) => return response,
                 Asked::Refused => {}
                 Asked::Lost if is_repeatable => until = Instant::now() + self.0.hold,
@@ -255,12 +269,32 @@ impl ClusterFront {
         let leading = self.0.leading.borrow().clone();
         if let Some(leading) = leading {
             let request = request.clone().map(Body::from);
-            return here(&leading, api, request).await;
+            return self.here(&leading, api, request).boxed().await;
         }
         let leader = self.0.member.leader().borrow().clone();
         match leader {
-            Lead::Other { node, addr } => self.there(node, &addr, api, request).await,
+            Lead::Other { node, addr } => self.there(node, &addr, api, request).boxed().await,
             Lead::Own(_) | Lead::Nobody => Asked::Refused,
+        }
+    }
+
+    /// Has the engine of this node answer.
+    async fn here(&self, leading: &Leading, api: Api, mut request: Request) -> Asked {
+        let answer = async {
+            if is_linearizable(&mut request) {
+                // Who is cut off from the others does not know what they have written since.
+                let newest = self.0.member.node().linearizable().await;
+                newest.map_err(|error| tracing::debug!(%error, "not read"))?;
+            }
+            Ok(called(leading.of(api), request).await)
+        };
+        match leading.ended.run_until_cancelled(answer).await {
+            Some(Ok(response)) => {
+                let ended = leading.ended.clone().cancelled_owned();
+                Asked::Answered(response.map(|body| Body::new(Cut::new(body, ended))))
+            }
+            Some(Err(())) => Asked::Refused,
+            None => Asked::Lost,
         }
     }
 
@@ -277,7 +311,17 @@ impl ClusterFront {
         *sent.uri_mut() = request.uri().clone();
         *sent.headers_mut() = headers_to(api, request);
         let transport = self.0.member.transport();
-        let answer = match transport.forward(node, addr, sent).await {
+        let gone = || {
+            let mut leader = self.0.member.leader();
+            // It ends with the process.
+            async move { drop(leader.wait_for(|now| !is_at(now, node)).await) }
+        };
+        let answer = tokio::select! {
+            answer = transport.forward(node, addr, sent) => answer,
+            // Whoever is asked may be there and not know it yet, or not be there and not say so.
+            () = gone() => return Asked::Lost,
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(CallError::Unreachable(reason)) => {
                 tracing::debug!(node, reason, "a request was not sent on");
@@ -295,10 +339,21 @@ impl ClusterFront {
         }
         let (parts, body) = answer.into_parts();
         let content_type = parts.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let body = match content_type == Some(b"text/event-stream") {
-            true => Body::new(Cut::new(Body::new(body), self.0.shutdown.clone())),
-            false => Body::new(body),
+        let is_stream = content_type == Some(b"text/event-stream");
+        let shutdown = self.0.shutdown.clone();
+        let (gone, ending) = (gone(), async move {
+            match is_stream {
+                true => shutdown.cancelled().await,
+                false => std::future::pending().await,
+            }
+        });
+        let ended = async move {
+            tokio::select! {
+                () = gone => {}
+                () = ending => {}
+            }
         };
+        let body = Body::new(Cut::new(Body::new(body), ended));
         let mut response = Response::new(body);
         *response.status_mut() = parts.status;
         *response.headers_mut() = sent_on(&parts.headers, &BETWEEN_NODES);
@@ -312,7 +367,7 @@ impl ClusterFront {
 
 impl Clients for ClusterFront {
     fn answer(&self, request: http::Request<Incoming>) -> BoxFuture<'static, Response<PeerBody>> {
-        let leading = self.0.leading.borrow().clone();
+        let (front, leading) = (self.clone(), self.0.leading.borrow().clone());
         async move {
             let Some((api, request)) = original(request) else {
                 return said(LOST);
@@ -320,7 +375,7 @@ impl Clients for ClusterFront {
             let Some(leading) = leading else {
                 return said(REFUSED);
             };
-            match here(&leading, api, request).await {
+            match front.here(&leading, api, request).boxed().await {
                 Asked::Answered(response) => {
                     response.map(|body| body.map_err(Into::into).boxed_unsync())
                 }
@@ -332,16 +387,35 @@ impl Clients for ClusterFront {
     }
 }
 
-/// Has the engine of this node answer.
-async fn here(leading: &Leading, api: Api, request: Request) -> Asked {
-    let answer = called(leading.of(api), request);
-    match leading.ended.run_until_cancelled(answer).await {
-        Some(response) => {
-            let ended = leading.ended.clone();
-            Asked::Answered(response.map(|body| Body::new(Cut::new(body, ended))))
-        }
-        None => Asked::Lost,
+fn is_at(lead: &Lead, node: NodeId) -> bool {
+    matches!(lead, Lead::Other { node: leader, .. } if *leader == node)
+}
+
+/// Whether a request asks for what was written last, wherever that was. The handlers do not know of it.
+fn is_linearizable(request: &mut Request) -> bool {
+    let Some((path, query)) = request.uri().path_and_query().and_then(|uri| {
+        let query = uri.query()?;
+        Some((uri.path().to_owned(), query.to_owned()))
+    }) else {
+        return false;
+    };
+    let asked: Vec<&str> = query.split('&').collect();
+    let rest: Vec<&str> = asked
+        .iter()
+        .copied()
+        .filter(|pair| !CONSISTENCIES.contains(pair))
+        .collect();
+    if rest.len() == asked.len() {
+        return false;
     }
+    let rest = match rest.is_empty() {
+        true => path,
+        false => format!("{path}?{}", rest.join("&")),
+    };
+    if let Ok(uri) = rest.parse() {
+        *request.uri_mut() = uri;
+    }
+    asked.contains(&LINEARIZABLE)
 }
 
 async fn called(router: &TowerToHyperService<Router>, request: Request) -> Response {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rune_cluster::Member;
+use rune_cluster::{Member, Term};
 use rune_env::Config;
 use rune_gateway::{ClusterFront, Leading};
 use rune_http::{Metrics, Readiness};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::listeners::Access;
 use super::super::node::{Node, Place, Prepared};
 use super::super::process::STOP_GRACE;
-use super::super::running::{Host, Running};
+use super::super::running::{Assembled, Host, Running};
 use crate::commands::daemon::Backend;
 use crate::failure::{Failure, Outcome, chain};
 
@@ -45,35 +45,59 @@ pub(super) struct Leader {
     pub(super) tasks: Tasks,
 }
 
-/// How a term ended.
-enum End {
-    /// Another node leads, or may.
-    Lost,
-    /// This node is to end.
-    Stopped,
+/// An engine that is begun when this node leads next.
+pub(super) struct Standby {
+    term: Term,
+    tasks: Tasks,
+    engine: Made,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is taken apart once"
+)]
+enum Made {
+    /// With everything that is to run on it.
+    Whole(Assembled),
+    /// Without.
+    Bare(Node),
 }
 
 impl Leader {
-    /// Makes what an engine needs and what takes long to be made, for the next term.
-    pub(super) async fn prepare(&self) -> Outcome<Prepared> {
+    /// Makes the engine of the next term, which does nothing before it is begun: making it takes much longer than that.
+    pub(super) async fn stand_by(&self) -> Outcome<Standby> {
         let (config, place) = (self.config.clone(), self.place.clone());
         let store = Store::new(self.member.store(), Arc::new(SystemClock));
         let tasks = self.tasks.clone();
         let made =
             tokio::task::spawn_blocking(move || Prepared::new(&config, &place, &store, &tasks));
-        made.await
-            .map_err(|error| Failure::because("cannot prepare the engine", &error))?
+        let prepared = made
+            .await
+            .map_err(|error| Failure::because("cannot prepare the engine", &error))??;
+        let (term, tasks) = (self.member.next_term(), Tasks::held());
+        let store = Arc::clone(&term.store);
+        let node = Node::with(&self.config, prepared, store, tasks.clone());
+        let engine = match self.backend {
+            Backend::Wasm | Backend::Process => Made::Whole(self.host().assemble(node).await?),
+            // What connects to a platform is the leader's alone.
+            Backend::Docker | Backend::Kubernetes => Made::Bare(node),
+        };
+        Ok(Standby {
+            term,
+            tasks,
+            engine,
+        })
     }
 
     /// Leads as often as this node is to, until it is to end; then another one does.
-    pub(super) async fn lead_in_turn(&self, first: Prepared, stop: CancellationToken) {
+    pub(super) async fn lead_in_turn(&self, first: Standby, stop: CancellationToken) {
         let mut leader = self.member.leader();
-        let mut prepared = Some(first);
+        let mut standby = Some(first);
         loop {
-            let parts = match prepared.take() {
-                Some(parts) => parts,
-                None => match self.prepare().await {
-                    Ok(parts) => parts,
+            let next = match standby.take() {
+                Some(next) => next,
+                None => match self.stand_by().await {
+                    Ok(next) => next,
                     Err(failure) => {
                         tracing::error!(why = failure.message(), "the engine cannot be prepared");
                         tokio::select! {
@@ -90,19 +114,23 @@ impl Leader {
             let Some(lead) = lead else {
                 return stop.cancelled().await;
             };
-            if let End::Stopped = self.term(lead, parts, &stop).await {
+            self.lead(lead, next, &stop).await;
+            if stop.is_cancelled() {
                 return;
             }
         }
     }
 
     /// Runs the engine as this leader, until the node is not that any more.
-    async fn term(&self, lead: Leadership, parts: Prepared, stop: &CancellationToken) -> End {
+    async fn lead(&self, lead: Leadership, standby: Standby, stop: &CancellationToken) {
         let began = Instant::now();
         tracing::info!(term = lead.term, "this node leads");
-        let term = self.member.term(lead);
-        let tasks = Tasks::mortal();
-        let node = Node::with(&self.config, parts, Arc::clone(&term.store), tasks.clone());
+        let Standby {
+            term,
+            tasks,
+            engine,
+        } = standby;
+        term.begin(lead);
         let mut leader = self.member.leader();
         let over = async {
             tokio::select! {
@@ -115,60 +143,26 @@ impl Leader {
             biased;
             () = &mut over => None,
             () = stop.cancelled() => None,
-            started = self.start(node) => Some(started),
+            started = self.start(engine, &tasks) => Some(started),
         };
-        let ended = CancellationToken::new();
         match started {
             Some(Ok(running)) => {
-                let Running {
-                    node,
-                    processes,
-                    recovered,
-                    gateway,
-                    control_plane,
-                } = running;
-                self.front.lead(Some(Leading::new(
-                    gateway.unwrap_or_default(),
-                    control_plane,
-                    ended.clone(),
-                )));
-                let after_ms = began.elapsed().as_millis();
+                let (recovered, after_ms) = (running.recovered, began.elapsed().as_millis());
                 tracing::info!(
                     term = lead.term,
                     recovered,
                     after_ms,
                     "the engine runs here"
                 );
-                tokio::select! {
-                    biased;
-                    () = &mut over => {}
-                    () = stop.cancelled() => {
-                        self.front.lead(None);
-                        let grace = match self.member.node().has_successor() {
-                            true => HAND_OVER_DRAIN,
-                            false => self.config.runtime.drain_grace,
-                        };
-                        if !node.engine.rest(grace).await {
-                            tracing::info!(active = node.engine.active(), "requests go on at another node");
-                        }
-                        // Who waits for an answer gets it from there, and not word of an interruption.
-                        ended.cancel();
-                        node.engine.halt().await;
-                    }
-                }
-                self.front.lead(None);
-                ended.cancel();
-                if let Some(processes) = processes {
-                    processes.close().await;
-                }
+                self.serve(running, over, stop).await;
             }
             Some(Err(failure)) => {
                 tracing::error!(
                     why = failure.message(),
                     "the engine cannot run here; another node is to lead"
                 );
-                stop.run_until_cancelled(tokio::time::sleep(FAILED_PAUSE))
-                    .await;
+                let pause = tokio::time::sleep(FAILED_PAUSE);
+                stop.run_until_cancelled(pause).await;
             }
             None => {}
         }
@@ -180,17 +174,70 @@ impl Leader {
         }
         tracing::info!(term = lead.term, "the engine has ended here");
         self.hand_over(lead).await;
-        match stop.is_cancelled() {
-            true => End::Stopped,
-            false => End::Lost,
+    }
+
+    /// Has both APIs be answered by an engine until its term is over, or this node is to end.
+    async fn serve(
+        &self,
+        running: Running,
+        over: impl Future<Output = ()>,
+        stop: &CancellationToken,
+    ) {
+        let Running {
+            node,
+            processes,
+            gateway,
+            control_plane,
+            ..
+        } = running;
+        let ended = CancellationToken::new();
+        let gateway = gateway.unwrap_or_default();
+        self.front
+            .lead(Some(Leading::new(gateway, control_plane, ended.clone())));
+        tokio::select! {
+            biased;
+            () = over => {
+                self.front.lead(None);
+                ended.cancel();
+                if let Some(processes) = processes {
+                    self.tasks
+                        .spawn("replicas", async move { processes.close().await });
+                }
+            }
+            () = stop.cancelled() => {
+                self.front.lead(None);
+                let grace = match self.member.node().has_successor() {
+                    true => HAND_OVER_DRAIN,
+                    false => self.config.runtime.drain_grace,
+                };
+                if !node.engine.rest(grace).await {
+                    let active = node.engine.active();
+                    tracing::info!(active, "requests go on at another node");
+                }
+                // Who waits for an answer gets it from there, and not word of an interruption.
+                ended.cancel();
+                node.engine.halt().await;
+                if let Some(processes) = processes {
+                    processes.close().await;
+                }
+            }
         }
     }
 
-    async fn start(&self, node: Node) -> Outcome<Running> {
+    async fn start(&self, engine: Made, tasks: &Tasks) -> Outcome<Running> {
         // Everything that was written before is read from here on.
         let newest = self.member.node().linearizable().await;
         newest.map_err(|error| Failure::because("cannot read what was written", &error))?;
-        let host = Host {
+        tasks.release();
+        let assembled = match engine {
+            Made::Whole(assembled) => assembled,
+            Made::Bare(node) => self.host().assemble(node).await?,
+        };
+        Ok(assembled.run(&self.config).await)
+    }
+
+    fn host(&self) -> Host<'_> {
+        Host {
             config: &self.config,
             place: &self.place,
             backend: self.backend,
@@ -200,8 +247,7 @@ impl Leader {
             control_plane_addr: self.control_plane_addr,
             readiness: &self.readiness,
             metrics: &self.metrics,
-        };
-        host.start(node).await
+        }
     }
 
     /// Has another node lead, where this one still does.

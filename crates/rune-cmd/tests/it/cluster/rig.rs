@@ -81,11 +81,18 @@ impl Cluster {
             .find(|(place, node)| *place != gone && node.0.pid().is_some())
             .unwrap();
         let url = format!("{}/v1/nodes", asked.0.control_plane());
-        let answer = self.client.get(url).timeout(LIMIT).send().await.unwrap();
-        let body: Value = answer.json().await.unwrap();
-        // It is the leader that answers.
-        let id: usize = body["items"][0]["id"].as_str().unwrap().parse().unwrap();
-        id - 1
+        let found = async {
+            loop {
+                let answer = self.client.get(&url).timeout(LIMIT).send().await.unwrap();
+                let body: Value = answer.json().await.unwrap();
+                // It is the leader that answers.
+                if let Some(id) = body["items"][0]["id"].as_str() {
+                    return id.parse::<usize>().unwrap() - 1;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, found).await.unwrap()
     }
 }
 
@@ -124,6 +131,16 @@ pub(crate) struct Effect {
 }
 
 impl Effect {
+    /// A tool with this script, which may write below a directory.
+    pub(crate) fn new(name: &'static str, script: String, yaml: &str, dir: &Path) -> Self {
+        let granted = format!("capabilities: [\"filesystem:rw:{}\"]\n", dir.display());
+        Self {
+            name,
+            script,
+            yaml: format!("{yaml}{granted}timeout_ms: 60000\n"),
+        }
+    }
+
     pub(crate) fn tool(&self) -> Tool<'_> {
         Tool {
             name: self.name,
@@ -137,13 +154,11 @@ impl Effect {
 pub(crate) fn with_effects() -> ([Effect; 2], TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().display();
-    let effect = |name, yaml: &str| Effect {
-        name,
-        script: format!(
-            "echo \"$RUNE_REQUEST_ID $RUNE_IDEMPOTENCY_KEY\" >> {path}/begun\nsleep 2\n\
-             echo \"$RUNE_REQUEST_ID $RUNE_IDEMPOTENCY_KEY\" >> {path}/ended\necho '{{}}'\n"
-        ),
-        yaml: format!("{yaml}timeout_ms: 60000\ncapabilities: [\"filesystem:rw:{path}\"]\n"),
+    let effect = |name, yaml| {
+        let line = "echo \"$RUNE_REQUEST_ID $RUNE_IDEMPOTENCY_KEY\"";
+        let script =
+            format!("{line} >> {path}/begun\nsleep 2\n{line} >> {path}/ended\necho '{{}}'\n");
+        Effect::new(name, script, yaml, dir.path())
     };
     let tools = [effect("again", "idempotent: true\n"), effect("once", "")];
     (tools, dir)
