@@ -17,7 +17,8 @@ use rune_testkit::store::random_commands;
 
 use crate::sim::SimDisk;
 use crate::support::{
-    SmallDisk, apply, apply_entries, at, digest, membership, open_state, put, reader, simulate,
+    SmallDisk, apply, apply_entries, at, digest, membership, open_state, ordered, put, reader,
+    simulate,
 };
 
 async fn build(state: &mut StateMachine<SimDisk>) -> SnapshotFile {
@@ -212,7 +213,9 @@ fn a_snapshot_is_of_one_moment_while_writing_goes_on() {
                     put(number * 2, "a", value.clone()),
                     put(number * 2 + 1, "b", value),
                 ];
-                replica.apply(&batch, &number.to_string()).unwrap();
+                replica
+                    .apply(&ordered(&batch), &number.to_string())
+                    .unwrap();
             }
         });
         let mut positions = std::collections::BTreeSet::new();
