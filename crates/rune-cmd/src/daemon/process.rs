@@ -109,7 +109,8 @@ async fn serve(
         return split_gateway::serve(context, options, reporter, metrics).await;
     }
     if options.node_id.is_some() {
-        return cluster::serve(context, options, reporter, metrics, beside).await;
+        let serving = cluster::serve(context, options, reporter, metrics, beside);
+        return Box::pin(serving).await;
     }
     let mut interrupt = Interrupt::listen()?;
     let listeners = Listeners::bind(config, role).await?;
@@ -149,7 +150,7 @@ async fn serve(
         recovered,
         gateway,
         control_plane,
-    } = host.assemble(node).await?.run(config).await;
+    } = Box::pin(host.assemble(node)).await?.run(config).await;
     let Listeners {
         gateway: public,
         control_plane: internal,

@@ -12,6 +12,8 @@ use crate::failure::{Failure, Outcome, chain};
 
 /// Keeps the transport of MCP servers quiet.
 const MCP_TRANSPORT_OFF: &str = "rmcp=off";
+/// Keeps the protocol of a cluster quiet, which has something to say twenty times a second while a node is down.
+const PROTOCOL_QUIET: &str = "openraft=error";
 
 /// Starts logging, to `log` or to stderr. Once per process.
 pub(crate) fn start(config: &ObservabilityConfig, log: Option<RotatingLog>) -> Outcome<()> {
@@ -26,6 +28,10 @@ pub(crate) fn start(config: &ObservabilityConfig, log: Option<RotatingLog>) -> O
     // It logs what servers say, and where they are; what matters of that is logged by rune-mcp, without secrets.
     let filter = match MCP_TRANSPORT_OFF.parse() {
         Ok(off) if !config.log.contains("rmcp") => filter.add_directive(off),
+        _ => filter,
+    };
+    let filter = match PROTOCOL_QUIET.parse() {
+        Ok(quiet) if !config.log.contains("openraft") => filter.add_directive(quiet),
         _ => filter,
     };
     // At its finer levels the client of Docker Engine prints what it sends: the secrets of tools among it.

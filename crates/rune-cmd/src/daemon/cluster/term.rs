@@ -52,15 +52,11 @@ pub(super) struct Standby {
     engine: Made,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one, and it is taken apart once"
-)]
 enum Made {
     /// With everything that is to run on it.
-    Whole(Assembled),
+    Whole(Box<Assembled>),
     /// Without.
-    Bare(Node),
+    Bare(Box<Node>),
 }
 
 impl Leader {
@@ -78,9 +74,12 @@ impl Leader {
         let store = Arc::clone(&term.store);
         let node = Node::with(&self.config, prepared, store, tasks.clone());
         let engine = match self.backend {
-            Backend::Wasm | Backend::Process => Made::Whole(self.host().assemble(node).await?),
+            Backend::Wasm | Backend::Process => {
+                let assembled = Box::pin(self.host().assemble(node)).await?;
+                Made::Whole(Box::new(assembled))
+            }
             // What connects to a platform is the leader's alone.
-            Backend::Docker | Backend::Kubernetes => Made::Bare(node),
+            Backend::Docker | Backend::Kubernetes => Made::Bare(Box::new(node)),
         };
         Ok(Standby {
             term,
@@ -114,7 +113,7 @@ impl Leader {
             let Some(lead) = lead else {
                 return stop.cancelled().await;
             };
-            self.lead(lead, next, &stop).await;
+            Box::pin(self.lead(lead, next, &stop)).await;
             if stop.is_cancelled() {
                 return;
             }
@@ -230,8 +229,8 @@ impl Leader {
         newest.map_err(|error| Failure::because("cannot read what was written", &error))?;
         tasks.release();
         let assembled = match engine {
-            Made::Whole(assembled) => assembled,
-            Made::Bare(node) => self.host().assemble(node).await?,
+            Made::Whole(assembled) => *assembled,
+            Made::Bare(node) => Box::pin(self.host().assemble(*node)).await?,
         };
         Ok(assembled.run(&self.config).await)
     }
