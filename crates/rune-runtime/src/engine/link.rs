@@ -157,17 +157,18 @@ impl Engine {
         if is_tool && self.inner.interrupted.is_cancelled() {
             return Err(EngineError::ShuttingDown);
         }
-        let replicas = self.inner.router.replicas(asker.deployment_id);
-        let itself = replicas.iter().find(|it| it.id() == asker.replica_id);
-        let of_version = || {
-            replicas
-                .iter()
-                .find(|it| it.version_id() == asker.version_id)
-        };
-        // A tool is what it is in that version; whom an agent may call is a matter of its name.
-        let any = || replicas.first().filter(|_| !is_tool);
-        let replica = itself.or_else(of_version).or_else(any);
-        let agent = replica.ok_or(EngineError::Unadopted(id))?.agent();
+        // Also one of a deployment that is deleted, which finishes what it has.
+        let itself = self.inner.router.replica(asker.replica_id);
+        let replica = itself.or_else(|| {
+            let replicas = self.inner.router.replicas(asker.deployment_id);
+            let mut of_version = replicas.iter();
+            let of_version = of_version.find(|it| it.version_id() == asker.version_id);
+            // A tool is what it is in that version; whom an agent may call is a matter of its name.
+            let any = || replicas.first().filter(|_| !is_tool);
+            of_version.or_else(any).cloned()
+        });
+        let replica = replica.ok_or(EngineError::Unadopted(id))?;
+        let agent = replica.agent();
         let agents = self.agents_of(row, agent);
         match op {
             EngineOp::Tool(op) => Ok(EngineAnswer::Tool(agents.act_on_tool(agent, op).await)),

@@ -17,6 +17,7 @@ mod guards;
 mod harness;
 mod images;
 mod limits;
+mod links;
 mod models;
 mod outputs;
 mod permits;
