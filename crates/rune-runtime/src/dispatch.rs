@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, AgentTarget, AgentTool, Tool, ToolRunner};
 use crate::budget::ToolMeter;
-use crate::engine::{AgentCall, Before, RemoteCall, SubAgents, Telling};
+use crate::engine::{AgentCall, Before, LinkedTools, RemoteCall, SubAgents, Telling};
 use crate::feed::{CallProgress, Feed};
 use crate::journal::unstorable;
 use crate::media::MediaCalls;
@@ -435,8 +435,11 @@ impl ToolDispatcher<'_> {
         let daemon = self.agents.daemon().filter(|_| tool.needs_docker());
         let call = async {
             if let Some(daemon) = daemon {
-                let ran = self.agents.run_linked(&**daemon, intent, &context, &input);
-                return Box::pin(ran).await;
+                let tools = LinkedTools {
+                    link: &**daemon,
+                    request_id: self.request_id,
+                };
+                return Box::pin(tools.run(intent, timeout, &cancel)).await;
             }
             match &tool.runner {
                 ToolRunner::Builtin(builtin) => builtin.call(&context, input).await,

@@ -55,6 +55,7 @@ pub use patience::Waiting;
 pub(crate) use publish::EVENT_DEPTH;
 pub use publish::Publication;
 pub(crate) use run::blames_version;
+pub(crate) use tool_runs::LinkedTools;
 pub use tool_runs::{ToolAnswer, ToolOp, ToolRun};
 pub use wakeups::WAKEUP_PATH;
 
@@ -249,13 +250,13 @@ impl Engine {
             wakeups: Arc::default(),
             blobs: OnceLock::new(),
             router,
+            tool_runs: tool_runs::ToolRuns::new(tasks.clone()),
             tasks,
             budgets: Arc::default(),
             active: ActiveRequests::default(),
             sessions: SessionLines::default(),
             recovery: OnceLock::new(),
             holders: away::Holders::default(),
-            tool_runs: tool_runs::ToolRuns::default(),
             link: OnceLock::new(),
             stranded: Notify::new(),
             stopped: Mutex::default(),

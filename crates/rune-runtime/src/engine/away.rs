@@ -57,7 +57,7 @@ impl Holders {
         self.lock().insert(id, holder);
     }
 
-    fn get(&self, id: RequestId) -> Option<Option<ReplicaId>> {
+    pub(super) fn get(&self, id: RequestId) -> Option<Option<ReplicaId>> {
         self.lock().get(&id).copied()
     }
 

@@ -171,7 +171,9 @@ impl Engine {
         let agent = replica.agent();
         let agents = self.agents_of(row, agent);
         match op {
-            EngineOp::Tool(op) => Ok(EngineAnswer::Tool(agents.act_on_tool(agent, op).await)),
+            EngineOp::Tool(op) => Ok(EngineAnswer::Tool(
+                agents.act_on_tool(agent, asker.replica_id, op).await,
+            )),
             op => Ok(agents.act(op).await),
         }
     }

@@ -463,7 +463,7 @@ impl Drop for Leave {
     fn drop(&mut self) {
         self.engine.inner.active.remove(self.request_id);
         self.engine.inner.holders.forget(self.request_id);
-        self.engine.end_tools(self.request_id);
+        self.engine.forget_tools(self.request_id);
         if std::thread::panicking() {
             // It is tried again, and given up where it panics again and again.
             self.engine.inner.stranded.notify_one();
