@@ -195,7 +195,8 @@ impl Inner {
     }
 
     fn answer(&self, written: Written) -> Answer {
-        if let Err(Reject::Fenced { .. }) = written.outcome {
+        let is_fenced = matches!(written.outcome, Err(Reject::Fenced { .. }));
+        if is_fenced && self.led.is_some() {
             self.depose();
             return None;
         }
@@ -216,8 +217,9 @@ impl Inner {
 #[async_trait]
 impl CommandLog for ClusterLog {
     async fn submit(&self, mut command: Command) -> Result<Reply, StoreError> {
-        let led = self.inner.led.as_ref().map(Led::known);
-        command.fence = led.transpose()?;
+        if let Some(led) = &self.inner.led {
+            command.fence = Some(led.known()?);
+        }
         let (answer, answered) = oneshot::channel();
         let job = Job {
             proposal: Proposal::checked(&command)?,
