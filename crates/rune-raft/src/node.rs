@@ -56,8 +56,10 @@ const NO_ANSWER: &str = "the command has no answer";
 pub struct NodeConfig {
     /// How often a leader says that it is there.
     pub heartbeat: Duration,
-    /// A follower that heard nothing for longer than this, and a random part of as much again,
-    /// tries to lead. Also how long a leader that heard nothing goes on.
+    /// A follower that heard nothing for twice as long as this, and then for a random time between
+    /// one and a half heartbeats and as much again, tries to lead: the wider that is, the less
+    /// often two try at once, and the sooner the first of them does. Twice as long as this is also
+    /// how long a leader that heard nothing goes on.
     pub election: Duration,
     /// Entries after which a snapshot is taken.
     pub snapshot_entries: u64,
@@ -92,7 +94,7 @@ impl NodeConfig {
         Config {
             cluster_name: cluster.to_owned(),
             heartbeat_interval: millis(self.heartbeat),
-            election_timeout_min: millis(self.election),
+            election_timeout_min: millis(self.heartbeat * 3 / 2),
             election_timeout_max: millis(self.election * 2),
             install_snapshot_timeout: millis(INSTALL_TTL),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
