@@ -8,6 +8,9 @@
 //! The file of the log stays, because a commit that writes over a log of which
 //! everything was moved costs half of one that makes the file longer. So a checkpoint
 //! that is only a few commits behind when it ends is followed by another at once.
+//!
+//! What a reader still sees cannot be moved, however often that is tried. While a long
+//! read goes on, a backup above all, the log grows, and the writer waits for nobody.
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -34,6 +37,9 @@ const CHASES: u32 = 4;
 
 /// Without a commit for this long the store counts as idle.
 const IDLE: Duration = Duration::from_secs(2);
+
+/// How long after a checkpoint that met a reader the next one is tried.
+const HELD: Duration = Duration::from_secs(1);
 
 const NAME: &str = "rune-store-checkpoint";
 
@@ -62,6 +68,8 @@ struct State {
     moved: u32,
     /// Checkpoints since the log was last longer than [`STEP`] that nearly caught up.
     chases: u32,
+    /// Whether a reader kept the last checkpoint from moving anything.
+    held: bool,
     commits: u64,
     closing: bool,
 }
@@ -121,6 +129,15 @@ impl CheckpointHandle {
             if state.closing {
                 return None;
             }
+            if state.pending() >= STEP && state.held {
+                let signal = &self.0.1;
+                let waited = signal.wait_timeout_while(state, HELD, |state| !state.closing);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                if !state.closing {
+                    return Some(Mode::Passive);
+                }
+                continue;
+            }
             if state.pending() >= STEP {
                 state.chases = 0;
                 let over = state.frames >= CEILING;
@@ -147,9 +164,11 @@ impl CheckpointHandle {
         }
     }
 
-    /// Notes what a checkpoint found and moved, unless a commit came meanwhile.
-    fn done(&self, commits: u64, frames: u32, moved: u32) {
+    /// Notes what a checkpoint found and moved, unless a commit came meanwhile. `busy`: it
+    /// gave up on a reader.
+    fn done(&self, commits: u64, frames: u32, moved: u32, busy: bool) {
         let mut state = self.lock();
+        state.held = busy || moved <= state.moved;
         if state.commits == commits {
             state.frames = frames;
         }
@@ -201,12 +220,14 @@ fn run(
 fn checkpoint(connection: &Connection, health: &Health, handle: &CheckpointHandle, mode: Mode) {
     let commits = handle.lock().commits;
     let start = Instant::now();
-    let result = connection.query_row(mode.sql(), [], |row| Ok((row.get(1)?, row.get(2)?)));
+    let result = connection.query_row(mode.sql(), [], |row| {
+        Ok((row.get::<_, bool>(0)?, row.get(1)?, row.get(2)?))
+    });
     metrics::checkpoint(start.elapsed());
     match result {
-        Ok((frames, moved)) => {
+        Ok((busy, frames, moved)) => {
             let count = |pages: i64| u32::try_from(pages).unwrap_or(0);
-            handle.done(commits, count(frames), count(moved));
+            handle.done(commits, count(frames), count(moved), busy);
         }
         Err(rusqlite::Error::SqliteFailure(error, _))
             if matches!(
@@ -216,12 +237,12 @@ fn checkpoint(connection: &Connection, health: &Health, handle: &CheckpointHandl
         {
             // The log keeps everything; the next step tries again.
             let frames = handle.frames();
-            handle.done(commits, frames, frames);
+            handle.done(commits, frames, frames, false);
             tracing::warn!(%error, "checkpoint put off");
         }
         Err(error) => {
             let frames = handle.frames();
-            handle.done(commits, frames, frames);
+            handle.done(commits, frames, frames, false);
             health.fail(format!("checkpoint failed: {error}"));
         }
     }
@@ -249,7 +270,7 @@ mod tests {
         handle.committed(300);
         let commits = handle.lock().commits;
         handle.committed(14);
-        handle.done(commits, 300, 300);
+        handle.done(commits, 300, 300, false);
         assert_eq!(handle.lock().pending(), 14);
     }
 }

@@ -17,6 +17,10 @@ const MIN_SQLITE: i32 = 3_051_003;
 /// checkpoint and the writer ever meet.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a checkpoint waits for readers. The writer waits with it, and must not be
+/// given up meanwhile.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// Prepared statements that a connection keeps; more than there are.
 const STATEMENTS: usize = 128;
 
@@ -182,7 +186,7 @@ pub(crate) fn checkpointer(path: &Path, durability: Durability) -> rusqlite::Res
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.busy_timeout(CHECKPOINT_TIMEOUT)?;
     connection.pragma_update(None, "synchronous", durability.pragma())?;
     Ok(connection)
 }

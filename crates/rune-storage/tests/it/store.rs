@@ -32,6 +32,34 @@ fn put(key: &str, bytes: usize) -> CachePut {
 }
 
 #[tokio::test]
+async fn writes_go_on_beside_a_read_however_long_it_takes() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = StorageConfig::new(directory.path().join("rune.db"));
+    config.durability = Durability::Normal;
+    let sqlite = Arc::new(SqliteStore::open(config).unwrap());
+    let store = Store::new(Arc::clone(&sqlite) as _, Arc::new(SystemClock));
+    store.write(put("k", 1)).await.unwrap();
+    // As a backup does.
+    let reader = rusqlite::Connection::open(directory.path().join("rune.db")).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let count = || reader.query_row("SELECT count(*) FROM cache", [], |row| row.get::<_, i64>(0));
+    assert_eq!(count().unwrap(), 1);
+    // More than the log may hold before its writer has to wait for it.
+    for n in 0..150 {
+        store.write(put(&format!("k{n}"), 1_000_000)).await.unwrap();
+    }
+    assert_eq!(count().unwrap(), 1);
+    let log = directory.path().join("rune.db-wal");
+    let length = std::fs::metadata(&log).unwrap().len();
+    assert!(length > 140 << 20, "{length}");
+    reader.execute_batch("COMMIT").unwrap();
+    // All of it is moved once nobody sees it any more.
+    store.write(put("k", 2)).await.unwrap();
+    sqlite.close().await.unwrap();
+    assert!(std::fs::metadata(&log).map_or(0, |log| log.len()) == 0);
+}
+
+#[tokio::test]
 async fn fake_and_sqlite_agree_on_random_commands() {
     for seed in 1..=12 {
         let (fake, sqlite) = (FakeStore::new(), sqlite());
