@@ -43,6 +43,18 @@ impl SecretKeySource {
         };
         Ok(key.derive(purpose))
     }
+
+    /// The fingerprint of the key, by which rows name it; none where there is no key yet.
+    ///
+    /// # Errors
+    /// A [`SecretError`] where what is there is no key.
+    pub async fn fingerprint(&self) -> Result<Option<String>, SecretError> {
+        let key = match self {
+            Self::Given(text) => Some(SecretKey::parse(text).ok_or(SecretError::BadKey)?),
+            Self::File(path) => KeyFile(path.clone()).read().await?,
+        };
+        Ok(key.map(|key| key.id().to_owned()))
+    }
 }
 
 /// Encrypts and decrypts the secrets of a store. Cheap to clone.

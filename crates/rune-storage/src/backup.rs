@@ -16,7 +16,7 @@ mod restore;
 mod scan;
 
 use std::ffi::OsStr;
-use std::path::{Path as FsPath, PathBuf};
+use std::path::Path as FsPath;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -33,6 +33,9 @@ use crate::{Digest, ObjectError, ObjectStore, StorageError, Variables};
 
 /// Objects under way at a time.
 const AT_A_TIME: usize = 4;
+
+/// Longest list of a backup: room for five million objects.
+const MAX_MANIFEST_BYTES: u64 = 1 << 30;
 
 /// Where the parts of backups are.
 const OBJECTS: &str = "objects";
@@ -68,7 +71,7 @@ impl BackupStore {
     /// # Errors
     /// [`BackupError::Open`]; [`BackupError::Unknown`] where there is no such directory.
     pub fn open(location: &str, variables: &Variables) -> Result<Self, BackupError> {
-        match Self::directory(location) {
+        match ObjectStore::directory(location) {
             Some(path) if !path.is_dir() => Err(BackupError::Unknown {
                 place: path.display().to_string(),
                 id: None,
@@ -82,7 +85,7 @@ impl BackupStore {
     /// # Errors
     /// [`BackupError::Open`]; [`BackupError::Occupied`] for a directory with something else in it.
     pub fn open_or_create(location: &str, variables: &Variables) -> Result<Self, BackupError> {
-        let directory = Self::directory(location);
+        let directory = ObjectStore::directory(location);
         if let Some(path) = &directory
             && is_occupied(path)?
         {
@@ -108,15 +111,6 @@ impl BackupStore {
         })
     }
 
-    /// The directory that a location names, where it is one.
-    #[must_use]
-    pub fn directory(location: &str) -> Option<PathBuf> {
-        if location.starts_with("file://") {
-            return url::Url::parse(location).ok()?.to_file_path().ok();
-        }
-        (!location.contains("://")).then(|| location.into())
-    }
-
     /// The backups here by their ids, oldest first.
     ///
     /// # Errors
@@ -124,12 +118,12 @@ impl BackupStore {
     pub async fn list(&self) -> Result<Vec<String>, BackupError> {
         let (backend, prefix) = self.root.place();
         let folder = prefix.clone().join(MANIFESTS);
-        let found: Vec<_> = backend
-            .list(Some(&folder))
-            .try_collect()
+        let found = backend
+            .list_with_delimiter(Some(&folder))
             .await
             .map_err(|source| self.failed("list", &folder, source))?;
-        let names = found.iter().filter_map(|meta| meta.location.filename());
+        let objects = found.objects.iter();
+        let names = objects.filter_map(|meta| meta.location.filename());
         let ids = names.filter_map(|name| name.strip_suffix(".json"));
         let mut ids: Vec<String> = ids.map(str::to_owned).collect();
         ids.sort_unstable();
@@ -155,6 +149,12 @@ impl BackupStore {
         let path = self.manifest_path(id);
         let failed = |source| self.failed("read", &path, source);
         let object = backend.get(&path).await.map_err(failed)?;
+        if object.meta.size > MAX_MANIFEST_BYTES {
+            return Err(BackupError::Damaged {
+                path: self.show(&path),
+                reason: format!("it has more than {} MiB", MAX_MANIFEST_BYTES >> 20),
+            });
+        }
         let bytes = object.bytes().await.map_err(failed)?;
         BackupManifest::read(id, &bytes).map_err(|problem| problem.at(self.show(&path)))
     }
@@ -248,14 +248,16 @@ impl BackupStore {
     }
 }
 
-/// Whether a directory holds something, but no backups and no attempt at one.
+/// Whether a directory holds something, but no backup and no attempt at one.
 fn is_occupied(directory: &FsPath) -> Result<bool, StorageError> {
     let io = |source| StorageError::Io {
         action: "read",
         path: directory.to_owned(),
         source,
     };
-    if directory.join(MANIFESTS).is_dir() {
+    let lists = std::fs::read_dir(directory.join(MANIFESTS));
+    let mut lists = lists.into_iter().flatten().flatten();
+    if lists.any(|list| list.path().extension() == Some(OsStr::new("json"))) {
         return Ok(false);
     }
     let mut entries = match std::fs::read_dir(directory) {
@@ -266,7 +268,8 @@ fn is_occupied(directory: &FsPath) -> Result<bool, StorageError> {
     // What the root of a file system holds is nobody's.
     let known = |name: &OsStr| {
         let name = name.to_string_lossy();
-        name == OBJECTS || name == "lost+found" || name.starts_with(create::DRAFT)
+        [OBJECTS, MANIFESTS, "lost+found"].contains(&name.as_ref())
+            || name.starts_with(create::DRAFT)
     };
     let is_free = entries.all(|entry| entry.is_ok_and(|entry| known(&entry.file_name())));
     Ok(!is_free)

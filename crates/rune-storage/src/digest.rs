@@ -46,6 +46,11 @@ impl Digest {
         Self(bytes)
     }
 
+    /// Its value.
+    pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The 64 hexadecimal digits.
     #[must_use]
     pub fn hex(&self) -> String {

@@ -3,7 +3,7 @@
 mod bucket;
 
 use std::collections::BTreeMap;
-use std::path::Path as FsPath;
+use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -22,6 +22,9 @@ use crate::{Digest, create_private_dir};
 
 /// Variables of the environment by their names.
 pub type Variables = BTreeMap<&'static str, String>;
+
+/// Objects that are stored or removed wait for few others.
+const LOCKS: usize = 64;
 
 /// Pieces in which a larger object is copied, in bytes: every backend takes such.
 const PART_BYTES: usize = 8 << 20;
@@ -105,10 +108,13 @@ impl BlobStore for ObjectStore {
 pub struct ObjectStore {
     backend: Arc<dyn Backend>,
     prefix: Path,
+    /// Where its objects are, as one path: the directory, or the URL without a query.
+    location: PathBuf,
     /// Whether it is a directory of this machine: reading it costs little, and nobody but Rune knows what was stored.
     is_directory: bool,
-    /// Held for writing by whoever removes an object that must not be stored meanwhile.
-    removing: Arc<RwLock<()>>,
+    /// Held for writing by whoever removes an object that must not be stored meanwhile: one for objects whose digests have
+    /// something in common.
+    removing: Arc<[RwLock<()>; LOCKS]>,
 }
 
 impl ObjectStore {
@@ -129,7 +135,18 @@ impl ObjectStore {
             return Self::open_directory(&directory);
         }
         let (backend, prefix) = bucket::open(&url, variables)?;
-        Ok(Self::new(backend, prefix, false))
+        let bucket = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
+        let location = FsPath::new(&bucket).join(prefix.as_ref());
+        Ok(Self::new(backend, prefix, location, false))
+    }
+
+    /// The directory that a location names, where it is one.
+    #[must_use]
+    pub fn directory(location: &str) -> Option<PathBuf> {
+        if location.starts_with("file://") {
+            return Url::parse(location).ok()?.to_file_path().ok();
+        }
+        (!location.contains("://")).then(|| location.into())
     }
 
     /// Opens a store in a directory, which is created. An object is on disk, with
@@ -143,21 +160,34 @@ impl ObjectStore {
         let backend = LocalFileSystem::new_with_prefix(directory)
             .map_err(|error| open_error(&shown, &error))?
             .with_fsync(true);
-        Ok(Self::new(Arc::new(backend), Path::default(), true))
+        let location = directory.canonicalize();
+        let location = location.map_err(|error| open_error(&shown, &error))?;
+        Ok(Self::new(
+            Arc::new(backend),
+            Path::default(),
+            location,
+            true,
+        ))
     }
 
-    fn new(backend: Arc<dyn Backend>, prefix: Path, is_directory: bool) -> Self {
+    fn new(backend: Arc<dyn Backend>, prefix: Path, location: PathBuf, is_directory: bool) -> Self {
         Self {
             backend,
             prefix,
+            location,
             is_directory,
-            removing: Arc::default(),
+            removing: Arc::new(std::array::from_fn(|_| RwLock::default())),
         }
     }
 
-    /// Nobody stores an object in this process while this is held.
-    pub(crate) async fn alone(&self) -> RwLockWriteGuard<'_, ()> {
-        self.removing.write().await
+    /// Nobody stores this object in this process while this is held.
+    pub(crate) async fn alone(&self, digest: Digest) -> RwLockWriteGuard<'_, ()> {
+        self.lock(digest).write().await
+    }
+
+    fn lock(&self, digest: Digest) -> &RwLock<()> {
+        let [first, ..] = digest.as_bytes();
+        &self.removing[usize::from(*first) % LOCKS]
     }
 
     /// Stores bytes and answers their digest. Storing them again changes nothing but how old they are.
@@ -215,8 +245,20 @@ impl ObjectStore {
     pub(crate) fn below(&self, name: &str) -> Self {
         Self {
             prefix: self.prefix.clone().join(name),
+            location: self.location.join(name),
             ..self.clone()
         }
+    }
+
+    /// Whether objects of the one are among those of the other.
+    pub(crate) fn is_shared_with(&self, other: &Self) -> bool {
+        let [own, others] = [self, other].map(|store| store.location.join("sha256"));
+        own.starts_with(&others) || others.starts_with(&own)
+    }
+
+    /// The directory that it is kept in, where it is in one.
+    pub(crate) fn local(&self) -> Option<&FsPath> {
+        self.is_directory.then_some(self.location.as_path())
     }
 
     /// What it is kept in, and where there.
@@ -251,7 +293,7 @@ impl ObjectStore {
 
     /// Writes an object, over what is there; a larger one in parts, so that no request is long.
     async fn write(&self, digest: Digest, mut bytes: Bytes) -> Result<(), ObjectError> {
-        let _storing = self.removing.read().await;
+        let _storing = self.lock(digest).read().await;
         let failed = |source| backend_error("put", digest, source);
         let path = self.path(digest);
         if bytes.len() <= PART_BYTES {
@@ -266,7 +308,7 @@ impl ObjectStore {
                 return Err(failed(error));
             }
         }
-        upload.complete().await.map(drop).map_err(failed)
+        finish(upload.as_mut(), digest).await
     }
 
     /// Takes an object over from another store, unless it is here. Answers its size and how many bytes were
@@ -317,7 +359,7 @@ impl ObjectStore {
         }
         let mut upload = self.backend.put_multipart(&path).await.map_err(failed)?;
         match pass_on(object, upload.as_mut(), digest).await {
-            Ok(()) => upload.complete().await.map(drop).map_err(failed),
+            Ok(()) => finish(upload.as_mut(), digest).await,
             Err(error) => {
                 give_up(upload.as_mut()).await;
                 Err(error)
@@ -358,6 +400,17 @@ impl ObjectStore {
         let hex = digest.hex();
         let (fan, rest) = hex.split_at(2);
         self.prefix.clone().join("sha256").join(fan).join(rest)
+    }
+}
+
+/// Makes an upload the object, or leaves nothing of it.
+async fn finish(upload: &mut dyn MultipartUpload, digest: Digest) -> Result<(), ObjectError> {
+    match upload.complete().await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            give_up(upload).await;
+            Err(backend_error("put", digest, error))
+        }
     }
 }
 
@@ -511,8 +564,26 @@ mod tests {
     }
 
     #[test]
+    fn stores_are_shared_where_their_objects_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().display();
+        let open = |location: &str| ObjectStore::open(location, &Variables::new()).unwrap();
+        let local = open(&format!("{path}/objects"));
+        assert!(local.is_shared_with(&open(&format!("file://{path}")).below("objects")));
+        assert!(local.is_shared_with(&open(&format!("{path}/objects/sha256/backups"))));
+        assert!(!local.is_shared_with(&open(&format!("{path}/objects/backups"))));
+        let bucket = open("s3://acme/rune/objects/");
+        assert!(bucket.is_shared_with(&open("s3://acme/rune").below("objects")));
+        assert!(!bucket.is_shared_with(&open("s3://acme/rune")));
+        assert!(!bucket.is_shared_with(&open("gs://acme/rune/objects")));
+    }
+
+    #[test]
     fn an_unknown_store_is_refused_by_name() {
         for (location, expected) in [
+            ("s3://acme:9000/x", "s3://acme"),
+            ("s3://acme/x?sig=secret", "s3://acme"),
+            ("s3://acme/x#secret", "s3://acme"),
             ("gopher://host/x", "gopher://host"),
             ("https://user:secret@host/x", "https://host"),
             ("memory:///", "memory://"),

@@ -1,25 +1,29 @@
 //! Removing objects that no row refers to.
 //!
 //! An object is there before the row that names it. So one that no row names is removed only when it was written long
-//! enough ago that its row would be there; storing it again makes it new. An object that is being stored is not removed,
-//! and a backup that is being made keeps all of them.
+//! enough ago that its row would be there, and since no request runs any more that may have kept it for its end; storing
+//! it again makes it new. An object that is being stored is not removed, and a backup that is being made keeps all of them.
+//!
+//! What is older than every row of the database is not of this database and stays: somebody may have put another one in
+//! its place.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use futures_util::TryStreamExt as _;
 use object_store::{ObjectMeta, ObjectStoreExt as _};
 use rune_store_runtime::Timestamp;
+use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::backup::mentioned;
 use crate::object::ObjectError;
+use crate::row::maybe_time;
 use crate::{Digest, ObjectStore, SqliteStore, StorageError};
-
-/// Name of the lock file, beside the database.
-const LOCK: &str = "objects.lock";
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,7 +34,7 @@ pub struct Swept {
     pub bytes: u64,
 }
 
-/// Says whether objects may be removed. The kernel's lock on the file counts, and ends with the process.
+/// Says whether objects may be removed: the kernel's lock on the directory of the database, which ends with the process.
 #[derive(Debug)]
 pub struct ObjectsLock {
     _file: File,
@@ -43,7 +47,7 @@ impl ObjectsLock {
     /// [`StorageError::Io`].
     pub fn keep(database: &Path) -> Result<Self, StorageError> {
         let lock = Self::take(database, FlockOperation::LockShared)?;
-        lock.ok_or_else(|| io(&beside(database))(Errno::WOULDBLOCK.into()))
+        lock.ok_or_else(|| io(database)(Errno::WOULDBLOCK.into()))
     }
 
     /// The right to remove objects; none while somebody keeps them.
@@ -52,25 +56,23 @@ impl ObjectsLock {
     }
 
     fn take(database: &Path, how: FlockOperation) -> Result<Option<Self>, StorageError> {
-        let path = beside(database);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(io(&path))?;
+        let path = match database.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let file = File::open(path).map_err(io(path))?;
         match flock(&file, how) {
             Ok(()) => Ok(Some(Self { _file: file })),
             Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(io(&path)(error.into())),
+            Err(error) => Err(io(path)(error.into())),
         }
     }
 }
 
 impl SqliteStore {
-    /// Removes objects that no row refers to and that were written before `written_before`. Removes nothing where a backup is
-    /// being made, and nothing on a node of a cluster: its rows may be behind, and others store objects, too.
+    /// Removes objects that no row refers to and that were written before `written_before`. Nothing is answered where a backup
+    /// is being made, which keeps all of them. Removes nothing on a node of a cluster: its rows may be behind, and others
+    /// store objects, too. Dropped, it leaves off after the object that it is at.
     ///
     /// # Errors
     /// [`StorageError`] where the rows cannot be read, [`StorageError::Objects`].
@@ -78,30 +80,79 @@ impl SqliteStore {
         &self,
         objects: &ObjectStore,
         written_before: Timestamp,
-    ) -> Result<Swept, StorageError> {
+    ) -> Result<Option<Swept>, StorageError> {
         if self.is_replicated() {
-            return Ok(Swept::default());
+            return Ok(Some(Swept::default()));
         }
-        let Some(_lock) = ObjectsLock::remove(self.path())? else {
-            return Ok(Swept::default());
+        let Some(lock) = ObjectsLock::remove(self.path())?.map(Arc::new) else {
+            return Ok(None);
         };
+        objects.remove_staged(written_before).await?;
         let old = objects.written_before(written_before).await;
         let old = old.map_err(StorageError::Objects)?;
         if old.is_empty() {
-            return Ok(Swept::default());
+            return Ok(Some(Swept::default()));
         }
         // After the list was made: what is in it and was given its row since then is in the rows.
-        let kept = self.maintain("read", |_, db| mentioned(db).map(Ok)).await?;
-        let unused = old.into_iter().filter(|digest| !kept.contains(digest));
+        let known = self
+            .maintain("read", |_, db| Known::read(db).map(Ok))
+            .await?;
+        let Some(first) = known.first else {
+            return Ok(Some(Swept::default()));
+        };
+        let before = known
+            .unfinished
+            .map_or(written_before, |at| at.min(written_before));
+        let unused = old
+            .into_iter()
+            .filter(|digest| !known.mentioned.contains(digest));
         let mut swept = Swept::default();
         for digest in unused {
-            let bytes = objects.remove_old(digest, written_before).await;
+            let (objects, lock) = (objects.clone(), Arc::clone(&lock));
+            // Begun, it is done to its end, and under the lock.
+            let removing = tokio::spawn(async move {
+                let removed = objects.remove_old(digest, first, before).await;
+                drop(lock);
+                removed
+            });
+            let bytes = removing.await.map_err(|error| StorageError::Thread {
+                name: "sweep",
+                problem: error.to_string(),
+            })?;
             if let Some(bytes) = bytes.map_err(StorageError::Objects)? {
                 swept.objects += 1;
                 swept.bytes += bytes;
             }
         }
-        Ok(swept)
+        Ok(Some(swept))
+    }
+}
+
+/// What a database says of objects, at one moment of it.
+struct Known {
+    /// Every digest that is in a text anywhere.
+    mentioned: BTreeSet<Digest>,
+    /// When its oldest row came to be; nothing where it has none.
+    first: Option<Timestamp>,
+    /// When the oldest request was accepted that has not ended: it may have stored what it names at its end only.
+    unfinished: Option<Timestamp>,
+}
+
+impl Known {
+    fn read(db: &Connection) -> rusqlite::Result<Self> {
+        let moment = db.unchecked_transaction()?;
+        let time = |query| moment.query_row(query, [], |row| maybe_time(row, 0));
+        Ok(Self {
+            mentioned: mentioned(&moment)?,
+            first: time(
+                "SELECT min(at) FROM (SELECT min(created_at) AS at FROM versions
+                 UNION ALL SELECT min(created_at) FROM sessions UNION ALL SELECT min(at) FROM audit)",
+            )?,
+            unfinished: time(
+                "SELECT min(created_at) FROM requests
+                 WHERE status = 'accepted' OR status = 'running' OR status = 'input-required'",
+            )?,
+        })
     }
 }
 
@@ -117,17 +168,34 @@ impl ObjectStore {
         old.try_collect().await.map_err(ObjectError::List)
     }
 
-    /// Removes an object, unless it was written since then. Answers its size where it was removed.
+    /// Removes what writes have left in a directory that a crash interrupted: no list shows it.
+    async fn remove_staged(&self, before: Timestamp) -> Result<(), StorageError> {
+        let Some(directory) = self.local() else {
+            return Ok(());
+        };
+        let folder = directory.join("sha256");
+        let path = folder.clone();
+        let removing = tokio::task::spawn_blocking(move || remove_staged(&folder, before)).await;
+        let removed = removing.map_err(std::io::Error::other).flatten();
+        removed.map_err(|source| StorageError::Io {
+            action: "look through",
+            path,
+            source,
+        })
+    }
+
+    /// Removes an object that was written between these moments. Answers its size where it was removed.
     async fn remove_old(
         &self,
         digest: Digest,
-        moment: Timestamp,
+        first: Timestamp,
+        before: Timestamp,
     ) -> Result<Option<u64>, ObjectError> {
         // Nobody stores it between the look and the removal.
-        let _alone = self.alone().await;
+        let _alone = self.alone(digest).await;
         let (backend, _) = self.place();
         match backend.head(&self.path(digest)).await {
-            Ok(meta) if is_older(&meta, moment) => {
+            Ok(meta) if is_older(&meta, before) && !is_older(&meta, first) => {
                 self.delete(digest).await?;
                 Ok(Some(meta.size))
             }
@@ -141,6 +209,36 @@ impl ObjectStore {
     }
 }
 
+/// How `object_store` names what it writes, until it is whole: the name, `#` and a number.
+const STAGED: char = '#';
+
+fn remove_staged(folder: &Path, before: Timestamp) -> std::io::Result<()> {
+    let fans = match std::fs::read_dir(folder) {
+        Ok(fans) => fans,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for fan in fans {
+        let fan = fan?;
+        if !fan.file_type()?.is_dir() {
+            continue;
+        }
+        for entry in std::fs::read_dir(fan.path())? {
+            let entry = entry?;
+            let is_staged = entry.file_name().to_string_lossy().contains(STAGED);
+            if !is_staged || !entry.file_type()?.is_file() {
+                continue;
+            }
+            let age = entry.metadata()?.modified()?.duration_since(UNIX_EPOCH);
+            let age = age.map_or(0, |age| age.as_millis());
+            if i64::try_from(age).is_ok_and(|written| written < before.as_millis()) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn is_older(meta: &ObjectMeta, moment: Timestamp) -> bool {
     meta.last_modified.timestamp_millis() < moment.as_millis()
 }
@@ -150,10 +248,6 @@ fn digest_of(meta: &ObjectMeta) -> Option<Digest> {
     let mut parts = meta.location.as_ref().rsplit('/');
     let (rest, fan) = (parts.next()?, parts.next()?);
     format!("sha256:{fan}{rest}").parse().ok()
-}
-
-fn beside(database: &Path) -> PathBuf {
-    database.with_file_name(LOCK)
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> StorageError + '_ {
@@ -210,11 +304,30 @@ mod tests {
                 .unwrap()
         }
 
+        /// A minute ago.
+        fn moment(&self) -> Timestamp {
+            use rune_store_runtime::Clock as _;
+            SystemClock.now().minus(Duration::from_secs(60))
+        }
+
         /// Sweeps what is older than a minute.
         async fn sweep(&self) -> Swept {
+            let moment = self.moment();
+            self.store
+                .sweep(&self.objects, moment)
+                .await
+                .unwrap()
+                .expect("no backup is being made")
+        }
+
+        /// Has the database be so many seconds old.
+        fn begin(&self, seconds: u64) {
             use rune_store_runtime::Clock as _;
-            let moment = SystemClock.now().minus(Duration::from_secs(60));
-            self.store.sweep(&self.objects, moment).await.unwrap()
+            let at = SystemClock.now().minus(Duration::from_secs(seconds));
+            let db = Connection::open(self.directory.path().join("rune.db")).unwrap();
+            let sql = "INSERT INTO sessions (session_id, namespace, agent, created_at, metadata)
+                       VALUES ('s', 'dev', 'agent', ?1, '{}')";
+            db.execute(sql, [at.as_millis()]).unwrap();
         }
 
         async fn is_there(&self, digest: Digest) -> bool {
@@ -232,9 +345,16 @@ mod tests {
         );
         rig.age(old);
         rig.age(named);
-        let foreign = rig.directory.path().join("objects/sha256/ab/what-is-this");
+        let folder = rig.directory.path().join("objects/sha256/ab");
+        let foreign = folder.join("what-is-this");
+        let staged = ["#1", "#2"].map(|end| folder.join(format!("{}{end}", "0".repeat(62))));
         std::fs::create_dir_all(foreign.parent().unwrap()).unwrap();
         std::fs::write(&foreign, "").unwrap();
+        for (path, hours) in staged.iter().zip([0, 1]) {
+            let file = File::create(path).unwrap();
+            let written = SystemTime::now() - Duration::from_secs(hours * 3600);
+            file.set_modified(written).unwrap();
+        }
         let store = Store::new(Arc::clone(&rig.store) as _, Arc::new(SystemClock));
         let canvas = CachePut {
             key: "canvas:1".to_owned(),
@@ -242,6 +362,9 @@ mod tests {
             expires_at: Timestamp::from_millis(i64::MAX),
         };
         store.write(canvas).await.unwrap();
+        // Nothing is known of the time before this database.
+        assert_eq!(rig.sweep().await, Swept::default());
+        rig.begin(2 * 3600);
         assert_eq!(
             rig.sweep().await,
             Swept {
@@ -251,16 +374,55 @@ mod tests {
         );
         assert!(!rig.is_there(old).await);
         assert!(rig.is_there(young).await && rig.is_there(named).await && foreign.exists());
+        assert_eq!(staged.map(|path| path.exists()), [true, false]);
         assert_eq!(rig.sweep().await, Swept::default());
+    }
+
+    #[tokio::test]
+    async fn what_is_older_than_the_database_is_not_its_own() {
+        let rig = Rig::new();
+        rig.begin(60 * 30);
+        let old = rig.put("of another database").await;
+        rig.age(old);
+        assert_eq!(rig.sweep().await, Swept::default());
+        assert!(rig.is_there(old).await);
+    }
+
+    #[tokio::test]
+    async fn what_a_request_may_name_at_its_end_is_kept_until_then() {
+        let rig = Rig::new();
+        rig.begin(2 * 3600);
+        let old = rig.put("kept for the end").await;
+        rig.age(old);
+        let set = |sql: &str| {
+            let db = Connection::open(rig.directory.path().join("rune.db")).unwrap();
+            db.execute(sql, []).unwrap();
+        };
+        let begun = rig
+            .moment()
+            .minus(Duration::from_secs(3 * 3600 / 2))
+            .as_millis();
+        set(&format!(
+            "INSERT INTO requests (request_id, session, status, last_seq, command_id, command_seq, cancel_requested, \
+             attempts, model_calls, tool_calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens, \
+             reasoning_tokens, unpriced_calls, created_at, updated_at, deployment_id, version_id, checkpoint, namespace, \
+             agent, caller, metadata) VALUES (x'00', 1, 'running', 1, x'00', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {begun}, \
+             {begun}, x'00', x'00', 'on_finish', 'dev', 'agent', 'user', '{{}}')"
+        ));
+        assert_eq!(rig.sweep().await, Swept::default());
+        set("UPDATE requests SET status = 'completed'");
+        assert_eq!(rig.sweep().await.objects, 1);
     }
 
     #[tokio::test]
     async fn a_backup_keeps_all_of_them() {
         let rig = Rig::new();
+        rig.begin(2 * 3600);
         let old = rig.put("old").await;
         rig.age(old);
         let kept = ObjectsLock::keep(&rig.directory.path().join("rune.db")).unwrap();
-        assert_eq!(rig.sweep().await, Swept::default());
+        let swept = rig.store.sweep(&rig.objects, rig.moment()).await.unwrap();
+        assert_eq!(swept, None);
         drop(kept);
         assert_eq!(rig.sweep().await.objects, 1);
     }
@@ -268,6 +430,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_is_stored_again_while_it_is_removed_is_there() {
         let rig = Rig::new();
+        rig.begin(2 * 3600);
         for _ in 0..200 {
             let digest = rig.put("again").await;
             rig.age(digest);

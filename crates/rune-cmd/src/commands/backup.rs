@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand};
 use rune_storage::{
-    BackupError, BackupManifest, BackupProgress, BackupSource, BackupStore, StorageError,
+    BackupError, BackupManifest, BackupProgress, BackupSource, BackupStore, ObjectStore,
+    StorageError,
 };
 use rune_store_runtime::{Clock as _, SystemClock};
 use rustix::fs::Mode;
@@ -97,7 +98,7 @@ async fn create(context: &Context, target: &str) -> Outcome {
     let store = BackupStore::open_or_create(target, &place.object_variables).map_err(failed)?;
     let objects = place.open_objects()?;
     // A copy of the database needs room for a moment: beside the backup, and not on the disk that the daemon works with.
-    let directory = BackupStore::directory(target);
+    let directory = ObjectStore::directory(target);
     let source = BackupSource {
         database: &place.database,
         objects: &objects,

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::backup::{Chosen, described, failure, only_for_the_owner, tell};
 use crate::context::Context;
-use crate::daemon::node::Place;
-use crate::failure::{Exit, Outcome};
+use crate::daemon::node::{Place, secret_key};
+use crate::failure::{Exit, Failure, Outcome};
 use crate::progress::Progress;
 
 /// Makes a data directory from a backup: its database and its objects.
@@ -51,23 +51,32 @@ pub(crate) async fn run(context: &Context, args: &RestoreArgs) -> Outcome {
             place.database.display()
         )
     })?;
-    if !manifest.secret_keys.is_empty() {
-        remind_of_key(context, &place.database);
+    let own = secret_key(&context.config).fingerprint().await;
+    let own =
+        own.map_err(|error| Failure::because("cannot read the key of the secrets", &error))?;
+    let missing = manifest
+        .secret_keys
+        .iter()
+        .filter(|key| own.as_ref() != Some(key));
+    let missing: Vec<&str> = missing.map(String::as_str).collect();
+    if !missing.is_empty() {
+        remind_of_keys(context, &place.database, &missing, own.as_deref());
     }
     Ok(Exit::Ok)
 }
 
-/// The secrets of the backup are of use with their key only, which is not in it.
-fn remind_of_key(context: &Context, database: &Path) {
-    let storage = &context.config.storage;
-    let file = storage.secret_key_file();
-    if storage.secret_key.is_none() && !file.exists() {
-        context.output.note(&format!(
-            "{} {} holds secrets whose key is not in a backup: put it at {}, or set RUNE_SECRET_KEY, before the daemon is \
-             started",
-            context.output.style.warn("warning:"),
-            database.display(),
-            file.display()
-        ));
-    }
+/// The secrets of the backup are of use with their keys only, which are not in it.
+fn remind_of_keys(context: &Context, database: &Path, missing: &[&str], own: Option<&str>) {
+    let here = match own {
+        Some(own) => format!("and the key that is there is {own}"),
+        None => "which no backup holds".to_owned(),
+    };
+    context.output.note(&format!(
+        "{} {} holds secrets that are encrypted with the key {}, {here}: put it at {}, or set RUNE_SECRET_KEY, \
+         before the daemon is started",
+        context.output.style.warn("warning:"),
+        database.display(),
+        missing.join(" and "),
+        context.config.storage.secret_key_file().display()
+    ));
 }

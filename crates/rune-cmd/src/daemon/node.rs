@@ -94,6 +94,14 @@ impl Place {
         })
     }
 
+    /// The directory that holds the objects, where one does.
+    pub(crate) fn object_directory(&self) -> Option<PathBuf> {
+        match &self.object_url {
+            Some(url) => ObjectStore::directory(url),
+            None => Some(self.objects.clone()),
+        }
+    }
+
     /// Opens the object store.
     pub(crate) fn open_objects(&self) -> Outcome<ObjectStore> {
         let objects = match &self.object_url {
@@ -265,12 +273,17 @@ pub(crate) fn agent_loader(
     Ok((loader, docker))
 }
 
-/// The secrets of tools, and the key that they are encrypted with.
-fn secrets(config: &Config, place: &Place, store: &Store) -> Outcome<SecretVault> {
-    let source = match &config.storage.secret_key {
+/// The key that secrets are encrypted with.
+pub(crate) fn secret_key(config: &Config) -> SecretKeySource {
+    match &config.storage.secret_key {
         Some(key) => SecretKeySource::Given(key.clone()),
         None => SecretKeySource::File(config.storage.secret_key_file()),
-    };
+    }
+}
+
+/// The secrets of tools, and the key that they are encrypted with.
+fn secrets(config: &Config, place: &Place, store: &Store) -> Outcome<SecretVault> {
+    let source = secret_key(config);
     let Some(path) = &place.secrets else {
         return Ok(SecretVault::new(Arc::new(store.clone()), source));
     };
@@ -308,6 +321,8 @@ pub(crate) fn browser_config(config: &Config) -> BrowserConfig {
 
 /// Docker Engine. Its containers see nothing of Rune's own.
 pub(crate) fn docker_engine(config: &Config, tasks: &Tasks) -> DockerEngine {
+    let url = config.storage.object_store_url.as_deref();
+    let objects = url.and_then(ObjectStore::directory);
     // Where there is none the data directory has everything.
     let database = database_path(&config.storage.database_url).ok();
     let engine = DockerConfig {
@@ -317,6 +332,7 @@ pub(crate) fn docker_engine(config: &Config, tasks: &Tasks) -> DockerEngine {
         hidden: database
             .into_iter()
             .chain([config.storage.object_dir()])
+            .chain(objects)
             .collect(),
         exec_containers: config.tools.docker_exec_containers.clone(),
     };
@@ -402,7 +418,7 @@ fn launcher(config: &Config, place: &Place) -> Outcome<Launcher> {
 
 /// What is Rune's own and no tool's affair.
 pub(crate) fn hidden(config: &Config, place: &Place) -> Vec<PathBuf> {
-    let objects = place.object_url.is_none().then(|| place.objects.clone());
+    let objects = place.object_directory();
     let home = config.variable("HOME").map(PathBuf::from);
     let data = [config.storage.data_dir.clone(), place.database.clone()];
     let own = home.map(|home| home.join(".rune"));

@@ -1,10 +1,10 @@
-//! Removes objects that no row refers to, now and then.
+//! Removes what nobody needs any more, now and then: cached values that have expired, and objects that no row refers to.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rune_storage::{ObjectStore, SqliteStore};
-use rune_store_runtime::{Clock as _, SystemClock};
+use rune_store_runtime::{CacheSweep, Clock as _, Store, StoreError, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::chain;
@@ -13,32 +13,58 @@ use crate::failure::chain;
 const FIRST: Duration = Duration::from_secs(10 * 60);
 /// The pause between two sweeps.
 const PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
+/// The pause after one that met a backup, which keeps every object.
+const KEPT: Duration = Duration::from_secs(5 * 60);
+/// Cached values that are removed at once.
+const EXPIRED: u32 = 500;
 
-/// Removes what no row has referred to for as long as `grace`, until the daemon ends.
+/// Removes what has expired, and objects that no row has referred to for as long as `grace`, where there is one, until the
+/// daemon ends.
 pub(super) async fn sweep(
+    store: Store,
     database: Arc<SqliteStore>,
     objects: ObjectStore,
-    grace: Duration,
+    grace: Option<Duration>,
     shutdown: CancellationToken,
 ) {
-    let mut wait = FIRST.min(grace);
+    let mut wait = grace.map_or(FIRST, |grace| FIRST.min(grace));
     while shutdown
         .run_until_cancelled(tokio::time::sleep(wait))
         .await
         .is_some()
     {
+        wait = PAUSE;
+        if let Some(Err(error)) = shutdown.run_until_cancelled(remove_expired(&store)).await {
+            tracing::warn!(error = chain(&error), "cached values were not removed");
+        }
+        let Some(grace) = grace else {
+            continue;
+        };
         wait = PAUSE.min(grace).max(Duration::from_secs(1));
         let sweeping = database.sweep(&objects, SystemClock.now().minus(grace));
         match shutdown.run_until_cancelled(sweeping).await {
-            Some(Ok(swept)) if swept.objects > 0 => tracing::info!(
+            Some(Ok(Some(swept))) => tracing::info!(
                 objects = swept.objects,
                 bytes = swept.bytes,
-                "removed objects that nothing refers to"
+                "looked for objects that nothing refers to, and removed them"
             ),
+            Some(Ok(None)) => {
+                wait = wait.min(KEPT);
+                tracing::info!(
+                    again_secs = wait.as_secs(),
+                    "objects are kept while a backup is made"
+                );
+            }
             Some(Err(error)) => {
                 tracing::warn!(error = chain(&error), "objects were not looked through");
             }
-            _ => {}
+            None => {}
         }
     }
+}
+
+/// Removes cached values that have expired, a few at a time. What they name is an object that nothing refers to then.
+async fn remove_expired(store: &Store) -> Result<(), StoreError> {
+    while store.write(CacheSweep { limit: EXPIRED }).await? == u64::from(EXPIRED) {}
+    Ok(())
 }

@@ -190,11 +190,14 @@ impl Assembled {
                 tracing::debug!(%error, "containers were not looked for");
             }
         });
-        if let Some(grace) = config.storage.object_grace {
-            let (database, objects) = (Arc::clone(&node.database), node.objects.clone());
-            let sweep = objects::sweep(database, objects, grace, node.tasks.shutdown());
-            node.tasks.spawn("objects", sweep);
-        }
+        let sweep = objects::sweep(
+            node.store.clone(),
+            Arc::clone(&node.database),
+            node.objects.clone(),
+            config.storage.object_grace,
+            node.tasks.shutdown(),
+        );
+        node.tasks.spawn("objects", sweep);
         node.tasks
             .spawn("deadlines", node.engine.clone().watch_deadlines());
         node.tasks.spawn("scheduler", scheduler.run());

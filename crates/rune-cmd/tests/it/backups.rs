@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, TestDaemon, ToolCa
 use serde_json::{Value, json};
 
 use crate::home::{Home, RUNE, Ran, Served};
-use crate::wire::{Api, LIMIT, POLL, Seeded, Tool, answer, assert_no_panic, deploy, spawn};
+use crate::wire::{Api, LIMIT, Seeded, Tool, answer, assert_no_panic, deploy, spawn};
 
 /// Its output is too large for a row.
 const LARGE: Tool<'static> = Tool {
@@ -23,11 +23,34 @@ const LARGE: Tool<'static> = Tool {
 
 const AGENT: &str = "agent";
 
+/// Keeps what it shows as an object that only a text names.
+const CANVAS: Tool<'static> = Tool {
+    name: "rune@canvas-present",
+    script: "",
+    yaml: "",
+};
+
+/// Says how long its secret is.
+const MEASURE: Tool<'static> = Tool {
+    name: "measure",
+    script: "echo \"{\\\"length\\\": ${#DEPLOY_KEY}}\"\n",
+    yaml: "capabilities: [secret:DEPLOY_KEY]\n",
+};
+
 /// `slow` takes long enough for a backup to find it under way.
 fn script() -> ModelScript {
     ModelScript::new()
         .on_text("large")
         .reply(Reply::calls([ToolCall::new("large", json!({}))]))
+        .then(Reply::echo())
+        .on_text("show")
+        .reply(Reply::calls([ToolCall::new(
+            "rune__canvas-present",
+            json!({"title": "A page", "format": "markdown", "content": "# Hi"}),
+        )]))
+        .then(Reply::echo())
+        .on_text("measure")
+        .reply(Reply::calls([ToolCall::new("measure", json!({}))]))
         .then(Reply::echo())
         .on_text("slow")
         .reply(Reply::echo().first_byte_after(Duration::from_millis(1500)))
@@ -259,6 +282,26 @@ async fn a_backup_with_a_missing_or_altered_part_is_refused_by_the_name_of_the_p
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_damaged_is_told_whatever_refers_to_it() {
+    let server = ModelServer::start(script()).await.unwrap();
+    let served = Served(TestDaemon::builder(RUNE).start().await.unwrap());
+    let models = [(&server, Protocol::Openai)];
+    deploy(&served, AGENT, &models, &[CANVAS], "");
+    let api = Api::of(&served.0);
+    let (_, done) = api.ask(AGENT, &json!({"input": "show"})).await;
+    assert_eq!(done["status"], "completed", "{done}");
+    let objects = files(&served.0.data_dir().join("objects"));
+    let is_canvas = |path: &&PathBuf| fs::read(path).unwrap() == b"# Hi";
+    let canvas = objects.iter().find(is_canvas).unwrap();
+    fs::write(canvas, "# Ho").unwrap();
+    let lost = backup(&served)["lost"].clone();
+    assert_eq!(lost.as_array().unwrap().len(), 1, "{lost}");
+    let digest: Vec<_> = canvas.iter().rev().take(2).collect();
+    let digest = format!("sha256:{}{}", digest[1].display(), digest[0].display());
+    assert_eq!(lost[0], digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restore_overwrites_nothing_and_a_backup_nothing_foreign() {
     let mut served = Served::with_plain().await;
     backup(&served);
@@ -317,36 +360,57 @@ async fn a_backup_that_is_killed_is_none_and_stands_in_nobodys_way() {
     let mut seeded = Seeded::new(7);
     let mut killed = 0;
     for _ in 0..20 {
-        let mut child = served
-            .command(&["backup", at])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        tokio::time::sleep(Duration::from_millis(seeded.below(250))).await;
+        let mut child = begin_backup(&served).await;
+        tokio::time::sleep(Duration::from_millis(seeded.below(150))).await;
         killed += u32::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
     }
     assert!(killed > 0, "every backup was faster");
-    if dir.is_dir() {
-        let listed = served.rune(&["backup", "ls", at, "-o", "json"]).json();
-        for whole in listed.as_array().unwrap() {
-            let id = whole["backup"].as_str().unwrap();
-            served.rune(&["backup", "verify", at, "--backup", id]).ok();
-        }
-        println!(
-            "{killed} of 20 backups killed, {} whole",
-            listed.as_array().unwrap().len()
-        );
+    let listed = served.rune(&["backup", "ls", at, "-o", "json"]).json();
+    for whole in listed.as_array().unwrap() {
+        let id = whole["backup"].as_str().unwrap();
+        served.rune(&["backup", "verify", at, "--backup", id]).ok();
     }
+    println!(
+        "{killed} of 20 backups killed at work, {} whole",
+        listed.as_array().unwrap().len()
+    );
     backup(&served);
     served.rune(&["backup", "verify", at]).ok();
-    let drafts = fs::read_dir(&dir).unwrap().filter(|entry| {
-        let name = entry.as_ref().unwrap().file_name();
-        name.to_string_lossy().starts_with("draft-")
-    });
-    assert_eq!(drafts.count(), 0);
+    assert!(drafts(&dir).is_empty());
+}
+
+/// What backups that are being made, or were killed, have in a place.
+fn drafts(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let is_draft = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with(".rune-backup-")
+    };
+    paths.filter(is_draft).collect()
+}
+
+/// A backup that has begun its work, unless it has ended already.
+async fn begin_backup(served: &Served) -> Child {
+    let dir = target(served);
+    let before = drafts(&dir);
+    let mut child = served
+        .command(&["backup", dir.to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = async {
+        while child.try_wait().unwrap().is_none()
+            && drafts(&dir).iter().all(|draft| before.contains(draft))
+        {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, begun).await.unwrap();
+    child
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -379,12 +443,23 @@ async fn a_full_disk_is_said_and_leaves_no_backup() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_come_back_with_their_key_which_is_not_in_the_backup() {
-    let mut served = Served::with_plain().await;
-    let set = Ran::with_input(
-        served.command(&["secret", "set", "DEPLOY_KEY"]),
-        "a-value-of-some-length\n",
-    );
+    let server = ModelServer::start(script()).await.unwrap();
+    let mut served = Served(TestDaemon::builder(RUNE).start().await.unwrap());
+    let models = [(&server, Protocol::Openai)];
+    deploy(&served, AGENT, &models, &[MEASURE], "");
+    let value = "a-value-of-some-length";
+    let set = Ran::with_input(served.command(&["secret", "set", "DEPLOY_KEY"]), value);
     set.ok();
+    let output = async |served: &Served| {
+        let api = Api::of(&served.0);
+        let (_, done) = api.ask(AGENT, &json!({"input": "measure"})).await;
+        let id = done["request_id"].as_str().unwrap();
+        let events = api.events(id, 0).await.rest().await;
+        let done = events.iter().find(|event| event.name == "tool_done");
+        done.unwrap().data["output"].clone()
+    };
+    let expected = json!({"length": value.len()});
+    assert_eq!(output(&served).await, expected);
     let key = fs::read(served.0.data_dir().join("secret.key")).unwrap();
     let made = backup(&served);
     assert_eq!(made["secret_keys"].as_array().unwrap().len(), 1, "{made}");
@@ -401,12 +476,18 @@ async fn secrets_come_back_with_their_key_which_is_not_in_the_backup() {
     let dir = target(&served);
     let ran = served.rune(&["restore", dir.to_str().unwrap()]).ends(0);
     assert!(ran.stderr.contains("secret.key"), "{}", ran.stderr);
-    fs::write(served.0.data_dir().join("secret.key"), key).unwrap();
+    let id = made["secret_keys"][0].as_str().unwrap();
+    assert!(ran.stderr.contains(id), "{}", ran.stderr);
+    // With another key it is told, too, and with its own nothing is.
+    let file = served.0.data_dir().join("secret.key");
+    for (content, told) in [(&b"0".repeat(64), true), (&key, false)] {
+        lose_data(&served);
+        fs::create_dir(served.0.data_dir()).unwrap();
+        fs::write(&file, content).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let ran = served.rune(&["restore", dir.to_str().unwrap()]).ends(0);
+        assert_eq!(ran.stderr.contains(id), told, "{}", ran.stderr);
+    }
     served.0.restart().await.unwrap();
-    let wait = async {
-        while served.rune(&["secret", "ls", "-o", "json"]).json()[0]["name"] != "DEPLOY_KEY" {
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, wait).await.unwrap();
+    assert_eq!(output(&served).await, expected);
 }

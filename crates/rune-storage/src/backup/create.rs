@@ -28,7 +28,10 @@ use crate::{
 const PIECE_BYTES: usize = 1 << 20;
 
 /// How the name of a directory begins that a backup is worked out in.
-pub(super) const DRAFT: &str = "draft-";
+pub(super) const DRAFT: &str = ".rune-backup-";
+
+/// The copy of the database in such a directory.
+const COPY: &str = "rune.db";
 
 /// What is backed up.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +64,21 @@ impl Written {
     }
 }
 
+/// What came of taking over an object.
+enum Copied {
+    /// It is in the backup.
+    Whole {
+        /// Its length.
+        bytes: u64,
+        /// The bytes that were written: 0 where it was there already.
+        new: u64,
+    },
+    /// The store has none under this digest. A text may name a digest that is of no object.
+    Missing,
+    /// There is one, which is not what was stored.
+    Damaged,
+}
+
 /// A directory for what is needed only until the backup is there.
 struct Draft {
     dir: TempDir,
@@ -91,7 +109,7 @@ impl Draft {
     }
 
     fn database(&self) -> PathBuf {
-        self.dir.path().join("rune.db")
+        self.dir.path().join(COPY)
     }
 }
 
@@ -99,12 +117,27 @@ impl Draft {
 fn remove_abandoned(scratch: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(scratch)? {
         let entry = entry?;
-        let is_draft = entry.file_name().to_string_lossy().starts_with(DRAFT);
-        if is_draft && let Some(_lock) = lock(&entry.path())? {
+        let is_named = entry.file_name().to_string_lossy().starts_with(DRAFT);
+        if is_named
+            && entry.file_type()?.is_dir()
+            && let Some(_lock) = lock(&entry.path())?
+            && holds_a_copy(&entry.path())?
+        {
             std::fs::remove_dir_all(entry.path())?;
         }
     }
     Ok(())
+}
+
+/// Whether a directory has nothing in it but what a backup puts there.
+fn holds_a_copy(dir: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if !name.to_string_lossy().starts_with(COPY) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The lock of a directory; none where somebody has it, or the directory is gone.
@@ -126,7 +159,7 @@ impl BackupStore {
     /// returns, and no backup at all where it does not.
     ///
     /// # Errors
-    /// [`BackupError::NoDatabase`], [`BackupError::Storage`] where the database is damaged or there is no room for its copy,
+    /// [`BackupError::NoDatabase`], [`BackupError::Own`], [`BackupError::Storage`] where the database is damaged or there is no room for its copy,
     /// [`BackupError::Part`] or [`BackupError::Place`] where the backup cannot be written.
     pub async fn create(
         &self,
@@ -135,6 +168,9 @@ impl BackupStore {
     ) -> Result<(BackupManifest, Written), BackupError> {
         if !source.database.is_file() {
             return Err(BackupError::NoDatabase(source.database.to_owned()));
+        }
+        if self.objects.is_shared_with(source.objects) {
+            return Err(BackupError::Own(self.shown.clone()));
         }
         let of = source.database.to_owned();
         let _kept = blocking(move || ObjectsLock::keep(&of)).await?;
@@ -169,13 +205,13 @@ impl BackupStore {
         });
         for (digest, copied) in wanted.iter().zip(copied.await?) {
             match copied {
-                Some((bytes, new)) => {
+                Copied::Whole { bytes, new } => {
                     written.add(new);
                     let digest = *digest;
                     manifest.objects.push(BackupObject { digest, bytes });
                 }
-                None if rows.needed.contains(digest) => manifest.lost.push(*digest),
-                None => {}
+                Copied::Missing if !rows.needed.contains(digest) => {}
+                Copied::Missing | Copied::Damaged => manifest.lost.push(*digest),
             }
         }
         let bytes = manifest.seal()?;
@@ -221,19 +257,12 @@ impl BackupStore {
         Ok((bytes, digests))
     }
 
-    /// Takes over an object of the store; nothing where it is not there as it was stored.
-    async fn take_over(
-        &self,
-        source: &ObjectStore,
-        digest: Digest,
-    ) -> Result<Option<(u64, u64)>, BackupError> {
+    /// Takes over an object of the store.
+    async fn take_over(&self, source: &ObjectStore, digest: Digest) -> Result<Copied, BackupError> {
         match self.objects.copy_from(source, digest).await {
-            Ok(sizes) => Ok(Some(sizes)),
-            Err(
-                ObjectError::NotFound(_)
-                | ObjectError::Damaged { .. }
-                | ObjectError::TooLarge { .. },
-            ) => Ok(None),
+            Ok((bytes, new)) => Ok(Copied::Whole { bytes, new }),
+            Err(ObjectError::NotFound(_)) => Ok(Copied::Missing),
+            Err(ObjectError::Damaged { .. } | ObjectError::TooLarge { .. }) => Ok(Copied::Damaged),
             Err(error @ ObjectError::Backend { action: "get", .. }) => {
                 Err(BackupError::Objects(error))
             }

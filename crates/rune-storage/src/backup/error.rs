@@ -13,6 +13,9 @@ pub enum BackupError {
     /// The directory holds something else.
     #[error("{0} holds other files and no backups; choose a directory of its own")]
     Occupied(PathBuf),
+    /// It would be among the objects that are backed up, which are removed when nothing refers to them.
+    #[error("{0} is where the objects of the daemon are; choose a place of its own")]
+    Own(String),
     /// There is no such backup.
     #[error("there is no backup {}in {place}", id.as_deref().map(|id| format!("`{id}` ")).unwrap_or_default())]
     Unknown {

@@ -97,7 +97,11 @@ impl BackupStore {
                 .map_err(|error| self.part(*digest, error))?;
             file = append(file, piece).await.map_err(io("write", path))?;
         }
-        file.sync_all().map_err(io("sync", path))?;
+        let synced = tokio::task::spawn_blocking(move || file.sync_all()).await;
+        synced
+            .map_err(std::io::Error::other)
+            .flatten()
+            .map_err(io("sync", path))?;
         Ok(())
     }
 }

@@ -54,11 +54,10 @@ pub(super) fn scan(path: &Path) -> Result<Scan, StorageError> {
     })
 }
 
-/// Every digest that is in a text of a database, at one moment of it.
+/// Every digest that is in a text of a database.
 pub(crate) fn mentioned(db: &Connection) -> rusqlite::Result<BTreeSet<Digest>> {
-    let moment = db.unchecked_transaction()?;
     let mut mentioned = BTreeSet::new();
-    each_text(&moment, |text| mentioned.extend(digests_in(text)))?;
+    each_text(db, |text| mentioned.extend(digests_in(text)))?;
     Ok(mentioned)
 }
 

@@ -26,7 +26,9 @@ pub(super) fn open(
     let host = url.host_str().unwrap_or_default();
     let shown = format!("{}://{host}", url.scheme());
     let failed = |error| open_error(&shown, &error);
-    if host.is_empty() || !url.username().is_empty() || url.password().is_some() {
+    let has_more = url.port().is_some() || url.query().is_some() || url.fragment().is_some();
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    if host.is_empty() || has_user || has_more {
         let expected = "expected a bucket and a prefix, such as s3://BUCKET/PREFIX; credentials come from the environment";
         return Err(open_error(&shown, expected));
     }
