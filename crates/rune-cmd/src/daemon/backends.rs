@@ -129,6 +129,7 @@ impl Backends {
             Arc::clone(&node.loader),
             packages.clone(),
             node.router.clone(),
+            node.tasks.clone(),
         );
         Self {
             driven: Arc::new(driven),

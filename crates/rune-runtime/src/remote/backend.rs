@@ -20,6 +20,7 @@ use crate::package_cache::PackageCache;
 use crate::replica::Replica;
 use crate::router::ReplicaRouter;
 use crate::secrets::SecretError;
+use crate::task::Tasks;
 
 /// Pause before a replica that starts is asked again whether it is ready: a part of the time that it has taken so far, so
 /// that little of that is waiting, and within these bounds.
@@ -70,6 +71,7 @@ pub struct RemoteBackend {
     loader: Arc<AgentLoader>,
     packages: PackageCache,
     router: ReplicaRouter,
+    tasks: Tasks,
     http: HttpClient,
     /// How often in a row a replica did not answer.
     failures: Mutex<HashMap<ReplicaId, u32>>,
@@ -84,6 +86,7 @@ impl RemoteBackend {
         loader: Arc<AgentLoader>,
         packages: PackageCache,
         router: ReplicaRouter,
+        tasks: Tasks,
     ) -> Self {
         Self {
             platform,
@@ -91,6 +94,7 @@ impl RemoteBackend {
             loader,
             packages,
             router,
+            tasks,
             http: HttpClient::direct(),
             failures: Mutex::default(),
         }
@@ -116,26 +120,6 @@ impl RemoteBackend {
         }
     }
 
-    /// Looks for what this process needs to run tools for the replica: images, and the workspace that containers see.
-    async fn prepare(&self, agent: &Agent) -> Result<(), BackendError> {
-        if !agent.tools().any(|(_, tool)| tool.needs_docker()) {
-            return Ok(());
-        }
-        agent.prepare().await.map_err(|error| {
-            let message = error.to_string();
-            if error.is_transient() {
-                BackendError::Unavailable(message)
-            } else {
-                BackendError::Invalid(message)
-            }
-        })?;
-        let workspace = agent.workspace();
-        tokio::fs::create_dir_all(workspace).await.map_err(|error| {
-            let workspace = workspace.display();
-            BackendError::Unavailable(format!("cannot create workspace {workspace}: {error}"))
-        })
-    }
-
     /// What tells a replica that is as it should be from one that is not.
     async fn fingerprint(&self, spec: &ReplicaSpec) -> Result<String, BackendError> {
         let basis = self.access.basis(spec).await;
@@ -158,7 +142,7 @@ impl RemoteBackend {
     fn serve(
         &self,
         spec: &ReplicaSpec,
-        agent: Agent,
+        agent: Arc<Agent>,
         client: ReplicaClient,
         status: &ReplicaStatus,
     ) {
@@ -166,11 +150,25 @@ impl RemoteBackend {
             spec.replica_id,
             spec.deployment_id,
             spec.version_id,
-            Arc::new(agent),
+            agent,
             client,
         );
         replica.note(status);
         self.router.add_replica(replica);
+    }
+
+    /// Looks for what tools of a replica need that serves already, however long that takes. A call looks for it again.
+    fn prepare_beside(&self, id: ReplicaId, agent: Arc<Agent>) {
+        let shutdown = self.tasks.shutdown();
+        self.tasks.spawn("prepare", async move {
+            let prepared = tokio::select! {
+                prepared = prepare(&agent) => prepared,
+                () = shutdown.cancelled() => return,
+            };
+            if let Err(error) = prepared {
+                tracing::warn!(replica = %id, %error, "tools in containers cannot run");
+            }
+        });
     }
 
     /// The last that a replica has logged, for a person.
@@ -264,7 +262,7 @@ impl Backend for RemoteBackend {
 
     async fn start(&self, spec: &ReplicaSpec) -> Result<Option<String>, BackendError> {
         let agent = self.load(spec).await?;
-        self.prepare(&agent).await?;
+        prepare(&agent).await?;
         let runtime = &agent.spec().runtime;
         let fingerprint = self.fingerprint(spec).await?;
         let launch = self.access.launch(spec, &fingerprint).await;
@@ -282,7 +280,7 @@ impl Backend for RemoteBackend {
         })?;
         let client = self.client(spec.replica_id, &endpoint, &agent).await?;
         let status = self.ready(spec, &client).await?;
-        self.serve(spec, agent, client, &status);
+        self.serve(spec, Arc::new(agent), client, &status);
         Ok(Some(endpoint))
     }
 
@@ -305,11 +303,9 @@ impl Backend for RemoteBackend {
             && status.fingerprint == self.fingerprint(spec).await?
             && !status.draining;
         if is_same {
-            // A call looks for them again.
-            if let Err(error) = self.prepare(&agent).await {
-                tracing::warn!(replica = %spec.replica_id, %error, "tools in containers cannot run");
-            }
-            self.serve(spec, agent, client, &status);
+            let agent = Arc::new(agent);
+            self.serve(spec, Arc::clone(&agent), client, &status);
+            self.prepare_beside(spec.replica_id, agent);
         }
         Ok(is_same)
     }
@@ -384,6 +380,26 @@ impl Backend for RemoteBackend {
     async fn list(&self) -> Result<Vec<ReplicaId>, BackendError> {
         self.platform.list().await
     }
+}
+
+/// Looks for what this process needs to run tools for the replica: images, and the workspace that containers see.
+async fn prepare(agent: &Agent) -> Result<(), BackendError> {
+    if !agent.tools().any(|(_, tool)| tool.needs_docker()) {
+        return Ok(());
+    }
+    agent.prepare().await.map_err(|error| {
+        let message = error.to_string();
+        if error.is_transient() {
+            BackendError::Unavailable(message)
+        } else {
+            BackendError::Invalid(message)
+        }
+    })?;
+    let workspace = agent.workspace();
+    tokio::fs::create_dir_all(workspace).await.map_err(|error| {
+        let workspace = workspace.display();
+        BackendError::Unavailable(format!("cannot create workspace {workspace}: {error}"))
+    })
 }
 
 /// What a profile stands for.
