@@ -180,7 +180,8 @@ pub(super) async fn stop(backend: &'static str) {
 
 pub(super) async fn delete(backend: &'static str) {
     let rig = Rig::start(backend, "").await;
-    let id = rig.slow().await;
+    let command = "/tool slow {\"then\": \"publish\"}";
+    let id = rig.api.start("worker", command).await;
     rig.begun(1).await;
     rig.served.rune(&["agent", "rm", "worker", "--force"]).ok();
     let refused = rig.api.ask("worker", &json!({"input": "x"})).await;
@@ -194,6 +195,13 @@ pub(super) async fn delete(backend: &'static str) {
         "{row}\n{}",
         rig.served.0.log()
     );
+    // What it had the daemon do after that was done.
+    let events = rig.api.events(&id, 0).await.rest().await;
+    let done = events.iter().filter(|event| event.name == "tool_done");
+    let done: Vec<&Value> = done.map(|event| &event.data).collect();
+    assert_eq!(done.len(), 2, "{done:?}");
+    assert_eq!(done[1]["name"], "rune@event-publish", "{done:?}");
+    assert!(done[1]["error"].is_null(), "{done:?}");
     rig.until("its replicas have ended", async || {
         rig.replicas().await.is_empty()
     })

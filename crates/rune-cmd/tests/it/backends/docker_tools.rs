@@ -1,9 +1,14 @@
 //! Tools in containers of an agent whose replicas are outside the daemon: the daemon runs them.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rune_testkit::{TestDaemon, TestDaemonBuilder, TestDocker};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::{UnixListener, UnixStream};
 
 use super::rig::{Rig, is_here};
 use crate::containers::{SHELL, Service, docker, gone, running};
@@ -11,11 +16,13 @@ use crate::home::{RUNE, Ran};
 use crate::wire::{answer, assert_no_panic, lines_of};
 
 const CANARY: &str = "canary-51c0ffee";
+/// Where the engine of this machine is.
+const ENGINE: &str = "/var/run/docker.sock";
 const STUBBORN: &str =
     "trap '' TERM; echo up >> begun; sleep 600 & wait; while :; do sleep 600; done\n";
 
 /// Tools: name, more of the description, script.
-const TOOLS: [(&str, &str, &str); 4] = [
+const TOOLS: [(&str, &str, &str); 6] = [
     (
         "report",
         "capabilities: [filesystem, \"secret:TOKEN\"]\n",
@@ -28,6 +35,11 @@ const TOOLS: [(&str, &str, &str); 4] = [
         "echo \"the token is $TOKEN\" >&2; exit 1\n",
     ),
     (
+        "deep",
+        "idempotent: true\n",
+        "n=0; while [ $n -lt 120 ]; do printf '['; n=$((n+1)); done; while [ $n -gt 0 ]; do printf ']'; n=$((n-1)); done\n",
+    ),
+    (
         "late",
         "timeout_ms: 3000\n",
         "trap '' TERM INT HUP; echo so far >&2; while :; do sleep 1; done\n",
@@ -37,7 +49,14 @@ const TOOLS: [(&str, &str, &str); 4] = [
         "capabilities: [filesystem]\ntimeout_ms: 600000\n",
         STUBBORN,
     ),
+    (
+        "waits",
+        "capabilities: [filesystem]\n",
+        "while [ ! -e go ]; do sleep 0.1; done\necho '\"waited\"'\n",
+    ),
 ];
+/// A second call behind the one that waits.
+const SCRIPT: &str = "rules:\n  - match: {after_tool: waits}\n    tool_calls: [{name: report}]\n";
 
 /// Makes the tests for a backend.
 macro_rules! docker_tools_suite {
@@ -60,6 +79,13 @@ macro_rules! docker_tools_suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn a_replica_of_a_deleted_deployment_has_its_containers() {
+                if let Some(docker) = super::engine(BACKEND) {
+                    super::deleted(BACKEND, docker).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn what_a_killed_daemon_ran_is_not_run_again() {
                 if let Some(docker) = super::engine(BACKEND) {
                     super::daemon_killed(BACKEND, docker).await;
@@ -71,6 +97,80 @@ macro_rules! docker_tools_suite {
 
 docker_tools_suite!(process, docker);
 
+/// The engine behind a socket that can stop to answer.
+struct Gate {
+    dir: TempDir,
+    hangs: Arc<AtomicBool>,
+    /// Connections that were not answered, and those of them that who asked has given up.
+    unanswered: Arc<AtomicUsize>,
+    given_up: Arc<AtomicUsize>,
+}
+
+impl Gate {
+    fn start() -> Self {
+        let gate = Self {
+            dir: TempDir::new().unwrap(),
+            hangs: Arc::default(),
+            unanswered: Arc::default(),
+            given_up: Arc::default(),
+        };
+        let listener = UnixListener::bind(gate.socket()).unwrap();
+        let (hangs, unanswered) = (Arc::clone(&gate.hangs), Arc::clone(&gate.unanswered));
+        let given_up = Arc::clone(&gate.given_up);
+        tokio::spawn(async move {
+            while let Ok((mut asks, _)) = listener.accept().await {
+                let is_hung = hangs.load(Ordering::Relaxed);
+                unanswered.fetch_add(usize::from(is_hung), Ordering::Relaxed);
+                let given_up = Arc::clone(&given_up);
+                tokio::spawn(async move {
+                    if is_hung {
+                        let _ = tokio::io::copy(&mut asks, &mut tokio::io::sink()).await;
+                        given_up.fetch_add(1, Ordering::Relaxed);
+                    } else if let Ok(mut engine) = UnixStream::connect(ENGINE).await {
+                        let _ = tokio::io::copy_bidirectional(&mut asks, &mut engine).await;
+                    }
+                });
+            }
+        });
+        gate
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("docker.sock")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_taken_over_while_the_engine_does_not_answer() {
+    if engine("process").is_none() || !Path::new(ENGINE).exists() {
+        return;
+    }
+    let gate = Gate::start();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = free.local_addr().unwrap().to_string();
+    drop(free);
+    let builder = TestDaemon::builder(RUNE)
+        .arg("--control-plane-addr")
+        .arg(addr)
+        .env("DOCKER_HOST", format!("unix://{}", gate.socket().display()));
+    let mut rig = deployed("process", builder).await;
+    let replica = rig.replicas().await[0]["id"].clone();
+    rig.served.0.kill9().unwrap();
+    gate.hangs.store(true, Ordering::Relaxed);
+    rig.restart().await;
+    rig.ready().await;
+    let (status, said) = rig.api.ask("worker", &json!({"input": "hello"})).await;
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(rig.replicas().await[0]["id"], replica);
+    // It was asked, and the answer was not waited for.
+    rig.until("the engine was asked", async || {
+        gate.unanswered.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    assert_eq!(gate.given_up.load(Ordering::Relaxed), 0);
+    assert_no_panic(&rig.served);
+}
+
 /// The engine, where this machine has one and what the backend needs.
 fn engine(backend: &str) -> Option<TestDocker> {
     docker().filter(|_| is_here(backend))
@@ -81,9 +181,10 @@ async fn deployed(backend: &'static str, builder: TestDaemonBuilder) -> Rig {
     let dir = rig.served.0.home().join("worker");
     std::fs::create_dir_all(dir.join("tools")).unwrap();
     let runefile = "name: worker\nversion: 0.1.0\ninstructions: Call.\ndefault_model: default\n\
-                    toolset: [report, leaks, late, stubborn, rune@file-read, rune@docker-exec]\ntimeout_ms: 600000\n\
+                    toolset: [report, leaks, deep, late, stubborn, waits, rune@file-read, rune@docker-exec]\ntimeout_ms: 600000\n\
                     models: {providers: [offline], model_mapping: {default: offline}}\n";
     std::fs::write(dir.join("Runefile"), runefile).unwrap();
+    std::fs::write(dir.join("script.yaml"), SCRIPT).unwrap();
     for (name, more, script) in TOOLS {
         let timeout = if more.contains("timeout_ms") {
             ""
@@ -127,6 +228,8 @@ async fn answers(backend: &'static str, docker: TestDocker) {
 
     let leaked = done(&rig, "leaks", json!({})).await["error"].to_string();
     assert!(leaked.contains("the token is [redacted]"), "{leaked}");
+    let deep = done(&rig, "deep", json!({})).await["error"].to_string();
+    assert!(deep.contains("nests deeper than 100 levels"), "{deep}");
     let started = Instant::now();
     let late = done(&rig, "late", json!({})).await["error"].to_string();
     assert!(late.contains("did not end within 3000 ms"), "{late}");
@@ -168,6 +271,25 @@ async fn ends(backend: &'static str, docker: TestDocker) {
     rig.kill(&replica[0]);
     gone(docker, &id).await;
     unknown(&rig, &id, 2).await;
+    assert_no_panic(&rig.served);
+}
+
+async fn deleted(backend: &'static str, docker: TestDocker) {
+    let rig = deployed(backend, TestDaemon::builder(RUNE)).await;
+    let id = rig.api.start("worker", "/tool waits {}").await;
+    running(docker, &id).await;
+    rig.served.rune(&["agent", "rm", "worker", "--force"]).ok();
+    rig.go();
+    let row = rig.api.ended(&id).await;
+    assert_eq!(row["status"], "completed", "{row}\n{}", rig.served.0.log());
+    let events = rig.api.events(&id, 0).await.rest().await;
+    let done = events.iter().filter(|event| event.name == "tool_done");
+    let done: Vec<&Value> = done.map(|event| &event.data).collect();
+    assert_eq!(done.len(), 2, "{done:?}");
+    assert_eq!(done[0]["output"], "waited", "{done:?}");
+    // This one began when the deployment was gone.
+    assert_eq!(done[1]["output"]["request"], *id, "{done:?}");
+    gone(docker, &id).await;
     assert_no_panic(&rig.served);
 }
 

@@ -45,6 +45,10 @@ const TOOLS: [(&str, &str, &str); 4] = [
     ),
 ];
 
+/// What the offline model does beside what it is told: `/tool slow {"then": "publish"}` publishes an event once it has slept.
+const SCRIPT: &str = "rules:\n  - match: {contains: '\"then\": \"publish\"', after_tool: slow}\n    \
+                      tool_calls: [{name: rune__event-publish, input: {topic: t, payload: {}}}]\n";
+
 /// A daemon with one agent on one backend.
 pub(crate) struct Rig {
     pub(crate) served: Served,
@@ -163,6 +167,7 @@ impl Rig {
         let dir = self.served.0.home().join("worker");
         std::fs::create_dir_all(dir.join("tools")).unwrap();
         std::fs::write(dir.join("Runefile"), format!("{RUNEFILE}{more}")).unwrap();
+        std::fs::write(dir.join("script.yaml"), SCRIPT).unwrap();
         for (name, yaml, script) in TOOLS {
             let head = format!("name: {name}\ndescription: A tool.\nmodule: tools/{name}.sh\n");
             std::fs::write(dir.join(format!("tools/{name}.yaml")), head + yaml).unwrap();
