@@ -1,6 +1,6 @@
 //! The side that asks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -71,7 +71,9 @@ impl Lane {
             | Message::PreVote(_)
             | Message::TransferLeader(_) => Self::Urgent,
             Message::Chunk(..) => Self::Snapshots,
-            Message::Write(_) | Message::ReadIndex => Self::Requests,
+            Message::Write(_) | Message::ReadIndex | Message::Change(_) | Message::About => {
+                Self::Requests
+            }
         }
     }
 }
@@ -185,6 +187,16 @@ impl Transport<<Threads as Disk>::Runtime> for PeerTransport {
             return Err(broken(target, &format_args!("{status}: {reason}")));
         }
         parse(&body).map_err(|error| broken(target, &error))
+    }
+
+    fn keep(&self, members: &BTreeMap<NodeId, BasicNode>) {
+        let connections = self.connections.lock();
+        let mut connections = connections.unwrap_or_else(PoisonError::into_inner);
+        // A connection ends when the last one that could use it is gone.
+        connections.retain(|(id, addr, _), opening| {
+            let is_member = members.get(id).is_some_and(|node| node.addr == *addr);
+            is_member || opening.peek().is_none()
+        });
     }
 }
 

@@ -1,6 +1,7 @@
 //! A node of a cluster: how the nodes of `rune-raft` reach each other, and the store on them.
 //!
 //! * [`Member`] is a node with its files, its socket and its store.
+//! * [`Cluster`] is what operators do with a cluster, from any of its nodes.
 //! * [`ClusterSecret`] is what the nodes of a cluster have in common, and nobody else has. A node
 //!   makes its certificate from it when it starts: there are no files to hand out.
 //! * [`Identity`] is a node with its certificate.
@@ -21,11 +22,15 @@ mod client;
 mod identity;
 mod log;
 mod member;
+mod membership;
+mod metrics;
 mod server;
 mod wire;
 
 pub use client::PeerTransport;
 pub use identity::{ClusterSecret, Identity, IdentityError};
 pub use member::{Member, MemberConfig, MemberError, Term};
+pub use membership::{Cluster, ClusterStatus, MemberStatus, Role, SnapshotAsked};
+pub use rune_raft::About;
 pub use server::{Clients, PeerServer};
 pub use wire::{BodyError, FORWARDED, PeerBody};

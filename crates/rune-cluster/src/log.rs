@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::PeerTransport;
+use crate::{PeerTransport, metrics};
 
 /// Commands that are sent at once at the most.
 const MAX_BATCH: usize = 256;
@@ -158,6 +158,7 @@ impl Inner {
             match self.write(proposals, patience).await {
                 Ok(Some(written)) => {
                     self.queue().answered = Some(Instant::now());
+                    metrics::proposals("written", written.len());
                     for written in written {
                         if let Some(job) = batch.pop_front() {
                             job.answer(self.answer(written));
@@ -169,6 +170,7 @@ impl Inner {
                     return batch.into_iter().for_each(|job| job.answer(None));
                 }
                 Err(error) => {
+                    metrics::proposals("unavailable", batch.len());
                     for job in batch {
                         job.answer(Some(Err(error.clone())));
                     }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use rune_raft::{Lead, LogStore, Node, NodeConfig, NodeId, SnapshotDir, StateMachine, Threads};
+use rune_raft::{
+    FoundError, Lead, LogStore, Node, NodeConfig, NodeId, SnapshotDir, StateMachine, Threads, found,
+};
 use rune_runtime::Tasks;
 use rune_storage::{
     DataDirLock, Durability, LogOwner, Replica, SqliteStore, StorageConfig, StorageError,
@@ -17,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::log::{ClusterLog, Led};
 use crate::server::{Clients, ClientsCell};
-use crate::{ClusterSecret, Identity, IdentityError, PeerServer, PeerTransport};
+use crate::{Cluster, ClusterSecret, Identity, IdentityError, PeerServer, PeerTransport};
 
 /// How long connections get to end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -60,6 +62,15 @@ pub enum MemberError {
         "{0} is the database of a daemon that was in no cluster; start this node with an empty data directory"
     )]
     Standalone(PathBuf),
+    /// A cluster could not be begun with a database.
+    #[error("cannot begin a cluster with {path}")]
+    Found {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: FoundError,
+    },
     /// The protocol cannot go on with what is there.
     #[error("cannot start the node")]
     Start(#[source] StoreError),
@@ -68,6 +79,7 @@ pub enum MemberError {
 /// A node of a cluster, open.
 pub struct Member {
     node: Node<Threads, PeerTransport>,
+    cluster: Cluster,
     identity: Identity,
     transport: PeerTransport,
     store: Arc<SqliteStore>,
@@ -113,10 +125,7 @@ impl Member {
             protocol,
         } = config;
         let identity = Identity::new(&secret, id)?;
-        let directory = match database.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let directory = directory_of(&database);
         create_private_dir(directory).map_err(|source| StorageError::Io {
             action: "create",
             path: directory.to_owned(),
@@ -153,11 +162,13 @@ impl Member {
         let server = server.with_clients(Arc::clone(&clients));
         tasks.spawn("cluster-server", server.run(node.clone()));
         let leader = watch_leader(&node, &tasks);
+        let cluster = Cluster::new(node.clone(), &identity, log_file);
         let log = ClusterLog::new(node.clone(), tasks.clone(), patience, None);
         let readers = StorageConfig::DEFAULT_READERS;
         let store = SqliteStore::replicated(database, readers, Arc::new(log))?;
         Ok(Self {
             node,
+            cluster,
             identity,
             transport,
             store: Arc::new(store),
@@ -166,6 +177,30 @@ impl Member {
             clients,
             patience,
             lock: Mutex::new(Some(lock)),
+        })
+    }
+
+    /// Makes a database that nobody has open that of the first node of a new cluster, which others
+    /// reach at `addr`. The cluster has begun with it when it is opened.
+    ///
+    /// # Errors
+    /// A [`MemberError`].
+    pub fn found(
+        secret: &ClusterSecret,
+        node: NodeId,
+        addr: &str,
+        database: &Path,
+    ) -> Result<(), MemberError> {
+        let directory = directory_of(database);
+        let _lock = DataDirLock::acquire(directory)?;
+        let owner = LogOwner {
+            cluster: secret.cluster(),
+            node,
+        };
+        let log = directory.join(Self::LOG_FILE);
+        found(database, &log, &owner, addr).map_err(|source| MemberError::Found {
+            path: database.to_owned(),
+            source,
         })
     }
 
@@ -210,6 +245,12 @@ impl Member {
         &self.node
     }
 
+    /// What operators do with its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> Cluster {
+        self.cluster.clone()
+    }
+
     /// Who it is.
     #[must_use]
     pub const fn identity(&self) -> &Identity {
@@ -237,6 +278,14 @@ impl Member {
         let lock = self.lock.lock();
         lock.unwrap_or_else(PoisonError::into_inner).take();
         closed
+    }
+}
+
+/// The directory of a file.
+fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 

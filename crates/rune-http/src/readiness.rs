@@ -1,7 +1,7 @@
 //! Readiness: true only while every part says so.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -16,11 +16,18 @@ pub struct Readiness {
     parts: Arc<Mutex<Vec<Part>>>,
 }
 
-type Part = (&'static str, Arc<AtomicBool>);
+type Part = (&'static str, ReadyPart);
 
 /// Says whether one part is ready.
-#[derive(Debug, Clone)]
-pub struct ReadyPart(Arc<AtomicBool>);
+#[derive(Debug, Clone, Default)]
+pub struct ReadyPart(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    ready: AtomicBool,
+    /// Why not, where that is known.
+    reason: Mutex<Option<String>>,
+}
 
 /// One part, as reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -29,34 +36,54 @@ pub struct PartStatus {
     pub name: &'static str,
     /// Whether it is ready.
     pub ready: bool,
+    /// Why it is not, where it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 impl Readiness {
     /// Adds a part that is not ready yet.
     #[must_use]
     pub fn part(&self, name: &'static str) -> ReadyPart {
-        let ready = Arc::new(AtomicBool::new(false));
+        let part = ReadyPart::default();
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.push((name, Arc::clone(&ready)));
-        ReadyPart(ready)
+        parts.push((name, part.clone()));
+        part
     }
 
     /// Every part, in the order they were added.
     #[must_use]
     pub fn report(&self) -> Vec<PartStatus> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = |(name, ready): &Part| PartStatus {
-            name,
-            ready: ready.load(Ordering::Acquire),
-        };
-        parts.iter().map(status).collect()
+        parts.iter().map(|(name, part)| part.status(name)).collect()
     }
 }
 
 impl ReadyPart {
     /// Says that the part is ready, or no longer.
     pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Release);
+        *self.reason() = None;
+        self.0.ready.store(ready, Ordering::Release);
+    }
+
+    /// Says that the part is ready, or why it is not.
+    pub fn tell(&self, state: Result<(), String>) {
+        let mut reason = self.reason();
+        self.0.ready.store(state.is_ok(), Ordering::Release);
+        *reason = state.err();
+    }
+
+    fn status(&self, name: &'static str) -> PartStatus {
+        let reason = self.reason();
+        PartStatus {
+            name,
+            ready: self.0.ready.load(Ordering::Acquire),
+            reason: reason.clone(),
+        }
+    }
+
+    fn reason(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,5 +136,25 @@ impl Health {
             status: "ok",
             version,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_part_that_is_not_ready_says_why_for_all() {
+        let readiness = Readiness::default();
+        let (engine, cluster) = (readiness.part("engine"), readiness.part("cluster"));
+        engine.set(true);
+        cluster.tell(Err("no majority".to_owned()));
+        let report = ReadyReport::new(&readiness);
+        assert!(!report.ready);
+        assert_eq!(report.parts[0].reason, None);
+        assert_eq!(report.parts[1].reason.as_deref(), Some("no majority"));
+        cluster.tell(Ok(()));
+        let report = ReadyReport::new(&readiness);
+        assert!(report.ready && report.parts[1].reason.is_none());
     }
 }

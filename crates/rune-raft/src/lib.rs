@@ -7,7 +7,8 @@
 //!   and the membership in the same transaction.
 //! * [`SnapshotDir`] holds the snapshot that replaces the beginning of the log.
 //! * [`Transport`] is how nodes reach each other; what is said is a [`Message`].
-//! * [`Node`] puts them together: writes from any node, linearizable reads, membership.
+//! * [`Node`] puts them together: writes from any node, linearizable reads.
+//! * [`Change`] is how nodes join, get a vote and leave; [`About`] is what one says of itself.
 //!
 //! OpenRaft is the protocol. Everything here is generic over its runtime and over where blocking
 //! work is done ([`Disk`]), so that tests run whole clusters in a simulated one.
@@ -21,28 +22,35 @@
 //! * A command that is fenced is applied only where the node that made it led when the command came
 //!   into the log.
 //! * The log is shortened only by what a snapshot on disk holds.
+//! * What a member does not understand is not put into the log, as far as it was ever heard.
 //!
 //! What is not here: SQL, which is rune-storage's, and HTTP.
 
 mod disk;
 mod entry;
+mod found;
 mod log_store;
+mod membership;
 mod network;
 mod node;
 mod receive;
 mod snapshot;
 mod state_machine;
+mod survey;
 mod tail;
 mod types;
 
 pub use disk::{Disk, Threads};
+pub use found::{FoundError, found};
 pub use log_store::{LogStatus, LogStore};
+pub use membership::{Change, FIRST_JOINED, MAX_VOTER_LAG};
 pub use network::{CallError, Chunk, Message, Network, Reply, Transport};
-pub use node::{FIRST_JOINED, Lead, Node, NodeConfig, Status, Written};
+pub use node::{Lead, Node, NodeConfig, Status, Written};
 pub use openraft::BasicNode;
 pub use receive::{Received, Receiver};
 pub use snapshot::{Manifest, SnapshotDir, SnapshotFile};
 pub use state_machine::{Builder, StateMachine};
+pub use survey::{About, Progress};
 pub use types::{
     Leader, LogEntry, LogId, MAX_PROPOSAL_BYTES, Members, NodeId, Outcome, Payload, Proposal,
     Types, Vote,

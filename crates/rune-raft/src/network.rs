@@ -1,5 +1,6 @@
 //! What nodes say to each other, and the protocol's client over whatever carries it.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::time::Duration;
@@ -15,11 +16,13 @@ use openraft::raft::{
 use openraft::{
     AsyncRuntime, BasicNode, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2, Snapshot,
 };
+use rune_store_runtime::Reject;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::size;
 use crate::{
-    Disk, Leader, LogEntry, Manifest, NodeId, Proposal, SnapshotFile, Types, Vote, Written,
+    About, Change, Disk, Leader, LogEntry, Manifest, NodeId, Proposal, SnapshotFile, Types, Vote,
+    Written,
 };
 
 /// How long a part of a snapshot may take to be written by the other side.
@@ -56,6 +59,10 @@ pub enum Message<R: AsyncRuntime> {
     Write(Vec<Proposal>),
     /// Asks how far one has to have applied to read what was written before now.
     ReadIndex,
+    /// Asks for a change of who takes part.
+    Change(Change),
+    /// Asks a node how it is.
+    About,
 }
 
 // By hand, because deriving it would ask the same of the runtime.
@@ -69,6 +76,8 @@ impl<R: AsyncRuntime> Clone for Message<R> {
             Self::TransferLeader(rpc) => Self::TransferLeader(rpc.clone()),
             Self::Write(proposals) => Self::Write(proposals.clone()),
             Self::ReadIndex => Self::ReadIndex,
+            Self::Change(change) => Self::Change(change.clone()),
+            Self::About => Self::About,
         }
     }
 }
@@ -91,8 +100,12 @@ pub enum Reply<R: AsyncRuntime> {
     Written(Vec<Written>),
     /// To [`Message::ReadIndex`]: the index.
     ReadIndex(u64),
-    /// To [`Message::Write`] and [`Message::ReadIndex`] where this node cannot say, and perhaps
-    /// who can.
+    /// To [`Message::Change`] where it was made, or will not be.
+    Changed(Result<(), Reject>),
+    /// To [`Message::About`].
+    About(Box<About>),
+    /// To [`Message::Write`], [`Message::ReadIndex`] and [`Message::Change`] where this node cannot
+    /// say, and perhaps who can.
     NotLeader(Option<NodeId>),
 }
 
@@ -129,6 +142,9 @@ pub trait Transport<R: AsyncRuntime>: Clone + Send + Sync + 'static {
         message: Message<R>,
         ttl: Duration,
     ) -> impl Future<Output = Result<Reply<R>, CallError>> + Send;
+
+    /// Tells who can be called: what is kept for others, or for other places, is of no use any more.
+    fn keep(&self, _members: &BTreeMap<NodeId, BasicNode>) {}
 }
 
 /// The protocol's client over a transport.

@@ -2,22 +2,22 @@
 
 mod lead;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::{
-    AsyncRuntime, BasicNode, ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy,
-};
+use openraft::{AsyncRuntime, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use rune_storage::LogOwner;
 use rune_store_runtime::{Command, Leadership, Reject, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::state_machine::{Applied, Room};
+use crate::survey::{self, Survey};
 use crate::types::leadership;
 use crate::{
     CallError, Disk, LogId, LogStatus, LogStore, Members, Message, Network, NodeId, Proposal,
@@ -25,10 +25,6 @@ use crate::{
 };
 
 pub use lead::Lead;
-
-/// The least number of a node that joined a cluster. Those that a cluster begins with have
-/// smaller ones, given by hand.
-pub const FIRST_JOINED: NodeId = 1 << 20;
 
 /// How long a write or a read that met no leader waits before it looks for one again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -39,8 +35,8 @@ const LOG_LOOK: Duration = Duration::from_secs(1);
 /// How long a snapshot may take to be installed by the other side.
 const INSTALL_TTL: Duration = Duration::from_secs(600);
 
-/// How long a node that joins is waited for until it has everything.
-const CATCH_UP: Duration = INSTALL_TTL;
+/// How long a change of who takes part is waited for: it is two entries, each committed by all.
+const CHANGE_ATTEMPT: Duration = Duration::from_secs(10);
 
 /// Commands that may wait for the protocol on one node.
 const QUEUE: u64 = 4096;
@@ -114,6 +110,14 @@ impl NodeConfig {
     fn attempt(&self) -> Duration {
         self.election * 8
     }
+
+    /// The same for what is asked of a leader.
+    fn attempt_at<R: AsyncRuntime>(&self, message: &Message<R>) -> Duration {
+        match message {
+            Message::Change(_) => CHANGE_ATTEMPT,
+            _ => self.attempt(),
+        }
+    }
 }
 
 /// A command that was applied.
@@ -153,11 +157,23 @@ pub struct Status {
     pub disk_full: bool,
     /// Why it takes no part any more; nothing where it does.
     pub failure: Option<String>,
+    /// Whether the others have removed it.
+    pub is_removed: bool,
 }
 
 /// A node of a cluster, running. Cheap to clone.
 pub struct Node<D: Disk, T> {
     inner: Arc<Inner<D, T>>,
+}
+
+impl<D: Disk, T> Node<D, T> {
+    pub(crate) const fn of(inner: Arc<Inner<D, T>>) -> Self {
+        Self { inner }
+    }
+
+    pub(crate) fn inner(&self) -> &Inner<D, T> {
+        &self.inner
+    }
 }
 
 impl<D: Disk, T> Clone for Node<D, T> {
@@ -168,21 +184,22 @@ impl<D: Disk, T> Clone for Node<D, T> {
     }
 }
 
-struct Inner<D: Disk, T> {
-    id: NodeId,
-    config: NodeConfig,
-    raft: Raft<Types<D::Runtime>, StateMachine<D>>,
-    transport: T,
-    receiver: Receiver,
-    log: LogStatus,
-    room: Room,
-    greatest: Arc<AtomicU64>,
-    applied: Arc<Applied>,
-    disk: D,
+pub(crate) struct Inner<D: Disk, T> {
+    pub(crate) id: NodeId,
+    pub(crate) config: NodeConfig,
+    pub(crate) raft: Raft<Types<D::Runtime>, StateMachine<D>>,
+    pub(crate) transport: T,
+    pub(crate) receiver: Receiver,
+    pub(crate) log: LogStatus,
+    pub(crate) room: Room,
+    pub(crate) greatest: Arc<AtomicU64>,
+    pub(crate) applied: Arc<Applied>,
+    pub(crate) disk: D,
+    pub(crate) survey: Survey,
 }
 
 /// Why this node did not do what only the leader does.
-enum Refused {
+pub(crate) enum Refused {
     /// Somebody else may. Whether it was done is not known.
     NotLeader(Option<NodeId>),
     /// It takes no part.
@@ -235,30 +252,14 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                 greatest,
                 applied,
                 disk,
+                survey: Survey::default(),
             }),
         };
         drop(D::Runtime::spawn(yield_when_full(Arc::downgrade(
             &node.inner,
         ))));
+        drop(D::Runtime::spawn(survey::run(Arc::downgrade(&node.inner))));
         Ok(node)
-    }
-
-    /// Begins a cluster, once, on one node that never was in one.
-    ///
-    /// # Errors
-    /// [`StoreError::Rejected`] where this node is in a cluster, or is not among the members.
-    pub async fn initialize(&self, members: BTreeMap<NodeId, BasicNode>) -> Result<(), StoreError> {
-        if let Some(id) = members.keys().find(|id| **id >= FIRST_JOINED) {
-            return Err(Reject::invalid(format!(
-                "node number {id} is not below {FIRST_JOINED}; the greater ones are for nodes that join"
-            ))
-            .into());
-        }
-        match self.inner.raft.initialize(members).await {
-            Ok(()) => Ok(()),
-            Err(RaftError::APIError(error)) => Err(Reject::conflict(error.to_string()).into()),
-            Err(RaftError::Fatal(error)) => Err(unavailable(&error)),
-        }
     }
 
     /// Writes a command through whoever leads, and answers when it is applied there. It is sent
@@ -342,83 +343,6 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         recovered.map(drop).map_err(|error| unavailable(&error))
     }
 
-    /// A number for a node that is to join, which no node has had or will have. To be asked of
-    /// the leader.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn new_number(&self) -> Result<NodeId, StoreError> {
-        // The index of an entry that is committed is nobody else's.
-        let blank = self.inner.raft.write_blank().await;
-        let blank = blank.map_err(|error| unavailable(&error))?;
-        Ok(FIRST_JOINED + blank.log_id.index)
-    }
-
-    /// Takes a node in as a learner: it is sent everything, and has no vote. Answers when it has
-    /// caught up. To be asked of the leader.
-    ///
-    /// # Errors
-    /// [`StoreError::Rejected`] where the number was a node's before; [`StoreError::Unavailable`].
-    pub async fn add_learner(&self, id: NodeId, node: BasicNode) -> Result<(), StoreError> {
-        // What another leader took in is in the log before this one, and may not be applied yet.
-        self.linearizable().await?;
-        let known = self.status().members.membership().get_node(&id).is_some();
-        if !known && id <= self.inner.greatest.load(Ordering::Relaxed) {
-            return Err(Reject::conflict(format!(
-                "node number {id} was in use before; a node that lost its disk joins under a new number"
-            ))
-            .into());
-        }
-        let added = self.inner.raft.add_learner(id, node, true);
-        let added = D::Runtime::timeout(CATCH_UP, added).await;
-        let added = added.map_err(|_| {
-            StoreError::Unavailable(format!(
-                "node {id} has not caught up within {CATCH_UP:?}; it goes on, and may be asked for again"
-            ))
-        })?;
-        added.map(drop).map_err(|error| changed(&error))
-    }
-
-    /// Gives learners a vote. To be asked of the leader.
-    ///
-    /// # Errors
-    /// [`StoreError::Rejected`] where one is no learner, or another change is under way;
-    /// [`StoreError::Unavailable`].
-    pub async fn promote(&self, ids: BTreeSet<NodeId>) -> Result<(), StoreError> {
-        self.change(ChangeMembers::AddVoterIds(ids)).await
-    }
-
-    /// Takes nodes out of the cluster for good. To be asked of the leader, which may be one of
-    /// them.
-    ///
-    /// # Errors
-    /// As [`Node::promote`].
-    pub async fn remove(&self, ids: BTreeSet<NodeId>) -> Result<(), StoreError> {
-        let members = self.status().members;
-        let voters: BTreeSet<NodeId> = members.membership().voter_ids().collect();
-        let (voters, learners) = ids.into_iter().partition(|id| voters.contains(id));
-        // A voter goes with its vote, in the second of two steps: it cannot be dropped in the first.
-        self.change(ChangeMembers::Batch(vec![
-            ChangeMembers::RemoveNodes(learners),
-            ChangeMembers::RemoveVoters(voters),
-        ]))
-        .await
-    }
-
-    async fn change(&self, change: ChangeMembers<NodeId, BasicNode>) -> Result<(), StoreError> {
-        let changed_to = self.inner.raft.change_membership(change, false).await;
-        changed_to.map(drop).map_err(|error| changed(&error))
-    }
-
-    /// Has another node lead, which is asked of the one that does and ignored by others.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] where this node takes no part any more.
-    pub async fn hand_over(&self, to: NodeId) -> Result<(), StoreError> {
-        let asked = self.inner.raft.trigger().transfer_leader(to).await;
-        asked.map_err(|error| unavailable(&error))
-    }
-
     /// Has a snapshot taken, and the log shortened, now.
     ///
     /// # Errors
@@ -450,6 +374,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                 let stopped = metrics.running_state.as_ref().err();
                 stopped.map(ToString::to_string)
             }),
+            is_removed: self.inner.survey.is_removed(),
         }
     }
 
@@ -500,11 +425,23 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                     Received::Whole(snapshot) => self.install(vote, snapshot).await,
                 }
             }
-            message @ (Message::Write(_) | Message::ReadIndex) => match self.lead(message).await {
-                Ok(reply) => Ok(reply),
-                Err(Refused::NotLeader(leader)) => Ok(Reply::NotLeader(leader)),
-                Err(Refused::Stopped(reason)) => Err(CallError::Broken(reason)),
-            },
+            Message::About => Ok(Reply::About(Box::new(self.about(from)))),
+            message @ (Message::Write(_) | Message::ReadIndex | Message::Change(_)) => {
+                // One that was removed while it was away does not know it yet.
+                let status = self.status();
+                if status.leader == Some(status.id)
+                    && status.members.membership().get_node(&from).is_none()
+                {
+                    return Err(CallError::Broken(format!(
+                        "node {from} is no member any more"
+                    )));
+                }
+                match self.lead(message).await {
+                    Ok(reply) => Ok(reply),
+                    Err(Refused::NotLeader(leader)) => Ok(Reply::NotLeader(leader)),
+                    Err(Refused::Stopped(reason)) => Err(CallError::Broken(reason)),
+                }
+            }
         }
     }
 
@@ -528,28 +465,47 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     }
 
     /// Does what only the leader does.
-    async fn lead(&self, message: Message<D::Runtime>) -> Result<Reply<D::Runtime>, Refused> {
+    pub(crate) async fn lead(
+        &self,
+        message: Message<D::Runtime>,
+    ) -> Result<Reply<D::Runtime>, Refused> {
         match message {
             Message::Write(proposals) => self.propose(proposals).await,
-            Message::ReadIndex => {
-                match self
-                    .inner
-                    .raft
-                    .get_read_linearizer(ReadPolicy::ReadIndex)
-                    .await
-                {
-                    Ok(read) => Ok(Reply::ReadIndex(read.read_log_id().index())),
-                    Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                        Err(Refused::NotLeader(forward.leader_id))
-                    }
-                    Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
-                        Err(Refused::NotLeader(None))
-                    }
-                    Err(RaftError::Fatal(error)) => Err(Refused::Stopped(error.to_string())),
-                }
+            Message::Change(change) => {
+                // It asks the node that is to join, so that its type would be its own part.
+                let made: BoxFuture<'_, _> = Box::pin(self.make(change));
+                made.await
             }
+            Message::ReadIndex => self.read_index().await,
             _ => Err(Refused::NotLeader(None)),
         }
+    }
+
+    /// How far one has to have applied to read what was written before now, where this node leads.
+    pub(crate) async fn read_index(&self) -> Result<Reply<D::Runtime>, Refused> {
+        let read = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        match read.await {
+            Ok(read) => Ok(Reply::ReadIndex(read.read_log_id().index())),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(Refused::NotLeader(forward.leader_id))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(Refused::NotLeader(None))
+            }
+            Err(RaftError::Fatal(error)) => Err(Refused::Stopped(error.to_string())),
+        }
+    }
+
+    /// The member that understands the oldest commands only, and which.
+    fn oldest(&self) -> (NodeId, u16) {
+        let (id, members) = (self.inner.id, self.status().members);
+        let others = members.membership().nodes().map(|(id, _)| *id);
+        let others = self
+            .inner
+            .survey
+            .oldest(others.filter(|other| *other != id));
+        let own = (id, Command::VERSION);
+        others.filter(|other| other.1 < own.1).unwrap_or(own)
     }
 
     /// Puts commands into the log, as long as this node leads, and answers those that were applied.
@@ -558,7 +514,8 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     /// stop every node for good. It is answered alone, what is before it first.
     async fn propose(&self, mut proposals: Vec<Proposal>) -> Result<Reply<D::Runtime>, Refused> {
         let stopped = |error: &dyn ToString| Refused::Stopped(error.to_string());
-        let wrong = |proposal: &Proposal| proposal.check().err();
+        let oldest = self.oldest();
+        let wrong = |proposal: &Proposal| proposal.check(oldest).err();
         let wrong = proposals.iter().map(wrong).enumerate();
         let wrong = wrong.filter_map(|(at, reject)| Some((at, reject?))).next();
         match wrong {
@@ -598,18 +555,19 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
 
     /// Asks whoever leads, until somebody answers. Nobody being leader passes, also on a node that
     /// is it: one that was just elected has yet to hear from the others.
-    async fn ask_leader<A>(
+    pub(crate) async fn ask_leader<A>(
         &self,
         message: Message<D::Runtime>,
         patience: Duration,
         wanted: fn(Reply<D::Runtime>) -> Option<A>,
     ) -> Result<A, StoreError> {
+        let attempt = self.inner.config.attempt_at(&message);
         let asked = async {
             let mut hint = None;
             loop {
                 let leader = hint.take().or_else(|| self.status().leader);
                 let answer = self.ask(leader, message.clone());
-                match D::Runtime::timeout(self.inner.config.attempt(), answer).await {
+                match D::Runtime::timeout(attempt, answer).await {
                     Ok(Ok(Reply::NotLeader(leader))) => hint = leader,
                     Ok(Ok(reply)) => {
                         if let Some(answer) = wanted(reply) {
@@ -641,7 +599,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         let Some(node) = members.membership().get_node(&leader) else {
             return Err(Refused::NotLeader(None));
         };
-        let ttl = self.inner.config.attempt();
+        let ttl = self.inner.config.attempt_at(&message);
         let call = self.inner.transport.call(leader, node, message, ttl);
         call.await.map_err(|error| {
             tracing::debug!(%error, leader, "not answered by the leader");
@@ -710,19 +668,10 @@ async fn shorten<D: Disk>(
     }
 }
 
-fn unavailable(error: &impl ToString) -> StoreError {
+pub(crate) fn unavailable(error: &impl ToString) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }
 
 fn broken(error: &impl ToString) -> CallError {
     CallError::Broken(error.to_string())
-}
-
-fn changed<R: AsyncRuntime>(error: &RaftError<Types<R>, ClientWriteError<Types<R>>>) -> StoreError {
-    match error {
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
-            Reject::conflict(error.to_string()).into()
-        }
-        error => unavailable(error),
-    }
 }

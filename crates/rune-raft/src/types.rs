@@ -121,23 +121,24 @@ impl Proposal {
         serde_json::to_string(command).map(Self::from)
     }
 
-    /// The proposal of a command that can stand in a log.
+    /// The proposal of a command that can stand in the log of this node.
     ///
     /// # Errors
-    /// [`StoreError::Rejected`] where it is of another version, too large, or could not be read
+    /// [`StoreError::Rejected`] where it is of a newer version, too large, or could not be read
     /// again, as what nests too deep: once in the log it would stop every node.
     pub fn checked(command: &Command) -> Result<Self, StoreError> {
         let proposal = Self::of(command)
             .map_err(|error| Reject::invalid(format!("cannot be written as JSON: {error}")))?;
-        proposal.check()?;
+        proposal.check((0, Command::VERSION))?;
         Ok(proposal)
     }
 
-    /// Whether it can stand in a log.
+    /// Whether it can stand in a log whose member that understands the least is this one, with this
+    /// version of commands.
     ///
     /// # Errors
     /// As of [`Proposal::checked`].
-    pub fn check(&self) -> Result<(), Reject> {
+    pub fn check(&self, (node, known): (NodeId, u16)) -> Result<(), Reject> {
         if self.bytes() > MAX_PROPOSAL_BYTES {
             return Err(Reject::invalid(format!(
                 "a command has {} bytes of JSON, the limit of a cluster is {MAX_PROPOSAL_BYTES}",
@@ -147,10 +148,16 @@ impl Proposal {
         let command = self
             .command()
             .map_err(|error| Reject::invalid(format!("cannot be read again: {error}")))?;
-        if command.v != Command::VERSION {
+        if !command.is_known() {
             let known = Command::VERSION;
             return Err(Reject::invalid(format!(
                 "command version {} is not known, this rune knows {known}",
+                command.v
+            )));
+        }
+        if command.v > known {
+            return Err(Reject::conflict(format!(
+                "this needs version {} of commands, and node {node} is not known to understand more than {known}: start                  it with the version of the others",
                 command.v
             )));
         }

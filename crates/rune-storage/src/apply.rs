@@ -86,7 +86,7 @@ fn apply_at(
     clock: Timestamp,
     led: Option<Leadership>,
 ) -> Result<Reply, ApplyError> {
-    if command.v != Command::VERSION {
+    if !command.is_known() {
         return Err(ApplyError::UnknownVersion {
             found: command.v,
             supported: Command::VERSION,

@@ -301,7 +301,7 @@ impl CommandLog for SqliteStore {
 impl CommandLog for Writer {
     async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
         self.health.check()?;
-        if command.v != Command::VERSION {
+        if !command.is_known() {
             // Refused before it is ordered; once ordered it would halt the writer.
             let known = Command::VERSION;
             return Err(Reject::invalid(format!(

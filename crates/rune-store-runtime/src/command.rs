@@ -19,7 +19,7 @@ use crate::{
 /// in the same order gives the same state on every node, whenever it is done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Command {
-    /// Version of the command format; [`Command::VERSION`] when made here.
+    /// Version of the command format that it needs; [`Op::since`] when made here.
     pub v: u16,
     /// The same for every retry of one change.
     pub id: CommandId,
@@ -64,19 +64,37 @@ impl Op {
             _ => None,
         }
     }
+
+    /// The version of the command format in which the change came up. A new change, and a new field
+    /// without which an old one means something else, is of a new version: a cluster whose nodes do not all understand it
+    /// refuses it.
+    #[must_use]
+    pub const fn since(&self) -> u16 {
+        Command::OLDEST
+    }
 }
 
 impl Command {
-    /// The version of the command format that this code writes.
+    /// The oldest version of the command format, which is understood for as long as there are logs
+    /// with it.
+    pub const OLDEST: u16 = 1;
+    /// The newest version of the command format that this code understands.
     pub const VERSION: u16 = 1;
+
+    /// Whether this code understands its version.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        Self::OLDEST <= self.v && self.v <= Self::VERSION
+    }
 
     /// A command made at `at`.
     pub fn new(at: Timestamp, op: impl Into<Op>) -> Self {
+        let op = op.into();
         Self {
-            v: Self::VERSION,
+            v: op.since(),
             id: CommandId::generate(),
             at,
-            op: op.into(),
+            op,
             audit: Vec::new(),
             fence: None,
         }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rune_cluster::{ClusterSecret, Identity, Member, MemberConfig, MemberError, PeerTransport};
+use rune_cluster::{
+    Cluster, ClusterSecret, Identity, Member, MemberConfig, MemberError, PeerTransport,
+};
 use rune_raft::{BasicNode, Node, NodeConfig, NodeId, Threads};
 use rune_storage::{Digest, SqliteStore};
 use rune_store_runtime::{CachePut, Command, Timestamp};
@@ -33,6 +35,7 @@ pub(crate) fn settings() -> NodeConfig {
 pub(crate) struct Peer {
     pub(crate) node: TestNode,
     pub(crate) store: Arc<SqliteStore>,
+    pub(crate) cluster: Cluster,
     pub(crate) addr: String,
     member: Member,
     database: PathBuf,
@@ -67,6 +70,7 @@ impl Peer {
         Ok(Self {
             node: member.node().clone(),
             store: member.store(),
+            cluster: member.cluster(),
             addr,
             member,
             database,

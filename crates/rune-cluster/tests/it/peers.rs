@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_cluster::PeerTransport;
-use rune_raft::{CallError, Message, NodeConfig, Reply, Transport as _};
+use rune_raft::{CallError, Change, Message, NodeConfig, NodeId, Reply, Transport as _};
 use rune_runtime::Tasks;
 use rune_store_runtime::StoreError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,7 +18,7 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, SignatureScheme};
 
-use crate::cluster::{Peer, SECRET, cluster, converged, identity, put, settings};
+use crate::cluster::{Peer, SECRET, TestNode, cluster, converged, identity, put, settings};
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -98,9 +98,14 @@ async fn a_node_that_joins_is_sent_a_snapshot_in_parts_while_writes_go_on() {
             written.unwrap().outcome.unwrap();
         }
     };
-    let (joined, ()) = tokio::join!(leader.node.add_learner(4, fourth.at()), writes);
+    let join = Change::AddLearner {
+        node: 4,
+        addr: fourth.addr.clone(),
+    };
+    let (joined, ()) = tokio::join!(leader.node.change(join), writes);
     joined.unwrap();
-    leader.node.promote(BTreeSet::from([4])).await.unwrap();
+    let voters = BTreeSet::from([1, 2, 3, 4]);
+    promoted(&leader.node, voters).await;
     let all: Vec<_> = peers.iter().chain([&fourth]).collect();
     converged(&all).await;
     let snapshot = fourth.node.status().snapshot;
@@ -153,6 +158,15 @@ async fn another_node_at_an_address_is_not_taken_for_the_one_asked() {
     let asked = own.call(1, &gone, Message::ReadIndex, TTL).await;
     assert!(matches!(asked, Err(CallError::Unreachable(_))), "{asked:?}");
     tasks.stop(TTL).await;
+}
+
+/// Gives these a vote, once those without one have caught up.
+async fn promoted(leader: &TestNode, voters: BTreeSet<NodeId>) {
+    let change = Change::SetVoters(voters);
+    while let Err(error) = leader.change(change.clone()).await {
+        assert!(error.to_string().contains("wait"), "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Connects as somebody who believes everybody, and asks. Gives how many bytes are answered.

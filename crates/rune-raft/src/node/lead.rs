@@ -7,7 +7,7 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::{AsyncRuntime, ServerState};
 use rune_store_runtime::{Leadership, StoreError};
 
-use super::{NO_LEADER, Node, RETRY_PAUSE, Refused, Written};
+use super::{NO_LEADER, Node, RETRY_PAUSE, Refused, Written, unavailable};
 use crate::types::leadership;
 use crate::{Disk, Message, NodeId, Proposal, Reply, Transport, Types};
 
@@ -57,12 +57,13 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     /// Has the node lead in the place of this one that has most of the log; `false` where there is none.
     ///
     /// # Errors
-    /// As [`Node::hand_over`].
+    /// [`StoreError::Unavailable`] where this node takes no part any more.
     pub async fn step_down(&self) -> Result<bool, StoreError> {
         let Some(to) = self.inner.successor() else {
             return Ok(false);
         };
-        self.hand_over(to).await.map(|()| true)
+        let asked = self.inner.raft.trigger().transfer_leader(to).await;
+        asked.map(|()| true).map_err(|error| unavailable(&error))
     }
 
     /// Writes commands that were made by this node as this leader, like [`Node::write_some`]. Nothing where it does not lead

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use openraft::{AsyncRuntime as _, BasicNode};
 use openraft_rt_sim::SimRuntime;
-use rune_raft::{MAX_PROPOSAL_BYTES, Message, Node, NodeConfig, NodeId, Proposal, SnapshotDir};
+use rune_raft::{
+    Change, MAX_PROPOSAL_BYTES, Message, Node, NodeConfig, NodeId, Proposal, SnapshotDir,
+};
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
-use rune_store_runtime::{Command, Reject, RequestId};
+use rune_store_runtime::{Command, Reject, RequestId, StoreError};
 
 use crate::sim::SimDisk;
 use crate::sim::cluster::Cluster;
@@ -47,6 +49,13 @@ async fn leader(cluster: &Cluster) -> (NodeId, SimNode) {
     }
 }
 
+fn join(id: NodeId) -> Change {
+    Change::AddLearner {
+        node: id,
+        addr: id.to_string(),
+    }
+}
+
 fn members(node: &SimNode) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
     let members = node.status().members;
     let members = members.membership();
@@ -64,13 +73,14 @@ fn voters_and_learners_are_removed_for_good_be_it_the_leader() {
         let (first, node) = leader(&cluster).await;
         let learner = node.new_number().await.unwrap();
         cluster.add(learner).await;
-        let place = BasicNode::new(learner);
-        node.add_learner(learner, place).await.unwrap();
+        node.change(join(learner)).await.unwrap();
         let other = (1..=3).find(|id| *id != first).unwrap();
-        node.remove(BTreeSet::from([other, learner])).await.unwrap();
+        for id in [other, learner] {
+            node.change(Change::Remove(id)).await.unwrap();
+        }
         let left: BTreeSet<NodeId> = (1..=3).filter(|id| *id != other).collect();
         assert_eq!(members(&node), (left.clone(), left.clone()));
-        node.remove(BTreeSet::from([first])).await.unwrap();
+        node.change(Change::Remove(first)).await.unwrap();
         let last = left.into_iter().find(|id| *id != first).unwrap();
         let (now, node) = loop {
             let (id, node) = leader(&cluster).await;
@@ -82,6 +92,99 @@ fn voters_and_learners_are_removed_for_good_be_it_the_leader() {
         let alone = BTreeSet::from([now]);
         assert_eq!(members(&node), (alone.clone(), alone));
         node.write(&put(1, "k", 1)).await.unwrap().outcome.unwrap();
+    });
+}
+
+#[test]
+fn a_change_that_would_leave_no_majority_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 3).await;
+        let (first, node) = leader(&cluster).await;
+        let others: Vec<NodeId> = (1..=3).filter(|id| *id != first).collect();
+        let [gone, other] = others[..] else {
+            unreachable!("{others:?}")
+        };
+        let refused = async |change| node.change(change).await.unwrap_err().to_string();
+        let error = refused(Change::SetVoters(BTreeSet::from([first, 9]))).await;
+        assert!(error.contains("node 9 is no member"), "{error}");
+        let error = refused(Change::SetVoters(BTreeSet::new())).await;
+        assert!(error.contains("one voter at the least"), "{error}");
+        // The address of a member is not changed.
+        let moved = Change::AddLearner {
+            node: other,
+            addr: "elsewhere".to_owned(),
+        };
+        let error = refused(moved).await;
+        assert!(error.contains("is a member at"), "{error}");
+        let error = refused(join(9)).await;
+        assert!(error.contains("refused"), "{error}");
+
+        cluster.crash(gone, false);
+        SimRuntime::sleep(Duration::from_secs(10)).await;
+        for change in [
+            Change::Remove(other),
+            Change::SetVoters(BTreeSet::from([first, gone])),
+        ] {
+            let error = refused(change).await;
+            let said = error.contains("the cluster would stop") && error.contains("1 of 2 answer");
+            assert!(
+                said && error.contains(&format!("and {gone} have not")),
+                "{error}"
+            );
+        }
+        let error = refused(Change::HandOver(gone)).await;
+        assert!(error.contains("has not answered"), "{error}");
+
+        // The one that is gone can go for good, and its number with it.
+        node.change(Change::Remove(gone)).await.unwrap();
+        assert_eq!(members(&node).0, BTreeSet::from([first, other]));
+        cluster.start(gone).await;
+        let back = self::node(&cluster, gone);
+        SimRuntime::sleep(Duration::from_secs(10)).await;
+        assert!(back.status().is_removed);
+        let error = refused(join(gone)).await;
+        assert!(error.contains("in use before"), "{error}");
+        let asked = back.write(&put(1, "k", 1)).await;
+        assert!(
+            matches!(asked, Err(StoreError::Unavailable(_))),
+            "{asked:?}"
+        );
+        node.write(&put(1, "k", 1)).await.unwrap().outcome.unwrap();
+    });
+}
+
+#[test]
+fn a_command_that_a_member_does_not_understand_is_kept_out_of_the_log() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 3).await;
+        let (first, node) = leader(&cluster).await;
+        let old = (1..=3).find(|id| *id != first).unwrap();
+        let through = (1..=3).find(|id| ![first, old].contains(id)).unwrap();
+        node.write(&put(1, "k", 1)).await.unwrap().outcome.unwrap();
+        cluster.net.old.lock().unwrap().insert(old, 0);
+        SimRuntime::sleep(Duration::from_secs(5)).await;
+        let through = self::node(&cluster, through);
+        let refused = async || {
+            let written = through.write(&put(2, "k", 2)).await.unwrap();
+            let Err(Reject::Conflict { message }) = written.outcome else {
+                panic!("written: {written:?}");
+            };
+            message
+        };
+        let message = refused().await;
+        assert!(
+            message.contains(&format!("node {old} is not known")),
+            "{message}"
+        );
+        // It is known of one that is gone, too.
+        cluster.crash(old, false);
+        SimRuntime::sleep(Duration::from_secs(5)).await;
+        refused().await;
+        node.change(Change::Remove(old)).await.unwrap();
+        let written = through.write(&put(3, "k", 3)).await.unwrap();
+        written.outcome.unwrap();
     });
 }
 
@@ -169,7 +272,8 @@ fn a_leader_whose_disk_is_full_has_another_node_lead_and_comes_back() {
     simulate(1, async {
         let cluster = cluster(root.path(), 3).await;
         while leader(&cluster).await.0 != 1 {
-            leader(&cluster).await.1.hand_over(1).await.unwrap();
+            let leader = leader(&cluster).await.1;
+            leader.change(Change::HandOver(1)).await.unwrap();
             SimRuntime::sleep(Duration::from_millis(500)).await;
         }
         let (one, two) = (node(&cluster, 1), node(&cluster, 2));

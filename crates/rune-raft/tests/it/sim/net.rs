@@ -52,6 +52,8 @@ pub(crate) struct Net {
     /// Parts of snapshots that arrived.
     pub(crate) chunks: AtomicU64,
     pub(crate) repeated: AtomicU64,
+    /// Nodes that say that they understand commands up to this version only.
+    pub(crate) old: Mutex<BTreeMap<NodeId, u16>>,
 }
 
 impl Net {
@@ -63,6 +65,7 @@ impl Net {
             weather: Mutex::new(Weather::FINE),
             chunks: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
+            old: Mutex::default(),
         }
     }
 
@@ -127,7 +130,12 @@ impl Transport<SimRuntime> for Wire {
         }
         // Whoever asked may give up; whoever was asked goes on.
         let served = SimRuntime::spawn(async move { node.serve(from, message).await });
-        let reply = served.await.unwrap();
+        let mut reply = served.await.unwrap();
+        if let Ok(Reply::About(about)) = &mut reply
+            && let Some(version) = net.old.lock().unwrap().get(&target)
+        {
+            about.commands = *version;
+        }
         if !alive.load(Ordering::Relaxed) {
             pending::<()>().await;
         }

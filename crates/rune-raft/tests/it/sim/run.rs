@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use openraft::{AsyncRuntime as _, BasicNode, Instant as _};
 use openraft_rt_sim::{SimInstant, SimRuntime};
-use rune_raft::NodeId;
+use rune_raft::{Change, NodeId};
 use rune_store_runtime::{Leadership, RequestId};
 
 use super::client::{Clients, Fate, numbered};
@@ -244,7 +244,7 @@ impl Story {
             12 => {
                 if let Some((_, leader)) = cluster.leader() {
                     cluster.note(&format!("hand over to {one}"));
-                    let _ = leader.hand_over(one).await;
+                    let _ = leader.change(Change::HandOver(one)).await;
                 }
             }
             13 => cluster.slow_down(one, dice.per_mille(500)),
@@ -273,8 +273,11 @@ impl Story {
                     && cluster.ids().contains(&id)
                 {
                     let join = async {
-                        leader.add_learner(id, BasicNode::new(id)).await?;
-                        leader.promote(BTreeSet::from([id])).await
+                        let addr = id.to_string();
+                        leader.change(Change::AddLearner { node: id, addr }).await?;
+                        let members = leader.status().members;
+                        let voters = members.membership().voter_ids().chain([id]);
+                        leader.change(Change::SetVoters(voters.collect())).await
                     };
                     if let Ok(Ok(())) = SimRuntime::timeout(Duration::from_secs(4), join).await {
                         cluster.note(&format!("{id} has joined"));
@@ -301,7 +304,7 @@ impl Story {
         cluster.note(&format!("{id} leaves"));
         let clients = Arc::clone(&self.clients);
         drop(SimRuntime::spawn(async move {
-            let removed = leader.remove(BTreeSet::from([id]));
+            let removed = leader.change(Change::Remove(id));
             let removed = SimRuntime::timeout(Duration::from_secs(3), removed).await;
             let removed = removed.is_ok_and(|done| done.is_ok());
             cluster.note(&format!("{id} has left: {removed}"));

@@ -29,7 +29,7 @@ pub(super) fn check_json<T: Serialize>(value: &T, limit: usize) -> Result<(), Re
 
 impl State {
     pub(super) fn apply(&mut self, command: &Command) -> Result<Reply, Reject> {
-        if command.v != Command::VERSION {
+        if !command.is_known() {
             return Err(Reject::invalid("the command's version is not known"));
         }
         command.check_fence(None)?;
