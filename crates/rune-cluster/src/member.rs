@@ -59,7 +59,8 @@ pub enum MemberError {
     },
     /// The database was written without a log, so that no other node has what is in it.
     #[error(
-        "{0} is the database of a daemon that was in no cluster; start this node with an empty data directory"
+        "{0} is the database of a daemon that was in no cluster; start this node with an empty data directory, or with \
+         what `rune restore --node-id` makes of a backup"
     )]
     Standalone(PathBuf),
     /// A cluster could not be begun with a database.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use metrics::{counter, gauge};
 use rune_raft::NodeId;
 
@@ -32,10 +33,13 @@ impl Cluster {
     pub async fn watch(self, mut tell: impl FnMut(Result<(), String>)) {
         let mut seen = Seen::default();
         loop {
-            let ready = self.ready().await;
+            // What it is made of is deeper than the compiler follows for whoever spawns this.
+            let ready: BoxFuture<'_, _> = Box::pin(self.ready());
+            let ready = ready.await;
             gauge!("rune_cluster_quorum").set(f64::from(u8::from(ready.is_ok())));
             tell(ready);
-            self.observe(&mut seen).await;
+            let observed: BoxFuture<'_, _> = Box::pin(self.observe(&mut seen));
+            observed.await;
             tokio::time::sleep(PAUSE).await;
         }
     }

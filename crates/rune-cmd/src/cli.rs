@@ -6,10 +6,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::with_query;
 use crate::commands::{
-    agent, backup, bench, build, chat, completions, compose, config, daemon, debug, deploy, dev,
-    doctor, eval, event, init, key, mcp, policy, pull, push, replica, requests, restore, rm,
-    rollout, run, schedule, schema, secret, sessions, sign, status, stop, task, test, token, tool,
-    usage, validate, verify, workflow,
+    agent, backup, bench, build, chat, cluster, completions, compose, config, daemon, debug,
+    deploy, dev, doctor, eval, event, init, key, mcp, policy, pull, push, replica, requests,
+    restore, rm, rollout, run, schedule, schema, secret, sessions, sign, status, stop, task, test,
+    token, tool, usage, validate, verify, workflow,
 };
 use crate::output::Format;
 
@@ -155,6 +155,9 @@ pub(crate) enum Command {
     /// Start and stop the daemon
     #[command(subcommand)]
     Daemon(daemon::DaemonCommand),
+    /// Clusters of daemons: begin one, take nodes in and out, look at it
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Run requests of one deployment for a daemon
     Replica(replica::ReplicaArgs),
     /// Follow the daemon's log, or restart it with another log level

@@ -5,6 +5,7 @@ pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod build;
 pub(crate) mod chat;
+pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod compose;
 pub(crate) mod config;
@@ -106,6 +107,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Stop(args) => context.block_on(stop::run(&context, &args)),
         Command::Rm(args) => context.block_on(rm::run(&context, &args)),
         Command::Daemon(command) => daemon::run(&context, command),
+        Command::Cluster(command) => context.block_on(cluster::run(&context, command)),
         Command::Dev(args) => dev::run(&context, &args),
         Command::Debug(args) => debug::run(&context, &args),
         Command::Config(command) => config::run(&context, &command),

@@ -5,7 +5,7 @@
 //! background; [`log`] bounds its log; [`split_gateway`] is a gateway apart from its control plane; [`replicas`] is what replicas outside the daemon are told, and [`process_backend`] starts those that are processes; [`unused`] knows the settings that have no effect yet.
 
 mod backends;
-mod cluster;
+pub(crate) mod cluster;
 pub(crate) mod instance;
 pub(crate) mod launch;
 pub(crate) mod listeners;

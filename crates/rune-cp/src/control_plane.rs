@@ -1,5 +1,6 @@
 //! The router of the control-plane API.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
@@ -13,6 +14,7 @@ use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle, SecretVault}
 use rune_store_runtime::{BlobStore, Store, Timestamp};
 use utoipa::OpenApi;
 
+use crate::cluster::{self, ClusterRoutes};
 use crate::routes::deployments::{plan as deployment_plan, rollout as deployment_rollout};
 use crate::routes::{
     agent_versions, audit, budgets, deployments, nodes, replicas, schedules, secrets, status, usage,
@@ -106,6 +108,7 @@ struct Document;
 /// The document of the API, made when somebody asks for it first.
 pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let mut document = document();
+    document.merge(cluster::DOCUMENT.clone());
     complete(&mut document, PUBLIC_ROUTES, &[]);
     document.to_json().map(Bytes::from).unwrap_or_default()
 });
@@ -116,6 +119,13 @@ impl ControlPlane {
         let internal = match self.gateways.clone() {
             Some(gateways) => self.internal().merge(gateways),
             None => self.internal(),
+        };
+        // Every node of a cluster answers these itself, before they come here.
+        let cluster = ClusterRoutes {
+            cluster: None,
+            first: BTreeMap::new(),
+            store: self.store.clone(),
+            node: self.node.clone(),
         };
         let shared = Shared {
             store: self.store,
@@ -128,7 +138,8 @@ impl ControlPlane {
             node: self.node,
             readiness: self.readiness,
         };
-        let router = routes().with_state(Arc::new(shared)).merge(internal);
+        let router = routes().with_state(Arc::new(shared));
+        let router = router.merge(cluster.router()).merge(internal);
         edge("control-plane", self.auth, PUBLIC_ROUTES).protect(router)
     }
 

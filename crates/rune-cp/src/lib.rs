@@ -1,5 +1,5 @@
 //! The control-plane HTTP API: versions, deployments, replicas, nodes, schedules, secrets,
-//! audit, usage.
+//! audit, usage, the cluster.
 //!
 //! [`ControlPlane::router`] is where every route is listed; `routes/` has one file per
 //! resource, and a handler there extracts, writes one command, and maps.

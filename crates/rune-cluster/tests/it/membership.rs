@@ -1,11 +1,14 @@
 //! What operators do with a cluster.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rune_cluster::{Cluster, ClusterStatus, Role};
+use rune_cluster::{Cluster, ClusterSecret, ClusterStatus, Member, Role};
 use rune_raft::NodeId;
-use rune_store_runtime::StoreError;
+use rune_storage::{SqliteStore, StorageConfig};
+use rune_store_runtime::{CommandLog as _, StoreError};
+use rune_testkit::store::random_commands;
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
@@ -194,6 +197,65 @@ async fn a_dead_member_is_replaced_from_any_node() {
     })
     .await;
     for peer in left.into_iter().chain([back]) {
+        peer.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_begins_a_cluster_and_comes_to_those_that_join() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = dir.path().join("1/rune.db");
+    std::fs::create_dir(dir.path().join("1")).unwrap();
+    let store = SqliteStore::open(StorageConfig::new(&database)).unwrap();
+    let store = Arc::new(store);
+    for command in random_commands(5, 200) {
+        // Some are refused.
+        drop(store.submit(command).await);
+    }
+    store.close().await.unwrap();
+    // All but how far the log was applied.
+    let rows = || {
+        let mut db = rusqlite::Connection::open(&database).unwrap();
+        let looking = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate);
+        let looking = looking.unwrap();
+        looking.execute("DELETE FROM replication", []).unwrap();
+        rune_storage::logical_digest(&looking).unwrap()
+    };
+    let before = rows();
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let secret = ClusterSecret::parse(&SECRET.to_owned().into()).unwrap();
+    Member::found(&secret, 1, &addr, &database).unwrap();
+    let path = dir.path().join("1");
+    let one = Peer::start_at(listener, &path, SECRET, 1, settings());
+    let one = one.await.unwrap();
+    until("it leads itself", async || {
+        one.cluster.ready().await.is_ok()
+    })
+    .await;
+    let refused = reason(one.cluster.init(&places(&[&one])).await);
+    assert!(refused.contains("in a cluster already"), "{refused}");
+    let (two, three) = (new_peer(dir.path(), 2).await, new_peer(dir.path(), 3).await);
+    for peer in [&two, &three] {
+        one.cluster
+            .add_learner(peer.cluster.id(), &peer.addr)
+            .await
+            .unwrap();
+    }
+    set_voters(&one.cluster, &[1, 2, 3]).await;
+    converged(&[&one, &two, &three]).await;
+    assert_eq!(rows(), before, "the rows are not those of the database");
+    three
+        .node
+        .write(&put("after", 1))
+        .await
+        .unwrap()
+        .outcome
+        .unwrap();
+    converged(&[&one, &two, &three]).await;
+    assert_ne!(rows(), before);
+    for peer in [one, two, three] {
         peer.end().await;
     }
 }

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_cluster::{ClusterSecret, Member, MemberConfig, MemberError};
-use rune_cp::ClusterApi;
+use rune_cp::{ClusterApi, NodeInfo};
 use rune_env::Config;
 use rune_gateway::{Api, ClusterFront, NodeGateway};
 use rune_http::{Metrics, Readiness};
 use rune_raft::{NodeConfig, NodeId};
 use rune_runtime::Tasks;
 use rune_storage::{DataDirLock, StorageError};
+use rune_store_runtime::{Clock as _, SystemClock};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +66,8 @@ pub(super) async fn serve(
 
     let tasks = Tasks::new();
     let readiness = Readiness::default();
-    let ready = readiness.part("cluster");
+    // Whether a majority answers, and whether somebody answers callers: the one goes before the other.
+    let (quorum, ready) = (readiness.part("cluster"), readiness.part("leader"));
     let front = ClusterFront::new(Arc::clone(&member), hold, tasks.shutdown());
     let gateway_addr = listeners.gateway.as_ref().map(local_addr).transpose()?;
     let leader = Leader {
@@ -92,6 +94,12 @@ pub(super) async fn serve(
     let own_control_plane = ClusterApi {
         member: Arc::clone(&member),
         first,
+        node: NodeInfo {
+            id: member.identity().node().to_string(),
+            gateway_addr,
+            control_plane_addr: Some(leader.control_plane_addr),
+            started_at: SystemClock.now(),
+        },
         auth: listeners.access.auth,
         readiness,
     };
@@ -114,6 +122,12 @@ pub(super) async fn serve(
         async move { front.watch(|is_answered| ready.set(is_answered)).await }
     });
     tasks.spawn("cluster-ready", async move {
+        watching.await;
+    });
+    let cluster = member.cluster();
+    let watching = cluster.watch(move |state| quorum.tell(state));
+    let watching = tasks.shutdown().run_until_cancelled_owned(watching);
+    tasks.spawn("cluster-watch", async move {
         watching.await;
     });
     tracing::info!(
@@ -206,7 +220,7 @@ async fn open(
 }
 
 /// The configuration of a node: what nodes must have in common follows from the secret that they have.
-fn of_cluster(config: &Config, secret: &ClusterSecret) -> Config {
+pub(crate) fn of_cluster(config: &Config, secret: &ClusterSecret) -> Config {
     let mut config = config.clone();
     config
         .storage
@@ -218,7 +232,7 @@ fn of_cluster(config: &Config, secret: &ClusterSecret) -> Config {
 }
 
 /// What this node and the others have in common.
-fn secret(config: &Config) -> Outcome<ClusterSecret> {
+pub(crate) fn secret(config: &Config) -> Outcome<ClusterSecret> {
     const MAKE: &str = "`openssl rand -hex 32` makes one; all nodes of a cluster have the same";
     let storage = &config.storage;
     let path = &storage.cluster_secret_file;

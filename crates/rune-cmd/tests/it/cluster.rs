@@ -1,7 +1,9 @@
 //! Three daemons that are one cluster.
 
 mod kills;
+mod membership;
 mod rig;
+mod walk_through;
 
 use std::sync::{Arc, Mutex};
 

@@ -44,6 +44,8 @@ const OWN: [&str; 4] = ["/health", "/ready", "/openapi.json", "/docs"];
 const METRICS: &str = "/metrics";
 /// Where the routes about the cluster begin, which every node answers itself.
 const CLUSTER: &str = "/v1/cluster/";
+/// Which node it is.
+const STATUS: &str = "/v1/status";
 
 /// What of a query says how new an answer has to be.
 const LINEARIZABLE: &str = "consistency=linearizable";
@@ -203,7 +205,7 @@ impl ClusterFront {
         let is_own = OWN.contains(&path)
             || path.starts_with("/docs/")
             || (path == METRICS && self.0.leading.borrow().is_none())
-            || (path.starts_with(CLUSTER) && api == Api::ControlPlane);
+            || (api == Api::ControlPlane && (path.starts_with(CLUSTER) || path == STATUS));
         let [gateway, control_plane] = self.0.own.get().filter(|_| is_own)?;
         Some(match api {
             Api::Gateway => gateway,

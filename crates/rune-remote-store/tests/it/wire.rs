@@ -7,8 +7,8 @@ use rune_remote_store::{Read, decode_commands, decode_read};
 use rune_store_runtime::limits::MAX_COMMAND_BYTES;
 use rune_store_runtime::{
     AppendEntries, BudgetScope, BudgetShortage, BudgetUnit, CachePut, Clock as _, Command,
-    CommandLog as _, EntryBody, Reject, Reply, RequestId, Store, StoreError, SystemClock,
-    Timestamp,
+    CommandLog as _, EntryBody, Leadership, Reject, Reply, RequestId, Store, StoreError,
+    SystemClock, Timestamp,
 };
 use rune_testkit::store::random_commands;
 
@@ -22,6 +22,10 @@ fn errors() -> Vec<StoreError> {
         Reject::invalid("too long").into(),
         Reject::Superseded { id: "req".into() }.into(),
         Reject::RequestEnded { id: "req".into() }.into(),
+        Reject::Fenced {
+            made: Leadership { term: 2, node: 3 },
+        }
+        .into(),
         Reject::BudgetExceeded(Box::new(BudgetShortage {
             scope: BudgetScope::Caller("alice".into()),
             unit: BudgetUnit::MicroUsd,
@@ -54,6 +58,7 @@ const fn is_listed(error: &StoreError) -> bool {
             | Reject::Conflict { .. }
             | Reject::Superseded { .. }
             | Reject::RequestEnded { .. }
+            | Reject::Fenced { .. }
             | Reject::BudgetExceeded(_)
             | Reject::Invalid { .. },
         )

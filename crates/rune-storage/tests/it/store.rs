@@ -94,6 +94,7 @@ fn kind(reject: &Reject) -> u8 {
         Reject::Invalid { .. } => 3,
         Reject::BudgetExceeded(_) => 4,
         Reject::Superseded { .. } => 5,
+        Reject::Fenced { .. } => 6,
     }
 }
 

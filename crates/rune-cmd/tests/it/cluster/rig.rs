@@ -15,7 +15,7 @@ pub(crate) const SECRET: &str = "a secret of a cluster in a test, long enough";
 /// A cluster of daemons.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Served>,
-    _objects: TempDir,
+    objects: TempDir,
     client: reqwest::Client,
 }
 
@@ -41,7 +41,7 @@ impl Cluster {
         }
         let cluster = Self {
             nodes,
-            _objects: objects,
+            objects,
             client: reqwest::Client::new(),
         };
         let url = format!("{}/v1/cluster/init", cluster.nodes[0].0.control_plane());
@@ -50,6 +50,11 @@ impl Cluster {
         assert!(begun.status().is_success(), "{begun:?}");
         cluster.ready().await;
         cluster
+    }
+
+    /// Where its objects are.
+    pub(crate) fn objects(&self) -> String {
+        format!("file://{}", self.objects.path().display())
     }
 
     /// Waits until every node that runs is ready.
