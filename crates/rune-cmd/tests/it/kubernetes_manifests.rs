@@ -22,6 +22,8 @@ const NAMESPACE: &str = "rune";
 /// The overlays, in a copy of the examples: replicas in the daemon, and in pods of their own.
 const SINGLE: &str = "examples/kubernetes/overlays/single";
 const PODS: &str = "examples/kubernetes/overlays/pods";
+/// Three daemons that are one cluster.
+const CLUSTER: &str = "examples/kubernetes/overlays/cluster";
 
 /// A cluster, and a home with the examples.
 struct Rig {
@@ -58,6 +60,16 @@ impl Rig {
         self.tour.path().join(overlay)
     }
 
+    /// Says in an overlay where the image is.
+    fn take_image(&self, overlay: &str, image: &str) {
+        let file = self.path(overlay).join("kustomization.yaml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (name, tag) = image.split_once(':').unwrap();
+        let text = text.replace("newName: rune", &format!("newName: {name}"));
+        let text = text.replace("newTag: 0.1.0", &format!("newTag: \"{tag}\""));
+        std::fs::write(&file, text).unwrap();
+    }
+
     async fn apply(&self, overlay: &str) {
         let path = self.path(overlay);
         self.ok(&["apply", "-k", path.to_str().unwrap()]).await;
@@ -86,12 +98,10 @@ impl Rig {
         ))
     }
 
-    /// Where the pod of the daemon is.
-    fn address(server: &ApiServer) -> Option<String> {
+    /// Where a pod is.
+    fn address(server: &ApiServer, name: &str) -> Option<String> {
         let pods = server.objects("pods", Some(NAMESPACE));
-        let pod = pods
-            .iter()
-            .find(|pod| pod["metadata"]["name"] == "rune-0")?;
+        let pod = pods.iter().find(|pod| pod["metadata"]["name"] == name)?;
         Some(pod["status"]["podIP"].as_str()?.to_owned())
     }
 
@@ -102,7 +112,7 @@ impl Rig {
     }
 
     /// What `kubectl port-forward` does: connections to the ports of this machine are made to the pod.
-    async fn forward(&self) {
+    async fn forward(&self, pod: &'static str) {
         for (here, there) in self.tour.ports().into_iter().zip([8080, 8081]) {
             let listener = TcpListener::bind(("127.0.0.1", here)).await.unwrap();
             let server = Arc::clone(&self.server);
@@ -112,7 +122,7 @@ impl Rig {
             )]
             tokio::spawn(async move {
                 while let Ok((mut near, _)) = listener.accept().await {
-                    let Some(address) = Self::address(&server) else {
+                    let Some(address) = Self::address(&server, pod) else {
                         continue;
                     };
                     tokio::spawn(async move {
@@ -263,18 +273,10 @@ async fn the_gateway_answers_from_the_container_that_the_pod_runs_in() {
         return;
     };
     let docker = TestDocker::find().unwrap();
-    let file = rig.path(SINGLE).join("kustomization.yaml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    let (name, tag) = image.split_once(':').unwrap();
-    let text = text.replace("newName: rune", &format!("newName: {name}"));
-    std::fs::write(
-        &file,
-        text.replace("newTag: 0.1.0", &format!("newTag: \"{tag}\"")),
-    )
-    .unwrap();
+    rig.take_image(SINGLE, image);
     let page = std::fs::read_to_string(root().join("examples/kubernetes/README.md")).unwrap();
     let blocks = shell(&page);
-    let [build, apply, use_it, look, change, pods, remove] = blocks.as_slice() else {
+    let [build, apply, use_it, look, change, pods, remove, ..] = blocks.as_slice() else {
         panic!("the page has {} blocks", blocks.len());
     };
     rig.run(build);
@@ -283,7 +285,7 @@ async fn the_gateway_answers_from_the_container_that_the_pod_runs_in() {
         applied.contains("statefulset.apps/rune created"),
         "{applied}"
     );
-    rig.forward().await;
+    rig.forward("rune-0").await;
     let answers = rig.run(use_it);
     assert_eq!(answers.matches("UTC").count(), 2, "{answers}");
 
@@ -299,7 +301,7 @@ async fn the_gateway_answers_from_the_container_that_the_pod_runs_in() {
             .run(&["inspect", "--format", format, &first])
             .unwrap()
     };
-    let address = Rig::address(&rig.server).unwrap();
+    let address = Rig::address(&rig.server, "rune-0").unwrap();
     assert_eq!(
         inspect("{{.NetworkSettings.Networks.bridge.IPAddress}}").trim(),
         address
@@ -354,6 +356,109 @@ async fn the_gateway_answers_from_the_container_that_the_pod_runs_in() {
     for plural in ["pods", "persistentvolumeclaims", "secrets"] {
         let left = rig.server.objects(plural, Some(NAMESPACE));
         assert!(left.is_empty(), "{plural}: {left:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_daemons_in_pods_are_one_cluster() {
+    let Some(image) = image() else { return };
+    let pods = DockerPods::new();
+    let label = pods.label();
+    let address = Cluster::address().ip();
+    let Some(rig) = Rig::start_at(address, pods).await else {
+        return;
+    };
+    let docker = TestDocker::find().unwrap();
+    rig.take_image(CLUSTER, image);
+    let page = std::fs::read_to_string(root().join("examples/kubernetes/README.md")).unwrap();
+    let blocks = shell(&page);
+    let [.., apply, begin] = blocks.as_slice() else {
+        panic!("the page has {} blocks", blocks.len());
+    };
+    // There is no bucket here, and no node is lost.
+    let apply: Vec<&str> = apply
+        .lines()
+        .filter(|line| !line.contains("s3://"))
+        .collect();
+    let applied = rig.run(&apply.join("\n"));
+    assert!(
+        applied.contains("statefulset.apps/rune created"),
+        "{applied}"
+    );
+    for (kind, name, field, expected) in [
+        (
+            "statefulset",
+            "rune",
+            "/spec/podManagementPolicy",
+            json!("Parallel"),
+        ),
+        ("statefulset", "rune", "/spec/ordinals/start", json!(1)),
+        (
+            "statefulset",
+            "rune",
+            "/spec/serviceName",
+            json!("rune-nodes"),
+        ),
+        ("service", "rune-nodes", "/spec/clusterIP", json!("None")),
+        (
+            "service",
+            "rune-nodes",
+            "/spec/publishNotReadyAddresses",
+            json!(true),
+        ),
+        (
+            "networkpolicy",
+            "rune-nodes",
+            "/spec/ingress/0/ports/0/port",
+            json!("raft"),
+        ),
+        (
+            "poddisruptionbudget",
+            "rune",
+            "/spec/maxUnavailable",
+            json!(1),
+        ),
+    ] {
+        let said = rig
+            .ok(&["-n", NAMESPACE, "get", kind, name, "-o", "json"])
+            .await;
+        let object: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(
+            object.pointer(field),
+            Some(&expected),
+            "{kind} {name}: {said}"
+        );
+    }
+    rig.forward("rune-1").await;
+    let printed = rig.run(begin);
+    assert!(
+        printed.contains("quorum   yes") && printed.contains("UTC"),
+        "{printed}"
+    );
+    assert!(printed.contains("rune-3.rune-nodes:9000"), "{printed}");
+    assert_eq!(docker.containers(&label).unwrap().len(), 3);
+
+    // The service leads to all three, and each of them answers.
+    let path = "jsonpath={.subsets[*].addresses[*].ip}";
+    let behind = rig
+        .ok(&["-n", NAMESPACE, "get", "endpoints", "rune", "-o", path])
+        .await;
+    let behind: Vec<&str> = behind.split_whitespace().collect();
+    assert_eq!(behind.len(), 3, "{behind:?}");
+    let env = std::fs::read_to_string(rig.path(CLUSTER).join("rune.env")).unwrap();
+    let key = env
+        .lines()
+        .find_map(|line| line.strip_prefix("RUNE_API_KEY="));
+    for address in behind {
+        let url = format!("http://{address}:8080/v1/agents/hello/invoke");
+        let asked = reqwest::Client::new().post(url).bearer_auth(key.unwrap());
+        let answer = asked
+            .json(&json!({"input": "What time is it?"}))
+            .send()
+            .await;
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 200, "{address}");
+        assert!(answer.text().await.unwrap().contains("UTC"), "{address}");
     }
 }
 

@@ -45,6 +45,8 @@ struct Set<'a> {
     name: &'a str,
     namespace: &'a str,
     replicas: u64,
+    /// The ordinal of the first pod.
+    start: u64,
     /// Whether one pod waits for the others.
     is_ordered: bool,
     /// The name of its template.
@@ -61,12 +63,13 @@ impl<'a> Set<'a> {
         let mut hasher = DefaultHasher::new();
         set.pointer("/spec/template").hash(&mut hasher);
         let name = object::name(set);
-        let replicas = set.pointer("/spec/replicas").and_then(Value::as_u64);
+        let number = |field: &str| set.pointer(field).and_then(Value::as_u64);
         Self {
             set,
             name,
             namespace: object::namespace(set),
-            replicas: replicas.unwrap_or(1),
+            replicas: number("/spec/replicas").unwrap_or(1),
+            start: number("/spec/ordinals/start").unwrap_or(0),
             is_ordered: text(set, "/spec/podManagementPolicy") != "Parallel",
             revision: format!("{name}-{:x}", hasher.finish()),
             pods,
@@ -95,7 +98,8 @@ impl<'a> Set<'a> {
     /// Does what is next; where the set is ordered, one thing at a time.
     fn step(&self, store: &mut Store) {
         let pods = self.pods(store);
-        for ordinal in 0..self.replicas {
+        let wanted = self.start..self.start.saturating_add(self.replicas);
+        for ordinal in wanted.clone() {
             let waits = match pods.get(&ordinal) {
                 None => {
                     self.create(store, ordinal);
@@ -112,7 +116,8 @@ impl<'a> Set<'a> {
                 return;
             }
         }
-        for (_, pod) in pods.range(self.replicas..).rev() {
+        let others = pods.iter().rev();
+        for (_, pod) in others.filter(|(ordinal, _)| !wanted.contains(*ordinal)) {
             self.delete(store, pod);
             if self.is_ordered {
                 return;
@@ -121,7 +126,7 @@ impl<'a> Set<'a> {
         if text(self.set, "/spec/updateStrategy/type") == "OnDelete" {
             return;
         }
-        for (_, pod) in pods.range(..self.replicas).rev() {
+        for (_, pod) in pods.range(wanted).rev() {
             let is_old = self.revision_of(pod) != self.revision;
             if is_old {
                 self.delete(store, pod);

@@ -39,6 +39,11 @@ impl Volumes {
         part(self.own.path().to_owned(), name)
     }
 
+    /// The file in which its containers look up names.
+    pub(super) fn hosts(&self) -> PathBuf {
+        self.own.path().join(".hosts")
+    }
+
     /// What is mounted into a container.
     pub(super) fn mounts(
         &self,
@@ -209,9 +214,43 @@ pub(super) fn environment(
     Ok(env)
 }
 
+/// The container with `$(NAME)` in its command and arguments replaced by its environment; what names nothing stays.
+pub(super) fn expanded(container: &Value, env: &[(String, String)]) -> Value {
+    let mut container = container.clone();
+    for field in ["command", "args"] {
+        let words = container.get_mut(field).and_then(Value::as_array_mut);
+        for word in words.into_iter().flatten() {
+            let Some(text) = word.as_str() else { continue };
+            let expanded = env.iter().fold(text.to_owned(), |text, (name, value)| {
+                text.replace(&format!("$({name})"), value)
+            });
+            *word = expanded.into();
+        }
+    }
+    container
+}
+
 fn referenced(cluster: &Cluster, pod: &Value, from: &Value) -> Result<String, String> {
     if let Some(field) = from.get("fieldRef") {
         let path = text(field, "/fieldPath");
+        let of_key = |map: &str| {
+            let key = path
+                .strip_prefix(map)?
+                .strip_prefix("['")?
+                .strip_suffix("']")?;
+            let found = pod.pointer(&format!("/{}", map.replace('.', "/")))?;
+            Some(
+                found
+                    .get(key)
+                    .and_then(Value::as_str)
+                    .unwrap_or("")
+                    .to_owned(),
+            )
+        };
+        let maps = ["metadata.labels", "metadata.annotations"];
+        if let Some(value) = maps.into_iter().find_map(of_key) {
+            return Ok(value);
+        }
         return Ok(text(pod, &format!("/{}", path.replace('.', "/"))).to_owned());
     }
     let (plural, reference, is_encoded) = match from.get("secretKeyRef") {

@@ -9,7 +9,7 @@ use super::pod::PodTask;
 use super::probe::{Probes, Seen};
 use super::runtime::{ContainerRequest, Running, StartFailure};
 use super::status::{self, ContainerState};
-use super::surroundings;
+use super::surroundings::Hosts;
 use crate::object::{self, list, text};
 
 /// The volume with the token of a pod's account, whose name no volume of a pod can have.
@@ -94,6 +94,7 @@ async fn start(
         message,
     };
     let (cluster, pod) = (&task.cluster, &task.pod);
+    let name = text(container, "/name").to_owned();
     // The first runs under the network of nobody, and again under its own.
     let shares = kind == Kind::Main && at > 0;
     let mut env = config::environment(cluster, pod, container).map_err(wrong)?;
@@ -103,16 +104,17 @@ async fn start(
         let dir = volumes.dir(TOKEN_VOLUME).map_err(wrong)?;
         mounts.extend(api.token(cluster, pod, &dir).map_err(wrong)?);
     }
+    let hosts = Hosts::new(volumes.hosts());
+    hosts.write(cluster, pod).map_err(wrong)?;
+    mounts.push(hosts.mount());
+    let container = config::expanded(container, &env);
     let request = ContainerRequest {
         pod: pod.clone(),
-        container: container.clone(),
+        container,
         env,
         mounts,
-        services: surroundings::services(cluster, pod),
         network_of: task.network().filter(|_| shares),
-        log: cluster
-            .logs
-            .container(object::uid(pod), text(container, "/name")),
+        log: cluster.logs.container(object::uid(pod), &name),
     };
     task.runtime.start(&request).await
 }

@@ -69,9 +69,6 @@ impl DockerPods {
             Some(id) => flag("--network", format!("container:{id}")),
             None => {
                 flag("--hostname", object::name(&request.pod).to_owned());
-                for (name, address) in &request.services {
-                    flag("--add-host", format!("{name}:{address}"));
-                }
             }
         }
         for (name, value) in &request.env {

@@ -12,7 +12,7 @@ use super::config::Volumes;
 use super::container::{Kind, run_container};
 use super::runtime::PodRuntime;
 use super::status::{self, ContainerState};
-use super::surroundings::Api;
+use super::surroundings::{Api, Hosts};
 use crate::cluster::Cluster;
 use crate::events::{self, Level};
 use crate::garbage::{self, DeleteOptions};
@@ -75,7 +75,13 @@ impl PodTask {
     pub(super) async fn run(self) {
         self.publish();
         match Volumes::new(&self.node) {
-            Ok(volumes) => self.containers(&volumes).await,
+            Ok(volumes) => {
+                let hosts = Hosts::new(volumes.hosts());
+                tokio::select! {
+                    () = self.containers(&volumes) => {}
+                    () = hosts.follow(&self.cluster, &self.pod) => {}
+                }
+            }
             Err(error) => self.warn("FailedMount", &error),
         }
         self.ending.cancelled().await;

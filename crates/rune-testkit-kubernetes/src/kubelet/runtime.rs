@@ -31,8 +31,6 @@ pub struct ContainerRequest {
     pub env: Vec<(String, String)>,
     /// Its volumes.
     pub mounts: Vec<Mount>,
-    /// The names of the services of its namespace, and the address of a pod behind each, as they are when it starts.
-    pub services: Vec<(String, String)>,
     /// A container of the pod whose network it shares; absent for the first.
     pub network_of: Option<String>,
     pub(crate) log: Arc<ContainerLog>,

@@ -1,7 +1,9 @@
 //! What a container finds around it: the server, the token of its account, and the services of its namespace.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -83,8 +85,9 @@ impl Api {
     }
 }
 
-/// The names of the services of a pod's namespace, and the address of a pod behind each that has one now.
-pub(super) fn services(cluster: &Cluster, pod: &Value) -> Vec<(String, String)> {
+/// The names of the services of a pod's namespace with the address of a pod behind each that has one now, and those of
+/// the pods that are behind a service under a name of their own.
+fn names(cluster: &Cluster, pod: &Value) -> Vec<(String, String)> {
     let Some(endpoints) = named("endpoints") else {
         return Vec::new();
     };
@@ -92,14 +95,75 @@ pub(super) fn services(cluster: &Cluster, pod: &Value) -> Vec<(String, String)> 
     let store = cluster.store();
     let behind = store
         .list(endpoints, Some(namespace))
-        .filter_map(|(key, found)| {
-            let subset = list(found, "/subsets").first()?;
-            let address = list(subset, "/addresses").first()?;
-            Some((key.name.clone(), text(address, "/ip").to_owned()))
+        .flat_map(|(key, found)| {
+            let addresses = list(found, "/subsets").iter();
+            let addresses = addresses.flat_map(|subset| list(subset, "/addresses"));
+            let ip = |address: &Value| text(address, "/ip").to_owned();
+            let own = addresses.clone().filter_map(move |address| {
+                let host = text(address, "/hostname");
+                (!host.is_empty()).then(|| (format!("{host}.{}", key.name), ip(address)))
+            });
+            let any = addresses.take(1);
+            any.map(move |address| (key.name.clone(), ip(address)))
+                .chain(own)
+                .collect::<Vec<_>>()
         });
     let names = behind.flat_map(|(name, address)| {
         let qualified = format!("{name}.{namespace}.svc");
-        [(name, address.clone()), (qualified, address)]
+        let whole = format!("{qualified}.cluster.local");
+        [
+            (name, address.clone()),
+            (qualified, address.clone()),
+            (whole, address),
+        ]
     });
     names.collect()
+}
+
+/// The file in which the containers of a pod look up names.
+#[derive(Debug, Clone)]
+pub(super) struct Hosts {
+    path: PathBuf,
+}
+
+impl Hosts {
+    pub(super) const fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub(super) fn mount(&self) -> Mount {
+        Mount {
+            source: self.path.clone(),
+            target: "/etc/hosts".to_owned(),
+            read_only: true,
+        }
+    }
+
+    /// Writes what the names are now. It is the same file as before: containers have it mounted.
+    pub(super) fn write(&self, cluster: &Cluster, pod: &Value) -> Result<(), String> {
+        let mut lines = vec!["127.0.0.1 localhost".to_owned()];
+        let names = names(cluster, pod).into_iter();
+        lines.extend(names.map(|(name, address)| format!("{address} {name}")));
+        lines.sort_unstable();
+        let content = lines.join("\n") + "\n";
+        if std::fs::read_to_string(&self.path).is_ok_and(|before| before == content) {
+            return Ok(());
+        }
+        std::fs::write(&self.path, content).map_err(|error| error.to_string())?;
+        let readable = Permissions::from_mode(0o644);
+        std::fs::set_permissions(&self.path, readable).map_err(|error| error.to_string())
+    }
+
+    /// Keeps it up to date, for as long as the pod is there.
+    pub(super) async fn follow(&self, cluster: &Cluster, pod: &Value) {
+        let mut latest = cluster.store().subscribe();
+        loop {
+            latest.mark_unchanged();
+            // A look that fails is made again with the next change.
+            let _ = self.write(cluster, pod);
+            if latest.changed().await.is_err() {
+                return;
+            }
+        }
+    }
 }
