@@ -45,6 +45,7 @@ pub struct TestDaemonBuilder {
     args: Vec<OsString>,
     /// Where it says with 200 that it has started.
     started: &'static str,
+    settled: bool,
 }
 
 /// What the daemon writes to `daemon.json` when it listens.
@@ -76,6 +77,13 @@ impl TestDaemonBuilder {
     #[must_use]
     pub const fn started_when_alive(mut self) -> Self {
         self.started = "/health";
+        self
+    }
+
+    /// The control plane is after a restart where it was before: at the port that the first start was given.
+    #[must_use]
+    pub const fn settled(mut self) -> Self {
+        self.settled = true;
         self
     }
 
@@ -115,6 +123,7 @@ impl TestDaemon {
             env: Vec::new(),
             args: Vec::new(),
             started: "/ready",
+            settled: false,
         }
     }
 
@@ -124,7 +133,8 @@ impl TestDaemon {
         self.address.gateway.as_deref().unwrap_or_default()
     }
 
-    /// The base URL of the control plane, without a slash at the end. It changes with a restart.
+    /// The base URL of the control plane, without a slash at the end. It changes with a restart, unless it is
+    /// [`TestDaemonBuilder::settled`].
     #[must_use]
     pub fn control_plane(&self) -> &str {
         &self.address.control_plane
@@ -225,7 +235,9 @@ impl TestDaemon {
             .stdout(stdout)
             .stderr(stderr);
         if !self.settings.args.iter().any(|arg| arg == CONTROL_PLANE) {
-            command.args([CONTROL_PLANE, "127.0.0.1:0"]);
+            let earlier = self.address.control_plane.strip_prefix("http://");
+            let earlier = earlier.filter(|_| self.settings.settled);
+            command.args([CONTROL_PLANE, earlier.unwrap_or("127.0.0.1:0")]);
         }
         let spawned = command.spawn();
         let child = spawned.map_err(|source| TestkitError::File {

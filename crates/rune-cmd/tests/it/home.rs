@@ -39,6 +39,13 @@ impl Home {
     pub(crate) fn rune(&self, args: &[&str]) -> Ran {
         Ran::new(self.command(args))
     }
+
+    /// Where the gateway of the daemon that runs here says it listens.
+    pub(crate) fn gateway(&self) -> String {
+        let text = std::fs::read(self.path().join(".rune/daemon.json")).unwrap();
+        let address: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        address["gateway"].as_str().unwrap().to_owned()
+    }
 }
 
 /// A command that has ended.

@@ -3,7 +3,6 @@
 mod failures;
 mod tls;
 
-use std::net::TcpListener;
 use std::path::Path;
 
 use reqwest::{Client, Method};
@@ -33,11 +32,8 @@ async fn control_plane() -> Served {
 }
 
 async fn control_plane_with(env: &[(&str, &str)]) -> Served {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = free.local_addr().unwrap().to_string();
-    drop(free);
-    let builder = TestDaemon::builder(RUNE).arg("--role").arg("control-plane");
-    let builder = builder.arg("--control-plane-addr").arg(addr);
+    let builder = TestDaemon::builder(RUNE).settled();
+    let builder = builder.arg("--role").arg("control-plane");
     let env = env.iter();
     let builder = env.fold(builder, |builder, (name, value)| builder.env(name, value));
     Served(builder.start().await.unwrap())
@@ -454,17 +450,13 @@ async fn a_gateway_without_its_token_serves_nothing() {
 
     // One that the control plane does not take is a gateway that is not ready.
     let strange = "not-a-token-of-this-control-plane";
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
     let mut command = home.command(&["daemon", "start", "--role", "gateway"]);
     command
-        .args(["--gateway-addr", &port.to_string()])
+        .args(["--gateway-addr", "127.0.0.1:0"])
         .env("RUNE_CONTROL_PLANE_URL", url)
         .env("RUNE_INTERNAL_TOKEN", strange);
     Ran::new(command).ok();
-    let base = format!("http://{port}");
+    let base = home.gateway();
     let client = Client::new();
     assert_eq!(
         client

@@ -139,15 +139,15 @@ async fn a_gateway_asks_its_control_plane_over_tls_and_takes_no_strange_certific
     let elsewhere = "control-plane.example.org";
     for (host, authorities) in [("127.0.0.1", &strange_file), (elsewhere, &own_file)] {
         let proxy = Terminator::start(own.acceptor(host), behind).await;
-        let (home, base) = (Home::new(), format!("http://{}", free_address()));
-        let addr = base.trim_start_matches("http://");
+        let home = Home::new();
         let mut command = home.command(&["daemon", "start", "--role", "gateway"]);
         command
-            .args(["--gateway-addr", addr])
+            .args(["--gateway-addr", "127.0.0.1:0"])
             .env("RUNE_CONTROL_PLANE_URL", &proxy.url)
             .env("RUNE_INTERNAL_TOKEN", &token)
             .env("SSL_CERT_FILE", authorities);
         Ran::new(command).ok();
+        let base = home.gateway();
         for path in ["/v1/agents", "/ready"] {
             let refused = reqwest::get(format!("{base}{path}")).await.unwrap();
             assert_eq!(refused.status(), 503, "{path}");
@@ -159,9 +159,4 @@ async fn a_gateway_asks_its_control_plane_over_tls_and_takes_no_strange_certific
         assert_eq!(proxy.accepted.load(Ordering::SeqCst), 0);
         assert!(!log.contains(&token), "{log}");
     }
-}
-
-fn free_address() -> SocketAddr {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap()
 }
