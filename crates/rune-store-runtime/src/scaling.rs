@@ -97,7 +97,7 @@ impl DeploymentRow {
         let begun = || Scaling {
             bounds,
             wanted: self.replicas.max(1),
-            reason: format!("{} replicas were asked for", self.replicas.max(1)),
+            reason: asked_for(self.replicas.max(1)),
             decided_at: at,
         };
         let known = self.scaling.clone();
@@ -152,7 +152,7 @@ impl DeploymentRow {
             self.replicas = replicas;
             return is_change;
         };
-        let reason = format!("{replicas} replicas were asked for");
+        let reason = asked_for(replicas);
         // A number that the daemon has decided for is held from now on, too.
         if !is_stopped && scaling.wanted == replicas && scaling.reason == reason {
             return false;
@@ -164,5 +164,13 @@ impl DeploymentRow {
             self.replicas = replicas;
         }
         true
+    }
+}
+
+/// Why there are so many replicas, where a person said so.
+fn asked_for(replicas: u32) -> String {
+    match replicas {
+        1 => "1 replica was asked for".to_owned(),
+        _ => format!("{replicas} replicas were asked for"),
     }
 }

@@ -87,7 +87,7 @@ fn counts(row: &DeploymentRow) -> (u32, u32, &str) {
 pub async fn a_deployment_is_scaled_within_the_bounds_of_its_version(test: TestStore) {
     let it = Scaled::new(test).await;
     let row = it.apply(it.range, 1).await;
-    assert_eq!(counts(&row), (1, 1, "1 replicas were asked for"));
+    assert_eq!(counts(&row), (1, 1, "1 replica was asked for"));
     let row = it.decide(&row, 3).await;
     assert_eq!(counts(&row), (1, 3, "for the load: 3"));
     assert_eq!(row.generation, 1, "what was asked for did not change");
@@ -122,7 +122,7 @@ pub async fn a_deployment_is_scaled_within_the_bounds_of_its_version(test: TestS
         reason: "it was bad".to_owned(),
     };
     let row = it.f.write(back).await;
-    assert_eq!(counts(&row), (1, 1, "1 replicas were asked for"));
+    assert_eq!(counts(&row), (1, 1, "1 replica was asked for"));
     let row = it.apply(it.fixed, 1).await;
     let complete = CompleteRollout {
         deployment_id: it.id,
@@ -172,5 +172,5 @@ pub async fn what_a_person_asks_for_is_where_scaling_goes_on(test: TestStore) {
     assert_eq!(counts(&row), (2, 2, "2 replicas were asked for"));
     // What is deployed with another number, is one that was asked for as well.
     let row = it.apply(it.range, 1).await;
-    assert_eq!(counts(&row), (1, 1, "1 replicas were asked for"));
+    assert_eq!(counts(&row), (1, 1, "1 replica was asked for"));
 }
