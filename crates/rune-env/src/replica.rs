@@ -1,8 +1,10 @@
 //! What the process of a replica is told by the daemon that has it started.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -14,7 +16,7 @@ use crate::error::ConfigError;
 pub const REPLICA_ID: &str = "RUNE_REPLICA_ID";
 /// `RUNE_REPLICA_DEPLOYMENT`: its deployment.
 pub const REPLICA_DEPLOYMENT: &str = "RUNE_REPLICA_DEPLOYMENT";
-/// `RUNE_REPLICA_CONTROL_PLANE`: base URL of the daemon's control plane.
+/// `RUNE_REPLICA_CONTROL_PLANE`: base URL of the daemon's control plane, or `unix:PATH`.
 pub const REPLICA_CONTROL_PLANE: &str = "RUNE_REPLICA_CONTROL_PLANE";
 /// `RUNE_REPLICA_TOKEN`: what it shows to the daemon. It is renewed before it expires.
 pub const REPLICA_TOKEN: &str = "RUNE_REPLICA_TOKEN";
@@ -22,7 +24,7 @@ pub const REPLICA_TOKEN: &str = "RUNE_REPLICA_TOKEN";
 pub const REPLICA_KEY: &str = "RUNE_REPLICA_KEY";
 /// `RUNE_REPLICA_FINGERPRINT`: what it was started from, as the daemon tells it.
 pub const REPLICA_FINGERPRINT: &str = "RUNE_REPLICA_FINGERPRINT";
-/// `RUNE_REPLICA_ADDR`: where it listens.
+/// `RUNE_REPLICA_ADDR`: where it listens, `IP:PORT` or `unix:PATH`.
 pub const REPLICA_ADDR: &str = "RUNE_REPLICA_ADDR";
 /// `RUNE_REPLICA_DATA_DIR`: what it unpacks and compiles goes here.
 pub const REPLICA_DATA_DIR: &str = "RUNE_REPLICA_DATA_DIR";
@@ -65,6 +67,39 @@ pub const MACHINE_VARIABLES: &[&str] = &[
 /// How long a replica goes on without a daemon where nothing else is said.
 const ORPHAN_AFTER: Duration = Duration::from_secs(300);
 
+/// What the path of a Unix socket stands behind.
+const UNIX: &str = "unix:";
+
+/// Where a replica listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplicaAddr {
+    /// An address.
+    Tcp(SocketAddr),
+    /// A Unix socket, which is made: `unix:/PATH`.
+    Unix(PathBuf),
+}
+
+impl FromStr for ReplicaAddr {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix(UNIX) {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(_) => Err(()),
+            None => text.parse().map(Self::Tcp).map_err(drop),
+        }
+    }
+}
+
+impl fmt::Display for ReplicaAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addr) => fmt::Display::fmt(addr, f),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
 /// How a replica finds its daemon and proves which one it is. It has this from its environment
 /// alone: everything else of its configuration comes from the daemon.
 #[derive(Debug, Clone)]
@@ -73,7 +108,7 @@ pub struct ReplicaConfig {
     pub replica_id: String,
     /// Its deployment.
     pub deployment_id: String,
-    /// Base URL of the daemon's control plane.
+    /// Base URL of the daemon's control plane, or `unix:PATH`.
     pub control_plane: String,
     /// What it shows to the daemon.
     pub token: SecretString,
@@ -82,7 +117,7 @@ pub struct ReplicaConfig {
     /// What it was started from.
     pub fingerprint: String,
     /// Where it listens; a free port of the loopback where nothing is said.
-    pub addr: SocketAddr,
+    pub addr: ReplicaAddr,
     /// What it unpacks and compiles; thrown away afterwards where nothing is said.
     pub data_dir: Option<PathBuf>,
     /// Where its package is; asked of the daemon where nothing is said.
@@ -135,8 +170,10 @@ impl ReplicaConfig {
                 .map_err(|_| wrong(REPLICA_HIDDEN, "must be a list of paths in JSON"))?,
         };
         let url = needed(REPLICA_CONTROL_PLANE)?;
-        if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(wrong(REPLICA_CONTROL_PLANE, "must be an http(s) URL"));
+        let forms = ["http://", "https://", "unix:/"];
+        if !forms.iter().any(|form| url.starts_with(form)) {
+            let message = "must be an http(s) URL or unix:/PATH";
+            return Err(wrong(REPLICA_CONTROL_PLANE, message));
         }
         Ok(Self {
             replica_id: needed(REPLICA_ID)?,
@@ -148,7 +185,7 @@ impl ReplicaConfig {
             addr: addr
                 .trim()
                 .parse()
-                .map_err(|_| wrong(REPLICA_ADDR, "must be IP:PORT"))?,
+                .map_err(|()| wrong(REPLICA_ADDR, "must be IP:PORT or unix:/PATH"))?,
             data_dir: given(REPLICA_DATA_DIR).map(PathBuf::from),
             package_dir: given(REPLICA_PACKAGE_DIR).map(PathBuf::from),
             workspace_dir: given(REPLICA_WORKSPACE_DIR).map(PathBuf::from),
@@ -205,6 +242,22 @@ mod tests {
         let config = load(&[(REPLICA_ADDR, "0.0.0.0:7000"), (REPLICA_ORPHAN_SECS, "9")]).unwrap();
         assert_eq!(config.addr.to_string(), "0.0.0.0:7000");
         assert_eq!(config.orphan_after, Duration::from_secs(9));
+    }
+
+    #[test]
+    fn both_sides_may_be_sockets() {
+        let own = (REPLICA_ADDR, "unix:/run/rune/replica.sock");
+        let daemon = (REPLICA_CONTROL_PLANE, "unix:/run/rune/daemon.sock");
+        let config = load(&[own, daemon]).unwrap();
+        assert_eq!(
+            config.addr,
+            ReplicaAddr::Unix("/run/rune/replica.sock".into())
+        );
+        assert_eq!(config.addr.to_string(), own.1);
+        assert_eq!(config.control_plane, daemon.1);
+        for wrong in ["unix:", "unix:replica.sock", "/run/rune/replica.sock"] {
+            load(&[(REPLICA_ADDR, wrong)]).unwrap_err();
+        }
     }
 
     #[test]

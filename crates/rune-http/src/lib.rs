@@ -1,6 +1,6 @@
 //! What every HTTP listener of Rune shares: serving, authentication, limits, errors.
 //!
-//! * [`Server`] serves a router on a socket and ends gracefully.
+//! * [`Server`] serves a router on a [`Listener`], which is an address or a Unix socket, and ends gracefully.
 //! * [`Edge`] is the one layer around every route: request id, authentication, browser
 //!   protection, panics, span and metrics. [`Edge::protect`] puts it on.
 //! * [`Auth`] says who a caller is, and [`TokenScope`] what its token is for; [`check_bind`] refuses to expose a listener without it.
@@ -26,6 +26,7 @@ mod caller;
 mod edge;
 mod error;
 mod extract;
+mod listener;
 mod metrics;
 mod openai;
 mod openapi;
@@ -44,6 +45,7 @@ pub use caller::Caller;
 pub use edge::{Edge, HttpRequestId, MAX_HEADER_BYTES, MAX_URI_BYTES, REQUEST_ID};
 pub use error::{AGENT_REQUEST_ID, ApiError};
 pub use extract::{Json, JsonOrDefault, Path, Query};
+pub use listener::Listener;
 pub use metrics::recorder::Metrics;
 pub use openai::{OpenAiError, OpenAiErrorBody};
 pub use openapi::{ErrorBody, ErrorDetail, ServerSentEvent, complete, name_operations};

@@ -1,7 +1,6 @@
 //! Serving a router on a socket.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,9 +14,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use rune_runtime::Tasks;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
+
+use crate::listener::Listener;
+
+type Stream = Either<TcpStream, UnixStream>;
 
 /// Largest head of a request in bytes: request line and headers.
 const MAX_HEAD_BYTES: u32 = 64 * 1024;
@@ -48,10 +52,10 @@ impl Default for ServerLimits {
     }
 }
 
-/// Serves a router over HTTP/1.1 and HTTP/2 (prior knowledge), with `TCP_NODELAY`.
+/// Serves a router over HTTP/1.1 and HTTP/2 (prior knowledge).
 pub struct Server {
     name: &'static str,
-    listener: TcpListener,
+    listener: Listener,
     router: Router,
     tasks: Tasks,
     limits: ServerLimits,
@@ -60,10 +64,15 @@ pub struct Server {
 impl Server {
     /// A server with the default limits; `name` is for the log.
     #[must_use]
-    pub fn new(name: &'static str, listener: TcpListener, router: Router, tasks: Tasks) -> Self {
+    pub fn new(
+        name: &'static str,
+        listener: impl Into<Listener>,
+        router: Router,
+        tasks: Tasks,
+    ) -> Self {
         Self {
             name,
-            listener,
+            listener: listener.into(),
             router,
             tasks,
             limits: ServerLimits::default(),
@@ -136,18 +145,15 @@ impl Server {
 }
 
 async fn accept(
-    listener: &TcpListener,
+    listener: &Listener,
     places: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> std::io::Result<(Stream, OwnedSemaphorePermit)> {
     // The semaphore is never closed.
     let place = Arc::clone(places)
         .acquire_owned()
         .await
         .map_err(std::io::Error::other)?;
-    let (stream, _): (_, SocketAddr) = listener.accept().await?;
-    // Without it the end of every streamed answer waits 40 ms for an acknowledgement.
-    stream.set_nodelay(true)?;
-    Ok((stream, place))
+    Ok((listener.accept().await?, place))
 }
 
 struct Connection {
@@ -159,7 +165,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(self, stream: Stream) {
         let used = Arc::new(AtomicBool::new(false));
         let (router, mark) = (TowerToHyperService::new(self.router), Arc::clone(&used));
         let service = service_fn(move |request: Request<Incoming>| {
@@ -207,20 +213,5 @@ where
 {
     fn execute(&self, future: F) {
         self.0.spawn("http2", future);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_accepted_connection_sends_at_once() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let places = Arc::new(Semaphore::new(1));
-        let (client, accepted) = tokio::join!(TcpStream::connect(addr), accept(&listener, &places));
-        assert!(!client.unwrap().nodelay().unwrap(), "the system's default");
-        assert!(accepted.unwrap().0.nodelay().unwrap());
     }
 }

@@ -27,7 +27,7 @@ use patience::Patience;
 /// Where a [`RemoteStore`] finds its store, and how long it tries.
 #[derive(Debug, Clone)]
 pub struct RemoteStoreConfig {
-    /// Base URL of a control plane, such as `http://127.0.0.1:8081`.
+    /// Base URL of a control plane, such as `http://127.0.0.1:8081`, or `unix:PATH`, the socket where it listens.
     pub url: String,
     /// What says who calls.
     pub token: SecretString,
@@ -54,8 +54,11 @@ impl RemoteStoreConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteStoreError {
     /// The address is none.
-    #[error("`{0}` is not the URL of a control plane, expected `http://HOST:PORT`")]
+    #[error("`{0}` is not the URL of a control plane, expected `http://HOST:PORT` or `unix:PATH`")]
     Url(String),
+    /// The directory of its socket cannot be opened.
+    #[error("the control plane cannot be reached at `unix:{0}`")]
+    Socket(String, #[source] std::io::Error),
     /// The token cannot stand in a header.
     #[error("the token has characters that no token has")]
     Token,

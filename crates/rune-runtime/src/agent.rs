@@ -7,6 +7,7 @@ mod error;
 mod loader;
 mod mcp;
 mod models;
+mod reach;
 mod schema;
 mod tool;
 

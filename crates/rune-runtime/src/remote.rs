@@ -9,6 +9,7 @@ mod backend;
 mod client;
 mod fingerprint;
 mod protocol;
+mod socket;
 
 pub use backend::{RemoteBackend, ReplicaAccess};
 pub use client::{ReplicaClient, ReplicaError, read_run};

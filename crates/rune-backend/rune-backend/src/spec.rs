@@ -29,6 +29,8 @@ pub struct ReplicaSpec {
     pub env: BTreeMap<String, String>,
     /// Names of the networks that the agent is in.
     pub networks: Vec<String>,
+    /// Whether its agent has a use for a network: what it asks of the daemon is not counted.
+    pub reaches_out: bool,
     /// What the replica may use, where its platform limits that.
     pub resources: Resources,
     /// How long it may take to take requests once its process runs: what it loads and connects to is counted, what its
@@ -72,6 +74,7 @@ impl ReplicaSpec {
             image: version.image.clone(),
             env: deployment.env.clone(),
             networks: Vec::new(),
+            reaches_out: true,
             resources: Resources::default(),
             startup: STARTUP,
             launch: BTreeMap::new(),

@@ -104,6 +104,14 @@ impl User {
         }
     }
 
+    /// The user's number, where it is known.
+    pub(crate) fn number(&self) -> Option<u32> {
+        match self {
+            Self::Ids(user, _) => Some(*user),
+            Self::Named(name) => name.split(':').next()?.parse().ok(),
+        }
+    }
+
     /// Their numbers, as far as they are known.
     pub(crate) fn ids(&self) -> Option<(u32, u32)> {
         match self {

@@ -30,6 +30,7 @@ mod output;
 mod owner;
 mod package_image;
 mod replicas;
+mod sockets;
 mod tool;
 
 pub use engine::{DockerConfig, DockerEngine, EngineInfo, Spawn};

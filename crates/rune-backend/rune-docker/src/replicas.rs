@@ -3,15 +3,14 @@
 //! A container outlives the daemon: the next one finds it by its labels and takes it over.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::container::LogOutput;
 use bollard::models::{
     ContainerCreateBody, ContainerState, ContainerStateStatusEnum, HostConfig, HostConfigLogConfig,
-    ResourcesUlimits,
+    Mount, ResourcesUlimits,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
@@ -19,7 +18,7 @@ use bollard::query_parameters::{
 };
 use futures_util::StreamExt;
 use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
-use rune_env::{REPLICA_ADDR, REPLICA_DATA_DIR, REPLICA_WORKSPACE_DIR};
+use rune_env::{REPLICA_ADDR, REPLICA_DATA_DIR, REPLICA_HIDDEN, REPLICA_WORKSPACE_DIR};
 use rune_store_runtime::ReplicaId;
 use rustix::process::geteuid;
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -27,18 +26,19 @@ use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::engine::{DockerEngine, status};
 use crate::image::Image;
 use crate::mounts::bind;
+use crate::sockets::{self, Sockets};
 use crate::{DockerError, network};
 
 /// Labels that containers and pods of replicas carry.
 const AGENT: &str = "rune.agent";
 const DEPLOYMENT: &str = "rune.deployment";
 const REPLICA: &str = "rune.replica";
-/// Where a replica listens, in its container, where nobody but the daemon reaches it without its key.
-const PORT: u16 = 8090;
 /// Where a replica keeps what it needs while it lives, such as its package.
 const DATA_DIR: &str = "/var/lib/rune";
 /// Where it finds the workspace of its agent, which is the machine's.
 const WORKSPACE_DIR: &str = "/workspaces";
+/// The network of a container that has none.
+const NO_NETWORK: &str = "none";
 /// What each of the writable directories may hold; it counts as memory, too. Tools are programs of the package, which is
 /// unpacked here, so files can be run.
 const SCRATCH: &str = "rw,exec,nosuid,nodev,size=268435456";
@@ -50,6 +50,8 @@ const LOG_SIZE: &str = "10m";
 const STOP_SECS: i32 = 5;
 /// Longest part of a log that is read.
 const MAX_LOG_BYTES: usize = 4 << 20;
+/// What its tools must not see, as a list in JSON.
+const HIDDEN: &str = "[\"/run/rune\"]";
 /// What a replica's processes may ask of the kernel. The engine's own list forbids the namespaces that a tool is confined
 /// with; this one forbids what reaches beyond a container, and leaves these.
 const SECCOMP: &str = include_str!("replica_seccomp.json");
@@ -58,6 +60,7 @@ const SECCOMP: &str = include_str!("replica_seccomp.json");
 #[derive(Debug)]
 pub struct DockerReplicas {
     engine: DockerEngine,
+    sockets: Sockets,
     /// The image of agents that name none.
     image: String,
     /// Read while a container is made and started: until it runs the engine takes it for nobody in its networks. Written
@@ -70,8 +73,9 @@ pub struct DockerReplicas {
 impl DockerReplicas {
     /// A backend on this engine. Agents that name no image run in `image`.
     #[must_use]
-    pub const fn new(engine: DockerEngine, image: String) -> Self {
+    pub fn new(engine: DockerEngine, image: String) -> Self {
         Self {
+            sockets: Sockets::new(&engine.config().data_dir),
             engine,
             image,
             networks: RwLock::const_new(()),
@@ -79,26 +83,59 @@ impl DockerReplicas {
         }
     }
 
-    /// The address of this machine at which containers of replicas reach the daemon. Stays the same while a replica runs.
-    /// Networks that an earlier process has left, and that nobody is in, are removed.
+    /// Where replicas in containers find the daemon.
+    pub const CONTROL_PLANE: &str = sockets::DAEMON_INSIDE;
+
+    /// Removes what earlier processes have left, networks that nobody is in and sockets of replicas that are gone, and
+    /// answers the path of the socket that the daemon is to listen on, for whoever is let to it.
     ///
     /// # Errors
-    /// A [`DockerError`] where the engine does not answer or cannot make the network.
-    pub async fn host_address(&self) -> Result<IpAddr, DockerError> {
+    /// A [`DockerError`] where the engine does not answer or there can be no sockets.
+    pub async fn prepare(&self) -> Result<PathBuf, DockerError> {
         let _nobody_starts = self.networks.write().await;
         network::remove_unused(&self.engine).await?;
-        Ok(network::of_daemon(&self.engine).await?.1)
+        let there = self.find().await?;
+        self.with_sockets(move |sockets| sockets.prepare(&there))
+            .await
     }
 
-    /// The engine's networks of a replica, none of which is removed while the guard is there. The daemon reaches it in the
-    /// first.
+    /// Does what blocks as the file system does.
+    async fn with_sockets<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Sockets) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, DockerError> {
+        let sockets = self.sockets.clone();
+        let done = tokio::task::spawn_blocking(move || work(&sockets)).await;
+        let done = done.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        done.map_err(|error| sockets::refused(&error))
+    }
+
+    /// Removes the sockets of a replica that is gone.
+    async fn forget(&self, id: ReplicaId) {
+        let removed = self.with_sockets(move |sockets| sockets.remove(id)).await;
+        if let Err(error) = removed {
+            tracing::warn!(replica = %id, %error, "its sockets are removed by the next start");
+        }
+    }
+
+    /// The engine's networks of a replica, none of which is removed while the guard is there. One whose agent has no use for
+    /// a network gets none: that leaves nothing open, and making one takes a part of the start that is felt.
     async fn networks_of(
         &self,
         spec: &ReplicaSpec,
-    ) -> Result<(Vec<String>, RwLockReadGuard<'_, ()>), DockerError> {
+    ) -> Result<(Vec<String>, Option<RwLockReadGuard<'_, ()>>), DockerError> {
+        if !spec.reaches_out || spec.networks.is_empty() {
+            if spec.reaches_out {
+                tracing::warn!(
+                    agent = spec.agent,
+                    "the agent is in no network (`networks: []`): its models and tools reach nothing outside its container"
+                );
+            }
+            return Ok((Vec::new(), None));
+        }
         let needed = self.networks.read().await;
         let error = match network::of_replica(&self.engine, &spec.networks).await {
-            Ok(names) => return Ok((names, needed)),
+            Ok(names) => return Ok((names, Some(needed))),
             Err(error) => error,
         };
         drop(needed);
@@ -107,7 +144,7 @@ impl DockerReplicas {
         let alone = self.networks.write().await;
         network::remove_unused(&self.engine).await?;
         let names = network::of_replica(&self.engine, &spec.networks).await?;
-        Ok((names, RwLockWriteGuard::downgrade(alone)))
+        Ok((names, Some(RwLockWriteGuard::downgrade(alone))))
     }
 
     /// The image of a replica, which is there.
@@ -124,9 +161,16 @@ impl DockerReplicas {
     ) -> Result<(), DockerError> {
         let docker = self.engine.client().await?;
         let workspace = self.workspace(spec, image).await?;
+        let (id, owner) = (spec.replica_id, image.user.number());
+        let owner = owner.filter(|_| geteuid().is_root());
+        self.with_sockets(move |sockets| sockets.make(id, owner))
+            .await?;
+        let seen = format!("{WORKSPACE_DIR}/{}/{}", spec.namespace, spec.agent);
+        let mut mounts = vec![bind(&workspace, &seen, false)];
+        mounts.extend(self.sockets.mounts(id)?);
         let apparmor = self.apparmor().await?;
         let (first, others) = networks.split_first().unzip();
-        let body = self.body(spec, image, first.cloned(), &workspace, apparmor);
+        let body = self.body(spec, image, first.cloned(), mounts, apparmor);
         let container = name_of(spec.replica_id);
         let options = CreateContainerOptionsBuilder::default()
             .name(&container)
@@ -179,7 +223,7 @@ impl DockerReplicas {
         spec: &ReplicaSpec,
         image: &Image,
         network: Option<String>,
-        workspace: &Path,
+        mounts: Vec<Mount>,
         apparmor: bool,
     ) -> ContainerCreateBody {
         let (daemon, daemon_id) = self.engine.label_of_daemon();
@@ -191,16 +235,16 @@ impl DockerReplicas {
         ];
         let labels = labels.map(|(name, value)| (name.to_owned(), value));
         let place = [
-            (REPLICA_ADDR, format!("0.0.0.0:{PORT}")),
-            (REPLICA_DATA_DIR, DATA_DIR.to_owned()),
-            (REPLICA_WORKSPACE_DIR, WORKSPACE_DIR.to_owned()),
+            (REPLICA_ADDR, sockets::REPLICA_INSIDE),
+            (REPLICA_DATA_DIR, DATA_DIR),
+            (REPLICA_WORKSPACE_DIR, WORKSPACE_DIR),
+            (REPLICA_HIDDEN, HIDDEN),
         ];
         let place = place.map(|(name, value)| format!("{name}={value}"));
         // The deployment's variables come from the daemon when the replica starts.
         let launch = spec.launch.iter();
         let launch = launch.map(|(name, value)| format!("{name}={value}"));
         let env = launch.chain(place).collect();
-        let seen = format!("{WORKSPACE_DIR}/{}/{}", spec.namespace, spec.agent);
         let owner = image.user.ids().map_or_else(
             || ",mode=1777".to_owned(),
             |(user, group)| format!(",mode=0700,uid={user},gid={group}"),
@@ -229,10 +273,10 @@ impl DockerReplicas {
             labels: Some(HashMap::from(labels)),
             working_dir: Some("/".to_owned()),
             host_config: Some(HostConfig {
-                network_mode: network,
+                network_mode: Some(network.unwrap_or_else(|| NO_NETWORK.to_owned())),
                 readonly_rootfs: Some(true),
                 tmpfs: Some(HashMap::from(scratch)),
-                mounts: Some(vec![bind(workspace, &seen, false)]),
+                mounts: Some(mounts),
                 cap_drop: Some(vec!["ALL".to_owned()]),
                 security_opt: Some(security),
                 // A tool gets a `/proc` of its own, which the kernel only gives where nothing of this one is hidden.
@@ -274,20 +318,7 @@ impl DockerReplicas {
             self.engine
                 .error("start the container of a replica", &error)
         })?;
-        let found = docker
-            .inspect_container(&name, None::<InspectContainerOptions>)
-            .await;
-        let found = found.map_err(|error| self.engine.error("look at a container", &error))?;
-        let joined = found.network_settings.and_then(|it| it.networks);
-        let first = joined.zip(networks.first());
-        let address = first.and_then(|(mut joined, first)| joined.remove(first)?.ip_address);
-        let address = address.filter(|address| !address.is_empty());
-        let address = address.ok_or_else(|| DockerError::Refused {
-            action: "say the address of a replica",
-            reason: "its container has none; it may have ended already, and its log says why"
-                .to_owned(),
-        })?;
-        Ok(format!("http://{address}:{PORT}"))
+        self.sockets.endpoint(spec.replica_id)
     }
 
     async fn look(&self, id: ReplicaId) -> Result<ReplicaHealth, DockerError> {
@@ -297,7 +328,10 @@ impl DockerReplicas {
             .await;
         match found {
             Ok(found) => Ok(health(&found.state.unwrap_or_default())),
-            Err(error) if status(&error) == Some(404) => Ok(ReplicaHealth::Gone),
+            Err(error) if status(&error) == Some(404) => {
+                self.forget(id).await;
+                Ok(ReplicaHealth::Gone)
+            }
             Err(error) => Err(self.engine.error("look at a container", &error)),
         }
     }
@@ -322,6 +356,7 @@ impl DockerReplicas {
             Err(error) if matches!(status(&error), Some(404 | 409)) => {}
             Err(error) => return Err(self.engine.error("remove a container", &error)),
         }
+        self.forget(id).await;
         Ok(())
     }
 

@@ -4,14 +4,13 @@
 //! from the daemon, and keeps nothing: what lasts goes through the daemon's store.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use rune_env::{Config, ConfigSources, Overrides, ReplicaConfig, SandboxMode};
-use rune_http::{Auth, Server};
+use rune_env::{Config, ConfigSources, Overrides, ReplicaAddr, ReplicaConfig, SandboxMode};
+use rune_http::{Auth, Listener, Server};
 use rune_remote_store::{RemoteStore, RemoteStoreConfig};
 use rune_replica::{DaemonLink, ReplicaApi, ReplicaBoot};
 use rune_runtime::model::Prices;
@@ -144,11 +143,11 @@ async fn serve(config: &ReplicaConfig, data_dir: &Path) -> Outcome {
         auth,
         draining: draining.clone(),
     };
-    let (listener, addr) = bind(config.addr).await?;
+    let (listener, url) = bind(&config.addr).await?;
     let server = Server::new("replica", listener, api.router(), tasks.clone());
     tasks.spawn("replica", server.run(tasks.shutdown(), STOP_GRACE));
-    say_where(addr)?;
-    tracing::info!(replica = %replica_id, agent = agent.name(), url = url_of(addr), "ready");
+    say_where(&url)?;
+    tracing::info!(replica = %replica_id, agent = agent.name(), url, "ready");
 
     let grace = tokio::select! {
         _ = signals.terminate.recv() => if draining.is_cancelled() { DRAINED_GRACE } else { drain_grace },
@@ -208,11 +207,18 @@ fn id<T: std::str::FromStr>(name: &str, text: &str) -> Outcome<T> {
         .map_err(|_| Failure::usage(format!("`{name}` is not an id")))
 }
 
-async fn bind(addr: SocketAddr) -> Outcome<(TcpListener, SocketAddr)> {
+/// Listens, and answers where it is reached.
+async fn bind(addr: &ReplicaAddr) -> Outcome<(Listener, String)> {
     let bound = async {
-        let listener = TcpListener::bind(addr).await?;
-        let addr = listener.local_addr()?;
-        Ok((listener, addr))
+        Ok(match addr {
+            ReplicaAddr::Tcp(addr) => {
+                let listener = TcpListener::bind(addr).await?;
+                let url = url_of(listener.local_addr()?);
+                (Listener::from(listener), url)
+            }
+            // Nobody but the user that it runs as.
+            ReplicaAddr::Unix(path) => (Listener::unix(path, 0o600)?, addr.to_string()),
+        })
     };
     bound.await.map_err(|error: std::io::Error| {
         Failure::because(format!("cannot listen on {addr}"), &error)
@@ -220,8 +226,8 @@ async fn bind(addr: SocketAddr) -> Outcome<(TcpListener, SocketAddr)> {
 }
 
 /// Tells whoever started it where it listens.
-fn say_where(addr: SocketAddr) -> Outcome<()> {
-    let line = json!({ "listening": url_of(addr) });
+fn say_where(url: &str) -> Outcome<()> {
+    let line = json!({ "listening": url });
     let mut stdout = std::io::stdout().lock();
     let said = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
     said.map_err(|error| Failure::because("cannot say where the replica listens", &error))

@@ -1,10 +1,12 @@
 //! Where replicas run: the backend that was asked for, put together.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use rune_docker::DockerReplicas;
-use rune_env::{Config, REPLICA_ORPHAN_SECS};
+use rune_env::{Config, REPLICA_ORPHAN_SECS, ReplicaAddr};
+use rune_http::Listener;
 use rune_replica::DaemonApi;
 use rune_runtime::{LocalBackend, PackageCache, RemoteBackend};
 use tokio::net::TcpListener;
@@ -14,7 +16,6 @@ use super::pods;
 use super::process_backend::ProcessBackend;
 use super::replicas::{Access, Boot};
 use crate::commands::daemon::Backend;
-use crate::context::url_of;
 use crate::failure::{Exit, Failure, Outcome, chain};
 
 /// What runs replicas.
@@ -32,8 +33,8 @@ pub(super) struct Backends {
 /// What is served to replicas outside this process.
 pub(super) struct Outside {
     pub(super) api: DaemonApi,
-    /// Where they reach it, if that is an address of their own.
-    pub(super) listener: Option<TcpListener>,
+    /// Where they reach it, if that is a place of their own.
+    pub(super) listener: Option<Listener>,
 }
 
 /// Replicas outside this process.
@@ -41,7 +42,7 @@ struct Platform {
     backend: Arc<dyn rune_backend::Backend>,
     /// Where they find the daemon.
     control_plane: String,
-    listener: Option<TcpListener>,
+    listener: Option<Listener>,
 }
 
 impl Backends {
@@ -51,15 +52,14 @@ impl Backends {
         config: &Config,
         place: &Place,
         node: &Node,
-        own: SocketAddr,
     ) -> Outcome<Self> {
         let dir = config.storage.data_dir.join("packages");
         let packages = PackageCache::new(Arc::clone(&node.blobs), dir);
         match backend {
             Backend::Wasm => Ok(Self::local(node, packages)),
-            Backend::Process => Self::processes(config, place, node, packages, url_of(own)),
+            Backend::Process => Self::processes(config, place, node, packages),
             Backend::Docker => {
-                let platform = containers(config, node, own).await?;
+                let platform = containers(config, node).await?;
                 Ok(Self::outside(config, node, packages, platform))
             }
             Backend::Kubernetes => {
@@ -92,16 +92,19 @@ impl Backends {
         place: &Place,
         node: &Node,
         packages: PackageCache,
-        control_plane: String,
     ) -> Outcome<Self> {
         let (program, _) = own_launcher()?;
         let hidden = hidden(config, place);
         let processes = ProcessBackend::new(program, config, &hidden, node.tasks.clone())?;
         let processes = Arc::new(processes);
+        let socket = processes
+            .daemon_socket()
+            .map_err(|error| Failure::because("cannot make the directory of sockets", &error))?;
         let platform = Platform {
             backend: Arc::clone(&processes) as _,
-            control_plane,
-            listener: None,
+            control_plane: ReplicaAddr::Unix(socket.clone()).to_string(),
+            // They run as the daemon's own user.
+            listener: Some(at_socket(&socket, 0o600)?),
         };
         Ok(Self {
             processes: Some(processes),
@@ -148,33 +151,35 @@ impl Backends {
     }
 }
 
-/// Replicas in containers. They reach the daemon at an address in a network of their own, at the port of the control
-/// plane, which listens at `bound`.
-async fn containers(config: &Config, node: &Node, bound: SocketAddr) -> Outcome<Platform> {
+/// Replicas in containers, which reach the daemon at a socket that is mounted into them.
+async fn containers(config: &Config, node: &Node) -> Outcome<Platform> {
     let image = config.runtime.replica_image.clone();
     let containers = DockerReplicas::new(node.docker.clone(), image);
-    let host = containers.host_address().await.map_err(|error| {
+    let socket = containers.prepare().await.map_err(|error| {
         let why = chain(&error);
         let message = format!("replicas cannot run in containers: {why}");
         Failure::new(Exit::Unavailable, message)
     })?;
-    let addr = SocketAddr::new(host, bound.port());
-    // One that listens at every address has this one already.
-    let is_there = bound.ip().is_unspecified() || bound == addr;
-    let listener = match is_there {
-        true => None,
-        false => Some(for_replicas(addr).await?),
-    };
     Ok(Platform {
         backend: Arc::new(containers),
-        control_plane: url_of(addr),
-        listener,
+        control_plane: DockerReplicas::CONTROL_PLANE.to_owned(),
+        // Where it is nobody comes who is no replica, and these are of several users.
+        listener: Some(at_socket(&socket, 0o666)?),
     })
 }
 
 /// Listens where only replicas are answered.
-async fn for_replicas(addr: SocketAddr) -> Outcome<TcpListener> {
-    TcpListener::bind(addr)
-        .await
+fn at_socket(path: &Path, mode: u32) -> Outcome<Listener> {
+    Listener::unix(path, mode).map_err(|error| {
+        let path = path.display();
+        Failure::because(format!("cannot listen for replicas at {path}"), &error)
+    })
+}
+
+/// The same, at an address.
+async fn for_replicas(addr: SocketAddr) -> Outcome<Listener> {
+    let listener = TcpListener::bind(addr).await;
+    listener
+        .map(Listener::from)
         .map_err(|error| Failure::because(format!("cannot listen for replicas at {addr}"), &error))
 }

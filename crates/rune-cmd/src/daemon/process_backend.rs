@@ -14,14 +14,12 @@ use async_trait::async_trait;
 use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
 use rune_env::{
     Config, MACHINE_VARIABLES, REPLICA_ADDR, REPLICA_DATA_DIR, REPLICA_HIDDEN, REPLICA_LOG,
-    REPLICA_WORKSPACE_DIR,
+    REPLICA_WORKSPACE_DIR, ReplicaAddr,
 };
 use rune_runtime::Tasks;
 use rune_store_runtime::ReplicaId;
 use rustix::process::Signal;
-use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{ChildStdout, Command};
+use tokio::process::Command;
 
 use self::record::Record;
 use super::log::{self, RotatingLog};
@@ -29,16 +27,12 @@ use crate::failure::{Failure, Outcome};
 
 /// The name of the backend.
 pub(crate) const NAME: &str = "process";
-/// How long a replica gets to say where it listens beyond what its agent may take to start.
-const START_MARGIN: Duration = Duration::from_secs(1);
 /// How long a replica gets to end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long one gets that was killed: the kernel may be waiting for a disk.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// Longest part of a log that is read.
 const MAX_LOG_BYTES: u64 = 4 << 20;
-/// Bytes of the end of a log that are shown where a replica does not start.
-const SHOWN_LOG_BYTES: u64 = 600;
 
 /// Starts replicas as processes.
 pub(crate) struct ProcessBackend {
@@ -48,11 +42,6 @@ pub(crate) struct ProcessBackend {
     tasks: Tasks,
     /// Whether no more are started. Held while a process is made, so that each has its record when this is said.
     closing: Mutex<bool>,
-}
-
-#[derive(Deserialize)]
-struct Said {
-    listening: String,
 }
 
 impl ProcessBackend {
@@ -67,6 +56,11 @@ impl ProcessBackend {
         hidden: &[PathBuf],
         tasks: Tasks,
     ) -> Outcome<Self> {
+        let absolute = |path: &Path| {
+            std::path::absolute(path).map_err(|error| {
+                Failure::because("cannot tell replicas where the data directory is", &error)
+            })
+        };
         let hidden = serde_json::to_string(hidden).map_err(|error| {
             Failure::because("cannot tell replicas what they must not see", &error)
         })?;
@@ -77,16 +71,22 @@ impl ProcessBackend {
             ("RUST_LOG", config.observability.log.clone()),
             (REPLICA_WORKSPACE_DIR, workspaces),
             (REPLICA_HIDDEN, hidden),
-            (REPLICA_ADDR, "127.0.0.1:0".to_owned()),
         ];
         let env = machine.chain(env);
         Ok(Self {
             program,
-            dir: config.storage.data_dir.join("replicas"),
+            dir: absolute(&config.storage.data_dir.join("replicas"))?,
             env: env.map(|(name, value)| (name.to_owned(), value)).collect(),
             tasks,
             closing: Mutex::default(),
         })
+    }
+
+    /// Where the daemon is to listen for its replicas.
+    pub(crate) fn daemon_socket(&self) -> std::io::Result<PathBuf> {
+        let dir = self.dir.with_file_name("sockets").join("daemon");
+        rune_storage::create_private_dir(&dir)?;
+        Ok(dir.join("daemon.sock"))
     }
 
     /// Ends every replica, each in good order: what it runs is noted as interrupted. None is started any more.
@@ -110,13 +110,14 @@ impl ProcessBackend {
         self.closing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the process of a replica, with its record.
-    fn spawn(&self, spec: &ReplicaSpec) -> std::io::Result<(Record, Option<ChildStdout>)> {
+    /// Makes the process of a replica, with its record, and answers where it is going to listen.
+    fn spawn(&self, spec: &ReplicaSpec) -> std::io::Result<String> {
         let closing = self.closing();
         if *closing {
             return Err(std::io::Error::other("the daemon ends"));
         }
         let id = spec.replica_id;
+        let endpoint = ReplicaAddr::Unix(self.path(id, "sock")).to_string();
         let log_path = self.path(id, "log");
         let log = log::append_to(&log_path)?;
         let mut child = Command::new(&self.program)
@@ -124,18 +125,18 @@ impl ProcessBackend {
             .env_clear()
             .envs(spec.launch.iter())
             .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .env(REPLICA_ADDR, &endpoint)
             .env(REPLICA_DATA_DIR, self.path(id, "data"))
             .env(REPLICA_LOG, &log_path)
             .current_dir(&self.dir)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(log)
             // Signals of the terminal are the daemon's.
             .process_group(0)
             .spawn()?;
-        let stdout = child.stdout.take();
-        let record = Record::of(child.id().unwrap_or_default());
-        let written = record.and_then(|record| self.write(id, &record).map(|()| record));
+        let record = Record::of(child.id().unwrap_or_default(), endpoint.clone());
+        let written = record.and_then(|record| self.write(id, &record));
         if written.is_err() {
             // Nobody would find it; it may have ended already.
             let _ = child.start_kill();
@@ -147,42 +148,16 @@ impl ProcessBackend {
                 () = shutdown.cancelled() => {}
             }
         });
-        written.map(|record| (record, stdout))
+        written.map(|()| endpoint)
     }
 
-    /// Starts a replica and answers where it listens.
-    async fn begin(&self, spec: &ReplicaSpec) -> Result<String, BackendError> {
-        let id = spec.replica_id;
-        let cannot = |error: std::io::Error| {
-            BackendError::Unavailable(format!("cannot start the process of a replica: {error}"))
-        };
+    /// Starts a replica and answers where it is going to listen.
+    fn begin(&self, spec: &ReplicaSpec) -> Result<String, BackendError> {
         rune_storage::create_private_dir(&self.dir)
             .map_err(|error| BackendError::Unavailable(error.to_string()))?;
-        let (mut record, stdout) = self.spawn(spec).map_err(cannot)?;
-        let mut line = String::new();
-        if let Some(stdout) = stdout {
-            let read = BufReader::new(stdout);
-            let mut read = tokio::io::AsyncReadExt::take(read, 4096);
-            let read = read.read_line(&mut line);
-            let longest = spec.startup.saturating_add(START_MARGIN);
-            if tokio::time::timeout(longest, read).await.is_err() {
-                let words = self.last_words(id);
-                return Err(BackendError::Unavailable(format!(
-                    "the replica was not ready within {} ms (`startup_timeout_ms`); its log: {words}",
-                    spec.startup.as_millis()
-                )));
-            }
-        }
-        // One that ends without a word has said nothing; its log says more.
-        let Ok(said) = serde_json::from_str::<Said>(&line) else {
-            let words = self.last_words(id);
-            return Err(BackendError::Unavailable(format!(
-                "the process of the replica ended before it was ready: {words}"
-            )));
-        };
-        record.endpoint = Some(said.listening.clone());
-        self.write(id, &record).map_err(cannot)?;
-        Ok(said.listening)
+        self.spawn(spec).map_err(|error| {
+            BackendError::Unavailable(format!("cannot start the process of a replica: {error}"))
+        })
     }
 
     fn path(&self, id: ReplicaId, extension: &str) -> PathBuf {
@@ -218,24 +193,18 @@ impl ProcessBackend {
 
     /// Removes what belongs to a replica that has ended.
     async fn forget(&self, id: ReplicaId) {
-        let [record, log, data] = ["json", "log", "data"].map(|it| self.path(id, it));
+        let [record, log, data, socket] =
+            ["json", "log", "data", "sock"].map(|it| self.path(id, it));
         let removed = tokio::task::spawn_blocking(move || {
             // What cannot be removed is tried again when the daemon starts.
             let _ = std::fs::remove_file(record);
+            let _ = std::fs::remove_file(socket);
             RotatingLog::remove(&log);
             let _ = std::fs::remove_dir_all(data);
         });
         if let Err(error) = removed.await {
             tracing::warn!(replica = %id, %error, "what belongs to a replica was not removed");
         }
-    }
-
-    /// The last it has logged, for a person.
-    fn last_words(&self, id: ReplicaId) -> String {
-        let tail = log::tail(&self.path(id, "log"), SHOWN_LOG_BYTES).unwrap_or_default();
-        let text = String::from_utf8_lossy(&tail);
-        let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        lines.join(" | ")
     }
 }
 
@@ -247,12 +216,10 @@ impl Backend for ProcessBackend {
 
     async fn start(&self, spec: &ReplicaSpec) -> Result<Option<String>, BackendError> {
         let id = spec.replica_id;
-        if let Some(record) = self.live_record(id)?
-            && record.endpoint.is_some()
-        {
-            return Ok(record.endpoint);
+        if let Some(record) = self.live_record(id)? {
+            return Ok(Some(record.endpoint));
         }
-        let begun = self.begin(spec).await;
+        let begun = self.begin(spec);
         if *self.closing() {
             // What becomes of a replica while the daemon ends says nothing of its version, and who waits for it ends, too.
             self.tasks.shutdown().cancelled().await;
@@ -266,10 +233,7 @@ impl Backend for ProcessBackend {
             return Err(BackendError::Unavailable(message.to_owned()));
         }
         Ok(match self.live_record(id)? {
-            Some(record) => match record.endpoint {
-                Some(_) => ReplicaHealth::Ready,
-                None => ReplicaHealth::Starting,
-            },
+            Some(_) => ReplicaHealth::Ready,
             None => {
                 self.forget(id).await;
                 ReplicaHealth::Gone
@@ -360,11 +324,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_replica_gets_the_time_that_its_agent_says() {
+    async fn a_replica_is_known_from_when_its_process_runs_until_it_has_ended() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("program");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        std::fs::write(&program, "#!/bin/sh\necho hello >&2\nexec sleep 600\n").unwrap();
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 600\n").unwrap();
         std::fs::set_permissions(&program, mode).unwrap();
         let own = Overrides::new().with("storage.data_dir", dir.path().to_str());
         let config = Config::without_file(own).unwrap();
@@ -379,15 +343,18 @@ mod tests {
             image: None,
             env: BTreeMap::new(),
             networks: Vec::new(),
+            reaches_out: false,
             resources: Resources::default(),
-            startup: Duration::from_millis(300),
+            startup: Duration::from_secs(1),
             launch: BTreeMap::new(),
         };
-        let error = backend.start(&spec).await.unwrap_err().to_string();
-        let said = "not ready within 300 ms (`startup_timeout_ms`); its log: hello";
-        assert!(error.contains(said), "{error}");
+        // Whoever has it started waits for what it says, and counts the time.
+        let endpoint = backend.start(&spec).await.unwrap();
         let record = backend.record(spec.replica_id).unwrap().unwrap();
+        assert_eq!(endpoint.as_ref(), Some(&record.endpoint));
         assert!(record.is_alive().unwrap());
+        assert_eq!(backend.start(&spec).await.unwrap(), endpoint);
+        assert_eq!(backend.list().await.unwrap(), [spec.replica_id]);
         backend.stop(spec.replica_id).await.unwrap();
         assert!(!record.is_alive().unwrap());
         assert!(backend.list().await.unwrap().is_empty());

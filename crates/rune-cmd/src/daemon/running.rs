@@ -65,7 +65,7 @@ impl Host<'_> {
             outside,
             processes,
             packages,
-        } = Backends::new(self.backend, config, place, &node, self.control_plane_addr).await?;
+        } = Backends::new(self.backend, config, place, &node).await?;
         let (reconcile, handle) = ReconcileLoop::new(
             node.store.clone(),
             backend,

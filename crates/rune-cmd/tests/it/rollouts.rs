@@ -1,7 +1,6 @@
 //! Rollouts of agents that are asked all the time: one suite for every backend, and what does not depend on where replicas are.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -388,13 +387,8 @@ async fn a_canary_gets_its_share_and_keeps_its_sessions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollout_goes_on_after_the_daemon_was_killed_in_its_middle() {
-    // Its replicas go on, and look for it where it was.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = free.local_addr().unwrap().to_string();
-    drop(free);
-    let builder = TestDaemon::builder(RUNE);
-    let builder = builder.arg("--control-plane-addr").arg(addr);
-    let mut rig = deployed_by("process", builder, 6).await;
+    // Its replicas go on, and find it again.
+    let mut rig = deployed_by("process", TestDaemon::builder(RUNE), 6).await;
     let served = &mut rig.served;
     write(served, "2.0.0", "{ respond: two }");
     let mut deploying = served

@@ -2,6 +2,9 @@
 
 use std::error::Error as _;
 use std::fmt::Write as _;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use reqwest::{Client, RequestBuilder, Response, Url, redirect};
 use rune_http::ErrorBody;
 use rune_store_runtime::limits::RECEIPT_WINDOW;
 use rune_store_runtime::{Reject, StoreError};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
@@ -23,6 +27,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RECEIPT_MARGIN: Duration = Duration::from_secs(120);
 /// Bytes for which an attempt gets a second more.
 const BYTES_PER_SECOND: usize = 1 << 20;
+
+/// What a URL begins with that is a Unix socket of this machine.
+const UNIX: &str = "unix:";
 
 /// Why a call has no answer.
 #[derive(Debug)]
@@ -39,6 +46,10 @@ pub(super) enum CallError {
 pub(super) struct Connection {
     http: Client,
     url: String,
+    /// What the paths of calls are put behind.
+    base: String,
+    /// Where the socket is, if it is one.
+    _dir: Option<OwnedFd>,
     authorization: RwLock<HeaderValue>,
     patience: Duration,
     attempt: Duration,
@@ -47,7 +58,16 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(config: &RemoteStoreConfig) -> Result<Self, RemoteStoreError> {
         let url = config.url.trim_end_matches('/').to_owned();
-        let parsed = Url::parse(&url).ok();
+        let socket = url.strip_prefix(UNIX).map(|path| {
+            let found = socket(Path::new(path));
+            found.map_err(|error| RemoteStoreError::Socket(path.to_owned(), error))
+        });
+        let (dir, socket) = socket.transpose()?.unzip();
+        let base = match socket {
+            Some(_) => "http://daemon".to_owned(),
+            None => url.clone(),
+        };
+        let parsed = Url::parse(&base).ok();
         let scheme = parsed.as_ref().map(Url::scheme);
         if !matches!(scheme, Some("http" | "https")) {
             return Err(RemoteStoreError::Url(url));
@@ -62,10 +82,15 @@ impl Connection {
         if scheme == Some("http") {
             http = http.tls_certs_only([]);
         }
+        if let Some(socket) = socket {
+            http = http.unix_socket(socket);
+        }
         let authorization = bearer(&config.token).ok_or(RemoteStoreError::Token)?;
         Ok(Self {
             http: http.build().map_err(RemoteStoreError::Client)?,
             url,
+            base,
+            _dir: dir,
             authorization: RwLock::new(authorization),
             patience: config.patience.min(RECEIPT_WINDOW - RECEIPT_MARGIN),
             attempt: config.attempt,
@@ -97,7 +122,7 @@ impl Connection {
 
     /// Sends JSON, answers JSON.
     pub(super) async fn post(&self, path: &str, body: Bytes) -> Result<Bytes, CallError> {
-        let request = self.http.post(format!("{}{path}", self.url));
+        let request = self.http.post(format!("{}{path}", self.base));
         let request = request.header(CONTENT_TYPE, "application/json");
         let response = self.send(request, body).await?;
         self.body(response).await
@@ -105,7 +130,7 @@ impl Connection {
 
     /// Sends bytes, answers JSON.
     pub(super) async fn put(&self, path: &str, body: Bytes) -> Result<Bytes, CallError> {
-        let request = self.http.put(format!("{}{path}", self.url));
+        let request = self.http.put(format!("{}{path}", self.base));
         let request = request.header(CONTENT_TYPE, "application/octet-stream");
         let response = self.send(request, body).await?;
         self.body(response).await
@@ -113,7 +138,7 @@ impl Connection {
 
     /// The answer to a question without a body, with whether it is JSON.
     pub(super) async fn get(&self, path: &str) -> Result<(Bytes, bool), CallError> {
-        let request = self.http.get(format!("{}{path}", self.url));
+        let request = self.http.get(format!("{}{path}", self.base));
         let response = self.send(request, Bytes::new()).await?;
         let content_type = response.headers().get(CONTENT_TYPE);
         let is_json = content_type.is_some_and(|it| it.as_bytes() == b"application/json");
@@ -172,6 +197,18 @@ impl Connection {
             _ => CallError::Final(StoreError::Unavailable(told())),
         }
     }
+}
+
+/// The directory of a socket, and where the socket can be connected to while the directory is open: it may have a longer path
+/// than the kernel takes, and is another one after a restart of who listens there.
+fn socket(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = openat(CWD, dir, flags, Mode::empty())?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name);
+    Ok((dir, short))
 }
 
 fn bearer(token: &SecretString) -> Option<HeaderValue> {

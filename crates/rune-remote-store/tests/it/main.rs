@@ -9,6 +9,7 @@ mod faults;
 mod proxy;
 mod scope;
 mod served;
+mod socket;
 mod tenant;
 mod token;
 mod wire;

@@ -1,5 +1,6 @@
 //! The shared HTTP client.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -47,6 +48,12 @@ impl HttpClient {
                 ..Shared::default()
             }),
         }
+    }
+
+    /// A client whose every connection goes to one Unix socket.
+    pub(crate) fn over_socket(socket: &Path) -> Result<reqwest::Client, String> {
+        let client = builder().no_proxy().tls_certs_only([]);
+        build(client.unix_socket(socket))
     }
 
     /// The client for `url`, or why it cannot be had.

@@ -24,9 +24,11 @@ use crate::task::Tasks;
 
 /// Pause before a replica that starts is asked again whether it is ready: a part of the time that it has taken so far, so
 /// that little of that is waiting, and within these bounds.
-const START_PART: u32 = 8;
+const START_PART: u32 = 32;
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const START_LOOK: Duration = Duration::from_millis(50);
+/// How often its platform is asked whether it is still there: one that ends does not end at once.
+const PLATFORM_LOOK: Duration = Duration::from_millis(250);
 /// Pause before a replica of an earlier process is asked again.
 const ADOPTION_LOOK: Duration = Duration::from_millis(300);
 /// How often a replica that drains is asked whether it still runs something.
@@ -187,6 +189,7 @@ impl RemoteBackend {
     ) -> Result<ReplicaStatus, BackendError> {
         let longest = spec.startup;
         let begun = Instant::now();
+        let mut asked = begun;
         loop {
             let why = match client.status().await {
                 Ok(status) if status.replica_id == spec.replica_id => return Ok(status),
@@ -196,21 +199,21 @@ impl RemoteBackend {
             let taken = begun.elapsed();
             if taken >= longest {
                 return Err(BackendError::Unavailable(format!(
-                    "the replica was not ready within {} ms (`startup_timeout_ms`): {why}",
-                    longest.as_millis()
+                    "the replica was not ready within {} ms (`startup_timeout_ms`): {why}; its log: {}",
+                    longest.as_millis(),
+                    self.last_words(spec.replica_id).await
                 )));
             }
             let pause = (taken / START_PART).clamp(FIRST_LOOK, START_LOOK);
-            // Its platform is asked less often: one that ends does not end at once.
-            let ended = match pause == START_LOOK {
-                true => self.ended(spec.replica_id).await,
-                false => None,
-            };
-            if let Some(why) = ended {
-                return Err(BackendError::Unavailable(format!(
-                    "the replica ended before it was ready{why}; its log: {}",
-                    self.last_words(spec.replica_id).await
-                )));
+            if asked.elapsed() >= PLATFORM_LOOK {
+                asked = Instant::now();
+                // One that has ended may have left nothing behind it once that was seen.
+                let words = self.last_words(spec.replica_id).await;
+                if let Some(why) = self.ended(spec.replica_id).await {
+                    return Err(BackendError::Unavailable(format!(
+                        "the replica ended before it was ready{why}; its log: {words}"
+                    )));
+                }
             }
             tokio::time::sleep(pause).await;
         }
@@ -269,6 +272,7 @@ impl Backend for RemoteBackend {
         let spec = &ReplicaSpec {
             image: spec.image.clone().or_else(|| runtime.image.clone()),
             networks: agent.spec().networks.clone(),
+            reaches_out: agent.reaches_out(),
             resources: resources(runtime.resource_profile),
             startup: runtime.startup_timeout,
             launch: launch.map_err(|error| no_key(&error))?,

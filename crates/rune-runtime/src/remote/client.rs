@@ -1,6 +1,8 @@
 //! Asking a replica.
 
+use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::protocol::{ReplicaStatus, RunItem, RunRequest};
+use super::socket::FoundSocket;
 use crate::model::HttpClient;
 
 /// How long a replica may take to answer what it can answer at once.
@@ -25,6 +28,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// Bytes of one event: an entry and what is around it.
 const MAX_EVENT_BYTES: usize = 32 << 20;
+
+/// What an endpoint begins with that is a Unix socket of this machine.
+const UNIX: &str = "unix:";
 
 /// Why a replica did not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,27 +51,82 @@ pub enum ReplicaError {
 /// Reaches one replica. Cheap to clone.
 #[derive(Clone)]
 pub struct ReplicaClient {
-    base_url: String,
+    way: Way,
     token: SecretString,
-    http: HttpClient,
     silence: Duration,
+}
+
+/// How a replica is reached.
+#[derive(Clone)]
+enum Way {
+    /// At a base URL.
+    Address { base_url: String, http: HttpClient },
+    /// At a socket, which is there once the replica listens.
+    Socket(Arc<SocketWay>),
+}
+
+struct SocketWay {
+    path: PathBuf,
+    opened: OnceLock<(FoundSocket, reqwest::Client)>,
+}
+
+impl Way {
+    fn new(endpoint: &str, http: HttpClient) -> Self {
+        match endpoint.strip_prefix(UNIX) {
+            Some(path) => Self::Socket(Arc::new(SocketWay {
+                path: path.into(),
+                opened: OnceLock::new(),
+            })),
+            None => Self::Address {
+                base_url: endpoint.trim_end_matches('/').to_owned(),
+                http,
+            },
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<reqwest::RequestBuilder, String> {
+        match self {
+            Self::Address { base_url, http } => {
+                let url = format!("{base_url}{path}");
+                Ok(http.for_url(&url)?.request(method, url))
+            }
+            Self::Socket(socket) => {
+                let url = format!("http://replica{path}");
+                Ok(socket.client()?.request(method, url))
+            }
+        }
+    }
+}
+
+impl SocketWay {
+    fn client(&self) -> Result<&reqwest::Client, String> {
+        if let Some((_, client)) = self.opened.get() {
+            return Ok(client);
+        }
+        let found = FoundSocket::find(&self.path)
+            .map_err(|error| format!("{}: {error}", self.path.display()))?;
+        let client = HttpClient::over_socket(&found.path())?;
+        Ok(&self.opened.get_or_init(|| (found, client)).1)
+    }
 }
 
 impl std::fmt::Debug for ReplicaClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ReplicaClient({})", self.base_url)
+        match &self.way {
+            Way::Address { base_url, .. } => write!(f, "ReplicaClient({base_url})"),
+            Way::Socket(socket) => write!(f, "ReplicaClient({})", socket.path.display()),
+        }
     }
 }
 
 impl ReplicaClient {
-    /// A client of the replica at a base URL. `silence` is the longest that it may say
-    /// nothing while it runs a request.
+    /// A client of the replica at a base URL, or at the socket of `unix:PATH`. `silence` is the longest
+    /// that it may say nothing while it runs a request.
     #[must_use]
-    pub fn new(base_url: &str, token: SecretString, http: HttpClient, silence: Duration) -> Self {
+    pub fn new(endpoint: &str, token: SecretString, http: HttpClient, silence: Duration) -> Self {
         Self {
-            base_url: base_url.trim_end_matches('/').to_owned(),
+            way: Way::new(endpoint, http),
             token,
-            http,
             silence,
         }
     }
@@ -136,13 +197,12 @@ impl ReplicaClient {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<reqwest::RequestBuilder, ReplicaError> {
-        let url = format!("{}{path}", self.base_url);
-        let client = self.http.for_url(&url).map_err(ReplicaError::Lost)?;
         let bearer = format!("Bearer {}", self.token.expose_secret());
         let mut bearer = HeaderValue::try_from(bearer)
             .map_err(|_| ReplicaError::Lost("its token is no header".to_owned()))?;
         bearer.set_sensitive(true);
-        let mut request = client.request(method, url).header(AUTHORIZATION, bearer);
+        let request = self.way.request(method, path).map_err(ReplicaError::Lost)?;
+        let mut request = request.header(AUTHORIZATION, bearer);
         if let Some(body) = body {
             let json =
                 serde_json::to_vec(body).map_err(|error| ReplicaError::Lost(error.to_string()))?;

@@ -165,6 +165,7 @@ pub(crate) fn spec() -> ReplicaSpec {
         image: None,
         env: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
         networks: vec!["bridge".to_owned()],
+        reaches_out: true,
         resources: Resources {
             cpus: 2,
             memory_mib: 2048,

@@ -17,18 +17,18 @@ pub(super) struct Record {
     pub(super) pid: i32,
     /// When it began, as the kernel counts: a process id is used again.
     began: u64,
-    /// Where it listens, once that is known.
-    pub(super) endpoint: Option<String>,
+    /// Where it listens, once it does.
+    pub(super) endpoint: String,
 }
 
 impl Record {
     /// The record of a process that has just begun.
-    pub(super) fn of(pid: u32) -> io::Result<Self> {
+    pub(super) fn of(pid: u32, endpoint: String) -> io::Result<Self> {
         let pid = i32::try_from(pid).unwrap_or_default();
         Ok(Self {
             pid,
             began: began(pid)?.unwrap_or_default(),
-            endpoint: None,
+            endpoint,
         })
     }
 
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_process_is_told_from_a_later_one_with_its_id() {
-        let own = Record::of(std::process::id()).unwrap();
+        let own = Record::of(std::process::id(), String::new()).unwrap();
         assert!(own.is_alive().unwrap());
         let earlier = Record {
             began: own.began.wrapping_sub(1),

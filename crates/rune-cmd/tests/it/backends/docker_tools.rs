@@ -294,13 +294,7 @@ async fn deleted(backend: &'static str, docker: TestDocker) {
 }
 
 async fn daemon_killed(backend: &'static str, docker: TestDocker) {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = free.local_addr().unwrap().to_string();
-    drop(free);
-    let builder = TestDaemon::builder(RUNE)
-        .arg("--control-plane-addr")
-        .arg(addr);
-    let mut rig = deployed(backend, builder).await;
+    let mut rig = deployed(backend, TestDaemon::builder(RUNE)).await;
     let replica = rig.replicas().await[0]["id"].clone();
     let id = rig.api.start("worker", "/tool stubborn {}").await;
     running(docker, &id).await;

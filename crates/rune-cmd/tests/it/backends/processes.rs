@@ -1,5 +1,6 @@
 //! Replicas in processes of their own.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -19,7 +20,7 @@ pub(super) fn plant(rig: &Rig, id: &str) -> Orphan {
     let (_, fields) = stat.rsplit_once(") ").unwrap();
     let began: u64 = fields.split(' ').nth(19).unwrap().parse().unwrap();
     let record = rig.records()[0].with_file_name(format!("{id}.json"));
-    let value = json!({"pid": child.id(), "began": began, "endpoint": null});
+    let value = json!({"pid": child.id(), "began": began, "endpoint": "unix:/nowhere"});
     std::fs::write(&record, value.to_string()).unwrap();
     std::thread::spawn(move || child.wait());
     let look = move |end: bool| {
@@ -110,15 +111,21 @@ async fn a_replica_asks_for_the_key_of_its_daemon() {
     let rig = Rig::start("process", "").await;
     let record: Value = serde_json::from_slice(&std::fs::read(&rig.records()[0]).unwrap()).unwrap();
     let endpoint = record["endpoint"].as_str().unwrap();
-    let health = reqwest::get(format!("{endpoint}/health")).await.unwrap();
-    assert_eq!(health.status(), 200);
+    let socket = endpoint.strip_prefix("unix:").unwrap();
+    let client = reqwest::Client::builder().unix_socket(socket);
+    let client = client.build().unwrap();
+    let endpoint = "http://replica";
+    let health = client.get(format!("{endpoint}/health")).send().await;
+    assert_eq!(health.unwrap().status(), 200);
+    // Nobody else's processes come that far.
+    let mode = std::fs::metadata(socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     for (method, path) in [
         (reqwest::Method::GET, "/v1/status"),
         (reqwest::Method::POST, "/v1/run"),
         (reqwest::Method::POST, "/v1/drain"),
     ] {
         let url = format!("{endpoint}{path}");
-        let client = reqwest::Client::new();
         for bearer in ["", "wrong"] {
             let asked = client.request(method.clone(), &url).bearer_auth(bearer);
             assert_eq!(asked.send().await.unwrap().status(), 401, "{path}");

@@ -1,6 +1,5 @@
 //! A daemon with one agent on one backend, and what runs its replicas.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -99,20 +98,14 @@ impl Rig {
         rig
     }
 
-    /// An agent whose daemon has its control plane where it was after a restart.
+    /// An agent whose daemon is restarted later: its log says more.
     pub(super) async fn settled(backend: &'static str, replicas: u32) -> Self {
         Self::settled_with(backend, "", replicas).await
     }
 
     /// The same, with more in its Runefile.
     pub(super) async fn settled_with(backend: &'static str, more: &str, replicas: u32) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = free.local_addr().unwrap().to_string();
-        drop(free);
-        let builder = TestDaemon::builder(RUNE)
-            .arg("--control-plane-addr")
-            .arg(addr)
-            .env("RUST_LOG", "info,rune_runtime=debug");
+        let builder = TestDaemon::builder(RUNE).env("RUST_LOG", "info,rune_runtime=debug");
         let rig = Self::daemon(backend, builder).await;
         rig.deploy(more, replicas).await;
         rig

@@ -1,8 +1,9 @@
 //! Replicas in containers: what their image has, and whom they run as.
 
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use rune_testkit::{TestDaemon, TestDaemonBuilder, TestDocker};
+use rune_testkit::{TestDaemon, TestDocker};
 use serde_json::json;
 
 use crate::backends::containers::{image, label_of, of_agent, remove};
@@ -22,11 +23,7 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Option<Self> {
-        Self::of(TestDaemon::builder(RUNE)).await
-    }
-
-    async fn of(builder: TestDaemonBuilder) -> Option<Self> {
-        let builder = builder.arg("--backend").arg("docker");
+        let builder = TestDaemon::builder(RUNE).arg("--backend").arg("docker");
         let builder = builder.env("RUNE_REPLICA_IMAGE", image()?);
         let served = Served(builder.start().await.unwrap());
         let api = Api::of(&served.0);
@@ -47,6 +44,33 @@ impl Rig {
 
     fn containers(&self, agent: &str) -> Vec<String> {
         of_agent(&self.served.0.data_dir(), agent)
+    }
+
+    /// Asks an agent, which answers.
+    async fn hello(&self, agent: &str) {
+        let hello = json!({"input": "hello"});
+        let (status, body) = answer(self.api.invoke(agent, &hello)).await.unwrap();
+        assert_eq!(status, 200, "{body}\n{}", self.served.0.log());
+    }
+
+    /// Waits until something holds.
+    async fn until(&self, what: &str, is: impl AsyncFn() -> bool) {
+        let reached = async {
+            while !is().await {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let reached = tokio::time::timeout(LIMIT, reached).await;
+        assert!(reached.is_ok(), "not so: {what}\n{}", self.served.0.log());
+    }
+
+    /// The networks that an agent's container is in.
+    fn joined(&self, agent: &str) -> String {
+        let format = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}";
+        let docker = TestDocker::find().unwrap();
+        let found = self.containers(agent);
+        let joined = docker.run(&["inspect", "--format", format, &found[0]]);
+        joined.unwrap().trim().to_owned()
     }
 
     /// The names of the networks that the daemon has made, without what they have in common.
@@ -70,11 +94,15 @@ impl Rig {
         names
     }
 
-    /// Writes an agent; only `worker` has a tool.
+    /// Writes an agent; `worker` has a tool, and `guest` one that has a use for a network.
     fn agent(&self, name: &str, more: &str) -> PathBuf {
         let dir = self.served.0.home().join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        let toolset = if name == "worker" { "[count]" } else { "[]" };
+        let toolset = match name {
+            "worker" => "[count]",
+            "guest" => "[rune@web-fetch]",
+            _ => "[]",
+        };
         let runefile = format!(
             "name: {name}\nversion: 0.1.0\ninstructions: Answer.\ndefault_model: default\ntoolset: {toolset}\n\
              models:\n  providers: [offline]\n  model_mapping: {{default: offline}}\n{more}"
@@ -137,46 +165,88 @@ async fn an_image_that_may_call_root_by_another_name_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_control_plane_at_every_address_is_the_one_that_containers_reach() {
-    let builder = TestDaemon::builder(RUNE).arg("--control-plane-addr");
-    let builder = builder.arg("0.0.0.0:0").env("RUNE_API_KEY", "a-key");
-    let Some(rig) = Rig::of(builder).await else {
-        return;
-    };
-    let body = json!({"input": "hello"});
-    let asked = rig.api.invoke("worker", &body).bearer_auth("a-key");
-    let (status, body) = answer(asked).await.unwrap();
-    assert_eq!(status, 200, "{body}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn networks_are_kept_for_the_next_replica_and_removed_by_the_next_daemon() {
     let Some(mut rig) = Rig::start().await else {
         return;
     };
+    // None of them has a use for one, whatever it says.
     rig.agent("hermit", "networks: []\n");
     rig.served.rune(&["run", "hermit"]).ok();
-    // One that is in no network reaches the daemon all the same.
-    let hello = json!({"input": "hello"});
-    let (status, body) = answer(rig.api.invoke("hermit", &hello)).await.unwrap();
-    assert_eq!(status, 200, "{body}");
-    let format = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}";
-    let docker = TestDocker::find().unwrap();
-    let found = rig.containers("hermit");
-    let joined = docker
-        .run(&["inspect", "--format", format, &found[0]])
-        .unwrap();
-    assert!(!joined.contains("bridge"), "{joined}");
-    assert_eq!(rig.networks(), ["", "-bridge"]);
+    rig.hello("hermit").await;
+    assert_eq!(rig.joined("hermit"), "none");
+    assert_eq!(rig.joined("worker"), "none");
+    assert_eq!(rig.networks(), [""; 0]);
 
-    rig.served.rune(&["agent", "stop", "worker"]).ok();
-    let gone = async {
-        while !rig.containers("worker").is_empty() {
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, gone).await.unwrap();
-    assert_eq!(rig.networks(), ["", "-bridge"]);
+    rig.agent("guest", "networks: [outside]\n");
+    rig.served.rune(&["run", "guest"]).ok();
+    rig.hello("guest").await;
+    assert!(rig.joined("guest").ends_with("-outside"));
+    assert_eq!(rig.networks(), ["-outside"]);
+
+    rig.served.rune(&["agent", "stop", "guest"]).ok();
+    rig.until("it is gone", async || rig.containers("guest").is_empty())
+        .await;
+    assert_eq!(rig.networks(), ["-outside"]);
     rig.served.0.restart().await.unwrap();
-    assert_eq!(rig.networks(), [""]);
+    assert_eq!(rig.networks(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_cannot_touch_the_socket_of_the_daemon() {
+    let Some(rig) = Rig::start().await else {
+        return;
+    };
+    let container = &rig.containers("worker")[0];
+    let docker = TestDocker::find().unwrap();
+    let inside = |command: &str| docker.run(&["exec", container, "sh", "-c", command]);
+    let sockets = inside("find /run/rune -type s").unwrap();
+    let mut sockets: Vec<&str> = sockets.lines().collect();
+    sockets.sort_unstable();
+    assert_eq!(
+        sockets,
+        [
+            "/run/rune/daemon/daemon.sock",
+            "/run/rune/replica/replica.sock"
+        ]
+    );
+    for command in [
+        "rm /run/rune/daemon/daemon.sock",
+        "mv /run/rune/daemon/daemon.sock /run/rune/replica/",
+        "touch /run/rune/daemon/more",
+        "ln /run/rune/daemon/daemon.sock /run/rune/replica/own.sock",
+        "touch /run/rune/more",
+    ] {
+        assert!(inside(command).is_err(), "{command}");
+    }
+    rig.hello("worker").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_follows_no_link_in_the_directory_of_a_replica() {
+    let Some(mut rig) = Rig::start().await else {
+        return;
+    };
+    // Somebody else's socket on the machine, which the user of the container may name.
+    let elsewhere = rig.served.0.home().join("elsewhere.sock");
+    let other = UnixListener::bind(&elsewhere).unwrap();
+    other.set_nonblocking(true).unwrap();
+    let first = rig.containers("worker");
+    let link = format!(
+        "cd /run/rune/replica && rm replica.sock && ln -s {} replica.sock",
+        elsewhere.display()
+    );
+    let docker = TestDocker::find().unwrap();
+    docker.run(&["exec", &first[0], "sh", "-c", &link]).unwrap();
+    rig.served.0.kill9().unwrap();
+    rig.served.0.restart().await.unwrap();
+    rig.api = Api::of(&rig.served.0);
+    // It cannot be reached, so there is another one in its place.
+    rig.until("it was replaced", async || {
+        let now = rig.containers("worker");
+        now.len() == 1 && now != first
+    })
+    .await;
+    rig.hello("worker").await;
+    let nobody = other.accept().unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
 }

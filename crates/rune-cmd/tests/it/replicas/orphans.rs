@@ -59,9 +59,12 @@ async fn a_replica_ends_when_its_daemon_was_gone_for_long_and_not_for_one_renewa
 
     // A second process of the replica, whose daemon is a script: what it starts from is what the real one says.
     let token = env["RUNE_REPLICA_TOKEN"].clone();
-    let boot = format!("{}/internal/v1/replica", env["RUNE_REPLICA_CONTROL_PLANE"]);
-    let boot = reqwest::Client::new()
-        .post(boot)
+    let socket = env["RUNE_REPLICA_CONTROL_PLANE"].strip_prefix("unix:");
+    let client = reqwest::Client::builder().unix_socket(socket.unwrap());
+    let boot = client
+        .build()
+        .unwrap()
+        .post("http://daemon/internal/v1/replica")
         .bearer_auth(&token)
         .json(&json!({"fingerprint": env["RUNE_REPLICA_FINGERPRINT"]}));
     let boot: Value = boot.send().await.unwrap().json().await.unwrap();
@@ -80,6 +83,7 @@ async fn a_replica_ends_when_its_daemon_was_gone_for_long_and_not_for_one_renewa
         .env_clear()
         .envs(&env)
         .env("RUNE_REPLICA_CONTROL_PLANE", &daemon.base)
+        .env("RUNE_REPLICA_ADDR", "127.0.0.1:0")
         .env("RUNE_REPLICA_DATA_DIR", data.path())
         .env("RUNE_REPLICA_PACKAGE_DIR", &dir)
         .stdin(Stdio::null())

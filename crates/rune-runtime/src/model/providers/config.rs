@@ -125,6 +125,12 @@ impl ProvidersConfig {
         built_in.contains(&provider) || self.endpoints.contains_key(provider)
     }
 
+    /// Whether conversations are with the built-in model alone, which nothing has to be connected to for.
+    pub(crate) fn is_offline(&self) -> bool {
+        let mut order = self.order().into_iter();
+        order.all(|name| name == OFFLINE_PROVIDER && !self.endpoints.contains_key(name))
+    }
+
     /// The providers in order.
     pub(super) fn order(&self) -> Vec<&str> {
         if !self.providers.is_empty() {
