@@ -39,7 +39,7 @@ pub(crate) async fn cold(config: &BenchConfig, report: &mut Report) -> Result<()
     };
     let mut inside = start("wasm").await?;
     let mut containers = match engine(config).await {
-        Ok(engine) => Some(Containers::new(engine, start("docker").await?).await?),
+        Ok(engine) => Some(Containers::new(engine, start("docker").await?)),
         Err(error) => {
             let line = format!("; no replicas in containers: {error}");
             report.machine.push_str(&line);
@@ -49,6 +49,9 @@ pub(crate) async fn cold(config: &BenchConfig, report: &mut Report) -> Result<()
     let mut wasm = Vec::new();
     let mut figures = ContainerFigures::default();
     let rounds = async {
+        if let Some(containers) = &mut containers {
+            containers.learn().await?;
+        }
         for _ in 0..config.starts {
             wasm.push(inside.first_token().await?);
             inside.gone().await?;
@@ -61,10 +64,11 @@ pub(crate) async fn cold(config: &BenchConfig, report: &mut Report) -> Result<()
         Ok::<(), BenchError>(())
     };
     let measured = rounds.await;
-    if let Some(containers) = containers {
-        containers.clear().await?;
-    }
-    measured?;
+    let cleared = match containers {
+        Some(containers) => containers.clear().await,
+        None => Ok(()),
+    };
+    measured.and(cleared)?;
     figures.report(report);
     report.figure(
         "cold start to first token, wasm",
@@ -163,6 +167,8 @@ impl Sleeper {
 struct Containers {
     engine: Engine,
     daemon: Sleeper,
+    /// What everything of the daemon is labelled with, once one of its containers was seen.
+    label: Option<String>,
     /// What the engine is told of a replica's container, and its networks behind the first.
     settings: Value,
     others: Vec<String>,
@@ -176,30 +182,41 @@ struct ContainerFigures {
 }
 
 impl Containers {
-    async fn new(engine: Engine, daemon: Sleeper) -> Result<Self, BenchError> {
-        let mut containers = Self {
+    const fn new(engine: Engine, daemon: Sleeper) -> Self {
+        Self {
             engine,
             daemon,
+            label: None,
             settings: Value::Null,
             others: Vec::new(),
+        }
+    }
+
+    /// Sees how a replica's container is made, by a start that does not count.
+    async fn learn(&mut self) -> Result<(), BenchError> {
+        let started = self.daemon.first_token().await;
+        let label = format!("rune.deployment={}", self.daemon.deployment);
+        let found = self.list("containers", &label).await?;
+        let Some(id) = found.first() else {
+            return Err(started.err().unwrap_or_else(|| {
+                BenchError::request("Docker Engine", "it has no container of the replica")
+            }));
         };
-        // One start that does not count, and shows how its containers are made.
-        containers.daemon.first_token().await?;
-        let label = format!("rune.deployment={}", containers.daemon.deployment);
-        let found = containers.list("containers", &label).await?;
-        let id = found.first().cloned().unwrap_or_default();
         let path = format!("/containers/{id}/json");
-        let seen = containers.engine.ask(Method::GET, &path, None).await?;
-        containers.settings = seen["HostConfig"].clone();
-        let first = containers.settings["NetworkMode"].as_str();
+        let seen = self.engine.ask(Method::GET, &path, None).await?;
+        // Also where it did not answer: it is to be removed.
+        let owner = seen["Config"]["Labels"]["rune.daemon"].as_str();
+        self.label = owner.map(|owner| format!("rune.daemon={owner}"));
+        started?;
+        self.settings = seen["HostConfig"].clone();
+        let first = self.settings["NetworkMode"].as_str();
         let all = seen["NetworkSettings"]["Networks"].as_object();
         let all = all.into_iter().flat_map(|all| all.keys());
-        containers.others = all
+        self.others = all
             .filter(|name| Some(name.as_str()) != first)
             .cloned()
             .collect();
-        containers.daemon.gone().await?;
-        Ok(containers)
+        self.daemon.gone().await
     }
 
     /// One start of each kind.
@@ -214,6 +231,11 @@ impl Containers {
         figures.rune.push(self.daemon.first_token().await?);
         self.daemon.gone().await?;
         let (settings, others) = (&self.settings, &self.others);
+        // What belonged to the replica went with it.
+        let mounts = settings["Mounts"].as_array().into_iter().flatten();
+        for source in mounts.filter_map(|mount| mount["Source"].as_str()) {
+            std::fs::create_dir_all(source).map_err(BenchError::io("make a directory"))?;
+        }
         let same = self.engine.first_output(image, settings, others).await?;
         figures.same.push(millis(same));
         Ok(())
@@ -236,11 +258,9 @@ impl Containers {
     /// Removes what the daemon has made in the engine.
     async fn clear(mut self) -> Result<(), BenchError> {
         self.daemon.daemon.kill();
-        let first = self.settings["NetworkMode"].as_str().unwrap_or_default();
-        let path = format!("/networks/{first}");
-        let network = self.engine.ask(Method::GET, &path, None).await?;
-        let owner = network["Labels"]["rune.daemon"].as_str();
-        let label = format!("rune.daemon={}", owner.unwrap_or_default());
+        let Some(label) = self.label.take() else {
+            return Ok(());
+        };
         for id in self.list("containers", &label).await? {
             self.engine.remove(&id).await?;
         }
