@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
-use http::Response;
 use http::uri::PathAndQuery;
-use http::{Method, Request, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,6 +28,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const PING: Duration = Duration::from_secs(1);
 /// How long it has for what clients asked.
 const CLIENTS_SILENCE: Duration = Duration::from_secs(10);
+/// How long it has among objects, which may be many bytes on a slow line.
+const OBJECTS_SILENCE: Duration = Duration::from_secs(20);
 /// Bytes that may be under way unacknowledged in one message, and on one connection.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -42,7 +43,7 @@ type Connections = HashMap<(NodeId, String, Lane), Opening>;
 
 /// What has a connection of its own, so that it waits for nothing larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Lane {
+pub(crate) enum Lane {
     /// What elections hang on: heartbeats and votes.
     Urgent,
     Entries,
@@ -51,14 +52,17 @@ enum Lane {
     Requests,
     /// What clients of this node ask of another one.
     Clients,
+    /// Objects, which may be large.
+    Objects,
 }
 
 impl Lane {
     /// How long a node has to say that it is still there. What clients asked is lost with the connection, and a node that is
-    /// gone is known by that another one leads.
+    /// gone is known by that another one leads. Among objects what it says waits behind them.
     const fn silence(self) -> Duration {
         match self {
             Self::Clients => CLIENTS_SILENCE,
+            Self::Objects => OBJECTS_SILENCE,
             _ => PING,
         }
     }
@@ -144,7 +148,21 @@ impl PeerTransport {
         addr: &str,
         request: Request<Bytes>,
     ) -> Result<Response<Incoming>, CallError> {
-        let mut sender = self.connection(target, addr, Lane::Clients).await?;
+        self.send(target, addr, Lane::Clients, request).await
+    }
+
+    /// Asks another node over a connection for what is asked. The body of the answer comes as it is made.
+    ///
+    /// # Errors
+    /// As of [`PeerTransport::forward`].
+    pub(crate) async fn send(
+        &self,
+        target: NodeId,
+        addr: &str,
+        lane: Lane,
+        request: Request<Bytes>,
+    ) -> Result<Response<Incoming>, CallError> {
+        let mut sender = self.connection(target, addr, lane).await?;
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let uri = format!("https://{}{path}", self.identity.host_of(target));

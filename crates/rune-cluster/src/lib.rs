@@ -7,6 +7,7 @@
 //! * [`Identity`] is a node with its certificate.
 //! * [`PeerTransport`] carries messages to other nodes over HTTP/2 with mutual TLS, and
 //!   [`PeerServer`] answers theirs.
+//! * [`ClusterObjects`] keeps the objects of the cluster on its nodes, or in the bucket that they share.
 //!
 //! What must hold:
 //!
@@ -24,6 +25,7 @@ mod log;
 mod member;
 mod membership;
 mod metrics;
+mod objects;
 mod server;
 mod wire;
 
@@ -31,6 +33,7 @@ pub use client::PeerTransport;
 pub use identity::{ClusterSecret, Identity, IdentityError};
 pub use member::{Member, MemberConfig, MemberError, Term};
 pub use membership::{Cluster, ClusterStatus, MemberStatus, Role, SnapshotAsked};
+pub use objects::{ClusterObjects, ObjectsStatus};
 pub use rune_raft::About;
 pub use server::{Clients, PeerServer};
 pub use wire::{BodyError, FORWARDED, PeerBody};

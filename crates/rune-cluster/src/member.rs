@@ -9,8 +9,8 @@ use rune_raft::{
 };
 use rune_runtime::Tasks;
 use rune_storage::{
-    DataDirLock, Durability, LogOwner, Replica, SqliteStore, StorageConfig, StorageError,
-    create_private_dir,
+    DataDirLock, Durability, LogOwner, ObjectStore, Replica, SqliteStore, StorageConfig,
+    StorageError, create_private_dir,
 };
 use rune_store_runtime::{Leadership, StoreError};
 use tokio::net::TcpListener;
@@ -18,8 +18,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::log::{ClusterLog, Led};
+use crate::objects::Wanted;
 use crate::server::{Clients, ClientsCell};
-use crate::{Cluster, ClusterSecret, Identity, IdentityError, PeerServer, PeerTransport};
+use crate::{
+    Cluster, ClusterObjects, ClusterSecret, Identity, IdentityError, PeerServer, PeerTransport,
+};
 
 /// How long connections get to end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -35,6 +38,8 @@ pub struct MemberConfig {
     /// The database. Its directory is the data directory: created where it is missing, locked while
     /// the node is open.
     pub database: PathBuf,
+    /// Where it keeps its objects: in a bucket that all nodes have, or in a directory that no other node has.
+    pub objects: ObjectStore,
     /// How it takes part.
     pub protocol: NodeConfig,
 }
@@ -84,6 +89,7 @@ pub struct Member {
     identity: Identity,
     transport: PeerTransport,
     store: Arc<SqliteStore>,
+    objects: ClusterObjects,
     tasks: Tasks,
     leader: watch::Receiver<Lead>,
     clients: ClientsCell,
@@ -123,6 +129,7 @@ impl Member {
             node: id,
             listener,
             database,
+            objects,
             protocol,
         } = config;
         let identity = Identity::new(&secret, id)?;
@@ -151,28 +158,41 @@ impl Member {
         let snapshots = Arc::new(SnapshotDir::open(&path).map_err(no_snapshots)?);
         let replica = Replica::open(&database)?;
         let state = StateMachine::new(replica, Arc::clone(&snapshots), Threads);
-        let state = state.map_err(no_snapshots)?;
+        let wanted = Arc::new(Wanted::default());
+        let state = state.map_err(no_snapshots)?.observed_by(wanted.clone());
         let tasks = Tasks::new();
         let transport = PeerTransport::new(identity.clone(), tasks.clone());
         let patience = protocol.patience;
         let carried = transport.clone();
         let node = Node::start(&owner, protocol, carried, log, state, snapshots, Threads);
         let node = node.await.map_err(MemberError::Start)?;
-        let clients = ClientsCell::default();
-        let server = PeerServer::new(listener, identity.clone(), tasks.clone());
-        let server = server.with_clients(Arc::clone(&clients));
-        tasks.spawn("cluster-server", server.run(node.clone()));
         let leader = watch_leader(&node, &tasks);
         let cluster = Cluster::new(node.clone(), &identity, log_file);
         let log = ClusterLog::new(node.clone(), tasks.clone(), patience, None);
         let readers = StorageConfig::DEFAULT_READERS;
         let store = SqliteStore::replicated(database, readers, Arc::new(log))?;
+        let store = Arc::new(store);
+        let objects = ClusterObjects::new(
+            objects,
+            Arc::clone(&store),
+            node.clone(),
+            transport.clone(),
+            tasks.clone(),
+            patience,
+            wanted,
+        );
+        let clients = ClientsCell::default();
+        let server = PeerServer::new(listener, identity.clone(), tasks.clone());
+        let server = server.with_clients(Arc::clone(&clients));
+        tasks.spawn("cluster-server", server.run(node.clone(), objects.clone()));
+        tasks.spawn("cluster-objects", objects.clone().catch_up());
         Ok(Self {
             node,
             cluster,
             identity,
             transport,
-            store: Arc::new(store),
+            store,
+            objects,
             tasks,
             leader,
             clients,
@@ -263,6 +283,12 @@ impl Member {
     #[must_use]
     pub fn store(&self) -> Arc<SqliteStore> {
         Arc::clone(&self.store)
+    }
+
+    /// The objects of the cluster.
+    #[must_use]
+    pub const fn objects(&self) -> &ClusterObjects {
+        &self.objects
     }
 
     /// Takes no part any more, closes the store and gives the data directory free. What the node

@@ -20,10 +20,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use crate::objects::{ClusterObjects, OBJECTS};
 use crate::wire::{FORWARDED, PATH, PeerBody, PeerMessage, collect, decode, whole};
 use crate::{Identity, PeerTransport};
 
-/// Open connections; further ones wait to be accepted. A node has four to each other one.
+/// Open connections; further ones wait to be accepted. A node has six to each other one.
 const MAX_CONNECTIONS: usize = 256;
 /// How long a connection has to show who it is.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -73,8 +74,8 @@ impl PeerServer {
         Self { clients, ..self }
     }
 
-    /// Answers for this node until the tasks are asked to end.
-    pub async fn run(self, node: Node<Threads, PeerTransport>) {
+    /// Answers for this node and of its objects until the tasks are asked to end.
+    pub async fn run(self, node: Node<Threads, PeerTransport>, objects: ClusterObjects) {
         let Self {
             listener,
             identity,
@@ -106,6 +107,7 @@ impl PeerServer {
                 tasks: tasks.clone(),
                 node: node.clone(),
                 clients: Arc::clone(&clients),
+                objects: objects.clone(),
             };
             let shutdown = shutdown.clone();
             tasks.spawn("cluster-peer", async move {
@@ -125,6 +127,7 @@ struct Connection {
     tasks: Tasks,
     node: Node<Threads, PeerTransport>,
     clients: ClientsCell,
+    objects: ClusterObjects,
 }
 
 impl Connection {
@@ -173,6 +176,9 @@ impl Connection {
                 None => response(StatusCode::NOT_FOUND, "this node answers no clients"),
             });
         }
+        if request.uri().path().starts_with(OBJECTS) {
+            return Ok(self.objects.answer(request).await);
+        }
         if request.method() != Method::POST || request.uri().path() != PATH {
             return Ok(response(StatusCode::NOT_FOUND, "there is no such path"));
         }
@@ -200,7 +206,7 @@ impl Connection {
     }
 }
 
-fn response(status: StatusCode, body: impl Into<Bytes>) -> Response<PeerBody> {
+pub(crate) fn response(status: StatusCode, body: impl Into<Bytes>) -> Response<PeerBody> {
     let mut response = Response::new(whole(body));
     *response.status_mut() = status;
     response

@@ -9,12 +9,12 @@ use std::sync::{Arc, LazyLock};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use rune_cluster::{Cluster, ClusterStatus, Member, MemberStatus};
+use rune_cluster::{Cluster, ClusterObjects, ClusterStatus, Member, MemberStatus};
 use rune_http::{
     ApiError, Auth, Caller, Edge, ErrorBody, Json, JsonOrDefault, Readiness, ReadyReport, api,
     reference,
 };
-use rune_store_runtime::{ErrorCode, Store, StoreError, SystemClock, Timestamp};
+use rune_store_runtime::{BlobStore as _, ErrorCode, Store, StoreError, SystemClock, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
 
@@ -29,6 +29,9 @@ const STANDALONE: &str = "this daemon is in no cluster; a node is started with `
 /// Members that a cluster begins with, and voters, at the most.
 const MAX_MEMBERS: usize = 64;
 
+/// Objects that a node is asked to have at a time, at the most.
+const MAX_OBJECTS: usize = 10_000;
+
 /// Longest address of a member.
 const MAX_ADDR_BYTES: usize = 255;
 
@@ -36,6 +39,8 @@ const MAX_ADDR_BYTES: usize = 255;
 pub(crate) struct ClusterRoutes {
     /// The cluster, where the daemon is a node.
     pub(crate) cluster: Option<Cluster>,
+    /// Its objects, where it is.
+    pub(crate) objects: Option<ClusterObjects>,
     /// Its first members, where nobody names others.
     pub(crate) first: BTreeMap<u64, String>,
     /// Where what was done is audited.
@@ -69,6 +74,7 @@ impl ClusterApi {
     pub fn router(self) -> Router {
         let routes = ClusterRoutes {
             cluster: Some(self.member.cluster()),
+            objects: Some(self.member.objects().clone()),
             first: self.first,
             store: Store::new(self.member.store(), Arc::new(SystemClock)),
             node: self.node,
@@ -362,6 +368,17 @@ pub(crate) async fn init(
         true => api.first.clone(),
         false => members,
     };
+    for (node, addr) in &members {
+        if let Some(objects) = &api.objects
+            && *node != cluster.node().status().id
+        {
+            match objects.same_place(*node, addr).await {
+                // Whether it is there at all is looked at next.
+                Ok(()) | Err(StoreError::Unavailable(_)) => {}
+                Err(error) => return Err(refused(error)),
+            }
+        }
+    }
     cluster.init(&members).await.map_err(refused)?;
     let members: Vec<String> = members
         .iter()
@@ -504,6 +521,51 @@ pub(crate) async fn snapshot(
     }))
 }
 
+/// Objects that a node is to have.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ObjectsRequest {
+    /// Their digests: `sha256:` and 64 hexadecimal digits.
+    #[schema(max_items = 10_000)]
+    digests: Vec<String>,
+}
+
+/// Objects that a node could not get.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ObjectsView {
+    /// Their digests.
+    missing: Vec<String>,
+}
+
+/// Has the node that is asked take objects from the others, unless it has them, as a backup of it needs.
+#[utoipa::path(
+    post, path = "/v1/cluster/objects", tag = "cluster", request_body = ObjectsRequest,
+    responses(
+        (status = 200, body = ObjectsView, description = "Those that it could not get"),
+        (status = 400, body = ErrorBody, description = "There are too many"),
+        (status = 409, body = ErrorBody, description = "The daemon is no node of a cluster"),
+    )
+)]
+pub(crate) async fn take_objects_over(
+    State(api): State<Arc<ClusterRoutes>>,
+    Json(body): Json<ObjectsRequest>,
+) -> Result<Json<ObjectsView>, ApiError> {
+    let objects = api.objects.as_ref();
+    let objects = objects.ok_or_else(|| ApiError::new(ErrorCode::Conflict, STANDALONE))?;
+    if body.digests.len() > MAX_OBJECTS {
+        let message = format!("{MAX_OBJECTS} objects at a time at the most");
+        return Err(ApiError::invalid(message));
+    }
+    let mut missing = Vec::new();
+    for digest in body.digests {
+        if let Err(error) = objects.get(&digest).await {
+            tracing::warn!(digest, %error, "an object that is to be backed up is missing");
+            missing.push(digest);
+        }
+    }
+    Ok(Json(ObjectsView { missing }))
+}
+
 fn check_count(members: usize) -> Result<(), ApiError> {
     if members > MAX_MEMBERS {
         let message = format!("there are {members} members, {MAX_MEMBERS} at the most");
@@ -530,4 +592,5 @@ api! {
     cluster::remove,
     cluster::transfer_leader,
     cluster::snapshot,
+    cluster::take_objects_over,
 }

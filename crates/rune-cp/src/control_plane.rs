@@ -123,6 +123,7 @@ impl ControlPlane {
         // Every node of a cluster answers these itself, before they come here.
         let cluster = ClusterRoutes {
             cluster: None,
+            objects: None,
             first: BTreeMap::new(),
             store: self.store.clone(),
             node: self.node.clone(),

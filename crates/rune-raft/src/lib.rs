@@ -49,7 +49,7 @@ pub use node::{Lead, Node, NodeConfig, Status, Written};
 pub use openraft::BasicNode;
 pub use receive::{Received, Receiver};
 pub use snapshot::{Manifest, SnapshotDir, SnapshotFile};
-pub use state_machine::{Builder, StateMachine};
+pub use state_machine::{ApplyObserver, Builder, StateMachine};
 pub use survey::{About, Progress};
 pub use types::{
     Leader, LogEntry, LogId, MAX_PROPOSAL_BYTES, Members, NodeId, Outcome, Payload, Proposal,

@@ -127,6 +127,14 @@ impl Room {
     }
 }
 
+/// Told what is in the database of a node, as it gets there.
+pub trait ApplyObserver: Send + Sync {
+    /// A command was applied; this is its JSON.
+    fn applied(&self, command: &str);
+    /// Everything was replaced by a snapshot.
+    fn replaced(&self);
+}
+
 /// The database of a node, as the protocol sees it.
 pub struct StateMachine<D: Disk> {
     replica: Arc<Mutex<Replica>>,
@@ -136,6 +144,7 @@ pub struct StateMachine<D: Disk> {
     since: Arc<AtomicU64>,
     greatest: Arc<AtomicU64>,
     applied: Arc<Applied>,
+    observer: Option<Arc<dyn ApplyObserver>>,
     room: Room,
     disk: D,
 }
@@ -151,6 +160,7 @@ impl<D: Disk> StateMachine<D> {
         Ok(Self {
             greatest: Arc::new(AtomicU64::new(position.greatest)),
             applied: Arc::new(Applied::new(&position)),
+            observer: None,
             position,
             replica: Arc::new(Mutex::new(replica)),
             snapshots,
@@ -158,6 +168,15 @@ impl<D: Disk> StateMachine<D> {
             room: Room::default(),
             disk,
         })
+    }
+
+    /// Tells somebody what is in the database, from now on.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn ApplyObserver>) -> Self {
+        Self {
+            observer: Some(observer),
+            ..self
+        }
     }
 
     /// Counts the bytes of commands that were applied since the last snapshot.
@@ -198,7 +217,7 @@ impl<D: Disk> StateMachine<D> {
             position.members = members;
         }
         position.greatest = position.greatest.max(batch.greatest);
-        let replica = Arc::clone(&self.replica);
+        let (replica, observer) = (Arc::clone(&self.replica), self.observer.clone());
         let (text, proposals) = (serde_json::to_string(&position)?, batch.proposals);
         let applied = self.room.wait(&self.disk, move || {
             let commands = proposals
@@ -207,7 +226,13 @@ impl<D: Disk> StateMachine<D> {
                 .collect::<io::Result<Vec<Ordered>>>()?;
             let mut replica = replica.lock().unwrap_or_else(PoisonError::into_inner);
             let answers = replica.apply(&commands, &text);
-            answers.map_err(|error| failed(error.is_full(), &error))
+            let answers = answers.map_err(|error| failed(error.is_full(), &error))?;
+            if let Some(observer) = &observer {
+                for (_, proposal) in &proposals {
+                    observer.applied(proposal.text());
+                }
+            }
+            Ok(answers)
         });
         let mut answers = applied.await?.into_iter();
         self.set(position);
@@ -370,6 +395,9 @@ impl<D: Disk> RaftStateMachine<Types<D::Runtime>> for StateMachine<D> {
         });
         let position = installed.await?;
         self.set(position);
+        if let Some(observer) = &self.observer {
+            observer.replaced();
+        }
         self.since.store(0, Ordering::Relaxed);
         Ok(())
     }

@@ -23,7 +23,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 
-pub use create::{BackupSource, Written};
+pub use create::{BackupSource, Elsewhere, Written};
 pub use error::BackupError;
 pub use manifest::{BackupDatabase, BackupManifest, BackupObject};
 pub use restore::RestoreTarget;

@@ -19,6 +19,9 @@ pub struct Digest([u8; 32]);
 impl Digest {
     const PREFIX: &'static str = "sha256:";
 
+    /// How long one is as a text.
+    const CHARS: usize = Self::PREFIX.len() + 64;
+
     /// The digest of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
@@ -49,6 +52,14 @@ impl Digest {
     /// Its value.
     pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// The digests in a text, wherever they are in it.
+    pub fn all_in(text: &str) -> impl Iterator<Item = Self> + '_ {
+        text.match_indices(Self::PREFIX).filter_map(|(start, _)| {
+            let candidate = text.get(start..start + Self::CHARS)?;
+            candidate.parse().ok()
+        })
     }
 
     /// The 64 hexadecimal digits.
@@ -134,5 +145,13 @@ mod tests {
         ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn finds_digests_anywhere_in_a_text() {
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let text = format!("{{\"digest\":\"{a}\",\"é\":\"{b}0 sha256:12 sha256:é{a}\"}} {a}");
+        let found: Vec<Digest> = Digest::all_in(&text).collect();
+        assert_eq!(found, [a, b, a, a]);
     }
 }

@@ -52,7 +52,7 @@ mod writer;
 pub use apply::{Ordered, apply};
 pub use backup::{
     BackupDatabase, BackupError, BackupManifest, BackupObject, BackupProgress, BackupSource,
-    BackupStore, RestoreTarget, Written,
+    BackupStore, Elsewhere, RestoreTarget, Written,
 };
 pub use config::{Durability, StorageConfig};
 pub use connection::open_in_memory;
@@ -61,7 +61,7 @@ pub use dump::{TableDigest, logical_digest};
 pub use error::{ApplyError, StorageError};
 pub use lock::DataDirLock;
 pub use log_file::{LogChange, LogError, LogFile, LogOwner, LogReader, LogRow, LogStart};
-pub use object::{ObjectError, ObjectStore, Variables};
+pub use object::{ObjectBytes, ObjectError, ObjectStore, Variables};
 pub use private::create_private_dir;
 pub use read::secret::SecretFile;
 pub use replica::{Copied, Copier, Replica, examine, measure};

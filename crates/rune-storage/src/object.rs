@@ -1,24 +1,25 @@
 //! The object store: bytes under their SHA-256, in a local directory or in a bucket.
 
 mod bucket;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use futures_util::TryStreamExt as _;
+use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{GetResult, MultipartUpload, ObjectStore as Backend, ObjectStoreExt as _};
 use rune_store_runtime::limits::MAX_OBJECT_BYTES;
 use rune_store_runtime::{BlobStore, Reject, StoreError};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{RwLock, RwLockWriteGuard};
 use url::Url;
 
 use crate::{Digest, create_private_dir};
+
+pub use transfer::ObjectBytes;
 
 /// Variables of the environment by their names.
 pub type Variables = BTreeMap<&'static str, String>;
@@ -57,6 +58,14 @@ pub enum ObjectError {
         /// The digest of what is there.
         found: Digest,
     },
+    /// The bytes did not arrive whole.
+    #[error("object {digest} did not arrive whole: {reason}")]
+    Interrupted {
+        /// Which object.
+        digest: Digest,
+        /// Why.
+        reason: String,
+    },
     /// The backend did not say what it holds.
     #[error("cannot list objects")]
     List(#[source] object_store::Error),
@@ -83,8 +92,10 @@ impl From<ObjectError> for StoreError {
                 reason: error.to_string(),
             },
             ObjectError::Backend { source, .. } => Self::Unavailable(format!("{error}: {source}")),
+            ObjectError::Interrupted { .. } | ObjectError::Open { .. } => {
+                Self::Unavailable(error.to_string())
+            }
             ObjectError::List(source) => Self::Unavailable(format!("{error}: {source}")),
-            ObjectError::Open { .. } => Self::Unavailable(error.to_string()),
         }
     }
 }
@@ -256,6 +267,12 @@ impl ObjectStore {
         own.starts_with(&others) || others.starts_with(&own)
     }
 
+    /// The URL of its bucket and the prefix in it, which hold no credentials; nothing where it is a directory.
+    #[must_use]
+    pub fn bucket(&self) -> Option<&str> {
+        self.location.to_str().filter(|_| !self.is_directory)
+    }
+
     /// The directory that it is kept in, where it is in one.
     pub(crate) fn local(&self) -> Option<&FsPath> {
         self.is_directory.then_some(self.location.as_path())
@@ -311,79 +328,6 @@ impl ObjectStore {
         finish(upload.as_mut(), digest).await
     }
 
-    /// Takes an object over from another store, unless it is here. Answers its size and how many bytes were
-    /// written.
-    ///
-    /// # Errors
-    /// As [`ObjectStore::get`] of the other one, [`ObjectError::Backend`].
-    pub(crate) async fn copy_from(
-        &self,
-        source: &Self,
-        digest: Digest,
-    ) -> Result<(u64, u64), ObjectError> {
-        let object = source.open_object(digest).await?;
-        let size = object.meta.size;
-        if self.holds(digest, size).await? {
-            return Ok((size, 0));
-        }
-        self.put_read(object, digest).await?;
-        Ok((size, size))
-    }
-
-    /// Takes an object over from another store, unless what is here is that object to the last byte.
-    ///
-    /// # Errors
-    /// As [`ObjectStore::get`] of the other one, [`ObjectError::Backend`].
-    pub(crate) async fn restore_from(
-        &self,
-        source: &Self,
-        digest: Digest,
-    ) -> Result<(), ObjectError> {
-        if self.check(digest).await.is_ok() {
-            return Ok(());
-        }
-        let object = source.open_object(digest).await?;
-        self.put_read(object, digest).await
-    }
-
-    /// Stores what is read. A larger object is never in memory as a whole, and what is not what the digest says is not
-    /// stored.
-    async fn put_read(&self, object: GetResult, digest: Digest) -> Result<(), ObjectError> {
-        let failed = |source| backend_error("put", digest, source);
-        let path = self.path(digest);
-        if object.meta.size <= PART_BYTES as u64 {
-            let bytes = object.bytes().await;
-            let bytes = bytes.map_err(|source| backend_error("get", digest, source))?;
-            same(digest, Digest::of(&bytes))?;
-            return self.write(digest, bytes).await;
-        }
-        let mut upload = self.backend.put_multipart(&path).await.map_err(failed)?;
-        match pass_on(object, upload.as_mut(), digest).await {
-            Ok(()) => finish(upload.as_mut(), digest).await,
-            Err(error) => {
-                give_up(upload.as_mut()).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Reads an object to its end and compares it with its digest. Answers its size.
-    ///
-    /// # Errors
-    /// As [`ObjectStore::get`].
-    pub(crate) async fn check(&self, digest: Digest) -> Result<u64, ObjectError> {
-        let object = self.open_object(digest).await?;
-        let size = object.meta.size;
-        let mut hash = Sha256::new();
-        let mut stream = object.into_stream();
-        let failed = |source| backend_error("get", digest, source);
-        while let Some(bytes) = stream.try_next().await.map_err(failed)? {
-            hash.update(&bytes);
-        }
-        same(digest, Digest::from_bytes(hash.finalize().into()))?;
-        Ok(size)
-    }
-
     async fn open_object(&self, digest: Digest) -> Result<GetResult, ObjectError> {
         let failed = |source| backend_error("get", digest, source);
         let object = self.backend.get(&self.path(digest)).await.map_err(failed)?;
@@ -418,33 +362,6 @@ async fn finish(upload: &mut dyn MultipartUpload, digest: Digest) -> Result<(), 
 async fn give_up(upload: &mut dyn MultipartUpload) {
     // What is left all the same costs room and nothing else; the error before counts.
     let _ = upload.abort().await;
-}
-
-/// Uploads what is read, in parts, and compares it with its digest.
-async fn pass_on(
-    object: GetResult,
-    upload: &mut dyn MultipartUpload,
-    digest: Digest,
-) -> Result<(), ObjectError> {
-    let mut hash = Sha256::new();
-    let mut stream = object.into_stream();
-    let mut part = BytesMut::with_capacity(PART_BYTES);
-    let read = |source| backend_error("get", digest, source);
-    let wrote = |source| backend_error("put", digest, source);
-    while let Some(bytes) = stream.try_next().await.map_err(read)? {
-        hash.update(&bytes);
-        part.extend_from_slice(&bytes);
-        if part.len() >= PART_BYTES {
-            let full = part.split_to(PART_BYTES).freeze();
-            upload.put_part(full.into()).await.map_err(wrote)?;
-        }
-    }
-    same(digest, Digest::from_bytes(hash.finalize().into()))?;
-    if !part.is_empty() {
-        let last = part.freeze();
-        upload.put_part(last.into()).await.map_err(wrote)?;
-    }
-    Ok(())
 }
 
 fn same(expected: Digest, found: Digest) -> Result<(), ObjectError> {

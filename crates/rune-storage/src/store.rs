@@ -251,11 +251,6 @@ impl SqliteStore {
         &self.path
     }
 
-    /// Whether what it holds is ordered elsewhere, so that it may be behind.
-    pub(crate) const fn is_replicated(&self) -> bool {
-        matches!(self.log, Log::Replicated(_))
-    }
-
     fn stop(&self) -> Result<(), StorageError> {
         let Log::Writer(writer) = &self.log else {
             self.readers.stop();
@@ -341,7 +336,7 @@ impl CommandLog for Writer {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        if self.is_replicated() {
+        if matches!(self.log, Log::Replicated(_)) {
             // Its readers may be others', too, and end with the last of them.
             return;
         }

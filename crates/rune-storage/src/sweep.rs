@@ -70,9 +70,17 @@ impl ObjectsLock {
 }
 
 impl SqliteStore {
+    /// The objects that rows refer to, and every other digest in a text of one.
+    ///
+    /// # Errors
+    /// [`StorageError`] where the rows cannot be read.
+    pub async fn objects_named(&self) -> Result<BTreeSet<Digest>, StorageError> {
+        self.maintain("read", |_, db| mentioned(db).map(Ok)).await
+    }
+
     /// Removes objects that no row refers to and that were written before `written_before`. Nothing is answered where a backup
-    /// is being made, which keeps all of them. Removes nothing on a node of a cluster: its rows may be behind, and others
-    /// store objects, too. Dropped, it leaves off after the object that it is at.
+    /// is being made, which keeps all of them. Removes nothing where the rows are not the newest: on a node of a cluster, which
+    /// may be behind, `newest` has them be, or says that they are not. Dropped, it leaves off after the object that it is at.
     ///
     /// # Errors
     /// [`StorageError`] where the rows cannot be read, [`StorageError::Objects`].
@@ -80,10 +88,8 @@ impl SqliteStore {
         &self,
         objects: &ObjectStore,
         written_before: Timestamp,
+        newest: impl Future<Output = bool>,
     ) -> Result<Option<Swept>, StorageError> {
-        if self.is_replicated() {
-            return Ok(Some(Swept::default()));
-        }
         let Some(lock) = ObjectsLock::remove(self.path())?.map(Arc::new) else {
             return Ok(None);
         };
@@ -94,6 +100,9 @@ impl SqliteStore {
             return Ok(Some(Swept::default()));
         }
         // After the list was made: what is in it and was given its row since then is in the rows.
+        if !newest.await {
+            return Ok(Some(Swept::default()));
+        }
         let known = self
             .maintain("read", |_, db| Known::read(db).map(Ok))
             .await?;
@@ -260,6 +269,7 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> StorageError + '_ {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
     use std::sync::Arc;
     use std::time::{Duration, SystemTime};
 
@@ -314,7 +324,7 @@ mod tests {
         async fn sweep(&self) -> Swept {
             let moment = self.moment();
             self.store
-                .sweep(&self.objects, moment)
+                .sweep(&self.objects, moment, ready(true))
                 .await
                 .unwrap()
                 .expect("no backup is being made")
@@ -421,7 +431,8 @@ mod tests {
         let old = rig.put("old").await;
         rig.age(old);
         let kept = ObjectsLock::keep(&rig.directory.path().join("rune.db")).unwrap();
-        let swept = rig.store.sweep(&rig.objects, rig.moment()).await.unwrap();
+        let swept = rig.store.sweep(&rig.objects, rig.moment(), ready(true));
+        let swept = swept.await.unwrap();
         assert_eq!(swept, None);
         drop(kept);
         assert_eq!(rig.sweep().await.objects, 1);

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rune_cluster::{
-    Cluster, ClusterSecret, Identity, Member, MemberConfig, MemberError, PeerTransport,
+    Cluster, ClusterObjects, ClusterSecret, Identity, Member, MemberConfig, MemberError,
+    PeerTransport,
 };
 use rune_raft::{BasicNode, Node, NodeConfig, NodeId, Threads};
-use rune_storage::{Digest, SqliteStore};
+use rune_storage::{Digest, ObjectStore, SqliteStore};
 use rune_store_runtime::{CachePut, Command, Timestamp};
 use tokio::net::TcpListener;
 
@@ -36,6 +37,7 @@ pub(crate) struct Peer {
     pub(crate) node: TestNode,
     pub(crate) store: Arc<SqliteStore>,
     pub(crate) cluster: Cluster,
+    pub(crate) objects: ClusterObjects,
     pub(crate) addr: String,
     member: Member,
     database: PathBuf,
@@ -57,6 +59,25 @@ impl Peer {
         id: NodeId,
         protocol: NodeConfig,
     ) -> Result<Self, MemberError> {
+        let objects = ObjectStore::open_directory(&dir.join("objects")).unwrap();
+        Self::open(listener, dir, secret, id, objects, protocol).await
+    }
+
+    /// Starts a node with other objects.
+    pub(crate) async fn start_with(dir: &Path, id: NodeId, objects: ObjectStore) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let opened = Self::open(listener, dir, SECRET, id, objects, settings());
+        opened.await.unwrap()
+    }
+
+    async fn open(
+        listener: TcpListener,
+        dir: &Path,
+        secret: &str,
+        id: NodeId,
+        objects: ObjectStore,
+        protocol: NodeConfig,
+    ) -> Result<Self, MemberError> {
         let addr = listener.local_addr().unwrap().to_string();
         let database = dir.join("rune.db");
         let config = MemberConfig {
@@ -64,6 +85,7 @@ impl Peer {
             node: id,
             listener,
             database: database.clone(),
+            objects,
             protocol,
         };
         let member = Member::open(config).await?;
@@ -71,6 +93,7 @@ impl Peer {
             node: member.node().clone(),
             store: member.store(),
             cluster: member.cluster(),
+            objects: member.objects().clone(),
             addr,
             member,
             database,

@@ -4,5 +4,6 @@
 
 mod cluster;
 mod membership;
+mod objects;
 mod peers;
 mod store;

@@ -1,20 +1,26 @@
 //! `rune backup`
 
+use async_trait::async_trait;
 use clap::{Args, Subcommand};
+use rune_cluster::Member;
 use rune_storage::{
-    BackupError, BackupManifest, BackupProgress, BackupSource, BackupStore, ObjectStore,
-    StorageError,
+    BackupError, BackupManifest, BackupProgress, BackupSource, BackupStore, Digest, Elsewhere,
+    ObjectStore, StorageError,
 };
 use rune_store_runtime::{Clock as _, SystemClock};
 use rustix::fs::Mode;
 use serde_json::{Value, json};
 
+use crate::client::{Api, Client};
 use crate::context::Context;
 use crate::daemon::listeners::already_running;
 use crate::daemon::node::Place;
 use crate::failure::{Exit, Failure, Outcome};
-use crate::output::Column;
+use crate::output::{Column, Output};
 use crate::progress::{Line, Progress};
+
+/// Objects that the daemon is asked at once to take from other nodes, 64 MiB each at the most.
+const ASKED_AT_ONCE: usize = 16;
 
 const COLUMNS: [Column; 6] = [
     ("BACKUP", "/backup"),
@@ -99,9 +105,11 @@ async fn create(context: &Context, target: &str) -> Outcome {
     let objects = place.open_objects()?;
     // A copy of the database needs room for a moment: beside the backup, and not on the disk that the daemon works with.
     let directory = ObjectStore::directory(target);
+    let nodes = OtherNodes::of(context, &place)?;
     let source = BackupSource {
         database: &place.database,
         objects: &objects,
+        elsewhere: nodes.as_ref().map(|nodes| nodes as &dyn Elsewhere),
         scratch: directory.as_deref().unwrap_or(context.data_dir()),
         now: SystemClock.now(),
         rune: env!("CARGO_PKG_VERSION"),
@@ -138,6 +146,52 @@ async fn create(context: &Context, target: &str) -> Outcome {
         )
     })?;
     Ok(Exit::Ok)
+}
+
+/// The other nodes of the cluster of this one, asked by its daemon.
+struct OtherNodes<'a> {
+    client: Client,
+    output: &'a Output,
+}
+
+impl<'a> OtherNodes<'a> {
+    /// Those of the node whose data this is; nothing where it is that of no node, or all nodes have the same objects.
+    fn of(context: &'a Context, place: &Place) -> Outcome<Option<Self>> {
+        let log = place.database.with_file_name(Member::LOG_FILE);
+        if place.object_url.is_some() || !log.exists() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            client: context.client()?,
+            output: &context.output,
+        }))
+    }
+}
+
+impl std::fmt::Debug for OtherNodes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OtherNodes")
+    }
+}
+
+#[async_trait]
+impl Elsewhere for OtherNodes<'_> {
+    async fn bring(&self, missing: &[Digest]) {
+        for digests in missing.chunks(ASKED_AT_ONCE) {
+            let body = json!({ "digests": digests });
+            let asked = self
+                .client
+                .post(Api::ControlPlane, "/v1/cluster/objects", &body);
+            if let Err(failure) = asked.await {
+                self.output.note(&format!(
+                    "{} objects that this node lacks were not taken from other nodes: {}",
+                    self.output.style.warn("warning:"),
+                    failure.message()
+                ));
+                return;
+            }
+        }
+    }
 }
 
 async fn verify(context: &Context, chosen: &Chosen) -> Outcome {

@@ -26,6 +26,7 @@ use super::instance::{Address, InstanceFiles};
 use super::launch::Reporter;
 use super::listeners::{Listeners, already_running};
 use super::node::Place;
+use super::objects;
 use super::process::{STOP_GRACE, address, local_addr, lock_data_dir, pid_file, serve_http};
 use crate::commands::daemon::{Backend, Role, StartOptions};
 use crate::context::Context;
@@ -65,6 +66,15 @@ pub(super) async fn serve(
     let files = InstanceFiles::write(context.data_dir(), &pid_file(&config, options), &address)?;
 
     let tasks = Tasks::new();
+    if let Some(grace) = context.config.storage.object_grace {
+        let objects = member.objects().clone();
+        let remove = move |before| {
+            let objects = objects.clone();
+            async move { objects.sweep(before).await }
+        };
+        let sweep = objects::sweep(None, remove, Some(grace), tasks.shutdown());
+        tasks.spawn("objects", sweep);
+    }
     let readiness = Readiness::default();
     // Whether a majority answers, and whether somebody answers callers: the one goes before the other.
     let (quorum, ready) = (readiness.part("cluster"), readiness.part("leader"));
@@ -205,6 +215,7 @@ async fn open(
         node,
         listener,
         database: place.database.clone(),
+        objects: place.open_objects()?,
         protocol,
     });
     let member = opened.await.map_err(|error| match error {
@@ -226,7 +237,7 @@ pub(crate) fn of_cluster(config: &Config, secret: &ClusterSecret) -> Config {
         .storage
         .secret_key
         .get_or_insert_with(|| secret.key("secrets of tools"));
-    // Rows that name objects may not have come here yet.
+    // The node removes objects by itself, whether it leads or not.
     config.storage.object_grace = None;
     config
 }

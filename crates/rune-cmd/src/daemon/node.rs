@@ -118,6 +118,8 @@ impl Place {
 /// What an engine works with beside its store. Making it takes longer than everything else of an engine.
 pub(crate) struct Prepared {
     objects: ObjectStore,
+    /// How the engine reaches them: on a node of a cluster those of other nodes, too.
+    pub(super) blobs: Arc<dyn BlobStore>,
     loader: AgentLoader,
     docker: DockerEngine,
 }
@@ -136,6 +138,7 @@ impl Prepared {
         let secrets = secrets(config, place, store)?;
         let (loader, docker) = agent_loader(config, place, secrets, prices, tasks)?;
         Ok(Self {
+            blobs: Arc::new(objects.clone()),
             objects,
             loader,
             docker,
@@ -171,13 +174,13 @@ impl Node {
     ) -> Self {
         let Prepared {
             objects,
+            blobs,
             loader,
             docker,
         } = parts;
         let store = Store::new(database.clone(), Arc::new(SystemClock));
         let loader = Arc::new(loader);
         let router = ReplicaRouter::new();
-        let blobs: Arc<dyn BlobStore> = Arc::new(objects.clone());
         let engine = Engine::new(store.clone(), router.clone(), tasks.clone())
             .with_blobs(Arc::clone(&blobs))
             .with_recovery(config.recovery)

@@ -1,10 +1,9 @@
 //! Removes what nobody needs any more, now and then: cached values that have expired, and objects that no row refers to.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use rune_storage::{ObjectStore, SqliteStore};
-use rune_store_runtime::{CacheSweep, Clock as _, Store, StoreError, SystemClock};
+use rune_storage::{StorageError, Swept};
+use rune_store_runtime::{CacheSweep, Clock as _, Store, StoreError, SystemClock, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::chain;
@@ -18,15 +17,17 @@ const KEPT: Duration = Duration::from_secs(5 * 60);
 /// Cached values that are removed at once.
 const EXPIRED: u32 = 500;
 
-/// Removes what has expired, and objects that no row has referred to for as long as `grace`, where there is one, until the
-/// daemon ends.
-pub(super) async fn sweep(
-    store: Store,
-    database: Arc<SqliteStore>,
-    objects: ObjectStore,
+/// Until the daemon ends: removes cached values that have expired, of a store where there is one, and has objects that no row
+/// has referred to for as long as `grace`, where there is one, be removed by `remove`, which removes what was written before a
+/// moment.
+pub(super) async fn sweep<F>(
+    expire: Option<Store>,
+    remove: impl Fn(Timestamp) -> F,
     grace: Option<Duration>,
     shutdown: CancellationToken,
-) {
+) where
+    F: Future<Output = Result<Option<Swept>, StorageError>>,
+{
     let mut wait = grace.map_or(FIRST, |grace| FIRST.min(grace));
     while shutdown
         .run_until_cancelled(tokio::time::sleep(wait))
@@ -34,15 +35,17 @@ pub(super) async fn sweep(
         .is_some()
     {
         wait = PAUSE;
-        if let Some(Err(error)) = shutdown.run_until_cancelled(remove_expired(&store)).await {
+        if let Some(store) = &expire
+            && let Some(Err(error)) = shutdown.run_until_cancelled(remove_expired(store)).await
+        {
             tracing::warn!(error = chain(&error), "cached values were not removed");
         }
         let Some(grace) = grace else {
             continue;
         };
         wait = PAUSE.min(grace).max(Duration::from_secs(1));
-        let sweeping = database.sweep(&objects, SystemClock.now().minus(grace));
-        match shutdown.run_until_cancelled(sweeping).await {
+        let removing = remove(SystemClock.now().minus(grace));
+        match shutdown.run_until_cancelled(removing).await {
             Some(Ok(Some(swept))) => tracing::info!(
                 objects = swept.objects,
                 bytes = swept.bytes,

@@ -1,5 +1,6 @@
 //! The engine of a daemon, started: what is deployed runs, what was interrupted is taken up, and both APIs are on it.
 
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -190,10 +191,14 @@ impl Assembled {
                 tracing::debug!(%error, "containers were not looked for");
             }
         });
+        let (database, objects) = (Arc::clone(&node.database), node.objects.clone());
+        let remove = move |before| {
+            let (database, objects) = (Arc::clone(&database), objects.clone());
+            async move { database.sweep(&objects, before, ready(true)).await }
+        };
         let sweep = objects::sweep(
-            node.store.clone(),
-            Arc::clone(&node.database),
-            node.objects.clone(),
+            Some(node.store.clone()),
+            remove,
             config.storage.object_grace,
             node.tasks.shutdown(),
         );

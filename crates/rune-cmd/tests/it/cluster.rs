@@ -2,6 +2,7 @@
 
 mod kills;
 mod membership;
+mod objects;
 mod rig;
 mod walk_through;
 

@@ -12,13 +12,13 @@ use crate::home::{RUNE, Served};
 use crate::wire::{Api, LIMIT, POLL, Tool, answer, assert_no_panic, deploy};
 
 /// Its output is too large for a row, and another one each time.
-const LARGE: Tool<'static> = Tool {
+pub(crate) const LARGE: Tool<'static> = Tool {
     name: "large",
     script: "printf '\"%s' \"$RUNE_REQUEST_ID\"; head -c 300000 /dev/zero | tr '\\0' x; printf '\"'\n",
     yaml: "",
 };
 
-const AGENT: &str = "agent";
+pub(crate) const AGENT: &str = "agent";
 
 /// Far longer than lies between an object and its row, also on a machine that is busy.
 const GRACE: &str = "10";
@@ -26,7 +26,7 @@ const GRACE: &str = "10";
 /// What the log says after each look.
 const LOOKED: &str = "looked for objects that nothing refers to";
 
-fn script() -> ModelScript {
+pub(crate) fn script() -> ModelScript {
     ModelScript::new()
         .on_text("large")
         .reply(Reply::calls([ToolCall::new("large", json!({}))]))
@@ -62,7 +62,7 @@ fn looks(served: &Served) -> usize {
 }
 
 /// Has the agent make a large output; answers its session and where that is read.
-async fn make_output(api: &Api) -> (String, String) {
+pub(crate) async fn make_output(api: &Api) -> (String, String) {
     let (_, done) = api.ask(AGENT, &json!({"input": "large"})).await;
     assert_eq!(done["status"], "completed", "{done}");
     let (session, request) = (&done["session_id"], &done["request_id"]);

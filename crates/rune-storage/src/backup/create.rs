@@ -1,10 +1,12 @@
 //! Making a backup.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::{TryStreamExt as _, stream};
 use rune_store_runtime::Timestamp;
@@ -33,6 +35,13 @@ pub(super) const DRAFT: &str = ".rune-backup-";
 /// The copy of the database in such a directory.
 const COPY: &str = "rune.db";
 
+/// Who may have objects that a store lacks: the other nodes of a cluster.
+#[async_trait]
+pub trait Elsewhere: Debug + Sync {
+    /// Has those of these objects that are found be put into the store.
+    async fn bring(&self, missing: &[Digest]);
+}
+
 /// What is backed up.
 #[derive(Debug, Clone, Copy)]
 pub struct BackupSource<'a> {
@@ -40,6 +49,8 @@ pub struct BackupSource<'a> {
     pub database: &'a Path,
     /// The objects that its rows refer to.
     pub objects: &'a ObjectStore,
+    /// Who may have those that are missing or damaged there; nothing where nobody does.
+    pub elsewhere: Option<&'a dyn Elsewhere>,
     /// Where there is room for a copy of the database.
     pub scratch: &'a Path,
     /// Now.
@@ -200,11 +211,22 @@ impl BackupStore {
         let mut manifest = BackupManifest::new(source.now, source.rune, database, rows.secret_keys);
         let wanted: BTreeSet<Digest> = rows.needed.union(&rows.mentioned).copied().collect();
         let wanted: Vec<Digest> = wanted.into_iter().collect();
-        let copied = self.each("objects", &wanted, progress, |digest| {
-            self.take_over(source.objects, digest)
-        });
-        for (digest, copied) in wanted.iter().zip(copied.await?) {
-            match copied {
+        let take_over = |digest| self.take_over(source.objects, digest);
+        let copied = self.each("objects", &wanted, progress, take_over).await?;
+        let mut copied: BTreeMap<_, _> = wanted.into_iter().zip(copied).collect();
+        let is_whole = |copied: &Copied| matches!(copied, Copied::Whole { .. });
+        let missing = copied.iter().filter(|(_, copied)| !is_whole(copied));
+        let missing: Vec<Digest> = missing.map(|(digest, _)| *digest).collect();
+        if let Some(elsewhere) = source.elsewhere
+            && !missing.is_empty()
+        {
+            step("objects of other nodes");
+            elsewhere.bring(&missing).await;
+            let again = self.each("objects", &missing, progress, take_over);
+            copied.extend(missing.iter().copied().zip(again.await?));
+        }
+        for (digest, copied) in &copied {
+            match *copied {
                 Copied::Whole { bytes, new } => {
                     written.add(new);
                     let digest = *digest;

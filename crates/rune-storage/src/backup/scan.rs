@@ -9,11 +9,6 @@ use crate::dump::{TableDigest, each_text, table_digests};
 use crate::row::get;
 use crate::{Digest, StorageError, connection};
 
-/// How a digest begins.
-const DIGEST: &str = "sha256:";
-/// How long one is.
-const DIGEST_CHARS: usize = DIGEST.len() + 64;
-
 /// What the rows of a database refer to, and what they come to.
 #[derive(Debug)]
 pub(super) struct Scan {
@@ -32,7 +27,7 @@ pub(super) fn scan(path: &Path) -> Result<Scan, StorageError> {
     let read = || {
         let db = connection::reader(path)?;
         let mut mentioned = BTreeSet::new();
-        let tables = table_digests(&db, |text| mentioned.extend(digests_in(text)))?;
+        let tables = table_digests(&db, |text| mentioned.extend(Digest::all_in(text)))?;
         let needed = texts(
             &db,
             "SELECT digest FROM versions UNION SELECT digest FROM spilled_outputs",
@@ -57,7 +52,7 @@ pub(super) fn scan(path: &Path) -> Result<Scan, StorageError> {
 /// Every digest that is in a text of a database.
 pub(crate) fn mentioned(db: &Connection) -> rusqlite::Result<BTreeSet<Digest>> {
     let mut mentioned = BTreeSet::new();
-    each_text(db, |text| mentioned.extend(digests_in(text)))?;
+    each_text(db, |text| mentioned.extend(Digest::all_in(text)))?;
     Ok(mentioned)
 }
 
@@ -76,25 +71,4 @@ fn texts(db: &Connection, query: &str) -> rusqlite::Result<BTreeSet<String>> {
     db.prepare(query)?
         .query_map([], |row| get(row, 0))?
         .collect()
-}
-
-/// The digests in a text, wherever they are in it.
-fn digests_in(text: &str) -> impl Iterator<Item = Digest> + '_ {
-    text.match_indices(DIGEST).filter_map(|(start, _)| {
-        let candidate = text.get(start..start + DIGEST_CHARS)?;
-        candidate.parse().ok()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_digests_anywhere_in_a_text() {
-        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
-        let text = format!("{{\"digest\":\"{a}\",\"é\":\"{b}0 sha256:12 sha256:é{a}\"}} {a}");
-        let found: Vec<Digest> = digests_in(&text).collect();
-        assert_eq!(found, [a, b, a, a]);
-    }
 }

@@ -67,9 +67,10 @@ impl Leader {
         let tasks = self.tasks.clone();
         let made =
             tokio::task::spawn_blocking(move || Prepared::new(&config, &place, &store, &tasks));
-        let prepared = made
+        let mut prepared = made
             .await
             .map_err(|error| Failure::because("cannot prepare the engine", &error))??;
+        prepared.blobs = Arc::new(self.member.objects().clone());
         let (term, tasks) = (self.member.next_term(), Tasks::held());
         let store = Arc::clone(&term.store);
         let node = Node::with(&self.config, prepared, store, tasks.clone());

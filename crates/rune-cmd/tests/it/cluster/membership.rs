@@ -163,7 +163,7 @@ async fn a_node_that_is_lost_for_good_is_replaced() {
         &["add-learner", &lost_id.to_string(), &addr.to_string()],
     );
     assert!(said.contains("was in use before"), "{said}");
-    let fourth = daemon(4, addr, &[]).env("RUNE_OBJECT_STORE_URL", cluster.objects());
+    let fourth = daemon(4, addr, &[]);
     let fourth = Served(fourth.start().await.unwrap());
     // Until it is taken in it says what it waits for, and is alive.
     let base = fourth.0.gateway().to_owned();

@@ -15,7 +15,6 @@ pub(crate) const SECRET: &str = "a secret of a cluster in a test, long enough";
 /// A cluster of daemons.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Served>,
-    objects: TempDir,
     client: reqwest::Client,
 }
 
@@ -31,17 +30,13 @@ impl Cluster {
         settings: impl Fn(TestDaemonBuilder) -> TestDaemonBuilder,
     ) -> Self {
         let addrs: Vec<(u64, SocketAddr)> = (1..=size).map(|id| (id, free_addr())).collect();
-        let objects = tempfile::tempdir().unwrap();
-        let url = format!("file://{}", objects.path().display());
         let mut nodes = Vec::new();
         for (id, addr) in &addrs {
-            let builder = daemon(*id, *addr, &addrs).env("RUNE_OBJECT_STORE_URL", &url);
-            let builder = settings(builder);
+            let builder = settings(daemon(*id, *addr, &addrs));
             nodes.push(Served(builder.start().await.unwrap()));
         }
         let cluster = Self {
             nodes,
-            objects,
             client: reqwest::Client::new(),
         };
         let url = format!("{}/v1/cluster/init", cluster.nodes[0].0.control_plane());
@@ -50,11 +45,6 @@ impl Cluster {
         assert!(begun.status().is_success(), "{begun:?}");
         cluster.ready().await;
         cluster
-    }
-
-    /// Where its objects are.
-    pub(crate) fn objects(&self) -> String {
-        format!("file://{}", self.objects.path().display())
     }
 
     /// Waits until every node that runs is ready.
