@@ -75,7 +75,7 @@ pub enum MemberError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: FoundError,
+        source: Box<FoundError>,
     },
     /// The protocol cannot go on with what is there.
     #[error("cannot start the node")]
@@ -221,7 +221,7 @@ impl Member {
         let log = directory.join(Self::LOG_FILE);
         found(database, &log, &owner, addr).map_err(|source| MemberError::Found {
             path: database.to_owned(),
-            source,
+            source: Box::new(source),
         })
     }
 

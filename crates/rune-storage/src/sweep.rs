@@ -119,6 +119,10 @@ impl SqliteStore {
         for digest in unused {
             let (objects, lock) = (objects.clone(), Arc::clone(&lock));
             // Begun, it is done to its end, and under the lock.
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "it is waited for here, and ends by itself where nobody waits any more"
+            )]
             let removing = tokio::spawn(async move {
                 let removed = objects.remove_old(digest, first, before).await;
                 drop(lock);

@@ -281,10 +281,6 @@ fn stateful(object: &Value, before: Option<&Value>, problems: &mut Vec<Problem>)
             "spec.updateStrategy.rollingUpdate.partition",
         ),
         (
-            number("/spec/ordinals/start").is_some_and(|n| n > 0),
-            "spec.ordinals.start",
-        ),
-        (
             number("/spec/minReadySeconds").is_some_and(|n| n > 0),
             "spec.minReadySeconds",
         ),

@@ -33,7 +33,7 @@ fn places(peers: &[&Peer]) -> BTreeMap<NodeId, String> {
 fn reason<T: std::fmt::Debug>(refused: Result<T, StoreError>) -> String {
     match refused {
         Err(StoreError::Rejected(reject)) => reject.to_string(),
-        other => panic!("not refused: {other:?}"),
+        other => unreachable!("not refused: {other:?}"),
     }
 }
 

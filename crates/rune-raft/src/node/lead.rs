@@ -32,8 +32,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     #[must_use]
     pub fn leader(&self) -> Lead {
         let metrics = self.inner.raft.server_metrics();
-        let lead = lead_of(&metrics.borrow_watched());
-        lead
+        lead_of(&metrics.borrow_watched())
     }
 
     /// Tells who leads as often as that changes, until the node ends.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
-use rune_http::{Auth, Edge, Listener, Server};
+use rune_http::{Listener, Server};
 use rune_remote_store::{Scope, StoreServer};
 use rune_runtime::Tasks;
 use rune_storage::ObjectStore;
@@ -34,7 +34,6 @@ async fn a_store_at_a_socket_is_found_again_after_a_restart() {
     let objects = ObjectStore::open_directory(&directory.path().join("objects")).unwrap();
     let server = StoreServer::new(Store::new(local, Arc::new(SystemClock)), Arc::new(objects));
     let router = server.router().layer(Extension(Scope::All));
-    let router = Edge::new("test", Auth::Anonymous, &[]).protect(router);
 
     let first = serve(&socket, router.clone());
     let remote = remote(

@@ -13,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::rig::{Rig, is_here};
 use crate::containers::{SHELL, Service, docker, gone, running};
 use crate::home::{RUNE, Ran};
-use crate::wire::{answer, assert_no_panic, lines_of};
+use crate::wire::{answer, assert_no_panic, lines_of, spawn};
 
 const CANARY: &str = "canary-51c0ffee";
 /// Where the engine of this machine is.
@@ -117,12 +117,12 @@ impl Gate {
         let listener = UnixListener::bind(gate.socket()).unwrap();
         let (hangs, unanswered) = (Arc::clone(&gate.hangs), Arc::clone(&gate.unanswered));
         let given_up = Arc::clone(&gate.given_up);
-        tokio::spawn(async move {
+        spawn(async move {
             while let Ok((mut asks, _)) = listener.accept().await {
                 let is_hung = hangs.load(Ordering::Relaxed);
                 unanswered.fetch_add(usize::from(is_hung), Ordering::Relaxed);
                 let given_up = Arc::clone(&given_up);
-                tokio::spawn(async move {
+                spawn(async move {
                     if is_hung {
                         let _ = tokio::io::copy(&mut asks, &mut tokio::io::sink()).await;
                         given_up.fetch_add(1, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::rig::Cluster;
 use crate::home::Served;
 use crate::objects::{AGENT, LARGE, make_output, script};
-use crate::wire::{Api, LIMIT, POLL, answer, assert_no_panic, deploy};
+use crate::wire::{Api, LIMIT, POLL, assert_no_panic, deploy};
 
 fn objects_of(node: &Served) -> PathBuf {
     node.0.data_dir().join("objects")
@@ -35,10 +35,12 @@ async fn a_package_and_a_large_output_outlive_the_node_that_stored_them() {
     deploy(&cluster.nodes[0], AGENT, &models, &[LARGE], "");
     let leader = cluster.leader().await;
     let (_, output) = make_output(&Api::of(&cluster.nodes[leader].0)).await;
-    let (status, expected) = answer(Api::of(&cluster.nodes[leader].0).get(&output))
-        .await
-        .unwrap();
-    assert_eq!(status, 200, "{expected}");
+    let read = async |api: &Api| {
+        let answer = api.get(&output).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        answer.text().await.unwrap()
+    };
+    let expected = read(&Api::of(&cluster.nodes[leader].0)).await;
 
     // Its disk is gone with it.
     cluster.nodes[leader].0.kill9().unwrap();
@@ -52,8 +54,7 @@ async fn a_package_and_a_large_output_outlive_the_node_that_stored_them() {
         .filter(|(at, _)| *at != leader)
     {
         let api = Api::of(&node.0);
-        let (status, read) = answer(api.get(&output)).await.unwrap();
-        assert_eq!((status, &read), (200, &expected));
+        assert_eq!(read(&api).await, expected);
         let (_, done) = api.ask(AGENT, &json!({"input": "hi"})).await;
         assert_eq!(done["output"], "Echo: hi", "{done}");
     }

@@ -182,7 +182,7 @@ impl Clients {
         match written.map(|written| written.outcome) {
             Ok(Ok(_)) => fate(Fate::Applied),
             Ok(Err(Reject::Fenced { .. })) => fate(Fate::Fenced),
-            Ok(Err(reject)) => panic!("{word}: {reject}"),
+            Ok(Err(reject)) => unreachable!("{word}: {reject}"),
             Err(_) => None,
         };
     }
