@@ -57,7 +57,7 @@ use futures_util::stream::try_unfold;
 use futures_util::{Stream, StreamExt as _};
 use http_body_util::BodyDataStream;
 use hyper::body::Incoming;
-use rune_raft::{Node, NodeId, Threads};
+use rune_raft::{Members, Node, NodeId, Threads};
 use rune_runtime::Tasks;
 use rune_storage::{Digest, ObjectError, ObjectStore, SqliteStore, StorageError, Swept};
 use rune_store_runtime::{BlobStore, Reject, StoreError, Timestamp};
@@ -198,16 +198,35 @@ impl Inner {
         self.local.bucket().is_some()
     }
 
-    /// All other members.
-    fn peers(&self) -> Vec<Peer> {
+    /// All members, of whom this node is one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where this node is none, as far as it knows: one that joins or was just started may not have
+    /// heard of the others yet, and can neither say that nobody has an object nor that enough have.
+    fn members(&self) -> Result<Arc<Members>, StoreError> {
         let members = self.node.status().members;
+        if members.membership().get_node(&self.id).is_some() {
+            return Ok(members);
+        }
+        Err(StoreError::Unavailable(format!(
+            "node {} does not know the members of its cluster yet",
+            self.id
+        )))
+    }
+
+    /// All other members.
+    ///
+    /// # Errors
+    /// Those of [`Inner::members`].
+    fn peers(&self) -> Result<Vec<Peer>, StoreError> {
+        let members = self.members()?;
         let members = members.membership().nodes();
         let others = members.filter(|(id, _)| **id != self.id);
         let peer = |(id, node): (&NodeId, &rune_raft::BasicNode)| Peer {
             id: *id,
             addr: node.addr.clone(),
         };
-        others.map(peer).collect()
+        Ok(others.map(peer).collect())
     }
 }
 

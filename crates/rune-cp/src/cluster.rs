@@ -106,6 +106,18 @@ impl ClusterRoutes {
         cluster.ok_or_else(|| ApiError::new(ErrorCode::Conflict, STANDALONE))
     }
 
+    /// Makes sure that a node that is to join keeps its objects where this one does.
+    async fn check_place(&self, node: u64, addr: &str) -> Result<(), ApiError> {
+        let Some(objects) = &self.objects else {
+            return Ok(());
+        };
+        match objects.same_place(node, addr).await {
+            // Whether it is there at all is looked at next.
+            Ok(()) | Err(StoreError::Unavailable(_)) => Ok(()),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
     /// Notes what was done. It is done, so that a store that does not take the note changes nothing.
     async fn audit(&self, caller: &Caller, kind: &str, resource: String, reason: String) {
         for row in audit::row(caller, kind, resource, reason) {
@@ -368,16 +380,8 @@ pub(crate) async fn init(
         true => api.first.clone(),
         false => members,
     };
-    for (node, addr) in &members {
-        if let Some(objects) = &api.objects
-            && *node != cluster.node().status().id
-        {
-            match objects.same_place(*node, addr).await {
-                // Whether it is there at all is looked at next.
-                Ok(()) | Err(StoreError::Unavailable(_)) => {}
-                Err(error) => return Err(refused(error)),
-            }
-        }
+    for (node, addr) in members.iter().filter(|(node, _)| **node != cluster.id()) {
+        api.check_place(*node, addr).await?;
     }
     cluster.init(&members).await.map_err(refused)?;
     let members: Vec<String> = members
@@ -408,6 +412,7 @@ pub(crate) async fn add_learner(
 ) -> Result<Json<ClusterView>, ApiError> {
     let cluster = api.cluster()?;
     body.check()?;
+    api.check_place(body.node, &body.addr).await?;
     let added = cluster.add_learner(body.node, &body.addr).await;
     added.map_err(refused)?;
     let reason = format!("added as a learner at {}", body.addr);
@@ -451,7 +456,7 @@ pub(crate) async fn change_membership(
     post, path = "/v1/cluster/remove", tag = "cluster", request_body = NodeRequest,
     responses(
         (status = 200, body = ClusterView, description = "The cluster without it"),
-        (status = 409, body = ErrorBody, description = "The daemon is no node, the other is no member, or no majority of those that are left answers"),
+        (status = 409, body = ErrorBody, description = "The daemon is no node, the other is no member or has objects that those that stay lack, or no majority of these answers"),
         (status = 503, body = ErrorBody, description = "There is no majority"),
     )
 )]
@@ -461,6 +466,9 @@ pub(crate) async fn remove(
     Json(body): Json<NodeRequest>,
 ) -> Result<Json<ClusterView>, ApiError> {
     let cluster = api.cluster()?;
+    if let Some(objects) = &api.objects {
+        objects.outlive(body.node).await.map_err(refused)?;
+    }
     cluster.remove(body.node).await.map_err(refused)?;
     let reason = "removed for good".to_owned();
     api.audit(&caller, "cluster.remove", body.node.to_string(), reason)

@@ -170,7 +170,9 @@ impl Inner {
     }
 
     async fn take_over_some(self: &Arc<Self>, missing: &[Digest]) -> BTreeSet<Digest> {
-        let peers = self.peers();
+        let Ok(peers) = self.peers() else {
+            return missing.iter().copied().collect();
+        };
         let asked = peers.iter().map(|peer| self.held(peer, missing));
         let (mut held, mut is_certain) = (BTreeSet::new(), true);
         for answer in futures_util::future::join_all(asked).await {

@@ -38,7 +38,7 @@ impl Inner {
         let mut holders = asked.clone();
         let mut failed = BTreeMap::new();
         loop {
-            let members = self.node.status().members;
+            let members = self.members()?;
             let membership = members.membership();
             if is_majority(membership.get_joint_config(), &holders) {
                 return Ok(());

@@ -43,7 +43,7 @@ impl Inner {
     ///
     /// # Errors
     /// [`StoreError::Rejected`] with `not_found` where every member says that it has none,
-    /// [`StoreError::Unavailable`] where one did not say, or it cannot be stored here.
+    /// [`StoreError::Unavailable`] where one did not say, the members are not known, or it cannot be stored here.
     pub(super) async fn pull(self: &Arc<Self>, digest: Digest) -> Result<u64, StoreError> {
         let inner = Arc::clone(self);
         let begin = move || {
@@ -76,7 +76,7 @@ impl Inner {
             StoreError::Unavailable(format!("object {digest} is not here: {reason}"))
         };
         let _place = self.pulling.acquire().await;
-        let peers = self.peers();
+        let peers = self.peers()?;
         let asked = peers.iter().map(|peer| async move {
             let held = self.held(peer, &[digest]).await;
             (peer, held.map(|held| held.contains(&digest)))

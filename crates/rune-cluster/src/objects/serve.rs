@@ -1,5 +1,6 @@
 //! What other nodes are answered about objects.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -78,6 +79,39 @@ impl ClusterObjects {
             shown(here)
         ))
         .into())
+    }
+
+    /// Makes sure that a member takes no object with it where it leaves for good: the others have all that their rows name. One
+    /// that does not answer has nothing to give any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] where another one lacks objects, [`StoreError::Unavailable`] where the members are not known.
+    pub async fn outlive(&self, leaving: NodeId) -> Result<(), StoreError> {
+        if self.inner.is_shared() {
+            return Ok(());
+        }
+        let mut said = BTreeMap::from([(self.inner.id, Ok(self.status()))]);
+        for peer in self.inner.peers()? {
+            said.insert(peer.id, self.status_of(peer.id, &peer.addr).await);
+        }
+        if !matches!(said.remove(&leaving), Some(Ok(_))) {
+            return Ok(());
+        }
+        for (id, status) in said {
+            let lacks = match status.map(|status| status.missing) {
+                // It gets what it lacks from those that have all, or is replaced itself.
+                Ok(Some(0)) | Err(_) => continue,
+                Ok(Some(1)) => "1 object".to_owned(),
+                Ok(Some(missing)) => format!("{missing} objects"),
+                Ok(None) => "objects, or does not know yet".to_owned(),
+            };
+            return Err(Reject::conflict(format!(
+                "node {id} lacks {lacks}, which node {leaving} may be the only one to have: try again when it has taken them \
+                 over, or stop node {leaving} and remove it as one that is lost"
+            ))
+            .into());
+        }
+        Ok(())
     }
 
     /// How it is with the objects of this node.

@@ -127,6 +127,10 @@ pub(crate) async fn cluster(size: u64, config: &NodeConfig) -> (Vec<Peer>, tempf
     let members = (1..).zip(&peers).map(|(id, peer)| (id, peer.at()));
     let members: BTreeMap<_, _> = members.collect();
     peers[0].node.initialize(members).await.unwrap();
+    // From here on every one knows the others.
+    for peer in &peers {
+        peer.node.linearizable().await.unwrap();
+    }
     (peers, dir)
 }
 

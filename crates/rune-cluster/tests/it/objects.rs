@@ -117,10 +117,31 @@ async fn what_one_node_stored_the_others_read_when_it_is_gone_and_one_alone_stor
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_does_not_know_the_others_says_neither_that_there_is_none_nor_that_enough_have_it()
+{
+    let dir = tempfile::tempdir().unwrap();
+    let peer = Peer::start(dir.path(), SECRET, 1, settings()).await;
+    let read = read(&peer, Digest::of(b"of others")).await;
+    let stored = peer.objects.put(Bytes::from_static(b"alone")).await;
+    for refused in [read.map(|_| ()), stored.map(|_| ())] {
+        let Err(StoreError::Unavailable(reason)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(
+            reason.contains("does not know the members of its cluster"),
+            "{reason}"
+        );
+    }
+    peer.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_or_damaged_one_is_taken_from_a_node_that_has_it_whole() {
     let (peers, dir) = cluster(3, &settings()).await;
     let digest = store(&peers[0].objects, "whole").await;
-    until("the third has no copy", || holds(&peers[2], digest)).await;
+    for peer in &peers {
+        until("a node has no copy", || holds(peer, digest)).await;
+    }
     // Nothing on the third, which may ask either; the first gives what is damaged.
     std::fs::remove_file(file(&dir, 3, digest)).unwrap();
     std::fs::write(file(&dir, 1, digest), "altered").unwrap();
@@ -238,6 +259,44 @@ async fn what_is_missing_is_asked_for_until_a_node_that_has_it_answers() {
         until("it did not get it", || holds(peer, digest)).await;
     }
     peers.push(third);
+    end(peers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_may_be_the_only_one_to_have_an_object_stays_while_it_answers() {
+    let (mut peers, dir) = cluster(3, &settings()).await;
+    let digest = store(&peers[0].objects, "rare").await;
+    for peer in &peers {
+        until("a node has no copy", || holds(peer, digest)).await;
+    }
+    until("a node does not know what it lacks", || async {
+        let outlive = peers[0].objects.outlive(3);
+        outlive.await.is_ok()
+    })
+    .await;
+    // Nobody gives it to the first, and all say that they may have it.
+    for node in [1, 2, 3] {
+        std::fs::write(file(&dir, node, digest), "altered").unwrap();
+    }
+    std::fs::remove_file(file(&dir, 1, digest)).unwrap();
+    name(&peers[0], digest).await;
+    until("it does not say that one is missing", || async {
+        peers[0].objects.status().missing == Some(1)
+    })
+    .await;
+    let refused = peers[1].objects.outlive(3).await;
+    let Err(StoreError::Rejected(reject)) = refused else {
+        panic!("{refused:?}");
+    };
+    let reason = reject.to_string();
+    assert!(
+        reason.contains("node 1 lacks 1 object") && reason.contains("stop node 3"),
+        "{reason}"
+    );
+    // What one lacks that is to leave matters to nobody, and one that is gone gives nothing.
+    peers[1].objects.outlive(1).await.unwrap();
+    peers.pop().unwrap().end().await;
+    peers[1].objects.outlive(3).await.unwrap();
     end(peers).await;
 }
 
