@@ -23,8 +23,10 @@ pub struct ApplyDeployment {
     pub alias: String,
     /// The version to run.
     pub version_id: VersionId,
-    /// Replicas wanted.
-    pub replicas: u32,
+    /// Replicas wanted; 0 stops it. Where nobody says, one that runs keeps what it has, within the bounds of the version, and
+    /// another one begins with [`ScaleBounds::first`](crate::ScaleBounds::first).
+    #[serde(default)]
+    pub replicas: Option<u32>,
     /// Variables for the agent, over the daemon's own.
     #[serde(default)]
     pub env: BTreeMap<String, String>,

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::MAX_RELEASES;
 use crate::{
-    ApplyDeployment, DeploymentId, DeploymentRow, DeploymentState, Reject, Timestamp, VersionId,
-    VersionRow,
+    ApplyDeployment, DeploymentId, DeploymentRow, DeploymentState, Reject, ScaleBounds, Timestamp,
+    VersionId, VersionRow,
 };
 
 /// Rolls out a version beside the one that a deployment runs; for the version that is rolled out already, changes how.
@@ -169,14 +169,15 @@ impl DeploymentRow {
         })
     }
 
-    /// What [`ApplyDeployment`] makes of it; answers whether that is a change. Where requests are served now, the new
-    /// version is rolled out; elsewhere it takes the place of the other one at once.
-    pub fn deploy(&mut self, op: &ApplyDeployment, at: Timestamp) -> bool {
+    /// What [`ApplyDeployment`] makes of it, with a version of these bounds; answers whether that is a change. Where requests
+    /// are served now, the new version is rolled out; elsewhere it takes the place of the other one at once.
+    pub fn deploy(&mut self, op: &ApplyDeployment, bounds: ScaleBounds, at: Timestamp) -> bool {
         let is_there = self.target() == (op.version_id, &op.env);
         // Whoever deploys knows that something else was rolled back before: from here on only this is told.
         let was_rolled_back = |it: &mut Rollout| it.state == RolloutState::RolledBack;
         let told = self.rollout.take_if(was_rolled_back).is_some();
-        if is_there && self.replicas == op.replicas {
+        let asked = self.differs(op.replicas, bounds);
+        if is_there && asked.is_none() {
             if told {
                 self.changed(at);
             }
@@ -186,11 +187,11 @@ impl DeploymentRow {
             self.state,
             DeploymentState::Ready | DeploymentState::Degraded
         );
-        let serves = is_observed && self.replicas > 0 && op.replicas > 0;
-        if self.replicas != op.replicas {
-            self.ask_for(op.replicas, at);
-            self.replicas = op.replicas;
+        let ran = self.replicas > 0;
+        if let Some(replicas) = asked {
+            self.ask_for(replicas, at);
         }
+        let serves = is_observed && ran && self.replicas > 0;
         let is_stable = (self.version_id, &self.env) == (op.version_id, &op.env);
         if !serves && !is_stable {
             self.rollout = None;

@@ -65,6 +65,15 @@ impl ScaleBounds {
         replicas.min(self.max).max(self.min)
     }
 
+    /// How many replicas a deployment that runs with so many goes on with, where nobody says.
+    #[must_use]
+    fn kept(self, replicas: u32) -> u32 {
+        match self.is_range() {
+            true => self.nearest(replicas),
+            false => self.first().max(replicas),
+        }
+    }
+
     /// How many replicas a deployment begins with where nobody says.
     #[must_use]
     pub fn first(self) -> u32 {
@@ -92,7 +101,12 @@ impl DeploymentRow {
     /// ([`DeploymentRow::target`]); answers whether that is a change. Follows every command that may change these.
     pub fn keep_within(&mut self, bounds: ScaleBounds, at: Timestamp) -> bool {
         if !bounds.is_range() {
-            return self.scaling.take().is_some();
+            let wanted = self.wanted().max(1);
+            let decided = self.scaling.take();
+            if decided.is_some() && self.replicas > 0 {
+                self.replicas = wanted;
+            }
+            return decided.is_some();
         }
         let begun = || Scaling {
             bounds,
@@ -143,8 +157,27 @@ impl DeploymentRow {
         Ok(())
     }
 
+    /// The number that a deployment of a version with these bounds asks for, where it is not what there is: the one that was
+    /// said, or else what one that runs goes on with. Where the daemon scales it, that is left to
+    /// [`DeploymentRow::keep_within`].
+    #[must_use]
+    pub fn differs(&self, asked: Option<u32>, bounds: ScaleBounds) -> Option<u32> {
+        let is_stopped = self.replicas == 0;
+        let asked = match asked {
+            Some(replicas) => replicas,
+            None if is_stopped => bounds.first(),
+            None if bounds.is_range() && self.scaling.is_some() => return None,
+            None => bounds.kept(self.wanted()),
+        };
+        let is_as_asked = match asked {
+            0 => is_stopped,
+            replicas => !is_stopped && self.wanted() == replicas,
+        };
+        (!is_as_asked).then_some(asked)
+    }
+
     /// Takes the number that a person asks for; answers whether that is a change. Where the daemon scales, it is the one to
-    /// go on from, and what was deployed stays.
+    /// go on from.
     pub(crate) fn ask_for(&mut self, replicas: u32, at: Timestamp) -> bool {
         let is_stopped = self.replicas == 0;
         let Some(scaling) = self.scaling.as_mut().filter(|_| replicas > 0) else {
@@ -160,9 +193,7 @@ impl DeploymentRow {
         scaling.wanted = replicas;
         scaling.reason = reason;
         scaling.decided_at = at;
-        if is_stopped {
-            self.replicas = replicas;
-        }
+        self.replicas = replicas;
         true
     }
 }

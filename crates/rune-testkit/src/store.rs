@@ -71,6 +71,7 @@ macro_rules! store_suite {
             a_deployment_is_scaled_within_the_bounds_of_its_version,
             a_decision_about_another_state_is_rejected,
             what_a_person_asks_for_is_where_scaling_goes_on,
+            who_deploys_and_names_no_number_leaves_how_many_run,
             a_rollout_ends_without_its_version,
             a_rollout_that_cannot_be_is_rejected,
             a_version_is_rolled_out_where_another_one_serves,

@@ -172,7 +172,7 @@ impl<'a> Embedded<'a> {
             agent: name,
             alias: target.alias.clone(),
             version_id: version.id,
-            replicas: 1,
+            replicas: Some(1),
             env: BTreeMap::new(),
             project: None,
         };

@@ -63,8 +63,9 @@ pub(crate) struct ApplyRequest {
     #[serde(default = "stable")]
     #[schema(required = false)]
     alias: String,
-    /// Replicas, 0 to 100; what the version begins with by default: its `min_replicas`, at least 1. Where it has more
-    /// `max_replicas` than that: 0, which stops it, or a number between the two.
+    /// Replicas, 0 to 100; 0 stops the deployment. Where the version has a range of replicas (`min_replicas`,
+    /// `max_replicas`), one of it, from which the daemon goes on. By default one that runs keeps as many as it has, within what
+    /// the version allows, and another one begins with the `min_replicas` of the version, at least 1.
     #[schema(minimum = 0, maximum = 100)]
     replicas: Option<u32>,
     /// Variables for the agent, over the daemon's own.
@@ -110,24 +111,13 @@ impl ApplyRequest {
             check_label("project.name", &project.name)?;
             check_label("project.agent", &project.agent)?;
         }
-        check_replicas(self.replicas.unwrap_or_default(), ScaleBounds::default())?;
         check_env(&self.env)
     }
 
-    /// How many replicas are asked for of a version. Where nobody says, one that is scaled by the daemon and runs is left
-    /// as it is.
-    fn replicas_of(
-        &self,
-        version: &VersionRow,
-        there: Option<&DeploymentRow>,
-    ) -> Result<u32, ApiError> {
-        let bounds = version.scaling;
-        let there = there.filter(|row| bounds.is_range() && row.scaling.is_some());
-        let asked = there.map(|row| row.replicas).filter(|count| *count > 0);
-        let replicas = self.replicas.or(asked.map(|count| bounds.nearest(count)));
-        let replicas = replicas.unwrap_or_else(|| bounds.first());
-        check_replicas(replicas, version.scaling)?;
-        Ok(replicas)
+    /// Whether the version runs with as many replicas as are asked for.
+    fn check_replicas(&self, version: Option<&VersionRow>) -> Result<(), ApiError> {
+        let bounds = version.map(|version| version.scaling).unwrap_or_default();
+        check_replicas(self.replicas.unwrap_or_default(), bounds)
     }
 }
 
@@ -212,32 +202,22 @@ pub(crate) async fn apply(
     if body.namespace != DEV {
         check_immutable(&shared, &body.namespace, &version).await?;
     }
-    let filter = DeploymentFilter {
-        namespace: Some(body.namespace.clone()),
-        agent: Some(version.agent.clone()),
-        alias: Some(body.alias.clone()),
-        project: None,
-    };
-    let there = shared
-        .store
-        .deployments(&filter, &PageRequest::first(1))
-        .await?;
-    let replicas = body.replicas_of(&version, there.items.first())?;
+    body.check_replicas(Some(&version))?;
     let apply = ApplyDeployment {
         deployment_id: DeploymentId::generate(),
         namespace: body.namespace,
         agent: version.agent,
         alias: body.alias,
         version_id: version.id,
-        replicas,
+        replicas: body.replicas,
         env: body.env,
         project: body.project.map(ProjectRef::from),
     };
     let new_id = apply.deployment_id;
-    let reason = format!(
-        "version {} ({}), {} replicas",
-        version.version, version.id, apply.replicas
-    );
+    let mut reason = format!("version {} ({})", version.version, version.id);
+    if let Some(count) = apply.replicas {
+        reason = format!("{reason}, {}", replicas(count));
+    }
     let resource = audit::resource(&apply.namespace, &apply.agent, &apply.alias);
     let audit = audit::row(&caller, "deployment.apply", resource, reason);
     let view = change(&shared, apply, audit, wait).await?;
@@ -279,7 +259,7 @@ pub(crate) async fn scale(
         replicas: body.replicas,
     };
     let resource = audit::resource_of(&row);
-    let reason = format!("{} replicas", body.replicas);
+    let reason = replicas(body.replicas);
     let audit = audit::row(&caller, "deployment.scale", resource, reason);
     Ok(Json(change(&shared, scale, audit, wait).await?))
 }
@@ -557,6 +537,14 @@ pub(super) fn check_label(what: &str, text: &str) -> Result<(), ApiError> {
     match text.parse::<AgentName>() {
         Ok(_) => Ok(()),
         Err(error) => Err(ApiError::invalid(format!("`{what}`: {error}"))),
+    }
+}
+
+/// So many replicas, for a person.
+fn replicas(count: u32) -> String {
+    match count {
+        1 => "1 replica".to_owned(),
+        _ => format!("{count} replicas"),
     }
 }
 

@@ -124,7 +124,7 @@ impl Platform {
             agent: name.to_owned(),
             alias: "stable".to_owned(),
             version_id: version.id,
-            replicas: 1,
+            replicas: Some(1),
             env: BTreeMap::new(),
             project: None,
         };

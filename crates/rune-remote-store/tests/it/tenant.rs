@@ -149,7 +149,7 @@ impl Tenant {
             agent: self.agent.to_owned(),
             alias: "stable".to_owned(),
             version_id: self.version,
-            replicas: 1,
+            replicas: Some(1),
             env: BTreeMap::new(),
             project: None,
         }

@@ -152,7 +152,7 @@ impl Rig {
             agent: "bot".to_owned(),
             alias: "stable".to_owned(),
             version_id,
-            replicas: 1,
+            replicas: Some(1),
             env: BTreeMap::new(),
             project: None,
         };
@@ -203,7 +203,7 @@ impl Rig {
             agent: name.to_owned(),
             alias: "stable".to_owned(),
             version_id: self.publish(name).await,
-            replicas: 1,
+            replicas: Some(1),
             env: BTreeMap::new(),
             project: None,
         };

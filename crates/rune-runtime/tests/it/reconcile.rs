@@ -172,7 +172,7 @@ impl Plane {
             agent: "bot".to_owned(),
             alias: alias.to_owned(),
             version_id,
-            replicas,
+            replicas: Some(replicas),
             env: BTreeMap::new(),
             project: None,
         };

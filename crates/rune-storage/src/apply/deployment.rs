@@ -4,7 +4,7 @@ use rune_store_runtime::limits::MAX_ENTRY_BYTES;
 use rune_store_runtime::{
     ApplyDeployment, AutoscaleDeployment, CompleteRollout, DeleteDeployment, DeploymentId,
     DeploymentRow, DeploymentState, ProjectRef, PromoteRollout, Reject, ReplicaState, RollBack,
-    ScaleDeployment, SetDeploymentState, StartRollout,
+    ScaleBounds, ScaleDeployment, SetDeploymentState, StartRollout,
 };
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
@@ -18,9 +18,7 @@ pub(super) fn put(
     context: Context,
     op: &ApplyDeployment,
 ) -> Result<DeploymentRow, ApplyError> {
-    if !registry::exists(db, op.version_id)? {
-        return Err(Reject::not_found("version", &op.version_id).into());
-    }
+    let bounds = registry::by_id(db, op.version_id)?.scaling;
     let env = encode_within(&op.env, "the environment", MAX_ENTRY_BYTES)?;
     let found = find(
         db,
@@ -28,12 +26,12 @@ pub(super) fn put(
         [&op.namespace, &op.agent, &op.alias],
     )?;
     let Some(mut row) = found else {
-        return create(db, context, op, &env);
+        return create(db, context, op, bounds, &env);
     };
     if let Some(project) = &op.project {
         take(db, context, &mut row, project)?;
     }
-    if row.deploy(op, context.at) {
+    if row.deploy(op, bounds, context.at) {
         update_spec(db, context, &mut row)?;
     }
     Ok(row)
@@ -207,6 +205,7 @@ fn create(
     db: &Connection,
     context: Context,
     op: &ApplyDeployment,
+    bounds: ScaleBounds,
     env: &str,
 ) -> Result<DeploymentRow, ApplyError> {
     if find(db, "deployment_id = ?1", [op.deployment_id.as_bytes()])?.is_some() {
@@ -222,7 +221,7 @@ fn create(
         agent: op.agent.clone(),
         alias: op.alias.clone(),
         version_id: op.version_id,
-        replicas: op.replicas,
+        replicas: op.replicas.unwrap_or_else(|| bounds.first()),
         scaling: None,
         env: op.env.clone(),
         rollout: None,
@@ -234,7 +233,7 @@ fn create(
         created_at: context.at,
         updated_at: context.at,
     };
-    row.keep_within(registry::by_id(db, row.version_id)?.scaling, context.at);
+    row.keep_within(bounds, context.at);
     db.prepare_cached(
         "INSERT INTO deployments (deployment_id, namespace, agent, alias, version_id, replicas,
              env, generation, state, reason, created_at, updated_at, project, project_agent, releases, scaling)

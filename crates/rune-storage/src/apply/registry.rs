@@ -72,8 +72,7 @@ pub(super) fn by_id(db: &Connection, id: VersionId) -> Result<VersionRow, ApplyE
         .ok_or_else(|| Reject::not_found("version", &id).into())
 }
 
-/// Whether there is a version with this id.
-pub(super) fn exists(db: &Connection, id: VersionId) -> rusqlite::Result<bool> {
+fn exists(db: &Connection, id: VersionId) -> rusqlite::Result<bool> {
     db.prepare_cached("SELECT EXISTS (SELECT 1 FROM versions WHERE version_id = ?1)")?
         .query_row([id.as_bytes()], |row| get(row, 0))
 }

@@ -644,7 +644,7 @@ impl Random {
                 agent: self.agent(),
                 alias: self.pick(&["stable", "canary"], "stable").to_owned(),
                 version_id: self.version(),
-                replicas: 1,
+                replicas: self.pick(&[None, Some(0), Some(2)], Some(1)),
                 env: [("KEY".to_owned(), self.word())].into(),
                 project: (self.below(3) == 0).then(|| ProjectRef {
                     name: self.word(),

@@ -89,6 +89,7 @@ pub use scaling::{
     a_decision_about_another_state_is_rejected,
     a_deployment_is_scaled_within_the_bounds_of_its_version,
     what_a_person_asks_for_is_where_scaling_goes_on,
+    who_deploys_and_names_no_number_leaves_how_many_run,
 };
 pub use schedule::{
     a_fire_by_hand_stands_beside_the_planned_one, a_fire_is_settled_once,

@@ -106,21 +106,18 @@ fn differences(
     if let Some(reason) = project.as_ref().and_then(|project| row.refuses(project)) {
         return Err(ApiError::new(ErrorCode::Conflict, reason));
     }
-    let replicas = match version {
-        Some(version) => Some(body.replicas_of(version, Some(row))?),
-        // How many replicas it begins with is not known yet.
-        None => body.replicas,
-    };
+    body.check_replicas(version)?;
+    // One that is not published yet is taken to allow what the one before does.
+    let before = row.scaling.as_ref().map(|scaling| scaling.bounds);
+    let bounds = version.map(|version| version.scaling).or(before);
+    let replicas = row.differs(body.replicas, bounds.unwrap_or_default());
     let (target, env) = row.target();
     let parts = [
         (
             Change::Version,
             version.is_none_or(|version| version.id != target),
         ),
-        (
-            Change::Replicas,
-            replicas.is_some_and(|it| it != row.replicas),
-        ),
+        (Change::Replicas, replicas.is_some()),
         (Change::Env, body.env != *env),
         (Change::Project, project.is_some() && project != row.project),
     ];

@@ -51,7 +51,7 @@ impl Plane {
             agent: "bot".to_owned(),
             alias: "stable".to_owned(),
             version_id,
-            replicas,
+            replicas: Some(replicas),
             env: BTreeMap::from([("KEY".to_owned(), "new".to_owned())]),
             project: None,
         };

@@ -297,9 +297,10 @@ impl State {
     }
 
     fn deploy(&mut self, command: &Command, op: &ApplyDeployment) -> Result<Reply, Reject> {
-        if !self.has_version(op.version_id) {
+        let version = self.versions.iter().find(|row| row.id == op.version_id);
+        let Some(bounds) = version.map(|row| row.scaling) else {
             return Err(Reject::not_found("version", &op.version_id));
-        }
+        };
         check_json(&op.env, MAX_ENTRY_BYTES)?;
         let key = (op.namespace.clone(), op.agent.clone(), op.alias.clone());
         if let Some(row) = self.deployments.get_mut(&key) {
@@ -312,7 +313,7 @@ impl State {
                     row.updated_at = command.at;
                 }
             }
-            row.deploy(op, command.at);
+            row.deploy(op, bounds, command.at);
             let id = row.id;
             return self.within_bounds(command, id);
         }
@@ -325,7 +326,7 @@ impl State {
             agent: op.agent.clone(),
             alias: op.alias.clone(),
             version_id: op.version_id,
-            replicas: op.replicas,
+            replicas: op.replicas.unwrap_or_else(|| bounds.first()),
             scaling: None,
             env: op.env.clone(),
             rollout: None,

@@ -16,7 +16,7 @@ fn deployment(version_id: VersionId, alias: &str) -> ApplyDeployment {
         agent: "echo".to_owned(),
         alias: alias.to_owned(),
         version_id,
-        replicas: 1,
+        replicas: Some(1),
         env: [("KEY".to_owned(), "value".to_owned())].into(),
         project: None,
     }

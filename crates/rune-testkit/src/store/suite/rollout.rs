@@ -45,7 +45,7 @@ impl Deployed {
             agent: "echo".to_owned(),
             alias: "stable".to_owned(),
             version_id,
-            replicas,
+            replicas: Some(replicas),
             env: [("KEY".to_owned(), value.to_owned())].into(),
             project: None,
         };

@@ -31,14 +31,18 @@ impl Scaled {
         }
     }
 
-    async fn apply(&self, version_id: VersionId, replicas: u32) -> DeploymentRow {
+    async fn apply(
+        &self,
+        version_id: VersionId,
+        replicas: impl Into<Option<u32>>,
+    ) -> DeploymentRow {
         let apply = ApplyDeployment {
             deployment_id: self.id,
             namespace: "dev".to_owned(),
             agent: "echo".to_owned(),
             alias: "stable".to_owned(),
             version_id,
-            replicas,
+            replicas: replicas.into(),
             env: Default::default(),
             project: None,
         };
@@ -99,8 +103,8 @@ pub async fn a_deployment_is_scaled_within_the_bounds_of_its_version(test: TestS
         matches!(&too_many, Reject::Invalid { message } if message.contains("0 to 3")),
         "{too_many:?}"
     );
-    // The same again changes nothing.
-    assert_eq!(it.apply(it.range, 1).await, row);
+    // The same again, without a number, changes nothing.
+    assert_eq!(it.apply(it.range, None).await, row);
 
     // Another version, other bounds; a rollout that has not ended is on its way to them already.
     let row = it.decide(&row, 3).await;
@@ -159,12 +163,12 @@ pub async fn what_a_person_asks_for_is_where_scaling_goes_on(test: TestStore) {
     let it = Scaled::new(test).await;
     let row = it.apply(it.range, 1).await;
     let asked = it.scale(3).await;
-    assert_eq!(counts(&asked), (1, 3, "3 replicas were asked for"));
+    assert_eq!(counts(&asked), (3, 3, "3 replicas were asked for"));
     assert_eq!(asked.generation, row.generation + 1);
     assert_eq!(it.scale(3).await, asked, "it is so already");
     let decided = it.decide(&asked, 2).await;
     let row = it.scale(2).await;
-    assert_eq!(counts(&row), (1, 2, "2 replicas were asked for"));
+    assert_eq!(counts(&row), (2, 2, "2 replicas were asked for"));
     assert_eq!(row.generation, decided.generation + 1, "it is held anew");
     let stopped = it.scale(0).await;
     assert_eq!((stopped.wanted(), stopped.is_asleep()), (0, false));
@@ -173,4 +177,29 @@ pub async fn what_a_person_asks_for_is_where_scaling_goes_on(test: TestStore) {
     // What is deployed with another number, is one that was asked for as well.
     let row = it.apply(it.range, 1).await;
     assert_eq!(counts(&row), (1, 1, "1 replica was asked for"));
+}
+
+pub async fn who_deploys_and_names_no_number_leaves_how_many_run(test: TestStore) {
+    let it = Scaled::new(test).await;
+    let row = it.apply(it.range, None).await;
+    assert_eq!(counts(&row), (1, 1, "1 replica was asked for"));
+    let decided = it.decide(&row, 3).await;
+    assert_eq!(it.apply(it.range, None).await, decided);
+    // A number that differs from those that run is what somebody wants, whatever it was before.
+    let row = it.apply(it.range, 1).await;
+    assert_eq!(counts(&row), (1, 1, "1 replica was asked for"));
+    let asleep = it.decide(&row, 0).await;
+    assert_eq!(it.apply(it.range, None).await, asleep);
+    let stopped = it.apply(it.range, 0).await;
+    assert_eq!((stopped.replicas, stopped.is_asleep()), (0, false));
+    let begun = it.apply(it.range, None).await;
+    assert_eq!(begun.wanted(), 1);
+    // A version without a range goes on with as many as there are, and keeps what it is scaled to.
+    it.decide(&begun, 3).await;
+    let fixed = it.apply(it.fixed, None).await;
+    assert_eq!((fixed.replicas, fixed.scaling), (3, None));
+    let scaled = it.scale(2).await;
+    assert_eq!(it.apply(it.fixed, None).await, scaled);
+    let ranged = it.apply(it.range, None).await;
+    assert_eq!(counts(&ranged), (2, 2, "2 replicas were asked for"));
 }
