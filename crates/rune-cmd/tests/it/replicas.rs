@@ -4,6 +4,7 @@ mod containers;
 mod handed;
 mod held;
 mod orphans;
+mod others;
 mod starts;
 
 use std::collections::BTreeMap;

@@ -68,10 +68,23 @@ pub(super) async fn engine_access(backend: &'static str) {
     assert!(listed.to_string().contains("dev/worker"), "{listed}");
     // It calls itself: its one place is free for the call while it waits.
     let told = json!({"agent": "worker", "message": "ping"});
-    let answer = rig.output("rune@agent-send", told).await;
-    assert!(answer.to_string().contains("Echo: ping"), "{answer}");
+    let said = rig.output("rune@agent-send", told).await;
+    assert!(said.to_string().contains("Echo: ping"), "{said}");
     let event = json!({"topic": "t", "payload": {}});
     rig.output("rune@event-publish", event).await;
+    let schedule = json!({"name": "later", "every_ms": 3_600_000, "input": "ping"});
+    rig.output("rune@schedule-create", schedule).await;
+    let listed = rig.served.rune(&["schedule", "ls", "-o", "json"]).json();
+    assert_eq!(listed[0]["created_by"], "dev/worker", "{listed}");
+    let task = json!({"title": "look it up"});
+    rig.output("rune@task-post", task).await;
+    let (_, listed) = answer(rig.api.get("/v1/tasks")).await.unwrap();
+    assert_eq!(listed["items"][0]["title"], "look it up", "{listed}");
+    let page = json!({"title": "page", "format": "markdown", "content": "# Shown"});
+    let shown = rig.output("rune@canvas-present", page).await;
+    let path = shown["path"].as_str().unwrap();
+    let page = rig.api.get(path).send().await.unwrap().text().await;
+    assert!(page.unwrap().contains("Shown"), "{shown}");
 }
 
 pub(super) async fn limit(backend: &'static str) {

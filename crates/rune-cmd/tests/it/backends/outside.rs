@@ -82,6 +82,18 @@ async fn replica_killed(backend: &'static str) {
         running.len() == 1 && running != first
     })
     .await;
+
+    // One that may have its effect once only is not run again, and what is not known is said.
+    let id = rig.api.start("worker", "/tool once {}").await;
+    rig.until("it has begun", async || rig.lines("once").len() == 1)
+        .await;
+    rig.kill(&rig.running()[0]);
+    check_ended(&rig, &rig.api.ended(&id).await, 2);
+    let events = rig.api.events(&id, 0).await.rest().await;
+    let done = events.iter().find(|event| event.name == "tool_done");
+    let said = done.unwrap().data.to_string();
+    assert!(said.contains("unknown"), "{said}");
+    assert_eq!(rig.lines("once").len(), 1);
     assert_no_panic(&rig.served);
 }
 
@@ -165,4 +177,11 @@ async fn python(backend: &'static str) {
         "{events:?}\n{}",
         rig.served.0.log()
     );
+    // The loop ran where the replica is, which is a process of its own.
+    let request = events[0].data["request_id"].as_str().unwrap();
+    let replica = rig.api.request(request).await["replica_id"].take();
+    let programs = rig.programs("python-tool", replica.as_str().unwrap());
+    let names = ["rune replica", "/proc/self/exe replica"];
+    let is_loop = |program: &String| names.iter().any(|name| program.contains(name));
+    assert!(programs.iter().any(is_loop), "{replica}: {programs:?}");
 }

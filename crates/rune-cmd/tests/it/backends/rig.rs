@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use rune_testkit::{TestDaemon, TestDaemonBuilder};
+use rune_testkit::{TestDaemon, TestDaemonBuilder, TestDocker};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -15,13 +15,13 @@ use crate::home::{RUNE, Served, replica_pids};
 use crate::wire::{Api, Event, Events, LIMIT, POLL, answer, lines_of};
 
 const RUNEFILE: &str = "name: worker\nversion: 0.1.0\ninstructions: Answer.\ndefault_model: default\n\
-                        toolset: [mark, slow, reveal, ask, rune@memory-store, rune@memory-recall, rune@agent-send, rune@agent-list, \
-                        rune@schedule-create, rune@event-publish]\n\
+                        toolset: [mark, slow, once, reveal, ask, rune@memory-store, rune@memory-recall, rune@agent-send, rune@agent-list, \
+                        rune@schedule-create, rune@task-post, rune@canvas-present, rune@event-publish]\n\
                         policy: {ask: [ask]}\n\
                         models:\n  providers: [offline]\n  model_mapping: {default: offline}\n";
 
 /// Tools: name, more of the description, script.
-const TOOLS: [(&str, &str, &str); 4] = [
+const TOOLS: [(&str, &str, &str); 5] = [
     (
         "mark",
         "capabilities: [filesystem]\n",
@@ -31,6 +31,11 @@ const TOOLS: [(&str, &str, &str); 4] = [
         "slow",
         "capabilities: [filesystem]\ntimeout_ms: 60000\nidempotent: true\n",
         "echo up >> started\nn=0\nwhile [ ! -e go ] && [ $n -lt 500 ]; do sleep 0.1; n=$((n+1)); done\necho '\"slept\"'\n",
+    ),
+    (
+        "once",
+        "capabilities: [filesystem]\ntimeout_ms: 60000\n",
+        "echo up >> once\nsleep 50\necho '\"done\"'\n",
     ),
     (
         "reveal",
@@ -259,6 +264,25 @@ impl Rig {
         };
         running.sort();
         running
+    }
+
+    /// The command lines of what runs where a replica of an agent is.
+    pub(super) fn programs(&self, agent: &str, replica: &str) -> Vec<String> {
+        let dir = self.served.0.data_dir();
+        if self.backend == "process" {
+            let record = std::fs::read(dir.join(format!("replicas/{replica}.json"))).unwrap();
+            let record: Value = serde_json::from_slice(&record).unwrap();
+            let line = std::fs::read(format!("/proc/{}/cmdline", record["pid"])).unwrap();
+            return vec![String::from_utf8_lossy(&line).replace('\0', " ")];
+        }
+        let docker = TestDocker::find().unwrap();
+        let containers = containers::of_agent(&dir, agent).into_iter();
+        let its = containers.filter(|it| docker.run(&["inspect", it]).unwrap().contains(replica));
+        its.flat_map(|it| {
+            let listed = docker.run(&["top", &it, "-eo", "pid,args"]).unwrap();
+            listed.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect()
     }
 
     /// Kills what a replica is.
