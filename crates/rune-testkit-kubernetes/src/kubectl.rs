@@ -23,7 +23,6 @@ impl Kubectl {
     ///
     /// # Errors
     /// [`KubernetesError::File`] where there can be no home.
-    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub fn find(kubeconfig: PathBuf) -> Result<Option<Self>, KubernetesError> {
         let path = std::env::temp_dir();
         let home = TempDir::with_prefix("rune-test-kubectl-")
@@ -33,7 +32,7 @@ impl Kubectl {
         if version.is_ok_and(|output| output.status.success()) {
             return Ok(Some(kubectl));
         }
-        eprintln!("skipped: kubectl is not there (Debian's kubernetes-client)");
+        rune_testkit::skip("kubectl is not there (Debian's kubernetes-client)");
         Ok(None)
     }
 

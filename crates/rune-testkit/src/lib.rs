@@ -7,6 +7,7 @@
 //! * [`TestDocker`] is the Docker Engine of the machine, with images that are made here.
 //! * [`TestRegistry`] and [`DockerRegistry`] are OCI registries on loopback.
 //! * [`VirtualClock`] is a clock that moves only by hand.
+//! * [`skip`] says that a test needs what is not on this machine.
 //! * [`openapi`] holds an API to the document that it serves.
 //!
 //! It is not a simulator of a model's mind: an answer is what the script says, or an echo of the last user text.
@@ -21,6 +22,7 @@ mod error;
 mod model_server;
 pub mod openapi;
 mod registry;
+mod skip;
 pub mod store;
 mod task;
 
@@ -33,3 +35,4 @@ pub use model_server::{
     Protocol, RecordedRequest, Reply, ReplyFile, Rule, Stop, Text, ToolCall, Usage, When,
 };
 pub use registry::{DockerRegistry, TestRegistry};
+pub use skip::skip;

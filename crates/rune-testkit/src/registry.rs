@@ -338,10 +338,11 @@ impl DockerRegistry {
     ///
     /// # Errors
     /// [`TestkitError`] where it does not start.
-    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub fn find() -> Result<Option<Self>, TestkitError> {
         if !Path::new(PROGRAM).is_file() {
-            eprintln!("skipped: {PROGRAM} is not there (Debian's docker-registry)");
+            crate::skip(&format!(
+                "{PROGRAM} is not there (Debian's docker-registry)"
+            ));
             return Ok(None);
         }
         let dir = TempDir::with_prefix("rune-registry-").map_err(TestkitError::Process)?;

@@ -460,7 +460,7 @@ fn repository(home: &Path) -> Option<String> {
 async fn an_agent_comes_from_a_repository() {
     let shop = Shop::new().await;
     let Some(url) = repository(&shop.dir) else {
-        eprintln!("skipped: git is not installed");
+        rune_testkit::skip("git is not installed");
         return;
     };
     let source = format!("{url}#agents/front");
@@ -520,7 +520,7 @@ fn a_repository_cannot_be_used_for_something_else() {
 fn ctrl_c_ends_up_and_leaves_nothing_behind() {
     let home = Home::new();
     if Command::new("git").arg("--version").output().is_err() {
-        eprintln!("skipped: git is not installed");
+        rune_testkit::skip("git is not installed");
         return;
     }
     // A server that never answers.

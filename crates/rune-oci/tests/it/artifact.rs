@@ -239,7 +239,7 @@ fn signatures_say_who_signed_what_and_where() {
 #[test]
 fn skopeo_reads_the_layout() {
     if !Path::new("/usr/bin/skopeo").is_file() {
-        eprintln!("skipped: skopeo is not installed");
+        rune_testkit::skip("skopeo is not installed");
         return;
     }
     let (key, _) = SigningKey::generate().unwrap();
@@ -286,8 +286,8 @@ fn the_bill_is_valid_cyclonedx() {
         reason = "where the library is, is of the machine that runs the tests"
     )]
     let Some(python) = std::env::var_os("RUNE_TEST_SBOM_PYTHON") else {
-        eprintln!(
-            "skipped: RUNE_TEST_SBOM_PYTHON names no Python with cyclonedx-python-lib; .ci/run makes one"
+        rune_testkit::skip(
+            "RUNE_TEST_SBOM_PYTHON names no Python with cyclonedx-python-lib; .ci/run makes one",
         );
         return;
     };

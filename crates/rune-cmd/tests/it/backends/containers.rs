@@ -36,11 +36,12 @@ fn recipe() -> PathBuf {
 }
 
 /// The image of replicas, made of the binary under test; nothing where the machine has no engine or no base for it.
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 pub(crate) fn image() -> Option<&'static str> {
     let docker = TestDocker::find()?;
     if docker.run(&["image", "inspect", BASE]).is_err() {
-        eprintln!("skipped: the engine has no image {BASE} (`docker pull`, or .ci/base-image)");
+        rune_testkit::skip(&format!(
+            "the engine has no image {BASE} (`docker pull`, or .ci/base-image)"
+        ));
         return None;
     }
     let lock = File::create(std::env::temp_dir().join(LOCK)).unwrap();

@@ -28,7 +28,6 @@ const TOOLS: [&str; 10] = [
 ];
 
 /// Whether there is a browser; says so where there is none.
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn has_browser() -> bool {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let dirs = ["/usr/local/bin", "/usr/bin", "/bin"];
@@ -36,7 +35,7 @@ fn has_browser() -> bool {
         .iter()
         .any(|dir| names.iter().any(|name| Path::new(dir).join(name).exists()));
     if !found {
-        eprintln!("skipped: there is no Chromium on this machine");
+        rune_testkit::skip("there is no Chromium on this machine");
     }
     found
 }
