@@ -238,16 +238,26 @@ fn remove_staged(folder: &Path, before: Timestamp) -> std::io::Result<()> {
         }
         for entry in std::fs::read_dir(fan.path())? {
             let entry = entry?;
-            let is_staged = entry.file_name().to_string_lossy().contains(STAGED);
-            if !is_staged || !entry.file_type()?.is_file() {
+            if !entry.file_name().to_string_lossy().contains(STAGED) {
                 continue;
             }
-            let age = entry.metadata()?.modified()?.duration_since(UNIX_EPOCH);
-            let age = age.map_or(0, |age| age.as_millis());
-            if i64::try_from(age).is_ok_and(|written| written < before.as_millis()) {
-                std::fs::remove_file(entry.path())?;
+            match remove_staged_file(&entry, before) {
+                // It became whole, or was given up, since the folder was read.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed?,
             }
         }
+    }
+    Ok(())
+}
+
+fn remove_staged_file(entry: &std::fs::DirEntry, before: Timestamp) -> std::io::Result<()> {
+    let meta = entry.metadata()?;
+    let age = meta.modified()?.duration_since(UNIX_EPOCH);
+    let age = age.map_or(0, |age| age.as_millis());
+    let is_old = i64::try_from(age).is_ok_and(|written| written < before.as_millis());
+    if meta.is_file() && is_old {
+        std::fs::remove_file(entry.path())?;
     }
     Ok(())
 }
