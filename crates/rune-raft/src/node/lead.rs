@@ -7,9 +7,11 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::{AsyncRuntime, ServerState};
 use rune_store_runtime::{Leadership, StoreError};
 
-use super::{NO_LEADER, Node, RETRY_PAUSE, Refused, Written, unavailable};
+use super::forward::{NO_LEADER, RETRY_PAUSE, Written};
+use super::propose::Refused;
+use super::unavailable;
 use crate::types::leadership;
-use crate::{Disk, Message, NodeId, Proposal, Reply, Transport, Types};
+use crate::{Disk, Message, Node, NodeId, Proposal, Reply, Transport, Types};
 
 /// Who leads, as far as a node knows.
 #[derive(Debug, Clone, PartialEq, Eq)]

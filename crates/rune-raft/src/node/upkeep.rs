@@ -1,0 +1,71 @@
+//! What a node does by itself beside the protocol.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::{AsyncRuntime as _, Raft};
+
+use super::Inner;
+use crate::{Disk, NodeId, StateMachine, Transport, Types};
+
+/// How often the size of the log is looked at.
+const LOG_LOOK: Duration = Duration::from_secs(1);
+
+impl<D: Disk, T> Inner<D, T> {
+    /// Who is to lead instead of this node, where it leads and another voter could: the one that
+    /// has most of the log.
+    pub(super) fn successor(&self) -> Option<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+        let others = metrics.replication.as_ref()?.iter();
+        let others = others.filter(|(id, _)| **id != self.id && voters.contains(id));
+        others
+            .max_by_key(|(_, matched)| **matched)
+            .map(|(id, _)| *id)
+    }
+}
+
+/// Has another node lead while the disk of this one is full: it can promise nothing, and those
+/// that wait for it could go on.
+pub(super) async fn yield_when_full<D: Disk, T: Transport<D::Runtime>>(node: Weak<Inner<D, T>>) {
+    loop {
+        D::Runtime::sleep(LOG_LOOK).await;
+        let Some(node) = node.upgrade() else { return };
+        if node.raft.metrics().borrow_watched().running_state.is_err() {
+            return;
+        }
+        if !node.is_full() {
+            continue;
+        }
+        let Some(to) = node.successor() else { continue };
+        tracing::error!(
+            node = node.id,
+            to,
+            "the disk is full: another node is to lead"
+        );
+        if node.raft.trigger().transfer_leader(to).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Has a snapshot taken when the log has become large, however few entries that are.
+pub(super) async fn shorten<D: Disk>(
+    raft: Raft<Types<D::Runtime>, StateMachine<D>>,
+    since: Arc<AtomicU64>,
+    limit: u64,
+) {
+    loop {
+        D::Runtime::sleep(LOG_LOOK).await;
+        if raft.metrics().borrow_watched().running_state.is_err() {
+            return;
+        }
+        if since.load(Ordering::Relaxed) >= limit && raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+    }
+}
