@@ -9,8 +9,8 @@ use rune_raft::{
 };
 use rune_runtime::Tasks;
 use rune_storage::{
-    DataDirLock, Durability, LogOwner, ObjectStore, Replica, SqliteStore, StorageConfig,
-    StorageError, create_private_dir,
+    DataDirLock, LogOwner, ObjectStore, Replica, SqliteStore, StorageConfig, StorageError,
+    create_private_dir,
 };
 use rune_store_runtime::{Leadership, StoreError};
 use tokio::net::TcpListener;
@@ -149,7 +149,7 @@ impl Member {
         if database.exists() && !log_file.exists() {
             return Err(MemberError::Standalone(database));
         }
-        let log = LogStore::open(&log_file, &owner, Durability::Full, Threads)?;
+        let log = LogStore::open(&log_file, &owner, Threads)?;
         let path = directory.join("snapshots");
         let no_snapshots = |source| MemberError::Snapshots {
             path: path.clone(),

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use openraft::vote::RaftLeaderId as _;
 use openraft::{BasicNode, Membership, StoredMembership};
-use rune_storage::{Durability, LogChange, LogError, LogFile, LogOwner, Replica, StorageError};
+use rune_storage::{LogChange, LogError, LogFile, LogOwner, Replica, StorageError};
 
 use crate::state_machine::Position;
 use crate::{Leader, LogId};
@@ -51,7 +51,7 @@ pub fn found(database: &Path, log: &Path, owner: &LogOwner, addr: &str) -> Resul
     let noted = replica.apply(&[], &position);
     noted.map_err(|error| FoundError::Database(error.to_string()))?;
     drop(replica);
-    let (mut log, _) = LogFile::open(log, owner, Durability::Full)?;
+    let (mut log, _) = LogFile::open(log, owner)?;
     log.write(&[LogChange::PurgeTo(first.index, purged)])
         .map_err(FoundError::Log)
 }

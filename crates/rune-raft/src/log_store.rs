@@ -14,9 +14,7 @@ use std::time::Duration;
 use futures_util::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{AsyncRuntime, LogIndexOptionExt as _, OptionalSend, RaftLogReader};
-use rune_storage::{
-    Durability, LogChange, LogError, LogFile, LogOwner, LogReader as FileReader, StorageError,
-};
+use rune_storage::{LogChange, LogError, LogFile, LogOwner, LogReader as FileReader, StorageError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
@@ -102,13 +100,8 @@ impl<D: Disk> LogStore<D> {
     ///
     /// # Errors
     /// [`StorageError::Owner`] where it is another node's; those of opening a database.
-    pub fn open(
-        path: &Path,
-        owner: &LogOwner,
-        durability: Durability,
-        disk: D,
-    ) -> Result<Self, StorageError> {
-        let (file, start) = LogFile::open(path, owner, durability)?;
+    pub fn open(path: &Path, owner: &LogOwner, disk: D) -> Result<Self, StorageError> {
+        let (file, start) = LogFile::open(path, owner)?;
         let reader = FileReader::open(path)?;
         let unreadable = |error: serde_json::Error| StorageError::Damaged {
             path: path.to_owned(),

@@ -92,17 +92,13 @@ impl LogFile {
     ///
     /// # Errors
     /// [`StorageError::Owner`] where it is the log of another node; those of opening a database.
-    pub fn open(
-        path: &Path,
-        owner: &LogOwner,
-        durability: Durability,
-    ) -> Result<(Self, LogStart), StorageError> {
+    pub fn open(path: &Path, owner: &LogOwner) -> Result<(Self, LogStart), StorageError> {
         let sqlite = |source| StorageError::Sqlite {
             action: "open",
             path: path.to_owned(),
             source,
         };
-        let db = connection::writer_of(path, durability, LOG)?;
+        let db = connection::writer_of(path, Durability::Full, LOG)?;
         db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)
             .map_err(sqlite)?;
         db.execute(

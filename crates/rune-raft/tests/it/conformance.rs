@@ -5,7 +5,7 @@ use std::sync::Arc;
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{StorageError, TokioRuntime};
 use rune_raft::{LogStore, SnapshotDir, StateMachine, Threads, Types};
-use rune_storage::{Durability, Replica};
+use rune_storage::Replica;
 use tempfile::TempDir;
 
 use crate::support::owner;
@@ -20,8 +20,7 @@ impl StoreBuilder<Config, LogStore<Threads>, StateMachine<Threads>, TempDir> for
     ) -> Result<(TempDir, LogStore<Threads>, StateMachine<Threads>), StorageError<Config>> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        let log =
-            LogStore::open(&path.join("raft.db"), &owner(0), Durability::Full, Threads).unwrap();
+        let log = LogStore::open(&path.join("raft.db"), &owner(0), Threads).unwrap();
         let replica = Replica::open(&path.join("rune.db")).unwrap();
         let snapshots = Arc::new(SnapshotDir::open(&path.join("snapshots")).unwrap());
         let state = StateMachine::new(replica, snapshots, Threads).unwrap();

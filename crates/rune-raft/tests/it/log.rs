@@ -7,7 +7,7 @@ use openraft::storage::{RaftLogStorage as _, RaftLogStorageExt as _};
 use openraft::{RaftLogReader as _, Vote};
 use proptest::prelude::*;
 use rune_raft::{Leader, LogStore, Threads};
-use rune_storage::{Durability, StorageError};
+use rune_storage::StorageError;
 
 use crate::sim::SimDisk;
 use crate::support::{
@@ -148,7 +148,7 @@ fn a_log_of_another_node_or_cluster_is_refused() {
                 node: 1,
             },
         ] {
-            let refused = LogStore::open(&path, &other, Durability::Normal, SimDisk::default());
+            let refused = LogStore::open(&path, &other, SimDisk::default());
             let error = refused.err().unwrap();
             assert!(matches!(error, StorageError::Owner { .. }), "{error}");
             let text = error.to_string();
@@ -168,7 +168,7 @@ fn a_store_is_no_log_and_a_log_no_store() {
     let path = directory.path().join("rune.db");
     drop(rune_storage::Replica::open(&path).unwrap());
     simulate(1, async {
-        let log = LogStore::open(&path, &owner(1), Durability::Normal, SimDisk::default());
+        let log = LogStore::open(&path, &owner(1), SimDisk::default());
         assert!(matches!(log.err(), Some(StorageError::Foreign { .. })));
         drop(open_log(directory.path()));
     });
@@ -208,7 +208,7 @@ fn replication_reads_no_more_than_a_message_should_hold() {
 async fn a_log_that_failed_is_not_written_again() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("raft.db");
-    let mut log = LogStore::open(&path, &owner(1), Durability::Full, Threads).unwrap();
+    let mut log = LogStore::open(&path, &owner(1), Threads).unwrap();
     log.blocking_append([blank(1, 0)]).await.unwrap();
     let other = rusqlite::Connection::open(&path).unwrap();
     other
@@ -234,7 +234,7 @@ async fn a_log_that_failed_is_not_written_again() {
             .contains("cannot be written")
     );
     drop(log);
-    let mut log = LogStore::open(&path, &owner(1), Durability::Full, Threads).unwrap();
+    let mut log = LogStore::open(&path, &owner(1), Threads).unwrap();
     assert_eq!(
         log.get_log_state().await.unwrap().last_log_id,
         Some(at(1, 0))
@@ -249,7 +249,7 @@ async fn a_log_on_a_full_disk_waits_for_room_and_goes_on() {
         return;
     };
     let path = mount.path().join("raft.db");
-    let mut log = LogStore::open(&path, &owner(1), Durability::Full, Threads).unwrap();
+    let mut log = LogStore::open(&path, &owner(1), Threads).unwrap();
     log.blocking_append([blank(1, 0)]).await.unwrap();
     small.fill();
     let status = log.status();

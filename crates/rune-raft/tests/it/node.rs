@@ -17,6 +17,7 @@ use crate::sim::SimDisk;
 use crate::sim::cluster::Cluster;
 use crate::sim::dice::Dice;
 use crate::sim::net::{Net, SimNode, Wire};
+use crate::sim::run::Trace;
 use crate::state::{accept, command, mark};
 use crate::support::{
     SmallDisk, append, apply_entries, membership, open_log, open_state, owner, put, simulate,
@@ -24,7 +25,7 @@ use crate::support::{
 
 /// A cluster of the nodes from 1 to `count`, which has a leader.
 async fn cluster(root: &std::path::Path, count: u64) -> Cluster {
-    let cluster = Cluster::new(Dice::new(1), root);
+    let cluster = Cluster::new(Dice::new(1), root, Trace::default());
     for id in 1..=count {
         cluster.add(id).await;
     }

@@ -10,7 +10,7 @@ use openraft::storage::{RaftLogStorageExt as _, RaftStateMachine as _};
 use openraft::{EntryPayload, Membership};
 use openraft_rt_sim::SimRuntime;
 use rune_raft::{Leader, LogEntry, LogId, LogStore, Payload, Proposal, SnapshotDir, StateMachine};
-use rune_storage::{Durability, LogOwner, Ordered, Replica};
+use rune_storage::{LogOwner, Ordered, Replica};
 use rune_store_runtime::{CachePut, Command, CommandId, Leadership, Timestamp};
 
 use crate::sim::SimDisk;
@@ -30,7 +30,7 @@ pub(crate) fn simulate<T>(seed: u64, future: impl Future<Output = T>) -> T {
 
 pub(crate) fn open_log(directory: &Path) -> LogStore<SimDisk> {
     let path = directory.join("raft.db");
-    LogStore::open(&path, &owner(1), Durability::Normal, SimDisk::default()).unwrap()
+    LogStore::open(&path, &owner(1), SimDisk::default()).unwrap()
 }
 
 pub(crate) fn open_state(directory: &Path) -> StateMachine<SimDisk> {

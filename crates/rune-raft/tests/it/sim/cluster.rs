@@ -10,11 +10,13 @@ use std::time::Duration;
 use openraft::{AsyncRuntime as _, Instant as _};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 use rune_raft::{LogStore, Node, NodeConfig, NodeId, SnapshotDir, StateMachine};
-use rune_storage::{Durability, Replica};
+use rune_storage::Replica;
 
 use super::SimDisk;
 use super::dice::Dice;
 use super::net::{Net, SimNode, Station, Wire};
+use super::platter::{Fault, Platter};
+use super::run::Trace;
 use crate::support::owner;
 
 /// The longest that a write takes, in microseconds, on a disk that is well.
@@ -25,7 +27,7 @@ pub(crate) struct Cluster {
     pub(crate) net: Arc<Net>,
     root: PathBuf,
     machines: Mutex<BTreeMap<NodeId, Machine>>,
-    trace: Mutex<Vec<String>>,
+    trace: Trace,
     begun: SimInstant,
     moments: AtomicU64,
     lives: AtomicU64,
@@ -40,13 +42,13 @@ struct Machine {
 }
 
 impl Cluster {
-    pub(crate) fn new(dice: Dice, root: &Path) -> Self {
+    pub(crate) fn new(dice: Dice, root: &Path, trace: Trace) -> Self {
         Self {
             net: Arc::new(Net::new(dice.clone())),
             dice,
             root: root.to_owned(),
             machines: Mutex::default(),
-            trace: Mutex::default(),
+            trace,
             begun: SimInstant::now(),
             moments: AtomicU64::new(0),
             lives: AtomicU64::new(0),
@@ -60,11 +62,7 @@ impl Cluster {
 
     pub(crate) fn note(&self, event: &str) {
         let at = self.begun.elapsed().as_micros();
-        self.trace.lock().unwrap().push(format!("{at} {event}"));
-    }
-
-    pub(crate) fn trace(&self) -> Vec<String> {
-        self.trace.lock().unwrap().clone()
+        self.trace.add(format!("{at} {event}"));
     }
 
     pub(crate) fn ids(&self) -> Vec<NodeId> {
@@ -105,7 +103,7 @@ impl Cluster {
     pub(crate) async fn add(&self, id: NodeId) {
         let machine = Machine {
             directory: self.new_directory(id),
-            disk: SimDisk::new(self.dice.clone(), DISK),
+            disk: SimDisk::new(self.dice.clone(), Platter::new(self.dice.clone()), DISK),
             station: None,
         };
         self.machines.lock().unwrap().insert(id, machine);
@@ -133,9 +131,13 @@ impl Cluster {
             ..NodeConfig::default()
         };
         let path = directory.join("raft.db");
-        let log = LogStore::open(&path, &owner(id), Durability::Normal, disk.clone()).unwrap();
-        let replica = Replica::open(&directory.join("rune.db")).unwrap();
-        let snapshots = Arc::new(SnapshotDir::open(&directory.join("snapshots")).unwrap());
+        let (log, replica, snapshots) = disk.platter.work(|| {
+            (
+                LogStore::open(&path, &owner(id), disk.clone()).unwrap(),
+                Replica::open(&directory.join("rune.db")).unwrap(),
+                Arc::new(SnapshotDir::open(&directory.join("snapshots")).unwrap()),
+            )
+        });
         let state = StateMachine::new(replica, Arc::clone(&snapshots), disk.clone()).unwrap();
         let node = Node::start(&owner(id), config, wire, log, state, snapshots, disk).await;
         let station = Station {
@@ -168,13 +170,12 @@ impl Cluster {
         };
         station.alive.store(false, Ordering::Relaxed);
         machine.disk.kill();
-        machine.disk = SimDisk::new(self.dice.clone(), DISK);
         let after = self.new_directory(id);
-        copy(&machine.directory, &after, &|name: &str| {
-            // The state is synced with snapshots only, its write-ahead log is what is lost. Of the
-            // log everything is there: what was on its way to the disk is in no file yet.
-            !(name.ends_with("-shm") || power && name == "rune.db-wal")
-        });
+        let platter = machine
+            .disk
+            .platter
+            .after(&machine.directory, &after, power);
+        machine.disk = SimDisk::new(self.dice.clone(), platter, DISK);
         // Whatever the old life has open it keeps, and nothing comes to its disk any more.
         fs::remove_dir_all(&machine.directory).unwrap();
         machine.directory = after;
@@ -191,22 +192,27 @@ impl Cluster {
         down.map(|(id, _)| *id).collect()
     }
 
+    /// Has the disk of a node do something wrong, or nothing any more.
+    pub(crate) fn fail(&self, id: NodeId, fault: Option<Fault>) {
+        self.note(&format!("disk of {id}: {fault:?}"));
+        self.machines.lock().unwrap()[&id].disk.platter.set(fault);
+    }
+
+    /// The nodes that have stopped, or whose machine has no power.
+    pub(crate) fn broken(&self) -> Vec<NodeId> {
+        let machines = self.machines.lock().unwrap();
+        let broken = machines.iter().filter(|(_, machine)| {
+            let station = machine.station.as_ref();
+            station.is_some_and(|station| {
+                machine.disk.platter.is_dead() || station.node.status().failure.is_some()
+            })
+        });
+        broken.map(|(id, _)| *id).collect()
+    }
+
     /// Makes the disk of a node slow, or well again.
     pub(crate) fn slow_down(&self, id: NodeId, slow: bool) {
         let micros = if slow { DISK * 50 } else { DISK };
         self.machines.lock().unwrap()[&id].disk.set_micros(micros);
-    }
-}
-
-fn copy(from: &Path, to: &Path, wanted: &dyn Fn(&str) -> bool) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir(to.join(&name)).unwrap();
-            copy(&entry.path(), &to.join(&name), &|_| true);
-        } else if wanted(&name) {
-            fs::copy(entry.path(), to.join(&name)).unwrap();
-        }
     }
 }

@@ -10,10 +10,12 @@ use openraft_rt_sim::SimRuntime;
 use rune_raft::Disk;
 
 use super::dice::Dice;
+use super::platter::Platter;
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct SimDisk {
     dice: Dice,
+    pub(crate) platter: Platter,
     dead: Arc<AtomicBool>,
     /// The longest that a piece of work takes, in microseconds.
     slow: Arc<AtomicU64>,
@@ -22,14 +24,16 @@ pub(crate) struct SimDisk {
 impl Default for SimDisk {
     /// One that takes no time.
     fn default() -> Self {
-        Self::new(Dice::new(0), 0)
+        let dice = Dice::new(0);
+        Self::new(dice.clone(), Platter::new(dice), 0)
     }
 }
 
 impl SimDisk {
-    pub(crate) fn new(dice: Dice, micros: u64) -> Self {
+    pub(crate) fn new(dice: Dice, platter: Platter, micros: u64) -> Self {
         Self {
             dice,
+            platter,
             dead: Arc::default(),
             slow: Arc::new(AtomicU64::new(micros)),
         }
@@ -49,7 +53,7 @@ impl SimDisk {
         if slow > 0 {
             SimRuntime::sleep(self.dice.micros(0, slow)).await;
         }
-        if self.dead.load(Ordering::Relaxed) {
+        if self.dead.load(Ordering::Relaxed) || self.platter.is_dead() {
             pending::<()>().await;
         }
     }
@@ -63,7 +67,7 @@ impl Disk for SimDisk {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
         self.wait().await;
-        let done = work();
+        let done = self.platter.work(work);
         self.wait().await;
         Ok(done)
     }

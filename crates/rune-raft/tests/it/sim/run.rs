@@ -2,20 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::{AsyncRuntime as _, BasicNode, Instant as _};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 use rune_raft::{Change, NodeId};
 use rune_store_runtime::{Leadership, RequestId};
+use tempfile::TempDir;
 
 use super::client::{Clients, Fate, numbered};
 use super::cluster::Cluster;
 use super::dice::Dice;
 use super::history::{Action, is_linearizable};
 use super::net::Weather;
+use super::platter::Fault;
 use crate::state::{accept, marks};
 use crate::support::{digest, place, put, reader, simulate};
 
@@ -26,6 +28,9 @@ const STORM: Duration = Duration::from_secs(6);
 const HEALING: Duration = Duration::from_secs(30);
 
 const CLIENTS: usize = 4;
+
+/// What the files of a run may take at the most.
+const ROOM: u64 = 1 << 30;
 
 /// What happened in runs, so that a test that tests nothing is noticed.
 #[derive(Debug, Default)]
@@ -43,6 +48,7 @@ pub(crate) struct Coverage {
     removed: u64,
     led: u64,
     fenced: u64,
+    faults: u64,
 }
 
 impl Coverage {
@@ -60,6 +66,7 @@ impl Coverage {
         self.removed += other.removed;
         self.led += other.led;
         self.fenced += other.fenced;
+        self.faults += other.faults;
     }
 
     pub(crate) fn is_enough(&self) {
@@ -77,6 +84,7 @@ impl Coverage {
             removed,
             led,
             fenced,
+            faults,
         } = self;
         for (name, count) in [
             ("answered writes", answered),
@@ -92,27 +100,47 @@ impl Coverage {
             ("nodes that were removed", removed),
             ("writes of leaders", led),
             ("writes of former leaders", fenced),
+            ("faults of disks", faults),
         ] {
             assert!(*count >= 10, "{count} {name} are too few");
         }
     }
 }
 
+/// What happened in a run, for whoever holds it, also where the run failed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trace(Arc<Mutex<Vec<String>>>);
+
+impl Trace {
+    pub(crate) fn add(&self, event: String) {
+        self.0.lock().unwrap().push(event);
+    }
+
+    pub(crate) fn events(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
 pub(crate) struct Run {
-    pub(crate) trace: Vec<String>,
     pub(crate) coverage: Coverage,
 }
 
+/// A directory in memory, where there is one with room for a run.
+fn directory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let free = rustix::fs::statvfs(memory).map(|found| found.f_bavail * found.f_frsize);
+    match free {
+        Ok(free) if free >= ROOM => tempfile::tempdir_in(memory).unwrap(),
+        _ => tempfile::tempdir().unwrap(),
+    }
+}
+
 impl Run {
-    pub(crate) fn of(seed: u64) -> Self {
-        let memory = Path::new("/dev/shm");
-        let root = if memory.is_dir() {
-            tempfile::tempdir_in(memory).unwrap()
-        } else {
-            tempfile::tempdir().unwrap()
-        };
+    pub(crate) fn of(seed: u64, trace: &Trace) -> Self {
+        let root = directory();
         simulate(seed, async {
-            let cluster = Arc::new(Cluster::new(Dice::new(seed), root.path()));
+            let cluster = Cluster::new(Dice::new(seed), root.path(), trace.clone());
+            let cluster = Arc::new(cluster);
             Story::begin(cluster).await.tell().await
         })
     }
@@ -165,7 +193,6 @@ impl Story {
         self.agree().await;
         self.check();
         Run {
-            trace: self.cluster.trace(),
             coverage: self.coverage,
         }
     }
@@ -175,7 +202,13 @@ impl Story {
         let dice = &cluster.dice;
         let ids = cluster.ids();
         let Some(one) = dice.pick(&ids) else { return };
-        match dice.below(16) {
+        for id in cluster.broken() {
+            if dice.per_mille(300) {
+                self.coverage.power_losses += 1;
+                cluster.crash(id, true);
+            }
+        }
+        match dice.below(18) {
             0 => {
                 let side: BTreeSet<_> = ids
                     .iter()
@@ -248,6 +281,20 @@ impl Story {
                 }
             }
             13 => cluster.slow_down(one, dice.per_mille(500)),
+            15 => {
+                let fault = match dice.below(4) {
+                    0 => Fault::Full,
+                    1 => Fault::Sync,
+                    _ => Fault::Power(1 + dice.below(12)),
+                };
+                self.coverage.faults += 1;
+                cluster.fail(one, Some(fault));
+            }
+            16 => {
+                if !cluster.broken().contains(&one) {
+                    cluster.fail(one, None);
+                }
+            }
             14 => self.grow().await,
             _ => self.shrink(one),
         }
@@ -320,13 +367,20 @@ impl Story {
         cluster.note("rest");
         cluster.net.cut.lock().unwrap().clear();
         *cluster.net.weather.lock().unwrap() = Weather::FINE;
-        for id in cluster.ids() {
-            cluster.slow_down(id, false);
+        // What a disk did wrong may show a moment later.
+        for _ in 0..2 {
+            for id in cluster.broken() {
+                cluster.crash(id, true);
+            }
+            for id in cluster.ids() {
+                cluster.slow_down(id, false);
+                cluster.fail(id, None);
+            }
+            for id in cluster.down() {
+                cluster.start(id).await;
+            }
+            SimRuntime::sleep(Duration::from_secs(1)).await;
         }
-        for id in cluster.down() {
-            cluster.start(id).await;
-        }
-        SimRuntime::sleep(Duration::from_secs(2)).await;
     }
 
     /// The cluster takes a write again, and every member gets to the same place.
@@ -373,9 +427,8 @@ impl Story {
         };
         assert!(
             healed.is_ok(),
-            "the cluster is not one again after {HEALING:?}:\n{}\n{}",
-            nodes().join("\n"),
-            cluster.trace().join("\n")
+            "the cluster is not one again after {HEALING:?}:\n{}",
+            nodes().join("\n")
         );
     }
 
