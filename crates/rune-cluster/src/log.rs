@@ -2,35 +2,30 @@
 //! the other.
 //!
 //! A batch is put into the log in its order, and the next one goes out when it is answered. So the
-//! commands of this node are applied in the order in which they were submitted, also where one has
-//! to be sent again, and no two that write one journal are under way at once.
+//! commands of this node are applied in the order in which they were submitted, also where some
+//! have to be sent again: a replicated state knows every one of them again, not the last of a
+//! journal alone.
 //!
 //! What the engine of a leader submits goes to no other one. Once this node does not lead any more it has no answer at
 //! all: whoever waits for one is to be ended, and must not take "not done" for something to tell anybody.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rune_raft::{Node, Proposal, Threads, Written};
+use rune_raft::{MAX_WRITE_BYTES, MAX_WRITE_COMMANDS, Node, Proposal, Threads, Written};
 use rune_runtime::Tasks;
-use rune_store_runtime::{Command, CommandLog, Leadership, Reject, Reply, RequestId, StoreError};
+use rune_store_runtime::{Command, CommandLog, Leadership, Reject, Reply, StoreError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{PeerTransport, metrics};
 
-/// Commands that are sent at once at the most.
-const MAX_BATCH: usize = 256;
-/// Bytes of commands that are sent at once at the most; one command may exceed it.
-const MAX_BATCH_BYTES: usize = 4 << 20;
-
 /// A command that was submitted, and where its answer goes.
 struct Job {
     proposal: Proposal,
-    journal: Option<RequestId>,
     submitted: Instant,
     answer: oneshot::Sender<Answer>,
 }
@@ -66,12 +61,11 @@ struct Queue {
 impl Queue {
     /// The commands that are sent next, in their order.
     fn next_batch(&mut self) -> VecDeque<Job> {
-        let (mut batch, mut bytes, mut journals) = (VecDeque::new(), 0usize, HashSet::new());
+        let (mut batch, mut bytes) = (VecDeque::new(), 0usize);
         while let Some(job) = self.jobs.front() {
             bytes = bytes.saturating_add(job.proposal.bytes());
-            let is_full = batch.len() >= MAX_BATCH || bytes > MAX_BATCH_BYTES;
-            let is_known = job.journal.is_some_and(|journal| !journals.insert(journal));
-            if !batch.is_empty() && (is_full || is_known) {
+            let is_full = batch.len() >= MAX_WRITE_COMMANDS || bytes > MAX_WRITE_BYTES;
+            if !batch.is_empty() && is_full {
                 break;
             }
             batch.extend(self.jobs.pop_front());
@@ -225,7 +219,6 @@ impl CommandLog for ClusterLog {
         let (answer, answered) = oneshot::channel();
         let job = Job {
             proposal: Proposal::checked(&command)?,
-            journal: command.op.journal(),
             submitted: Instant::now(),
             answer,
         };

@@ -4,7 +4,7 @@
 //! written: the database says that it has applied it, and the log that it is gone. So nothing of the
 //! database has to be in a log, and every node that joins is sent all of it as a snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use openraft::vote::RaftLeaderId as _;
@@ -42,7 +42,7 @@ pub fn found(database: &Path, log: &Path, owner: &LogOwner, addr: &str) -> Resul
     let position = Position {
         applied: Some(first),
         members: StoredMembership::new(Some(first), members),
-        greatest: owner.node,
+        retired: BTreeSet::new(),
     };
     let json = |error: serde_json::Error| FoundError::Database(error.to_string());
     let position = serde_json::to_string(&position).map_err(json)?;

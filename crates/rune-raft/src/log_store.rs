@@ -19,7 +19,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::entry::{from_row, id_of, to_row};
+use crate::entry::{from_row, id_of, size, to_row};
+use crate::sizes::Sizes;
 use crate::tail::Tail;
 use crate::{Disk, LogEntry, LogId, Types, Vote};
 
@@ -58,6 +59,7 @@ struct Shared<D> {
     tail: Mutex<Tail>,
     file: Arc<Mutex<FileReader>>,
     trouble: LogStatus,
+    sizes: Sizes,
     disk: D,
 }
 
@@ -113,11 +115,15 @@ impl<D: Disk> LogStore<D> {
             parse(start.purged).map_err(unreadable)?,
             start.last.as_ref().map(id_of),
         );
+        let first = tail.purged.map(|id| id.index).next_index();
+        let next = tail.last.map(|id| id.index).next_index();
+        let sizes = Sizes::new(first, next, start.bytes);
         let trouble = LogStatus(Arc::default());
         let shared = Arc::new(Shared {
             tail: Mutex::new(tail),
             file: Arc::new(Mutex::new(reader)),
             trouble,
+            sizes,
             disk,
         });
         let (jobs, waiting) = mpsc::channel(QUEUE);
@@ -129,6 +135,11 @@ impl<D: Disk> LogStore<D> {
     #[must_use]
     pub fn status(&self) -> LogStatus {
         self.shared.trouble.clone()
+    }
+
+    /// How large the log is.
+    pub(crate) fn sizes(&self) -> Sizes {
+        self.shared.sizes.clone()
     }
 
     pub(crate) fn is_pristine(&self) -> bool {
@@ -380,6 +391,9 @@ impl<D: Disk> RaftLogStorage<Types<D::Runtime>> for LogStore<D> {
     {
         let entries: Vec<LogEntry> = entries.into_iter().collect();
         let rows = entries.iter().map(to_row).collect::<io::Result<_>>()?;
+        for entry in &entries {
+            self.shared.sizes.append(entry.log_id.index, size(entry));
+        }
         let next = {
             let mut tail = self.shared.tail();
             tail.append(entries);
@@ -393,12 +407,14 @@ impl<D: Disk> RaftLogStorage<Types<D::Runtime>> for LogStore<D> {
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         self.shared.tail().truncate(last);
         let next = last.map(|id| id.index).next_index();
+        self.shared.sizes.truncate(next);
         // Waited for: nothing that was to be dropped can come to disk afterwards.
         self.change(LogChange::TruncateFrom(next)).await
     }
 
     async fn purge(&mut self, purged: LogId) -> Result<(), io::Error> {
         self.shared.tail().purge(purged);
+        self.shared.sizes.purge(purged.index);
         let change = LogChange::PurgeTo(purged.index, text(&purged)?);
         self.change(change).await
     }

@@ -4,7 +4,6 @@
 //! leave the cluster without a majority that answers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
@@ -126,11 +125,15 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                 known.addr
             )));
         }
-        let greatest = self.inner().greatest.load(Ordering::Relaxed);
-        if id <= greatest {
+        if self.inner().retired.contains(id) {
             return Err(conflict(format!(
-                "node number {id} was in use before; a node that lost its disk joins under a new number, such as {}",
-                greatest + 1
+                "node number {id} was in use before; a node that lost its disk joins under a new number"
+            )));
+        }
+        let given = self.status().applied.map_or(0, |applied| applied.index) + FIRST_JOINED;
+        if id > given {
+            return Err(conflict(format!(
+                "this cluster has not given the number {id} to a node; ask it for one, or take one below {FIRST_JOINED}"
             )));
         }
         // Of this one, because it is the one that has to reach it.
@@ -185,9 +188,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         let members = self.status().members;
         let members = members.membership();
         if members.get_node(&id).is_none() {
-            let greatest = self.inner().greatest.load(Ordering::Relaxed);
-            // Nobody knows whether it was a node's, or will be: it is none's now.
-            if id <= greatest && !members.nodes().any(|(known, _)| *known == id) {
+            if self.inner().retired.contains(id) {
                 return Ok(());
             }
             return Err(not_a_member(id, members.nodes().map(|(id, _)| *id)));

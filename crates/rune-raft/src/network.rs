@@ -107,6 +107,8 @@ pub enum Reply<R: AsyncRuntime> {
     /// To [`Message::Write`], [`Message::ReadIndex`] and [`Message::Change`] where this node cannot
     /// say, and perhaps who can.
     NotLeader(Option<NodeId>),
+    /// The same where it leads and does not hear from a majority.
+    Alone,
 }
 
 /// A part of a snapshot.

@@ -1,25 +1,27 @@
 //! A node of a cluster.
 
+mod compaction;
 mod config;
 mod forward;
 mod lead;
 mod propose;
+mod room;
 mod status;
-mod upkeep;
 
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex};
 
 use openraft::{AsyncRuntime as _, Raft};
 use rune_storage::LogOwner;
 use rune_store_runtime::StoreError;
 
+use self::compaction::Compaction;
 pub use self::config::NodeConfig;
-pub use self::forward::Written;
+use self::forward::InstantOf;
+pub use self::forward::{MAX_WRITE_BYTES, MAX_WRITE_COMMANDS, Written};
 pub use self::lead::Lead;
 pub(crate) use self::propose::Refused;
 pub use self::status::Status;
-use crate::state_machine::{Applied, Room};
+use crate::state_machine::{Applied, Retired, Room};
 use crate::survey::{self, Survey};
 use crate::{
     CallError, Disk, LogStatus, LogStore, Message, Network, NodeId, Received, Receiver, Reply,
@@ -57,7 +59,10 @@ pub(crate) struct Inner<D: Disk, T> {
     pub(crate) receiver: Receiver,
     pub(crate) log: LogStatus,
     pub(crate) room: Room,
-    pub(crate) greatest: Arc<AtomicU64>,
+    /// Numbers of nodes that were members and are not.
+    pub(crate) retired: Retired,
+    /// Under which vote this node was last seen to lead, and since when.
+    led: Mutex<Option<(Vote, InstantOf<D>)>>,
     pub(crate) applied: Arc<Applied>,
     pub(crate) disk: D,
     pub(crate) survey: Survey,
@@ -91,16 +96,17 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         let protocol = config.protocol(&owner.cluster).validate();
         let protocol = protocol.map_err(|error| unavailable(&error))?;
         let network = Network::new(id, transport.clone(), disk.clone(), config.chunk_bytes);
-        let (status, greatest, since) = (log.status(), state.greatest(), state.since_snapshot());
+        let (status, retired, sizes) = (log.status(), state.retired(), log.sizes());
         let (applied, room) = (state.applied(), state.room());
         let raft = Raft::new(id, Arc::new(protocol), network, log, state);
         let raft = raft.await.map_err(|error| unavailable(&error))?;
-        let limit = config.snapshot_bytes;
-        drop(D::Runtime::spawn(upkeep::shorten(
-            raft.clone(),
-            since,
-            limit,
-        )));
+        let compaction = Compaction {
+            raft: raft.clone(),
+            snapshots: Arc::clone(&snapshots),
+            sizes,
+            config: config.clone(),
+        };
+        drop(D::Runtime::spawn(compaction.run()));
         let node = Self {
             inner: Arc::new(Inner {
                 id,
@@ -110,13 +116,14 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                 receiver: Receiver::new(snapshots),
                 log: status,
                 room,
-                greatest,
+                retired,
+                led: Mutex::default(),
                 applied,
                 disk,
                 survey: Survey::default(),
             }),
         };
-        drop(D::Runtime::spawn(upkeep::yield_when_full(Arc::downgrade(
+        drop(D::Runtime::spawn(room::yield_when_full(Arc::downgrade(
             &node.inner,
         ))));
         drop(D::Runtime::spawn(survey::run(Arc::downgrade(&node.inner))));
@@ -193,6 +200,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                 match self.lead(message).await {
                     Ok(reply) => Ok(reply),
                     Err(Refused::NotLeader(leader)) => Ok(Reply::NotLeader(leader)),
+                    Err(Refused::Alone) => Ok(Reply::Alone),
                     Err(Refused::Stopped(reason)) => Err(CallError::Broken(reason)),
                 }
             }

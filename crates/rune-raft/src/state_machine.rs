@@ -1,9 +1,10 @@
 //! Applying what is committed.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{Stream, StreamExt as _};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -35,9 +36,9 @@ type Meta = SnapshotMeta<Leader, NodeId, openraft::BasicNode>;
 pub(crate) struct Position {
     pub(crate) applied: Option<LogId>,
     pub(crate) members: Members,
-    /// The greatest number that a member ever had.
+    /// The numbers of nodes that were members and are not.
     #[serde(default)]
-    pub(crate) greatest: NodeId,
+    pub(crate) retired: BTreeSet<NodeId>,
 }
 
 impl Position {
@@ -46,6 +47,24 @@ impl Position {
             Some(text) => Ok(serde_json::from_str(text)?),
             None => Ok(Self::default()),
         }
+    }
+}
+
+/// The numbers of nodes that were members and are not.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Retired(Arc<Mutex<BTreeSet<NodeId>>>);
+
+impl Retired {
+    pub(crate) fn contains(&self, id: NodeId) -> bool {
+        self.lock().contains(&id)
+    }
+
+    fn set(&self, ids: &BTreeSet<NodeId>) {
+        self.lock().clone_from(ids);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,9 +159,7 @@ pub struct StateMachine<D: Disk> {
     replica: Arc<Mutex<Replica>>,
     position: Position,
     snapshots: Arc<SnapshotDir>,
-    /// Bytes of commands that were applied since the last snapshot.
-    since: Arc<AtomicU64>,
-    greatest: Arc<AtomicU64>,
+    retired: Retired,
     applied: Arc<Applied>,
     observer: Option<Arc<dyn ApplyObserver>>,
     room: Room,
@@ -157,14 +174,15 @@ impl<D: Disk> StateMachine<D> {
     pub fn new(replica: Replica, snapshots: Arc<SnapshotDir>, disk: D) -> io::Result<Self> {
         let text = replica.position().map_err(io::Error::other)?;
         let position = Position::read(text.as_deref())?;
+        let retired = Retired::default();
+        retired.set(&position.retired);
         Ok(Self {
-            greatest: Arc::new(AtomicU64::new(position.greatest)),
+            retired,
             applied: Arc::new(Applied::new(&position)),
             observer: None,
             position,
             replica: Arc::new(Mutex::new(replica)),
             snapshots,
-            since: Arc::default(),
             room: Room::default(),
             disk,
         })
@@ -179,14 +197,9 @@ impl<D: Disk> StateMachine<D> {
         }
     }
 
-    /// Counts the bytes of commands that were applied since the last snapshot.
-    pub(crate) fn since_snapshot(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.since)
-    }
-
-    /// Tells the greatest number that a member ever had.
-    pub(crate) fn greatest(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.greatest)
+    /// Tells the numbers of nodes that were members and are not.
+    pub(crate) fn retired(&self) -> Retired {
+        self.retired.clone()
     }
 
     /// Tells what was applied.
@@ -204,7 +217,7 @@ impl<D: Disk> StateMachine<D> {
     }
 
     fn set(&mut self, position: Position) {
-        self.greatest.store(position.greatest, Ordering::Relaxed);
+        self.retired.set(&position.retired);
         self.applied.set(&position);
         self.position = position;
     }
@@ -213,10 +226,13 @@ impl<D: Disk> StateMachine<D> {
     async fn commit(&mut self, batch: Batch<D>) -> io::Result<()> {
         let mut position = self.position.clone();
         position.applied = batch.last;
-        if let Some(members) = batch.members {
-            position.members = members;
+        for members in batch.members {
+            let before = std::mem::replace(&mut position.members, members);
+            let now = position.members.membership();
+            let gone = before.membership().nodes().map(|(id, _)| *id);
+            let gone = gone.filter(|id| now.get_node(id).is_none());
+            position.retired.extend(gone);
         }
-        position.greatest = position.greatest.max(batch.greatest);
         let (replica, observer) = (Arc::clone(&self.replica), self.observer.clone());
         let (text, proposals) = (serde_json::to_string(&position)?, batch.proposals);
         let applied = self.room.wait(&self.disk, move || {
@@ -236,7 +252,6 @@ impl<D: Disk> StateMachine<D> {
         });
         let mut answers = applied.await?.into_iter();
         self.set(position);
-        self.since.fetch_add(batch.bytes as u64, Ordering::Relaxed);
         for (is_command, responder) in batch.responders {
             let answer = if is_command { answers.next() } else { None };
             if let Some(responder) = responder {
@@ -280,8 +295,8 @@ struct Batch<D: Disk> {
     proposals: Vec<(LogId, Proposal)>,
     bytes: usize,
     responders: Vec<Waiting<D>>,
-    members: Option<Members>,
-    greatest: NodeId,
+    /// In their order.
+    members: Vec<Members>,
     last: Option<LogId>,
 }
 
@@ -291,8 +306,7 @@ impl<D: Disk> Default for Batch<D> {
             proposals: Vec::new(),
             bytes: 0,
             responders: Vec::new(),
-            members: None,
-            greatest: 0,
+            members: Vec::new(),
             last: None,
         }
     }
@@ -310,9 +324,8 @@ impl<D: Disk> Batch<D> {
                 true
             }
             EntryPayload::Membership(members) => {
-                let greatest = members.nodes().map(|(id, _)| *id).max();
-                self.greatest = self.greatest.max(greatest.unwrap_or(0));
-                self.members = Some(StoredMembership::new(Some(id), members));
+                let members = StoredMembership::new(Some(id), members);
+                self.members.push(members);
                 false
             }
         };
@@ -357,7 +370,6 @@ impl<D: Disk> RaftStateMachine<Types<D::Runtime>> for StateMachine<D> {
         Builder {
             copier: replica.copier(),
             snapshots: Arc::clone(&self.snapshots),
-            since: Arc::clone(&self.since),
             room: self.room.clone(),
             disk: self.disk.clone(),
         }
@@ -398,7 +410,6 @@ impl<D: Disk> RaftStateMachine<Types<D::Runtime>> for StateMachine<D> {
         if let Some(observer) = &self.observer {
             observer.replaced();
         }
-        self.since.store(0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -421,7 +432,6 @@ fn of_file(snapshot: SnapshotFile) -> Snapshot<Leader, NodeId, openraft::BasicNo
 pub struct Builder<D> {
     copier: Copier,
     snapshots: Arc<SnapshotDir>,
-    since: Arc<AtomicU64>,
     room: Room,
     disk: D,
 }
@@ -433,7 +443,6 @@ impl<D: Disk> RaftSnapshotBuilder<Types<D::Runtime>> for Builder<D> {
         &mut self,
     ) -> Result<Snapshot<Leader, NodeId, openraft::BasicNode, SnapshotFile>, io::Error> {
         let (copier, snapshots) = (self.copier.clone(), Arc::clone(&self.snapshots));
-        self.since.store(0, Ordering::Relaxed);
         let built = self.room.wait(&self.disk, move || {
             let draft = snapshots.draft();
             let built = build(&copier, &snapshots, &draft);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{AsyncRuntime, BasicNode, EntryPayload, OptionalSend, RaftTypeConfig};
-use rune_store_runtime::{Command, Leadership, Reject, Reply, StoreError};
+use rune_store_runtime::{Command, Leadership, Reject, Reply, StoreError, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -129,16 +129,17 @@ impl Proposal {
     pub fn checked(command: &Command) -> Result<Self, StoreError> {
         let proposal = Self::of(command)
             .map_err(|error| Reject::invalid(format!("cannot be written as JSON: {error}")))?;
-        proposal.check((0, Command::VERSION))?;
+        let any_time = Timestamp::from_millis(i64::MAX);
+        proposal.check((0, Command::VERSION), any_time)?;
         Ok(proposal)
     }
 
     /// Whether it can stand in a log whose member that understands the least is this one, with this
-    /// version of commands.
+    /// version of commands, as one that was made no later than `latest`.
     ///
     /// # Errors
     /// As of [`Proposal::checked`].
-    pub fn check(&self, (node, known): (NodeId, u16)) -> Result<(), Reject> {
+    pub fn check(&self, (node, known): (NodeId, u16), latest: Timestamp) -> Result<(), Reject> {
         if self.bytes() > MAX_PROPOSAL_BYTES {
             return Err(Reject::invalid(format!(
                 "a command has {} bytes of JSON, the limit of a cluster is {MAX_PROPOSAL_BYTES}",
@@ -157,8 +158,16 @@ impl Proposal {
         }
         if command.v > known {
             return Err(Reject::conflict(format!(
-                "this needs version {} of commands, and node {node} is not known to understand more than {known}: start                  it with the version of the others",
+                "this needs version {} of commands, and node {node} is not known to understand more than {known}: \
+                 start it with the version of the others",
                 command.v
+            )));
+        }
+        if command.at > latest {
+            return Err(Reject::invalid(format!(
+                "the command is of {}, which is too far ahead of the clock of the node that leads; set the clocks of \
+                 both nodes",
+                command.at
             )));
         }
         Ok(())

@@ -68,6 +68,8 @@ pub struct LogStart {
     pub purged: Option<String>,
     /// The last entry.
     pub last: Option<LogRow>,
+    /// How large it is, near enough.
+    pub bytes: u64,
 }
 
 /// Changes that were not made.
@@ -120,6 +122,7 @@ impl LogFile {
                         committed: get(row, 3)?,
                         purged: get(row, 4)?,
                         last: None,
+                        bytes: 0,
                     };
                     Ok((found, start))
                 },
@@ -140,6 +143,9 @@ impl LogFile {
             )
             .optional()
             .map_err(sqlite)?;
+        let size = |pragma| db.pragma_query_value(None, pragma, |row| get::<u64>(row, 0));
+        let used = || Ok((size("page_count")? - size("freelist_count")?) * size("page_size")?);
+        start.bytes = used().map_err(sqlite)?;
         Ok((Self { db }, start))
     }
 

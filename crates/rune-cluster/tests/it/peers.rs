@@ -71,7 +71,10 @@ async fn every_node_writes_and_goes_on_when_the_leader_is_gone() {
 async fn a_node_that_joins_is_sent_a_snapshot_in_parts_while_writes_go_on() {
     let config = NodeConfig {
         snapshot_entries: 50,
+        snapshot_percent: 0,
         keep_entries: 0,
+        keep_bytes: 0,
+        keep_percent: 0,
         chunk_bytes: 16 << 10,
         ..settings()
     };

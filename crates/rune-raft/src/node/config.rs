@@ -29,9 +29,17 @@ pub struct NodeConfig {
     pub snapshot_entries: u64,
     /// Bytes of commands after which a snapshot is taken.
     pub snapshot_bytes: u64,
+    /// Per cent of the last snapshot that the commands after it have to have for one to be taken:
+    /// what one of a large database costs.
+    pub snapshot_percent: u64,
     /// Entries that stay in the log although a snapshot holds them, for nodes that are a little
     /// behind.
     pub keep_entries: u64,
+    /// Bytes of commands that stay in the log although a snapshot holds them.
+    pub keep_bytes: u64,
+    /// The same per cent of the snapshot, where that is more: for a node that is sent it while
+    /// others write.
+    pub keep_percent: u64,
     /// The parts in which a snapshot is sent.
     pub chunk_bytes: usize,
     /// How long a write or a linearizable read looks for a leader that answers it.
@@ -45,7 +53,10 @@ impl Default for NodeConfig {
             election: Duration::from_millis(150),
             snapshot_entries: 20_000,
             snapshot_bytes: 256 << 20,
+            snapshot_percent: 25,
             keep_entries: 2_000,
+            keep_bytes: 16 << 20,
+            keep_percent: 100,
             chunk_bytes: 1 << 20,
             patience: Duration::from_secs(10),
         }
@@ -61,8 +72,9 @@ impl NodeConfig {
             election_timeout_min: millis(self.heartbeat * 3 / 2),
             election_timeout_max: millis(self.election * 2),
             install_snapshot_timeout: millis(INSTALL_TTL),
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
-            max_in_snapshot_log_to_keep: self.keep_entries,
+            // Both are decided by bytes, too (`compaction.rs`).
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
             replication_lag_threshold: self.snapshot_entries.saturating_mul(2),
             api_channel_size: Some(QUEUE),
             enable_pre_vote: Some(true),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use openraft::AsyncRuntime as _;
+use openraft::{AsyncRuntime, Instant as _};
 use rune_store_runtime::{Command, Reject, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,18 @@ pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Nobody answered.
 pub(super) const NO_LEADER: &str =
     "no node answered as leader in time; the same command may be sent again";
+
+/// Why nothing is decided here.
+const ALONE: &str = "the node that leads does not hear from a majority of the nodes; the same command may be sent again, \
+                     here or to a node of the other side";
+
+pub(super) type InstantOf<D> = <<D as Disk>::Runtime as AsyncRuntime>::Instant;
+
+/// Commands that are sent to the leader at once at the most.
+pub const MAX_WRITE_COMMANDS: usize = 1024;
+
+/// Bytes of commands that are sent to the leader at once at the most; one command may exceed it.
+pub const MAX_WRITE_BYTES: usize = 4 << 20;
 
 /// A command that was applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,16 +57,20 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     }
 
     /// Writes commands in their order, like [`Node::write`], and answers the first of them, at
-    /// least one: those that were put into the log before another node began to lead. Looks for a
-    /// leader for `patience`.
+    /// least one: as many as fit into one message, and of these what was put into the log before
+    /// another node began to lead. Looks for a leader for `patience`.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] as of [`Node::write`].
+    /// [`StoreError::Unavailable`] as of [`Node::write`]; [`StoreError::Rejected`] for none.
     pub async fn write_some(
         &self,
-        proposals: Vec<Proposal>,
+        mut proposals: Vec<Proposal>,
         patience: Duration,
     ) -> Result<Vec<Written>, StoreError> {
+        if proposals.is_empty() {
+            return Err(Reject::invalid("there is no command to write").into());
+        }
+        proposals.truncate(fitting(&proposals));
         let message = Message::Write(proposals);
         self.ask_leader(message, patience, |reply| match reply {
             Reply::Written(written) => (!written.is_empty()).then_some(written),
@@ -119,18 +135,25 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     ) -> Result<A, StoreError> {
         let attempt = self.inner.config.attempt_at(&message);
         let asked = async {
-            let mut hint = None;
+            let (mut hint, mut alone) = (None, None);
             loop {
                 let leader = hint.take().or_else(|| self.status().leader);
                 let answer = self.ask(leader, message.clone());
                 match D::Runtime::timeout(attempt, answer).await {
-                    Ok(Ok(Reply::NotLeader(leader))) => hint = leader,
+                    Ok(Ok(Reply::NotLeader(leader)) | Err(Refused::NotLeader(leader))) => {
+                        hint = leader;
+                    }
+                    Ok(Ok(Reply::Alone) | Err(Refused::Alone)) => {
+                        let since = *alone.get_or_insert_with(InstantOf::<D>::now);
+                        if since.elapsed() >= self.inner.config.attempt() {
+                            return Err(StoreError::Unavailable(ALONE.to_owned()));
+                        }
+                    }
                     Ok(Ok(reply)) => {
                         if let Some(answer) = wanted(reply) {
                             return Ok(answer);
                         }
                     }
-                    Ok(Err(Refused::NotLeader(leader))) => hint = leader,
                     Ok(Err(Refused::Stopped(reason))) => {
                         return Err(StoreError::Unavailable(reason));
                     }
@@ -162,4 +185,15 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
             Refused::NotLeader(None)
         })
     }
+}
+
+/// How many of the commands fit into one message, at least one.
+fn fitting(proposals: &[Proposal]) -> usize {
+    let mut bytes = 0usize;
+    let fit = proposals.iter().take(MAX_WRITE_COMMANDS);
+    let fit = fit.take_while(|proposal| {
+        bytes = bytes.saturating_add(proposal.bytes());
+        bytes <= MAX_WRITE_BYTES
+    });
+    fit.count().max(1)
 }

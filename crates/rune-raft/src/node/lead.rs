@@ -89,8 +89,9 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                     Ok(Err(Refused::Stopped(reason))) => {
                         return Err(StoreError::Unavailable(reason));
                     }
-                    // One that was just elected, or has not heard of the others for a moment, says so, too.
-                    Ok(Ok(_) | Err(Refused::NotLeader(_))) | Err(_) => {}
+                    // One that was just elected, or has not heard from the others for a while, says so, too: what
+                    // the engine of a leader does waits for them.
+                    Ok(Ok(_) | Err(Refused::NotLeader(_) | Refused::Alone)) | Err(_) => {}
                 }
                 if self.leader() != Lead::Own(lead) {
                     return Ok(None);

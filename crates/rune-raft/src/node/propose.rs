@@ -1,21 +1,32 @@
 //! What only the leader does.
 
+use std::sync::PoisonError;
+use std::time::Duration;
+
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use rune_store_runtime::Command;
+use openraft::{Instant as _, ReadPolicy, ServerState};
+use rune_store_runtime::{Clock as _, Command, Reject, SystemClock};
 
-use super::forward::Written;
+use super::forward::{InstantOf, Written};
 use crate::{Disk, Message, Node, NodeId, Proposal, Reply, Transport};
 
 /// A command in the log that was applied without an answer, which no command is.
 pub(super) const NO_ANSWER: &str = "the command has no answer";
 
+/// How far the clock of a node may be ahead of that of the leader. The time of a state does not go
+/// back: a command from the far future would end every lease and window for good.
+const MAX_SKEW: Duration = Duration::from_secs(5 * 60);
+
 /// Why this node did not do what only the leader does.
 pub(crate) enum Refused {
     /// Somebody else may. Whether it was done is not known.
     NotLeader(Option<NodeId>),
+    /// It leads and does not hear from a majority: what it would put into the log now, it could
+    /// not commit, and would put there again with every retry.
+    Alone,
     /// It takes no part.
     Stopped(String),
 }
@@ -47,7 +58,7 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                 Err(Refused::NotLeader(forward.leader_id))
             }
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
-                Err(Refused::NotLeader(None))
+                Err(Refused::Alone)
             }
             Err(RaftError::Fatal(error)) => Err(Refused::Stopped(error.to_string())),
         }
@@ -71,8 +82,8 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
     /// stop every node for good. It is answered alone, what is before it first.
     async fn propose(&self, mut proposals: Vec<Proposal>) -> Result<Reply<D::Runtime>, Refused> {
         let stopped = |error: &dyn ToString| Refused::Stopped(error.to_string());
-        let oldest = self.oldest();
-        let wrong = |proposal: &Proposal| proposal.check(oldest).err();
+        let (oldest, latest) = (self.oldest(), SystemClock.now().plus(MAX_SKEW));
+        let wrong = |proposal: &Proposal| proposal.check(oldest, latest).err();
         let wrong = proposals.iter().map(wrong).enumerate();
         let wrong = wrong.filter_map(|(at, reject)| Some((at, reject?))).next();
         match wrong {
@@ -88,6 +99,12 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                 "the disk of node {}, which leads, is full",
                 self.inner.id
             )));
+        }
+        if proposals.is_empty() {
+            return Ok(Reply::Written(Vec::new()));
+        }
+        if self.is_alone() {
+            return Err(Refused::Alone);
         }
         let answers = self.inner.raft.client_write_many(proposals).await;
         let mut answers = answers.map_err(|error| stopped(&error))?;
@@ -108,5 +125,36 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
             }
         }
         Ok(Reply::Written(written))
+    }
+
+    /// Whether this node leads and has not heard from a majority for longer than a follower waits
+    /// for a leader.
+    fn is_alone(&self) -> bool {
+        let (led, acked) = {
+            let metrics = self.inner.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let members = metrics.membership_config.membership();
+            let others = members.voter_ids().any(|id| id != self.inner.id);
+            if metrics.state != ServerState::Leader || !others {
+                return false;
+            }
+            (metrics.vote, metrics.last_quorum_acked.map(|acked| *acked))
+        };
+        let now = InstantOf::<D>::now();
+        // Nobody may have answered yet whoever began to lead just now.
+        let mut seen = self
+            .inner
+            .led
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let since = match *seen {
+            Some((known, since)) if known == led => since,
+            _ => {
+                *seen = Some((led, now));
+                now
+            }
+        };
+        now.saturating_duration_since(acked.unwrap_or(since).max(since))
+            > self.inner.config.election * 2
     }
 }

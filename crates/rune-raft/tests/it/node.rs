@@ -1,20 +1,22 @@
 //! What a node does for whoever runs it, in a cluster to which nothing happens.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use openraft::{AsyncRuntime as _, BasicNode};
-use openraft_rt_sim::SimRuntime;
+use openraft::{AsyncRuntime as _, BasicNode, Instant as _};
+use openraft_rt_sim::{SimInstant, SimRuntime};
 use rune_raft::{
-    Change, MAX_PROPOSAL_BYTES, Message, Node, NodeConfig, NodeId, Proposal, SnapshotDir,
+    Change, MAX_PROPOSAL_BYTES, MAX_WRITE_BYTES, Message, Node, NodeConfig, NodeId, Proposal,
+    SnapshotDir,
 };
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
-use rune_store_runtime::{Command, Reject, RequestId, StoreError};
+use rune_store_runtime::{Clock as _, Command, Reject, RequestId, StoreError, SystemClock};
 
 use crate::sim::SimDisk;
-use crate::sim::cluster::Cluster;
+use crate::sim::cluster::{Cluster, quick};
 use crate::sim::dice::Dice;
 use crate::sim::net::{Net, SimNode, Wire};
 use crate::sim::run::Trace;
@@ -24,8 +26,12 @@ use crate::support::{
 };
 
 /// A cluster of the nodes from 1 to `count`, which has a leader.
-async fn cluster(root: &std::path::Path, count: u64) -> Cluster {
-    let cluster = Cluster::new(Dice::new(1), root, Trace::default());
+async fn cluster(root: &Path, count: u64) -> Cluster {
+    cluster_with(root, count, quick()).await
+}
+
+pub(crate) async fn cluster_with(root: &Path, count: u64, config: NodeConfig) -> Cluster {
+    let cluster = Cluster::new(Dice::new(1), root, config, Trace::default());
     for id in 1..=count {
         cluster.add(id).await;
     }
@@ -41,7 +47,7 @@ fn node(cluster: &Cluster, id: NodeId) -> SimNode {
     running.find(|(found, _)| *found == id).unwrap().1.node
 }
 
-async fn leader(cluster: &Cluster) -> (NodeId, SimNode) {
+pub(crate) async fn leader(cluster: &Cluster) -> (NodeId, SimNode) {
     loop {
         if let Some(leader) = cluster.leader() {
             return leader;
@@ -346,5 +352,129 @@ fn a_node_that_lost_its_log_and_not_its_database_does_not_start() {
         let refused = start(open_log(root.path()), open_state(root.path())).await;
         let error = refused.err().unwrap().to_string();
         assert!(error.contains("join under a new number"), "{error}");
+    });
+}
+
+/// What a leader without the others puts into its log it cannot commit, and would put there again
+/// with every retry.
+#[test]
+fn a_leader_that_hears_of_no_majority_refuses_soon_and_puts_nothing_into_its_log() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 3).await;
+        let (first, node) = leader(&cluster).await;
+        node.write(&put(1, "k", 1)).await.unwrap().outcome.unwrap();
+        for other in (1..=3).filter(|id| *id != first) {
+            let mut cut = cluster.net.cut.lock().unwrap();
+            cut.extend([(first, other), (other, first)]);
+        }
+        SimRuntime::sleep(Duration::from_secs(2)).await;
+        let last = node.status().last;
+        for number in 2..20 {
+            let begun = SimInstant::now();
+            let error = node.write(&put(number, "k", number)).await.unwrap_err();
+            assert!(error.to_string().contains("majority"), "{error}");
+            let read = node.linearizable().await.unwrap_err();
+            assert!(read.to_string().contains("majority"), "{read}");
+            assert!(
+                begun.elapsed() < Duration::from_secs(5),
+                "{:?}",
+                begun.elapsed()
+            );
+        }
+        assert_eq!(node.status().last, last);
+        cluster.net.cut.lock().unwrap().clear();
+        node.write(&put(20, "k", 20))
+            .await
+            .unwrap()
+            .outcome
+            .unwrap();
+    });
+}
+
+/// A message that is larger than what another node takes would be sent again for ever.
+#[test]
+fn commands_that_are_many_megabytes_together_are_all_written() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 3).await;
+        let (first, _) = leader(&cluster).await;
+        let follower = node(&cluster, first % 3 + 1);
+        let large = "x".repeat(MAX_ENTRY_BYTES - 1024);
+        let proposals = (1..=12).map(|number| {
+            let command = put(number, &number.to_string(), large.as_str());
+            Proposal::of(&command).unwrap()
+        });
+        let mut proposals: Vec<_> = proposals.collect();
+        let patience = Duration::from_secs(60);
+        while !proposals.is_empty() {
+            let written = follower.write_some(proposals.clone(), patience).await;
+            let written = written.unwrap();
+            assert!(written.iter().all(|one| one.outcome.is_ok()));
+            assert!(written.len() <= MAX_WRITE_BYTES / (MAX_ENTRY_BYTES - 1024));
+            proposals.drain(..written.len());
+        }
+        let none = follower.write_some(Vec::new(), patience).await;
+        assert!(matches!(
+            none,
+            Err(StoreError::Rejected(Reject::Invalid { .. }))
+        ));
+    });
+}
+
+#[test]
+fn a_command_from_the_far_future_does_not_move_the_time_of_the_state() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 3).await;
+        let (first, node) = leader(&cluster).await;
+        let now = SystemClock.now();
+        let at = |number, at| Command {
+            at,
+            ..put(number, "k", number)
+        };
+        let future = at(1, now.plus(Duration::from_secs(3600)));
+        let follower = self::node(&cluster, first % 3 + 1);
+        for node in [&node, &follower] {
+            let outcome = node.write(&future).await.unwrap().outcome;
+            let Err(Reject::Invalid { message }) = outcome else {
+                panic!("{outcome:?}");
+            };
+            assert!(message.contains("set the clocks"), "{message}");
+        }
+        // A little ahead is as good as any.
+        let ahead = at(2, now.plus(Duration::from_secs(60)));
+        node.write(&ahead).await.unwrap().outcome.unwrap();
+    });
+}
+
+/// Whoever asks for two numbers may use the second one first, or only one of them.
+#[test]
+fn a_number_is_good_for_one_node_once_whenever_it_is_used() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 3).await;
+        let (_, node) = leader(&cluster).await;
+        let (early, late) = (
+            node.new_number().await.unwrap(),
+            node.new_number().await.unwrap(),
+        );
+        for id in [late, early] {
+            cluster.add(id).await;
+            let added = node.change(join(id)).await;
+            added.unwrap_or_else(|error| panic!("{id}: {error}"));
+        }
+        for id in [late, early] {
+            node.change(Change::Remove(id)).await.unwrap();
+        }
+        let unknown = node.new_number().await.unwrap() + 100;
+        for (id, why) in [
+            (early, "in use before"),
+            (late, "in use before"),
+            (unknown, "not given"),
+        ] {
+            let refused = node.change(join(id)).await.unwrap_err();
+            assert!(refused.to_string().contains(why), "{refused}");
+        }
     });
 }

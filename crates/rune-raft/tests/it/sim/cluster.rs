@@ -26,6 +26,7 @@ pub(crate) struct Cluster {
     pub(crate) dice: Dice,
     pub(crate) net: Arc<Net>,
     root: PathBuf,
+    config: NodeConfig,
     machines: Mutex<BTreeMap<NodeId, Machine>>,
     trace: Trace,
     begun: SimInstant,
@@ -41,12 +42,29 @@ struct Machine {
     station: Option<Station>,
 }
 
+/// One whose snapshots and elections come soon.
+pub(crate) fn quick() -> NodeConfig {
+    NodeConfig {
+        heartbeat: Duration::from_millis(60),
+        election: Duration::from_millis(200),
+        snapshot_entries: 40,
+        snapshot_percent: 0,
+        keep_entries: 5,
+        keep_bytes: 16 << 10,
+        keep_percent: 0,
+        chunk_bytes: 64 << 10,
+        patience: Duration::from_secs(3),
+        ..NodeConfig::default()
+    }
+}
+
 impl Cluster {
-    pub(crate) fn new(dice: Dice, root: &Path, trace: Trace) -> Self {
+    pub(crate) fn new(dice: Dice, root: &Path, config: NodeConfig, trace: Trace) -> Self {
         Self {
             net: Arc::new(Net::new(dice.clone())),
             dice,
             root: root.to_owned(),
+            config,
             machines: Mutex::default(),
             trace,
             begun: SimInstant::now(),
@@ -121,15 +139,7 @@ impl Cluster {
             from: id,
             alive: Arc::clone(&alive),
         };
-        let config = NodeConfig {
-            heartbeat: Duration::from_millis(60),
-            election: Duration::from_millis(200),
-            snapshot_entries: 40,
-            keep_entries: 5,
-            chunk_bytes: 64 << 10,
-            patience: Duration::from_secs(3),
-            ..NodeConfig::default()
-        };
+        let config = self.config.clone();
         let path = directory.join("raft.db");
         let (log, replica, snapshots) = disk.platter.work(|| {
             (

@@ -13,7 +13,7 @@ use rune_store_runtime::{Leadership, RequestId};
 use tempfile::TempDir;
 
 use super::client::{Clients, Fate, numbered};
-use super::cluster::Cluster;
+use super::cluster::{Cluster, quick};
 use super::dice::Dice;
 use super::history::{Action, is_linearizable};
 use super::net::Weather;
@@ -21,8 +21,9 @@ use super::platter::Fault;
 use crate::state::{accept, marks};
 use crate::support::{digest, place, put, reader, simulate};
 
-/// How long things happen.
+/// How long things happen in one run of four, and in the others.
 const STORM: Duration = Duration::from_secs(6);
+const SHORT_STORM: Duration = Duration::from_millis(1500);
 
 /// How long a cluster may take to be one again when nothing happens any more.
 const HEALING: Duration = Duration::from_secs(30);
@@ -139,7 +140,7 @@ impl Run {
     pub(crate) fn of(seed: u64, trace: &Trace) -> Self {
         let root = directory();
         simulate(seed, async {
-            let cluster = Cluster::new(Dice::new(seed), root.path(), trace.clone());
+            let cluster = Cluster::new(Dice::new(seed), root.path(), quick(), trace.clone());
             let cluster = Arc::new(cluster);
             Story::begin(cluster).await.tell().await
         })
@@ -181,8 +182,12 @@ impl Story {
             })
             .collect();
         let begun = SimInstant::now();
-        while begun.elapsed() < STORM {
-            SimRuntime::sleep(self.cluster.dice.micros(20_000, 400_000)).await;
+        let (storm, pause) = match self.cluster.dice.below(4) {
+            0 => (STORM, 400_000),
+            _ => (SHORT_STORM, 200_000),
+        };
+        while begun.elapsed() < storm {
+            SimRuntime::sleep(self.cluster.dice.micros(20_000, pause)).await;
             self.happen().await;
         }
         self.rest().await;

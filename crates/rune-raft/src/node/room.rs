@@ -1,18 +1,17 @@
-//! What a node does by itself beside the protocol.
+//! A leader whose disk is full.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
+use openraft::AsyncRuntime as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::{AsyncRuntime as _, Raft};
 
 use super::Inner;
-use crate::{Disk, NodeId, StateMachine, Transport, Types};
+use crate::{Disk, NodeId, Transport};
 
-/// How often the size of the log is looked at.
-const LOG_LOOK: Duration = Duration::from_secs(1);
+/// How often the room on the disk is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl<D: Disk, T> Inner<D, T> {
     /// Who is to lead instead of this node, where it leads and another voter could: the one that
@@ -33,7 +32,7 @@ impl<D: Disk, T> Inner<D, T> {
 /// that wait for it could go on.
 pub(super) async fn yield_when_full<D: Disk, T: Transport<D::Runtime>>(node: Weak<Inner<D, T>>) {
     loop {
-        D::Runtime::sleep(LOG_LOOK).await;
+        D::Runtime::sleep(LOOK).await;
         let Some(node) = node.upgrade() else { return };
         if node.raft.metrics().borrow_watched().running_state.is_err() {
             return;
@@ -48,23 +47,6 @@ pub(super) async fn yield_when_full<D: Disk, T: Transport<D::Runtime>>(node: Wea
             "the disk is full: another node is to lead"
         );
         if node.raft.trigger().transfer_leader(to).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Has a snapshot taken when the log has become large, however few entries that are.
-pub(super) async fn shorten<D: Disk>(
-    raft: Raft<Types<D::Runtime>, StateMachine<D>>,
-    since: Arc<AtomicU64>,
-    limit: u64,
-) {
-    loop {
-        D::Runtime::sleep(LOG_LOOK).await;
-        if raft.metrics().borrow_watched().running_state.is_err() {
-            return;
-        }
-        if since.load(Ordering::Relaxed) >= limit && raft.trigger().snapshot().await.is_err() {
             return;
         }
     }
