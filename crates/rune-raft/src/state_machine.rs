@@ -285,7 +285,10 @@ fn read(id: LogId, proposal: &Proposal) -> io::Result<Ordered> {
         ))
     })?;
     let led = leadership(&id.leader_id);
-    Ok(Ordered { command, led })
+    Ok(Ordered {
+        command: *command,
+        led,
+    })
 }
 
 /// Whether an entry is a command, and who waits for the answer to it.

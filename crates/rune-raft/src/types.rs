@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{AsyncRuntime, BasicNode, EntryPayload, OptionalSend, RaftTypeConfig};
@@ -109,8 +109,17 @@ impl<R> Ord for Types<R> {
 
 /// A command as its JSON: made once by whoever submits it, kept and sent as it is, and read by
 /// every node that applies it. A node that cannot read one stops there, and does not skip it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Proposal(Arc<str>);
+///
+/// What was read of it is kept until it is applied, so that the node that looked at it need not
+/// read it twice. It is never the command that the JSON was made of: every node applies what the
+/// JSON says.
+#[derive(Clone)]
+pub struct Proposal(Arc<Text>);
+
+struct Text {
+    json: Arc<str>,
+    read: Mutex<Option<Box<Command>>>,
+}
 
 impl Proposal {
     /// The proposal of a command.
@@ -170,60 +179,78 @@ impl Proposal {
                 command.at
             )));
         }
+        *self.read() = Some(command);
         Ok(())
     }
 
-    /// The command.
+    /// The command, which is not kept any longer.
     ///
     /// # Errors
     /// Where it is not one that this version knows.
-    pub fn command(&self) -> Result<Command, serde_json::Error> {
-        serde_json::from_str(&self.0)
+    pub fn command(&self) -> Result<Box<Command>, serde_json::Error> {
+        match self.read().take() {
+            Some(command) => Ok(command),
+            None => serde_json::from_str(&self.0.json),
+        }
     }
 
     /// The JSON.
     #[must_use]
-    pub const fn text(&self) -> &Arc<str> {
-        &self.0
+    pub fn text(&self) -> &Arc<str> {
+        &self.0.json
     }
 
     /// Its size.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.0.len()
+        self.0.json.len()
+    }
+
+    fn read(&self) -> MutexGuard<'_, Option<Box<Command>>> {
+        self.0.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl From<String> for Proposal {
     fn from(text: String) -> Self {
-        Self(text.into())
+        Self::from(Arc::from(text))
     }
 }
 
 impl From<Arc<str>> for Proposal {
-    fn from(text: Arc<str>) -> Self {
-        Self(text)
+    fn from(json: Arc<str>) -> Self {
+        let read = Mutex::default();
+        Self(Arc::new(Text { json, read }))
     }
 }
+
+impl PartialEq for Proposal {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.json == other.0.json
+    }
+}
+
+impl Eq for Proposal {}
 
 /// Within other JSON it is a value of it, and not a text that every quotation mark is escaped in.
 impl Serialize for Proposal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let value: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        let value: &RawValue =
+            serde_json::from_str(&self.0.json).map_err(serde::ser::Error::custom)?;
         value.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Proposal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Box::<RawValue>::deserialize(deserializer).map(|value| Self(value.get().into()))
+        Box::<RawValue>::deserialize(deserializer).map(|value| Self::from(Arc::from(value.get())))
     }
 }
 
 /// Says how large it is: what is in a command is nobody's business in a log line.
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "command of {} bytes", self.0.len())
+        write!(f, "command of {} bytes", self.bytes())
     }
 }
 
