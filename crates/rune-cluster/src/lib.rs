@@ -36,4 +36,4 @@ pub use membership::{Cluster, ClusterStatus, MemberStatus, Role, SnapshotAsked};
 pub use objects::{ClusterObjects, ObjectsStatus};
 pub use rune_raft::About;
 pub use server::{Clients, PeerServer};
-pub use wire::{BodyError, FORWARDED, PeerBody};
+pub use wire::{BodyError, FORWARDED, PeerBody, PeerMessage, PeerReply, WireError, decode, encode};

@@ -9,8 +9,10 @@ use hyper::body::Incoming;
 use rune_raft::{Disk, Message, Reply, Threads};
 use serde::de::DeserializeOwned;
 
-pub(crate) type PeerMessage = Message<<Threads as Disk>::Runtime>;
-pub(crate) type PeerReply = Reply<<Threads as Disk>::Runtime>;
+/// What a node asks of another one.
+pub type PeerMessage = Message<<Threads as Disk>::Runtime>;
+/// What it is answered.
+pub type PeerReply = Reply<<Threads as Disk>::Runtime>;
 
 /// The path that is asked.
 pub(crate) const PATH: &str = "/raft";
@@ -35,19 +37,26 @@ pub(crate) const MAX_BYTES: usize = 64 << 20;
 
 /// What has no meaning, or is too large.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WireError {
+pub enum WireError {
+    /// It ends too early.
     #[error("the message is cut off")]
     Short,
+    /// It is nothing that is known.
     #[error("the message cannot be read, it may be of another version of rune: {0}")]
     Json(#[from] serde_json::Error),
+    /// It is too large.
     #[error("the message has more than {MAX_BYTES} bytes")]
     TooLarge,
+    /// The connection ended before it did.
     #[error("the message did not arrive whole: {0}")]
     Broken(String),
 }
 
 /// The bytes of a message.
-pub(crate) fn encode(mut message: PeerMessage) -> Result<Bytes, WireError> {
+///
+/// # Errors
+/// [`WireError::TooLarge`].
+pub fn encode(mut message: PeerMessage) -> Result<Bytes, WireError> {
     let part = match &mut message {
         Message::Chunk(_, chunk) => std::mem::take(&mut chunk.bytes),
         _ => Vec::new(),
@@ -65,7 +74,10 @@ pub(crate) fn encode(mut message: PeerMessage) -> Result<Bytes, WireError> {
 }
 
 /// The message of these bytes.
-pub(crate) fn decode(bytes: &[u8]) -> Result<PeerMessage, WireError> {
+///
+/// # Errors
+/// Where there is none.
+pub fn decode(bytes: &[u8]) -> Result<PeerMessage, WireError> {
     let (length, rest) = bytes.split_first_chunk().ok_or(WireError::Short)?;
     let length = u32::from_be_bytes(*length) as usize;
     let (json, part) = rest.split_at_checked(length).ok_or(WireError::Short)?;
