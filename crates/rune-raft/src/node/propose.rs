@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{Instant as _, ReadPolicy, ServerState};
-use rune_store_runtime::{Clock as _, Command, Reject, SystemClock};
+use rune_store_runtime::{Clock as _, Command, SystemClock};
 
 use super::forward::{InstantOf, Written};
 use crate::{Disk, Message, Node, NodeId, Proposal, Reply, Transport};

@@ -141,6 +141,8 @@ impl Cluster {
         };
         let config = self.config.clone();
         let path = directory.join("raft.db");
+        // What was wrong with it while it was off has been seen to.
+        disk.platter.set(None);
         let (log, replica, snapshots) = disk.platter.work(|| {
             (
                 LogStore::open(&path, &owner(id), disk.clone()).unwrap(),
