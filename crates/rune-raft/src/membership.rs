@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::raft::Precondition;
 use openraft::{AsyncRuntime, BasicNode, ChangeMembers};
 use rune_store_runtime::{Reject, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::node::{Refused, unavailable};
-use crate::{Disk, Message, Node, NodeId, Reply, Transport, Types};
+use crate::{Disk, Members, Message, Node, NodeId, Reply, Transport, Types};
 
 /// The least number of a node that joined a cluster without being told one. Those that a cluster
 /// begins with have smaller ones, given by hand.
@@ -99,11 +100,16 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         };
         let applied = self.applied(index).await;
         applied.map_err(|_| Refused::NotLeader(None))?;
+        let members = self.status().members;
+        // One that was removed leads for a moment longer, so that the others hear of it. OpenRaft takes no change from it.
+        if members.membership().get_node(&self.inner().id).is_none() {
+            return Err(Refused::NotLeader(None));
+        }
         let made = match change {
-            Change::AddLearner { node, addr } => self.add_learner(node, addr).await,
-            Change::SetVoters(ids) => self.set_voters(ids).await,
-            Change::Remove(id) => self.remove(id).await,
-            Change::HandOver(to) => self.hand_over(to).await,
+            Change::AddLearner { node, addr } => self.add_learner(&members, node, addr).await,
+            Change::SetVoters(ids) => self.set_voters(&members, ids).await,
+            Change::Remove(id) => self.remove(&members, id).await,
+            Change::HandOver(to) => self.hand_over(&members, to).await,
         };
         match made {
             Ok(()) => Ok(Reply::Changed(Ok(()))),
@@ -112,9 +118,8 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         }
     }
 
-    async fn add_learner(&self, id: NodeId, addr: String) -> Result<(), Unmade> {
+    async fn add_learner(&self, members: &Members, id: NodeId, addr: String) -> Result<(), Unmade> {
         let node = BasicNode::new(addr);
-        let members = self.status().members;
         if let Some(known) = members.membership().get_node(&id) {
             if *known == node {
                 return Ok(());
@@ -145,20 +150,19 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
                 node.addr
             )));
         }
-        self.submit(ChangeMembers::AddNodes(BTreeMap::from([(id, node)])), true)
-            .await
+        let added = ChangeMembers::AddNodes(BTreeMap::from([(id, node)]));
+        self.submit(members, added, true).await
     }
 
-    async fn set_voters(&self, ids: BTreeSet<NodeId>) -> Result<(), Unmade> {
-        let members = self.status().members;
-        let (members, progress) = (members.membership(), self.inner().progress());
-        let voters: BTreeSet<NodeId> = members.voter_ids().collect();
+    async fn set_voters(&self, members: &Members, ids: BTreeSet<NodeId>) -> Result<(), Unmade> {
+        let (nodes, progress) = (members.membership(), self.inner().progress());
+        let voters: BTreeSet<NodeId> = nodes.voter_ids().collect();
         if ids.is_empty() {
             return Err(invalid("a cluster has one voter at the least"));
         }
         for id in &ids {
-            if members.get_node(id).is_none() {
-                return Err(not_a_member(*id, members.nodes().map(|(id, _)| *id)));
+            if nodes.get_node(id).is_none() {
+                return Err(not_a_member(*id, nodes.nodes().map(|(id, _)| *id)));
             }
         }
         let last = self.status().last;
@@ -180,23 +184,23 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
             }
         }
         self.check_majority(&ids)?;
-        self.submit(ChangeMembers::ReplaceAllVoters(ids), true)
+        self.submit(members, ChangeMembers::ReplaceAllVoters(ids), true)
             .await
     }
 
-    async fn remove(&self, id: NodeId) -> Result<(), Unmade> {
-        let members = self.status().members;
-        let members = members.membership();
-        if members.get_node(&id).is_none() {
+    async fn remove(&self, members: &Members, id: NodeId) -> Result<(), Unmade> {
+        let nodes = members.membership();
+        if nodes.get_node(&id).is_none() {
             if self.inner().retired.contains(id) {
                 return Ok(());
             }
-            return Err(not_a_member(id, members.nodes().map(|(id, _)| *id)));
+            return Err(not_a_member(id, nodes.nodes().map(|(id, _)| *id)));
         }
         let ids = BTreeSet::from([id]);
-        let voters: BTreeSet<NodeId> = members.voter_ids().collect();
+        let voters: BTreeSet<NodeId> = nodes.voter_ids().collect();
         if !voters.contains(&id) {
-            return self.submit(ChangeMembers::RemoveNodes(ids), false).await;
+            let removed = ChangeMembers::RemoveNodes(ids);
+            return self.submit(members, removed, false).await;
         }
         let left: BTreeSet<NodeId> = voters.difference(&ids).copied().collect();
         if left.is_empty() {
@@ -206,11 +210,11 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         }
         self.check_majority(&left)?;
         // A voter goes with its vote, in the second of two steps: it cannot be dropped in the first.
-        self.submit(ChangeMembers::RemoveVoters(ids), false).await
+        self.submit(members, ChangeMembers::RemoveVoters(ids), false)
+            .await
     }
 
-    async fn hand_over(&self, to: NodeId) -> Result<(), Unmade> {
-        let members = self.status().members;
+    async fn hand_over(&self, members: &Members, to: NodeId) -> Result<(), Unmade> {
         let voters: BTreeSet<NodeId> = members.membership().voter_ids().collect();
         if !voters.contains(&to) {
             return Err(conflict(format!(
@@ -261,12 +265,19 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         id == self.inner().id || heard().is_some_and(within)
     }
 
+    /// Makes a change of these members, and of no others: what was looked at before must hold.
     async fn submit(
         &self,
+        members: &Members,
         change: ChangeMembers<NodeId, BasicNode>,
         retain: bool,
     ) -> Result<(), Unmade> {
-        let changed = self.inner().raft.change_membership(change, retain).await;
+        let last_membership_log_id = *members.log_id();
+        let same = Precondition::LastMembershipLogId {
+            last_membership_log_id,
+        };
+        let raft = &self.inner().raft;
+        let changed = raft.change_membership_if(change, retain, [same]).await;
         changed.map(drop).map_err(Unmade::from)
     }
 }

@@ -10,7 +10,7 @@ use openraft::{AsyncRuntime as _, BasicNode, Instant as _};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 use rune_raft::{
     Change, MAX_PROPOSAL_BYTES, MAX_WRITE_BYTES, Message, Node, NodeConfig, NodeId, Proposal,
-    SnapshotDir,
+    Reply, SnapshotDir,
 };
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
 use rune_store_runtime::{Clock as _, Command, Reject, RequestId, StoreError, SystemClock};
@@ -99,6 +99,35 @@ fn voters_and_learners_are_removed_for_good_be_it_the_leader() {
         let alone = BTreeSet::from([now]);
         assert_eq!(members(&node), (alone.clone(), alone));
         node.write(&put(1, "k", 1)).await.unwrap().outcome.unwrap();
+    });
+}
+
+/// It leads for a moment longer, so that the others hear of its end, and the protocol takes no
+/// change of members from it.
+#[test]
+fn a_leader_that_was_removed_leaves_changes_to_the_next_one() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 5).await;
+        let (first, node) = leader(&cluster).await;
+        let others: Vec<NodeId> = (1..=5).filter(|id| *id != first).collect();
+        node.change(Change::Remove(first)).await.unwrap();
+        let status = node.status();
+        assert!(status.leads.is_some(), "{status:?}");
+        let change = || Message::Change(Change::Remove(others[0]));
+        let reply = node.serve(others[0], change()).await;
+        assert!(matches!(reply, Ok(Reply::NotLeader(_))), "{reply:?}");
+        assert_eq!(node.status().failure, None);
+        let (_, next) = loop {
+            let (id, node) = leader(&cluster).await;
+            if id != first {
+                break (id, node);
+            }
+            SimRuntime::sleep(Duration::from_millis(50)).await;
+        };
+        next.change(Change::Remove(others[0])).await.unwrap();
+        let left: BTreeSet<NodeId> = others[1..].iter().copied().collect();
+        assert_eq!(members(&next), (left.clone(), left));
     });
 }
 

@@ -282,7 +282,8 @@ impl Story {
             12 => {
                 if let Some((_, leader)) = cluster.leader() {
                     cluster.note(&format!("hand over to {one}"));
-                    let _ = leader.change(Change::HandOver(one)).await;
+                    let handed = leader.change(Change::HandOver(one));
+                    drop(SimRuntime::timeout(Duration::from_millis(200), handed).await);
                 }
             }
             13 => cluster.slow_down(one, dice.per_mille(500)),
