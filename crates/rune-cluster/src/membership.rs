@@ -1,5 +1,7 @@
 //! What operators do with a cluster, from any of its nodes.
 
+mod trouble;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -382,28 +384,7 @@ impl Cluster {
     fn no_quorum(&self, answers: &Answers) -> String {
         let status = self.node().status();
         let voters: Vec<NodeId> = status.members.membership().voter_ids().collect();
-        let answer =
-            |id: &&NodeId| matches!(answers.get(*id), Some(Ok(about)) if about.failure.is_none());
-        let silent: Vec<&NodeId> = voters.iter().filter(|id| !answer(id)).collect();
-        let Some(first) = silent.first() else {
-            return "no node leads at present, although all voters answer: one is being elected, or they do not reach \
-                    each other"
-                .to_owned();
-        };
-        let why = answers.get(*first).and_then(|answer| match answer {
-            Ok(about) => about.failure.clone(),
-            Err(error) => Some(error.to_string()),
-        });
-        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-        format!(
-            "no majority: {} of {} voters answer; start {}{why}",
-            voters.len() - silent.len(),
-            voters.len(),
-            match silent.as_slice() {
-                [one] => format!("node {one}"),
-                silent => format!("nodes {}", list(silent)),
-            }
-        )
+        trouble::no_quorum(&voters, answers)
     }
 }
 
