@@ -3,14 +3,15 @@
 //! write-ahead log or free pages.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::Digest;
 use crate::row::get;
+use crate::{Digest, StorageError, connection, replica};
 
 /// The rows of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,38 @@ pub struct TableDigest {
     pub rows: u64,
     /// Of all of them in the order of their keys.
     pub digest: Digest,
+}
+
+/// What the rows of a database come to at one moment. The nodes of a cluster that have applied the log equally far
+/// have equal ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseDigest {
+    /// How far the log was applied, as [`Replica::position`](crate::Replica::position) says; nothing where no log was.
+    pub position: Option<String>,
+    /// The digests of the tables by their names.
+    pub tables: BTreeMap<String, TableDigest>,
+}
+
+impl DatabaseDigest {
+    /// Of a database that is there, which may be written meanwhile.
+    ///
+    /// # Errors
+    /// [`StorageError::Sqlite`] where it cannot be read.
+    pub fn of(path: &Path) -> Result<Self, StorageError> {
+        let read = || {
+            let mut db = connection::reader(path)?;
+            let moment = db.transaction()?;
+            Ok(Self {
+                position: replica::position(&moment)?,
+                tables: table_digests(&moment, |_| {})?,
+            })
+        };
+        read().map_err(|source| StorageError::Sqlite {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })
+    }
 }
 
 /// The digest of every row of every table, in the order of the keys.

@@ -57,7 +57,7 @@ pub use backup::{
 pub use config::{Durability, StorageConfig};
 pub use connection::open_in_memory;
 pub use digest::{Digest, DigestError};
-pub use dump::{TableDigest, logical_digest};
+pub use dump::{DatabaseDigest, TableDigest, logical_digest};
 pub use error::{ApplyError, StorageError};
 pub use lock::DataDirLock;
 pub use log_file::{LogChange, LogError, LogFile, LogOwner, LogReader, LogRow, LogStart};

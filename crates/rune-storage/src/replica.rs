@@ -196,7 +196,7 @@ fn open_snapshot(path: &Path) -> Result<Connection, StorageError> {
     .map_err(|source| sqlite("open", path, source))
 }
 
-fn position(db: &Connection) -> rusqlite::Result<Option<String>> {
+pub(crate) fn position(db: &Connection) -> rusqlite::Result<Option<String>> {
     db.prepare_cached("SELECT position FROM replication")?
         .query_row([], |row| get(row, 0))
         .optional()

@@ -2,7 +2,9 @@
 
 mod kills;
 mod membership;
+mod network;
 mod objects;
+mod partitions;
 mod rig;
 mod walk_through;
 

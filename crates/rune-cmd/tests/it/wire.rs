@@ -22,7 +22,8 @@ pub(crate) const PROTOCOLS: [(Protocol, &str); 3] = [
     (Protocol::Gemini, "gemini"),
 ];
 
-/// Writes an agent whose models are `servers`, in this order, and deploys it. `extra` is Runefile text.
+/// Writes an agent whose models are `servers`, in this order, or the offline model where there are none, and deploys it.
+/// `extra` is Runefile text.
 pub(crate) fn deploy(
     served: &Served,
     name: &str,
@@ -42,6 +43,9 @@ pub(crate) fn deploy(
             "protocol": protocol_name, "base_url": server.base_url(*protocol), "api_key": "test",
         });
         endpoints.insert(format!("server-{n}"), endpoint);
+    }
+    if servers.is_empty() {
+        providers.push("offline".to_owned());
     }
     let models = json!({
         "providers": providers, "endpoints": endpoints, "model_mapping": {"default": "scripted"},

@@ -1,16 +1,13 @@
 //! Kills the leader under load, over and over.
 
-use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, ToolCall};
 use serde_json::{Value, json};
 
-use super::rig::{Cluster, Effect, read_effects};
-use crate::wire::{
-    Api, Event, Events, LIMIT, POLL, Seeded, answer, assert_no_panic, deploy, spawn,
-};
+use super::rig::{Cluster, Effect, assert_effects, quick_effects, settled};
+use crate::wire::{Api, Event, Events, POLL, Seeded, assert_no_panic, deploy, spawn};
 
 /// How often the leader is killed, unless `RUNE_TEST_CLUSTER_KILLS` says so.
 const KILLS: u64 = 5;
@@ -123,25 +120,13 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
 }
 
-/// `once` and `again`, each leaving a line with its request and its key.
-fn tools(dir: &Path) -> [Effect; 2] {
-    let effect = |name, yaml| {
-        let line = format!(
-            "echo \"$RUNE_REQUEST_ID $RUNE_IDEMPOTENCY_KEY\" >> {}/{name}",
-            dir.display()
-        );
-        Effect::new(name, format!("{line}\necho '{{}}'\n"), yaml, dir)
-    };
-    [effect("once", ""), effect("again", "idempotent: true\n")]
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_the_leader_under_load_loses_no_request_and_repeats_no_effect() {
     let kills = kills();
     let server = ModelServer::start(script()).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start_with(3, |node| node.env("RUST_LOG", "warn")).await;
-    let tools = tools(dir.path());
+    let tools = quick_effects(dir.path());
     let extra = "runtime: {concurrency_limit: 200}\n";
     deploy(
         &cluster.nodes[0],
@@ -203,7 +188,7 @@ async fn killing_the_leader_under_load_loses_no_request_and_repeats_no_effect() 
             }
             answered.insert(id, told.asked.input);
         }
-        check_effects(dir.path());
+        assert_effects(dir.path());
         cluster.nodes[leader].0.restart().await.unwrap();
         cluster.ready().await;
     }
@@ -236,22 +221,6 @@ fn kills() -> u64 {
     given.map_or(KILLS, |kills| kills.parse().unwrap())
 }
 
-/// Waits until nothing is unfinished.
-async fn settled(api: &Api) {
-    let wait = async {
-        loop {
-            let path = "/v1/requests?status=accepted,running&limit=1";
-            let (code, body) = answer(api.get(path)).await.unwrap();
-            let items = body["items"].as_array().filter(|_| code == 200);
-            if items.is_some_and(Vec::is_empty) {
-                break;
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, wait).await.unwrap();
-}
-
 async fn check(api: &Api, asked: &Asked, id: &str, output: Option<&Value>) {
     let echo = json!(format!("Echo: {}", asked.input));
     let row = api.request(id).await;
@@ -274,20 +243,4 @@ async fn check_stream(api: &Api, id: &str, seen: &[Event]) {
     };
     let all = api.events(id, 0).await.rest().await;
     assert_eq!(entries(seen), entries(&all), "{id}");
-}
-
-/// No call had its effect twice, unless it may, under one key.
-fn check_effects(dir: &Path) {
-    let mut seen = HashSet::new();
-    for line in read_effects(dir, "once") {
-        assert!(seen.insert(line.clone()), "twice: {line}");
-    }
-    let mut keys = HashMap::new();
-    for line in read_effects(dir, "again") {
-        let (request, key) = line.split_once(' ').unwrap();
-        let first = keys
-            .entry(request.to_owned())
-            .or_insert_with(|| key.to_owned());
-        assert_eq!(first, key, "another key: {line}");
-    }
 }

@@ -2,20 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::rig::{Cluster, daemon, free_addr};
+use super::rig::{Cluster, daemon, free_addr, get, until};
 use crate::home::{Served, write_plain};
-use crate::wire::{Api, LIMIT, POLL, answer};
-
-/// Waits until something holds.
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let waited = async {
-        while !holds().await {
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    let waited = tokio::time::timeout(LIMIT, waited).await;
-    assert!(waited.is_ok(), "not within {LIMIT:?}: {what}");
-}
+use crate::wire::{Api, answer};
 
 fn status(node: &Served) -> Value {
     node.rune(&["cluster", "status", "-o", "json"]).json()
@@ -32,12 +21,6 @@ fn member(cluster: &Value, node: u64) -> Value {
 fn refused(node: &Served, args: &[&str]) -> String {
     let args = [&["cluster"][..], args].concat();
     node.rune(&args).ends(1).stderr
-}
-
-async fn get(url: &str) -> (u16, Value) {
-    let response = reqwest::get(url).await.unwrap();
-    let status = response.status().as_u16();
-    (status, response.json().await.unwrap_or_default())
 }
 
 #[tokio::test(flavor = "multi_thread")]

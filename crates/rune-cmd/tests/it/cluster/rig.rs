@@ -1,5 +1,6 @@
 //! Daemons that are one cluster on this machine.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::home::{RUNE, Served};
-use crate::wire::{LIMIT, POLL, Tool};
+use crate::wire::{Api, LIMIT, POLL, Tool, answer};
 
 pub(crate) const SECRET: &str = "a secret of a cluster in a test, long enough";
 
@@ -163,4 +164,66 @@ pub(crate) fn with_effects() -> ([Effect; 2], TempDir) {
 pub(crate) fn read_effects(dir: &Path, file: &str) -> Vec<String> {
     let text = std::fs::read_to_string(dir.join(file)).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
+}
+
+/// `again`, which may be repeated under its key, and `once`, which may not, each leaving a line with its request and its key.
+pub(crate) fn quick_effects(dir: &Path) -> [Effect; 2] {
+    let effect = |name, yaml| {
+        let line = format!(
+            "echo \"$RUNE_REQUEST_ID $RUNE_IDEMPOTENCY_KEY\" >> {}/{name}",
+            dir.display()
+        );
+        Effect::new(name, format!("{line}\necho '{{}}'\n"), yaml, dir)
+    };
+    [effect("once", ""), effect("again", "idempotent: true\n")]
+}
+
+/// No call of [`quick_effects`] had its effect twice, unless it may, under one key.
+pub(crate) fn assert_effects(dir: &Path) {
+    let mut seen = HashSet::new();
+    for line in read_effects(dir, "once") {
+        assert!(seen.insert(line.clone()), "twice: {line}");
+    }
+    let mut keys = HashMap::new();
+    for line in read_effects(dir, "again") {
+        let (request, key) = line.split_once(' ').unwrap();
+        let first = keys
+            .entry(request.to_owned())
+            .or_insert_with(|| key.to_owned());
+        assert_eq!(first, key, "another key: {line}");
+    }
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let waited = async {
+        while !holds().await {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let waited = tokio::time::timeout(LIMIT, waited).await;
+    assert!(waited.is_ok(), "not within {LIMIT:?}: {what}");
+}
+
+/// The status and the JSON of what is there.
+pub(crate) async fn get(url: &str) -> (u16, Value) {
+    let response = reqwest::get(url).await.unwrap();
+    let status = response.status().as_u16();
+    (status, response.json().await.unwrap_or_default())
+}
+
+/// Waits until nothing is unfinished.
+pub(crate) async fn settled(api: &Api) {
+    let wait = async {
+        loop {
+            let path = "/v1/requests?status=accepted,running&limit=1";
+            let (code, body) = answer(api.get(path)).await.unwrap();
+            let items = body["items"].as_array().filter(|_| code == 200);
+            if items.is_some_and(Vec::is_empty) {
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait).await.unwrap();
 }
