@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::with_query;
 use crate::commands::{
-    agent, backup, bench, build, chat, cluster, completions, compose, config, daemon, debug,
+    agent, backup, bench, build, chaos, chat, cluster, completions, compose, config, daemon, debug,
     deploy, dev, doctor, eval, event, init, key, mcp, policy, pull, push, replica, requests,
     restore, rm, rollout, run, schedule, schema, secret, sessions, sign, status, stop, task, test,
     token, tool, usage, validate, verify, workflow,
@@ -167,6 +167,8 @@ pub(crate) enum Command {
     Config(config::ConfigCommand),
     /// Measure this Rune on this machine, beside bare floors
     Bench(bench::BenchArgs),
+    /// Run faults against a cluster on this machine, and check what must hold
+    Chaos(chaos::ChaosArgs),
     /// Back up the data while the daemon runs; check and list backups
     Backup(backup::BackupArgs),
     /// Make a data directory from a backup

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod build;
+pub(crate) mod chaos;
 pub(crate) mod chat;
 pub(crate) mod cluster;
 pub(crate) mod completions;
@@ -14,6 +15,7 @@ pub(crate) mod debug;
 pub(crate) mod deploy;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+mod duration;
 mod embedded;
 pub(crate) mod eval;
 pub(crate) mod event;
@@ -112,6 +114,7 @@ pub(crate) fn run(mut cli: Cli) -> Outcome {
         Command::Debug(args) => debug::run(&context, &args),
         Command::Config(command) => config::run(&context, &command),
         Command::Bench(args) => bench::run(&context, args),
+        Command::Chaos(args) => context.block_on(Box::pin(chaos::run(&context, args))),
         Command::Backup(args) => context.block_on(backup::run(&context, args)),
         Command::Restore(args) => context.block_on(restore::run(&context, &args)),
         Command::Doctor(_) => context.block_on(doctor::run(&context)),

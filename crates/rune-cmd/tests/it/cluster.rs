@@ -1,5 +1,6 @@
 //! Three daemons that are one cluster.
 
+mod chaos;
 mod kills;
 mod membership;
 mod network;

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 
 use crate::cli::Target;
+use crate::commands::duration::duration;
 use crate::failure::{Failure, Outcome};
 
 /// What is scheduled, and when.
@@ -99,10 +100,4 @@ impl CreateArgs {
         }
         Ok(body.into())
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || "expected a time such as 30s, 15m or 1h 30m".to_owned();
-    let duration: jiff::SignedDuration = text.parse().map_err(|_| expected())?;
-    Duration::try_from(duration).map_err(|_| expected())
 }
