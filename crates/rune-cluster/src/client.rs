@@ -1,6 +1,7 @@
 //! The side that asks.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rune_raft::{BasicNode, CallError, Disk, Message, NodeId, Threads, Transport};
 use rune_runtime::Tasks;
 use tokio::net::TcpStream;
+use tokio::sync::broadcast;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 
@@ -33,6 +35,13 @@ const OBJECTS_SILENCE: Duration = Duration::from_secs(20);
 /// Bytes that may be under way unacknowledged in one message, and on one connection.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// How often a machine that closed a connection is asked whether anybody listens there still, and the pause in between: a
+/// process that ends closes one thing after the other.
+const LISTENS: u32 = 3;
+const LISTENS_PAUSE: Duration = Duration::from_millis(5);
+/// Nodes that ended and were not heard of yet.
+const ENDED: usize = 64;
 
 type Sender = SendRequest<PeerBody>;
 /// A connection that is being made, or was.
@@ -57,6 +66,9 @@ pub(crate) enum Lane {
 }
 
 impl Lane {
+    /// What a node has a connection for to every other one before it needs it: whoever begins to lead has no time to make one.
+    const READY: [Self; 4] = [Self::Urgent, Self::Entries, Self::Requests, Self::Clients];
+
     /// How long a node has to say that it is still there. What clients asked is lost with the connection, and a node that is
     /// gone is known by that another one leads. Among objects what it says waits behind them.
     const fn silence(self) -> Duration {
@@ -88,6 +100,7 @@ pub struct PeerTransport {
     identity: Identity,
     tasks: Tasks,
     connections: Arc<Mutex<Connections>>,
+    ended: broadcast::Sender<NodeId>,
 }
 
 impl PeerTransport {
@@ -98,7 +111,15 @@ impl PeerTransport {
             identity,
             tasks,
             connections: Arc::default(),
+            ended: broadcast::Sender::new(ENDED),
         }
+    }
+
+    /// Tells of nodes that have ended: their machine closed a connection, and nobody listens there any more. Of one whose
+    /// machine is gone as well, or cannot be reached, nothing is told.
+    #[must_use]
+    pub fn ended(&self) -> broadcast::Receiver<NodeId> {
+        self.ended.subscribe()
     }
 
     /// The connection to a node, made where there is none. Whoever needs it waits for the same one,
@@ -114,13 +135,7 @@ impl PeerTransport {
                 Some(_) => {}
             }
         }
-        let connect = connect(
-            self.identity.clone(),
-            self.tasks.clone(),
-            target,
-            addr.to_owned(),
-            lane,
-        );
+        let connect = connect(self.clone(), target, addr.to_owned(), lane);
         let connecting = self.tasks.spawn("cluster-connect", connect);
         let opening = async move {
             let ended = || CallError::Broken("this node ends".to_owned());
@@ -207,6 +222,7 @@ impl Transport<<Threads as Disk>::Runtime> for PeerTransport {
         parse(&body).map_err(|error| broken(target, &error))
     }
 
+    /// Those that answer are connected to for whatever may be said to them.
     fn keep(&self, members: &BTreeMap<NodeId, BasicNode>) {
         let connections = self.connections.lock();
         let mut connections = connections.unwrap_or_else(PoisonError::into_inner);
@@ -215,17 +231,36 @@ impl Transport<<Threads as Disk>::Runtime> for PeerTransport {
             let is_member = members.get(id).is_some_and(|node| node.addr == *addr);
             is_member || opening.peek().is_none()
         });
+        let is_open = |key: &(NodeId, String, Lane)| {
+            let opening = connections.get(key).and_then(Shared::peek);
+            opening.is_some_and(|opened| matches!(opened, Ok(sender) if !sender.is_closed()))
+        };
+        let members = members.iter();
+        let members = members.map(|(id, node)| (*id, node.addr.clone(), Lane::Requests));
+        let there: Vec<_> = members.filter(is_open).collect();
+        drop(connections);
+        for (id, addr, _) in there {
+            for lane in Lane::READY {
+                // Looked at, so that one that has ended is made anew the next time.
+                drop(self.connection(id, &addr, lane).now_or_never());
+            }
+        }
     }
 }
 
 /// Connects to a node, and knows that it is that node.
 async fn connect(
-    identity: Identity,
-    tasks: Tasks,
+    transport: PeerTransport,
     target: NodeId,
     addr: String,
     lane: Lane,
 ) -> Result<Sender, CallError> {
+    let PeerTransport {
+        identity,
+        tasks,
+        ended: tell,
+        ..
+    } = transport;
     let connecting = async {
         let unreachable = |why: &dyn std::fmt::Display| {
             CallError::Unreachable(format!("node {target} at {addr}: {why}"))
@@ -254,14 +289,20 @@ async fn connect(
             .handshake(TokioIo::new(tls))
             .await
             .map_err(|error| unreachable(&error))?;
-        let shutdown = tasks.shutdown();
-        tasks.spawn("cluster-connection", async move {
-            tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%error, node = target, "connection ended");
-                },
-                () = shutdown.cancelled() => {}
+        let (shutdown, addr) = (tasks.shutdown(), addr.clone());
+        let watched = async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, node = target, "connection ended");
             }
+            // All end at once, and this one is always there.
+            if lane == Lane::Requests && !listens(&addr).await {
+                tracing::debug!(node = target, "the node has ended");
+                // Nobody may want to know.
+                drop(tell.send(target));
+            }
+        };
+        tasks.spawn("cluster-connection", async move {
+            shutdown.run_until_cancelled(watched).await;
         });
         Ok(sender)
     };
@@ -271,6 +312,18 @@ async fn connect(
             "node {target} at {addr} did not answer within {CONNECT_LIMIT:?}"
         )))
     })
+}
+
+/// Whether anybody may listen at an address that a connection to has ended.
+async fn listens(addr: &str) -> bool {
+    for _ in 0..LISTENS {
+        match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(addr)).await {
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => return false,
+            Ok(Ok(_)) => tokio::time::sleep(LISTENS_PAUSE).await,
+            Ok(Err(_)) | Err(_) => return true,
+        }
+    }
+    true
 }
 
 /// Why a node was not believed, in words that say what to do.

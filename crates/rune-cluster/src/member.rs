@@ -14,6 +14,7 @@ use rune_storage::{
 };
 use rune_store_runtime::{Leadership, StoreError};
 use tokio::net::TcpListener;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -167,6 +168,7 @@ impl Member {
         let node = Node::start(&owner, protocol, carried, log, state, snapshots, Threads);
         let node = node.await.map_err(MemberError::Start)?;
         let leader = watch_leader(&node, &tasks);
+        succeed_leaders(&node, &transport, &tasks);
         let cluster = Cluster::new(node.clone(), &identity, log_file);
         let log = ClusterLog::new(node.clone(), tasks.clone(), patience, None);
         let readers = StorageConfig::DEFAULT_READERS;
@@ -314,6 +316,26 @@ fn directory_of(file: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
+}
+
+/// Has another node lead as soon as it is known that the one that did has ended.
+fn succeed_leaders(node: &Node<Threads, PeerTransport>, transport: &PeerTransport, tasks: &Tasks) {
+    let (node, mut ended, shutdown) = (node.clone(), transport.ended(), tasks.shutdown());
+    let succeed = async move {
+        loop {
+            let gone = match ended.recv().await {
+                Ok(gone) => gone,
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return,
+            };
+            if let Err(error) = node.succeed(gone).await {
+                tracing::debug!(%error, gone, "not stood for election");
+            }
+        }
+    };
+    tasks.spawn("cluster-succession", async move {
+        shutdown.run_until_cancelled(succeed).await;
+    });
 }
 
 /// Who leads, for whoever wants to know.

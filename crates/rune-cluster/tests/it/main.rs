@@ -7,3 +7,4 @@ mod membership;
 mod objects;
 mod peers;
 mod store;
+mod succession;

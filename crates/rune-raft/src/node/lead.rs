@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::metrics::RaftServerMetrics;
+use openraft::raft::TransferLeaderRequest;
 use openraft::{AsyncRuntime, ServerState};
 use rune_store_runtime::{Leadership, StoreError};
 
@@ -12,6 +13,9 @@ use super::propose::Refused;
 use super::unavailable;
 use crate::types::leadership;
 use crate::{Disk, Message, Node, NodeId, Proposal, Reply, Transport, Types};
+
+/// How often a node stands in the place of a leader that has ended before it waits like any other.
+const STANDS: u32 = 4;
 
 /// Who leads, as far as a node knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +69,47 @@ impl<D: Disk, T: Transport<D::Runtime>> Node<D, T> {
         };
         let asked = self.inner.raft.trigger().transfer_leader(to).await;
         asked.map(|()| true).map_err(|error| unavailable(&error))
+    }
+
+    /// Stands for election in the place of a leader whose process has ended, and does not wait for as long as one that says
+    /// nothing is waited for. To be called where that is known, as where its machine closed the connections to it and refuses
+    /// new ones. Returns when another leader is being elected, or none was soon.
+    ///
+    /// A node only gives up its own lease of that leader: one that errs gets no votes of those that hear it, and what was
+    /// committed hangs on no lease.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where this node takes no part any more.
+    pub async fn succeed(&self, gone: NodeId) -> Result<(), StoreError> {
+        let raft = &self.inner.raft;
+        let (vote, members) = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.vote, metrics.membership_config.clone())
+        };
+        if !vote.committed || vote.leader_id.node_id != gone || gone == self.inner.id {
+            return Ok(());
+        }
+        // What a leader says to those that it does not hand over to: its lease is over.
+        let over = TransferLeaderRequest::new(vote, gone, None);
+        let over = raft.handle_transfer_leader(over).await;
+        drop(over.map_err(|error| unavailable(&error))?);
+        // Of those that stand at once the greatest has it: it is the first to try, a moment after the others know.
+        let voters = members.membership().voter_ids();
+        let before = voters
+            .filter(|id| *id > self.inner.id && *id != gone)
+            .count();
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        let pause = (self.inner.config.heartbeat / 4).saturating_mul(before.saturating_add(1));
+        for _ in 0..STANDS {
+            D::Runtime::sleep(pause).await;
+            if raft.metrics().borrow_watched().vote != vote {
+                break;
+            }
+            let stood = raft.trigger().elect(true).await;
+            stood.map_err(|error| unavailable(&error))?;
+        }
+        Ok(())
     }
 
     /// Writes commands that were made by this node as this leader, like [`Node::write_some`]. Nothing where it does not lead
