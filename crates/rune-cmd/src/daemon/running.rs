@@ -172,6 +172,7 @@ impl Assembled {
         node.tasks.spawn("reconcile", reconcile.run());
         // What a crash interrupted is taken up before anything new can be accepted: connections wait in the backlog.
         handle.deployments_known().await;
+        tracing::debug!("the deployments are known");
         let recovered = match node.engine.recover().await {
             Ok(count) => count,
             // What cannot be taken up must not keep everything else from being served.

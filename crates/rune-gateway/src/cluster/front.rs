@@ -30,6 +30,8 @@ use crate::hop::sent_on;
 
 /// How long a request that nobody answers waits before it is looked again who leads.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How long a node that was asked has to say what it did, once it does not lead any more: one that is there says it at once.
+const LAST_WORD: Duration = Duration::from_millis(50);
 /// The host that a client named, which the connection between nodes has one of its own in the place of.
 const NAMED_HOST: HeaderName = HeaderName::from_static("x-rune-host");
 /// What the node that was asked says to the node that asked: that nothing was done, or that it is not known what was.
@@ -280,6 +282,29 @@ impl ClusterFront {
         }
     }
 
+    /// The APIs on the engine of this node: where it leads and none runs, as soon as one does. Nothing where it does not lead.
+    async fn leading(&self) -> Option<Leading> {
+        let (mut leader, mut leading) = (self.0.member.leader(), self.0.leading.subscribe());
+        let begun = async {
+            loop {
+                if let Some(leading) = leading.borrow_and_update().clone() {
+                    return Some(leading);
+                }
+                if !matches!(*leader.borrow_and_update(), Lead::Own(_)) {
+                    return None;
+                }
+                let changed = tokio::select! {
+                    changed = leader.changed() => changed,
+                    changed = leading.changed() => changed,
+                };
+                // It ends with the process.
+                changed.ok()?;
+            }
+        };
+        let begun = tokio::time::timeout(self.0.hold, begun).await;
+        begun.ok().flatten()
+    }
+
     /// Has the engine of this node answer.
     async fn here(&self, leading: &Leading, api: Api, mut request: Request) -> Asked {
         let answer = async {
@@ -318,10 +343,15 @@ impl ClusterFront {
             // It ends with the process.
             async move { drop(leader.wait_for(|now| !is_at(now, node)).await) }
         };
+        let answer = transport.forward(node, addr, sent);
+        tokio::pin!(answer);
         let answer = tokio::select! {
-            answer = transport.forward(node, addr, sent) => answer,
+            answer = &mut answer => answer,
             // Whoever is asked may be there and not know it yet, or not be there and not say so.
-            () = gone() => return Asked::Lost,
+            () = gone() => match tokio::time::timeout(LAST_WORD, answer).await {
+                Ok(answer) => answer,
+                Err(_) => return Asked::Lost,
+            },
         };
         let answer = match answer {
             Ok(answer) => answer,
@@ -369,12 +399,13 @@ impl ClusterFront {
 
 impl Clients for ClusterFront {
     fn answer(&self, request: http::Request<Incoming>) -> BoxFuture<'static, Response<PeerBody>> {
-        let (front, leading) = (self.clone(), self.0.leading.borrow().clone());
+        let front = self.clone();
         async move {
             let Some((api, request)) = original(request) else {
                 return said(LOST);
             };
-            let Some(leading) = leading else {
+            // Whoever asked would only ask again.
+            let Some(leading) = front.leading().await else {
                 return said(REFUSED);
             };
             match front.here(&leading, api, request).boxed().await {

@@ -228,6 +228,7 @@ impl Leader {
         // Everything that was written before is read from here on.
         let newest = self.member.node().linearizable().await;
         newest.map_err(|error| Failure::because("cannot read what was written", &error))?;
+        tracing::debug!("what was written before is here");
         tasks.release();
         let assembled = match engine {
             Made::Whole(assembled) => *assembled,
