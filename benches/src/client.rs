@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::http::request::Builder;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -73,10 +74,29 @@ impl Connection {
         body: Bytes,
         first: impl Fn(&[u8]) -> bool,
     ) -> Result<Answer, BenchError> {
+        let request = Request::builder().method(method).uri(path);
+        self.exchange(request, body, first).await
+    }
+
+    /// Posts what may be posted again under the same key.
+    pub(crate) async fn post(
+        &mut self,
+        path: &str,
+        body: Bytes,
+        key: &str,
+    ) -> Result<Answer, BenchError> {
+        let request = Request::post(path).header("idempotency-key", key);
+        self.exchange(request, body, |_| false).await
+    }
+
+    async fn exchange(
+        &mut self,
+        request: Builder,
+        body: Bytes,
+        first: impl Fn(&[u8]) -> bool,
+    ) -> Result<Answer, BenchError> {
         let failed = |error: &dyn std::fmt::Display| BenchError::request(&self.authority, error);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
+        let request = request
             .header("host", &self.authority)
             .header("content-type", "application/json")
             .body(Full::new(body))

@@ -101,12 +101,26 @@ impl Daemon {
         env: &[(&str, String)],
         args: &[&str],
     ) -> Result<Self, BenchError> {
-        let env: Vec<(String, String)> = env
+        let env = env
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.clone()))
             .collect();
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
         let started = Instant::now();
-        let mut command = Command::new(rune);
+        let mut daemon = Self::launch(rune.to_owned(), data_dir.to_owned(), env, args)?;
+        daemon.ready().await?;
+        daemon.ready_after = started.elapsed();
+        Ok(daemon)
+    }
+
+    /// One that listens; a node of a cluster is not ready before the others are.
+    pub(crate) fn launch(
+        rune: PathBuf,
+        data_dir: PathBuf,
+        env: Vec<(String, String)>,
+        args: Vec<String>,
+    ) -> Result<Self, BenchError> {
+        let mut command = Command::new(&rune);
         command
             // As `rune daemon start` starts it: it says on its stdout when it is ready.
             .args(["daemon", "start", "--foreground", "--detached"])
@@ -117,10 +131,10 @@ impl Daemon {
                 "127.0.0.1:0",
             ])
             .arg("--data-dir")
-            .arg(data_dir)
-            .args(args)
+            .arg(&data_dir)
+            .args(&args)
             .env_clear()
-            .env("HOME", data_dir)
+            .env("HOME", &data_dir)
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -131,30 +145,36 @@ impl Daemon {
             .map_err(BenchError::io("start the daemon"))?;
         let mut daemon = Self {
             child,
-            rune: rune.to_owned(),
-            data_dir: data_dir.to_owned(),
+            rune,
+            data_dir,
             env,
-            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            args,
             gateway: String::new(),
             control_plane: String::new(),
             ready_after: Duration::ZERO,
         };
         (daemon.gateway, daemon.control_plane) = daemon.addresses()?;
-        answers(&daemon.gateway, "/ready").await?;
-        daemon.ready_after = started.elapsed();
         Ok(daemon)
     }
 
     /// Kills the daemon and starts it again on the same data.
     pub(crate) async fn kill_and_restart(mut self) -> Result<Self, BenchError> {
+        self.relaunch()?;
+        self.ready().await?;
+        Ok(self)
+    }
+
+    /// The same, without waiting until it is ready.
+    pub(crate) fn relaunch(&mut self) -> Result<(), BenchError> {
         self.kill();
-        let env: Vec<(&str, String)> = self
-            .env
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.clone()))
-            .collect();
-        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
-        Self::with(&self.rune, &self.data_dir, &env, &args).await
+        let (rune, data_dir) = (self.rune.clone(), self.data_dir.clone());
+        *self = Self::launch(rune, data_dir, self.env.clone(), self.args.clone())?;
+        Ok(())
+    }
+
+    /// Returns once the daemon is ready.
+    pub(crate) async fn ready(&self) -> Result<(), BenchError> {
+        answers(&self.gateway, "/ready").await
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -12,6 +12,7 @@
 //! What is not here: a verdict. The report prints ratios beside their targets.
 
 mod client;
+mod cluster;
 mod cold;
 mod daemon;
 mod engine;

@@ -63,6 +63,21 @@ pub(crate) fn rss_kib(pid: u32) -> Result<f64, BenchError> {
         .unwrap_or(0.0))
 }
 
+/// Processor time that a process has used, in microseconds.
+pub(crate) fn cpu_us(pid: u32) -> Result<f64, BenchError> {
+    /// Of the kernel's clock, in which it counts them for all programs.
+    const TICK_US: f64 = 10_000.0;
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).map_err(BenchError::io(&format!("read {path}")))?;
+    // The name of the program, in brackets, may hold anything.
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let user_and_system = rest.split_whitespace().skip(11).take(2);
+    let ticks: f64 = user_and_system
+        .filter_map(|ticks| ticks.parse::<f64>().ok())
+        .sum();
+    Ok(ticks * TICK_US)
+}
+
 /// Load average of the last minute and the number of processors.
 pub(crate) fn load_average() -> (f64, usize) {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();

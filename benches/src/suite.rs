@@ -8,6 +8,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::client::Connection;
+use crate::cluster::{cluster, failover};
 use crate::cold::cold;
 use crate::daemon::{Daemon, Server, own_floor};
 use crate::error::BenchError;
@@ -22,7 +23,7 @@ const MODEL_LATENCY: Duration = Duration::from_millis(20);
 /// How long a process may settle before its memory is read.
 pub(crate) const SETTLE: Duration = Duration::from_secs(3);
 /// What the agent of the throughput runs is sent.
-const PING: &str = r#"{"input":"ping"}"#;
+pub(crate) const PING: &str = r#"{"input":"ping"}"#;
 const PING_STREAM: &str = r#"{"input":"ping","stream":true}"#;
 
 /// Figures that are measured together.
@@ -40,6 +41,10 @@ pub enum Part {
     Parked,
     /// From no replica to the first token, in the daemon and in containers.
     Cold,
+    /// What a write costs on three nodes.
+    Cluster,
+    /// From the loss of a leader to the next write.
+    Failover,
 }
 
 /// What to measure, and for how long.
@@ -67,6 +72,9 @@ pub struct BenchConfig {
     pub docker_host: String,
     /// The image of replicas in containers.
     pub replica_image: String,
+    /// The longest that a node of a cluster waits for a leader before it stands for election, once the time is over in which
+    /// it stands for nobody else.
+    pub election_timeout: Duration,
 }
 
 /// Runs what is asked for and answers the report. `progress` is told what comes next.
@@ -114,6 +122,8 @@ pub async fn run(
                 progress("cold starts");
                 cold(config, &mut report).await?;
             }
+            Part::Cluster => cluster(config, &mut report, progress).await?,
+            Part::Failover => failover(config, &mut report, progress).await?,
         }
     }
     Ok(report)
@@ -419,7 +429,7 @@ fn floor_load(base: &str) -> Load {
     }
 }
 
-fn invoke_load(daemon: &Daemon, body: &'static str) -> Load {
+pub(crate) fn invoke_load(daemon: &Daemon, body: &'static str) -> Load {
     Load {
         base: daemon.gateway.clone(),
         path: "/v1/agents/bench/invoke".to_owned(),

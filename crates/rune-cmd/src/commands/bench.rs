@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use rune_bench::{BenchConfig, BenchError, Part};
+use rune_raft::NodeConfig;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Outcome, chain};
@@ -12,7 +13,7 @@ use crate::failure::{Exit, Failure, Outcome, chain};
 /// Measures this Rune on this machine, beside the floors of the same run.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  rune bench\n  rune bench --clients 64 --seconds 10 --rounds 5\n  rune bench --only latency,starts\n  RUNE_REPLICA_IMAGE=rune:0.1.0 rune bench --only cold\n  rune bench -o json > bench.json"
+    after_help = "Examples:\n  rune bench\n  rune bench --clients 64 --seconds 10 --rounds 5\n  rune bench --only latency,starts\n  rune bench --only failover --rounds 50\n  RUNE_REPLICA_IMAGE=rune:0.1.0 rune bench --only cold\n  rune bench -o json > bench.json"
 )]
 pub(crate) struct BenchArgs {
     /// What to measure
@@ -20,7 +21,7 @@ pub(crate) struct BenchArgs {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "throughput,latency,starts,memory,parked,cold"
+        default_value = "throughput,latency,starts,memory,parked,cold,cluster,failover"
     )]
     only: Vec<Figures>,
     /// Clients of the throughput runs, one run each
@@ -61,6 +62,10 @@ enum Figures {
     Parked,
     /// From no replica to the first token, in the daemon and in containers (RUNE_REPLICA_IMAGE)
     Cold,
+    /// What a write costs on three nodes, over one daemon
+    Cluster,
+    /// From the loss of a leader, and from a planned transfer, to the next write
+    Failover,
 }
 
 impl From<Figures> for Part {
@@ -72,6 +77,8 @@ impl From<Figures> for Part {
             Figures::Memory => Self::Memory,
             Figures::Parked => Self::Parked,
             Figures::Cold => Self::Cold,
+            Figures::Cluster => Self::Cluster,
+            Figures::Failover => Self::Failover,
         }
     }
 }
@@ -106,6 +113,7 @@ async fn measure(context: &Context, args: BenchArgs) -> Outcome {
         parked: args.parked,
         docker_host: context.config.tools.docker_host.clone(),
         replica_image: context.config.runtime.replica_image.clone(),
+        election_timeout: NodeConfig::default().election * 2,
     };
     let output = context.output;
     let mut progress = |what: &str| output.note(&format!("measuring {what}"));
