@@ -2,6 +2,7 @@
 
 mod chaos;
 mod kills;
+mod large;
 mod membership;
 mod network;
 mod objects;
@@ -9,16 +10,13 @@ mod partitions;
 mod rig;
 mod walk_through;
 
-use std::sync::{Arc, Mutex};
-
 use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, TestDaemon, ToolCall};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::home::{Home, RUNE, Served};
 use crate::wire::{Api, LIMIT, POLL, answer, assert_no_panic, deploy, spawn};
-use rig::{Cluster, SECRET, daemon, free_addr, read_effects, with_effects};
+use rig::{Clients, Cluster, SECRET, daemon, free_addr, read_effects, with_effects};
 
 fn script() -> ModelScript {
     ModelScript::new()
@@ -179,54 +177,9 @@ async fn nodes_are_restarted_one_after_the_other_and_no_request_fails() {
         &[],
         "",
     );
-    let end = CancellationToken::new();
-    // Each client asks nodes that are there, as a balancer would have it do.
-    let there = Arc::new(Mutex::new(
-        cluster
-            .nodes
-            .iter()
-            .map(|node| Api::of(&node.0))
-            .map(Some)
-            .collect::<Vec<_>>(),
-    ));
-    let clients: Vec<_> = (0..8)
-        .map(|client| {
-            let (end, there) = (end.clone(), Arc::clone(&there));
-            spawn(async move {
-                let mut round = 0;
-                while !end.is_cancelled() {
-                    let apis: Vec<Api> = there.lock().unwrap().iter().flatten().cloned().collect();
-                    let api = &apis[(client + round) % apis.len()];
-                    let input = format!("{client}-{round}");
-                    let request = api.invoke("agent", &json!({"input": input}));
-                    let request = request.header("idempotency-key", &input);
-                    // A node that has just gone is not asked; another one is.
-                    let Ok((status, body)) = answer(request).await else {
-                        continue;
-                    };
-                    assert_eq!(
-                        (status, &body["output"]),
-                        (200, &json!(format!("Echo: {input}"))),
-                        "{body}"
-                    );
-                    round += 1;
-                }
-                round
-            })
-        })
-        .collect();
-    for node in 0..3 {
-        let away = there.lock().unwrap()[node].take();
-        // What was asked there has its answer before the node ends.
-        cluster.nodes[node].0.restart().await.unwrap();
-        cluster.ready().await;
-        there.lock().unwrap()[node] = away.map(|_| Api::of(&cluster.nodes[node].0));
-    }
-    end.cancel();
-    let mut requests = 0;
-    for client in clients {
-        requests += client.await.unwrap();
-    }
+    let clients = Clients::start(&cluster, 8, "agent");
+    cluster.restart_all(&clients).await;
+    let (requests, _) = clients.end().await;
     println!("{requests} requests while every node was restarted");
     assert!(requests > 0);
 }

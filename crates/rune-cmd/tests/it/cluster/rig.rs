@@ -3,13 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rune_testkit::{TestDaemon, TestDaemonBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::home::{RUNE, Served};
-use crate::wire::{Api, LIMIT, POLL, Tool, answer};
+use crate::wire::{Api, LIMIT, POLL, Tool, answer, spawn};
 
 pub(crate) const SECRET: &str = "a secret of a cluster in a test, long enough";
 
@@ -63,6 +67,17 @@ impl Cluster {
             }
         };
         tokio::time::timeout(LIMIT, all).await.unwrap();
+    }
+
+    /// Restarts one node after the other, while clients ask the others.
+    pub(crate) async fn restart_all(&mut self, clients: &Clients) {
+        for node in 0..self.nodes.len() {
+            clients.away(node);
+            // What was asked there has its answer before the node ends.
+            self.nodes[node].0.restart().await.unwrap();
+            self.ready().await;
+            clients.back(node, &self.nodes[node].0);
+        }
     }
 
     /// The place of the node that leads.
@@ -226,4 +241,76 @@ pub(crate) async fn settled(api: &Api) {
         }
     };
     tokio::time::timeout(LIMIT, wait).await.unwrap();
+}
+
+/// Clients that ask an agent that echoes, one request after the other, each under a key of its own. None of them may fail.
+pub(crate) struct Clients {
+    end: CancellationToken,
+    /// Each client asks nodes that are there, as a balancer would have it do.
+    there: Arc<Mutex<Vec<Option<Api>>>>,
+    running: Vec<JoinHandle<Vec<Instant>>>,
+}
+
+impl Clients {
+    pub(crate) fn start(cluster: &Cluster, count: usize, agent: &'static str) -> Self {
+        let apis = cluster.nodes.iter().map(|node| Some(Api::of(&node.0)));
+        let there = Arc::new(Mutex::new(apis.collect::<Vec<_>>()));
+        let end = CancellationToken::new();
+        let begun = Instant::now();
+        let running = (0..count).map(|client| {
+            let (end, there) = (end.clone(), Arc::clone(&there));
+            spawn(async move {
+                let mut answered = vec![begun];
+                while !end.is_cancelled() {
+                    let round = answered.len();
+                    let apis: Vec<Api> = there.lock().unwrap().iter().flatten().cloned().collect();
+                    let api = &apis[(client + round) % apis.len()];
+                    let input = format!("{client}-{round}");
+                    let request = api.invoke(agent, &json!({"input": input}));
+                    // Of those that ask at the same agent, too, at another time.
+                    let key = format!("{begun:?} {input}");
+                    // A node that has just gone is not asked; another one is.
+                    let Ok((status, body)) = answer(request.header("idempotency-key", key)).await
+                    else {
+                        continue;
+                    };
+                    assert_eq!(
+                        (status, &body["output"]),
+                        (200, &json!(format!("Echo: {input}"))),
+                        "{body}"
+                    );
+                    answered.push(Instant::now());
+                }
+                answered
+            })
+        });
+        Self {
+            running: running.collect(),
+            end,
+            there,
+        }
+    }
+
+    /// From now on nobody asks this node, before it is [back](Self::back).
+    pub(crate) fn away(&self, node: usize) {
+        self.there.lock().unwrap()[node] = None;
+    }
+
+    pub(crate) fn back(&self, node: usize, daemon: &TestDaemon) {
+        self.there.lock().unwrap()[node] = Some(Api::of(daemon));
+    }
+
+    /// How many requests were answered, and the longest time in which none was.
+    pub(crate) async fn end(self) -> (usize, Duration) {
+        self.end.cancel();
+        let clients = self.running.len();
+        let mut answered = Vec::new();
+        for client in self.running {
+            answered.extend(client.await.unwrap());
+        }
+        answered.sort();
+        let pauses = answered.windows(2).map(|two| two[1] - two[0]);
+        let longest = pauses.max().unwrap_or_default();
+        (answered.len() - clients, longest)
+    }
 }
