@@ -8,6 +8,7 @@ mod network;
 mod objects;
 mod partitions;
 mod rig;
+mod terms;
 mod walk_through;
 
 use rune_testkit::{ModelScript, ModelServer, Protocol, Reply, TestDaemon, ToolCall};

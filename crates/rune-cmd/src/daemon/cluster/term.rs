@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rune_cluster::{Member, Term};
 use rune_env::Config;
 use rune_gateway::{ClusterFront, Leading};
@@ -18,12 +19,15 @@ use tokio_util::sync::CancellationToken;
 use super::super::listeners::Access;
 use super::super::node::{Node, Place, Prepared};
 use super::super::process::STOP_GRACE;
+use super::super::process_backend::ProcessBackend;
 use super::super::running::{Assembled, Host, Running};
 use crate::commands::daemon::Backend;
 use crate::failure::{Failure, Outcome, chain};
 
 /// How long requests get to end before another node takes them up, where this one is to end.
 const HAND_OVER_DRAIN: Duration = Duration::from_secs(1);
+/// How long what runs gets to stop in good order then, with the replicas that end with this process.
+const HAND_OVER_HALT: Duration = Duration::from_secs(1);
 /// How long it is waited for until another node leads.
 const HAND_OVER: Duration = Duration::from_secs(2);
 /// Pause after an engine could not begin.
@@ -57,6 +61,16 @@ enum Made {
     Whole(Box<Assembled>),
     /// Without.
     Bare(Box<Node>),
+}
+
+impl Made {
+    /// The replicas that end with this process.
+    fn processes(&self) -> Option<Arc<ProcessBackend>> {
+        match self {
+            Self::Whole(assembled) => assembled.processes.clone(),
+            Self::Bare(_) => None,
+        }
+    }
 }
 
 impl Leader {
@@ -100,6 +114,7 @@ impl Leader {
                     Ok(next) => next,
                     Err(failure) => {
                         tracing::error!(why = failure.message(), "the engine cannot be prepared");
+                        self.give_up().await;
                         tokio::select! {
                             () = stop.cancelled() => return,
                             () = tokio::time::sleep(FAILED_PAUSE) => continue,
@@ -109,7 +124,7 @@ impl Leader {
             };
             let lead = tokio::select! {
                 lead = led(&mut leader) => lead,
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.give_up().await,
             };
             let Some(lead) = lead else {
                 return stop.cancelled().await;
@@ -131,6 +146,14 @@ impl Leader {
             engine,
         } = standby;
         term.begin(lead);
+        // On every way out, and no sooner than somebody waits for it.
+        let processes = engine.processes();
+        let closing = async move {
+            if let Some(processes) = processes {
+                processes.close().await;
+            }
+        };
+        let closing = closing.boxed().shared();
         let mut leader = self.member.leader();
         let over = async {
             tokio::select! {
@@ -145,6 +168,7 @@ impl Leader {
             () = stop.cancelled() => None,
             started = self.start(engine, &tasks) => Some(started),
         };
+        let has_failed = matches!(started, Some(Err(_)));
         match started {
             Some(Ok(running)) => {
                 let (recovered, after_ms) = (running.recovered, began.elapsed().as_millis());
@@ -154,26 +178,32 @@ impl Leader {
                     after_ms,
                     "the engine runs here"
                 );
-                self.serve(running, over, stop).await;
+                self.serve(running, over, stop, closing.clone()).await;
             }
-            Some(Err(failure)) => {
-                tracing::error!(
-                    why = failure.message(),
-                    "the engine cannot run here; another node is to lead"
-                );
-                let pause = tokio::time::sleep(FAILED_PAUSE);
-                stop.run_until_cancelled(pause).await;
-            }
+            Some(Err(failure)) => tracing::error!(
+                why = failure.message(),
+                "the engine cannot run here; another node is to lead"
+            ),
             None => {}
         }
-        if !tasks.kill(STOP_GRACE).await {
-            tracing::warn!(
-                tasks = tasks.len(),
-                "tasks of the engine did not end in time"
-            );
+        drop(self.tasks.spawn("replicas", closing.clone()));
+        let ending = async {
+            if !tasks.kill(STOP_GRACE).await {
+                tracing::warn!(
+                    tasks = tasks.len(),
+                    "tasks of the engine did not end in time"
+                );
+            }
+            tracing::info!(term = lead.term, "the engine has ended here");
+        };
+        // Every task is dropped before the other node is asked, which does not wait for those that take long to go.
+        tokio::join!(ending, self.hand_over(lead));
+        if stop.is_cancelled() {
+            closing.await;
+        } else if has_failed {
+            let pause = tokio::time::sleep(FAILED_PAUSE);
+            stop.run_until_cancelled(pause).await;
         }
-        tracing::info!(term = lead.term, "the engine has ended here");
-        self.hand_over(lead).await;
     }
 
     /// Has both APIs be answered by an engine until its term is over, or this node is to end.
@@ -182,10 +212,10 @@ impl Leader {
         running: Running,
         over: impl Future<Output = ()>,
         stop: &CancellationToken,
+        closing: impl Future<Output = ()>,
     ) {
         let Running {
             node,
-            processes,
             gateway,
             control_plane,
             ..
@@ -199,26 +229,26 @@ impl Leader {
             () = over => {
                 self.front.lead(None);
                 ended.cancel();
-                if let Some(processes) = processes {
-                    self.tasks
-                        .spawn("replicas", async move { processes.close().await });
-                }
             }
             () = stop.cancelled() => {
                 self.front.lead(None);
-                let grace = match self.member.node().has_successor() {
-                    true => HAND_OVER_DRAIN,
-                    false => self.config.runtime.drain_grace,
+                let (drain, halt) = match self.member.node().has_successor() {
+                    true => (HAND_OVER_DRAIN, HAND_OVER_HALT),
+                    // Nobody waits for its turn.
+                    false => (self.config.runtime.drain_grace, Duration::MAX),
                 };
-                if !node.engine.rest(grace).await {
+                if !node.engine.rest(drain).await {
                     let active = node.engine.active();
                     tracing::info!(active, "requests go on at another node");
                 }
                 // Who waits for an answer gets it from there, and not word of an interruption.
                 ended.cancel();
-                node.engine.halt().await;
-                if let Some(processes) = processes {
-                    processes.close().await;
+                let halted = async {
+                    node.engine.halt().await;
+                    closing.await;
+                };
+                if tokio::time::timeout(halt, halted).await.is_err() {
+                    tracing::info!("what does not stop in time is left to another node as it is");
                 }
             }
         }
@@ -249,6 +279,16 @@ impl Leader {
             readiness: &self.readiness,
             metrics: &self.metrics,
         }
+    }
+
+    /// Has another node lead, where this one does and has no engine.
+    async fn give_up(&self) {
+        let lead = match *self.member.leader().borrow() {
+            Lead::Own(lead) => lead,
+            Lead::Nobody | Lead::Other { .. } => return,
+        };
+        tracing::warn!(term = lead.term, "another node is to lead");
+        self.hand_over(lead).await;
     }
 
     /// Has another node lead, where this one still does.
