@@ -22,8 +22,8 @@ pub(super) const SUSPICIOUS_CRASHES: u32 = 2;
 pub(super) struct Recovery {
     pub(super) config: RecoveryConfig,
     slots: Arc<Semaphore>,
-    /// When the engine began; pauses count from then on.
-    began: Instant,
+    /// When the engine began to take them up, which may be long after it was made; pauses count from then on.
+    began: OnceLock<Instant>,
 }
 
 impl Recovery {
@@ -31,14 +31,19 @@ impl Recovery {
         Self {
             config,
             slots: Arc::new(Semaphore::new(config.parallelism)),
-            began: Instant::now(),
+            began: OnceLock::new(),
         }
+    }
+
+    /// Begins to take requests up; pauses that count already do not begin again.
+    pub(super) fn begin(&self) -> Instant {
+        *self.began.get_or_init(Instant::now)
     }
 
     /// When a request may be taken up that crashed so often; none: at once.
     pub(super) fn pause(&self, id: RequestId, crashes: u32) -> Option<Pause> {
         let pause = pause(&self.config, id, crashes)?;
-        let until = self.began + pause;
+        let until = self.begin() + pause;
         (until > Instant::now()).then_some(Pause { crashes, until })
     }
 }

@@ -39,6 +39,7 @@ impl Engine {
     /// [`EngineError::Store`] where a journal cannot be read; the others are taken up all
     /// the same.
     pub async fn recover(&self) -> Result<usize, EngineError> {
+        self.recovery().begin();
         let recovered = self.recover_all().await;
         if let Err(EngineError::Store(StoreError::Unavailable(_))) = &recovered {
             self.inner.stranded.notify_one();

@@ -108,6 +108,19 @@ async fn what_waited_is_taken_up() {
 }
 
 #[tokio::test]
+async fn a_pause_counts_from_when_requests_are_taken_up() {
+    let pause = Duration::from_millis(300);
+    let (rig, row) = after_crashes(2, |config| config.backoff = pause).await;
+    // As an engine that stands by until its node leads.
+    tokio::time::sleep(2 * pause).await;
+    rig.engine.recover().await.unwrap();
+    let row = ended(&rig, row.id).await;
+    assert_eq!(row.status, RequestStatus::Completed);
+    let kinds = kinds(&rig.journal(row.id).await);
+    assert_eq!(kinds[3..5], ["notice", "started"]);
+}
+
+#[tokio::test]
 async fn one_crash_is_no_reason_to_wait() {
     let (rig, row) = after_crashes(1, |config| config.backoff = LONG).await;
     rig.engine.recover().await.unwrap();
