@@ -21,7 +21,10 @@ use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 
 use crate::Identity;
 use crate::server::TaskExecutor;
-use crate::wire::{PATH, PeerBody, PeerMessage, PeerReply, collect, encode, parse, whole};
+use crate::wire::{
+    MAX_HEADER_LIST_BYTES, MAX_STREAMS, MAX_WINDOW, PATH, PeerBody, PeerMessage, PeerReply,
+    collect, encode, parse, whole,
+};
 
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -35,6 +38,11 @@ const OBJECTS_SILENCE: Duration = Duration::from_secs(20);
 /// Bytes that may be under way unacknowledged in one message, and on one connection.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The same of answers for clients, who need not read them: what one leaves lying takes nothing from the others.
+const CLIENTS_STREAM_WINDOW: u32 = 256 << 10;
+const CLIENTS_CONNECTION_WINDOW: u32 = MAX_WINDOW;
+/// How long a stream is remembered whose client has gone: what comes for it later would count against the connection.
+const GONE: Duration = Duration::from_secs(30);
 
 /// How often a machine that closed a connection is asked whether anybody listens there still, and the pause in between: a
 /// process that ends closes one thing after the other.
@@ -76,6 +84,14 @@ impl Lane {
             Self::Clients => CLIENTS_SILENCE,
             Self::Objects => OBJECTS_SILENCE,
             _ => PING,
+        }
+    }
+
+    /// How much may be under way in one message, and on the connection.
+    const fn windows(self) -> (u32, u32) {
+        match self {
+            Self::Clients => (CLIENTS_STREAM_WINDOW, CLIENTS_CONNECTION_WINDOW),
+            _ => (STREAM_WINDOW, CONNECTION_WINDOW),
         }
     }
 
@@ -181,7 +197,10 @@ impl PeerTransport {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let uri = format!("https://{}{path}", self.identity.host_of(target));
-        parts.uri = uri.parse().map_err(|error| broken(target, &error))?;
+        let uri = uri.parse();
+        parts.uri = uri.map_err(|error: http::uri::InvalidUri| {
+            CallError::Unreachable(format!("node {target}: {error}"))
+        })?;
         parts.version = Version::HTTP_2;
         let request = Request::from_parts(parts, whole(body));
         let sent = sender.try_send_request(request).await;
@@ -279,13 +298,18 @@ async fn connect(
             tracing::warn!("{why}");
             why
         })?;
+        let (stream_window, connection_window) = lane.windows();
         let (sender, connection) = Builder::new(TaskExecutor(tasks.clone()))
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
             .keep_alive_timeout(lane.silence())
             .keep_alive_while_idle(true)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(connection_window)
+            .max_header_list_size(MAX_HEADER_LIST_BYTES)
+            .max_concurrent_reset_streams(MAX_STREAMS as usize)
+            .reset_stream_duration(GONE)
+            .max_local_error_reset_streams(None)
             .handshake(TokioIo::new(tls))
             .await
             .map_err(|error| unreachable(&error))?;

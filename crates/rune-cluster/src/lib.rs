@@ -17,9 +17,11 @@
 //!   its own.
 //! * Commands of a node are applied in the order in which they were submitted there, and read there
 //!   once they are answered.
+//! * Who has not shown to be a node takes no place of one.
 //! * What a node began to do for another one is done to its end, also where that one has hung up.
 
 mod client;
+mod handshakes;
 mod identity;
 mod log;
 mod member;

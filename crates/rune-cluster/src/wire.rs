@@ -32,6 +32,14 @@ pub(crate) fn whole(bytes: impl Into<Bytes>) -> PeerBody {
     body.boxed_unsync()
 }
 
+/// Requests that one connection may have open: what clients ask may take long, and be followed for long.
+pub(crate) const MAX_STREAMS: u32 = 10_000;
+/// The largest window of HTTP/2.
+pub(crate) const MAX_WINDOW: u32 = (1 << 31) - 1;
+/// The headers of a message, counted as HTTP/2 does: more than a socket of clients takes, as one that is larger ends the
+/// connection and not the message.
+pub(crate) const MAX_HEADER_LIST_BYTES: u32 = 256 << 10;
+
 /// The largest message, and the largest answer: entries of 4 MiB with one command of any size.
 pub(crate) const MAX_BYTES: usize = 64 << 20;
 

@@ -9,7 +9,7 @@ use rune_raft::{CallError, Change, Message, NodeConfig, NodeId, Reply, Transport
 use rune_runtime::Tasks;
 use rune_store_runtime::StoreError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
@@ -161,6 +161,24 @@ async fn another_node_at_an_address_is_not_taken_for_the_one_asked() {
     let asked = own.call(1, &gone, Message::ReadIndex, TTL).await;
     assert!(matches!(asked, Err(CallError::Unreachable(_))), "{asked:?}");
     tasks.stop(TTL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_says_nothing_takes_no_place_of_a_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let peer = Peer::start(dir.path(), SECRET, 1, settings()).await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect(peer.addr.parse().unwrap()).await.unwrap());
+    }
+    let tasks = Tasks::new();
+    let own = PeerTransport::new(identity(SECRET, 2), tasks.clone());
+    let asked = own.call(1, &peer.at(), Message::ReadIndex, TTL).await;
+    assert!(matches!(asked, Ok(Reply::NotLeader(None))), "{asked:?}");
+    tasks.stop(TTL).await;
+    peer.end().await;
 }
 
 /// Gives these a vote, once those without one have caught up.
