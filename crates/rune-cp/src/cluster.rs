@@ -8,17 +8,16 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
+use axum::routing::{any, get};
 use rune_cluster::{Cluster, ClusterObjects, ClusterStatus, Member, MemberStatus};
 use rune_http::{
-    ApiError, Auth, Caller, Edge, ErrorBody, Json, JsonOrDefault, Readiness, ReadyReport, api,
-    reference,
+    ApiError, Auth, Caller, ErrorBody, Json, JsonOrDefault, Readiness, ReadyReport, api, reference,
 };
 use rune_store_runtime::{BlobStore as _, ErrorCode, Store, StoreError, SystemClock, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
 
-use crate::control_plane::{NodeInfo, PUBLIC_ROUTES};
+use crate::control_plane::{NodeInfo, PUBLIC_ROUTES, edge, paths};
 use crate::routes::status as process;
 use crate::{audit, cluster};
 
@@ -70,7 +69,7 @@ pub struct ClusterApi {
 }
 
 impl ClusterApi {
-    /// These routes, protected.
+    /// These routes, protected. The others are there for the edge, which says who may ask the leader for them.
     pub fn router(self) -> Router {
         let routes = ClusterRoutes {
             cluster: Some(self.member.cluster()),
@@ -84,15 +83,25 @@ impl ClusterApi {
             let report = ReadyReport::new(&readiness);
             async move { report }
         };
-        let router = Router::new()
+        let mut router = Router::new()
             .route("/health", get(process::health))
             .route("/ready", get(ready))
             .route("/openapi.json", get(process::openapi))
             .route("/docs", get(reference::page))
             .route("/docs/{file}", get(reference::file))
             .merge(routes.router());
-        Edge::new("control-plane", self.auth, PUBLIC_ROUTES).protect(router)
+        for path in paths() {
+            if !PUBLIC_ROUTES.contains(&path.as_str()) {
+                router = router.route(&path, any(elsewhere));
+            }
+        }
+        edge("control-plane", self.auth, PUBLIC_ROUTES).protect(router)
     }
+}
+
+/// What a node says of a route that it does not answer itself; what stands before it has the leader answer.
+async fn elsewhere() -> ApiError {
+    ApiError::unavailable("a request for the leader was not sent to it")
 }
 
 impl ClusterRoutes {

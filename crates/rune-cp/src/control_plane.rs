@@ -168,7 +168,17 @@ impl ControlPlane {
     }
 }
 
-fn edge(name: &'static str, auth: Auth, public: &'static [&'static str]) -> Edge {
+/// The paths of every route but those of the cluster.
+pub(crate) fn paths() -> Vec<String> {
+    let guarded = [InternalApi::ROUTES, DaemonApi::ROUTES].concat();
+    let guarded = guarded.into_iter().chain([InternalApi::FORWARDED]);
+    let mut paths: Vec<String> = document().paths.paths.into_keys().collect();
+    paths.extend(guarded.map(str::to_owned));
+    paths
+}
+
+/// What stands around every route.
+pub(crate) fn edge(name: &'static str, auth: Auth, public: &'static [&'static str]) -> Edge {
     Edge::new(name, auth, public)
         .guarded_within(InternalApi::ROUTES)
         .guarded_within(&[InternalApi::FORWARDED])

@@ -3,10 +3,11 @@
 use std::sync::{Arc, LazyLock};
 
 use axum::Router;
+use axum::routing::any;
 use bytes::Bytes;
 use http::HeaderValue;
 use rune_http::{
-    Auth, Edge, MAX_BODY_BYTES, Metrics, Readiness, TokenScope, api, complete, reference,
+    ApiError, Auth, Edge, MAX_BODY_BYTES, Metrics, Readiness, TokenScope, api, complete, reference,
 };
 use rune_mcp::{McpAccess, McpEndpoint};
 use rune_remote_store::InternalTokens;
@@ -17,7 +18,7 @@ use crate::a2a::A2aAccess;
 use crate::a2a::push::Pushes;
 use crate::engine_agents::EngineAgents;
 use crate::openai;
-use crate::own::own_routes;
+use crate::own::{OWN_ROUTES, own_routes};
 use crate::routes::{
     a2a, a2a_cards, a2a_http, ag_ui, agents, approvals, calls, canvas, chat_completions, context,
     events, fork, invoke, mcp, models, outbox, policy, published, replicas, requests, responses,
@@ -172,6 +173,8 @@ pub struct NodeGateway {
     pub auth: Auth,
     /// Which web pages may call.
     pub mcp: McpAccess,
+    /// Whether the cards of agents are shown to everybody.
+    pub public_cards: bool,
     /// What `/ready` reports.
     pub readiness: Readiness,
     /// What `/metrics` shows.
@@ -179,11 +182,21 @@ pub struct NodeGateway {
 }
 
 impl NodeGateway {
-    /// These routes, protected.
+    /// These routes, protected. The others are there for the edge, which says who may ask the leader for them.
     pub fn router(self) -> Router {
-        let own = own_routes(self.readiness, self.metrics);
-        edge(self.auth, &self.mcp, true).protect(own)
+        let mut router = own_routes(self.readiness, self.metrics);
+        for path in paths() {
+            if !OWN_ROUTES.contains(&path.as_str()) {
+                router = router.route(&path, any(elsewhere));
+            }
+        }
+        edge(self.auth, &self.mcp, self.public_cards).protect(router)
     }
+}
+
+/// What a node says of a route that it does not answer itself; [`crate::ClusterFront`] has the leader answer it.
+async fn elsewhere() -> ApiError {
+    ApiError::unavailable("a request for the leader was not sent to it")
 }
 
 /// What stands around every route that callers reach.

@@ -1,12 +1,16 @@
 //! Reading request bodies within limits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::Request;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use rune_store_runtime::ErrorCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::ApiError;
 
@@ -24,19 +28,61 @@ const BODY_DEADLINE: Duration = Duration::from_secs(300);
 /// # Errors
 /// `too_large`; `timeout` where it comes too slowly; `invalid_input` where it breaks off.
 pub async fn read_body(request: Request, limit: usize) -> Result<Bytes, ApiError> {
-    let announced = request.headers().get(CONTENT_LENGTH);
+    let (parts, body) = request.into_parts();
+    read(&parts.headers, body, limit, |_| Ok(())).await
+}
+
+/// The same within the bytes that are left of `space`, which are the body's as long as what is given with it is kept.
+///
+/// # Errors
+/// As of [`read_body`]; `limit_exceeded` where nothing is left.
+pub async fn read_body_within(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    space: &Arc<Semaphore>,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
+    let mut taken: Option<OwnedSemaphorePermit> = None;
+    let take = |bytes: usize| {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let more = Arc::clone(space).try_acquire_many_owned(bytes);
+        let more = more.map_err(|_| ApiError::new(ErrorCode::LimitExceeded, FULL))?;
+        match &mut taken {
+            Some(taken) => taken.merge(more),
+            None => taken = Some(more),
+        }
+        Ok(())
+    };
+    let body = read(headers, body, limit, take).await?;
+    Ok((body, taken))
+}
+
+const FULL: &str = "bodies of other requests fill the space that there is for them; try again";
+
+/// Reads a body; `take` is asked before a part of so many bytes is kept.
+async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    take: impl FnMut(usize) -> Result<(), ApiError>,
+) -> Result<Bytes, ApiError> {
+    let announced = headers.get(CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit));
     }
-    let read = read_chunks(request, limit);
+    let read = read_chunks(body, limit, take);
     tokio::time::timeout(BODY_DEADLINE, read)
         .await
         .unwrap_or_else(|_| Err(too_slow()))
 }
 
-async fn read_chunks(request: Request, limit: usize) -> Result<Bytes, ApiError> {
-    let mut chunks = request.into_body().into_data_stream();
+async fn read_chunks(
+    body: Body,
+    limit: usize,
+    mut take: impl FnMut(usize) -> Result<(), ApiError>,
+) -> Result<Bytes, ApiError> {
+    let mut chunks = body.into_data_stream();
     // Most bodies are one chunk, which is handed on as it is.
     let mut whole = Bytes::new();
     let mut joined: Option<BytesMut> = None;
@@ -51,6 +97,7 @@ async fn read_chunks(request: Request, limit: usize) -> Result<Bytes, ApiError> 
         if chunk.len() > limit - read {
             return Err(too_large(limit));
         }
+        take(chunk.len())?;
         if read == 0 {
             whole = chunk;
         } else {

@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 use uuid::Uuid;
 
+use crate::ahead::{Admitted, Ahead};
 use crate::metrics::{method_label, record};
 use crate::openai::ErrorShape;
 use crate::{ApiError, Auth, Caller, TokenScope, origin};
@@ -230,6 +231,12 @@ impl Edge {
         );
         Err(ApiError::new(ErrorCode::Denied, message))
     }
+
+    /// What [`Edge::admit`] says to whoever asks ahead.
+    fn admitted(&self, caller: &Caller) -> Admitted {
+        let is_known = self.inner.auth.is_anonymous() || *caller != Caller::new("anonymous");
+        Admitted { is_known }
+    }
 }
 
 /// What tells a browser that pages of other origins may call; nothing where none may. A browser asks without credentials
@@ -254,14 +261,20 @@ fn no_such_path() -> ApiError {
 
 async fn handle(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
+    let ahead = request.extensions_mut().remove::<Ahead>();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let admitted = match (edge.admit(&request, route), ahead) {
+        (Ok(caller), Some(Ahead::Admission)) => return edge.admitted(&caller).into_response(),
+        (Ok(_), Some(Ahead::Refusal(error))) => Err(error),
+        (admitted, _) => admitted,
+    };
     let known = request.extensions().get().copied();
     let known = known.filter(|_| edge.inner.knows_callers);
     let id: HttpRequestId = known.unwrap_or_else(HttpRequestId::generate);
     request.extensions_mut().insert(id);
     let id = id.as_str();
     let method = method_label(request.method());
-    let matched = request.extensions().get::<MatchedPath>().cloned();
-    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let listener = edge.inner.listener;
     let span = tracing::info_span!(
         "http",
@@ -273,7 +286,7 @@ async fn handle(State(edge): State<Edge>, mut request: Request, next: Next) -> R
         latency_ms = Empty
     );
 
-    let response = match edge.admit(&request, route) {
+    let response = match admitted {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             let answer = next.run(request).instrument(span.clone());
@@ -285,7 +298,13 @@ async fn handle(State(edge): State<Edge>, mut request: Request, next: Next) -> R
                     ApiError::internal(format!("handler panicked: {text}")).into_response()
                 })
         }
-        Err(error) => error.into_response(),
+        Err(error) => {
+            if error.status().is_server_error() {
+                let (code, why) = (error.code().as_str(), error.message());
+                span.in_scope(|| tracing::warn!(code, why, "a request is not answered"));
+            }
+            error.into_response()
+        }
     };
 
     let _entered = span.enter();

@@ -9,7 +9,6 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use rune_runtime::{EngineError, ScheduleError, store_code};
 use rune_store_runtime::{ErrorCode, Failure, IdError, RequestId, StoreError};
 
-use crate::edge::{HttpRequestId, REQUEST_ID};
 use crate::openai::{ErrorShape, OpenAiErrorBody};
 use crate::openapi::{ErrorBody, ErrorDetail};
 
@@ -35,6 +34,8 @@ pub struct ApiError {
     param: Option<&'static str>,
     /// OpenAI's word for the error, where it is not that of the code.
     label: Option<&'static str>,
+    /// Whether asking again may do what was asked twice.
+    is_unsure: bool,
 }
 
 impl ApiError {
@@ -48,6 +49,7 @@ impl ApiError {
             request_id: None,
             param: None,
             label: None,
+            is_unsure: false,
         }
     }
 
@@ -109,6 +111,13 @@ impl ApiError {
         self
     }
 
+    /// Says that what was asked may have been done, and would be done twice by whoever asks again: clients are not told to.
+    #[must_use]
+    pub const fn unsure(mut self) -> Self {
+        self.is_unsure = true;
+        self
+    }
+
     /// The parameter that is wrong.
     pub(crate) const fn param(&self) -> Option<&'static str> {
         self.param
@@ -152,6 +161,7 @@ impl ApiError {
     /// Seconds to wait before trying again, for codes that have a `Retry-After`.
     const fn retry_after(&self) -> Option<u32> {
         match self.code {
+            _ if self.is_unsure => None,
             ErrorCode::LimitExceeded => Some(LIMIT_RETRY_SECS),
             ErrorCode::Unavailable => Some(UNAVAILABLE_RETRY_SECS),
             _ => None,
@@ -167,6 +177,7 @@ impl ApiError {
         allow: Option<HeaderValue>,
     ) -> Response {
         let (status, retry_after) = (self.status(), self.retry_after());
+        let is_unsure = self.is_unsure;
         let accepted = self.request_id.map(|id| id.to_string());
         let body = match shape {
             ErrorShape::OpenAi => serde_json::to_vec(&OpenAiErrorBody::from(&self)),
@@ -185,12 +196,15 @@ impl ApiError {
         let mut response = Response::new(Body::from(body.unwrap_or_default()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        if let (ErrorShape::OpenAi, Some(id)) = (shape, accepted) {
-            // It ran: sent again it would be another request of the agent.
+        let has_run = shape == ErrorShape::OpenAi && accepted.is_some();
+        if is_unsure || has_run {
+            // Sent again it would be another request of the agent.
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-            if let Ok(id) = HeaderValue::try_from(id) {
-                headers.insert(AGENT_REQUEST_ID, id);
-            }
+        }
+        if let Some(Ok(id)) = accepted.map(HeaderValue::try_from)
+            && shape == ErrorShape::OpenAi
+        {
+            headers.insert(AGENT_REQUEST_ID, id);
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = retry_after {
@@ -201,22 +215,6 @@ impl ApiError {
         }
         if let Some(allow) = allow {
             headers.insert(ALLOW, allow);
-        }
-        response
-    }
-}
-
-impl ApiError {
-    /// The finished answer of what stands before every [`crate::Edge`].
-    #[must_use]
-    pub fn before_the_edge(self) -> Response {
-        if let Some(detail) = self.detail() {
-            tracing::warn!(code = self.code.as_str(), detail, "request failed");
-        }
-        let id = HttpRequestId::generate();
-        let mut response = self.render(ErrorShape::Rune, id.as_str(), None);
-        if let Ok(id) = HeaderValue::from_str(id.as_str()) {
-            response.headers_mut().insert(REQUEST_ID, id);
         }
         response
     }

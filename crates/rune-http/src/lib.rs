@@ -3,6 +3,7 @@
 //! * [`Server`] serves a router on a [`Listener`], which is an address or a Unix socket, and ends gracefully.
 //! * [`Edge`] is the one layer around every route: request id, authentication, browser
 //!   protection, panics, span and metrics. [`Edge::protect`] puts it on.
+//! * [`admission`] and [`refusal`] ask it ahead, for what has requests be answered elsewhere.
 //! * [`Auth`] says who a caller is, and [`TokenScope`] what its token is for; [`check_bind`] refuses to expose a listener without it.
 //! * [`ApiError`] is the only way to answer an error; [`Json`], [`JsonOrDefault`], [`Query`],
 //!   [`List`] and [`Path`] refuse bad input with it.
@@ -18,6 +19,7 @@
 //!
 //! What is not here: routes, but for those of the reference, and what they mean.
 
+mod ahead;
 mod api;
 mod auth;
 mod bind;
@@ -37,10 +39,11 @@ pub mod reference;
 mod server;
 mod view;
 
+pub use ahead::{Admission, Admitted, admission, refusal};
 pub use auth::{Auth, AuthConfigError, TokenScope, sign_user_token};
 pub use axum::Router;
 pub use bind::{BindError, check_bind};
-pub use body::{MAX_BODY_BYTES, MAX_PACKAGE_BYTES, read_body};
+pub use body::{MAX_BODY_BYTES, MAX_PACKAGE_BYTES, read_body, read_body_within};
 pub use caller::Caller;
 pub use edge::{Edge, HttpRequestId, MAX_HEADER_BYTES, MAX_URI_BYTES, REQUEST_ID};
 pub use error::{AGENT_REQUEST_ID, ApiError};

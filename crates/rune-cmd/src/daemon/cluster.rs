@@ -98,6 +98,7 @@ pub(super) async fn serve(
     let own_gateway = NodeGateway {
         auth: listeners.access.auth.clone(),
         mcp: listeners.access.mcp.clone(),
+        public_cards: listeners.access.a2a.public_cards,
         readiness: readiness.clone(),
         metrics,
     };
@@ -113,20 +114,14 @@ pub(super) async fn serve(
         auth: listeners.access.auth,
         readiness,
     };
-    front.answer_own(own_gateway.router(), own_control_plane.router());
     let grace = leader.config.runtime.drain_grace;
-    for (name, listener, api) in [
-        ("gateway", listeners.gateway, Api::Gateway),
-        (
-            "control-plane",
-            Some(listeners.control_plane),
-            Api::ControlPlane,
-        ),
-    ] {
-        if let Some(listener) = listener {
-            serve_http(&tasks, name, listener, front.router(api), grace);
-        }
+    if let Some(listener) = listeners.gateway {
+        let router = front.router(Api::Gateway, own_gateway.router());
+        serve_http(&tasks, "gateway", listener, router, grace);
     }
+    let router = front.router(Api::ControlPlane, own_control_plane.router());
+    let listener = listeners.control_plane;
+    serve_http(&tasks, "control-plane", listener, router, grace);
     let watching = tasks.shutdown().run_until_cancelled_owned({
         let front = front.clone();
         async move { front.watch(|is_answered| ready.set(is_answered)).await }

@@ -1,7 +1,10 @@
 //! Streams of events that go on at the next leader.
 //!
 //! The events of a request are its journal, so that whoever leads next tells what is behind the last one that a client was
-//! told. The front does for a client what this one would do itself: it asks again with `Last-Event-ID`.
+//! told. The front does for a client what this one would do itself: it asks again with `Last-Event-ID`. Where nothing more
+//! comes of that for as long as requests are held, the stream ends as it does at a daemon that is alone.
+
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -9,6 +12,7 @@ use futures_util::{FutureExt as _, stream};
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Uri};
 use http_body_util::BodyExt as _;
+use tokio::time::Instant;
 
 use super::front::{Api, ClusterFront};
 
@@ -16,6 +20,8 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const EVENT_STREAM: &str = "text/event-stream";
 /// What ends an event.
 const END: &[u8] = b"\n\n";
+/// Pause after a stream that ended before the request did: whoever leads may have stopped it, as where its disk is full.
+const ENDED_PAUSE: Duration = Duration::from_millis(200);
 /// The largest event that is waited for; of a larger one the parts are passed on as they come.
 const MAX_EVENT_BYTES: usize = 64 << 20;
 
@@ -30,6 +36,10 @@ pub(super) struct Following {
     last: Option<u64>,
     buffer: BytesMut,
     body: Body,
+    /// When it began, and after which event.
+    since: (Instant, Option<u64>),
+    /// How long it is asked for again while nothing comes of it.
+    until: Instant,
     has_ended: bool,
 }
 
@@ -61,6 +71,8 @@ impl Following {
                 last: None,
                 buffer: BytesMut::new(),
                 body,
+                since: (Instant::now(), None),
+                until: Instant::now() + front.hold(),
                 has_ended: false,
             };
             Body::from_stream(stream::unfold(following, Self::step))
@@ -85,12 +97,13 @@ impl Following {
                 broken => {
                     // What was not whole is told again.
                     self.buffer.clear();
-                    let Some(body) = self.go_on().await else {
+                    let error = broken.and_then(Result::err);
+                    let Some(body) = self.go_on(error.is_none()).await else {
                         self.has_ended = true;
-                        let error = broken.and_then(Result::err)?;
-                        return Some((Err(error), self));
+                        return Some((Err(error?), self));
                     };
                     self.body = body;
+                    self.since = (Instant::now(), self.last);
                 }
             }
         }
@@ -130,9 +143,22 @@ impl Following {
         }
     }
 
-    /// The stream behind the last event, from whoever leads now.
-    async fn go_on(&mut self) -> Option<Body> {
-        let id = self.request.as_ref().filter(|_| !self.front.is_ending())?;
+    /// The stream behind the last event, from whoever leads now; nothing where nothing has come of asking for it.
+    async fn go_on(&mut self, is_whole: bool) -> Option<Body> {
+        let (began, last) = self.since;
+        let (now, hold) = (Instant::now(), self.front.hold());
+        if self.last != last || now - began >= hold {
+            self.until = now + hold;
+        }
+        let ending = self.front.shutdown();
+        if now >= self.until || ending.is_cancelled() {
+            return None;
+        }
+        if is_whole {
+            let pause = tokio::time::sleep(ENDED_PAUSE);
+            ending.run_until_cancelled(pause).await?;
+        }
+        let id = self.request.as_ref()?;
         let mut asked = http::Request::new(Bytes::new());
         *asked.method_mut() = Method::GET;
         *asked.uri_mut() = match self.last {
@@ -150,6 +176,11 @@ impl Following {
             headers.insert(LAST_EVENT_ID, HeaderValue::from(last));
         }
         let answer = self.front.have_answered(Api::Gateway, &asked).boxed().await;
+        let answer = answer.inspect_err(|error| {
+            let why = error.message();
+            tracing::warn!(request = id, why, "a stream of events does not go on");
+        });
+        let answer = answer.ok()?;
         tracing::debug!(request = id, status = %answer.status(), "a stream of events goes on");
         let content_type = answer.headers().get(CONTENT_TYPE);
         let is_stream = content_type.is_some_and(|value| value == EVENT_STREAM);
