@@ -34,5 +34,5 @@ pub use model_server::{
     CopilotAccount, CutAt, Fault, FaultKind, Garbage, ModelScript, ModelServer, Otherwise,
     Protocol, RecordedRequest, Reply, ReplyFile, Rule, Stop, Text, ToolCall, Usage, When,
 };
-pub use registry::{DockerRegistry, TestRegistry};
+pub use registry::{DockerRegistry, REGISTRY_LOGIN, TestRegistry};
 pub use skip::skip;

@@ -26,6 +26,10 @@ const MAX_BODY: usize = 128 << 20;
 const TOKEN: &str = "test-token";
 /// Debian's registry.
 const PROGRAM: &str = "/usr/bin/docker-registry";
+/// The only user of one that asks who it is, and the password.
+pub const REGISTRY_LOGIN: (&str, &str) = ("me", "hidden-word");
+/// The same as the registry reads it.
+const HTPASSWD: &str = "me:$2y$05$abcdefghijklmnopqrstuubffnHHWEefL.V5LI.1Ci2pzO69f1oq6\n";
 
 /// A registry in this process. It stops when it is dropped.
 #[derive(Debug)]
@@ -339,6 +343,18 @@ impl DockerRegistry {
     /// # Errors
     /// [`TestkitError`] where it does not start.
     pub fn find() -> Result<Option<Self>, TestkitError> {
+        Self::start(false)
+    }
+
+    /// The same, for nobody but [`REGISTRY_LOGIN`].
+    ///
+    /// # Errors
+    /// [`TestkitError`] where it does not start.
+    pub fn guarded() -> Result<Option<Self>, TestkitError> {
+        Self::start(true)
+    }
+
+    fn start(is_guarded: bool) -> Result<Option<Self>, TestkitError> {
         if !Path::new(PROGRAM).is_file() {
             crate::skip(&format!(
                 "{PROGRAM} is not there (Debian's docker-registry)"
@@ -346,12 +362,17 @@ impl DockerRegistry {
             return Ok(None);
         }
         let dir = TempDir::with_prefix("rune-registry-").map_err(TestkitError::Process)?;
-        let config = json!({
+        let mut config = json!({
             "version": 0.1,
             "log": { "formatter": "json", "fields": {} },
             "storage": { "filesystem": { "rootdirectory": dir.path().join("data") } },
             "http": { "addr": "127.0.0.1:0" },
         });
+        if is_guarded {
+            let users = dir.path().join("htpasswd");
+            std::fs::write(&users, HTPASSWD).map_err(TestkitError::Process)?;
+            config["auth"] = json!({ "htpasswd": { "realm": "test", "path": users } });
+        }
         let path = dir.path().join("config.json");
         std::fs::write(&path, config.to_string()).map_err(TestkitError::Process)?;
         let mut child = Command::new(PROGRAM)

@@ -39,6 +39,8 @@ pub struct DockerConfig {
     pub hidden: Vec<PathBuf>,
     /// Names of the containers that agents may run commands in.
     pub exec_containers: Vec<String>,
+    /// The directory of Docker's `config.json`, which has the credentials of registries; absent: none are sent.
+    pub credentials: Option<PathBuf>,
 }
 
 /// The engine. Cheap to clone; connects when it is first needed.
@@ -96,6 +98,7 @@ impl DockerEngine {
             workspaces: PathBuf::new(),
             hidden: Vec::new(),
             exec_containers: Vec::new(),
+            credentials: None,
         };
         Self::new(config, Arc::new(|_| ()))
     }

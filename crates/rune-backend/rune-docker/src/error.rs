@@ -38,6 +38,25 @@ pub enum DockerError {
         "the image `{0}` is not on the engine, and Rune pulls none; get it with `docker pull {0}`"
     )]
     NoImage(String),
+    /// The image is not on the engine, and its name does not say where it would be pulled from.
+    #[error(
+        "the image `{0}` is not on the engine, and one whose name has no registry is not pulled; make it (`rune build \
+         --image`, `docker build`), or write its registry too, as in `docker.io/library/{0}`"
+    )]
+    LocalImage(String),
+    /// The engine could not pull the image.
+    #[error(
+        "the image `{image}` cannot be pulled: {reason}; where `{registry}` asks who it is, `docker login {registry}` as the \
+         user of the daemon, or DOCKER_CONFIG names the directory with its `config.json`"
+    )]
+    Pull {
+        /// The image.
+        image: String,
+        /// Its registry.
+        registry: String,
+        /// What the engine says.
+        reason: String,
+    },
     /// The user of a replica's image has a name, which may be one of root.
     #[error(
         "the image `{image}` runs as `{user}`, which may be root under another name: a replica needs a user that is a \
@@ -118,7 +137,12 @@ impl DockerError {
     pub const fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Absent { .. } | Self::Denied { .. } | Self::NoImage(_) | Self::Refused { .. }
+            Self::Absent { .. }
+                | Self::Denied { .. }
+                | Self::NoImage(_)
+                | Self::LocalImage(_)
+                | Self::Pull { .. }
+                | Self::Refused { .. }
         )
     }
 }
@@ -126,9 +150,11 @@ impl DockerError {
 impl From<DockerError> for ToolError {
     fn from(error: DockerError) -> Self {
         let kind = match &error {
-            DockerError::Absent { .. } | DockerError::Denied { .. } | DockerError::NoImage(_) => {
-                ToolErrorKind::Unavailable
-            }
+            DockerError::Absent { .. }
+            | DockerError::Denied { .. }
+            | DockerError::NoImage(_)
+            | DockerError::LocalImage(_)
+            | DockerError::Pull { .. } => ToolErrorKind::Unavailable,
             DockerError::Network(_) | DockerError::Directory { .. } => ToolErrorKind::Denied,
             DockerError::Grant(error) => error.kind,
             DockerError::Host(_)

@@ -3,11 +3,11 @@
 //! * [`DockerEngine`] is the engine that an operator named; nothing is connected before it is needed.
 //! * [`ContainerTool`] is a tool that is an image: each call in a container of its own.
 //! * [`PackageImage`] is an image with the package of an agent in it.
-//! * [`DockerReplicas`] runs replicas, each in a container that outlives the daemon.
+//! * [`DockerReplicas`] runs replicas, each in a container that outlives the daemon, and has images pulled for them.
 //! * [`DockerExec`] runs commands in containers that an operator has opened to agents.
 //!
 //! What is not here: validation against schemas, policy, the journal and retries, which the engine of Rune does around a
-//! call; and pulling, which an operator does.
+//! call; and pulling for tools, which an operator does.
 //!
 //! # Invariants
 //!
@@ -29,6 +29,7 @@ mod network;
 mod output;
 mod owner;
 mod package_image;
+mod pull;
 mod replicas;
 mod sockets;
 mod tool;

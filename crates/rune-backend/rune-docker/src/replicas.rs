@@ -26,6 +26,7 @@ use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::engine::{DockerEngine, status};
 use crate::image::Image;
 use crate::mounts::bind;
+use crate::pull::Pulls;
 use crate::sockets::{self, Sockets};
 use crate::{DockerError, network};
 
@@ -56,6 +57,11 @@ const HIDDEN: &str = "[\"/run/rune\"]";
 /// with; this one forbids what reaches beyond a container, and leaves these.
 const SECCOMP: &str = include_str!("replica_seccomp.json");
 
+/// Networks of the engine by their names, and what keeps them from being removed.
+type Joined<'a> = (Vec<String>, Option<RwLockReadGuard<'a, ()>>);
+/// What a container is made with.
+type Needed<'a> = (Joined<'a>, Image);
+
 /// Runs replicas in containers.
 #[derive(Debug)]
 pub struct DockerReplicas {
@@ -66,6 +72,7 @@ pub struct DockerReplicas {
     /// Read while a container is made and started: until it runs the engine takes it for nobody in its networks. Written
     /// while those are removed that nobody is in.
     networks: RwLock<()>,
+    pulls: Pulls,
     /// Whether the engine confines containers with AppArmor, once it was asked.
     apparmor: OnceCell<bool>,
 }
@@ -79,6 +86,7 @@ impl DockerReplicas {
             engine,
             image,
             networks: RwLock::const_new(()),
+            pulls: Pulls::default(),
             apparmor: OnceCell::const_new(),
         }
     }
@@ -120,10 +128,7 @@ impl DockerReplicas {
 
     /// The engine's networks of a replica, none of which is removed while the guard is there. One whose agent has no use for
     /// a network gets none: that leaves nothing open, and making one takes a part of the start that is felt.
-    async fn networks_of(
-        &self,
-        spec: &ReplicaSpec,
-    ) -> Result<(Vec<String>, Option<RwLockReadGuard<'_, ()>>), DockerError> {
+    async fn networks_of(&self, spec: &ReplicaSpec) -> Result<Joined<'_>, DockerError> {
         if !spec.reaches_out || spec.networks.is_empty() {
             if spec.reaches_out {
                 tracing::warn!(
@@ -145,6 +150,22 @@ impl DockerReplicas {
         network::remove_unused(&self.engine).await?;
         let names = network::of_replica(&self.engine, &spec.networks).await?;
         Ok((names, Some(RwLockWriteGuard::downgrade(alone))))
+    }
+
+    /// What a container is made with. An image that is missing is pulled first, while nobody is kept from the networks.
+    async fn needed(&self, spec: &ReplicaSpec) -> Result<Needed<'_>, DockerError> {
+        match self.look_up(spec).await {
+            Err(DockerError::NoImage(name)) => {
+                let id = spec.replica_id;
+                self.pulls.pull(&self.engine, id, &name).await?;
+                self.look_up(spec).await
+            }
+            looked => looked,
+        }
+    }
+
+    async fn look_up(&self, spec: &ReplicaSpec) -> Result<Needed<'_>, DockerError> {
+        tokio::try_join!(self.networks_of(spec), self.image_of(spec))
     }
 
     /// The image of a replica, which is there.
@@ -309,8 +330,7 @@ impl DockerReplicas {
     async fn begin(&self, spec: &ReplicaSpec) -> Result<String, DockerError> {
         let docker = self.engine.client().await?;
         let name = name_of(spec.replica_id);
-        let looked = tokio::try_join!(self.networks_of(spec), self.image_of(spec));
-        let ((networks, needed), image) = looked?;
+        let ((networks, needed), image) = self.needed(spec).await?;
         self.create(spec, &image, &networks).await?;
         let started = docker.start_container(&name, None).await;
         drop(needed);
@@ -390,7 +410,7 @@ impl DockerReplicas {
         while let Some(part) = parts.next().await {
             match part.map(LogOutput::into_bytes) {
                 Ok(bytes) => text.extend_from_slice(&bytes),
-                Err(error) if status(&error) == Some(404) => return Ok(None),
+                Err(error) if status(&error) == Some(404) => return Ok(self.pulls.log(id, lines)),
                 Err(error) => return Err(self.engine.error("read the log of a replica", &error)),
             }
             // Not for every part: what is left is moved.

@@ -26,6 +26,7 @@ use rune_wasm::{WasmConfig, WasmRuntime};
 use super::listeners::already_running;
 use crate::cli::LAUNCH_VERB;
 use crate::failure::{Failure, Outcome};
+use crate::source::registry::docker_directory;
 
 /// Prices that add to the built-in catalogue, in the data directory.
 pub(crate) const PRICES_FILE: &str = "prices.toml";
@@ -338,6 +339,7 @@ pub(crate) fn docker_engine(config: &Config, tasks: &Tasks) -> DockerEngine {
             .chain(objects)
             .collect(),
         exec_containers: config.tools.docker_exec_containers.clone(),
+        credentials: docker_directory(config),
     };
     let tasks = tasks.clone();
     let spawn = move |task| {

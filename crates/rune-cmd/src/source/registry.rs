@@ -1,7 +1,8 @@
 //! Registries: which credentials, how far, and who vouches for what comes out.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use rune_env::Config;
 use rune_oci::{Access, DockerConfig, Layout, Reference, Registry, Step, Verified};
 
 use crate::artifact::{failure, refused};
@@ -16,20 +17,20 @@ pub(crate) fn reference(text: &str) -> Outcome<Reference> {
         .map_err(|error: rune_oci::InvalidReference| Failure::usage(error.to_string()))
 }
 
+/// Where Docker keeps the credentials of this user.
+pub(crate) fn docker_directory(config: &Config) -> Option<PathBuf> {
+    let variable = |name| config.variable(name).filter(|value| !value.is_empty());
+    let home = || variable("HOME").map(|home| Path::new(&home).join(".docker"));
+    variable("DOCKER_CONFIG").map(Into::into).or_else(home)
+}
+
 /// The repository of a reference, with the credentials that Docker keeps for this user.
 pub(crate) async fn open(
     context: &Context,
     reference: &Reference,
     access: Access,
 ) -> Outcome<Registry> {
-    let variable = |name| {
-        context
-            .config
-            .variable(name)
-            .filter(|value| !value.is_empty())
-    };
-    let home = || variable("HOME").map(|home| Path::new(&home).join(".docker"));
-    let directory = variable("DOCKER_CONFIG").map(Into::into).or_else(home);
+    let directory = docker_directory(&context.config);
     let docker = directory.map_or(Ok(DockerConfig::default()), |dir| DockerConfig::read(&dir));
     let opened = match docker {
         Ok(docker) => Registry::open(reference, &docker, access).await,

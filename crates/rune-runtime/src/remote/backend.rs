@@ -270,7 +270,8 @@ impl Backend for RemoteBackend {
         let fingerprint = self.fingerprint(spec).await?;
         let launch = self.access.launch(spec, &fingerprint).await;
         let spec = &ReplicaSpec {
-            image: spec.image.clone().or_else(|| runtime.image.clone()),
+            // What the version says is as it is written; this one has its variables.
+            image: runtime.image.clone().or_else(|| spec.image.clone()),
             networks: agent.spec().networks.clone(),
             reaches_out: agent.reaches_out(),
             resources: resources(runtime.resource_profile),

@@ -1,9 +1,12 @@
-//! Replicas in containers: what their image has, and whom they run as.
+//! Replicas in containers: what their image has, whom they run as, and whom they reach.
 
+mod images;
+
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use rune_testkit::{TestDaemon, TestDocker};
+use rune_testkit::{TestDaemon, TestDaemonBuilder, TestDocker};
 use serde_json::json;
 
 use crate::backends::containers::{image, label_of, of_agent, remove};
@@ -23,7 +26,11 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Option<Self> {
-        let builder = TestDaemon::builder(RUNE).arg("--backend").arg("docker");
+        Self::start_with(TestDaemon::builder(RUNE)).await
+    }
+
+    async fn start_with(builder: TestDaemonBuilder) -> Option<Self> {
+        let builder = builder.arg("--backend").arg("docker");
         let builder = builder.env("RUNE_REPLICA_IMAGE", image()?);
         let served = Served(builder.start().await.unwrap());
         let api = Api::of(&served.0);
@@ -100,7 +107,7 @@ impl Rig {
         std::fs::create_dir_all(&dir).unwrap();
         let toolset = match name {
             "worker" => "[count]",
-            "guest" => "[rune@web-fetch]",
+            _ if name.starts_with("guest") => "[rune@web-fetch]",
             _ => "[]",
         };
         let runefile = format!(
@@ -189,6 +196,94 @@ async fn networks_are_kept_for_the_next_replica_and_removed_by_the_next_daemon()
     assert_eq!(rig.networks(), ["-outside"]);
     rig.served.0.restart().await.unwrap();
     assert_eq!(rig.networks(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_reach_those_that_share_a_network_and_nobody_else() {
+    let Some(rig) = Rig::start().await else {
+        return;
+    };
+    for (name, networks) in [
+        ("left", "[left]"),
+        ("both", "[left, right]"),
+        ("right", "[right]"),
+    ] {
+        let name = format!("guest-{name}");
+        rig.agent(&name, &format!("networks: {networks}\n"));
+        rig.served.rune(&["run", &name]).ok();
+    }
+    assert_eq!(rig.networks(), ["-left", "-right"]);
+    let docker = TestDocker::find().unwrap();
+    // The container of an agent, with its address in each network.
+    let found = |agent: &str| {
+        let container = rig.containers(agent).remove(0);
+        let format =
+            "{{range $name, $it := .NetworkSettings.Networks}}{{$name}} {{$it.IPAddress}}\n{{end}}";
+        let joined = docker
+            .run(&["inspect", "--format", format, &container])
+            .unwrap();
+        let joined = joined.lines().filter_map(|line| line.split_once(' '));
+        let of = |(network, addr): (&str, &str)| {
+            let network = network.rsplit('-').next().unwrap().to_owned();
+            (network, addr.to_owned())
+        };
+        (
+            container,
+            joined.map(of).collect::<BTreeMap<String, String>>(),
+        )
+    };
+    let (left, left_at) = found("guest-left");
+    let (both, both_at) = found("guest-both");
+    let (right, right_at) = found("guest-right");
+    let names = |at: &BTreeMap<String, String>| at.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&left_at), ["left"]);
+    assert_eq!(names(&both_at), ["left", "right"]);
+    assert_eq!(names(&right_at), ["right"]);
+    // A replica itself listens at no address.
+    for container in [&left, &both, &right] {
+        let serve = [
+            "exec",
+            "--detach",
+            container,
+            "python3",
+            "-m",
+            "http.server",
+            "9000",
+            "--directory",
+            "/tmp",
+        ];
+        docker.run(&serve).unwrap();
+    }
+    let reaches = |from: &str, addr: &str| {
+        let program =
+            format!("import socket\nsocket.create_connection(('{addr}', 9000), timeout=2).close()");
+        docker
+            .run(&["exec", from, "python3", "-c", &program])
+            .is_ok()
+    };
+    // Once each serves, those who share a network reach each other in it.
+    let pairs = [
+        (&left, &both_at["left"]),
+        (&both, &left_at["left"]),
+        (&both, &right_at["right"]),
+        (&right, &both_at["right"]),
+    ];
+    for (from, addr) in pairs {
+        rig.until("it is reached", async || reaches(from, addr))
+            .await;
+    }
+    // Who shares none has no way there, not by one that is in both.
+    for (from, addr) in [
+        (&left, &right_at["right"]),
+        (&right, &left_at["left"]),
+        (&left, &both_at["right"]),
+        (&right, &both_at["left"]),
+    ] {
+        assert!(!reaches(from, addr), "{addr}");
+    }
+    // One that has no network reaches nobody.
+    let worker = rig.containers("worker").remove(0);
+    assert!(!reaches(&worker, &left_at["left"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
