@@ -2,7 +2,13 @@
 #
 #   cargo build --release
 #   docker build --tag rune:0.1.0 .
-#   docker run --publish 127.0.0.1:8080:8080 --env RUNE_API_KEY --volume rune:/var/lib/rune rune:0.1.0
+#   export RUNE_API_KEY="$(od -An -vtx1 -N32 /dev/urandom | tr -d ' \n')"
+#   docker run --detach --publish 127.0.0.1:8080:8080 --publish 127.0.0.1:8081:8081 --env RUNE_API_KEY \
+#     --volume rune:/var/lib/rune rune:0.1.0
+#   rune run examples/hello
+#
+# Both APIs listen at every address of the container, so the daemon does not start without authentication: `RUNE_API_KEY`, or
+# tokens. examples/docker has the same with a read-only root, limits and tools that are processes.
 FROM debian:bookworm-slim
 
 # Python for tools that are `.py`; certificates for the providers of models.
@@ -20,4 +26,4 @@ WORKDIR /var/lib/rune
 VOLUME /var/lib/rune
 EXPOSE 8080 8081
 ENTRYPOINT ["rune"]
-CMD ["daemon", "start", "--foreground", "--gateway-addr", "0.0.0.0:8080"]
+CMD ["daemon", "start", "--foreground", "--gateway-addr", "0.0.0.0:8080", "--control-plane-addr", "0.0.0.0:8081"]

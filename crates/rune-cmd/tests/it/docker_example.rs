@@ -5,7 +5,9 @@ use std::process::Command;
 use rune_testkit::TestDocker;
 
 use crate::backends::containers::image;
+use crate::home::{Home, Ran, write_plain};
 use crate::readme::{Tour, root, shell};
+use crate::wire::{LIMIT, POLL};
 
 /// The container and the volume of the example; removed when dropped.
 struct Named(String);
@@ -17,6 +19,58 @@ impl Drop for Named {
             let _ = Command::new("docker").args(args).arg(&self.0).output();
         }
     }
+}
+
+#[test]
+fn an_image_without_arguments_is_deployed_to_from_outside_with_its_key() {
+    let Some(image) = image() else { return };
+    let docker = TestDocker::find().unwrap();
+    let home = Home::new();
+    write_plain(&home.path().join("plain"));
+    let named = Named(format!("rune-test-bare-{}", std::process::id()));
+    // Whoever could reach it could deploy, so it does not start for everybody.
+    let open = docker.run(&["run", "--rm", "--name", &named.0, image]);
+    let refused = open.unwrap_err().to_string();
+    assert!(refused.contains("RUNE_API_KEY"), "{refused}");
+    let key = "a-key-of-the-test";
+    let publish = |port: &str| format!("127.0.0.1::{port}");
+    let (gateway, control_plane) = (publish("8080"), publish("8081"));
+    let with_key = format!("RUNE_API_KEY={key}");
+    let ports = ["--publish", &gateway, "--publish", &control_plane];
+    let begin = ["run", "--detach", "--name", &named.0, "--env", &with_key];
+    docker
+        .run(&[&begin[..], &ports, &[image]].concat())
+        .unwrap();
+    let at = |port: &str| {
+        docker
+            .run(&["port", &named.0, port])
+            .unwrap()
+            .trim()
+            .to_owned()
+    };
+    let (gateway, control_plane) = (at("8080"), at("8081"));
+    let rune = |key: &str, args: &[&str]| {
+        let mut command = home.command(args);
+        command
+            .env("RUNE_API_KEY", key)
+            .args(["--gateway", &format!("http://{gateway}")])
+            .args(["--control-plane", &format!("http://{control_plane}")]);
+        Ran::new(command)
+    };
+    let deadline = std::time::Instant::now() + LIMIT;
+    while rune(key, &["status"]).code != 0 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{:?}",
+            docker.run(&["logs", &named.0])
+        );
+        std::thread::sleep(POLL);
+    }
+    let refused = rune("another-key", &["run", "plain"]);
+    assert_ne!(refused.code, 0, "{}", refused.stdout);
+    rune(key, &["run", "plain"]).ok();
+    let answer = rune(key, &["run", "--agent", "plain", "Hello"]).ok();
+    assert!(answer.contains("Echo: Hello"), "{answer}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A control plane and gateways apart from it, as processes of their own.
 
 mod failures;
+mod processes;
 mod tls;
 
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! Replicas in containers, on the real engine, from the image that the Dockerfile of this repository makes.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::fs::File;
 use std::hash::{Hash as _, Hasher as _};
@@ -9,6 +10,7 @@ use std::sync::LazyLock;
 
 use rune_testkit::TestDocker;
 use rustix::fs::{FlockOperation, flock};
+use serde_json::{Value, json};
 
 use super::outside::Orphan;
 use super::rig::Rig;
@@ -28,6 +30,8 @@ static IMAGE: LazyLock<String> = LazyLock::new(|| {
 const REPOSITORY: &str = "rune-test-replica";
 /// Label: the binary that an image is made of, by its path.
 const OF: &str = "rune-test-replica.of";
+/// What Python and the certificates may take in the image, beside the base and the binary.
+const MOST_ADDED: u64 = 64 << 20;
 /// Held while the image is made.
 const LOCK: &str = "rune-test-replica-image.lock";
 
@@ -74,6 +78,17 @@ pub(crate) fn image() -> Option<&'static str> {
             context.path().to_str().unwrap(),
         ])
         .unwrap();
+    let size = docker.run(&["image", "inspect", "--format", "{{.Size}}", &IMAGE]);
+    let base = docker.run(&["image", "inspect", "--format", "{{.Size}}", BASE]);
+    let bytes = |text: Result<String, _>| text.unwrap().trim().parse::<u64>().unwrap();
+    let binary = std::fs::metadata(context.path().join("rune"))
+        .unwrap()
+        .len();
+    let added = bytes(size) - bytes(base) - binary;
+    assert!(
+        added < MOST_ADDED,
+        "the recipe adds {added} bytes to its base and the binary"
+    );
     for old in earlier.unwrap_or_default().lines() {
         // A test may still have a container of it.
         let _ = docker.run(&["rmi", old]);
@@ -141,6 +156,57 @@ pub(super) fn plant(like: &str, id: &str) -> Orphan {
     }
 }
 
+/// The labels of a replica's container are those that it is found by, and no other ones of Rune's.
+async fn labelled(rig: &Rig, container: &str, labels: &str) {
+    let list = async |path: &str| {
+        let url = format!("{}{path}", rig.served.0.control_plane());
+        let page = reqwest::get(url).await.unwrap();
+        let page: Value = page.json().await.unwrap();
+        page["items"][0]["id"].as_str().unwrap().to_owned()
+    };
+    let labels: BTreeMap<String, String> = serde_json::from_str(labels).unwrap();
+    let own: Vec<(&str, &str)> = labels
+        .iter()
+        .filter(|(name, _)| name.starts_with("rune."))
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let daemon = label_of(container);
+    let replica = list("/v1/replicas").await;
+    let deployment = list("/v1/deployments?agent=worker").await;
+    let expected = [
+        ("rune.agent", "worker"),
+        ("rune.daemon", daemon.split_once('=').unwrap().1),
+        ("rune.deployment", &deployment),
+        ("rune.replica", &replica),
+    ];
+    assert_eq!(own, expected);
+    assert!(!expected[1].1.is_empty());
+}
+
+/// Nothing in it gains rights, and the kernel is asked for what is in Rune's own list and nothing else.
+fn secured(options: &str) {
+    let options: Vec<String> = serde_json::from_str(options).unwrap();
+    let (profiles, others): (Vec<&String>, Vec<&String>) =
+        options.iter().partition(|it| it.starts_with("seccomp="));
+    assert!(
+        others.iter().any(|it| *it == "no-new-privileges:true"),
+        "{others:?}"
+    );
+    let is_known = |it: &&&String| *it == "no-new-privileges:true" || *it == "apparmor=unconfined";
+    assert_eq!(
+        others.iter().filter(is_known).count(),
+        others.len(),
+        "{others:?}"
+    );
+    assert_eq!(profiles.len(), 1);
+    let profile: Value = serde_json::from_str(profiles[0].trim_start_matches("seccomp=")).unwrap();
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../rune-backend/rune-docker/src/replica_seccomp.json");
+    let own: Value = serde_json::from_slice(&std::fs::read(own).unwrap()).unwrap();
+    assert_eq!(profile, own);
+    assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_loop_runs_in_a_confined_container() {
     if image().is_none() {
@@ -164,16 +230,36 @@ async fn the_loop_runs_in_a_confined_container() {
             .run(&["inspect", "--format", format, container])
             .unwrap()
     };
-    let labels = look("{{index .Config.Labels \"rune.agent\"}}");
-    assert_eq!(labels.trim(), "worker");
+    labelled(&rig, container, &look("{{json .Config.Labels}}")).await;
     let held = look(
         "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.PidsLimit}} {{.HostConfig.Memory}} \
-         {{.HostConfig.NanoCpus}} {{.Config.User}}",
+         {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.Config.User}} {{.HostConfig.Privileged}}",
     );
+    // As much memory with swap as without: there is no swap.
     assert_eq!(
         held.trim(),
-        "true [ALL] 1024 536870912 1000000000 65532:65532"
+        "true [ALL] 1024 536870912 536870912 1000000000 65532:65532 false"
     );
+    let scratch: Value = serde_json::from_str(&look("{{json .HostConfig.Tmpfs}}")).unwrap();
+    let options = "rw,exec,nosuid,nodev,size=268435456";
+    let expected = json!({
+        "/tmp": format!("{options},mode=1777"),
+        "/var/lib/rune": format!("{options},mode=0700,uid=65532,gid=65532"),
+    });
+    assert_eq!(scratch, expected);
+    secured(&look("{{json .HostConfig.SecurityOpt}}"));
+    // What the kernel holds the first process of the replica to: no capability, no way to one, and a filter.
+    let status = docker
+        .run(&["exec", container, "cat", "/proc/1/status"])
+        .unwrap();
+    for line in [
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
+        assert!(status.lines().any(|it| it == line), "{line}: {status}");
+    }
     // Its agent has no use for a network.
     let networks = look("{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}");
     assert_eq!(networks.trim(), "none");
