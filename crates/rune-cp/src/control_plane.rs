@@ -7,13 +7,13 @@ use std::sync::{Arc, LazyLock};
 use axum::Router;
 use bytes::Bytes;
 use rune_http::{Auth, Edge, Readiness, api, complete, reference};
-use rune_oci::PublicKey;
 use rune_remote_store::{InternalApi, InternalTokens, StoreServer};
 use rune_replica::DaemonApi;
 use rune_runtime::{ReconcileHandle, ReplicaRouter, SchedulerHandle, SecretVault};
 use rune_store_runtime::{BlobStore, Store, Timestamp};
 use utoipa::OpenApi;
 
+use crate::admission::Admission;
 use crate::cluster::{self, ClusterRoutes};
 use crate::routes::deployments::{plan as deployment_plan, rollout as deployment_rollout};
 use crate::routes::{
@@ -43,8 +43,8 @@ pub struct ControlPlane {
     pub scheduler: SchedulerHandle,
     /// Encrypts the secrets of tools.
     pub secrets: SecretVault,
-    /// Whose packages may be deployed; empty: those of everybody.
-    pub trusted_keys: Vec<PublicKey>,
+    /// What may be published and deployed.
+    pub admission: Arc<Admission>,
     /// This node.
     pub node: NodeInfo,
     /// Who may call.
@@ -80,7 +80,7 @@ pub(crate) struct Shared {
     pub(crate) reconcile: ReconcileHandle,
     pub(crate) scheduler: SchedulerHandle,
     pub(crate) secrets: SecretVault,
-    pub(crate) trusted_keys: Vec<PublicKey>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) node: NodeInfo,
     pub(crate) readiness: Readiness,
 }
@@ -135,7 +135,7 @@ impl ControlPlane {
             reconcile: self.reconcile,
             scheduler: self.scheduler,
             secrets: self.secrets,
-            trusted_keys: self.trusted_keys,
+            admission: self.admission,
             node: self.node,
             readiness: self.readiness,
         };

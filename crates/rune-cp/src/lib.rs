@@ -6,7 +6,9 @@
 //!
 //! Invariants:
 //! * a package that this Rune could not load is refused before anything is stored;
-//! * where keys are trusted, what none of them has signed is neither published nor deployed, and the refusal is audited;
+//! * where keys are trusted, what none of them has signed is neither published nor deployed;
+//! * what the operator's policies forbid is neither published nor deployed, and no namespace gets more than its quota;
+//! * every refusal of a version or of a deployment is in the audit trail, with its reason;
 //! * every change of a deployment leaves an audit row and wakes the reconcile loop;
 //! * every change of a schedule leaves an audit row and wakes the scheduler;
 //! * the value of a secret comes in, is encrypted, and is never answered, logged or audited;
@@ -23,5 +25,6 @@ mod control_plane;
 mod package;
 mod routes;
 
+pub use admission::Admission;
 pub use cluster::ClusterApi;
 pub use control_plane::{ControlPlane, NodeInfo, PUBLIC_ROUTES};

@@ -4,14 +4,16 @@ use std::path::Path;
 
 use bytes::Bytes;
 use rune_http::ApiError;
-use rune_spec::{AgentPackage, package};
+use rune_oci::Digest;
+use rune_runtime::{AdmittedVersion, PolicySet};
+use rune_spec::{AgentPackage, SpecErrors, package};
 use rune_store_runtime::ScaleBounds;
 
-/// What the registry keeps of a Runefile.
+/// What admission and the registry know of a package.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Checked {
-    pub(crate) agent: String,
-    pub(crate) version: String,
+    /// As nobody has signed it.
+    pub(crate) version: AdmittedVersion,
     pub(crate) description: String,
     pub(crate) scaling: ScaleBounds,
 }
@@ -33,11 +35,12 @@ fn unpack_and_load(bytes: &[u8]) -> Result<Checked, ApiError> {
         package::PackageError::Archive(source) => ApiError::invalid(format!("{error}: {source}")),
         _ => ApiError::invalid(error.to_string()),
     })?;
-    let loaded = AgentPackage::load(&content)
-        .map_err(|errors| ApiError::invalid(relative(&errors.to_string(), &content)))?;
+    let invalid = |errors: SpecErrors| ApiError::invalid(relative(&errors.to_string(), &content));
+    let loaded = AgentPackage::load(&content).map_err(invalid)?;
+    PolicySet::compile(&loaded).map_err(invalid)?;
+    let digest = Digest::of(bytes).to_string();
     Ok(Checked {
-        agent: loaded.runefile.name.to_string(),
-        version: loaded.runefile.version.to_string(),
+        version: AdmittedVersion::of(&loaded, digest, false),
         description: loaded.runefile.description.unwrap_or_default(),
         scaling: ScaleBounds {
             min: loaded.runefile.runtime.min_replicas,

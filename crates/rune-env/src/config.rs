@@ -11,6 +11,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::a2a::A2aConfig;
+use crate::admission::AdmissionConfig;
 use crate::budgets::BudgetsConfig;
 use crate::error::ConfigError;
 use crate::keys::is_own_secret;
@@ -96,6 +97,8 @@ pub struct Config {
     pub tools: ToolsConfig,
     /// Replicas in pods.
     pub kubernetes: KubernetesConfig,
+    /// What may be published and deployed.
+    pub admission: AdmissionConfig,
     /// Packages of agents.
     pub packages: PackagesConfig,
     /// Requests that a crash or a restart interrupted.
@@ -189,6 +192,10 @@ impl Config {
                 reader.path("kubernetes.kubeconfig")?,
                 reader.base_url("kubernetes.daemon_url")?,
                 reader.address("kubernetes.replica_addr")?,
+            )?,
+            admission: AdmissionConfig::read(
+                &reader.resolved,
+                reader.paths("admission.policies")?,
             )?,
             packages: PackagesConfig {
                 trusted_keys: reader.paths("packages.trusted_keys")?,

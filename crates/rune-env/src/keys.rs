@@ -561,6 +561,27 @@ pub(crate) const KEYS: &[Key] = &[
         "How long a pod of a replica may take until it is ready, with the time to pull its image, in seconds.",
     ),
     key(
+        "admission.max_deployments",
+        &["RUNE_ADMISSION_MAX_DEPLOYMENTS"],
+        Kind::Count,
+        Some("1000"),
+        "Deployments that a namespace may have, those that are stopped included; 0: no limit.",
+    ),
+    key(
+        "admission.max_replicas",
+        &["RUNE_ADMISSION_MAX_REPLICAS"],
+        Kind::Count,
+        Some("1000"),
+        "Replicas that are to run in a namespace, of all its deployments together; scaling keeps within it. 0: no limit.",
+    ),
+    key(
+        "admission.policies",
+        &["RUNE_ADMISSION_POLICIES"],
+        Kind::Text,
+        None,
+        "Files of Cedar policies about what may be published and deployed, and by whom, separated by commas; absent: what is valid is admitted.",
+    ),
+    key(
         "packages.trusted_keys",
         &["RUNE_TRUSTED_KEYS"],
         Kind::Text,

@@ -17,6 +17,7 @@
 //! * A secret never appears in `Debug`, `Display` or [`Config::redacted`].
 
 mod a2a;
+mod admission;
 mod budgets;
 mod config;
 mod error;
@@ -31,6 +32,7 @@ mod scaling;
 mod schema;
 
 pub use a2a::{A2aConfig, RemoteCredentialConfig};
+pub use admission::AdmissionConfig;
 pub use budgets::{BudgetsConfig, CallerBudget};
 pub use config::{
     Config, ConfigSources, ControlPlaneConfig, Environment, GatewayConfig, LogFormat,

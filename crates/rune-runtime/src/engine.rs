@@ -192,7 +192,9 @@ pub const fn store_code(error: &StoreError) -> ErrorCode {
         StoreError::Rejected(Reject::Invalid { .. }) | StoreError::Cursor(_) => {
             ErrorCode::InvalidInput
         }
-        StoreError::Rejected(Reject::BudgetExceeded(_)) => ErrorCode::LimitExceeded,
+        StoreError::Rejected(Reject::BudgetExceeded(_) | Reject::QuotaExceeded { .. }) => {
+            ErrorCode::LimitExceeded
+        }
         StoreError::Rejected(Reject::Fenced { .. }) | StoreError::Unavailable(_) => {
             ErrorCode::Unavailable
         }

@@ -61,9 +61,10 @@ pub use feed::CallProgress;
 pub use local_backend::LocalBackend;
 pub use package_cache::{PackageCache, PackageCacheError};
 pub use policy::{
-    JournaledCall, JournaledResource, JournaledVerdict, MAX_CACHED_VERDICTS, PolicyCallee,
-    PolicyChange, PolicyComparison, PolicyDecision, PolicyEngine, PolicyPrincipal, PolicyQuery,
-    PolicyResource, PolicySet, Verdict, policy_verdicts, undecided,
+    AdmissionPolicies, AdmissionQuery, AdmittedDeployment, AdmittedVersion, JournaledCall,
+    JournaledResource, JournaledVerdict, MAX_CACHED_VERDICTS, PolicyCallee, PolicyChange,
+    PolicyComparison, PolicyDecision, PolicyEngine, PolicyPrincipal, PolicyQuery, PolicyResource,
+    PolicySet, Verdict, policy_verdicts, undecided,
 };
 pub use reconcile::{ReconcileHandle, ReconcileLoop};
 pub use remote::{

@@ -3,6 +3,7 @@
 //! A [`PolicySet`] is compiled from a package: the short form of the Runefile becomes Cedar policies beside those of
 //! `policy.cedar`. [`PolicySet::decide`] answers a [`PolicyQuery`]; [`PolicyEngine`] is a set with a bounded cache for
 //! one loaded agent; [`PolicySet::compare`] says what a new set would have decided for journaled calls.
+//! [`AdmissionPolicies`] are the operator's: what may be published and deployed.
 //!
 //! Invariants:
 //! * deny wins over ask, ask over allow, whatever the order and the form of the rules;
@@ -11,6 +12,7 @@
 //!
 //! What is not here: the journal and approvals. Whoever asks writes the verdict down and acts on it.
 
+mod admission;
 mod arguments;
 mod cedar_file;
 mod compile;
@@ -29,6 +31,7 @@ mod short_form;
 mod slice;
 mod vocabulary;
 
+pub use admission::{AdmissionPolicies, AdmissionQuery, AdmittedDeployment, AdmittedVersion};
 pub use decision::{PolicyDecision, Verdict};
 pub use engine::{MAX_CACHED_VERDICTS, PolicyEngine};
 pub use journaled::{JournaledVerdict, policy_verdicts, undecided};

@@ -20,7 +20,7 @@ use std::time::Duration;
 use rune_backend::{Backend, BackendError, ReplicaSpec};
 use rune_env::ScalingConfig;
 use rune_store_runtime::{
-    DeploymentFilter, DeploymentId, DeploymentRow, DeploymentState, PageRequest, ReplicaId,
+    DeploymentFilter, DeploymentId, DeploymentRow, DeploymentState, PageRequest, Quota, ReplicaId,
     RolloutStrategy, SetDeploymentState, Store, StoreError, VersionId, VersionRow,
 };
 use tokio::sync::{Notify, watch};
@@ -291,17 +291,18 @@ impl ReconcileLoop {
         }
     }
 
-    /// Scales in this way, and loads agents that sleep from their packages. Without it requests for these are accepted once
+    /// Scales in this way within a quota of each namespace, and loads agents that sleep from their packages. Without it requests for these are accepted once
     /// a replica runs.
     #[must_use]
     pub fn scaling(
         self,
         config: ScalingConfig,
+        quota: Quota,
         loader: Arc<AgentLoader>,
         packages: PackageCache,
     ) -> Self {
         Self {
-            autoscaler: Autoscaler::new(config, loader, packages),
+            autoscaler: Autoscaler::new(config, quota, loader, packages),
             ..self
         }
     }

@@ -33,7 +33,7 @@ mod session;
 mod task;
 
 use rune_store_runtime::limits::{MAX_COMMAND_MILLIS, MAX_JSON_DEPTH, json_depth};
-use rune_store_runtime::{Command, CommandId, Leadership, Op, Reject, Reply, Timestamp};
+use rune_store_runtime::{Command, CommandId, Leadership, Op, Quota, Reject, Reply, Timestamp};
 use rusqlite::{Connection, Transaction};
 use serde::Serialize;
 
@@ -50,6 +50,8 @@ struct Context {
     /// The time by which things expire. In a replicated log it never goes back, whichever clock a
     /// command was stamped by.
     clock: Timestamp,
+    /// What a change of a deployment must keep within.
+    quota: Option<Quota>,
 }
 
 /// A command of a replicated log.
@@ -100,6 +102,7 @@ fn apply_at(
         id: command.id,
         at: command.at,
         clock,
+        quota: command.quota,
     };
     let reply = match (&command.op, encoded) {
         (Op::AcceptRequest(op), Encoded::Accept(json)) => {
@@ -127,6 +130,7 @@ pub(crate) fn apply_ordered(
         id: command.id,
         at: command.at,
         clock,
+        quota: command.quota,
     };
     if let Some(answer) = receipt::answered(transaction, context)? {
         return Ok(answer);

@@ -10,7 +10,7 @@ use crate::{
     CompleteTask, CreateSession, DecideApproval, DeleteDeployment, DeleteSchedule, DeleteSession,
     DeploymentRow, FireSchedule, MemoryForget, MemoryPut, PauseSchedule, PostTask, PromoteRollout,
     PublishEvent, PublishVersion, PutEntity, PutPush, PutRelation, PutReplica, PutSchedule,
-    PutSecret, QueueMessage, RecordAudit, Reject, RemovePush, RemoveReplica, RemoveSecret,
+    PutSecret, QueueMessage, Quota, RecordAudit, Reject, RemovePush, RemoveReplica, RemoveSecret,
     RequestCancel, RequestId, ReserveBudget, RollBack, ScaleDeployment, SetDeploymentState,
     SettleBudget, SettleFire, SettlePush, StartRollout, StoreError, TaskRow, Timestamp, VersionRow,
 };
@@ -34,6 +34,9 @@ pub struct Command {
     /// another one when the command came into it refuses the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<Leadership>,
+    /// What a change of a deployment must keep within.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
 }
 
 /// Who orders the commands of a replicated log, and since when. It is nobody's twice: a node that
@@ -97,6 +100,7 @@ impl Command {
             op,
             audit: Vec::new(),
             fence: None,
+            quota: None,
         }
     }
 
@@ -104,6 +108,13 @@ impl Command {
     #[must_use]
     pub fn audited(self, audit: Vec<RecordAudit>) -> Self {
         Self { audit, ..self }
+    }
+
+    /// The same command, which is rejected where it adds more to the deployments of a namespace than they may come to.
+    #[must_use]
+    pub fn within(self, quota: Quota) -> Self {
+        let quota = Some(quota);
+        Self { quota, ..self }
     }
 
     /// The same command, which counts only as long as this leadership lasts.

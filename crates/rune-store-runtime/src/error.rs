@@ -47,6 +47,12 @@ pub enum Reject {
     /// A budget does not allow a model call.
     #[error("{0}")]
     BudgetExceeded(Box<BudgetShortage>),
+    /// A namespace would have more than its [`Quota`](crate::Quota) allows.
+    #[error("{message}")]
+    QuotaExceeded {
+        /// The number, the limit and the setting that it is from, for the caller to read.
+        message: String,
+    },
     /// The command breaks a rule that every command must keep.
     #[error("{message}")]
     Invalid {

@@ -39,6 +39,7 @@ mod outbox;
 mod page;
 mod prompt;
 mod push;
+mod quota;
 mod registry;
 mod replica;
 mod request;
@@ -98,6 +99,7 @@ pub use outbox::{OutboxFilter, OutboxRow, QueueMessage};
 pub use page::{Page, PageRequest};
 pub use prompt::{PromptMeasure, PromptParts};
 pub use push::{PushRow, PutPush, RemovePush, SettlePush};
+pub use quota::{Quota, QuotaUse};
 pub use registry::{PublishVersion, VersionFilter, VersionRow};
 pub use replica::{PutReplica, RemoveReplica, ReplicaFilter, ReplicaRow, ReplicaState};
 pub use request::{

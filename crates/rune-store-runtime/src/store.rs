@@ -10,7 +10,7 @@ use crate::{
     ApprovalFilter, ApprovalId, ApprovalRow, AuditFilter, AuditRow, BudgetFilter, BudgetRow,
     CacheRow, Clock, Command, DeploymentFilter, DeploymentId, DeploymentRow, EntityRow, Entry,
     EventFilter, EventId, EventRow, FireFilter, GrantQuery, GrantRow, MemoryQuery, MemoryRow,
-    MemoryScope, MessageRow, Operation, OutboxFilter, OutboxRow, Page, PageRequest, PushRow,
+    MemoryScope, MessageRow, Operation, OutboxFilter, OutboxRow, Page, PageRequest, PushRow, Quota,
     RecordAudit, RelationFilter, RelationRow, ReplicaFilter, ReplicaId, ReplicaRow, Reply,
     RequestFilter, RequestId, RequestRow, ReservationRow, ScheduleFilter, ScheduleFireRow,
     ScheduleId, ScheduleRow, SecretFilter, SecretRow, SessionFilter, SessionId, SessionRow,
@@ -420,6 +420,20 @@ impl Store {
         self.write_as_of(self.now(), operation, audit)
     }
 
+    /// [`Store::write_audited`] of a change of a deployment that keeps within a quota.
+    ///
+    /// # Errors
+    /// As [`CommandLog::submit`].
+    pub fn write_within<O: Operation>(
+        &self,
+        quota: Quota,
+        operation: O,
+        audit: Vec<RecordAudit>,
+    ) -> impl Future<Output = Result<O::Reply, StoreError>> + Send + use<O> {
+        let command = Command::new(self.now(), operation).audited(audit);
+        self.submit_typed::<O>(command.within(quota))
+    }
+
     /// [`Store::write_audited`], stamped with a time that the caller has told others of.
     ///
     /// # Errors
@@ -430,7 +444,13 @@ impl Store {
         operation: O,
         audit: Vec<RecordAudit>,
     ) -> impl Future<Output = Result<O::Reply, StoreError>> + Send + use<O> {
-        let command = Command::new(at, operation).audited(audit);
+        self.submit_typed::<O>(Command::new(at, operation).audited(audit))
+    }
+
+    fn submit_typed<O: Operation>(
+        &self,
+        command: Command,
+    ) -> impl Future<Output = Result<O::Reply, StoreError>> + Send + use<O> {
         let inner = Arc::clone(&self.inner);
         async move { O::reply(inner.submit(command).await?) }
     }

@@ -126,7 +126,8 @@ impl From<StoreError> for ToolError {
                 Reject::Conflict { .. }
                 | Reject::Superseded { .. }
                 | Reject::RequestEnded { .. }
-                | Reject::BudgetExceeded(_),
+                | Reject::BudgetExceeded(_)
+                | Reject::QuotaExceeded { .. },
             )
             | StoreError::Corrupt { .. }
             | StoreError::Protocol { .. } => ToolErrorKind::Failed,

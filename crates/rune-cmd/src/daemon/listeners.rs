@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rune_a2a::CardSigner;
+use rune_cp::Admission;
 use rune_env::Config;
 use rune_gateway::A2aAccess;
 use rune_http::{Auth, check_bind};
 use rune_mcp::McpAccess;
-use rune_oci::PublicKey;
+use rune_runtime::AdmissionPolicies;
+use rune_spec::PolicyFile;
+use rune_store_runtime::Quota;
 use rune_tools::EgressPolicy;
 use tokio::net::TcpListener;
 
@@ -52,8 +55,8 @@ pub(super) struct Access {
     pub(super) mcp: McpAccess,
     /// How agents are shown to A2A clients.
     pub(super) a2a: A2aAccess,
-    /// Whose packages may be deployed.
-    pub(super) trusted_keys: Vec<PublicKey>,
+    /// What may be published and deployed.
+    pub(super) admission: Arc<Admission>,
 }
 
 impl Listeners {
@@ -76,7 +79,7 @@ impl Listeners {
                 auth,
                 mcp,
                 a2a: a2a_access(config)?,
-                trusted_keys: keys::trusted(config)?,
+                admission: Arc::new(admission(config)?),
             },
         })
     }
@@ -101,6 +104,38 @@ fn mcp_access(config: &Config) -> Outcome<McpAccess> {
             "these are gateway.base_url, gateway.allowed_hosts and gateway.allowed_origins, see `rune config show`",
         )
     })
+}
+
+/// What may be published and deployed.
+fn admission(config: &Config) -> Outcome<Admission> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!("a policy of admission is not valid: {why}"))
+            .help("it is of a file of `admission.policies`, see `rune config show`")
+    };
+    let files = config
+        .admission
+        .policies
+        .iter()
+        .map(|path| -> Outcome<PolicyFile> {
+            let text = std::fs::read_to_string(path);
+            let text = text.map_err(|error| wrong(&format!("{}: {error}", path.display())))?;
+            let path = path.clone();
+            Ok(PolicyFile { path, text })
+        });
+    let files = files.collect::<Outcome<Vec<_>>>()?;
+    Ok(Admission {
+        trusted_keys: keys::trusted(config)?,
+        quota: quota(config),
+        policies: AdmissionPolicies::compile(&files).map_err(|errors| wrong(&errors))?,
+    })
+}
+
+/// What a namespace may come to.
+const fn quota(config: &Config) -> Quota {
+    Quota {
+        deployments: config.admission.max_deployments,
+        replicas: config.admission.max_replicas,
+    }
 }
 
 /// How agents are shown to A2A clients.

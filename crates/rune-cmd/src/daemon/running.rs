@@ -76,6 +76,7 @@ impl Host<'_> {
         );
         let reconcile = reconcile.announcing(node.engine.clone()).scaling(
             config.scaling,
+            self.access.admission.quota,
             Arc::clone(&node.loader),
             packages,
         );
@@ -109,7 +110,7 @@ impl Host<'_> {
             auth,
             mcp,
             a2a,
-            trusted_keys,
+            admission,
         } = self.access.clone();
         let gateway = Gateway {
             engine: node.engine.clone(),
@@ -134,7 +135,7 @@ impl Host<'_> {
             reconcile,
             scheduler,
             secrets: node.loader.secrets.clone(),
-            trusted_keys,
+            admission,
             node: NodeInfo {
                 id: self.id.clone(),
                 gateway_addr: self.gateway_addr,

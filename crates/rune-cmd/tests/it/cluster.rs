@@ -7,7 +7,7 @@ mod membership;
 mod network;
 mod objects;
 mod partitions;
-mod rig;
+pub(crate) mod rig;
 mod terms;
 mod walk_through;
 

@@ -5,6 +5,7 @@
 )]
 
 mod a2a;
+mod admission;
 mod ag_ui;
 mod agents;
 mod answers;

@@ -4,21 +4,22 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use rune_http::{
     ApiError, Caller, ErrorBody, Json, List, ListPage, MAX_PACKAGE_BYTES, PageQuery, Path,
     read_body,
 };
-use rune_oci::{MAX_LAYOUT_BYTES, media_type};
+use rune_oci::{Digest, MAX_LAYOUT_BYTES, media_type};
 use rune_store_runtime::{PublishVersion, Timestamp, VersionFilter, VersionId, VersionRow};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::admission::{Upload, admit};
+use crate::admission::{Asked, Upload};
 use crate::audit;
 use crate::control_plane::Shared;
-use crate::package::check;
+use crate::package::{Checked, check};
 
 /// The types a package may be sent as; the last is an OCI layout with the package and its signatures.
 const PACKAGE_TYPES: [&str; 3] = [
@@ -40,6 +41,7 @@ pub(crate) struct VersionView {
     digest: String,
     /// Size of the package in bytes.
     size: u64,
+    /// The image that its replicas run in, as the Runefile writes it (`runtime.image`); without one it is the daemon's.
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<String>,
     /// Fewest replicas, from the Runefile.
@@ -95,7 +97,7 @@ pub(crate) struct ListQuery {
     responses(
         (status = 201, body = VersionView, description = "Published"),
         (status = 200, body = VersionView, description = "It was there already"),
-        (status = 403, body = ErrorBody, description = "No trusted key has signed it"),
+        (status = 403, body = ErrorBody, description = "No trusted key has signed it, or a policy of the operator forbids it"),
     )
 )]
 pub(crate) async fn publish(
@@ -114,26 +116,64 @@ pub(crate) async fn publish(
             "the package needs `content-type: {types}`"
         )));
     };
-    let upload = if sent_as == media_type::LAYOUT {
-        let limit = usize::try_from(MAX_LAYOUT_BYTES).unwrap_or(usize::MAX);
-        Upload::layout(read_body(request, limit).await?).await?
-    } else {
-        Upload::package(read_body(request, MAX_PACKAGE_BYTES).await?)
+    let is_layout = sent_as == media_type::LAYOUT;
+    let limit = match is_layout {
+        true => usize::try_from(MAX_LAYOUT_BYTES).unwrap_or(usize::MAX),
+        false => MAX_PACKAGE_BYTES,
     };
-    let size = upload.package.len() as u64;
+    let body = read_body(request, limit).await?;
+    let asked = Asked {
+        shared: &shared,
+        caller: &caller,
+        kind: "version.publish",
+    };
+    // Whose package it is, is not known before it was read.
+    let sent = Digest::of(&body).to_string();
+    let (upload, checked) = asked.audited(sent, read(body, is_layout)).await?;
+    let resource = checked.version.id();
+    let admitted = admitted(&asked, upload, checked);
+    let (row, is_new) = asked.audited(resource, admitted).await?;
+    let status = match is_new {
+        true => StatusCode::CREATED,
+        false => StatusCode::OK,
+    };
+    Ok((status, Json(row.into())))
+}
+
+/// What was sent, and the package in it, which could run.
+async fn read(body: Bytes, is_layout: bool) -> Result<(Upload, Checked), ApiError> {
+    let upload = match is_layout {
+        true => Upload::layout(body).await?,
+        false => Upload::package(body),
+    };
     let checked = check(upload.package.clone()).await?;
-    let resource = format!("{} {}", checked.agent, checked.version);
-    let signature = admit(&shared, &caller, &resource, &upload).await?;
-    let digest = shared.blobs.put(upload.package).await?;
+    Ok((upload, checked))
+}
+
+/// Admits and registers a package; answers whether it was not there before.
+async fn admitted(
+    asked: &Asked<'_>,
+    upload: Upload,
+    checked: Checked,
+) -> Result<(VersionRow, bool), ApiError> {
+    let Checked {
+        mut version,
+        description,
+        scaling,
+    } = checked;
+    let signature = asked.publish(&mut version, &upload)?;
+    let size = upload.package.len() as u64;
+    let digest = asked.shared.blobs.put(upload.package).await?;
+    let resource = version.id();
     let publish = PublishVersion {
         version_id: VersionId::generate(),
-        agent: checked.agent,
-        version: checked.version,
-        description: checked.description,
+        agent: version.agent,
+        version: version.version,
+        description,
         digest,
         size,
-        image: None,
-        scaling: checked.scaling,
+        image: version.image,
+        scaling,
         signature: signature.as_ref().map(|found| found.envelope.clone()),
     };
     let new_id = publish.version_id;
@@ -141,12 +181,10 @@ pub(crate) async fn publish(
         Some(found) => format!("{}, signed by key {}", publish.digest, found.key),
         None => publish.digest.clone(),
     };
-    let audit = audit::row(&caller, "version.publish", resource, reason);
-    let row = shared.store.write_audited(publish, audit).await?;
-    if row.id != new_id {
-        return Ok((StatusCode::OK, Json(row.into())));
-    }
-    Ok((StatusCode::CREATED, Json(row.into())))
+    let audit = audit::row(asked.caller, asked.kind, resource, reason);
+    let row = asked.shared.store.write_audited(publish, audit).await?;
+    let is_new = row.id == new_id;
+    Ok((row, is_new))
 }
 
 /// Versions, newest first.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::extract::State;
 use http::StatusCode;
 use rune_http::{ApiError, Caller, ErrorBody, Json, List, ListPage, PageQuery, Path, Query};
+use rune_runtime::AdmittedDeployment;
 use rune_spec::AgentName;
 use rune_store_runtime::{
     ApplyDeployment, DeleteDeployment, DeploymentFilter, DeploymentId, DeploymentRow,
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::admission::readmit;
+use crate::admission::Asked;
 use crate::audit;
 use crate::control_plane::Shared;
 
@@ -103,6 +104,14 @@ pub(crate) struct ScaleRequest {
 }
 
 impl ApplyRequest {
+    /// The deployment, as the audit trail names it.
+    fn resource(&self) -> String {
+        let agent = self.agent.clone();
+        let version = || self.agent_version.map(|id| id.to_string());
+        let agent = agent.or_else(version).unwrap_or_default();
+        audit::resource(&self.namespace, &agent, &self.alias)
+    }
+
     /// The rules that need no store.
     fn check(&self) -> Result<(), ApiError> {
         check_label("namespace", &self.namespace)?;
@@ -184,9 +193,10 @@ impl WaitQuery {
     responses(
         (status = 201, body = DeploymentView, description = "Created"),
         (status = 200, body = DeploymentView, description = "Changed, or as it was"),
-        (status = 403, body = ErrorBody, description = "No trusted key has signed the version"),
+        (status = 403, body = ErrorBody, description = "No trusted key has signed the version, or a policy of the operator forbids it"),
         (status = 404, body = ErrorBody, description = "The version does not exist"),
         (status = 409, body = ErrorBody, description = "Another project has the deployment, or the version is deployed outside `dev` with another content"),
+        (status = 429, body = ErrorBody, description = "The namespace would have more deployments or replicas than its quota"),
     )
 )]
 pub(crate) async fn apply(
@@ -196,13 +206,35 @@ pub(crate) async fn apply(
     Json(body): Json<ApplyRequest>,
 ) -> Result<(StatusCode, Json<DeploymentView>), ApiError> {
     let wait = wait.duration()?;
+    let asked = Asked {
+        shared: &shared,
+        caller: &caller,
+        kind: "deployment.apply",
+    };
+    let resource = body.resource();
+    let (row, is_new) = asked.audited(resource, applied(&asked, body)).await?;
+    let status = match is_new {
+        true => StatusCode::CREATED,
+        false => StatusCode::OK,
+    };
+    Ok((status, Json(shown(&shared, row, wait).await?)))
+}
+
+/// Admits and writes a deployment; answers whether it was not there before.
+async fn applied(asked: &Asked<'_>, body: ApplyRequest) -> Result<(DeploymentRow, bool), ApiError> {
+    let shared = asked.shared;
     body.check()?;
-    let version = find_version(&shared, &body).await?;
-    readmit(&shared, &caller, "deployment.apply", &version).await?;
-    if body.namespace != DEV {
-        check_immutable(&shared, &body.namespace, &version).await?;
-    }
+    let version = find_version(shared, &body).await?;
     body.check_replicas(Some(&version))?;
+    let place = AdmittedDeployment {
+        namespace: &body.namespace,
+        alias: &body.alias,
+        replicas: wanted(shared, &body, &version).await?,
+    };
+    asked.deploy(&version, place).await?;
+    if body.namespace != DEV {
+        check_immutable(shared, &body.namespace, &version).await?;
+    }
     let apply = ApplyDeployment {
         deployment_id: DeploymentId::generate(),
         namespace: body.namespace,
@@ -219,14 +251,36 @@ pub(crate) async fn apply(
         reason = format!("{reason}, {}", replicas(count));
     }
     let resource = audit::resource(&apply.namespace, &apply.agent, &apply.alias);
-    let audit = audit::row(&caller, "deployment.apply", resource, reason);
-    let view = change(&shared, apply, audit, wait).await?;
-    let status = if view.id == new_id {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
+    let audit = audit::row(asked.caller, asked.kind, resource, reason);
+    let row = write(shared, apply, audit).await?;
+    let is_new = row.id == new_id;
+    Ok((row, is_new))
+}
+
+/// How many replicas a deployment is to have once this was applied.
+async fn wanted(
+    shared: &Shared,
+    body: &ApplyRequest,
+    version: &VersionRow,
+) -> Result<u32, ApiError> {
+    if let Some(replicas) = body.replicas {
+        return Ok(replicas);
+    }
+    let filter = DeploymentFilter {
+        namespace: Some(body.namespace.clone()),
+        agent: Some(version.agent.clone()),
+        alias: Some(body.alias.clone()),
+        project: None,
     };
-    Ok((status, Json(view)))
+    let found = shared
+        .store
+        .deployments(&filter, &PageRequest::first(1))
+        .await?;
+    let differs = found.items.first().map(|row| {
+        row.differs(None, version.scaling)
+            .unwrap_or_else(|| row.wanted())
+    });
+    Ok(differs.unwrap_or_else(|| version.scaling.first()))
 }
 
 /// Changes how many replicas are wanted; 0 stops the deployment, and no request starts it again.
@@ -239,7 +293,9 @@ pub(crate) async fn apply(
     request_body(content = ScaleRequest, example = json!({"replicas": 2})),
     responses(
         (status = 200, body = DeploymentView, description = "The deployment as it is now"),
+        (status = 403, body = ErrorBody, description = "A policy of the operator forbids it"),
         (status = 404, body = ErrorBody, description = "The deployment does not exist"),
+        (status = 429, body = ErrorBody, description = "The namespace would have more replicas than its quota"),
     )
 )]
 pub(crate) async fn scale(
@@ -251,17 +307,38 @@ pub(crate) async fn scale(
 ) -> Result<Json<DeploymentView>, ApiError> {
     let wait = wait.duration()?;
     let row = find(&shared, id).await?;
-    let version = shared.store.version(row.target().0).await?;
-    let bounds = version.map(|version| version.scaling).unwrap_or_default();
-    check_replicas(body.replicas, bounds)?;
-    let scale = ScaleDeployment {
-        deployment_id: id,
-        replicas: body.replicas,
+    let asked = Asked {
+        shared: &shared,
+        caller: &caller,
+        kind: "deployment.scale",
     };
     let resource = audit::resource_of(&row);
-    let reason = replicas(body.replicas);
-    let audit = audit::row(&caller, "deployment.scale", resource, reason);
-    Ok(Json(change(&shared, scale, audit, wait).await?))
+    let scaled = scaled(&asked, &row, body.replicas);
+    let row = asked.audited(resource, scaled).await?;
+    Ok(Json(shown(&shared, row, wait).await?))
+}
+
+/// Admits and writes another number of replicas.
+async fn scaled(
+    asked: &Asked<'_>,
+    row: &DeploymentRow,
+    count: u32,
+) -> Result<DeploymentRow, ApiError> {
+    let shared = asked.shared;
+    let version = shared.store.version(row.target().0).await?;
+    let bounds = version.as_ref().map(|it| it.scaling).unwrap_or_default();
+    check_replicas(count, bounds)?;
+    // Whatever the policies say by now, what runs can be made less.
+    if let Some(version) = version.filter(|_| count > row.wanted()) {
+        asked.redeploy(row, &version, count).await?;
+    }
+    let scale = ScaleDeployment {
+        deployment_id: row.id,
+        replicas: count,
+    };
+    let resource = audit::resource_of(row);
+    let audit = audit::row(asked.caller, asked.kind, resource, replicas(count));
+    write(shared, scale, audit).await
 }
 
 /// Deployments by namespace, agent, alias.
@@ -339,17 +416,26 @@ async fn find(shared: &Shared, id: DeploymentId) -> Result<DeploymentRow, ApiErr
     row.ok_or_else(|| ApiError::not_found("deployment", &id))
 }
 
-/// Changes a deployment and leaves its trace; the loop looks, and the caller waits if it likes before it is shown.
-async fn change<O>(
+/// Changes a deployment within the quota of its namespace, and leaves its trace.
+async fn write<O>(
     shared: &Shared,
     operation: O,
     audit: Vec<RecordAudit>,
-    wait: Option<Duration>,
-) -> Result<DeploymentView, ApiError>
+) -> Result<DeploymentRow, ApiError>
 where
     O: Operation<Reply = DeploymentRow>,
 {
-    let row = shared.store.write_audited(operation, audit).await?;
+    let quota = shared.admission.quota;
+    let written = shared.store.write_within(quota, operation, audit);
+    Ok(written.await?)
+}
+
+/// A deployment that was changed: the loop looks, and the caller waits if it likes before it is shown.
+async fn shown(
+    shared: &Shared,
+    row: DeploymentRow,
+    wait: Option<Duration>,
+) -> Result<DeploymentView, ApiError> {
     let id = row.id;
     shared.reconcile.wake();
     let Some(wait) = wait else {

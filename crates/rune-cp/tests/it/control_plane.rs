@@ -48,7 +48,7 @@ impl TestControlPlane {
                 Arc::new(platform.store.clone()),
                 SecretKeySource::File(platform.dir.path().join("secret.key")),
             ),
-            trusted_keys: Vec::new(),
+            admission: Arc::default(),
             node: NodeInfo {
                 id: "node-1".to_owned(),
                 gateway_addr: None,

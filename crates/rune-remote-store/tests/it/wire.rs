@@ -37,6 +37,10 @@ fn errors() -> Vec<StoreError> {
             held: true,
         }))
         .into(),
+        Reject::QuotaExceeded {
+            message: "one too many".into(),
+        }
+        .into(),
         StoreError::Denied("not yours".into()),
         StoreError::Corrupt {
             what: "row".into(),
@@ -60,6 +64,7 @@ const fn is_listed(error: &StoreError) -> bool {
             | Reject::RequestEnded { .. }
             | Reject::Fenced { .. }
             | Reject::BudgetExceeded(_)
+            | Reject::QuotaExceeded { .. }
             | Reject::Invalid { .. },
         )
         | StoreError::Denied(_)

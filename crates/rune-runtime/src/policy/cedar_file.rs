@@ -1,23 +1,51 @@
-//! `policy.cedar`: parsing and checking, with errors that point at the text.
+//! Files of Cedar policies: parsing and checking, with errors that point at the text.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use cedar_policy::{
-    Effect, Policy, PolicyId, PolicySet, Schema, ValidationError, ValidationMode,
+    Effect, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationError, ValidationMode,
     ValidationWarning, Validator,
 };
 use miette::Diagnostic;
-use rune_spec::{AgentPackage, PolicyFile, SpecError, SpecErrors, nearest};
+use rune_spec::{PolicyFile, SpecError, SpecErrors, nearest};
 
-use super::{names, nesting, schema};
+use super::names::Unknown;
+use super::nesting;
 
 /// The annotations that Rune acts on.
 const ANNOTATIONS: [&str; 3] = ["id", "ask", "reason"];
 
-/// The policies of a file, in its order, each under an id that names its line.
-pub(super) fn parse(file: &PolicyFile, package: &AgentPackage) -> Result<Vec<Policy>, SpecErrors> {
-    let reader = Reader { file, package };
+/// What the policies of a file can be about.
+pub(super) struct Terms<'a> {
+    /// The Cedar schema.
+    pub(super) schema: String,
+    /// Whether there may be attributes that it does not have.
+    pub(super) is_open: bool,
+    /// Its types, for a message.
+    pub(super) types: &'static str,
+    /// What a policy may do.
+    pub(super) effects: Effects,
+    /// What is wrong with the name of an entity.
+    pub(super) check: &'a dyn Fn(&EntityUid) -> Option<Unknown>,
+}
+
+/// What a policy may do with what it speaks about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effects {
+    /// Permit it, forbid it, or have a person asked.
+    All,
+    /// Forbid it, and nothing else: what is not forbidden is permitted.
+    Forbid,
+}
+
+/// The policies of a file, in its order, each under an id that names its line and is none of those that are `taken`.
+pub(super) fn parse(
+    file: &PolicyFile,
+    terms: &Terms<'_>,
+    taken: &mut BTreeSet<String>,
+) -> Result<Vec<Policy>, SpecErrors> {
+    let reader = Reader { file, terms };
     if let Err((range, message)) = nesting::check(&file.text) {
         let help = "write it as several policies";
         return Err(reader
@@ -42,12 +70,11 @@ pub(super) fn parse(file: &PolicyFile, package: &AgentPackage) -> Result<Vec<Pol
         })
         .collect();
     found.sort_by_key(|(range, _)| range.start);
-    let mut ids = BTreeSet::new();
     let mut policies = Vec::new();
     for (range, policy) in found {
         errors.extend(reader.annotations(&range, policy));
         errors.extend(reader.names(&range, policy));
-        policies.push(policy.new_id(PolicyId::new(reader.id(&range, policy, &mut ids))));
+        policies.push(policy.new_id(PolicyId::new(reader.id(&range, policy, taken))));
     }
     SpecErrors::check(errors)?;
     SpecErrors::check(reader.types(&policies))?;
@@ -56,7 +83,7 @@ pub(super) fn parse(file: &PolicyFile, package: &AgentPackage) -> Result<Vec<Pol
 
 struct Reader<'a> {
     file: &'a PolicyFile,
-    package: &'a AgentPackage,
+    terms: &'a Terms<'a>,
 }
 
 impl Reader<'_> {
@@ -109,9 +136,24 @@ impl Reader<'_> {
                 errors.push(error.with_help(Some(format!("did you mean `@{near}`?"))));
             }
         }
-        if policy.annotation("ask").is_some() && policy.effect() == Effect::Permit {
-            let error = self.error(range.clone(), "`@ask` has no meaning on `permit`");
-            let help = "write `@ask(\"why\") forbid (…)`: what it forbids waits for a person";
+        let asks = policy.annotation("ask").is_some();
+        let wrong = match (self.terms.effects, policy.effect(), asks) {
+            (Effects::All, Effect::Permit, true) => Some((
+                "`@ask` has no meaning on `permit`",
+                "write `@ask(\"why\") forbid (…)`: what it forbids waits for a person",
+            )),
+            (Effects::Forbid, Effect::Permit, _) => Some((
+                "`permit` has no meaning here: what no policy forbids is admitted",
+                "write `forbid (…) unless { … }`",
+            )),
+            (Effects::Forbid, Effect::Forbid, true) => Some((
+                "`@ask` has no meaning here: nobody is asked",
+                "leave it out, or write `@reason(\"why\")`",
+            )),
+            _ => None,
+        };
+        if let Some((message, help)) = wrong {
+            let error = self.error(range.clone(), message);
             errors.push(error.with_help(Some(help.to_owned())));
         }
         errors
@@ -122,7 +164,7 @@ impl Reader<'_> {
         let text = self.file.text.get(range.clone()).unwrap_or_default();
         let mut errors = Vec::new();
         for uid in policy.entity_literals() {
-            let Some(unknown) = names::check(self.package, &uid) else {
+            let Some(unknown) = (self.terms.check)(&uid) else {
                 continue;
             };
             let literal = uid.to_string();
@@ -136,10 +178,10 @@ impl Reader<'_> {
     }
 
     fn types(&self, policies: &[Policy]) -> Vec<SpecError> {
-        let schema = match Schema::from_cedarschema_str(&schema::text(self.package)) {
+        let schema = match Schema::from_cedarschema_str(&self.terms.schema) {
             Ok((schema, _)) => schema,
             Err(error) => {
-                let message = format!("the tools' schemas cannot be described to Cedar: {error}");
+                let message = format!("what it may be about cannot be described to Cedar: {error}");
                 return vec![self.error(0..0, message)];
             }
         };
@@ -147,7 +189,7 @@ impl Reader<'_> {
             Ok(set) => set,
             Err(error) => return vec![self.error(0..0, error.to_string())],
         };
-        let open = schema::is_open(self.package);
+        let open = self.terms.is_open;
         let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
         let mut wrong = BTreeSet::new();
         let mut all = Vec::new();
@@ -158,9 +200,9 @@ impl Reader<'_> {
                 let shown = self.diagnostic(error);
                 all.push(match error {
                     // Cedar guesses among equally near names as it happens.
-                    ValidationError::UnrecognizedEntityType(_) => shown.with_help(Some(
-                        "the types are `Agent`, `Caller`, `Tool`, `Model` and `Host`".to_owned(),
-                    )),
+                    ValidationError::UnrecognizedEntityType(_) => {
+                        shown.with_help(Some(self.terms.types.to_owned()))
+                    }
                     _ => shown,
                 });
             }

@@ -7,9 +7,10 @@ use cedar_policy::{Effect, Policy, PolicyId};
 use rune_spec::{AgentPackage, PolicyRule, RuleArguments, SpecError, SpecErrors};
 
 use super::arguments::Needs;
+use super::cedar_file::{self, Effects, Terms};
 use super::set::{PolicyEffect, PolicyNote, PolicySet};
 use super::vocabulary::Vocabulary;
-use super::{cedar_file, short_form};
+use super::{names, schema, short_form};
 
 impl PolicySet {
     /// The policies of a package: its Runefile's rules and its Cedar file.
@@ -35,7 +36,14 @@ impl PolicySet {
         }
         let needs = match &package.policy {
             Some(file) => {
-                for policy in cedar_file::parse(file, package)? {
+                let terms = Terms {
+                    schema: schema::text(package),
+                    is_open: schema::is_open(package),
+                    types: "the types are `Agent`, `Caller`, `Tool`, `Model` and `Host`",
+                    effects: Effects::All,
+                    check: &|uid| names::check(package, uid),
+                };
+                for policy in cedar_file::parse(file, &terms, &mut BTreeSet::new())? {
                     builder.add(policy);
                 }
                 Needs::Everything

@@ -148,7 +148,7 @@ impl Spoke {
 }
 
 /// Whether a policy's scope has room for the action.
-fn is_about(policy: &Policy, action: &str) -> bool {
+pub(super) fn is_about(policy: &Policy, action: &str) -> bool {
     let is = |uid: &EntityUid| is_of(uid, "Action") && uid.id().unescaped() == action;
     match policy.action_constraint() {
         ActionConstraint::Any => true,

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use rune_env::ScalingConfig;
 use rune_store_runtime::{
-    AutoscaleDeployment, DeploymentId, DeploymentRow, EventId, Store, StoreError,
+    AuditVerdict, AutoscaleDeployment, DeploymentId, DeploymentRow, EventId, Quota, QuotaUse,
+    Store, StoreError,
 };
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -30,6 +31,8 @@ const MAX_LOADS: usize = 4;
 #[derive(Default)]
 pub(super) struct Autoscaler {
     config: ScalingConfig,
+    /// What a namespace may come to.
+    quota: Quota,
     /// By deployment, with the generation that they are about.
     trends: HashMap<DeploymentId, (u64, Trend)>,
     /// Makes what stands by for a deployment that sleeps.
@@ -58,11 +61,13 @@ struct Describer {
 impl Autoscaler {
     pub(super) fn new(
         config: ScalingConfig,
+        quota: Quota,
         loader: Arc<AgentLoader>,
         packages: PackageCache,
     ) -> Self {
         Self {
             config,
+            quota,
             describer: Some(Describer {
                 loader,
                 packages,
@@ -104,6 +109,47 @@ impl Autoscaler {
         };
         let decision = trend.look(now, situation, &self.config);
         decision.map(|decision| (decision, load))
+    }
+
+    /// What is left of a decision about one of these deployments within the quota of its namespace. Where nothing is, that is
+    /// said once.
+    fn within_quota<'a>(
+        &self,
+        decision: Decision,
+        row: &DeploymentRow,
+        rows: impl Iterator<Item = &'a DeploymentRow>,
+    ) -> Option<Decision> {
+        let wanted = row.wanted();
+        if decision.to <= wanted || self.quota.replicas.is_none() {
+            return Some(decision);
+        }
+        let is_other = |it: &&DeploymentRow| it.namespace == row.namespace && it.id != row.id;
+        let room = self.quota.room(QuotaUse::of(rows.filter(is_other)));
+        let Some(room) = room.filter(|room| *room < decision.to) else {
+            return Some(decision);
+        };
+        let decision = match room > wanted {
+            true => Decision {
+                to: room,
+                reason: format!(
+                    "{}; `admission.max_replicas` leaves {room}",
+                    decision.reason
+                ),
+            },
+            false => Decision {
+                to: wanted,
+                reason: format!(
+                    "more are needed than {wanted}, but the namespace `{}` has as many replicas as `admission.max_replicas` \
+                     allows",
+                    row.namespace
+                ),
+            },
+        };
+        let is_known = row
+            .scaling
+            .as_ref()
+            .is_some_and(|it| it.reason == decision.reason);
+        (!is_known).then_some(decision)
     }
 }
 
@@ -150,20 +196,28 @@ impl ReconcileLoop {
     /// Whether a deployment, as the router knows it, needs more or fewer replicas.
     pub(super) fn is_to_scale(&mut self) -> bool {
         let rows = self.router.deployments();
-        let mut look = |row: &DeploymentRow| self.autoscaler.look(row, &self.router).is_some();
+        let mut look = |row: &DeploymentRow| {
+            let (decision, _) = self.autoscaler.look(row, &self.router)?;
+            let rows = rows.iter().map(|row| &**row);
+            self.autoscaler.within_quota(decision, row, rows)
+        };
         // Every one is looked at, for what it needs now counts later.
-        rows.iter().filter(|row| look(row)).count() > 0
+        rows.iter().filter_map(|row| look(row)).count() > 0
     }
 
     /// Decides how many replicas there are to be, and writes it down.
     pub(super) async fn rescale(&mut self, rows: &mut [DeploymentRow]) -> Result<(), StoreError> {
         self.ask_before_they_go(rows).await;
-        for row in rows {
-            let from = row.wanted();
-            let decided = self.autoscaler.look(row, &self.router);
-            let Some((Decision { to, reason }, load)) = decided else {
+        for at in 0..rows.len() {
+            let Some(row) = rows.get(at) else { continue };
+            let Some((decision, load)) = self.autoscaler.look(row, &self.router) else {
                 continue;
             };
+            let decision = self.autoscaler.within_quota(decision, row, rows.iter());
+            let (Some(Decision { to, reason }), Some(row)) = (decision, rows.get_mut(at)) else {
+                continue;
+            };
+            let from = row.wanted();
             let scale = AutoscaleDeployment {
                 deployment_id: row.id,
                 generation: row.generation,
@@ -171,12 +225,15 @@ impl ReconcileLoop {
                 to,
                 reason: reason.clone(),
             };
-            let audit = audit(
-                row,
-                "deployment.autoscale",
-                format!("{from} to {to} replicas: {reason}"),
-            );
-            match self.store.write_audited(scale, audit).await {
+            let told = format!("{from} to {to} replicas: {reason}");
+            let mut audit = audit(row, "deployment.autoscale", told);
+            if from == to {
+                audit
+                    .iter_mut()
+                    .for_each(|it| it.verdict = AuditVerdict::Denied);
+            }
+            let quota = self.autoscaler.quota;
+            match self.store.write_within(quota, scale, audit).await {
                 Ok(scaled) => *row = scaled,
                 Err(StoreError::Rejected(reject)) => {
                     // Somebody was faster: it is looked at anew.
@@ -185,6 +242,10 @@ impl ReconcileLoop {
                     continue;
                 }
                 Err(error) => return Err(error),
+            }
+            if from == to {
+                tracing::warn!(deployment = %row.id, agent = row.agent, reason, "a deployment is not scaled");
+                continue;
             }
             tracing::info!(deployment = %row.id, agent = row.agent, from, to, reason, "a deployment is scaled");
             let direction = if to > from { "up" } else { "down" };

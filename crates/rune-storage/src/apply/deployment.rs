@@ -3,14 +3,15 @@
 use rune_store_runtime::limits::MAX_ENTRY_BYTES;
 use rune_store_runtime::{
     ApplyDeployment, AutoscaleDeployment, CompleteRollout, DeleteDeployment, DeploymentId,
-    DeploymentRow, DeploymentState, ProjectRef, PromoteRollout, Reject, ReplicaState, RollBack,
-    ScaleBounds, ScaleDeployment, SetDeploymentState, StartRollout,
+    DeploymentRow, DeploymentState, ProjectRef, PromoteRollout, QuotaUse, Reject, ReplicaState,
+    RollBack, ScaleBounds, ScaleDeployment, SetDeploymentState, StartRollout,
 };
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::{Context, encode, encode_within, registry};
 use crate::ApplyError;
 use crate::read::deployment::{DEPLOYMENT, deployment_row};
+use crate::row::get;
 
 /// Creates the deployment of (namespace, agent, alias) or moves it.
 pub(super) fn put(
@@ -28,26 +29,26 @@ pub(super) fn put(
     let Some(mut row) = found else {
         return create(db, context, op, bounds, &env);
     };
-    if let Some(project) = &op.project {
-        take(db, context, &mut row, project)?;
+    let refused = op.project.as_ref().and_then(|project| row.refuses(project));
+    if let Some(reason) = refused {
+        return Err(Reject::conflict(reason).into());
     }
     if row.deploy(op, bounds, context.at) {
         update_spec(db, context, &mut row)?;
     }
+    if let Some(project) = &op.project {
+        take(db, context, &mut row, project)?;
+    }
     Ok(row)
 }
 
-/// Gives the deployment to a project, unless another one has it. What runs does not change, so neither does the
-/// generation.
+/// Gives the deployment to a project that it does not refuse. What runs does not change, so neither does the generation.
 fn take(
     db: &Connection,
     context: Context,
     row: &mut DeploymentRow,
     project: &ProjectRef,
 ) -> Result<(), ApplyError> {
-    if let Some(reason) = row.refuses(project) {
-        return Err(Reject::conflict(reason).into());
-    }
     if row.project.as_ref() == Some(project) {
         return Ok(());
     }
@@ -234,6 +235,7 @@ fn create(
         updated_at: context.at,
     };
     row.keep_within(bounds, context.at);
+    check_quota(db, context, None, &row)?;
     db.prepare_cached(
         "INSERT INTO deployments (deployment_id, namespace, agent, alias, version_id, replicas,
              env, generation, state, reason, created_at, updated_at, project, project_agent, releases, scaling)
@@ -266,6 +268,9 @@ fn update_spec(
 ) -> Result<(), ApplyError> {
     let (target, _) = row.target();
     row.keep_within(registry::by_id(db, target)?.scaling, context.at);
+    if context.quota.is_some() {
+        check_quota(db, context, Some(&by_id(db, row.id)?), row)?;
+    }
     let rollout = row.rollout.as_ref().map(encode).transpose()?;
     db.prepare_cached(
         "UPDATE deployments SET version_id = ?2, replicas = ?3, env = ?4, rollout = ?5, releases = ?6,
@@ -284,6 +289,31 @@ fn update_spec(
         scaling(row)?
     ])?;
     Ok(())
+}
+
+/// Rejects what adds more than the quota of the command allows, where it has one.
+fn check_quota(
+    db: &Connection,
+    context: Context,
+    before: Option<&DeploymentRow>,
+    after: &DeploymentRow,
+) -> Result<(), ApplyError> {
+    let Some(quota) = context.quota else {
+        return Ok(());
+    };
+    let others = db
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(CASE WHEN scaling IS NULL OR replicas = 0 THEN replicas
+                 ELSE json_extract(scaling, '$.wanted') END), 0)
+             FROM deployments WHERE namespace = ?1 AND deployment_id <> ?2",
+        )?
+        .query_row(params![after.namespace, after.id.as_bytes()], |row| {
+            Ok(QuotaUse {
+                deployments: get(row, 0)?,
+                replicas: get(row, 1)?,
+            })
+        })?;
+    Ok(quota.check(others, before, after)?)
 }
 
 fn scaling(row: &DeploymentRow) -> Result<Option<String>, ApplyError> {

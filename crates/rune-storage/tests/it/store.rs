@@ -95,6 +95,7 @@ fn kind(reject: &Reject) -> u8 {
         Reject::BudgetExceeded(_) => 4,
         Reject::Superseded { .. } => 5,
         Reject::Fenced { .. } => 6,
+        Reject::QuotaExceeded { .. } => 7,
     }
 }
 

@@ -13,7 +13,7 @@ use rune_store_runtime::{
     MemoryPut, MemoryScope, MessageId, ModelAsk, ModelCall, ModelReply, NewFire, Op, Overlap,
     ParentCall, PauseSchedule, PolicyVerdict, PostTask, ProjectRef, PromoteRollout, PromptParts,
     PublishEvent, PublishVersion, PutEntity, PutRelation, PutReplica, PutSchedule, QueueMessage,
-    RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId, ReplicaState, RequestCancel,
+    Quota, RecordAudit, Remember, RemoveReplica, Replaced, ReplicaId, ReplicaState, RequestCancel,
     RequestId, RequestSpan, RequestStatus, ReserveBudget, RollBack, RolloutStrategy, ScaleBounds,
     ScaleDeployment, ScheduleId, ScheduleKind, ScheduleSpec, SessionId, SetDeploymentState,
     SettleBudget, SettleFire, Settlement, SpilledOutput, StartRollout, StepOutcome, StepStatus,
@@ -44,6 +44,7 @@ pub fn random_commands(seed: u64, count: usize) -> Vec<Command> {
                 op: random.op(),
                 audit: random.audit(),
                 fence: None,
+                quota: random.quota(),
             },
         };
         commands.push(command);
@@ -186,6 +187,16 @@ impl Random {
             caller: self.word(),
             request_id: self.one_in(2).then(|| self.request()),
         }
+    }
+
+    /// Mostly none; of the others one that a few deployments exceed.
+    fn quota(&mut self) -> Option<Quota> {
+        let mut most = || self.one_in(2).then(|| self.below(5) as u32);
+        let quota = Quota {
+            deployments: most(),
+            replicas: most(),
+        };
+        self.one_in(3).then_some(quota)
     }
 
     fn audit(&mut self) -> Vec<RecordAudit> {

@@ -16,6 +16,7 @@ mod journal;
 mod knowledge;
 mod outbox;
 mod push;
+mod quota;
 mod records;
 mod reject;
 mod rollout;
@@ -69,6 +70,10 @@ pub use outbox::messages_wait_in_their_order;
 pub use push::{
     a_webhook_is_due_until_it_was_told_of_the_last_entry_of_its_request,
     webhooks_are_listed_replaced_and_removed,
+};
+pub use quota::{
+    a_decision_and_a_rollout_keep_within_the_quota, a_namespace_has_no_more_than_its_quota,
+    a_quota_that_is_exceeded_holds_up_nothing_but_more,
 };
 pub use records::{
     a_cursor_of_another_list_is_refused, a_write_is_seen_by_the_next_read,

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::view::DeploymentView;
-use super::{DEV, WaitQuery, change, check_immutable, check_label, find, newest_version};
-use crate::admission::readmit;
+use super::{DEV, WaitQuery, check_immutable, check_label, find, newest_version, shown, write};
+use crate::admission::Asked;
 use crate::audit;
 use crate::control_plane::Shared;
 
@@ -73,9 +73,10 @@ impl RolloutRequest {
     request_body(content = RolloutRequest, example = json!({"version": "0.2.0", "strategy": "canary", "weight": 10})),
     responses(
         (status = 200, body = DeploymentView, description = "The deployment as it is now"),
-        (status = 403, body = ErrorBody, description = "No trusted key has signed the version"),
+        (status = 403, body = ErrorBody, description = "No trusted key has signed the version, or a policy of the operator forbids it"),
         (status = 404, body = ErrorBody, description = "The deployment or the version does not exist"),
         (status = 409, body = ErrorBody, description = "The deployment is stopped, runs the version already or rolls out another one"),
+        (status = 429, body = ErrorBody, description = "With the fewest replicas of the version the namespace would have more than its quota"),
     )
 )]
 pub(crate) async fn start(
@@ -86,15 +87,34 @@ pub(crate) async fn start(
     Json(body): Json<RolloutRequest>,
 ) -> Result<Json<DeploymentView>, ApiError> {
     let wait = wait.duration()?;
-    let (strategy, weight) = body.strategy()?;
     let row = find(&shared, id).await?;
-    let version = wanted(&shared, &row, &body).await?;
-    readmit(&shared, &caller, "deployment.rollout", &version).await?;
+    let asked = Asked {
+        shared: &shared,
+        caller: &caller,
+        kind: "deployment.rollout",
+    };
+    let resource = audit::resource_of(&row);
+    let started = started(&asked, &row, &body);
+    let row = asked.audited(resource, started).await?;
+    Ok(Json(shown(&shared, row, wait).await?))
+}
+
+/// Admits and writes a rollout.
+async fn started(
+    asked: &Asked<'_>,
+    row: &DeploymentRow,
+    body: &RolloutRequest,
+) -> Result<DeploymentRow, ApiError> {
+    let shared = asked.shared;
+    let (strategy, weight) = body.strategy()?;
+    let version = wanted(shared, row, body).await?;
+    let replicas = row.wanted();
+    asked.redeploy(row, &version, replicas).await?;
     if row.namespace != DEV {
-        check_immutable(&shared, &row.namespace, &version).await?;
+        check_immutable(shared, &row.namespace, &version).await?;
     }
     let start = StartRollout {
-        deployment_id: id,
+        deployment_id: row.id,
         version_id: version.id,
         strategy,
         weight,
@@ -104,9 +124,9 @@ pub(crate) async fn start(
         RolloutStrategy::Canary => format!("canary, {weight} %"),
     };
     let reason = format!("version {} ({}), {how}", version.version, version.id);
-    let resource = audit::resource_of(&row);
-    let audit = audit::row(&caller, "deployment.rollout", resource, reason);
-    Ok(Json(change(&shared, start, audit, wait).await?))
+    let resource = audit::resource_of(row);
+    let audit = audit::row(asked.caller, asked.kind, resource, reason);
+    write(shared, start, audit).await
 }
 
 /// Has a canary replace what the deployment runs, replica by replica.
@@ -130,12 +150,22 @@ pub(crate) async fn promote(
     let version = row.candidate().map(|it| it.version_id.to_string());
     let reason = format!("version {}", version.unwrap_or_default());
     let resource = audit::resource_of(&row);
-    let audit = audit::row(&caller, "deployment.promote", resource, reason);
+    let asked = Asked {
+        shared: &shared,
+        caller: &caller,
+        kind: "deployment.promote",
+    };
+    let audit = audit::row(&caller, asked.kind, resource.clone(), reason);
     let promote = PromoteRollout {
         deployment_id: id,
         generation: row.generation,
     };
-    Ok(Json(change(&shared, promote, audit, wait).await?))
+    let promoted = async {
+        let written = shared.store.write_audited(promote, audit).await;
+        written.map_err(ApiError::from)
+    };
+    let row = asked.audited(resource, promoted).await?;
+    Ok(Json(shown(&shared, row, wait).await?))
 }
 
 /// Ends a rollout that is under way without its version; where none is, goes back to the release before.
@@ -144,7 +174,7 @@ pub(crate) async fn promote(
     params(("id" = String, Path, description = "The deployment", pattern = "^dep_[0-9a-f]{32}$"), WaitQuery),
     responses(
         (status = 200, body = DeploymentView, description = "The deployment as it is now"),
-        (status = 403, body = ErrorBody, description = "No trusted key has signed the release before"),
+        (status = 403, body = ErrorBody, description = "No trusted key has signed the release before, or a policy of the operator forbids it"),
         (status = 404, body = ErrorBody, description = "The deployment does not exist"),
         (status = 409, body = ErrorBody, description = "There is no earlier release, or the deployment has changed meanwhile"),
     )
@@ -157,22 +187,36 @@ pub(crate) async fn rollback(
 ) -> Result<Json<DeploymentView>, ApiError> {
     let wait = wait.duration()?;
     let row = find(&shared, id).await?;
+    let asked = Asked {
+        shared: &shared,
+        caller: &caller,
+        kind: "deployment.rollback",
+    };
+    let resource = audit::resource_of(&row);
+    let went_back = went_back(&asked, &row);
+    let row = asked.audited(resource, went_back).await?;
+    Ok(Json(shown(&shared, row, wait).await?))
+}
+
+/// Admits and writes that a deployment goes back. No quota is in the way of that.
+async fn went_back(asked: &Asked<'_>, row: &DeploymentRow) -> Result<DeploymentRow, ApiError> {
+    let shared = asked.shared;
     let is_under_way = row.candidate().is_some();
     if let Some(release) = row.releases.first().filter(|_| !is_under_way)
         && let Some(version) = shared.store.version(release.version_id).await?
     {
-        readmit(&shared, &caller, "deployment.rollback", &version).await?;
+        asked.redeploy(row, &version, row.wanted()).await?;
     }
     let back = RollBack {
-        deployment_id: id,
+        deployment_id: row.id,
         generation: row.generation,
-        reason: format!("by {}", caller.id),
+        reason: format!("by {}", asked.caller.id),
     };
     let from = row.candidate().map_or(row.version_id, |it| it.version_id);
     let reason = format!("version {from}");
-    let resource = audit::resource_of(&row);
-    let audit = audit::row(&caller, "deployment.rollback", resource, reason);
-    Ok(Json(change(&shared, back, audit, wait).await?))
+    let resource = audit::resource_of(row);
+    let audit = audit::row(asked.caller, asked.kind, resource, reason);
+    Ok(shared.store.write_audited(back, audit).await?)
 }
 
 /// The version that is to be rolled out.

@@ -9,9 +9,10 @@ use rune_store_runtime::limits::{
 use rune_store_runtime::{
     ApplyDeployment, AuditRow, BudgetScope, CacheRow, CacheSweep, Command, DeleteSession,
     DeploymentId, DeploymentRow, DeploymentState, EntryBody, FirePlan, FireSchedule, FireState,
-    MemoryPut, MemoryRow, Op, PauseSchedule, PublishVersion, PutReplica, PutSchedule, RecordAudit,
-    Reject, ReplicaRow, ReplicaState, Reply, RequestId, ScheduleFireRow, ScheduleId, ScheduleRow,
-    SessionId, SessionRow, SetDeploymentState, SettleFire, StartRollout, VersionId, VersionRow,
+    MemoryPut, MemoryRow, Op, PauseSchedule, PublishVersion, PutReplica, PutSchedule, QuotaUse,
+    RecordAudit, Reject, ReplicaRow, ReplicaState, Reply, RequestId, ScheduleFireRow, ScheduleId,
+    ScheduleRow, SessionId, SessionRow, SetDeploymentState, SettleFire, StartRollout, VersionId,
+    VersionRow,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -54,11 +55,32 @@ impl State {
                 if let Some(reply) = self.receipts.get(&id, now, RECEIPT_WINDOW) {
                     return Ok(reply.clone());
                 }
-                let reply = self.change(command, op)?;
+                let reply = self.change_within(command, op)?;
                 self.receipts.put(id, now, RECEIPT_WINDOW, reply.clone());
                 Ok(reply)
             }
         }
+    }
+
+    /// A change that keeps within the quota of the command; another one is taken back.
+    fn change_within(&mut self, command: &Command, op: &Op) -> Result<Reply, Reject> {
+        let Some(quota) = command.quota else {
+            return self.change(command, op);
+        };
+        let before = self.deployments.clone();
+        let reply = self.change(command, op)?;
+        let Reply::Deployment(after) = &reply else {
+            return Ok(reply);
+        };
+        let is_other =
+            |row: &&DeploymentRow| row.namespace == after.namespace && row.id != after.id;
+        let others = QuotaUse::of(self.deployments.values().filter(is_other));
+        let was = before.values().find(|row| row.id == after.id);
+        if let Err(reject) = quota.check(others, was, after) {
+            self.deployments = before;
+            return Err(reject);
+        }
+        Ok(reply)
     }
 
     fn change(&mut self, command: &Command, op: &Op) -> Result<Reply, Reject> {
