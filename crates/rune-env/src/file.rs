@@ -154,6 +154,9 @@ pub(crate) fn expected(kind: Kind) -> &'static str {
         Kind::Taints => {
             "`KEY[=VALUE][:EFFECT]` with commas between, or one a line; effects are `NoSchedule`, `PreferNoSchedule` and `NoExecute`"
         }
+        Kind::Peers => {
+            "networks such as `10.1.2.0/24`, addresses, and names of namespaces, with commas between, or one a line"
+        }
         Kind::Search => "`duckduckgo`, `searxng`, `brave` or `tavily`",
         Kind::Sandbox => "`require`, `best-effort` or `off`",
     }

@@ -18,6 +18,7 @@ pub(crate) enum Kind {
     OnOff,
     Pairs,
     Taints,
+    Peers,
 }
 
 /// One key: `TABLE.NAME` in the file and for flags.
@@ -510,6 +511,13 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Address,
         Some("0.0.0.0:8082"),
         "Where the daemon listens for replicas, and for nobody else, with the backend kubernetes.",
+    ),
+    key(
+        "kubernetes.daemon_from",
+        &["RUNE_KUBERNETES_DAEMON_FROM"],
+        Kind::Peers,
+        None,
+        "Where the daemon comes from that is no pod of the namespace: networks (`10.1.2.0/24`), addresses, and names of namespaces, separated by commas; network policies let it reach its replicas.",
     ),
     key(
         "kubernetes.service_account",

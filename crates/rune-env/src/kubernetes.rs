@@ -1,10 +1,12 @@
 //! Replicas as pods of a Kubernetes cluster.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::error::ConfigError;
 use crate::resolve::Resolved;
@@ -22,6 +24,8 @@ pub struct KubernetesConfig {
     pub daemon_url: Option<String>,
     /// `RUNE_KUBERNETES_REPLICA_ADDR`: where it listens for them, and for nobody else.
     pub replica_addr: SocketAddr,
+    /// `RUNE_KUBERNETES_DAEMON_FROM`: where this daemon comes from, beside the pod of the namespace that `pod` names.
+    pub daemon_from: Vec<NetworkPeer>,
     /// `RUNE_KUBERNETES_SERVICE_ACCOUNT` of the pods; absent: the one that the namespace has for all.
     pub service_account: Option<String>,
     /// `RUNE_KUBERNETES_WORKSPACE_CLAIM`: the claim of the volume with the workspaces; absent: each pod has one of its own.
@@ -49,6 +53,15 @@ pub struct Toleration {
     pub effect: Option<String>,
 }
 
+/// Who may connect, in a network policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkPeer {
+    /// Addresses of a network.
+    Net(IpNet),
+    /// Pods of the namespace with this name.
+    Namespace(String),
+}
+
 impl KubernetesConfig {
     pub(crate) fn read(
         resolved: &Resolved,
@@ -69,6 +82,11 @@ impl KubernetesConfig {
             pod: resolved.text("kubernetes.pod"),
             daemon_url,
             replica_addr,
+            daemon_from: resolved
+                .parse("kubernetes.daemon_from", |text| {
+                    items(text).map(peer).collect()
+                })?
+                .unwrap_or_default(),
             service_account: resolved.text("kubernetes.service_account"),
             workspace_claim: resolved.text("kubernetes.workspace_claim"),
             seccomp_profile: resolved.text("kubernetes.seccomp_profile"),
@@ -120,12 +138,24 @@ fn toleration(item: &str) -> Option<Toleration> {
     })
 }
 
+fn peer(item: &str) -> Option<NetworkPeer> {
+    if let Ok(net) = item.parse::<IpNet>() {
+        return Some(NetworkPeer::Net(net.trunc()));
+    }
+    if let Ok(address) = item.parse::<IpAddr>() {
+        return Some(NetworkPeer::Net(address.into()));
+    }
+    let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_name = item.len() <= 63 && item.bytes().all(is_name);
+    is_name.then(|| NetworkPeer::Namespace(item.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_toleration_is_a_taint_and_a_pair_may_hold_commas() {
+    fn lists_are_read_item_by_item() {
         let some = |text: &str| Some(text.to_owned());
         for (text, key, value, effect) in [
             (
@@ -148,6 +178,23 @@ mod tests {
         let expected = [pair("a", "1,2"), pair("b", "{\"x\": [1, 2]}")];
         assert_eq!(read.unwrap(), expected);
         assert_eq!(items("a=1, b=2").count(), 2);
+        for (text, expected) in [
+            (
+                "10.1.2.3/24",
+                NetworkPeer::Net("10.1.2.0/24".parse().unwrap()),
+            ),
+            ("10.1.2.3", NetworkPeer::Net("10.1.2.3/32".parse().unwrap())),
+            ("fd00::1", NetworkPeer::Net("fd00::1/128".parse().unwrap())),
+            (
+                "rune-system",
+                NetworkPeer::Namespace("rune-system".to_owned()),
+            ),
+        ] {
+            assert_eq!(peer(text), Some(expected), "{text}");
+        }
+        for wrong in ["10.1.2.0/33", "example.org", "Rune", "app=rune"] {
+            assert_eq!(peer(wrong), None, "{wrong}");
+        }
         for wrong in ["=x", "gpu:Never", "*=x", ":NoSchedule"] {
             assert_eq!(toleration(wrong), None, "{wrong}");
         }

@@ -40,7 +40,7 @@ pub use config::{
     SandboxMode, StorageConfig, ToolsConfig, WebSearch,
 };
 pub use error::ConfigError;
-pub use kubernetes::{KubernetesConfig, Toleration};
+pub use kubernetes::{KubernetesConfig, NetworkPeer, Toleration};
 pub use limits::ProviderLimits;
 pub use provider::Provider;
 pub use replica::{

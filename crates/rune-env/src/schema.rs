@@ -82,7 +82,8 @@ fn property(key: &Key) -> Value {
         | Kind::Path
         | Kind::Address
         | Kind::Pairs
-        | Kind::Taints => {
+        | Kind::Taints
+        | Kind::Peers => {
             json!({ "type": "string" })
         }
         Kind::Count => json!({ "type": "integer", "minimum": 0 }),

@@ -223,6 +223,14 @@ pub(crate) fn collect(store: &mut Store) {
             Step::Remove => {
                 store.remove(&key);
             }
+            Step::Disown(left) => {
+                let Some(object) = store.get(&key) else {
+                    return;
+                };
+                let mut object = Value::clone(object);
+                object::set(&mut object, &["metadata", "ownerReferences"], left);
+                store.put(key, object);
+            }
             Step::Release => {
                 let Some(object) = store.get(&key) else {
                     return;
@@ -247,6 +255,8 @@ pub(crate) fn collect(store: &mut Store) {
 enum Step {
     Delete,
     Remove,
+    /// Of its owners these are left.
+    Disown(Vec<Value>),
     /// Its last dependent is gone.
     Release,
 }
@@ -269,6 +279,12 @@ fn next_step(store: &Store) -> Option<(Key, Step)> {
         let lost = is_owned && owned.all(|uid| !living.contains(uid) || going.contains(uid));
         if (lost || ending.contains(key.namespace.as_str())) && !object::is_deleting(object) {
             return Some((key.clone(), Step::Delete));
+        }
+        let left = list(object, "/metadata/ownerReferences").iter();
+        let left = left.filter(|owner| living.contains(text(owner, "/uid")));
+        let left: Vec<Value> = left.cloned().collect();
+        if !left.is_empty() && left.len() < owners(object).count() {
+            return Some((key.clone(), Step::Disown(left)));
         }
         if going.contains(object::uid(object)) {
             let uid = object::uid(object);

@@ -22,21 +22,32 @@ pub(crate) async fn client(config: &KubernetesConfig) -> Result<Client, Kubernet
     Client::try_from(found).map_err(|error| none(&error))
 }
 
-/// What owns the pod that this process is in: a stateful set, say, which outlives its pods.
-pub(crate) async fn owner(
-    pods: &Api<Pod>,
-    own_pod: &str,
-) -> Result<Option<OwnerReference>, KubernetesError> {
-    let found = pods.get(own_pod).await;
+/// The label with the name of what a pod is a part of.
+pub(crate) const APP: &str = "app.kubernetes.io/name";
+
+/// The pod that this process is in.
+pub(crate) struct OwnPod {
+    /// What owns it: a stateful set, say, which outlives its pods.
+    pub(crate) owner: Option<OwnerReference>,
+    /// Its label [`APP`].
+    pub(crate) app: Option<String>,
+}
+
+/// Looks for the pod that this process is in.
+pub(crate) async fn own_pod(pods: &Api<Pod>, name: &str) -> Result<OwnPod, KubernetesError> {
+    let found = pods.get(name).await;
     let found = found.map_err(|error| KubernetesError::new("read the daemon's own pod", &error))?;
+    let labels = found.metadata.labels.unwrap_or_default();
     let owners = found.metadata.owner_references.unwrap_or_default();
     let owner = owners
         .into_iter()
         .find(|owner| owner.controller == Some(true));
-    Ok(owner.map(|owner| OwnerReference {
+    let owner = owner.map(|owner| OwnerReference {
         // It is not in the way of replicas that end by themselves.
         block_owner_deletion: None,
         controller: None,
         ..owner
-    }))
+    });
+    let app = labels.get(APP).cloned();
+    Ok(OwnPod { owner, app })
 }

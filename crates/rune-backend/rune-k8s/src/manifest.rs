@@ -253,18 +253,22 @@ fn probe(period: i32, failures: i32) -> Probe {
     }
 }
 
+/// Says that something belongs to the pod of a replica, and goes with it.
+pub(crate) fn owned_by(pod: &Pod) -> OwnerReference {
+    OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        ..OwnerReference::default()
+    }
+}
+
 /// The secret with the environment of a replica. It belongs to the pod and goes with it. The deployment's variables come
 /// from the daemon when the replica starts.
 pub(crate) fn secret(spec: &ReplicaSpec, config: &KubernetesConfig, pod: &Pod) -> Secret {
-    let owner = OwnerReference {
-        api_version: "v1".to_owned(),
-        kind: "Pod".to_owned(),
-        name: name_of(spec.replica_id),
-        uid: pod.metadata.uid.clone().unwrap_or_default(),
-        ..OwnerReference::default()
-    };
     let mut metadata = metadata(spec, config);
-    metadata.owner_references = Some(vec![owner]);
+    metadata.owner_references = Some(vec![owned_by(pod)]);
     Secret {
         metadata,
         immutable: Some(true),

@@ -7,18 +7,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
 use kube::api::{DeleteParams, LogParams, PostParams};
 use rune_backend::{Backend, BackendError, ReplicaHealth, ReplicaSpec};
 use rune_store_runtime::ReplicaId;
 use tokio::sync::OnceCell;
 
+use crate::connect::{self, OwnPod};
 use crate::error::{code, of_start};
-use crate::manifest::{self, DAEMON, name_of};
+use crate::manifest::{self, DAEMON, name_of, owned_by};
+use crate::network::Policies;
 use crate::state::Seen;
 use crate::view::View;
-use crate::{KubernetesConfig, KubernetesError, Spawn, connect, network};
+use crate::{KubernetesConfig, KubernetesError, Spawn};
 
 /// Lines of a log that are shown where a replica does not start.
 const SHOWN_LOG_LINES: usize = 5;
@@ -31,8 +32,8 @@ pub struct KubernetesReplicas {
     pods: Api<Pod>,
     secrets: Api<Secret>,
     policies: Api<NetworkPolicy>,
-    /// What owns the daemon's own pod, once it was looked for.
-    owner: OnceCell<Option<OwnerReference>>,
+    /// The pod that the daemon is in, once it was looked for.
+    own: OnceCell<OwnPod>,
     view: View,
     /// Made by this process and maybe not seen yet by the watch.
     starting: Mutex<HashSet<ReplicaId>>,
@@ -47,6 +48,13 @@ impl KubernetesReplicas {
         config: KubernetesConfig,
         spawn: &Spawn,
     ) -> Result<Arc<Self>, KubernetesError> {
+        let settings = &config.settings;
+        if settings.pod.is_none() && settings.daemon_from.is_empty() {
+            tracing::warn!(
+                "neither `kubernetes.pod` nor `kubernetes.daemon_from` says where this daemon comes from: network policies \
+                 leave the port of its replicas open to everybody"
+            );
+        }
         let client = connect::client(&config).await?;
         let namespace = config.settings.namespace.as_str();
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
@@ -58,7 +66,7 @@ impl KubernetesReplicas {
             policies: Api::namespaced(client, namespace),
             config,
             pods,
-            owner: OnceCell::new(),
+            own: OnceCell::new(),
             view,
             starting: Mutex::default(),
         }))
@@ -68,22 +76,21 @@ impl KubernetesReplicas {
         self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What owns the daemon's own pod, and so those of replicas. Looked for when it is needed first: replicas go on, and the
-    /// daemon starts, while the API server is away.
-    async fn owner(&self) -> Result<Option<&OwnerReference>, KubernetesError> {
+    /// The pod that the daemon is in. Looked for when it is needed first: replicas go on, and the daemon starts, while the API
+    /// server is away.
+    async fn own(&self) -> Result<Option<&OwnPod>, KubernetesError> {
         let Some(own) = &self.config.settings.pod else {
             return Ok(None);
         };
-        let find = || connect::owner(&self.pods, own);
-        Ok(self.owner.get_or_try_init(find).await?.as_ref())
+        let find = || connect::own_pod(&self.pods, own);
+        Ok(Some(self.own.get_or_try_init(find).await?))
     }
 
-    /// Makes the pod and its secret, where they are not there.
+    /// Makes the pod, its secret and the policies of its networks, where they are not there.
     async fn make(&self, spec: &ReplicaSpec) -> Result<(), BackendError> {
-        let owner = self.owner().await?;
-        for name in &spec.networks {
-            network::ensure(&self.policies, name, &self.config, owner).await?;
-        }
+        let own = self.own().await?;
+        // The replicas belong to what the daemon's own pod belongs to.
+        let owner = own.and_then(|own| own.owner.as_ref());
         let params = PostParams::default();
         let pod = manifest::pod(spec, &self.config, owner);
         let pod = match self.pods.create(&params, &pod).await {
@@ -96,6 +103,14 @@ impl KubernetesReplicas {
             }
             Err(error) => return Err(of_start("make the pod of a replica", &error)),
         };
+        // Nothing runs in the pod before there is its secret.
+        let policies = Policies {
+            api: &self.policies,
+            config: &self.config,
+            own,
+        };
+        let owner = owner.cloned().unwrap_or_else(|| owned_by(&pod));
+        policies.ensure(&spec.networks, &owner).await?;
         let secret = manifest::secret(spec, &self.config, &pod);
         match self.secrets.create(&params, &secret).await {
             Ok(_) => Ok(()),

@@ -45,7 +45,13 @@ async fn every_verb_that_is_granted_is_needed() {
 #[tokio::test]
 async fn what_is_denied_is_told() {
     let mut rules = rules();
-    rules.retain(|rule| rule.resources.as_deref() == Some(&["pods".to_owned()]));
+    rules.retain(|rule| {
+        !rule
+            .resources
+            .as_ref()
+            .unwrap()
+            .contains(&"secrets".to_owned())
+    });
     let cluster = Cluster::with_rules(ScriptedPods::new(Script::Serve), rules).await;
     let backend = cluster.backend().await;
     let mut spec = spec();

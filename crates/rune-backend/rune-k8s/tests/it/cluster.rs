@@ -90,6 +90,7 @@ impl Cluster {
                 pod: None,
                 daemon_url: None,
                 replica_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+                daemon_from: Vec::new(),
                 service_account: None,
                 workspace_claim: None,
                 seccomp_profile: None,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rune_backend::{Backend, ReplicaHealth};
-use rune_env::Toleration;
+use rune_env::{NetworkPeer, Toleration};
 use rune_testkit_kubernetes::{Script, ScriptedPods};
 use serde_json::json;
 
@@ -126,18 +126,49 @@ async fn a_pod_has_what_it_needs_and_no_more() {
     );
 
     let policies = cluster.server.objects("networkpolicies", Some(NAMESPACE));
-    let [policy] = policies.as_slice() else {
+    let [own, policy] = policies.as_slice() else {
         panic!("{policies:?}")
     };
+    assert_eq!(own["metadata"]["name"], "rune-test");
     assert_eq!(policy["metadata"]["name"], "rune-test-bridge");
     let members = json!({"rune.daemon": "test", "rune.network/bridge": "member"});
     assert_eq!(policy["spec"]["podSelector"]["matchLabels"], members);
-    let from = &policy["spec"]["ingress"][0]["from"];
-    assert_eq!(from[0]["podSelector"]["matchLabels"], members);
     assert_eq!(
-        from[1]["podSelector"]["matchLabels"],
-        json!({"app.kubernetes.io/name": "rune"})
+        policy["spec"]["ingress"],
+        json!([{
+            "from": [{"podSelector": {"matchLabels": members}}],
+            "ports": [{"port": 8090, "protocol": "TCP"}],
+        }])
     );
+}
+
+#[tokio::test]
+async fn a_pod_in_no_network_is_shut_to_all_but_the_daemon() {
+    let cluster = cluster().await;
+    let mut config = cluster.config();
+    config.settings.daemon_from = vec![NetworkPeer::Namespace("rune-system".to_owned())];
+    let backend = connect(config).await;
+    let mut spec = spec();
+    spec.networks.clear();
+    started(&backend, &spec).await;
+    let policies = cluster.server.objects("networkpolicies", Some(NAMESPACE));
+    let [policy] = policies.as_slice() else {
+        panic!("{policies:?}")
+    };
+    let namespace = json!({"kubernetes.io/metadata.name": "rune-system"});
+    assert_eq!(
+        policy["spec"],
+        json!({
+            "podSelector": {"matchLabels": {"rune.daemon": "test"}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{
+                "from": [{"namespaceSelector": {"matchLabels": namespace}}],
+                "ports": [{"port": 8090, "protocol": "TCP"}],
+            }],
+        })
+    );
+    let pod = &cluster.server.objects("pods", Some(NAMESPACE))[0];
+    assert_eq!(pod["metadata"]["labels"]["rune.daemon"], "test");
 }
 
 #[tokio::test]
