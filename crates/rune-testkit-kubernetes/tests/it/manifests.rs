@@ -1,13 +1,14 @@
 //! `examples/kubernetes`: every object is taken by the server, and read back as its type.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, PodSpec, Probe, Secret, Service, ServiceAccount,
+    ConfigMap, Container, EnvVar, Namespace, PodSpec, Probe, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyIngressRule};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use rune_testkit_kubernetes::{Controllers, Kubelet, NodeConfig, Script, ScriptedPods};
@@ -60,8 +61,8 @@ async fn start() -> Option<(Judged, tempfile::TempDir)> {
     Some((judged, dir))
 }
 
-/// Applies an overlay, twice, and answers its objects, each read back as its type.
-async fn applied(judged: &Judged, overlay: &str) -> Vec<Value> {
+/// Applies an overlay with this `rune.env`, twice, and answers its objects, each read back as its type.
+async fn applied(judged: &Judged, overlay: &str, env: &str) -> Vec<Value> {
     let applied = judged.ok(&["apply", "-k", overlay]).await;
     let rolled_out = [
         "rollout",
@@ -102,12 +103,15 @@ async fn applied(judged: &Judged, overlay: &str) -> Vec<Value> {
             }
             "Secret" => {
                 let data = typed::<Secret>(item).data.unwrap();
-                assert_eq!(data.len(), 1);
-                assert_eq!(data["RUNE_API_KEY"].0, b"a-key");
+                let data = data.into_iter().map(|(name, value)| (name, value.0));
+                let lines = env.lines().map(|line| line.split_once('=').unwrap());
+                let lines = lines.map(|(name, value)| (name.to_owned(), value.into()));
+                assert!(data.eq(lines.collect::<BTreeMap<String, Vec<u8>>>()));
             }
             "Service" => drop(typed::<Service>(item)),
             "StatefulSet" => stateful_set(typed(item)),
             "NetworkPolicy" => drop(typed::<NetworkPolicy>(item)),
+            "PodDisruptionBudget" => drop(typed::<PodDisruptionBudget>(item)),
             other => panic!("a kind that is not read back: {other}"),
         }
     }
@@ -147,8 +151,9 @@ async fn every_manifest_is_applied_and_read_back_as_its_type() {
     assert!(said.contains("rune.env"), "{said}");
     assert!(judged.server.objects("statefulsets", None).is_empty());
 
-    std::fs::write(single.join("rune.env"), "RUNE_API_KEY=a-key\n").unwrap();
-    let items = applied(&judged, path(&single)).await;
+    let env = "RUNE_API_KEY=a-key\n";
+    std::fs::write(single.join("rune.env"), env).unwrap();
+    let items = applied(&judged, path(&single), env).await;
     assert_eq!(kinds(&items).len(), 7, "{:?}", kinds(&items));
     assert_eq!(
         port(&find(&items, "Service", "rune")),
@@ -161,14 +166,15 @@ async fn every_manifest_is_applied_and_read_back_as_its_type() {
     let [rule] = policy.ingress.unwrap().try_into().unwrap();
     assert_eq!(rule.from, None);
     assert_eq!(ports(&rule), ["gateway"]);
-    let pod = pod_of(&items);
+    let (replicas, pod) = set_of(&items);
+    assert_eq!(replicas, Some(1));
     assert_eq!(pod.automount_service_account_token, Some(false));
     let set = &judged.server.objects("statefulsets", Some("rune"))[0];
     assert_eq!(set["metadata"]["generation"], 1, "{set}");
 
     // The same daemon with replicas in pods: it may ask the cluster, and they reach it.
     let overlay = dir.path().join("overlays/pods");
-    let items = applied(&judged, path(&overlay)).await;
+    let items = applied(&judged, path(&overlay), env).await;
     assert_eq!(kinds(&items).len(), 9, "{:?}", kinds(&items));
     let service: Service = find(&items, "Service", "rune-replicas");
     assert_eq!(port(&service), (8082, "replicas".to_owned()));
@@ -181,15 +187,12 @@ async fn every_manifest_is_applied_and_read_back_as_its_type() {
         (is.key.as_str(), is.operator.as_str()),
         ("rune.daemon", "Exists")
     );
-    let pod = pod_of(&items);
+    let (_, pod) = set_of(&items);
     assert_eq!(pod.automount_service_account_token, Some(true));
     let container = &pod.containers[0];
     let args = container.args.clone().unwrap();
     assert_eq!(args.last().unwrap(), "--backend=kubernetes");
-    let variable = |name: &str| {
-        let env = container.env.as_ref().unwrap().iter();
-        env.clone().find(|is| is.name == name).unwrap().clone()
-    };
+    let variable = |name: &str| variable(container, name);
     let url = variable("RUNE_KUBERNETES_DAEMON_URL").value.unwrap();
     assert_eq!(url, "http://rune-replicas:8082");
     let image = variable("RUNE_REPLICA_IMAGE").value;
@@ -197,6 +200,70 @@ async fn every_manifest_is_applied_and_read_back_as_its_type() {
         (&image, image.as_deref()),
         (&container.image, Some("rune:0.1.0"))
     );
+}
+
+#[tokio::test]
+async fn the_manifests_of_a_cluster_are_applied_and_read_back_as_their_types() {
+    let Some((judged, dir)) = start().await else {
+        return;
+    };
+    let node = NodeConfig::default();
+    let _kubelet = Kubelet::start(&judged.server, node, ScriptedPods::new(Script::Serve));
+    let _controllers = Controllers::start(&judged.server).unwrap();
+    let overlay = dir.path().join("overlays/cluster");
+    let env = "RUNE_API_KEY=a-key\nRUNE_CLUSTER_SECRET=a-secret\n";
+    std::fs::write(overlay.join("rune.env"), env).unwrap();
+    let items = applied(&judged, path(&overlay), env).await;
+    assert_eq!(kinds(&items).len(), 8, "{:?}", kinds(&items));
+
+    let (replicas, pod) = set_of(&items);
+    assert_eq!(replicas, Some(3));
+    let set: StatefulSet = find(&items, "StatefulSet", "rune");
+    let spec = set.spec.unwrap();
+    assert_eq!(spec.ordinals.unwrap().start, Some(1));
+    assert_eq!(spec.pod_management_policy.as_deref(), Some("Parallel"));
+    let container = &pod.containers[0];
+    let node = variable(container, "RUNE_NODE").value_from.unwrap();
+    assert_eq!(
+        node.field_ref.unwrap().field_path,
+        "metadata.labels['apps.kubernetes.io/pod-index']"
+    );
+    // Each node knows the others by the names that the service gives to their pods.
+    let service: Service = find(&items, "Service", "rune-nodes");
+    assert_eq!(port(&service), (9000, "raft".to_owned()));
+    let of_service = service.spec.unwrap();
+    assert_eq!(of_service.cluster_ip.as_deref(), Some("None"));
+    assert_eq!(of_service.publish_not_ready_addresses, Some(true));
+    assert_eq!(spec.service_name.as_deref(), Some("rune-nodes"));
+    let pods = judged.server.objects("pods", Some("rune"));
+    let names = pods
+        .iter()
+        .map(|pod| pod["metadata"]["name"].as_str().unwrap());
+    let peers = names.enumerate();
+    let peers = peers.map(|(at, name)| format!("{}@{name}.rune-nodes:9000", at + 1));
+    let peers = format!("--peers={}", peers.collect::<Vec<_>>().join(","));
+    let args = container.args.clone().unwrap();
+    assert!(args.contains(&peers), "{peers}: {args:?}");
+    assert!(
+        args.contains(&"--node-id=$(RUNE_NODE)".to_owned()),
+        "{args:?}"
+    );
+
+    let labels = spec.template.metadata.unwrap().labels;
+    let policy: NetworkPolicy = find(&items, "NetworkPolicy", "rune-nodes");
+    let [rule] = policy.spec.unwrap().ingress.unwrap().try_into().unwrap();
+    assert_eq!(ports(&rule), ["raft"]);
+    let from = rule.from.unwrap().remove(0).pod_selector.unwrap();
+    assert_eq!(from.match_labels, labels);
+    let budget: PodDisruptionBudget = find(&items, "PodDisruptionBudget", "rune");
+    let budget = budget.spec.unwrap();
+    assert_eq!(budget.max_unavailable, Some(IntOrString::Int(1)));
+    assert_eq!(budget.selector.unwrap().match_labels, labels);
+}
+
+fn variable(container: &Container, name: &str) -> EnvVar {
+    let mut env = container.env.iter().flatten();
+    env.find(|is| is.name == name).unwrap().clone()
 }
 
 fn port(service: &Service) -> (i32, String) {
@@ -218,15 +285,16 @@ fn ports(rule: &NetworkPolicyIngressRule) -> Vec<String> {
     names.collect()
 }
 
-fn pod_of(items: &[Value]) -> PodSpec {
+/// How many daemons there are to be, and the pod of each.
+fn set_of(items: &[Value]) -> (Option<i32>, PodSpec) {
     let set: StatefulSet = find(items, "StatefulSet", "rune");
-    set.spec.unwrap().template.spec.unwrap()
+    let spec = set.spec.unwrap();
+    (spec.replicas, spec.template.spec.unwrap())
 }
 
 /// The pod asks for nothing that the standard `restricted` forbids, and says how it is.
 fn stateful_set(set: StatefulSet) {
     let spec = set.spec.unwrap();
-    assert_eq!(spec.replicas, Some(1));
     let claim = spec.volume_claim_templates.unwrap().remove(0);
     assert_eq!(claim.spec.unwrap().access_modes.unwrap(), ["ReadWriteOnce"]);
     let pod = spec.template.spec.unwrap();
