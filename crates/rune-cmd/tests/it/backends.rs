@@ -12,6 +12,7 @@ mod pods;
 mod processes;
 mod real;
 pub(crate) mod rig;
+mod watch;
 
 /// Makes the tests of the suite for a backend.
 macro_rules! backend_suite {

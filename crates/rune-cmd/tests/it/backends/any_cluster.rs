@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{Cluster, NAMESPACE};
 use super::real::{Place, SKIPPED, alone};
+use super::watch::{Told, Watch};
 use super::{containers, rig};
 use crate::home::{RUNE, Served};
 use crate::wire::{Api, LIMIT, POLL};
@@ -103,6 +104,7 @@ async fn everything(place: &Place) {
     let served = Served(daemon.start().await.unwrap());
     let id = std::fs::read_to_string(served.0.data_dir().join("daemon.id")).unwrap();
     let id = id.trim();
+    let watch = Watch::start(&judge.kubectl, &judge.namespace, id);
     deploy_talker(&served, "2");
     let api = Api::of(&served.0);
     let hello = json!({"input": "hello"});
@@ -112,7 +114,7 @@ async fn everything(place: &Place) {
         (200, &json!("Echo: hello")),
         "{body}"
     );
-    agree(&judge, &served, id).await;
+    let mut believed = agree(&judge, &watch, &served, id).await;
 
     let pods = judge.pods(id).await;
     let (gone, replica) = (pods[0].name.clone(), pods[0].replica.clone());
@@ -137,17 +139,24 @@ async fn everything(place: &Place) {
         ready == 2 && pods.iter().all(|pod| pod.replica != replica)
     })
     .await;
-    agree(&judge, &served, id).await;
+    believed.extend(agree(&judge, &watch, &served, id).await);
 
     served.rune(&["agent", "stop", "talker"]).ok();
     until(&served, "no pod is left", async || {
-        judge.pods(id).await.is_empty()
+        judge.pods(id).await.is_empty() && watch.told().pods == 0
     })
     .await;
+    // What came and went in between is what the daemon has believed, and nothing else.
+    let expected = Told {
+        ever_ready: believed,
+        ..Told::default()
+    };
+    assert_eq!(watch.told(), expected);
+    assert_eq!(expected.ever_ready.len(), 3);
 }
 
-/// Waits until the daemon and the cluster name the same replicas, all of them ready.
-async fn agree(judge: &Judge, served: &Served, daemon: &str) {
+/// Waits until the daemon, the cluster and a watch of it name the same replicas, all of them ready; answers them.
+async fn agree(judge: &Judge, watch: &Watch, served: &Served, daemon: &str) -> BTreeSet<String> {
     until(served, "the daemon and the cluster agree", async || {
         let url = format!("{}/v1/replicas", served.0.control_plane());
         let page: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
@@ -157,15 +166,18 @@ async fn agree(judge: &Judge, served: &Served, daemon: &str) {
             .filter(|row| row["state"] == "ready" && row["backend"] == "kubernetes")
             .map(|row| row["id"].as_str().unwrap())
             .collect();
+        let told = watch.told();
+        let told: BTreeSet<&str> = told.ready.iter().map(String::as_str).collect();
         let pods = judge.pods(daemon).await;
         let seen: BTreeSet<&str> = pods
             .iter()
             .filter(|pod| pod.is_ready)
             .map(|pod| pod.replica.as_str())
             .collect();
-        believed == seen && seen.len() == 2 && pods.len() == 2 && rows.len() == 2
+        believed == seen && told == seen && seen.len() == 2 && pods.len() == 2 && rows.len() == 2
     })
     .await;
+    watch.told().ready
 }
 
 async fn until(served: &Served, what: &str, is: impl AsyncFn() -> bool) {
