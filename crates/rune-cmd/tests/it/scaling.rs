@@ -1,5 +1,6 @@
 //! Agents with a range of replicas, in a daemon that decides quickly.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,7 +8,7 @@ use rune_testkit::{TestDaemon, TestDaemonBuilder};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::backends::containers::image;
+use crate::backends::rig::{self, is_here};
 use crate::home::{RUNE, Served, write_plain};
 use crate::wire::{Api, LIMIT, POLL, answer, spawn};
 
@@ -23,21 +24,26 @@ fn within(seconds: &str) -> TestDaemonBuilder {
         .env("RUNE_SCALING_ZERO_AFTER_SECS", seconds)
 }
 
-fn processes(builder: TestDaemonBuilder) -> TestDaemonBuilder {
-    builder.arg("--backend").arg("process")
+/// A daemon with one agent, one request of which a replica runs at a time.
+struct Rig(rig::Rig);
+
+impl Deref for Rig {
+    type Target = rig::Rig;
+
+    fn deref(&self) -> &rig::Rig {
+        &self.0
+    }
 }
 
-/// A daemon with one agent, one request of which a replica runs at a time.
-struct Rig {
-    served: Served,
-    api: Api,
+impl DerefMut for Rig {
+    fn deref_mut(&mut self) -> &mut rig::Rig {
+        &mut self.0
+    }
 }
 
 impl Rig {
-    async fn start(builder: TestDaemonBuilder) -> Self {
-        let served = Served(builder.start().await.unwrap());
-        let api = Api::of(&served.0);
-        Self { served, api }
+    async fn start(backend: &'static str, builder: TestDaemonBuilder) -> Self {
+        Self(rig::Rig::daemon(backend, builder).await)
     }
 
     /// Writes a version of `bot` that answers a word, after a while.
@@ -53,11 +59,17 @@ impl Rig {
         std::fs::write(dir.join("script.yaml"), format!("rules:\n  - {rule}\n")).unwrap();
     }
 
-    async fn deployed(builder: TestDaemonBuilder, runtime: &str, delay_ms: u32) -> Self {
-        let rig = Self::start(builder).await;
+    async fn deployed(
+        backend: &'static str,
+        builder: TestDaemonBuilder,
+        runtime: &str,
+        delay_ms: u32,
+    ) -> Self {
+        let rig = Self::start(backend, builder).await;
         let rule = format!("{{ respond: one, delay_ms: {delay_ms} }}");
         rig.write("1.0.0", &rule, runtime);
         rig.served.rune(&["run", "bot"]).ok();
+        rig.mark("bot");
         rig
     }
 
@@ -224,9 +236,34 @@ fn assert_answered(answers: &[(u16, Value)], words: &[&str]) {
     assert!(bad.is_empty() && !answers.is_empty(), "{bad:?}");
 }
 
+/// Makes the tests of the suite for a backend.
+macro_rules! scaling_suite {
+    ($($backend:ident),+ $(,)?) => {$(
+        mod $backend {
+            const BACKEND: &str = stringify!($backend);
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_load_makes_it_grow_and_its_end_shrink() {
+                if super::is_here(BACKEND) {
+                    super::grows_and_shrinks(BACKEND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_request_wakes_what_sleeps() {
+                if super::is_here(BACKEND) {
+                    super::sleeps_and_wakes(BACKEND).await;
+                }
+            }
+        }
+    )+};
+}
+
+scaling_suite!(wasm, process, docker, kubernetes, real_cluster);
+
 /// A load makes it grow to its most, and it comes back to its fewest.
-async fn grows_and_shrinks(builder: TestDaemonBuilder) {
-    let rig = Rig::deployed(builder, "min_replicas: 1, max_replicas: 3", 200).await;
+async fn grows_and_shrinks(backend: &'static str) {
+    let rig = Rig::deployed(backend, quick(), "min_replicas: 1, max_replicas: 3", 200).await;
     rig.scaled(1).await;
     let load = rig.load(8);
     let row = rig.scaled(3).await;
@@ -264,19 +301,9 @@ async fn answer_text(api: &Api, path: &str) -> (u16, String) {
     (response.status().as_u16(), response.text().await.unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_load_makes_it_grow_and_its_end_shrink() {
-    grows_and_shrinks(quick()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_load_makes_it_grow_and_its_end_shrink_in_processes() {
-    grows_and_shrinks(processes(quick())).await;
-}
-
 /// Without anything to do nothing runs; requests are answered all the same, however many come at once.
-async fn sleeps_and_wakes(builder: TestDaemonBuilder) {
-    let rig = Rig::deployed(builder, "min_replicas: 0, max_replicas: 2", 100).await;
+async fn sleeps_and_wakes(backend: &'static str) {
+    let rig = Rig::deployed(backend, quick(), "min_replicas: 0, max_replicas: 2", 100).await;
     assert_eq!(rig.says().await, "one");
     let row = rig.asleep().await;
     let reason = row["scaling"]["reason"].as_str().unwrap();
@@ -296,26 +323,9 @@ async fn sleeps_and_wakes(builder: TestDaemonBuilder) {
     assert_eq!(rig.says().await, "one");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_wakes_what_sleeps() {
-    sleeps_and_wakes(quick()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_wakes_what_sleeps_in_processes() {
-    sleeps_and_wakes(processes(quick())).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_wakes_what_sleeps_in_containers() {
-    let Some(image) = image() else { return };
-    let builder = quick().arg("--backend").arg("docker");
-    sleeps_and_wakes(builder.env("RUNE_REPLICA_IMAGE", image)).await;
-}
-
 /// A request that was accepted while nothing ran is answered, although the daemon is killed before a replica runs it.
-async fn wakes_over_a_kill(builder: TestDaemonBuilder) {
-    let mut rig = Rig::deployed(builder, "min_replicas: 0, max_replicas: 2", 300).await;
+async fn wakes_over_a_kill(backend: &'static str) {
+    let mut rig = Rig::deployed(backend, quick(), "min_replicas: 0, max_replicas: 2", 300).await;
     for _ in 0..2 {
         rig.asleep().await;
         // Also one that nobody has known awake since the start of the daemon.
@@ -343,18 +353,18 @@ async fn wakes_over_a_kill(builder: TestDaemonBuilder) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_for_a_sleeper_survives_a_kill() {
-    wakes_over_a_kill(quick()).await;
+    wakes_over_a_kill("wasm").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_for_a_sleeper_survives_a_kill_with_processes() {
-    wakes_over_a_kill(processes(quick())).await;
+    wakes_over_a_kill("process").await;
 }
 
 /// Both versions are scaled while one takes over from the other, and what sleeps is not replaced unseen.
-async fn rolls_out(builder: TestDaemonBuilder) {
+async fn rolls_out(backend: &'static str) {
     const RANGE: &str = "min_replicas: 0, max_replicas: 3";
-    let rig = Rig::deployed(builder, RANGE, 200).await;
+    let rig = Rig::deployed(backend, quick(), RANGE, 200).await;
     let load = rig.load(6);
     rig.scaled(3).await;
     rig.write("2.0.0", "{ respond: two, delay_ms: 200 }", RANGE);
@@ -383,18 +393,18 @@ async fn rolls_out(builder: TestDaemonBuilder) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_is_scaled_and_wakes_what_sleeps() {
-    rolls_out(quick()).await;
+    rolls_out("wasm").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_is_scaled_and_wakes_what_sleeps_in_processes() {
-    rolls_out(processes(quick())).await;
+    rolls_out("process").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_scales_within_the_range_and_stops_for_good() {
     // What is asked for is seen before it is let go.
-    let rig = Rig::deployed(within("10"), "min_replicas: 1, max_replicas: 3", 10).await;
+    let rig = Rig::deployed("wasm", within("10"), "min_replicas: 1, max_replicas: 3", 10).await;
     let (status, refused) = rig.scale(4).await;
     assert_eq!(status, 400, "{refused}");
     let message = refused["error"]["message"].as_str().unwrap();
@@ -422,7 +432,7 @@ async fn a_person_scales_within_the_range_and_stops_for_good() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_asks_wakes_what_sleeps_and_who_only_looks_does_not() {
-    let rig = Rig::deployed(quick(), "min_replicas: 0, max_replicas: 2", 10).await;
+    let rig = Rig::deployed("wasm", quick(), "min_replicas: 0, max_replicas: 2", 10).await;
     let boss = rig.served.0.home().join("boss");
     write_plain(&boss);
     let runefile = std::fs::read_to_string(boss.join("Runefile")).unwrap();
@@ -516,7 +526,7 @@ fn write_obedient(served: &Served, name: &str, toolset: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_in_which_a_process_goes_on_is_kept() {
-    let rig = Rig::start(processes(quick())).await;
+    let rig = Rig::start("process", quick()).await;
     write_obedient(&rig.served, "bot", "rune@process-start, rune@process-kill");
     write_obedient(&rig.served, "clock", "");
     let say = |input: String| {
@@ -549,7 +559,7 @@ async fn a_replica_in_which_a_process_goes_on_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sleeper_that_cannot_be_loaded_at_a_restart_is_known_once_it_can() {
-    let mut rig = Rig::deployed(quick(), "min_replicas: 0, max_replicas: 2", 10).await;
+    let mut rig = Rig::deployed("wasm", quick(), "min_replicas: 0, max_replicas: 2", 10).await;
     rig.asleep().await;
     let woken = rig.woken().await;
     rig.served.0.terminate().await.unwrap();
@@ -583,7 +593,7 @@ async fn a_sleeper_that_cannot_be_loaded_at_a_restart_is_known_once_it_can() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_is_told_to_the_request_that_wakes_and_mended_by_itself() {
-    let rig = Rig::start(quick()).await;
+    let rig = Rig::start("wasm", quick()).await;
     rig.write(
         "1.0.0",
         "{ respond: one }",
