@@ -79,7 +79,7 @@ macro_rules! rollout_suite {
     )+};
 }
 
-rollout_suite!(wasm, process, docker, kubernetes);
+rollout_suite!(wasm, process, docker, kubernetes, real_cluster);
 
 fn status(served: &Served) -> Value {
     let args = ["rollout", "status", "bot", "-o", "json"];

@@ -1,10 +1,12 @@
 //! What replicas outside the daemon have to stand: that one of the two is gone.
 
+use rune_testkit::TestDaemon;
 use serde_json::{Value, json};
 
 use super::rig::{Rig, is_here};
+use crate::home::RUNE;
 use crate::readme::root;
-use crate::wire::{Events, assert_no_panic, lines_of};
+use crate::wire::{Events, assert_no_panic};
 
 /// An id that no deployment knows.
 const ORPHAN: &str = "rep_019f000000007000800000000000000a";
@@ -44,6 +46,13 @@ macro_rules! outside_suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn a_request_that_outlives_the_drain_time_of_a_rollout_goes_on_in_the_next_replica() {
+                if super::is_here(BACKEND) {
+                    super::outlives_its_drain(BACKEND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn the_example_with_a_python_tool_runs_where_the_replica_is() {
                 if super::is_here(BACKEND) {
                     super::python(BACKEND).await;
@@ -53,7 +62,7 @@ macro_rules! outside_suite {
     )+};
 }
 
-outside_suite!(process, docker, kubernetes);
+outside_suite!(process, docker, kubernetes, real_cluster);
 
 /// Asserts how a request ended, and in which of its attempts.
 #[track_caller]
@@ -109,7 +118,7 @@ async fn adopted(backend: &'static str) {
     assert_eq!(rig.running(), first, "{}", rig.served.0.log());
     rig.go();
     check_ended(&rig, &rig.api.ended(&id).await, 1);
-    assert_eq!(lines_of(&rig.served, "worker", "started").len(), 1);
+    assert_eq!(rig.lines("started").len(), 1);
     // It takes new ones.
     let (status, body) = rig.api.ask("worker", &json!({"input": "hello"})).await;
     assert_eq!(status, 200, "{body}");
@@ -125,7 +134,7 @@ async fn ended_meanwhile(backend: &'static str) {
     rig.go();
     rig.restart().await;
     check_ended(&rig, &rig.api.ended(&id).await, 1);
-    assert_eq!(lines_of(&rig.served, "worker", "started").len(), 1);
+    assert_eq!(rig.lines("started").len(), 1);
 }
 
 async fn orphans(backend: &'static str) {
@@ -143,6 +152,28 @@ async fn orphans(backend: &'static str) {
     rig.until("the orphan is gone", async || !orphan.is_there())
         .await;
     assert_eq!(rig.running(), first, "{}", rig.served.0.log());
+}
+
+async fn outlives_its_drain(backend: &'static str) {
+    let builder = TestDaemon::builder(RUNE).env("RUNE_DRAIN_GRACE_SECS", "1");
+    let rig = Rig::daemon(backend, builder).await;
+    rig.deploy("", 1).await;
+    let id = rig.slow().await;
+    rig.begun(1).await;
+    let first = rig.running();
+    assert_eq!(first.len(), 1, "{first:?}");
+    rig.roll_out("0.2.0");
+    // Nobody lets it end, so it is cut off when its time is over; the tool is idempotent and runs again.
+    rig.begun(2).await;
+    rig.go();
+    check_ended(&rig, &rig.api.ended(&id).await, 2);
+    rig.until("the replica of the earlier version is gone", async || {
+        let running = rig.running();
+        running.len() == 1 && running != first
+    })
+    .await;
+    assert_eq!(rig.lines("started").len(), 2);
+    assert_no_panic(&rig.served);
 }
 
 /// A replica of no deployment; ended when dropped.

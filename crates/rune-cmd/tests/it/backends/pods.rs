@@ -16,18 +16,19 @@ use crate::wire::lines_of;
 
 /// A pod with the labels of a replica of the rig's daemon.
 pub(super) async fn plant(rig: &Rig, id: &str) -> Orphan {
-    let cluster = rig.cluster.as_ref().unwrap();
-    let labels = cluster.pods()[0]["metadata"]["labels"].clone();
     let name = format!("rune-{id}").replace('_', "-");
-    let pod = json!({
+    let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {
-            "rune.daemon": labels["rune.daemon"], "rune.replica": id,
-        }},
+        "metadata": {"name": name, "labels": {"rune.daemon": rig.id(), "rune.replica": id}},
         "spec": {"terminationGracePeriodSeconds": 0, "containers": [{
-            "name": "replica", "image": containers::image().unwrap(), "command": ["sleep", "600"],
+            "name": "replica", "command": ["sleep", "600"],
         }]},
     });
+    let Some(cluster) = &rig.cluster else {
+        return rig.real.as_ref().unwrap().plant(pod, name);
+    };
+    pod["spec"]["containers"][0]["image"] = json!(containers::image().unwrap());
+    pod["metadata"]["namespace"] = json!(NAMESPACE);
     cluster.apply(&pod).await;
     let server = Arc::clone(&cluster.server);
     // What is left goes with the cluster.

@@ -4,12 +4,15 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rune_testkit::TestDaemonBuilder;
 use rune_testkit_kubernetes::Kubectl;
 use rustix::fs::{FlockOperation, flock};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::NamedTempFile;
+
+use super::outside::Orphan;
 
 /// What is said where there is none.
 pub(super) const SKIPPED: &str = "skipped: no cluster; KUBECONFIG names one, RUNE_TEST_KUBERNETES_IMAGE an image that it can \
@@ -101,7 +104,7 @@ pub(super) fn alone() -> File {
 /// The cluster, with a pod that shows the workspace of the agent `worker`.
 pub(super) struct RealCluster {
     place: Place,
-    kubectl: Kubectl,
+    kubectl: Arc<Kubectl>,
     claim: String,
     files: SocketAddr,
     /// Its name.
@@ -120,7 +123,7 @@ impl RealCluster {
             pod: format!("rune-test-files-{}", std::process::id()),
             files: SocketAddr::from(([0, 0, 0, 0], FILES_PORT)),
             place,
-            kubectl,
+            kubectl: Arc::new(kubectl),
             _alone: alone,
         };
         let pod = json!({
@@ -136,10 +139,7 @@ impl RealCluster {
                 "volumes": [{"name": "workspaces", "persistentVolumeClaim": {"claimName": cluster.claim}}],
             },
         });
-        let file = NamedTempFile::new().unwrap();
-        std::fs::write(&file, pod.to_string()).unwrap();
-        let path: &Path = file.path();
-        cluster.kubectl(&["apply", "-f", path.to_str().unwrap()]);
+        cluster.apply(&pod);
         let pod = format!("pod/{}", cluster.pod);
         cluster.kubectl(&["wait", "--for=condition=Ready", &pod, "--timeout=120s"]);
         let address = cluster.kubectl(&["get", &pod, "-o", "jsonpath={.status.podIP}"]);
@@ -158,16 +158,32 @@ impl RealCluster {
     }
 
     fn kubectl(&self, args: &[&str]) -> String {
-        let args = [&["--namespace", &self.place.namespace], args].concat();
-        let ran = self
-            .kubectl
-            .start(&args)
-            .unwrap()
-            .wait_with_output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&ran.stderr);
-        assert!(ran.status.success(), "{args:?}: {said}");
-        String::from_utf8(ran.stdout).unwrap()
+        run(&self.kubectl, &self.place.namespace, args)
+    }
+
+    fn apply(&self, object: &Value) {
+        let file = NamedTempFile::new().unwrap();
+        std::fs::write(&file, object.to_string()).unwrap();
+        let path: &Path = file.path();
+        self.kubectl(&["apply", "-f", path.to_str().unwrap()]);
+    }
+
+    /// Makes a pod that is of no deployment.
+    pub(super) fn plant(&self, mut pod: Value, name: String) -> Orphan {
+        pod["spec"]["containers"][0]["image"] = json!(self.place.image);
+        self.apply(&pod);
+        let (kubectl, namespace) = (Arc::clone(&self.kubectl), self.place.namespace.clone());
+        let look = move |end: bool| {
+            let command: &[&str] = match end {
+                true => &["delete", "--force", "--grace-period=0"],
+                false => &["get"],
+            };
+            let of = ["pod", &name, "--ignore-not-found", "-o", "name"];
+            !run(&kubectl, &namespace, &[command, &of].concat()).is_empty()
+        };
+        Orphan {
+            look: Box::new(look),
+        }
     }
 
     fn ask(&self, method: &str, path: &str) -> String {
@@ -225,6 +241,15 @@ impl RealCluster {
             "--wait=false",
         ]);
     }
+}
+
+/// Runs `kubectl`, which succeeds; answers what it printed.
+fn run(kubectl: &Kubectl, namespace: &str, args: &[&str]) -> String {
+    let args = [&["--namespace", namespace], args].concat();
+    let ran = kubectl.start(&args).unwrap().wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{args:?}: {said}");
+    String::from_utf8(ran.stdout).unwrap()
 }
 
 impl Drop for RealCluster {

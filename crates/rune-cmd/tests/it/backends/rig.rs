@@ -62,7 +62,7 @@ pub(crate) struct Rig {
     label: OnceLock<String>,
     /// Where the pods are: a cluster of the test kit, or a real one.
     pub(super) cluster: Option<Cluster>,
-    real: Option<RealCluster>,
+    pub(super) real: Option<RealCluster>,
 }
 
 /// What the daemon calls the backend of a suite.
@@ -156,12 +156,13 @@ impl Rig {
     }
 
     /// Whose the pods are.
-    fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         let id = std::fs::read_to_string(self.served.0.data_dir().join("daemon.id"));
         id.unwrap().trim().to_owned()
     }
 
-    async fn deploy(&self, more: &str, replicas: u32) {
+    /// Deploys the agent, with more in its Runefile.
+    pub(super) async fn deploy(&self, more: &str, replicas: u32) {
         let dir = self.served.0.home().join("worker");
         std::fs::create_dir_all(dir.join("tools")).unwrap();
         std::fs::write(dir.join("Runefile"), format!("{RUNEFILE}{more}")).unwrap();
@@ -179,6 +180,15 @@ impl Rig {
             .ok();
         self.ready().await;
         self.mark("worker");
+    }
+
+    /// Deploys it as another version, which takes over.
+    pub(super) fn roll_out(&self, version: &str) {
+        let runefile = self.served.0.home().join("worker/Runefile");
+        let text = std::fs::read_to_string(&runefile).unwrap();
+        let version = format!("version: {version}");
+        std::fs::write(&runefile, text.replace("version: 0.1.0", &version)).unwrap();
+        self.served.rune(&["run", "worker"]).ok();
     }
 
     /// Notes what is removed at the end, by an agent that runs.
