@@ -54,6 +54,7 @@ impl Cluster {
         let own = root().join("crates/rune-backend/rune-docker/src/replica_seccomp.json");
         std::fs::copy(own, profile).unwrap();
         let node = NodeConfig {
+            labels: vec![("pool".to_owned(), "agents".to_owned())],
             cpus: 64,
             backoff: Duration::from_millis(100),
             volumes: Some(dir.path().to_owned()),

@@ -220,6 +220,75 @@ async fn an_agent_whose_tools_cannot_be_confined_is_refused_with_the_way_out() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_says_where_pods_are_and_what_they_bear() {
+    if !is_here("kubernetes") {
+        return;
+    }
+    // The node has this label.
+    let builder = TestDaemon::builder(RUNE)
+        .env("RUNE_KUBERNETES_NODE_SELECTOR", "pool=agents")
+        .env(
+            "RUNE_KUBERNETES_TOLERATIONS",
+            "dedicated=agents:NoSchedule, *:NoExecute",
+        )
+        .env(
+            "RUNE_KUBERNETES_ANNOTATIONS",
+            "example.org/team=desk\nexample.org/notes=a, b=c\n",
+        )
+        .env("RUNE_KUBERNETES_DAEMON_FROM", "10.1.2.3/24, rune-system");
+    let rig = Rig::daemon("kubernetes", builder).await;
+    deploy_talker(&rig.served, "1");
+    let cluster = rig.cluster.as_ref().unwrap();
+    let pods = cluster.pods();
+    let [pod] = pods.as_slice() else {
+        panic!("{pods:?}")
+    };
+    assert_eq!(pod["spec"]["nodeSelector"], json!({"pool": "agents"}));
+    assert_eq!(pod["spec"]["nodeName"], "node");
+    assert_eq!(
+        pod["metadata"]["annotations"],
+        json!({"example.org/team": "desk", "example.org/notes": "a, b=c"})
+    );
+    // Behind them are those that every pod has.
+    let tolerations = pod["spec"]["tolerations"].as_array().unwrap();
+    assert_eq!(
+        tolerations[..2],
+        [
+            json!({"key": "dedicated", "operator": "Equal", "value": "agents", "effect": "NoSchedule"}),
+            json!({"operator": "Exists", "effect": "NoExecute"}),
+        ]
+    );
+    let policies = cluster.server.objects("networkpolicies", Some(NAMESPACE));
+    let own = format!("rune-{}", rig.id());
+    let own = policies.iter().find(|it| it["metadata"]["name"] == *own);
+    let namespace = json!({"kubernetes.io/metadata.name": "rune-system"});
+    assert_eq!(
+        own.unwrap()["spec"]["ingress"][0]["from"],
+        json!([
+            {"ipBlock": {"cidr": "10.1.2.0/24"}},
+            {"namespaceSelector": {"matchLabels": namespace}},
+        ])
+    );
+}
+
+#[tokio::test]
+async fn a_setting_of_pods_that_cannot_be_read_is_named() {
+    let home = crate::home::Home::new();
+    for (variable, value, expected) in [
+        ("RUNE_KUBERNETES_NODE_SELECTOR", "agents", "KEY=VALUE"),
+        ("RUNE_KUBERNETES_TOLERATIONS", "gpu:Never", "NoSchedule"),
+        ("RUNE_KUBERNETES_ANNOTATIONS", "=desk", "KEY=VALUE"),
+        ("RUNE_KUBERNETES_DAEMON_FROM", "10.1.2.0/33", "10.1.2.0/24"),
+    ] {
+        let mut command = home.command(&["config", "show"]);
+        let ran = command.env(variable, value).output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(2), "{said}");
+        assert!(said.contains(variable) && said.contains(expected), "{said}");
+    }
+}
+
 #[tokio::test]
 async fn a_daemon_that_pods_could_not_find_does_not_start() {
     let home = crate::home::Home::new();
