@@ -1,6 +1,5 @@
 //! Where replicas run: the backend that was asked for, put together.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,12 +45,13 @@ struct Platform {
 }
 
 impl Backends {
-    /// The backend of this name, for a control plane that listens at `own`.
+    /// The backend of this name; `cluster` is the name of the cluster of which this daemon is a node.
     pub(super) async fn new(
         backend: Backend,
         config: &Config,
         place: &Place,
         node: &Node,
+        cluster: Option<&str>,
     ) -> Outcome<Self> {
         let dir = config.storage.data_dir.join("packages");
         let packages = PackageCache::new(Arc::clone(&node.blobs), dir);
@@ -63,11 +63,16 @@ impl Backends {
                 Ok(Self::outside(config, node, packages, platform))
             }
             Backend::Kubernetes => {
-                let (pods, control_plane) = pods::connect(config, &node.tasks).await?;
+                let (pods, control_plane) = pods::connect(config, cluster, &node.tasks).await?;
+                let listener = match cluster {
+                    None => Some(for_replicas(config).await?.into()),
+                    // Each of its nodes listens for them, whether it leads or not.
+                    Some(_) => None,
+                };
                 let platform = Platform {
                     backend: pods,
                     control_plane,
-                    listener: Some(for_replicas(config.kubernetes.replica_addr).await?),
+                    listener,
                 };
                 Ok(Self::outside(config, node, packages, platform))
             }
@@ -176,10 +181,10 @@ fn at_socket(path: &Path, mode: u32) -> Outcome<Listener> {
     })
 }
 
-/// The same, at an address.
-async fn for_replicas(addr: SocketAddr) -> Outcome<Listener> {
+/// The same, at the address that pods reach.
+pub(super) async fn for_replicas(config: &Config) -> Outcome<TcpListener> {
+    let addr = config.kubernetes.replica_addr;
     let listener = TcpListener::bind(addr).await;
     listener
-        .map(Listener::from)
         .map_err(|error| Failure::because(format!("cannot listen for replicas at {addr}"), &error))
 }

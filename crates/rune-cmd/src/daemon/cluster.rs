@@ -22,11 +22,13 @@ use rune_store_runtime::{Clock as _, SystemClock};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::backends::for_replicas;
 use super::instance::{Address, InstanceFiles};
 use super::launch::Reporter;
 use super::listeners::{Listeners, already_running};
 use super::node::Place;
 use super::objects;
+use super::pods;
 use super::process::{STOP_GRACE, address, local_addr, lock_data_dir, pid_file, serve_http};
 use crate::commands::daemon::{Backend, Role, StartOptions};
 use crate::context::Context;
@@ -94,6 +96,13 @@ pub(super) async fn serve(
         config,
     };
     // What is wrong with the configuration is said now, and not by the first term.
+    let replicas = match leader.backend {
+        Backend::Kubernetes => {
+            pods::daemon_url(&leader.config)?;
+            Some(for_replicas(&leader.config).await?)
+        }
+        Backend::Wasm | Backend::Process | Backend::Docker => None,
+    };
     let standby = leader.stand_by().await?;
     let own_gateway = NodeGateway {
         auth: listeners.access.auth.clone(),
@@ -119,9 +128,14 @@ pub(super) async fn serve(
         let router = front.router(Api::Gateway, own_gateway.router());
         serve_http(&tasks, "gateway", listener, router, grace);
     }
-    let router = front.router(Api::ControlPlane, own_control_plane.router());
+    let own = own_control_plane.router();
+    let router = front.router(Api::ControlPlane, own.clone());
     let listener = listeners.control_plane;
     serve_http(&tasks, "control-plane", listener, router, grace);
+    if let Some(listener) = replicas {
+        let router = front.router_for_replicas(own);
+        serve_http(&tasks, "replicas", listener, router, grace);
+    }
     let watching = tasks.shutdown().run_until_cancelled_owned({
         let front = front.clone();
         async move { front.watch(|is_answered| ready.set(is_answered)).await }

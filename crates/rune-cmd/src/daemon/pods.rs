@@ -16,23 +16,20 @@ const ID_FILE: &str = "daemon.id";
 /// Hexadecimal digits that it holds.
 const ID_DIGITS: usize = 32;
 
-/// Connects to the cluster. Answers the replicas in it, and the URL at which they find this daemon.
+/// Connects to Kubernetes. Answers the replicas there, and the URL at which they find this daemon. Those of a `cluster` of
+/// daemons are the cluster's, whichever node leads.
 pub(super) async fn connect(
     config: &Config,
+    cluster: Option<&str>,
     tasks: &Tasks,
 ) -> Outcome<(Arc<KubernetesReplicas>, String)> {
-    let settings = config.kubernetes.clone();
-    let Some(url) = settings.daemon_url.clone() else {
-        let message = "it is not known where pods of replicas reach this daemon";
-        return Err(Failure::usage(message.to_owned()).help(format!(
-            "set RUNE_KUBERNETES_DAEMON_URL, such as `http://rune:8082`: it leads to {}, where the daemon listens for \
-             them (RUNE_KUBERNETES_REPLICA_ADDR)",
-            settings.replica_addr
-        )));
-    };
+    let url = daemon_url(config)?;
     let pods = KubernetesConfig {
-        settings,
-        daemon: own_id(&config.storage.data_dir)?,
+        settings: config.kubernetes.clone(),
+        daemon: match cluster {
+            Some(name) => name.to_owned(),
+            None => own_id(&config.storage.data_dir)?,
+        },
         image: config.runtime.replica_image.clone(),
     };
     let tasks = tasks.clone();
@@ -51,6 +48,19 @@ pub(super) async fn connect(
         Failure::new(Exit::Unavailable, message)
     })?;
     Ok((pods, url))
+}
+
+/// Where pods reach this daemon, which has to be said.
+pub(super) fn daemon_url(config: &Config) -> Outcome<String> {
+    let settings = &config.kubernetes;
+    settings.daemon_url.clone().ok_or_else(|| {
+        let message = "it is not known where pods of replicas reach this daemon";
+        Failure::usage(message.to_owned()).help(format!(
+            "set RUNE_KUBERNETES_DAEMON_URL, such as `http://rune:8082`: it leads to {}, where the daemon listens for \
+             them (RUNE_KUBERNETES_REPLICA_ADDR)",
+            settings.replica_addr
+        ))
+    })
 }
 
 /// Names this data directory, wherever it is mounted: pods outlive the machine that a daemon is on.

@@ -139,6 +139,7 @@ async fn serve(
         backend: options.backend.unwrap_or(Backend::Wasm),
         access: &listeners.access,
         id: NODE_ID.to_owned(),
+        cluster: None,
         gateway_addr: listeners.gateway.as_ref().map(local_addr).transpose()?,
         control_plane_addr: local_addr(&listeners.control_plane)?,
         readiness: &readiness,

@@ -27,6 +27,8 @@ pub(super) struct Host<'a> {
     pub(super) access: &'a Access,
     /// Its name.
     pub(super) id: String,
+    /// The name of the cluster of which it is a node.
+    pub(super) cluster: Option<&'a str>,
     /// Where the gateway listens; nothing where it is apart from this process.
     pub(super) gateway_addr: Option<SocketAddr>,
     pub(super) control_plane_addr: SocketAddr,
@@ -66,7 +68,7 @@ impl Host<'_> {
             outside,
             processes,
             packages,
-        } = Backends::new(self.backend, config, place, &node).await?;
+        } = Backends::new(self.backend, config, place, &node, self.cluster).await?;
         let (reconcile, handle) = ReconcileLoop::new(
             node.store.clone(),
             backend,

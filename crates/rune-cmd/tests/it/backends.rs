@@ -7,6 +7,7 @@ pub(crate) mod cluster;
 pub(crate) mod containers;
 mod docker_tools;
 mod losses;
+mod nodes;
 mod outside;
 mod pods;
 mod processes;

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use axum::routing::any;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::HeaderValue;
@@ -27,6 +28,8 @@ use super::socket::Socket;
 
 /// How long a request that nobody answers waits before it is looked again who leads.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// What is for replicas alone, which is a part of the control plane.
+const INTERNAL: &str = "/internal/v1/{*path}";
 /// How often a request is asked again that may have been done: one that takes every node with it is not to go on for ever.
 const REPEATS: u32 = 3;
 
@@ -181,6 +184,16 @@ impl ClusterFront {
             let socket = socket.clone();
             async move { socket.answer(request).await }
         })
+    }
+
+    /// What replicas ask at a socket of this node that is only theirs.
+    pub fn router_for_replicas(&self, own: Router) -> Router {
+        let socket = Socket::new(self.clone(), Api::ControlPlane, own);
+        let answer = move |request: Request| {
+            let socket = socket.clone();
+            async move { socket.answer(request).await }
+        };
+        Router::new().route(INTERNAL, any(answer))
     }
 
     pub(super) fn member(&self) -> &Member {

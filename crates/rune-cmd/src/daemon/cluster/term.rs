@@ -274,6 +274,7 @@ impl Leader {
             backend: self.backend,
             access: &self.access,
             id: self.member.identity().node().to_string(),
+            cluster: Some(self.member.identity().cluster()),
             gateway_addr: self.gateway_addr,
             control_plane_addr: self.control_plane_addr,
             readiness: &self.readiness,
