@@ -217,6 +217,13 @@ impl RealCluster {
         live.map(|(name, _)| name.to_owned()).collect()
     }
 
+    /// The command line of the pod of a replica.
+    pub(super) fn command(&self, replica: &str) -> String {
+        let pod = format!("rune-{replica}").replace('_', "-");
+        let format = "-o=jsonpath={.spec.containers[0].command[*]}";
+        self.kubectl(&["get", "pod", &pod, format])
+    }
+
     /// Ends a pod at once.
     pub(super) fn kill(&self, pod: &str) {
         self.kubectl(&[

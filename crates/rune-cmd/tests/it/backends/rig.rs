@@ -285,6 +285,9 @@ impl Rig {
             let line = std::fs::read(format!("/proc/{}/cmdline", record["pid"])).unwrap();
             return vec![String::from_utf8_lossy(&line).replace('\0', " ")];
         }
+        if let Some(real) = &self.real {
+            return vec![real.command(replica)];
+        }
         let docker = TestDocker::find().unwrap();
         let containers = containers::of_agent(&dir, agent).into_iter();
         let its = containers.filter(|it| docker.run(&["inspect", it]).unwrap().contains(replica));
