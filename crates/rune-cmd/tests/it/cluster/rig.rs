@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ use crate::home::{RUNE, Served};
 use crate::wire::{Api, LIMIT, POLL, Tool, answer, spawn};
 
 pub(crate) const SECRET: &str = "a secret of a cluster in a test, long enough";
+
+/// How often clients have begun to ask.
+static ROUNDS: AtomicU64 = AtomicU64::new(0);
 
 /// A cluster of daemons.
 pub(crate) struct Cluster {
@@ -257,18 +261,19 @@ impl Clients {
         let there = Arc::new(Mutex::new(apis.collect::<Vec<_>>()));
         let end = CancellationToken::new();
         let begun = Instant::now();
+        // Of those that ask at the same agent, too, at another time.
+        let round = ROUNDS.fetch_add(1, Ordering::Relaxed);
         let running = (0..count).map(|client| {
             let (end, there) = (end.clone(), Arc::clone(&there));
             spawn(async move {
                 let mut answered = vec![begun];
                 while !end.is_cancelled() {
-                    let round = answered.len();
+                    let turn = answered.len();
                     let apis: Vec<Api> = there.lock().unwrap().iter().flatten().cloned().collect();
-                    let api = &apis[(client + round) % apis.len()];
-                    let input = format!("{client}-{round}");
+                    let api = &apis[(client + turn) % apis.len()];
+                    let input = format!("{client}-{turn}");
                     let request = api.invoke(agent, &json!({"input": input}));
-                    // Of those that ask at the same agent, too, at another time.
-                    let key = format!("{begun:?} {input}");
+                    let key = format!("{round}-{input}");
                     // A node that has just gone is not asked; another one is.
                     let Ok((status, body)) = answer(request.header("idempotency-key", key)).await
                     else {
