@@ -6,6 +6,7 @@ mod conformance;
 mod crash;
 mod log;
 mod node;
+mod power;
 mod retention;
 mod sim;
 mod snapshot;

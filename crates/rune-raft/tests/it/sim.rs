@@ -11,7 +11,7 @@ pub(crate) mod dice;
 mod disk;
 mod history;
 pub(crate) mod net;
-mod platter;
+pub(crate) mod platter;
 pub(crate) mod run;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -66,7 +66,7 @@ fn part(part: u64) {
     );
     println!("{count} seeds: {coverage:?}");
     if one.is_none() && count > 20 {
-        coverage.is_enough();
+        coverage.is_enough(count);
     }
 }
 

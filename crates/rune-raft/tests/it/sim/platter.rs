@@ -33,8 +33,8 @@ thread_local! {
 pub(crate) enum Fault {
     /// No file can grow.
     Full,
-    /// The next sync fails, and with it what it was to sync is lost.
-    Sync,
+    /// The sync that is the so manieth from now on fails, and with it what it was to sync is lost.
+    Sync(u64),
     /// After so many further syncs the machine is without power: nothing comes to the disk, and
     /// nobody hears of it.
     Power(u64),
@@ -131,6 +131,11 @@ impl Platter {
 
     pub(crate) fn set(&self, fault: Option<Fault>) {
         self.lock().fault = fault;
+    }
+
+    /// Whether what is wrong with it is still to come, or goes on.
+    pub(crate) fn is_faulty(&self) -> bool {
+        self.lock().fault.is_some()
     }
 
     /// Whether the power failed in the middle of work.
@@ -421,7 +426,8 @@ extern "C" fn fsync(file: c_int) -> c_int {
                 return fail(libc::EIO);
             }
         }
-        Some(Fault::Sync) => {
+        Some(Fault::Sync(left)) if left > 1 => content.fault = Some(Fault::Sync(left - 1)),
+        Some(Fault::Sync(_)) => {
             content.fault = None;
             if let Some((number, _, _)) = stat(file) {
                 content.synced(number, State::Lost);
@@ -491,7 +497,7 @@ fn only_what_was_synced_is_there_after_a_power_loss() {
             file.sync_all().unwrap();
             File::open(path("before")).unwrap().sync_all().unwrap();
             file.write_all(&[2; 1024]).unwrap();
-            platter.set(Some(Fault::Sync));
+            platter.set(Some(Fault::Sync(1)));
             assert!(file.sync_all().is_err());
             file.write_all(&[3; 1024]).unwrap();
             file.sync_all().unwrap();

@@ -70,7 +70,8 @@ impl Coverage {
         self.faults += other.faults;
     }
 
-    pub(crate) fn is_enough(&self) {
+    /// Whether so many runs had some of everything.
+    pub(crate) fn is_enough(&self, runs: u64) {
         let Self {
             answered,
             unanswered,
@@ -103,7 +104,10 @@ impl Coverage {
             ("writes of former leaders", fenced),
             ("faults of disks", faults),
         ] {
-            assert!(*count > 0, "there were no {name}");
+            assert!(
+                *count >= runs / 20,
+                "{count} {name} are too few for {runs} runs"
+            );
         }
     }
 }
@@ -290,7 +294,7 @@ impl Story {
             15 => {
                 let fault = match dice.below(4) {
                     0 => Fault::Full,
-                    1 => Fault::Sync,
+                    1 => Fault::Sync(1 + dice.below(12)),
                     _ => Fault::Power(1 + dice.below(12)),
                 };
                 // A machine without power has it again when it is started, and not before.
