@@ -10,7 +10,7 @@ mod outcomes;
 mod place;
 mod version;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use rune_store_runtime::{
     DeploymentId, DeploymentRow, DeploymentState, ReplicaId, SessionId, VersionId,
 };
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::replica::Replica;
 
@@ -114,6 +115,10 @@ struct Pool {
     /// Held by everybody who waits for the agent itself.
     asking: Arc<()>,
     outcomes: Outcomes,
+    /// When this process learned of the deployment.
+    since: Instant,
+    /// The versions of which it has had a replica since.
+    seen: HashSet<VersionId>,
 }
 
 /// Who waits for a place.
@@ -151,6 +156,7 @@ impl ReplicaRouter {
 
     /// Tells the router about a deployment, new or changed.
     pub fn set_deployment(&self, deployment: DeploymentRow) {
+        let id = deployment.id;
         let mut state = self.lock();
         let key = (
             deployment.namespace.clone(),
@@ -182,11 +188,15 @@ impl ReplicaRouter {
                     opened: 0,
                     asking: Arc::default(),
                     outcomes: Outcomes::default(),
+                    since: Instant::now(),
+                    seen: HashSet::new(),
                 };
                 state.pools.insert(deployment.id, pool);
             }
         }
         drop(state);
+        // Whoever waited for a version that is not to run any more takes another one.
+        self.serve_waiting(id);
         self.changes.send_replace(());
     }
 
@@ -259,6 +269,7 @@ impl ReplicaRouter {
                 networks: replica.agent().spec().networks.clone(),
                 deployment_id: id,
             });
+            pool.seen.insert(replica.version_id());
             pool.replicas.push(replica);
             pool.ready.send_replace(());
         }

@@ -1,10 +1,12 @@
 //! Which version of a deployment takes a request.
 //!
-//! While two run, a session stays with the version that took its last request, as long as that has replicas. A new one
+//! While two run, a session stays with the version that took its last request, as long as that has replicas, or is about to
+//! have some again after a start of the daemon. A new one
 //! gets the version that follows from its id and the weight of the rollout: the same for every request of it, here and
 //! after a restart; and as the weight grows it goes to the new version once and never back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rune_store_runtime::{DeploymentId, Rollout, RolloutStrategy, SessionId, VersionId};
 use sha2::{Digest as _, Sha256};
@@ -12,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 use super::outcomes::Tally;
 use super::{Pool, ReplicaRouter};
 use crate::replica::Replica;
+
+/// How long after a start of the daemon a version is waited for that ran before.
+const RETURN: Duration = Duration::from_secs(30);
 
 impl ReplicaRouter {
     /// Whether replicas of more than one version of a deployment take requests.
@@ -76,7 +81,7 @@ impl Pool {
             let replica = self.live_of(None).find(|replica| replica.id() == *id)?;
             Some(replica.version_id())
         };
-        let pinned = pinned.filter(|version| count(*version) > 0);
+        let pinned = pinned.filter(|version| count(*version) > 0 || self.is_returning(*version));
         if let Some(version) = pinned.or_else(sticky) {
             return Some(version);
         }
@@ -90,18 +95,31 @@ impl Pool {
         (count(stable) > 0).then_some(stable)
     }
 
+    /// Whether a version is to run and has not had a replica since the daemon started: the other one may be there first.
+    fn is_returning(&self, version: VersionId) -> bool {
+        let stays = match self.deployment.candidate() {
+            Some(rollout) if rollout.version_id == version => true,
+            // What a rolling update replaces may be gone for good.
+            Some(rollout) if rollout.strategy == RolloutStrategy::Rolling => false,
+            _ => self.deployment.version_id == version,
+        };
+        stays && !self.seen.contains(&version) && self.since.elapsed() < RETURN
+    }
+
     /// The replica that was added last, of a version where that has some.
     pub(super) fn newest(&self, version: Option<VersionId>) -> Option<Arc<Replica>> {
         self.live_of(version).next_back().cloned()
     }
 
-    /// The replicas of a version that take requests; all that do where it has none, or none is named.
+    /// The replicas of a version that take requests; all that do where none is named, or it has none and none is about to be
+    /// there again.
     pub(super) fn live_of(
         &self,
         version: Option<VersionId>,
     ) -> impl DoubleEndedIterator<Item = &Arc<Replica>> {
         let live = || self.replicas.iter().filter(|r| !r.is_draining());
-        let version = version.filter(|version| live().any(|r| r.version_id() == *version));
+        let is_there = |version: &VersionId| live().any(|r| r.version_id() == *version);
+        let version = version.filter(|version| is_there(version) || self.is_returning(*version));
         live().filter(move |r| version.is_none_or(|version| r.version_id() == version))
     }
 }

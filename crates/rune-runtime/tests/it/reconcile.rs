@@ -428,10 +428,12 @@ async fn a_redeploy_leaves_running_requests_alone() {
     let two = plane.publish("2.0.0", &digests[1]).await;
     plane.apply(two, 1).await;
     plane
-        .settles("the new version", |_, replicas| {
-            replicas
-                .iter()
-                .any(|row| row.version_id == two && row.state == ReplicaState::Ready)
+        .settles("the new version alone", |_, replicas| {
+            let is = |version, state| {
+                let mut of = replicas.iter().filter(move |row| row.version_id == version);
+                of.any(|row: &ReplicaRow| row.state == state)
+            };
+            is(two, ReplicaState::Ready) && !is(one, ReplicaState::Ready)
         })
         .await;
     let next = soon("invoke", engine.invoke(call("new"))).await.unwrap();

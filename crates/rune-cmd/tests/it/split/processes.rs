@@ -23,6 +23,17 @@ async fn replicas_in_processes_serve_what_gateways_take() {
     let replicas = || replica_pids(&behind.0.data_dir());
     let first = replicas();
     assert_eq!(first.len(), 1);
+    // The token of a replica is none of a gateway's, also not for who says who called.
+    let environ = format!("/proc/{}/environ", first[0].as_raw_nonzero());
+    let environ = String::from_utf8(std::fs::read(environ).unwrap()).unwrap();
+    let variable = |pair: &str| pair.strip_prefix("RUNE_REPLICA_TOKEN=").map(str::to_owned);
+    let of_replica = environ.split('\0').find_map(variable).unwrap();
+    let base = behind.0.control_plane();
+    for (bearer, status) in [(&of_replica, 401), (&token, 200)] {
+        let asked = reqwest::Client::new().get(format!("{base}/internal/v1/gateway/v1/agents"));
+        let asked = asked.header("x-rune-caller", "jwt:eve").bearer_auth(bearer);
+        assert_eq!(asked.send().await.unwrap().status(), status);
+    }
 
     // What is asked at one is followed at the other, with a tool that the replica runs.
     let (status, asked) = at_west
