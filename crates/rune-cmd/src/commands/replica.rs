@@ -118,9 +118,11 @@ async fn serve(config: &ReplicaConfig, data_dir: &Path) -> Outcome {
     let quiet = (agent.spec().runtime.request_timeout / 3).min(MAX_QUIET);
     let router = ReplicaRouter::new();
     let mut deployment = boot.deployment.clone();
-    // Whatever it is scaled to meanwhile, this one runs what it is given.
+    // Whatever is scaled or rolled out meanwhile, this one runs what it is given.
     deployment.replicas = deployment.replicas.max(1);
     deployment.scaling = None;
+    deployment.version_id = boot.version.id;
+    deployment.rollout = None;
     router.set_deployment(deployment);
     router.add_replica(Replica::local(
         replica_id,
