@@ -68,11 +68,13 @@ async fn replicas_that_do_not_end_hold_up_no_hand_over() {
     // Its replica does nothing, and has to be killed.
     let asked = api.invoke("agent", &json!({"input": "held"}));
     let asked = spawn(answer(asked.header("idempotency-key", "one")));
-    let requests = format!("{}/v1/requests?limit=10", cluster.nodes[leader].0.gateway());
+    let at_leader = Api::of(&cluster.nodes[leader].0);
     let accepted = async {
         loop {
-            let shown = reqwest::get(&requests).await.unwrap().text().await.unwrap();
-            if shown.contains("\"held\"") {
+            let (_, page) = answer(at_leader.get("/v1/requests?limit=10"))
+                .await
+                .unwrap();
+            if page["items"].as_array().is_some_and(|it| it.len() == 2) {
                 break;
             }
             tokio::time::sleep(POLL).await;
