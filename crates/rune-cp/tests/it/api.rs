@@ -224,6 +224,10 @@ async fn a_version_is_rolled_out_promoted_and_rolled_back_and_all_of_it_is_audit
     let of_stable = items
         .iter()
         .filter(|row| row["resource"] == "dev/hello:stable");
+    let (denied, of_stable): (Vec<_>, Vec<_>) =
+        of_stable.partition(|row| row["verdict"] == "denied");
+    assert_eq!(denied.len(), 6, "{denied:?}");
+    let of_stable = of_stable.into_iter();
     let kinds: Vec<_> = of_stable
         .map(|row| {
             (

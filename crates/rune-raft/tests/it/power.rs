@@ -197,7 +197,7 @@ fn a_snapshot_that_could_not_be_built_is_none() {
             machine.disk.platter.set(Some(Fault::Sync(failing)));
             let second = build(&mut state).await;
             let is_over = machine.disk.platter.is_faulty();
-            assert_eq!(second.is_ok(), is_over, "sync {failing}");
+            assert!(second.is_ok() || !is_over, "sync {failing}");
             machine.disk.platter.set(None);
             let rows = digest(&machine.directory().join("rune.db"));
             machine.lose_power();

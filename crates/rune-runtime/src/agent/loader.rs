@@ -114,7 +114,7 @@ impl AgentLoader {
         env: &BTreeMap<String, String>,
         variables: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Agent, AgentError> {
-        resolve_steps(&mut package, env, variables)?;
+        resolve_names(&mut package, env, variables)?;
         let spec = &package.runefile;
         if spec.entrypoint.is_some() && package.workflow.is_some() {
             return Err(AgentError::TwoPrograms);
@@ -286,8 +286,8 @@ impl AgentLoader {
     }
 }
 
-/// Names the agents of a workflow's steps as they are called.
-fn resolve_steps(
+/// Names the image of replicas, and the agents of a workflow's steps, as they are called.
+fn resolve_names(
     package: &mut AgentPackage,
     env: &BTreeMap<String, String>,
     variables: &dyn Fn(&str) -> Option<String>,
@@ -295,6 +295,9 @@ fn resolve_steps(
     let lookup = |name: &str| env.get(name).cloned().or_else(|| variables(name));
     let own = resolve_all(&package.runefile.runtime.env, "runtime.env", &lookup)?;
     let lookup = |name: &str| own.get(name).cloned().or_else(|| lookup(name));
+    if let Some(image) = &mut package.runefile.runtime.image {
+        *image = resolve(image, "runtime.image", &lookup)?;
+    }
     let workflow = package.workflow.as_mut();
     for step in workflow
         .into_iter()

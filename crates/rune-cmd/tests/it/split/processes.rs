@@ -29,7 +29,7 @@ async fn replicas_in_processes_serve_what_gateways_take() {
     let variable = |pair: &str| pair.strip_prefix("RUNE_REPLICA_TOKEN=").map(str::to_owned);
     let of_replica = environ.split('\0').find_map(variable).unwrap();
     let base = behind.0.control_plane();
-    for (bearer, status) in [(&of_replica, 401), (&token, 200)] {
+    for (bearer, status) in [(&of_replica, 403), (&token, 200)] {
         let asked = reqwest::Client::new().get(format!("{base}/internal/v1/gateway/v1/agents"));
         let asked = asked.header("x-rune-caller", "jwt:eve").bearer_auth(bearer);
         assert_eq!(asked.send().await.unwrap().status(), status);
@@ -58,7 +58,7 @@ async fn replicas_in_processes_serve_what_gateways_take() {
     let began = async {
         loop {
             let row = at_west.request(&id).await;
-            if row["tools"][0]["state"] == "running" {
+            if row["tools"][0]["state"] == "intended" {
                 return;
             }
             tokio::time::sleep(POLL).await;
