@@ -21,8 +21,8 @@ impl Drop for Named {
     }
 }
 
-#[test]
-fn an_image_without_arguments_is_deployed_to_from_outside_with_its_key() {
+#[tokio::test]
+async fn an_image_without_arguments_is_deployed_to_from_outside_with_its_key() {
     let Some(image) = image() else { return };
     let docker = TestDocker::find().unwrap();
     let home = Home::new();
@@ -64,7 +64,7 @@ fn an_image_without_arguments_is_deployed_to_from_outside_with_its_key() {
             "{:?}",
             docker.run(&["logs", &named.0])
         );
-        std::thread::sleep(POLL);
+        tokio::time::sleep(POLL).await;
     }
     let refused = rune("another-key", &["run", "plain"]);
     assert_ne!(refused.code, 0, "{}", refused.stdout);

@@ -212,7 +212,7 @@ fn a_snapshot_that_could_not_be_built_is_none() {
                 Ok(second) => assert_eq!(found.manifest(), second),
                 // The last sync is that of the names.
                 Err(_) => {
-                    assert!([Some(at(1, 0)), Some(at(1, 1))].contains(&found.manifest().applied))
+                    assert!([Some(at(1, 0)), Some(at(1, 1))].contains(&found.manifest().applied));
                 }
             }
             // The state is not behind it, or comes back from it.

@@ -37,6 +37,10 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 /// Runs every seed of a part, and then says which of them failed.
+#[expect(
+    clippy::print_stdout,
+    reason = "what was run, and what failed, is said"
+)]
 fn part(part: u64) {
     let one = variable("RUNE_SIM_SEED");
     let seeds: Vec<u64> = match one {

@@ -168,6 +168,7 @@ impl Rig {
     }
 
     /// What was answered is so, everywhere, and nothing was done twice.
+    #[expect(clippy::print_stdout, reason = "what was answered is said")]
     async fn end(self) {
         self.stop.cancel();
         let mut all = Vec::new();
@@ -346,7 +347,6 @@ async fn two_nodes_that_do_not_reach_each_other_leave_the_third_in_peace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stderr, reason = "what is not tried is said")]
 async fn lines_that_lose_much_and_are_slow_lose_no_request() {
     let Some(rig) = Rig::start().await else {
         return;
