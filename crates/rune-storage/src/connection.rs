@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, OpenFlags};
 
@@ -176,7 +177,7 @@ pub(crate) fn reader(path: &Path) -> rusqlite::Result<Connection> {
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    keep_statements(&connection)?;
     Ok(connection)
 }
 
@@ -191,8 +192,16 @@ pub(crate) fn checkpointer(path: &Path, durability: Durability) -> rusqlite::Res
     Ok(connection)
 }
 
-fn prepare_writer(connection: &mut Connection) -> rusqlite::Result<()> {
+/// Has statements prepared once. Without the guarantee of stable plans SQLite prepares every statement with a variable in its
+/// `LIMIT`, or beside the condition of a partial index, again as often as a value is bound.
+fn keep_statements(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
+fn prepare_writer(connection: &mut Connection) -> rusqlite::Result<()> {
+    keep_statements(connection)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", KEPT_LOG_BYTES)?;
     connection.authorizer(Some(deny_nondeterminism))
@@ -256,6 +265,19 @@ mod tests {
         assert!(is_new(&path));
         std::fs::write(directory.path().join("rune.db-wal"), "").unwrap();
         assert!(!is_new(&path));
+    }
+
+    #[test]
+    fn a_statement_is_prepared_once() {
+        use rusqlite::StatementStatus;
+
+        let db = open_in_memory(4096).unwrap();
+        let sql = "SELECT id FROM receipts WHERE at < ?1 ORDER BY id LIMIT ?2";
+        for limit in 1..5 {
+            let mut statement = db.prepare_cached(sql).unwrap();
+            assert!(!statement.exists([0, limit]).unwrap());
+            assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
+        }
     }
 
     #[test]
