@@ -10,8 +10,8 @@ use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::HeaderValue;
 use http::header::HOST;
+use http::{HeaderValue, StatusCode};
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use rune_cluster::Member;
@@ -326,6 +326,13 @@ impl ClusterFront {
             Ok(called(leading.of(api), request).await)
         };
         match leading.ended.run_until_cancelled(answer).await {
+            // It was asked before it was known here that it ends, and refuses what is new: the next one does not.
+            Some(Ok(response))
+                if response.status() == StatusCode::SERVICE_UNAVAILABLE
+                    && self.0.leading.borrow().is_none() =>
+            {
+                Asked::Lost
+            }
             Some(Ok(response)) => {
                 let ended = leading.ended.clone().cancelled_owned();
                 Asked::Answered(response.map(|body| Body::new(Cut::new(body, ended))))

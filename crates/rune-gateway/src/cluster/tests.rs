@@ -10,7 +10,7 @@ use axum::extract::Request;
 use axum::routing::{get as on_get, post};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use rune_http::{Auth, Metrics};
 use serde_json::json;
@@ -171,6 +171,31 @@ async fn what_begins_a_request_of_an_agent_is_asked_again_under_one_key() {
     assert_eq!(text(answer).await, "done");
     let keys = keys.lock().unwrap();
     assert_eq!((keys.len(), &keys[0]), (2, &keys[1]));
+}
+
+#[tokio::test]
+async fn what_an_engine_refuses_because_it_ends_is_asked_of_the_next_one() {
+    let rig = Rig::start().await;
+    let asked = Count::default();
+    let (front, refused) = (rig.leader.front.clone(), asked.clone());
+    // It was asked, and then told to end.
+    let routes = Router::new().route(
+        INVOKE,
+        post(move || {
+            front.lead(None);
+            refused.add();
+            std::future::ready(StatusCode::SERVICE_UNAVAILABLE)
+        }),
+    );
+    rig.lead_openly(routes);
+    let next = async {
+        until("the request", || asked.get() == 1).await;
+        tokio::time::sleep(HOLD / 10).await;
+        let answer = || std::future::ready("done");
+        rig.lead_openly(Router::new().route(INVOKE, post(answer)))
+    };
+    let (answer, _) = tokio::join!(rig.follower.ask(request("POST", INVOKE, "{}")), next);
+    assert_eq!(text(answer).await, "done");
 }
 
 #[tokio::test]
