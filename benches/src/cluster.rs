@@ -1,7 +1,8 @@
 //! Three daemons that are one cluster, on this machine: what a write costs beside one daemon that is none, and how soon the next
 //! write is accepted when the leader is lost, or hands over.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,18 +34,18 @@ const INVOKE: &str = "/v1/agents/bench/invoke";
 /// How long one writes before and after a transfer, and the pause between two writes.
 const BESIDE: Duration = Duration::from_millis(500);
 const WRITE_PAUSE: Duration = Duration::from_millis(2);
+/// Where nodes reach each other.
+const PORTS: Range<u16> = 20_000..32_700;
 
 struct Nodes(Vec<Daemon>);
 
 impl Nodes {
     /// A new cluster in a directory.
     async fn start(rune: &Path, dir: &Path) -> Result<Self, BenchError> {
-        let free = (0..NODES).map(|_| {
-            let listener = TcpListener::bind("127.0.0.1:0");
-            listener.and_then(|listener| listener.local_addr())
-        });
-        let addrs = free.collect::<Result<Vec<_>, _>>();
-        let addrs = addrs.map_err(BenchError::io("find a free port"))?;
+        // None of those that connections to elsewhere are given: before a node listens there, it could be.
+        let free = PORTS.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let free = free.filter(|addr| TcpListener::bind(addr).is_ok());
+        let addrs: Vec<SocketAddr> = free.take(NODES).collect();
         let members = (1..).zip(&addrs);
         let members: Vec<String> = members.map(|(id, addr)| format!("{id}@{addr}")).collect();
         let mut nodes = Vec::with_capacity(NODES);

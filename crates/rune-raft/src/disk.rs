@@ -31,6 +31,8 @@ impl Disk for Threads {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = io::Result<T>> + Send {
-        TokioRuntime::spawn_blocking(work)
+        // Not that of OpenRaft's runtime, which makes a thread for each piece of work.
+        let working = tokio::task::spawn_blocking(work);
+        async { working.await.map_err(io::Error::other) }
     }
 }

@@ -1,9 +1,9 @@
 //! Daemons that are one cluster on this machine.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -132,10 +132,19 @@ pub(crate) fn daemon(
     builder
 }
 
-/// A place where nobody listens now.
+/// A place where nobody listens now, and none of those that connections to elsewhere are given: before a node listens there,
+/// it could be.
 pub(crate) fn free_addr() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    // Each test is a process.
+    let first = 10_000 + u16::try_from(std::process::id() % 700).unwrap() * 30;
+    loop {
+        let port = first + TAKEN.fetch_add(1, Ordering::Relaxed);
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
+    }
 }
 
 /// A tool that leaves a line where every node can, when it begins and when it ends.
