@@ -5,9 +5,10 @@ use rune_raft::{LogEntry, Payload, Proposal};
 use rune_storage::{Ordered, Replica};
 use rune_store_runtime::limits::MAX_JSON_DEPTH;
 use rune_store_runtime::{
-    AcceptRequest, AppendEntries, CheckpointPolicy, ClaimTask, Command, CommandId, DeleteSession,
-    DeploymentId, EntryBody, ErrorCode, Failure, Leadership, PostTask, Reject, Reply, RequestId,
-    SessionId, TaskHolder, TaskId, Timestamp, VersionId,
+    AcceptRequest, AppendEntries, ApplyDeployment, BudgetCap, BudgetClaim, BudgetScope,
+    CheckpointPolicy, ClaimTask, Command, CommandId, DeleteSession, DeploymentId, EntryBody,
+    ErrorCode, Failure, Leadership, PostTask, PublishVersion, Quota, Reject, Reply, RequestId,
+    ReserveBudget, ScaleBounds, SessionId, TaskHolder, TaskId, Timestamp, VersionId,
 };
 use rune_testkit::store::random_commands;
 
@@ -320,4 +321,80 @@ fn a_command_counts_under_its_own_leadership_alone() {
     // A refusal is an answer like any other.
     let again = replica.apply(&[entry(3, "late", made, made)], "3").unwrap();
     assert_eq!(again[0], Err(Reject::Fenced { made }));
+}
+
+/// Commands of one batch see what those before them did, which nobody else sees yet.
+#[test]
+fn what_comes_at_once_keeps_within_a_budget_and_a_quota() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut replica = Replica::open(&directory.path().join("rune.db")).unwrap();
+    let cap = BudgetCap {
+        scope: BudgetScope::Caller("a".to_owned()),
+        tokens: Some(500),
+        micro_usd: None,
+    };
+    // Each takes 200 tokens.
+    let reserve = |number| {
+        let reserve = ReserveBudget {
+            request_id: RequestId::from_bytes([number; 16]),
+            stored: false,
+            claims: vec![BudgetClaim {
+                cap: cap.clone(),
+                prompt_tokens: 100,
+            }],
+            prompt_tokens: 100,
+            output_tokens: 100,
+            enough_output_tokens: 100,
+            min_output_tokens: 100,
+            price: None,
+        };
+        command(number, reserve)
+    };
+    let batch = [reserve(1), reserve(2), reserve(3)];
+    let answers = replica.apply(&ordered(&batch), "1").unwrap();
+    assert!(
+        matches!(&answers[..], [Ok(_), Ok(_), Err(Reject::BudgetExceeded(_))]),
+        "{answers:?}"
+    );
+
+    let version_id = VersionId::from_bytes([2; 16]);
+    let publish = PublishVersion {
+        version_id,
+        agent: "echo".to_owned(),
+        version: "1.0.0".to_owned(),
+        description: String::new(),
+        digest: "sha256:1".to_owned(),
+        size: 3,
+        image: None,
+        scaling: ScaleBounds { min: 1, max: 9 },
+        signature: None,
+    };
+    let published = replica.apply(&ordered(&[command(4, publish)]), "2");
+    published.unwrap().remove(0).unwrap();
+    let deploy = |number| {
+        let deploy = ApplyDeployment {
+            deployment_id: DeploymentId::from_bytes([number; 16]),
+            namespace: "dev".to_owned(),
+            agent: "echo".to_owned(),
+            alias: format!("a{number}"),
+            version_id,
+            replicas: Some(2),
+            env: Default::default(),
+            project: None,
+        };
+        let quota = Quota {
+            deployments: None,
+            replicas: Some(5),
+        };
+        command(number, deploy).within(quota)
+    };
+    let batch = [deploy(5), deploy(6), deploy(7)];
+    let answers = replica.apply(&ordered(&batch), "3").unwrap();
+    assert!(
+        matches!(
+            &answers[..],
+            [Ok(_), Ok(_), Err(Reject::QuotaExceeded { .. })]
+        ),
+        "{answers:?}"
+    );
 }
