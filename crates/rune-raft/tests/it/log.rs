@@ -118,6 +118,22 @@ proptest! {
     }
 }
 
+/// It comes to disk with the change behind it. A node that has forgotten it answers reads of before
+/// its restart until it hears from the leader.
+#[test]
+fn how_far_a_log_was_committed_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let mut log = open_log(directory.path());
+        append(&mut log, (0..4).map(|index| blank(1, index)).collect()).await;
+        log.save_committed(Some(at(1, 2))).await.unwrap();
+        append(&mut log, vec![blank(1, 4)]).await;
+        drop(log);
+        let mut log = open_log(directory.path());
+        assert_eq!(log.read_committed().await.unwrap(), Some(at(1, 2)));
+    });
+}
+
 #[test]
 fn entries_of_every_kind_are_read_back() {
     let directory = tempfile::tempdir().unwrap();

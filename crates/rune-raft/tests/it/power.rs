@@ -4,16 +4,18 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use openraft::storage::{RaftLogStorage as _, RaftLogStorageExt as _, RaftStateMachine as _};
+use openraft::storage::{
+    IOFlushed, RaftLogStorage as _, RaftLogStorageExt as _, RaftStateMachine as _,
+};
 use openraft::{RaftLogReader as _, RaftSnapshotBuilder as _, Vote};
-use rune_raft::{Leader, LogStore, Manifest, SnapshotDir, StateMachine};
+use rune_raft::{Chunk, Leader, LogStore, Manifest, Received, Receiver, SnapshotDir, StateMachine};
 use rune_storage::Replica;
 use tempfile::TempDir;
 
 use crate::sim::SimDisk;
 use crate::sim::dice::Dice;
 use crate::sim::platter::{Fault, Platter};
-use crate::support::{apply, at, blank, digest, entry, owner, put, simulate};
+use crate::support::{apply, at, blank, digest, entry, open_state, owner, put, simulate};
 
 /// The longest that a write takes, in microseconds.
 const DISK: u64 = 1_000;
@@ -144,6 +146,38 @@ fn what_a_log_answered_is_there_after_a_power_loss() {
     }
 }
 
+/// Whoever has the answer to a vote takes the entries before it for written, and says so to whom it
+/// voted for.
+#[test]
+fn a_vote_is_on_disk_behind_the_entries_before_it() {
+    for seed in 0..8 {
+        simulate(seed, async {
+            let mut machine = Machine::new(seed);
+            let mut log = machine.log();
+            for index in 0..3 {
+                let append = log.append([blank(1, index)], IOFlushed::noop());
+                append.await.unwrap();
+            }
+            let leader_id = Leader {
+                term: 2,
+                node_id: 2,
+            };
+            let vote = Vote {
+                leader_id,
+                committed: false,
+            };
+            log.save_vote(&vote).await.unwrap();
+            drop(log);
+            machine.lose_power();
+            let mut log = machine.log();
+            let mut reader = log.get_log_reader().await;
+            assert_eq!(reader.read_vote().await.unwrap(), Some(vote));
+            let last = log.get_log_state().await.unwrap().last_log_id;
+            assert_eq!(last, Some(at(1, 2)), "seed {seed}");
+        });
+    }
+}
+
 /// What a sync that failed was to have on disk is lost, and the next one says nothing of it.
 #[test]
 fn a_log_whose_sync_failed_is_not_written_again() {
@@ -155,6 +189,7 @@ fn a_log_whose_sync_failed_is_not_written_again() {
             let mut answered = 0;
             while log.blocking_append([blank(1, answered)]).await.is_ok() {
                 answered += 1;
+                assert!(answered < failing, "answered, and not synced");
             }
             assert_eq!(answered, failing - 1);
             assert!(!machine.disk.platter.is_faulty(), "the disk is well again");
@@ -173,6 +208,47 @@ fn a_log_whose_sync_failed_is_not_written_again() {
             machine.lose_power();
             let last = machine.log().get_log_state().await.unwrap().last_log_id;
             assert_eq!(last.map_or(0, |last| last.index + 1), answered);
+        });
+    }
+}
+
+/// The leader that is told so drops what the snapshot stands for.
+#[test]
+fn a_snapshot_that_was_installed_is_there_after_a_power_loss() {
+    let from = tempfile::tempdir().unwrap();
+    for seed in 0..8 {
+        simulate(seed, async {
+            let from = from.path().join(seed.to_string());
+            fs::create_dir(&from).unwrap();
+            let mut state = open_state(&from);
+            apply(&mut state, 0, &[put(1, "k", 1), put(2, "k", 2)]).await;
+            let mut builder = state.get_snapshot_builder().await;
+            let sent = builder.build_snapshot().await.unwrap().snapshot;
+            let mut machine = Machine::new(seed);
+            let mut state = machine.state();
+            let received = machine.disk.platter.work(|| {
+                let incoming = SnapshotDir::open(&machine.directory().join("incoming")).unwrap();
+                let chunk = Chunk {
+                    manifest: sent.manifest().clone(),
+                    offset: 0,
+                    bytes: sent.read(0, usize::MAX).unwrap(),
+                };
+                Receiver::new(Arc::new(incoming)).take(2, &chunk)
+            });
+            let Ok(Received::Whole(received)) = received else {
+                unreachable!("{received:?}");
+            };
+            let meta = sent.manifest().meta();
+            state.install_snapshot(&meta, received).await.unwrap();
+            machine.lose_power();
+            let mut state = machine.state();
+            let kept = state.get_current_snapshot().await.unwrap();
+            let kept = kept.map(|kept| kept.snapshot.manifest().clone());
+            assert_eq!(kept.as_ref(), Some(sent.manifest()), "seed {seed}");
+            let applied = state.applied_state().await.unwrap().0;
+            assert_eq!(applied, sent.manifest().applied, "seed {seed}");
+            let rows = digest(&machine.directory().join("rune.db"));
+            assert_eq!(rows, digest(&from.join("rune.db")), "seed {seed}");
         });
     }
 }
