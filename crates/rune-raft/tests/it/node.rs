@@ -507,3 +507,99 @@ fn a_number_is_good_for_one_node_once_whenever_it_is_used() {
         }
     });
 }
+
+/// Two of the five that it takes three of to decide are the first to have an entry, of which one got
+/// ahead of the other while both were ahead of the rest.
+#[test]
+fn what_two_of_five_nodes_have_is_not_committed() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let config = NodeConfig {
+            election: Duration::from_secs(30),
+            ..quick()
+        };
+        let cluster = cluster_with(root.path(), 5, config).await;
+        let (first, node) = leader(&cluster).await;
+        node.write(&put(1, "k", 1)).await.unwrap().outcome.unwrap();
+        SimRuntime::sleep(Duration::from_millis(500)).await;
+        let others: Vec<NodeId> = (1..=5).filter(|id| *id != first).collect();
+        let cut = |ids: &[NodeId]| {
+            let mut cut = cluster.net.cut.lock().unwrap();
+            cut.clear();
+            cut.extend(ids.iter().map(|id| (first, *id)));
+        };
+        // One has the second and the third entry before the leader has them on its own disk.
+        cut(&others[1..]);
+        cluster.slow_down(first, true);
+        let write = |number| {
+            let node = node.clone();
+            let written = async move { node.write(&put(number, "k", number)).await };
+            SimRuntime::spawn(written)
+        };
+        let mut writes = Vec::new();
+        for number in 2..=3 {
+            writes.push(write(number));
+            SimRuntime::sleep(Duration::from_millis(5)).await;
+        }
+        SimRuntime::sleep(Duration::from_millis(15)).await;
+        cut(&others);
+        let last = write(4);
+        SimRuntime::sleep(Duration::from_secs(1)).await;
+        assert_eq!(
+            node.status().applied.map(|id| id.index + 3),
+            node.status().last
+        );
+        // Another one is sent all three.
+        cut(&[others[0], others[2], others[3]]);
+        for written in writes {
+            written.await.unwrap().unwrap().outcome.unwrap();
+        }
+        let last = last.await.unwrap();
+        assert!(last.is_err(), "two of five have it: {last:?}");
+        cut(&[]);
+        node.write(&put(4, "k", 4)).await.unwrap().outcome.unwrap();
+    });
+}
+
+/// The log that says that a node was removed may be gone: the state has to say it.
+#[test]
+fn a_number_that_was_used_is_not_good_after_a_restart_either() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 1).await;
+        let (first, node) = leader(&cluster).await;
+        let id = node.new_number().await.unwrap();
+        cluster.add(id).await;
+        node.change(join(id)).await.unwrap();
+        node.change(Change::Remove(id)).await.unwrap();
+        cluster.crash(first, false);
+        cluster.start(first).await;
+        let (_, node) = leader(&cluster).await;
+        let refused = node.change(join(id)).await.unwrap_err();
+        assert!(refused.to_string().contains("in use before"), "{refused}");
+    });
+}
+
+/// What it promised there it would have to keep here.
+#[test]
+fn a_node_of_another_cluster_does_not_join() {
+    let root = tempfile::tempdir().unwrap();
+    simulate(1, async {
+        let cluster = cluster(root.path(), 1).await;
+        let (first, node) = leader(&cluster).await;
+        let other = first + 1;
+        cluster.add(other).await;
+        let alone = BTreeMap::from([(other, BasicNode::new(other))]);
+        let stranger = self::node(&cluster, other);
+        stranger.initialize(alone).await.unwrap();
+        while stranger.status().leads.is_none() {
+            SimRuntime::sleep(Duration::from_millis(20)).await;
+        }
+        let refused = node.change(join(other)).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("in a cluster before"),
+            "{refused}"
+        );
+        assert_eq!(members(&node).1, BTreeSet::from([first]));
+    });
+}
